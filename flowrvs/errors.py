@@ -1,0 +1,87 @@
+"""The one exception tree of flowrvs.
+
+Every error a user can cause or repair is a :class:`FlowRVSError`; each one also
+derives from the builtin that fits, so ``except ValueError`` keeps working.
+
+::
+
+    FlowRVSError
+    ├── InputError (ValueError)            what was handed in cannot be used
+    │   ├── VideoError                     a video, image folder, zarr, TIFF or array
+    │   ├── DatasetError                   a MeViS-style split or prediction folder
+    │   ├── ProjectError                   a .flowrvs project folder
+    │   └── CheckpointError                model weights or their configs
+    ├── MissingPathError (FileNotFoundError)   nothing at this path
+    ├── StorageError (OSError)             the disk is full, read-only or failing
+    ├── DeviceMemoryError (MemoryError)    the compute device ran out of memory
+    └── Cancelled                          the user asked to stop
+
+The message is one line: what is wrong, where, and what to do. Interfaces show it
+as it is; the traceback belongs behind a "details" fold.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Cancelled",
+    "CheckpointError",
+    "DatasetError",
+    "DeviceMemoryError",
+    "FlowRVSError",
+    "InputError",
+    "MissingPathError",
+    "ProjectError",
+    "StorageError",
+    "VideoError",
+]
+
+
+class FlowRVSError(Exception):
+    """Base of every error that flowrvs raises on purpose."""
+
+
+class InputError(FlowRVSError, ValueError):
+    """What was handed in cannot be used."""
+
+
+class VideoError(InputError):
+    """A video, image folder, zarr array, TIFF or array cannot be read."""
+
+
+class DatasetError(InputError):
+    """A dataset split or a prediction folder is malformed."""
+
+
+class ProjectError(InputError):
+    """A project folder is malformed, newer than this version, or in use."""
+
+
+class CheckpointError(InputError):
+    """Model weights or configs are malformed, incomplete or untrusted."""
+
+
+class MissingPathError(FlowRVSError, FileNotFoundError):
+    """Nothing exists at the path that was given."""
+
+    # FileNotFoundError formats errno tuples; ours always carries one sentence.
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class StorageError(FlowRVSError, OSError):
+    """The disk is full, read-only or failing."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DeviceMemoryError(FlowRVSError, MemoryError):
+    """The compute device ran out of memory.
+
+    ``torch.OutOfMemoryError`` is a ``RuntimeError``, which napari's worker takes for
+    "the worker was deleted" and swallows; it is converted at the library's border.
+    """
+
+
+class Cancelled(FlowRVSError):
+    """The user asked to stop; finished work is kept."""
