@@ -1,0 +1,48 @@
+from .errors import (
+    Cancelled,
+    CheckpointError,
+    DatasetError,
+    DeviceMemoryError,
+    FlowRVSError,
+    InputError,
+    MissingPathError,
+    ProjectError,
+    StorageError,
+    VideoError,
+)
+from .inference import plan_windows, segment, segment_into
+from .pipelines import FlowRVSPipeline, load
+from .progress import CancelToken, Progress
+from .records import Expression, Segmenter, VideoInfo, Window, WindowMasks
+from .store import Project
+from .video import Video, open_video
+
+__version__: str
+
+__all__ = [
+    "CancelToken",
+    "Cancelled",
+    "CheckpointError",
+    "DatasetError",
+    "DeviceMemoryError",
+    "Expression",
+    "FlowRVSError",
+    "FlowRVSPipeline",
+    "InputError",
+    "MissingPathError",
+    "Progress",
+    "Project",
+    "ProjectError",
+    "Segmenter",
+    "StorageError",
+    "Video",
+    "VideoError",
+    "VideoInfo",
+    "Window",
+    "WindowMasks",
+    "load",
+    "open_video",
+    "plan_windows",
+    "segment",
+    "segment_into",
+]

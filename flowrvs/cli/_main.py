@@ -1,0 +1,137 @@
+"""The parser of ``flowrvs`` and its exit codes; importing it leaves torch alone."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from flowrvs import __version__
+from flowrvs.errors import Cancelled, FlowRVSError
+
+__all__ = ["CANCELLED", "DONE", "FAULT", "INPUT", "VERBS", "build_parser", "main"]
+
+VERBS = ("demo", "segment", "export", "check", "predict", "evaluate", "synth", "train", "models")
+
+#: Exit codes: done, a fault of the program, bad input, cancelled.
+DONE, FAULT, INPUT, CANCELLED = 0, 1, 2, 130
+
+
+class _UsageError(Exception):
+    """The command line itself is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message}; see '{self.prog} --help'")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every verb, without importing what the verbs need to run.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        Its results have ``run`` (what to call with them), ``json`` and ``verbose``.
+    """
+    parser = _Parser(
+        prog="flowrvs",
+        description="From a sentence to video masks to a dataset.",
+        epilog="Exit codes: 0 done, 1 a fault of the program, 2 bad input, 130 cancelled.",
+    )
+    parser.add_argument("--version", action="version", version=f"flowrvs {__version__}")
+    parser.set_defaults(json=False, verbose=False)
+    verbs = parser.add_subparsers(metavar="VERB", title="verbs", parser_class=_Parser)
+    for verb in VERBS:
+        name = f"{__package__}.{verb}"
+        if importlib.util.find_spec(name) is None:
+            continue
+        module = importlib.import_module(name)
+        child = verbs.add_parser(verb, help=module.HELP, description=module.HELP)
+        module.add_arguments(child)
+        child.set_defaults(run=module.run)
+    _add_common(parser)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Let ``--json`` and ``-v`` stand anywhere on the line."""
+    # SUPPRESS keeps a child's default from overwriting what its parent has read.
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print one JSON object on standard output",
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show the traceback of an error",
+    )
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in dict.fromkeys(action.choices.values()):
+                _add_common(child)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0 done, 1 a fault of the program, 2 bad input, 130 cancelled. Everything but 0
+        comes with one line on standard error, and with a traceback after ``-v``.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    try:
+        args = parser.parse_args(argv)
+    except _UsageError as error:
+        return _fail(INPUT, str(error), verbose=False)
+    except SystemExit as stop:  # --help and --version
+        return stop.code if isinstance(stop.code, int) else DONE
+    if not hasattr(args, "run"):
+        parser.print_help(sys.stderr)
+        return INPUT
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+        return code or DONE
+    except (Cancelled, KeyboardInterrupt) as error:
+        return _fail(CANCELLED, str(error) or "Stopped on request.", verbose=args.verbose)
+    except BrokenPipeError:
+        # The reader (head, less) left; a second message at exit would help nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except FlowRVSError as error:
+        return _fail(INPUT, str(error), verbose=args.verbose)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(INPUT, f"{error.strerror or error}{where}", verbose=args.verbose)
+    except Exception as error:
+        what = f"internal error, {type(error).__name__}: {error}"
+        hint = "" if args.verbose else " (-v shows where)"
+        return _fail(FAULT, what + hint, verbose=args.verbose)
+
+
+def _fail(code: int, message: str, *, verbose: bool) -> int:
+    """Say `message` in one line on standard error and return `code`."""
+    if verbose:
+        traceback.print_exc(file=sys.stderr)
+    print(f"flowrvs: {' '.join(message.split())}", file=sys.stderr)
+    return code
