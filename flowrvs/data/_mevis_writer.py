@@ -1,0 +1,293 @@
+"""Write a MeViS-style split, one video at a time, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flowrvs.data._atomic import AtomicFolder, storage_error
+from flowrvs.data._names import frame_names as padded_names
+from flowrvs.data._names import safe_name, sorted_and_unique
+from flowrvs.errors import DatasetError
+from flowrvs.masks import rle
+
+__all__ = ["MevisWriter"]
+
+Frame = npt.NDArray[np.uint8] | bytes
+MaskLike = npt.NDArray[Any] | Mapping[str, Any] | None
+
+
+class MevisWriter:
+    """Write one split: ``JPEGImages/``, ``meta_expressions.json``, ``mask_dict.json``.
+
+    The split grows in a hidden folder beside its final place and gets its name when
+    it is closed. Use it as a context manager: an exception removes what was written.
+    Frames and masks are streamed, so that a split may be larger than the memory.
+
+    Parameters
+    ----------
+    folder : path-like
+        The split's folder, such as ``out/train``; its parents are created.
+    overwrite : bool
+        Replace a folder that is already there. Without it, the very same content is
+        accepted and anything else is refused when the writer closes.
+    quality : int
+        JPEG quality of frames handed in as arrays, 1 to 100.
+    truth : bool
+        False leaves out the masks and the ids, as in MeViS's own ``valid`` split.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        quality: int = 95,
+        truth: bool = True,
+    ) -> None:
+        self._atomic = AtomicFolder(folder, overwrite=overwrite)
+        self.folder = self._atomic.target
+        self.quality = quality
+        self.truth = truth
+        self._videos: dict[str, Any] = {}
+        self._next_anno = 0
+        self._masks: TextIO | None = None
+        if truth:
+            self._masks = (self._atomic.path / "mask_dict.json").open("w", encoding="ascii")
+            self._masks.write("{")
+
+    def add_video(
+        self,
+        name: str,
+        frames: Iterable[Frame],
+        *,
+        frame_names: Sequence[str] | None = None,
+        objects: Mapping[int, Iterable[MaskLike]] | None = None,
+        expressions: Mapping[str, tuple[str, Iterable[int]]] | None = None,
+    ) -> dict[int, int]:
+        """Add one video with its objects and sentences.
+
+        Parameters
+        ----------
+        name : str
+            Folder name of the video, unique in the split.
+        frames : iterable of ndarray of uint8, shape (H, W, 3), or of bytes
+            RGB frames, or whole JPEG files, which are copied as they are.
+        frame_names : sequence of str, optional
+            One ascending name a frame, without suffix; zero-padded numbers by default.
+        objects : mapping of int to iterable of masks, optional
+            By an id that is unique in the video: one entry a frame, an (H, W) mask
+            (non-zero is foreground), an RLE, or None where the object is absent.
+        expressions : mapping of str to (text, object ids), optional
+            By exp_id; no ids for a sentence without target.
+
+        Returns
+        -------
+        dict of int to int
+            The anno_id, global to the split, of every object.
+
+        Raises
+        ------
+        DatasetError
+            A name is unusable or taken, sizes or lengths disagree, or a sentence
+            names an unknown object; the split is as before the call.
+        StorageError
+            The disk is full, read-only or failing.
+        """
+        safe_name(name, "video")
+        if name.casefold() in {known.casefold() for known in self._videos}:
+            raise DatasetError(f"The video name {name!r} is used twice; rename one of the videos.")
+        folder = self._atomic.path / "JPEGImages" / name
+        try:
+            folder.mkdir(parents=True)
+            names, size = self._write_frames(folder, name, frames, frame_names)
+            ids = {key: self._next_anno + i for i, key in enumerate(objects or {})}
+            rows = [
+                f'"{ids[key]}": {json.dumps(list(_rles(masks, len(names), size, name, key)))}'
+                for key, masks in (objects or {}).items()
+                if self.truth
+            ]
+            entry = self._expressions(name, ids, expressions or {})
+            if self._masks is not None and rows:
+                self._masks.write(",\n" if self._next_anno else "\n")
+                self._masks.write(",\n".join(rows))
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise storage_error(error, self.folder) from error
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._next_anno += len(ids)
+        self._videos[name] = {"expressions": entry, "frames": names}
+        return ids
+
+    def close(self) -> Path:
+        """Finish the split and give it its name.
+
+        Returns
+        -------
+        Path
+            The split's folder.
+
+        Raises
+        ------
+        DatasetError
+            Another split is there and `overwrite` is false.
+        StorageError
+            The disk is full, read-only or failing.
+        """
+        try:
+            if self._masks is not None:
+                self._masks.write("\n}\n")
+                self._masks.close()
+                self._masks = None
+            (self._atomic.path / "JPEGImages").mkdir(exist_ok=True)
+            with (self._atomic.path / "meta_expressions.json").open("w", encoding="ascii") as out:
+                json.dump({"videos": self._videos}, out, indent=1)
+                out.write("\n")
+        except OSError as error:
+            self.abort()
+            raise storage_error(error, self.folder) from error
+        self._atomic.commit()
+        return self.folder
+
+    def abort(self) -> None:
+        """Drop everything that was written."""
+        if self._masks is not None:
+            try:
+                self._masks.close()
+            except OSError:
+                # A full disk fails again when the buffer is flushed; it goes anyway.
+                pass
+            self._masks = None
+        self._atomic.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _write_frames(
+        self, folder: Path, video: str, frames: Iterable[Frame], names: Sequence[str] | None
+    ) -> tuple[list[str], tuple[int, int]]:
+        if names is not None:
+            names = [safe_name(n, "frame", video) for n in names]
+            if not sorted_and_unique(names):
+                raise DatasetError(
+                    f"The frame names of {video!r} are not ascending, so a sorted listing "
+                    "would mix them up; zero-pad them."
+                )
+        # Without names the count, hence the padding, is known only at the end.
+        count = 0
+        size: tuple[int, int] | None = None
+        for count, frame in enumerate(frames, start=1):
+            if names is not None and count > len(names):
+                raise DatasetError(f"{video!r} has more frames than the {len(names)} names for it.")
+            data, this = self._jpeg(frame, video, count - 1)
+            size = size or this
+            if this != size:
+                raise DatasetError(
+                    f"Frame {count - 1} of {video!r} is {this[1]}x{this[0]}, the first one "
+                    f"{size[1]}x{size[0]}; all frames must have one size."
+                )
+            stem = names[count - 1] if names is not None else f"{count - 1:05d}"
+            (folder / f"{stem}.jpg").write_bytes(data)
+        if size is None or (names is not None and count != len(names)):
+            raise DatasetError(
+                f"{video!r} has {count} frames"
+                + (f" for {len(names)} names." if names else "; a video needs one at least.")
+            )
+        if names is None:
+            names = padded_names(count)
+            for index in range(count) if count > 100_000 else ():
+                (folder / f"{index:05d}.jpg").rename(folder / f"{names[index]}.jpg")
+        return list(names), size
+
+    def _jpeg(self, frame: Frame, video: str, index: int) -> tuple[bytes, tuple[int, int]]:
+        if isinstance(frame, (bytes, bytearray, memoryview)):
+            data = bytes(frame)
+            try:
+                with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+                    return data, (picture.height, picture.width)
+            except OSError:
+                raise DatasetError(f"Frame {index} of {video!r} is not a JPEG file.") from None
+        array = np.asarray(frame)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+            raise DatasetError(
+                f"Frame {index} of {video!r} must be (H, W, 3) uint8, "
+                f"not {array.shape} {array.dtype}."
+            )
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, "JPEG", quality=self.quality)
+        return buffer.getvalue(), (array.shape[0], array.shape[1])
+
+    def _expressions(
+        self,
+        video: str,
+        ids: Mapping[int, int],
+        expressions: Mapping[str, tuple[str, Iterable[int]]],
+    ) -> dict[str, Any]:
+        entry: dict[str, Any] = {}
+        for exp_id, (text, targets) in expressions.items():
+            safe_name(exp_id, "exp_id", video)
+            chosen = list(dict.fromkeys(int(t) for t in targets))
+            unknown = [t for t in chosen if t not in ids]
+            if unknown:
+                raise DatasetError(
+                    f"Expression {exp_id!r} of {video!r} means object {unknown[0]}, which the "
+                    "video does not have."
+                )
+            entry[exp_id] = {"exp": str(text)}
+            if self.truth:
+                entry[exp_id]["obj_id"] = chosen
+                entry[exp_id]["anno_id"] = [ids[t] for t in chosen]
+        return entry
+
+
+def _rles(
+    masks: Iterable[MaskLike], count: int, size: tuple[int, int], video: str, key: int
+) -> Iterator[rle.RLE | None]:
+    """Yield one RLE, or None for an absent object, for every frame."""
+    seen = 0
+    for mask in masks:
+        seen += 1
+        if mask is None:
+            yield None
+            continue
+        if isinstance(mask, Mapping):
+            shape: tuple[int, ...] = tuple(int(n) for n in mask["size"])
+            present = rle.area(mask) > 0
+            coded = rle.merge([mask]) if present else None
+        else:
+            array = np.asarray(mask)
+            shape = array.shape
+            coded = rle.encode(array) if array.any() else None
+        if shape != size:
+            raise DatasetError(
+                f"The mask of object {key} on frame {seen - 1} of {video!r} has the shape "
+                f"{shape}, the frames {size}; masks must have the frames' size."
+            )
+        yield coded
+    if seen != count:
+        raise DatasetError(
+            f"Object {key} of {video!r} has masks for {seen} frames, the video {count} frames."
+        )
