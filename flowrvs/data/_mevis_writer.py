@@ -131,6 +131,25 @@ class MevisWriter:
         self._videos[name] = {"expressions": entry, "frames": names}
         return ids
 
+    def add_file(self, name: str, text: str) -> None:
+        """Add a file of one's own beside ``meta_expressions.json``.
+
+        Raises
+        ------
+        DatasetError
+            The name is unusable or one of the split's own.
+        StorageError
+            The disk is full, read-only or failing.
+        """
+        safe_name(name, "file")
+        path = self._atomic.path / name
+        if path.exists() or name in ("JPEGImages", "meta_expressions.json", "mask_dict.json"):
+            raise DatasetError(f"The split has a file {name!r} already; choose another name.")
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise storage_error(error, self.folder) from error
+
     def close(self) -> Path:
         """Finish the split and give it its name.
 

@@ -58,7 +58,10 @@ def boundary_f(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """
     a, b = _pair(pred, truth, 2)
     radius = boundary_radius(a.shape)
-    box = _box(a | b)
+    either = a | b
+    if not either.any():
+        return 1.0
+    box = _box(either)
     edge_a, edge_b = boundary_map(a[box]), boundary_map(b[box])
     count_a, count_b = np.count_nonzero(edge_a), np.count_nonzero(edge_b)
     if count_a == 0 and count_b == 0:
@@ -125,16 +128,15 @@ def _pair(pred: npt.ArrayLike, truth: npt.ArrayLike, ndim: int) -> tuple[Mask, M
     a, b = np.asarray(pred), np.asarray(truth)
     if a.shape != b.shape or a.ndim != ndim:
         raise InputError(
-            f"Prediction and truth must share one shape of {ndim} axes, not {a.shape} and {b.shape}."
+            f"Prediction and truth must share one shape of {ndim} axes, "
+            f"not {a.shape} and {b.shape}."
         )
     return a.astype(bool, copy=False), b.astype(bool, copy=False)
 
 
 def _box(mask: Mask) -> tuple[slice, slice]:
-    """Return the box of `mask` and one pixel around it, where boundaries may be."""
+    """Return the box of a `mask` that is not empty and one pixel around it, where boundaries may be."""
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return slice(0, 0), slice(0, 0)
     # Where the picture goes on, the box ends in background, so the last row and column
     # of a box are special only where they are the picture's own.
     return (
