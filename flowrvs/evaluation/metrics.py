@@ -36,8 +36,8 @@ def jaccard(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
         The masks differ in shape.
     """
     a, b = _pair(pred, truth, 2)
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    union = _count(a | b)
+    return _count(a & b) / union if union else 1.0
 
 
 def boundary_f(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
@@ -63,7 +63,7 @@ def boundary_f(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
         return 1.0
     box = _box(either)
     edge_a, edge_b = boundary_map(a[box]), boundary_map(b[box])
-    count_a, count_b = np.count_nonzero(edge_a), np.count_nonzero(edge_b)
+    count_a, count_b = _count(edge_a), _count(edge_b)
     if count_a == 0 and count_b == 0:
         return 1.0
     if count_a == 0 or count_b == 0:
@@ -135,7 +135,7 @@ def _pair(pred: npt.ArrayLike, truth: npt.ArrayLike, ndim: int) -> tuple[Mask, M
 
 
 def _box(mask: Mask) -> tuple[slice, slice]:
-    """Return the box of a `mask` that is not empty and one pixel around it, where boundaries may be."""
+    """Return the box of a mask, which is not empty, and one pixel around it."""
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     # Where the picture goes on, the box ends in background, so the last row and column
     # of a box are special only where they are the picture's own.
@@ -145,10 +145,14 @@ def _box(mask: Mask) -> tuple[slice, slice]:
     )
 
 
+def _count(mask: Mask) -> int:
+    return int(np.count_nonzero(mask))
+
+
 def _near(points: Mask, others: Mask, radius: int) -> int:
     """Count the pixels of `points` within `radius` of a pixel of `others`."""
     todo = points & ~others
-    near = np.count_nonzero(points) - np.count_nonzero(todo)
+    near = _count(points) - _count(todo)
     ys, xs = np.nonzero(todo)
     if not len(ys):
         return near
@@ -161,7 +165,7 @@ def _near(points: Mask, others: Mask, radius: int) -> int:
     offsets = _disk(radius)
     if min(len(ys), len(oy)) * len(offsets) > 4 * radius * box.size:
         dilated = _dilate(box, radius)
-        return near + np.count_nonzero(dilated[ys - top, xs - left])
+        return near + _count(dilated[ys - top, xs - left])
     padded = np.zeros((box.shape[0] + 2 * radius, box.shape[1] + 2 * radius), dtype=bool)
     flat = padded.reshape(-1)
     width = padded.shape[1]
@@ -171,12 +175,12 @@ def _near(points: Mask, others: Mask, radius: int) -> int:
     if len(oy) <= len(ys):
         for shift in shifts:
             flat[theirs + shift] = True
-        return near + np.count_nonzero(flat[mine])
+        return near + _count(flat[mine])
     flat[theirs] = True
     hit = np.zeros(len(mine), dtype=bool)
     for shift in shifts:
         hit |= flat[mine + shift]
-    return near + np.count_nonzero(hit)
+    return near + _count(hit)
 
 
 def _dilate(mask: Mask, radius: int) -> Mask:

@@ -1,0 +1,84 @@
+"""Run-length encoding against an own column-major counter and damaged input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from flowrvs.errors import DatasetError
+from flowrvs.masks import rle
+
+
+def plain_runs(mask):
+    """Column-major run lengths, the first one of background."""
+    runs, value = [0], False
+    for pixel in mask.ravel(order="F"):
+        if bool(pixel) != value:
+            runs.append(0)
+            value = not value
+        runs[-1] += 1
+    return runs
+
+
+@settings(max_examples=150, deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)))
+def test_round_trip(mask):
+    coded = rle.encode(mask)
+    assert coded == json.loads(json.dumps(coded))
+    assert coded["size"] == list(mask.shape)
+    assert np.array_equal(rle.decode(coded), mask)
+    assert rle.area(coded) == mask.sum()
+    plain = {"size": list(mask.shape), "counts": plain_runs(mask)}
+    assert np.array_equal(rle.decode(plain), mask)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=12) | st.text("0123456789:;<=>?@ABCPQR_`abcdefghijklmno", max_size=12))
+def test_damaged_counts_are_refused_or_fill_the_size(counts):
+    """pycocotools would read or write out of bounds here."""
+    try:
+        mask = rle.decode({"size": [7, 9], "counts": counts})
+    except DatasetError as error:
+        assert "\n" not in str(error)
+    else:
+        assert mask.shape == (7, 9)
+        assert rle.encode(mask)["size"] == [7, 9]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"size": [4, 4]},
+        {"size": [4], "counts": "0"},
+        {"size": [0, 4], "counts": ""},
+        {"size": [4, 4], "counts": [3, 3]},
+        {"size": [4, 4], "counts": [-16, 32]},
+        {"size": [4, 4], "counts": "é"},
+        {"size": [4, 4], "counts": 16},
+    ],
+)
+def test_malformed_rle_is_refused(bad):
+    with pytest.raises(DatasetError):
+        rle.decode(bad)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4), (0, 3)])
+def test_only_pictures_are_encoded(shape):
+    with pytest.raises(DatasetError):
+        rle.encode(np.zeros(shape, bool))
+
+
+def test_merge_is_the_union():
+    rng = np.random.default_rng(0)
+    masks = rng.random((3, 12, 9)) < 0.3
+    union = rle.merge(rle.encode(m) for m in masks)
+    assert np.array_equal(rle.decode(union), masks.any(axis=0))
+    assert rle.merge([]) is None
+    with pytest.raises(DatasetError, match="sizes"):
+        rle.merge([rle.encode(masks[0]), rle.encode(masks[1].T)])
