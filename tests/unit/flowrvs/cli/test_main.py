@@ -1,0 +1,137 @@
+"""Exit codes, the one line on standard error, and options that stand anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from flowrvs import __version__
+from flowrvs.cli import demo, main
+from flowrvs.cli._main import VERBS
+from flowrvs.errors import Cancelled, FlowRVSError, VideoError
+
+Raise = Callable[[BaseException], None]
+
+
+@pytest.fixture
+def raising(monkeypatch: pytest.MonkeyPatch) -> Raise:
+    """Make the verb ``demo`` raise what it is given."""
+
+    def install(error: BaseException) -> None:
+        def run(args: argparse.Namespace) -> int:
+            raise error
+
+        monkeypatch.setattr(demo, "run", run)
+
+    return install
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"flowrvs {__version__}\n"
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n    {verb} " in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_no_verb_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "segment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["bogus"], ["demo", "--bogus"], ["segment"], ["demo", "--out"]])
+def test_wrong_line_is_one_line_and_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("flowrvs: ")
+    assert captured.err.count("\n") == 1
+    assert "--help" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (VideoError("clip.mp4 holds\nno video."), 2, "flowrvs: clip.mp4 holds no video.\n"),
+        (FlowRVSError("Plain."), 2, "flowrvs: Plain.\n"),
+        (PermissionError(13, "Permission denied", "/x/y"), 2, "flowrvs: Permission denied: /x/y\n"),
+        (Cancelled("Stopped."), 130, "flowrvs: Stopped.\n"),
+        (KeyboardInterrupt(), 130, "flowrvs: Stopped on request.\n"),
+        (TypeError("oops"), 1, "flowrvs: internal error, TypeError: oops (-v shows where)\n"),
+    ],
+)
+def test_errors_become_codes(
+    error: BaseException,
+    code: int,
+    message: str,
+    raising: Raise,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    raising(error)
+    assert main(["demo"]) == code
+    captured = capsys.readouterr()
+    assert captured.err == message
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("argv", [["-v", "demo"], ["demo", "-v"]])
+def test_verbose_shows_the_traceback(
+    argv: list[str], raising: Raise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(VideoError("Broken."))
+    assert main(argv) == 2
+    text = capsys.readouterr().err
+    assert "Traceback" in text
+    assert text.endswith("flowrvs: Broken.\n")
+
+
+@pytest.mark.parametrize("argv", [["demo"], ["--json", "demo"], ["demo", "--json"]])
+def test_json_may_stand_anywhere(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(demo, "run", lambda args: seen.append(args.json))
+    assert main(argv) == 0
+    assert seen == ["--json" in argv]
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = (
+        "import sys\n"
+        "from flowrvs.cli import demo, main\n"
+        "demo.run = lambda args: print('x' * 1_000_000)\n"
+        "sys.exit(main(['demo']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
+
+
+def test_python_m_flowrvs_prints_one_json_object(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowrvs", "models", "list", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout), dict)
