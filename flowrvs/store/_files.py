@@ -1,0 +1,178 @@
+"""Durable small files, zarr v3 groups and arrays: the only module that knows the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import tensorstore as ts
+
+from flowrvs.errors import ProjectError, StorageError
+
+__all__ = [
+    "create_array",
+    "open_array",
+    "read_group",
+    "storage_error",
+    "write_atomic",
+    "write_group",
+]
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "your disk quota is used up; free some space",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.EACCES: "no permission to write; choose another folder",
+    errno.EPERM: "no permission to write; choose another folder",
+    errno.EFBIG: "the file system refuses so large a file; choose another disk",
+    errno.ENOENT: "the folder has vanished; put it back",
+}
+
+# No cache of its own: the frame cache above it is the only one. Two copy threads leave
+# the processor to the model.
+_CONTEXT = ts.Context(
+    {
+        "cache_pool": {"total_bytes_limit": 0},
+        "data_copy_concurrency": {"limit": 2},
+        "file_io_concurrency": {"limit": 8},
+    }
+)
+
+
+def storage_error(error: BaseException, path: str | os.PathLike[str]) -> StorageError:
+    """Return the one-line `StorageError` that says why writing to `path` failed."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None:  # tensorstore words its errors: "... [OS error 28: ENOSPC ...]"
+        text = str(error)
+        code = next((c for c in _REASONS if errno.errorcode[c] in text), None)
+    reason = _REASONS.get(code) if code is not None else None
+    if reason is None:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return StorageError(f"Cannot write to {os.fspath(path)}: {reason}. Nothing in memory is lost.")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # pragma: no cover - Windows cannot open folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that its name always holds the old or the new bytes, never a part.
+
+    Raises
+    ------
+    StorageError
+        The disk is full, read-only or failing.
+    """
+    # A dot file beside it: on the same file system, and hidden from zarr's listing of arrays.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise storage_error(error, path.parent) from error
+
+
+def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
+    """Make `folder` a zarr v3 group with these attributes, atomically and durably."""
+    document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    write_atomic(folder / "zarr.json", json.dumps(document, ensure_ascii=False).encode())
+
+
+def read_group(folder: Path) -> dict[str, Any]:
+    """Return the attributes of the zarr v3 group at `folder`.
+
+    Raises
+    ------
+    ProjectError
+        It is not a zarr v3 group, or its ``zarr.json`` is damaged.
+    """
+    try:
+        document = json.loads((folder / "zarr.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise ProjectError(
+            f"{folder} is not a readable project: its zarr.json is missing or damaged."
+        ) from error
+    if not isinstance(document, dict) or document.get("node_type") != "group":
+        raise ProjectError(f"{folder} is not a project: its zarr.json is not a zarr v3 group.")
+    attributes = document.get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise ProjectError(f"{folder} is not a project: its attributes are damaged.")
+    return attributes
+
+
+def create_array(
+    folder: Path,
+    shape: Sequence[int],
+    chunk: Sequence[int],
+    dtype: npt.DTypeLike,
+    names: Sequence[str],
+) -> ts.TensorStore:
+    """Create a zarr v3 array filled with zeros, replacing what a crash may have left there.
+
+    Chunks lie flat in one folder (``c.<t>.0.0``): a long video would otherwise need
+    three folders a frame.
+    """
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "metadata": {
+            "shape": list(shape),
+            "data_type": str(dtype),
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "codecs": [
+                {"name": "bytes", "configuration": {"endian": "little"}},
+                {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+            ],
+            "fill_value": 0,
+            "dimension_names": list(names),
+        },
+    }
+    try:
+        return ts.open(spec, context=_CONTEXT, create=True, delete_existing=True).result()
+    except Exception as error:  # tensorstore raises plain ValueError, RuntimeError, ...
+        raise storage_error(error, folder) from error
+
+
+def open_array(folder: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> ts.TensorStore:
+    """Open an existing zarr v3 array and check that it is what the project says.
+
+    Raises
+    ------
+    ProjectError
+        It is missing, damaged, or has another shape or type.
+    """
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/"}}
+    try:
+        array = ts.open(spec, context=_CONTEXT, open=True).result()
+    except Exception as error:
+        raise ProjectError(f"The array {folder} is missing or damaged.") from error
+    if tuple(array.shape) != tuple(shape) or array.dtype.name != str(dtype):
+        raise ProjectError(
+            f"The array {folder} is {array.dtype.name} {tuple(array.shape)}; "
+            f"the project needs {dtype} {tuple(shape)}."
+        )
+    return array

@@ -1,0 +1,75 @@
+"""The thread that writes what a person drew, four times a second."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from flowrvs.errors import FlowRVSError
+
+__all__ = ["Flusher"]
+
+
+class Flusher:
+    """Calls ``flush()`` soon after `wake`, and again while it fails.
+
+    Parameters
+    ----------
+    flush : callable
+        Writes what is dirty; raises a `FlowRVSError` where it could not.
+    interval : float
+        Seconds from a change until it is written.
+    retry : float
+        Seconds between tries while the disk refuses.
+
+    Attributes
+    ----------
+    error : FlowRVSError or None
+        Why the last try failed; None when everything is written or on its way.
+    """
+
+    def __init__(
+        self, flush: Callable[[], None], *, interval: float = 0.25, retry: float = 2.0
+    ) -> None:
+        self._flush = flush
+        self._interval = interval
+        self._retry = retry
+        self._wanted = threading.Event()
+        self._stopped = threading.Event()
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.error: FlowRVSError | None = None
+
+    def wake(self) -> None:
+        """Have what is dirty written soon; cheap enough for every stamp of a brush."""
+        if self._wanted.is_set() or self._stopped.is_set():
+            return
+        self._wanted.set()
+        if self._thread is None:
+            with self._start_lock:
+                if self._thread is None:
+                    # A daemon: a forgotten project must not keep a program from ending.
+                    self._thread = threading.Thread(
+                        target=self._run, name="flowrvs-flush", daemon=True
+                    )
+                    self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what is still dirty is the caller's to flush."""
+        self._stopped.set()
+        self._wanted.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self._stopped.wait(self._interval if self.error is None else self._retry):
+                return
+            self._wanted.clear()
+            try:
+                self._flush()
+                self.error = None
+            except FlowRVSError as error:
+                self.error = error
+                self._wanted.set()

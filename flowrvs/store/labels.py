@@ -1,0 +1,234 @@
+"""`LabelsArray`: what napari's Labels layer takes for its array."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.errors import ProjectError
+from flowrvs.store._layer import LayerVolume
+
+__all__ = ["LabelsArray"]
+
+_MAX_RESULT = 256 * 2**20
+_MAX_VISITED = 4 * 2**30
+
+
+class LabelsArray:
+    """A label volume on disk, indexed as a numpy array of shape (T, H, W), uint16.
+
+    Reading gives copies. Assigning is a *person's* edit: it marks the frames as human for
+    the objects that it touches, and the model never changes those again (its own way in is
+    `Project.write_model`). Both take what numpy takes: integers, slices, index arrays,
+    boolean masks. A request that would need too much memory is refused with one line.
+
+    A value that is drawn and belongs to no object yet makes a new object of this layer.
+    """
+
+    ndim = 3
+    dtype = np.dtype(np.uint16)
+
+    def __init__(self, volume: LayerVolume, layer_id: int, *, writable: bool = True) -> None:
+        self._volume = volume
+        self._writable = writable
+        self.layer_id = layer_id
+        self.shape: tuple[int, int, int] = volume.shape
+
+    def __repr__(self) -> str:
+        return f"<LabelsArray layer {self.layer_id} {self.shape} uint16>"
+
+    @property
+    def size(self) -> int:
+        """Number of pixels."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the whole volume would need in memory."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def chunks(self) -> tuple[int, int, int]:
+        """Shape of what is read and written at once: one frame."""
+        return (1, *self.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("These labels lie on the disk; reading them makes a copy.")
+        whole = self[:]
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+    # -- reading -------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a copy of some labels, as numpy would.
+
+        Raises
+        ------
+        ProjectError
+            The request needs too much memory at once.
+        IndexError
+            It lies outside, or numpy would not take it either.
+        """
+        frames, rest = _split(key, self.shape)
+        cache = self._volume.cache
+        if isinstance(frames, int) and not _is_detached(rest):
+            with cache.lock:
+                part = cache.frame(frames)[rest]
+                return part.copy() if isinstance(part, np.ndarray) else part
+        if isinstance(frames, list) and not _has_arrays(rest):
+            like = np.broadcast_to(np.uint16(0), self.shape[1:])[rest]
+            self._guard(len(frames), like.size * len(frames))
+            if like.shape == self.shape[1:]:
+                return cache.read(frames)[(slice(None), *rest)]
+            out = np.empty((len(frames), *like.shape), np.uint16)
+            for i, block in self._blocks(frames):
+                out[i : i + len(block)] = block[(slice(None), *rest)]
+            return out
+        visited, key = _compact(frames, rest)
+        self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
+        return cache.read(visited)[key]
+
+    def _blocks(self, frames: list[int]) -> Any:
+        step = max(1, 32 * 2**20 // self._volume.cache.frame_bytes)
+        for first in range(0, len(frames), step):
+            yield first, self._volume.cache.read(frames[first : first + step])
+
+    def _guard(self, visited: int, pixels: int) -> None:
+        if (
+            pixels * self.dtype.itemsize > _MAX_RESULT
+            or visited * self._volume.cache.frame_bytes > _MAX_VISITED
+        ):
+            limit = max(1, _MAX_RESULT // self._volume.cache.frame_bytes)
+            raise ProjectError(
+                f"{visited} frames of labels at once are too many to hold in memory; step "
+                f"through them in 2D, or read at most {limit} whole frames at a time."
+            )
+
+    # -- a person's edits ----------------------------------------------------------------
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Assign labels as a person does, and mark their frames as human.
+
+        Raises
+        ------
+        ProjectError
+            A value is no label or another layer's object, the project is open for reading
+            only, or the request needs too much memory at once.
+        """
+        if not self._writable:
+            raise ProjectError("This project is open for reading only; reopen it for writing.")
+        frames, rest = _split(key, self.shape)
+        edit = self._volume.edit
+        value = np.asarray(value)
+        if isinstance(frames, int) and not _is_detached(rest):
+            shape = np.broadcast_to(np.uint16(0), self.shape[1:])[rest].shape
+            edit(frames, rest, _fit(value, shape))
+            return
+        if isinstance(frames, list) and not _has_arrays(rest):
+            shape = np.broadcast_to(np.uint16(0), self.shape[1:])[rest].shape
+            values = np.broadcast_to(_fit(value, (len(frames), *shape)), (len(frames), *shape))
+            for t, part in zip(frames, values, strict=True):
+                edit(t, rest, part)
+            return
+        visited, key = _compact(frames, rest)
+        self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
+        if len(visited) == 1 and isinstance(frames, np.ndarray) and len(rest) == 2:
+            rows, columns = rest
+            if isinstance(rows, np.ndarray) and isinstance(columns, np.ndarray):
+                _, rows, columns = np.broadcast_arrays(frames, rows, columns)
+                edit(visited[0], (rows, columns), _fit(value, rows.shape))
+                return
+        with self._volume.cache.lock:
+            block = self._volume.cache.read(visited)
+            before = block.copy()
+            block[key] = value
+            for t, old, new in zip(visited, before, block, strict=True):
+                where = np.nonzero(old != new)
+                edit(t, where, new[where]) if len(where[0]) else edit(t, (0, 0), old[0, 0])
+
+
+def _split(
+    key: Any, shape: tuple[int, int, int]
+) -> tuple[int | list[int] | npt.NDArray[np.intp], tuple[Any, ...]]:
+    """Split an index into its frames and what it takes from each of them.
+
+    The frames are an int, a list (a slice or a 1-D array of them) or an index array that
+    belongs to the arrays of the rest.
+    """
+    items: list[Any] = []
+    for item in key if isinstance(key, tuple) else (key,):
+        if item is None:
+            raise IndexError("Labels take no new axes; add them to the result.")
+        if item is Ellipsis or isinstance(item, slice):
+            items.append(item)
+            continue
+        array = np.asarray(item)
+        if array.dtype == np.bool_:
+            begin = len(items)
+            if array.ndim == 0 or array.shape != shape[begin : begin + array.ndim]:
+                raise IndexError(
+                    f"A mask of shape {array.shape} does not fit labels of shape {shape}."
+                )
+            items.extend(array.nonzero())
+        elif array.dtype.kind in "iu" or array.size == 0:
+            items.append(int(array) if array.ndim == 0 else array.astype(np.intp))
+        else:
+            raise IndexError("Labels are indexed by whole numbers, slices and masks.")
+    places = [i for i, item in enumerate(items) if item is Ellipsis]
+    if len(places) > 1:
+        raise IndexError("An index can only have a single ellipsis ('...').")
+    missing = 3 - (len(items) - len(places))
+    if missing < 0:
+        raise IndexError(f"Labels have 3 axes, but {3 - missing} were indexed.")
+    place = places[0] if places else len(items)
+    items[place : place + len(places)] = [slice(None)] * missing
+    first, rest = items[0], tuple(items[1:])
+    if isinstance(first, slice):
+        return list(range(*first.indices(shape[0]))), rest
+    indices = np.asarray(first)
+    if ((indices < -shape[0]) | (indices >= shape[0])).any():
+        raise IndexError(f"Frame {first} lies outside the {shape[0]} frames.")
+    indices = np.where(indices < 0, indices + shape[0], indices)
+    if isinstance(first, int):
+        return int(indices), rest
+    if indices.ndim == 1 and not _has_arrays(rest):
+        return [int(t) for t in indices], rest
+    return indices, rest
+
+
+def _has_arrays(rest: Sequence[Any]) -> bool:
+    return any(isinstance(item, np.ndarray) for item in rest)
+
+
+def _is_detached(rest: Sequence[Any]) -> bool:
+    """Tell whether numpy would move an axis: ``labels[5, :, columns]``."""
+    return isinstance(rest[0], slice) and isinstance(rest[1], np.ndarray)
+
+
+def _compact(
+    frames: int | list[int] | npt.NDArray[np.intp], rest: tuple[Any, ...]
+) -> tuple[list[int], tuple[Any, ...]]:
+    """Return the frames that are needed and the index into a block of just those."""
+    if isinstance(frames, list):
+        return frames, (slice(None), *rest)
+    if isinstance(frames, int):
+        return [frames], (0, *rest)
+    visited, inverse = np.unique(frames, return_inverse=True)
+    return [int(t) for t in visited], (inverse.reshape(frames.shape), *rest)
+
+
+def _fit(value: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Drop leading axes of length 1 that numpy's assignment would ignore."""
+    while value.ndim > len(shape) and value.shape[0] == 1:
+        value = value[0]
+    return value
