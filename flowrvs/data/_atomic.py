@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flowrvs.errors import DatasetError, StorageError
+from flowrvs.errors import DatasetError, FlowRVSError, StorageError
 
 __all__ = ["AtomicFolder", "storage_error", "write_atomic"]
 
 _STALE_SECONDS = 24 * 3600.0
+_MARKS = ("meta_expressions.json", "instances.json", "ImageSets")
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:
@@ -56,8 +57,9 @@ class AtomicFolder:
     target : path-like
         The folder to create; its parents are created.
     overwrite : bool
-        Replace a folder that is already there. Without it, a folder with the very
-        same content is accepted as it is and any other is refused.
+        Replace a split that is already there. Without it, a folder with the very
+        same content is accepted as it is and any other is refused. A folder that is
+        no split is never replaced.
 
     Attributes
     ----------
@@ -105,6 +107,12 @@ class AtomicFolder:
                         f"{self.target} already exists with other content; "
                         "choose another folder or ask to overwrite it."
                     )
+                if not any((self.target / mark).exists() for mark in _MARKS):
+                    self.abort()
+                    raise DatasetError(
+                        f"{self.target} holds something else than a split and is not replaced; "
+                        "choose another folder."
+                    )
                 old = Path(
                     tempfile.mkdtemp(prefix=f".{self.target.name}.old-", dir=self.target.parent)
                 )
@@ -142,9 +150,9 @@ class AtomicFolder:
             self.commit()
             return
         self.abort()
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise storage_error(error, self.target) from error
+        # Errors of the exception tree, some of which are OSErrors too, say more.
+        if isinstance(error, OSError) and not isinstance(error, FlowRVSError):
+            raise storage_error(error, self.target) from error
 
     def _remove_stale(self) -> None:
         """Remove what a killed run left, once it is a day old."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -13,17 +12,15 @@ from typing import Any, Self, TextIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from flowrvs.data._atomic import AtomicFolder, storage_error
-from flowrvs.data._names import frame_names as padded_names
-from flowrvs.data._names import safe_name, sorted_and_unique
-from flowrvs.errors import DatasetError
+from flowrvs.data._frames import Frame, write_frames
+from flowrvs.data._names import safe_name
+from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 
 __all__ = ["MevisWriter"]
 
-Frame = npt.NDArray[np.uint8] | bytes
 MaskLike = npt.NDArray[Any] | Mapping[str, Any] | None
 
 
@@ -110,7 +107,7 @@ class MevisWriter:
         folder = self._atomic.path / "JPEGImages" / name
         try:
             folder.mkdir(parents=True)
-            names, size = self._write_frames(folder, name, frames, frame_names)
+            names, size = write_frames(folder, name, frames, frame_names, quality=self.quality)
             ids = {key: self._next_anno + i for i, key in enumerate(objects or {})}
             rows = [
                 f'"{ids[key]}": {json.dumps(list(_rles(masks, len(names), size, name, key)))}'
@@ -121,11 +118,11 @@ class MevisWriter:
             if self._masks is not None and rows:
                 self._masks.write(",\n" if self._next_anno else "\n")
                 self._masks.write(",\n".join(rows))
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise storage_error(error, self.folder) from error
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            # What the frames' own source raises, some of it OSErrors too, says more.
+            if isinstance(error, OSError) and not isinstance(error, FlowRVSError):
+                raise storage_error(error, self.folder) from error
             raise
         self._next_anno += len(ids)
         self._videos[name] = {"expressions": entry, "frames": names}
@@ -204,60 +201,6 @@ class MevisWriter:
             self.close()
         else:
             self.abort()
-
-    def _write_frames(
-        self, folder: Path, video: str, frames: Iterable[Frame], names: Sequence[str] | None
-    ) -> tuple[list[str], tuple[int, int]]:
-        if names is not None:
-            names = [safe_name(n, "frame", video) for n in names]
-            if not sorted_and_unique(names):
-                raise DatasetError(
-                    f"The frame names of {video!r} are not ascending, so a sorted listing "
-                    "would mix them up; zero-pad them."
-                )
-        # Without names the count, hence the padding, is known only at the end.
-        count = 0
-        size: tuple[int, int] | None = None
-        for count, frame in enumerate(frames, start=1):
-            if names is not None and count > len(names):
-                raise DatasetError(f"{video!r} has more frames than the {len(names)} names for it.")
-            data, this = self._jpeg(frame, video, count - 1)
-            size = size or this
-            if this != size:
-                raise DatasetError(
-                    f"Frame {count - 1} of {video!r} is {this[1]}x{this[0]}, the first one "
-                    f"{size[1]}x{size[0]}; all frames must have one size."
-                )
-            stem = names[count - 1] if names is not None else f"{count - 1:05d}"
-            (folder / f"{stem}.jpg").write_bytes(data)
-        if size is None or (names is not None and count != len(names)):
-            raise DatasetError(
-                f"{video!r} has {count} frames"
-                + (f" for {len(names)} names." if names else "; a video needs one at least.")
-            )
-        if names is None:
-            names = padded_names(count)
-            for index in range(count) if count > 100_000 else ():
-                (folder / f"{index:05d}.jpg").rename(folder / f"{names[index]}.jpg")
-        return list(names), size
-
-    def _jpeg(self, frame: Frame, video: str, index: int) -> tuple[bytes, tuple[int, int]]:
-        if isinstance(frame, (bytes, bytearray, memoryview)):
-            data = bytes(frame)
-            try:
-                with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
-                    return data, (picture.height, picture.width)
-            except OSError:
-                raise DatasetError(f"Frame {index} of {video!r} is not a JPEG file.") from None
-        array = np.asarray(frame)
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-            raise DatasetError(
-                f"Frame {index} of {video!r} must be (H, W, 3) uint8, "
-                f"not {array.shape} {array.dtype}."
-            )
-        buffer = io.BytesIO()
-        Image.fromarray(array).save(buffer, "JPEG", quality=self.quality)
-        return buffer.getvalue(), (array.shape[0], array.shape[1])
 
     def _expressions(
         self,

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from flowrvs.errors import DatasetError
 
-__all__ = ["RLE", "area", "decode", "encode", "merge"]
+__all__ = ["RLE", "area", "box", "decode", "encode", "merge"]
 
 _DAMAGED = "The RLE's runs do not fill {}x{} pixels; it is damaged."
 
@@ -75,6 +75,11 @@ def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
 def area(rle: Mapping[str, Any]) -> int:
     """Return the number of foreground pixels of `rle` without decoding it."""
     return int(coco_mask.area(_checked(rle)))
+
+
+def box(rle: Mapping[str, Any]) -> list[float]:
+    """Return ``[left, top, width, height]`` in pixels of `rle`, without decoding it."""
+    return [float(n) for n in coco_mask.toBbox(_checked(rle))]
 
 
 def merge(rles: Iterable[Mapping[str, Any]]) -> RLE | None:
