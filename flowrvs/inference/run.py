@@ -1,0 +1,354 @@
+"""The engine: frames and sentences in, final masks out, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.errors import DeviceMemoryError, FlowRVSError, InputError
+from flowrvs.inference.windows import plan_windows, windows_to_compute
+from flowrvs.masks.stitch import Stitcher
+from flowrvs.masks.threshold import confidence as to_confidence
+from flowrvs.masks.threshold import threshold as to_mask
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.records import Segmenter, Window, WindowMasks
+
+if TYPE_CHECKING:
+    from flowrvs.video import Video
+
+__all__ = ["Plan", "make_plan", "run_plan", "segment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked request: everything that the masks of a run depend on.
+
+    Attributes
+    ----------
+    texts : tuple of str
+        The sentences, white space collapsed.
+    windows : tuple of Window
+        What the model sees at once.
+    steps : int
+        Euler steps.
+    threshold : float
+        Logits above it are foreground.
+    window_size, overlap : int
+        Of which the windows were planned.
+    """
+
+    texts: tuple[str, ...]
+    windows: tuple[Window, ...]
+    steps: int
+    threshold: float
+    window_size: int
+    overlap: int
+
+    @property
+    def start(self) -> int:
+        """First frame of the range."""
+        return self.windows[0].start
+
+    @property
+    def stop(self) -> int:
+        """One past the last frame of the range."""
+        return self.windows[-1].stop
+
+
+def make_plan(
+    frame_count: int,
+    texts: Sequence[str],
+    segmenter: Segmenter,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    steps: int = 1,
+    window: int | None = None,
+    overlap: int | None = None,
+    threshold: float = 0.0,
+) -> Plan:
+    """Check a request and plan its windows; the arguments are those of `segment`.
+
+    Raises
+    ------
+    InputError
+        A sentence is blank or there is none, or a number is out of its range.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    sentences = tuple(" ".join(text.split()) for text in texts)
+    if not sentences or not all(sentences):
+        raise InputError("A sentence is missing or blank; describe what to find.")
+    if steps < 1:
+        raise InputError(f"{steps} steps are impossible; use at least 1.")
+    size = segmenter.window_size if window is None else window
+    if overlap is None:  # the model's wish, where a smaller window leaves room for it
+        overlap = segmenter.overlap if window is None else min(segmenter.overlap, window // 2)
+    windows = plan_windows(frame_count, size, overlap, start, stop)
+    return Plan(sentences, windows, steps, float(threshold), size, overlap)
+
+
+def segment(
+    video: Video,
+    texts: Sequence[str],
+    segmenter: Segmenter,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    steps: int = 1,
+    window: int | None = None,
+    overlap: int | None = None,
+    threshold: float = 0.0,
+    keep_confidence: bool = False,
+    skip: Collection[int] = (),
+    cancel: CancelToken | None = None,
+    progress: ProgressCallback | None = None,
+) -> Generator[WindowMasks, None, None]:
+    """Find what sentences describe, window by window.
+
+    The video is decoded one window ahead and encoded once a window, whatever the number of
+    sentences. Frames that two windows share are blended (`flowrvs.masks.stitch`).
+
+    Parameters
+    ----------
+    video : Video
+        From `flowrvs.open_video`.
+    texts : sequence of str
+        The sentences.
+    segmenter : Segmenter
+        From `flowrvs.load`.
+    start, stop : int
+        First frame and one past the last frame; the whole video by default.
+    steps : int
+        Euler steps of the flow.
+    window, overlap : int, optional
+        Frames of a window, and frames that neighbours share; the model's own by default.
+    threshold : float
+        Logits (-1 to 1) above it are foreground.
+    keep_confidence : bool
+        Fill in `WindowMasks.confidence`.
+    skip : collection of int
+        Indices of windows whose masks are not wanted again. They are computed only where
+        a wanted neighbour needs them for its seam.
+    cancel : CancelToken, optional
+        Stops the run within one model step.
+    progress : callable, optional
+        Called with a `Progress` after every model step, from the thread that iterates.
+
+    Yields
+    ------
+    WindowMasks
+        As soon as the frames are final: by window, then by sentence.
+
+    Raises
+    ------
+    InputError
+        A sentence is blank or a number is out of its range (at once, not when iterating).
+    Cancelled
+        `cancel` was set.
+    DeviceMemoryError
+        The device is too small for a window.
+
+    Examples
+    --------
+    >>> for part in flowrvs.segment(video, ["the red circle"], pipe):  # doctest: +SKIP
+    ...     print(part.start, part.stop, part.masks.mean())
+    """
+    plan = make_plan(
+        len(video),
+        texts,
+        segmenter,
+        start=start,
+        stop=stop,
+        steps=steps,
+        window=window,
+        overlap=overlap,
+        threshold=threshold,
+    )
+    done = dict.fromkeys(range(len(plan.texts)), frozenset(skip))
+    return run_plan(
+        video,
+        plan,
+        segmenter,
+        done,
+        keep_confidence=keep_confidence,
+        cancel=cancel,
+        progress=progress,
+    )
+
+
+def run_plan(
+    video: Video,
+    plan: Plan,
+    segmenter: Segmenter,
+    done: Mapping[int, Collection[int]],
+    *,
+    keep_confidence: bool = False,
+    cancel: CancelToken | None = None,
+    progress: ProgressCallback | None = None,
+) -> Generator[WindowMasks, None, None]:
+    """Run a plan; ``done[i]`` are the windows of sentence i that are not wanted again.
+
+    Sentences without an entry in `done` are left out. See `segment` for the rest.
+    """
+    cancel = cancel or CancelToken()
+    wanted = {i: windows_to_compute(plan.windows, done[i]) for i in sorted(done)}
+    jobs = [
+        (window, tuple(i for i in wanted if window.index in wanted[i])) for window in plan.windows
+    ]
+    whole = len(plan.windows) * _units(plan, len(wanted))
+    jobs = [(window, sentences) for window, sentences in jobs if sentences]
+    left = sum(_units(plan, len(sentences)) for _, sentences in jobs)
+    steps = _Steps(ProgressClock(whole, max(0, whole - left)), progress)
+    stitchers = {i: Stitcher(plan.windows) for i in wanted}
+    reader = _Reader(video, [window for window, _ in jobs])
+    with closing(reader):
+        for window, sentences in jobs:
+            cancel.raise_if_cancelled()
+            steps.begin(
+                f"window {window.index + 1} of {len(plan.windows)}, frames {window.start} to "
+                f"{window.stop - 1}",
+                _units(plan, len(sentences)),
+            )
+            frames = reader.next()
+            cancel.raise_if_cancelled()
+            texts = [plan.texts[i] for i in sentences]
+            results = _logits(segmenter, frames, texts, plan.steps, cancel, steps)
+            with closing(results):
+                for i, logits in zip(sentences, results, strict=True):
+                    final = stitchers[i].push(window.index, logits)
+                    if window.index not in done[i]:
+                        yield WindowMasks(
+                            expression=i,
+                            start=window.start,
+                            masks=to_mask(final, plan.threshold),
+                            window=window,
+                            confidence=to_confidence(final) if keep_confidence else None,
+                        )
+                    cancel.raise_if_cancelled()
+            steps.end()
+
+
+def _units(plan: Plan, sentences: int) -> int:
+    """Return a window's model steps: one encode, and for each sentence its steps and a decode."""
+    return 1 + sentences * (plan.steps + 1)
+
+
+class _Steps:
+    """Counts model steps, in step with the plan even if a model reports more or fewer."""
+
+    def __init__(self, clock: ProgressClock, progress: ProgressCallback | None) -> None:
+        self._clock = clock
+        self._progress = progress
+        self._message = ""
+        self._left = 0
+
+    def begin(self, message: str, units: int) -> None:
+        self._message, self._left = message, units
+        if self._progress is not None:
+            self._progress(self._clock.event(message))
+
+    def step(self) -> None:
+        # The last unit of a window is counted when its masks are handed over.
+        if self._left > 1:
+            self._advance(1)
+
+    def end(self) -> None:
+        self._advance(self._left)
+
+    def _advance(self, units: int) -> None:
+        self._left -= units
+        event = self._clock.advance(self._message, units)
+        if self._progress is not None:
+            self._progress(event)
+
+
+def _logits(
+    segmenter: Segmenter,
+    frames: npt.NDArray[np.uint8],
+    texts: Sequence[str],
+    steps: int,
+    cancel: CancelToken,
+    counter: _Steps,
+) -> Generator[npt.NDArray[np.float32], None, None]:
+    """Yield checked logits of every sentence; only errors of our own tree come out."""
+    size = f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}"
+    count = 0
+    try:
+        results = segmenter.segment_window(
+            frames, texts, steps=steps, cancel=cancel, on_step=counter.step
+        )
+        # A protocol's iterator need not be a generator, but mostly is one.
+        with closing(cast(Any, results)) if hasattr(results, "close") else nullcontext():
+            for logits in results:
+                logits = np.asarray(logits, dtype=np.float32)
+                if logits.shape != frames.shape[:3]:
+                    raise InputError(
+                        f"The model {segmenter.name} gave logits of shape {logits.shape}, not "
+                        f"{frames.shape[:3]}."
+                    )
+                count += 1
+                if count > len(texts):
+                    break
+                yield logits
+    except MemoryError as error:
+        if isinstance(error, FlowRVSError):
+            raise
+        raise DeviceMemoryError(
+            f"The memory is too small for a window of {size}; use a smaller window or a lower "
+            "memory setting. Finished windows are kept."
+        ) from error
+    if count != len(texts):
+        raise InputError(
+            f"The model {segmenter.name} gave {count} answers to {len(texts)} sentences."
+        )
+
+
+class _Reader:
+    """Reads the next window's frames while the model works on the present one.
+
+    Frames shared with the window before are taken from it, so that the video is decoded
+    straight on.
+    """
+
+    def __init__(self, video: Video, windows: Sequence[Window]) -> None:
+        self._video = video
+        self._windows = iter(windows)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flowrvs-read")
+        self._last: tuple[Window, npt.NDArray[np.uint8]] | None = None
+        self._ahead: Future[npt.NDArray[np.uint8]] | None = None
+        self._submit()
+
+    def next(self) -> npt.NDArray[np.uint8]:
+        """Return the frames of the next window, (T, H, W, 3) uint8."""
+        assert self._ahead is not None
+        frames = self._ahead.result()
+        self._submit()
+        return frames
+
+    def close(self) -> None:
+        """Wait until nothing reads any more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self) -> None:
+        window = next(self._windows, None)
+        self._ahead = None if window is None else self._pool.submit(self._read, window)
+
+    def _read(self, window: Window) -> npt.NDArray[np.uint8]:
+        begin, parts = window.start, []
+        if self._last is not None:
+            before, frames = self._last
+            if before.start <= window.start < before.stop <= window.stop:
+                parts.append(frames[window.start - before.start :])
+                begin = before.stop
+        if begin < window.stop:
+            parts.append(np.asarray(self._video.read(begin, window.stop)))
+        result = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._last = (window, result)
+        return result
