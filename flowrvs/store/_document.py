@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from flowrvs.errors import ProjectError
 from flowrvs.records import Expression, VideoInfo
 
-__all__ = ["FORMAT_VERSION", "Document", "LayerRecord", "ObjectRecord", "RunRecord"]
+__all__ = ["FORMAT_VERSION", "Document", "LayerRecord", "ObjectRecord", "RunRecord", "event"]
 
 FORMAT_VERSION = 1
 """Version of the folder's layout that this code writes and the newest that it reads."""
@@ -201,6 +202,11 @@ class Document:
             next_ids={k: int(v) for k, v in attributes["next_ids"].items()},
             extra={k: v for k, v in attributes.items() if k not in own},
         )
+
+
+def event(name: str, **details: Any) -> dict[str, Any]:
+    """Return a row of the history."""
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": name, **details}
 
 
 def _to_spans(indices: frozenset[int]) -> list[list[int]]:

@@ -1,0 +1,91 @@
+"""Model runs and which of their windows are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flowrvs.store._core import ProjectCore
+from flowrvs.store._document import RunRecord, event
+
+__all__ = ["Runs"]
+
+
+class Runs(ProjectCore):
+    """The part of `Project` that lets an interrupted run go on."""
+
+    # -- runs ----------------------------------------------------------------------------
+
+    def begin_run(
+        self, key: Mapping[str, Any], object_id: int, *, resume: bool = True
+    ) -> RunRecord:
+        """Note that a model is about to draw an object.
+
+        Parameters
+        ----------
+        key : mapping
+            Everything that the masks depend on, in values that JSON can hold. ``"range"``
+            (first frame, one past the last) says which frames it draws.
+        object_id : int
+            The object.
+        resume : bool
+            Go on with the run of an equal key, if there is one; else draw all of it again.
+
+        Returns
+        -------
+        RunRecord
+            With the windows that are finished. Other runs of the object on the same frames
+            are forgotten, as their masks are about to be replaced.
+        """
+        self._check_writable()
+        one = self._object(object_id)
+        wanted = _plain(key)
+        with self._lock:
+            found = None
+            for run in list(self._doc.runs.values()):
+                if run.object_id != one.id:
+                    continue
+                if resume and found is None and _plain(run.key) == wanted:
+                    found = run
+                elif _overlap(run.key, wanted):
+                    del self._doc.runs[run.id]
+            self._doc.model = str(key.get("model", self._doc.model))
+            if found is None:
+                found = RunRecord(str(self._doc.new_id("run", 1)), one.id, wanted)
+                self._doc.runs[found.id] = found
+                self._doc.history.append(event("run", run=found.id, **wanted))
+            self._save()
+            return found
+
+    @property
+    def runs(self) -> dict[str, RunRecord]:
+        """Every run by its id, finished windows included."""
+        with self._lock:
+            return dict(self._doc.runs)
+
+    def mark_window_done(self, run_id: str, index: int) -> None:
+        """Make the masks of a window safe on the disk, then note that it is finished.
+
+        Raises
+        ------
+        StorageError
+            They are not safe; the window does not count as finished.
+        """
+        self.flush()
+        with self._lock:
+            run = self._doc.runs.get(run_id)
+            if run is not None:  # its object may have been removed meanwhile
+                self._doc.runs[run_id] = replace(run, done=run.done | {index})
+                self._save()
+
+
+def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the key as JSON gives it back."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in key.items()}
+
+
+def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if "range" not in one or "range" not in other:
+        return True
+    return bool(one["range"][0] < other["range"][1] and other["range"][0] < one["range"][1])
