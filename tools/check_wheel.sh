@@ -7,16 +7,16 @@ python=$(realpath -s "$1")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# From a copy of what git knows, so that files lying about get neither in nor in the way.
+# An sdist, and from it the wheel, from a copy of what git knows, so that files lying about get neither in nor in the way.
 mkdir "$scratch/source"
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp -P --parents -t "$scratch/source"
-"$python" -m build --outdir "$scratch/dist" "$scratch/source" >"$scratch/build.log" 2>&1 ||
+"$python" -m build --no-isolation --outdir "$scratch/dist" "$scratch/source" >"$scratch/build.log" 2>&1 ||
   { tail -n 40 "$scratch/build.log" >&2; exit 1; }
 wheel=$(ls "$scratch"/dist/*.whl)
 
 "$python" -m venv "$scratch/venv"
-"$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check npe2 lazy-loader
-"$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$wheel"
+"$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check npe2 lazy-loader
+"$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps "$wheel"
 cd "$scratch" # away from the checkout, so that only what was installed is found
 venv/bin/npe2 list --fields name,version | grep -q napari-flowrvs ||
   { echo "npe2 does not find the plugin in the installed wheel" >&2; exit 1; }

@@ -45,7 +45,7 @@ if [ ! -x "$venv/bin/python" ]; then
   "$python" -m venv "$venv"
 fi
 
-pip="$venv/bin/python -m pip install --quiet --disable-pip-version-check"
+pip="$venv/bin/python -m pip install -qq --disable-pip-version-check"
 say "python packages; the first time takes some minutes"
 # torch first and pinned: a looser range may bring gigabytes of another build.
 $pip "torch==2.13.0"
