@@ -1,0 +1,166 @@
+"""Drive the real widget and take the pictures of the README: docs/images/*.png.
+
+    QT_QPA_PLATFORM=xcb xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshots.py
+
+With ``--fake`` the masks are the truth of the synthetic clip instead of a model's, which
+needs no weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import numpy.typing as npt
+from napari.settings import get_settings
+from qtpy.QtWidgets import QApplication
+
+from flowrvs.data.synthetic import SynthClip, generate_clip
+from flowrvs.progress import CancelToken
+from napari_flowrvs._sample_data import SHAPES_SEED, sample_clip
+from napari_flowrvs.presenters.memory import Memory
+from napari_flowrvs.presenters.segment import load_segmenter
+from napari_flowrvs.widgets.dock import SegmentDock
+from napari_flowrvs.widgets.export_dialog import show_export
+
+
+class TruthSegmenter:
+    """Answers with the truth of a synthetic clip, a moment later."""
+
+    name = "truth"
+    window_size = 9
+    overlap = 2
+
+    def __init__(self, clip: SynthClip, delay: float = 0.4) -> None:
+        self._clip = clip
+        self._delay = delay
+
+    def segment_window(
+        self,
+        frames: npt.NDArray[np.uint8],
+        texts: Sequence[str],
+        *,
+        steps: int = 1,
+        cancel: CancelToken | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the logits of every sentence, float32 (T, H, W)."""
+        start = int(np.abs(self._clip.frames - frames[0]).mean(axis=(1, 2, 3)).argmin())
+        targets = {e.text: self._clip.target(e) for e in self._clip.expressions}
+        for text in texts:
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            time.sleep(self._delay)
+            mask = targets[text][start : start + len(frames)]
+            for _ in range(steps + 2):
+                if on_step is not None:
+                    on_step()
+            yield np.where(mask, 1, -1).astype(np.float32)
+
+
+def settle(seconds: float = 0.4) -> None:
+    """Let Qt draw."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def wait(condition: Callable[[], bool], seconds: float = 300) -> None:
+    """Let Qt work until `condition` is met."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the widget did not get there")
+        settle(0.02)
+
+
+def session(
+    load: Callable[[str, str], Any], theme: str, home: Path
+) -> tuple[napari.Viewer, SegmentDock, Any]:
+    """Open a viewer with the sample clip and the dock."""
+    get_settings().appearance.theme = theme
+    viewer = napari.Viewer(show=True, title="napari", show_welcome_screen=False)
+    viewer.theme = theme
+    viewer.window._qt_window.resize(1360, 860)
+    for data, meta, _ in sample_clip("moving shapes", SHAPES_SEED):
+        viewer.add_image(data, **meta)
+    dock = SegmentDock(viewer, load=load, memory=Memory(home / "memory.json"))
+    holder = viewer.window.add_dock_widget(dock, name="Segment a video by sentences", area="right")
+    settle()
+    viewer.reset_view()
+    return viewer, dock, holder
+
+
+def different(clip: SynthClip) -> tuple[str, ...]:
+    """Return up to three sentences that mean different objects."""
+    by_object = {e.objects: e.text for e in reversed(clip.expressions) if e.objects}
+    return tuple(by_object.values())[:3]
+
+
+def take(viewer: napari.Viewer, path: Path) -> None:
+    """Save a picture of the whole window."""
+    settle()
+    viewer.window._qt_window.grab().save(str(path))
+    print(path)
+
+
+def main() -> None:
+    """Take all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--to", type=Path, default=Path(__file__).parent / "images")
+    parser.add_argument("--fake", action="store_true", help="truth instead of the model tiny")
+    args = parser.parse_args()
+    args.to.mkdir(parents=True, exist_ok=True)
+    clip = generate_clip(SHAPES_SEED, lookalikes=0.0)
+    load = (lambda model, device: TruthSegmenter(clip)) if args.fake else load_segmenter
+    texts = different(clip)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for theme in ("dark", "light"):
+            viewer, dock, holder = session(load, theme, home)
+            dock.sentences.set_texts(texts)
+            dock.options.project.line_edit.value = str(home / f"{theme}.flowrvs")
+            settle()
+            written: list[Any] = []
+            dock.presenter.written.connect(lambda *parts, seen=written: seen.append(parts))
+            dock.run_button.setFocus()
+            dock.run()
+            wait(lambda seen=written: len(seen) >= 2 * len(texts))
+            if theme == "dark":
+                take(viewer, args.to / "running.png")
+            wait(lambda d=dock: not d.presenter.job.busy)
+            viewer.dims.set_current_step(0, 16)
+            take(viewer, args.to / ("finished.png" if theme == "dark" else "light.png"))
+            if theme == "dark":
+                viewer.window._qt_window.resizeDocks([holder], [300], _horizontal())
+                settle()
+                holder.grab().save(str(args.to / "narrow.png"))
+                dock.options.model.setEditText("/models/missing")
+                dock.presenter._load = load_segmenter
+                dock.run()
+                wait(lambda d=dock: d.problem.isVisible())
+                dock.problem.fold.set_open(True)
+                settle()
+                holder.grab().save(str(args.to / "error.png"))
+                dialog = show_export(viewer)
+                settle()
+                dialog.grab().save(str(args.to / "export.png"))
+                dialog.close()
+            viewer.close()
+
+
+def _horizontal() -> Any:
+    from qtpy.QtCore import Qt
+
+    return Qt.Orientation.Horizontal
+
+
+if __name__ == "__main__":
+    main()

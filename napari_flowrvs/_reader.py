@@ -1,0 +1,42 @@
+"""The reader that the manifest names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["get_reader"]
+
+_Path = str | os.PathLike[str]
+
+
+def get_reader(path: _Path | list[str]) -> Callable[[Any], list[Any]] | None:
+    """Return a function that reads `path`, or None when it is not for this plugin.
+
+    Parameters
+    ----------
+    path : path or list of str
+        A video file, a folder of images, a MeViS-style split or a video folder of one, or
+        a ``.flowrvs`` project. Of a list that napari would stack, nothing is read.
+    """
+    from napari_flowrvs.layers import recognise
+
+    if isinstance(path, list):
+        if len(path) != 1:
+            return None
+        path = path[0]
+    if Path(path).is_dir() and recognise(path) is None:
+        return None
+    return _read
+
+
+def _read(path: _Path | list[str]) -> list[Any]:
+    from napari.utils.notifications import show_info
+
+    from napari_flowrvs.layers import layers_of
+
+    layers: list[Any] = layers_of(path[0] if isinstance(path, list) else path, show_info)
+    # An empty list would make napari try other readers; this tells it that all is well.
+    return layers or [(None,)]

@@ -1,0 +1,316 @@
+"""Between the library's records and napari's layer data; neither Qt nor napari in here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.data.mevis import MevisSplit
+from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.masks import rle
+from flowrvs.records import VideoInfo
+from flowrvs.store import Project
+from flowrvs.video import Video, open_video
+from napari_flowrvs.projects import open_projects, same_video
+from napari_flowrvs.source import VideoSource
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LayerTuple",
+    "label_layer",
+    "layers_of",
+    "object_colors",
+    "project_layers",
+    "project_of",
+    "recognise",
+    "source_of",
+    "split_layers",
+    "video_layer",
+]
+
+#: What napari readers return: data, arguments of the layer, kind of layer.
+LayerTuple: TypeAlias = tuple[Any, dict[str, Any], str]
+
+#: The key of this plugin in a layer's metadata.
+KEY = "flowrvs"
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+#: Names of the axes of every layer.
+AXES = ("frame", "y", "x")
+
+_META = "meta_expressions.json"
+_UNKNOWN = (0.6, 0.6, 0.6, 1.0)
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+def video_layer(video: Video, name: str | None = None) -> LayerTuple:
+    """Return a lazy image layer of `video`, one that remembers its path."""
+    info = video.info
+    if name is None:
+        name = Path(info.path).stem if info.path else "video"
+    meta = {
+        "name": name,
+        "rgb": True,
+        # The video has its own cache of decoded frames; dask's would take a quarter of the RAM.
+        "cache": False,
+        "axis_labels": AXES,
+        "metadata": {KEY: {"video": info.path, "rate": info.rate}},
+    }
+    return video.frames, meta, "image"
+
+
+def object_colors(project: Project, layer_id: int) -> dict[int | None, Any]:
+    """Return the colour of every value in a layer, as napari's direct colormap takes it."""
+    colors: dict[int | None, Any] = {None: _UNKNOWN, 0: (0.0, 0.0, 0.0, 0.0)}
+    for thing in project.objects.values():
+        if thing.layer == layer_id:
+            colors[thing.id] = (*thing.color, 1.0)
+    return colors
+
+
+def label_layer(project: Project, layer_id: int) -> LayerTuple:
+    """Return the editable labels layer of one layer of `project`.
+
+    Its data *is* the project's: strokes are on disk a moment later.
+    """
+    record = project.layers[layer_id]
+    things = [thing for thing in project.objects.values() if thing.layer == layer_id]
+    about = {
+        "project": str(project.path),
+        "layer": layer_id,
+        "objects": [thing.id for thing in things],
+    }
+    meta = {
+        "name": record.name,
+        "colormap": object_colors(project, layer_id),
+        "metadata": {KEY: about},
+    }
+    return project.labels(layer_id), meta, "labels"
+
+
+def project_layers(project: Project, note: Callable[[str], None] = _silent) -> list[LayerTuple]:
+    """Return the video of `project`, where it can be found, and its labels layers."""
+    layers = []
+    video = _find_video(project.path, project.video, note)
+    if video is not None:
+        layers.append(video_layer(video))
+    layers += [label_layer(project, layer_id) for layer_id in project.layers]
+    if not layers:
+        note(f"{project.path.name} has no layers, and its video was not found.")
+    return layers
+
+
+def _find_video(
+    folder: Path, info: VideoInfo, note: Callable[[str], None] = _silent
+) -> Video | None:
+    if info.path is None:
+        note(f"{folder.name} was made from an array: add its video as a layer yourself.")
+        return None
+    given = Path(info.path)
+    # A project and its video may have been moved together.
+    for path in dict.fromkeys([given, folder.parent / given.name]):
+        try:
+            video = open_video(path)
+        except FlowRVSError:
+            continue
+        if same_video(video.info, info):
+            return video
+        video.close()
+    note(f"The video of {folder.name} was not found at {given}: only its masks are shown.")
+    return None
+
+
+class _Truth:
+    """Masks of a split as labels of one video, decoded when a frame is looked at."""
+
+    ndim = 3
+    dtype = np.dtype(np.uint16)
+
+    def __init__(
+        self, entries: dict[int, list[rle.RLE | None]], positions: list[int | None], size: Any
+    ) -> None:
+        self._entries = entries
+        self._positions = positions
+        self.shape = (len(positions), *size)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[np.uint16]:
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        frames = np.atleast_1d(np.arange(self.shape[0])[first])
+        labels = np.stack([self._frame(int(i)) for i in frames])
+        if not isinstance(first, slice):
+            labels = labels[0]
+            return labels[tuple(rest)]
+        return labels[(slice(None), *rest)]
+
+    def _frame(self, index: int) -> npt.NDArray[np.uint16]:
+        labels = np.zeros(self.shape[1:], np.uint16)
+        position = self._positions[index]
+        if position is None:
+            return labels
+        found = []
+        for value, masks in self._entries.items():
+            mask = masks[position]
+            if mask is not None:
+                found.append((value, mask))
+        # Small objects are drawn over large ones, so that none disappears.
+        drawn = sorted(found, key=lambda pair: -rle.area(pair[1]))
+        for value, mask in drawn:
+            labels[rle.decode(mask)] = value
+        return labels
+
+
+def split_layers(
+    folder: Path, name: str | None = None, note: Callable[[str], None] = _silent
+) -> list[LayerTuple]:
+    """Return a video of a MeViS-style split and, where the split has them, its masks.
+
+    Parameters
+    ----------
+    folder : Path
+        The split.
+    name : str, optional
+        Name of the video; the split's first one by default.
+    note : callable, optional
+        Gets what the user should know.
+
+    Raises
+    ------
+    DatasetError, VideoError, MissingPathError
+        The split, or this video of it, is broken.
+    """
+    split = MevisSplit.open(folder)
+    if not split.videos:
+        raise DatasetError(f"{folder} lists no videos; there is nothing to show.")
+    if name is None:
+        name = next(iter(split.videos))
+        if len(split.videos) > 1:
+            note(
+                f"{folder.name} has {len(split.videos)} videos; {name} is shown. "
+                f"Open a folder in {folder.name}/JPEGImages for another."
+            )
+    video = open_video(folder / "JPEGImages" / name)
+    layers = [video_layer(video, name)]
+    entry = split.videos.get(name)
+    if entry is None or not split.has_truth:
+        return layers
+    sentences: dict[int, list[str]] = {}
+    annotations: dict[int, int] = {}
+    for expression in entry.expressions.values():
+        for obj, anno in zip(expression.obj_id, expression.anno_id, strict=False):
+            sentences.setdefault(obj + 1, []).append(expression.exp)
+            annotations[obj + 1] = anno
+    entries = {value: split.masks(anno) for value, anno in annotations.items()}
+    if any(len(masks) != len(entry.frames) for masks in entries.values()):
+        raise DatasetError(
+            f"{folder}: the masks of {name} do not have one entry a frame; run 'flowrvs check'."
+        )
+    where = {frame: i for i, frame in enumerate(entry.frames)}
+    positions = [where.get(frame) for frame in video.info.frame_names]
+    truth = _Truth(entries, positions, (video.info.height, video.info.width))
+    lazy = da.from_array(
+        truth,
+        chunks=(1, *truth.shape[1:]),
+        name=False,
+        asarray=False,
+        meta=np.empty((0, 0, 0), np.uint16),
+    )
+    order = sorted(sentences)
+    features = {
+        "index": [0, *order],
+        "sentences": ["", *(" | ".join(sentences[value]) for value in order)],
+    }
+    meta = {"name": f"{name} truth", "features": features, "cache": False, "axis_labels": AXES}
+    layers.append((lazy, meta, "labels"))
+    return layers
+
+
+def recognise(path: str | os.PathLike[str]) -> str | None:
+    """Say what a folder is: "project", "split", "splits", "video of a split" or "images".
+
+    Only names are looked at, so it is quick; None for anything else, files included.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return None
+    if path.suffix == ".flowrvs":
+        return "project"
+    if (path / _META).is_file():
+        return "split"
+    if path.parent.name == "JPEGImages" and (path.parent.parent / _META).is_file():
+        return "video of a split"
+    try:
+        if any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir()):
+            return "images"
+        if any(path.glob(f"*/{_META}")):
+            return "splits"
+    except OSError:
+        return None
+    return None
+
+
+def layers_of(
+    path: str | os.PathLike[str], note: Callable[[str], None] = _silent
+) -> list[LayerTuple]:
+    """Open anything the plugin knows: a video, a folder of images, a split, a project.
+
+    Parameters
+    ----------
+    path : path
+        What to open.
+    note : callable, optional
+        Gets sentences that the user should read although it went well.
+
+    Raises
+    ------
+    FlowRVSError
+        It cannot be read.
+    """
+    path = Path(path)
+    kind = recognise(path)
+    if kind == "project":
+        return project_layers(open_projects.open(path), note)
+    if kind == "split":
+        return split_layers(path, None, note)
+    if kind == "video of a split":
+        return split_layers(path.parent.parent, path.name, note)
+    if kind == "splits":
+        first = sorted(path.glob(f"*/{_META}"))[0].parent
+        note(f"{path.name} holds several splits; {first.name} is shown.")
+        return split_layers(first, None, note)
+    return [video_layer(open_video(path))]
+
+
+def source_of(layer: Any) -> VideoSource | None:
+    """Return the video that an image layer shows; None for one that is not a video.
+
+    A layer read by this plugin is opened again by its path; of any other layer the array
+    is used, as it is shown.
+    """
+    if getattr(layer, "multiscale", False) or getattr(layer, "ndim", 0) != 3:
+        return None
+    shape = layer.data.shape
+    channels = shape[3:] if layer.rgb else ()
+    if len(shape) != 3 + len(channels) or 0 in shape:
+        return None
+    about = layer.metadata.get(KEY)
+    path = about.get("video") if isinstance(about, dict) else None
+    array = None if path else layer.data
+    return VideoSource(str(layer.name), int(shape[0]), path, array)
+
+
+def project_of(layer: Any) -> tuple[str, int] | None:
+    """Return the project folder and the layer id behind a labels layer of this plugin."""
+    about = layer.metadata.get(KEY)
+    if not isinstance(about, dict) or "project" not in about:
+        return None
+    return str(about["project"]), int(about["layer"])

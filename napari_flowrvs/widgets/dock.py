@@ -1,0 +1,373 @@
+"""The dock widget: a video, sentences, Run."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from magicgui.widgets import ComboBox
+from napari.utils.notifications import show_info
+from napari.viewer import Viewer
+from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtGui import QKeyEvent
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from flowrvs.errors import InputError
+from flowrvs.store import Project
+from napari_flowrvs.layers import KEY, LayerTuple, source_of
+from napari_flowrvs.presenters.job import Failure, Phase, Runner
+from napari_flowrvs.presenters.memory import Memory
+from napari_flowrvs.presenters.opening import OpenPresenter
+from napari_flowrvs.presenters.segment import (
+    Prompt,
+    SegmenterFactory,
+    SegmentInputs,
+    SegmentPresenter,
+    Written,
+    load_segmenter,
+)
+from napari_flowrvs.projects import open_projects
+from napari_flowrvs.source import VideoSource
+from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.export_dialog import show_export
+from napari_flowrvs.widgets.options import OptionsPanel
+from napari_flowrvs.widgets.parts import Problem, ProgressLine, form_layout, row, rule
+from napari_flowrvs.widgets.sentences import SentencesPanel
+from napari_flowrvs.widgets.viewer_link import ViewerLink
+from napari_flowrvs.worker import run_in_thread
+
+__all__ = ["SegmentDock"]
+
+_NO_VIDEO = "no video: open one, or File > Open Sample"
+_VIDEO_FILTER = (
+    "Videos (*.mp4 *.m4v *.mov *.avi *.mkv *.webm *.mpg *.mpeg *.ts *.wmv *.gif *.tif *.tiff);;"
+    "All files (*)"
+)
+
+
+class SegmentDock(QWidget):
+    """Turns sentences into editable masks.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        The viewer that it is docked in.
+    load : callable, optional
+        Makes a segmenter from a model and a device.
+    memory : Memory, optional
+        Sentences and models of earlier sessions.
+    runner : Runner, optional
+        Where jobs run.
+    """
+
+    def __init__(
+        self,
+        napari_viewer: Viewer,
+        *,
+        load: SegmenterFactory = load_segmenter,
+        memory: Memory | None = None,
+        runner: Runner = run_in_thread,
+    ) -> None:
+        super().__init__()
+        self.memory = Memory() if memory is None else memory
+        self.presenter = SegmentPresenter(runner, load)
+        self.opener = OpenPresenter(runner)
+        self._video: Any = None
+        self.link = ViewerLink(napari_viewer, self._on_videos, self._on_unused)
+        self._build()
+        self._connect()
+        self._on_videos()
+        self._on_theme()
+        self._on_phase(Phase.IDLE)
+        # What must happen when the widget has gone cannot be asked of the widget.
+        self.destroyed.connect(_closer(napari_viewer, self.presenter, self.opener))
+
+    # -- building --------------------------------------------------------------------
+
+    def _build(self) -> None:
+        # ComboBox of magicgui: its choices are layers, not names, which may repeat.
+        self.videos = ComboBox(choices=self._choices, nullable=True)
+        self.videos.tooltip = "The layer to look at: any image layer with frames"
+        combo = self.videos.native
+        combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        combo.setMinimumWidth(60)
+        combo.setAccessibleName("Video")
+        self.open_button = QToolButton()
+        self.open_button.setText("&open")
+        self.open_button.setToolTip("Open a video, a folder or a project")
+        self.open_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.open_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QMenu(self)
+        menu.addAction("&video file…", self._open_file)
+        menu.addAction("&image folder or MeViS folder…", self._open_folder)
+        menu.addAction("&project (.flowrvs)…", self._open_project)
+        menu.addSeparator()
+        menu.addAction("&sample clip", self._open_sample)
+        self.open_button.setMenu(menu)
+        label = QLabel("v&ideo:")
+        label.setBuddy(combo)
+        head = form_layout()
+        head.addRow(label, row(combo, self.open_button))
+
+        self.sentences = SentencesPanel(self.memory)
+        self.options = OptionsPanel(self.memory)
+        self.run_button = QPushButton("&Run")
+        self.run_button.setObjectName("run")
+        self.run_button.setToolTip("Find what the sentences say (Ctrl+Return)")
+        self.cancel_button = QPushButton("&Cancel")
+        self.cancel_button.setToolTip("Stop; finished frames are kept (Esc)")
+        self.progress = ProgressLine()
+        self.problem = Problem()
+        self.export_button = QPushButton("E&xport MeViS split…")
+        self.export_button.setToolTip("Write masks and sentences as a dataset split")
+        buttons = QHBoxLayout()
+        buttons.setSpacing(4)
+        buttons.addWidget(self.run_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+
+        inner = QWidget()
+        layout = QVBoxLayout(inner)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.setSpacing(8)
+        layout.addLayout(head)
+        layout.addWidget(self.sentences)
+        layout.addWidget(self.options)
+        layout.addLayout(buttons)
+        layout.addWidget(self.progress)
+        layout.addWidget(self.problem)
+        layout.addWidget(rule())
+        layout.addWidget(self.export_button)
+        layout.addStretch(1)
+        self.area = QScrollArea()
+        self.area.setWidget(inner)
+        self.area.setWidgetResizable(True)
+        self.area.setFrameShape(QScrollArea.Shape.NoFrame)
+        self.area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self.area)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        self.setMinimumWidth(240)
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """As wide as napari's own docks, as tall as the form."""
+        hint = super().sizeHint()
+        form = self.area.widget().sizeHint()
+        return QSize(max(300, form.width()), max(hint.height(), form.height() + 8))
+
+    def _connect(self) -> None:
+        self.videos.changed.connect(self._on_video_chosen)
+        self.run_button.clicked.connect(self.run)
+        self.cancel_button.clicked.connect(self.cancel)
+        self.export_button.clicked.connect(self._export)
+        self.sentences.run_requested.connect(self.run)
+        self.presenter.job.phase_changed.connect(self._on_phase)
+        self.presenter.job.progressed.connect(self._on_progress)
+        self.presenter.job.failed.connect(self._on_failed)
+        self.presenter.job.cancelled.connect(self._on_cancelled)
+        self.presenter.prompted.connect(self._on_prompted)
+        self.presenter.written.connect(self._on_written)
+        self.presenter.finished.connect(self._on_finished)
+        self.opener.opened.connect(self._on_opened)
+        self.opener.noted.connect(self._on_noted)
+        self.opener.job.progressed.connect(self._on_progress)
+        self.opener.job.failed.connect(self._on_failed)
+        self.opener.job.phase_changed.connect(self._on_opening)
+        self.link.viewer.events.theme.connect(self._on_theme)
+
+    # -- the viewer --------------------------------------------------------------------
+
+    def _choices(self, _widget: Any = None) -> list[tuple[str, Any]]:
+        return self.link.videos() if hasattr(self, "link") else []
+
+    def _on_videos(self) -> None:
+        if not hasattr(self, "videos"):
+            return
+        before = self.videos.value
+        with self.videos.changed.blocked():
+            self.videos.reset_choices()
+            layers = [layer for _, layer in self.link.videos()]
+            self.videos.value = before if before in layers else (layers[0] if layers else None)
+        combo = self.videos.native
+        combo.setPlaceholderText(_NO_VIDEO)
+        self._on_video_chosen()
+
+    def _on_video_chosen(self, _value: Any = None) -> None:
+        self._video = self.videos.value
+        source = self.source()
+        self.options.set_video(source)
+        about = self._video.metadata.get(KEY) if self._video is not None else None
+        self.sentences.suggest(tuple(about.get("sentences", ())) if about else ())
+
+    def source(self) -> VideoSource | None:
+        """Return the chosen video."""
+        return None if self._video is None else source_of(self._video)
+
+    def _on_theme(self, _event: Any = None) -> None:
+        self.setStyleSheet(style.sheet(self.link.viewer.theme))
+
+    def _on_unused(self, folder: str) -> None:
+        project = open_projects.get(folder)
+        if project is not None and not self.presenter.job.busy:
+            open_projects.close(project)
+
+    # -- opening -----------------------------------------------------------------------
+
+    def _open_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open a video", "", _VIDEO_FILTER)
+        self.open_path(path)
+
+    def _open_folder(self) -> None:
+        self.open_path(QFileDialog.getExistingDirectory(self, "Open a folder of images"))
+
+    def _open_project(self) -> None:
+        self.open_path(QFileDialog.getExistingDirectory(self, "Open a project (.flowrvs)"))
+
+    def _open_sample(self) -> None:
+        self.link.viewer.open_sample("napari-flowrvs", "shapes")
+
+    def open_path(self, path: str | Path) -> None:
+        """Open anything the plugin knows, away from this thread; "" is ignored."""
+        if path and not self.opener.job.busy:
+            self.problem.clear()
+            self.opener.open(path)
+
+    def _on_opening(self, phase: Phase) -> None:
+        self.open_button.setEnabled(phase is Phase.IDLE)
+        if phase is Phase.IDLE and not self.presenter.job.busy:
+            self.progress.say("")
+
+    def _on_opened(self, layers: list[LayerTuple]) -> None:
+        for layer in layers:
+            self.link.add(layer)
+
+    def _on_noted(self, text: str) -> None:
+        show_info(text)
+
+    # -- running -----------------------------------------------------------------------
+
+    def inputs(self) -> SegmentInputs:
+        """Return what the form holds."""
+        return self.options.fill(SegmentInputs(self.source(), self.sentences.texts))
+
+    def run(self) -> None:
+        """Start a run with what the form holds; nothing happens while one is running."""
+        if self.presenter.job.busy:
+            return
+        self.problem.clear()
+        inputs = self.inputs()
+        try:
+            self.presenter.run(inputs)
+        except InputError as error:
+            self._on_failed(Failure.of(error))
+            if not inputs.sentences and inputs.video is not None:
+                self.sentences.edit.setFocus()
+            return
+        self.sentences.remember(inputs.sentences)
+
+    def cancel(self) -> None:
+        """Stop the run at its next step."""
+        self.presenter.job.cancel()
+
+    def _on_phase(self, phase: Phase) -> None:
+        idle = phase is Phase.IDLE
+        held = self.cancel_button.hasFocus() or self.run_button.hasFocus()
+        self.cancel_button.setEnabled(phase is Phase.RUNNING)
+        self.run_button.setEnabled(idle)
+        if held:
+            # A disabled button drops the focus; the keyboard should stay where it was.
+            (self.run_button if idle else self.cancel_button).setFocus()
+        for part in (self.options, self.videos.native):
+            part.setEnabled(idle)
+        self.sentences.edit.setReadOnly(not idle)
+        self.sentences.history.setEnabled(idle)
+        if phase is Phase.STOPPING:
+            self.progress.status.setText("Stopping at the end of this step")
+
+    def _on_progress(self, event: Any) -> None:
+        if self.presenter.job.phase is not Phase.STOPPING:
+            self.progress.show_progress(event)
+
+    def _on_prompted(self, project: Project, prompts: tuple[Prompt, ...]) -> None:
+        self.options.remember()
+        made = self.link.show_prompts(project, prompts, self._video)
+        if made:
+            self.link.viewer.layers.selection.active = made[0]
+
+    def _on_written(self, project: Project | None, written: Written) -> None:
+        self.link.refresh(project, written)
+
+    def _on_finished(self, text: str) -> None:
+        self.progress.say(text)
+
+    def _on_cancelled(self) -> None:
+        self.progress.say("Stopped. Finished frames are kept; Run goes on where it stopped.")
+
+    def _on_failed(self, failure: Failure) -> None:
+        self.progress.say("")
+        self.problem.show_failure(failure)
+        self.area.ensureWidgetVisible(self.problem)
+
+    def _export(self) -> None:
+        show_export(self.link.viewer)
+
+    # -- keyboard and closing ------------------------------------------------------------
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+        """Esc stops a run."""
+        if event.key() == Qt.Key.Key_Escape and self.presenter.job.busy:
+            self.cancel()
+            event.accept()
+        else:
+            super().keyPressEvent(event)
+
+    def event(self, event: QEvent) -> bool:
+        """Stop when the dock was closed: napari then takes its content out of it."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.shut_down()
+        return bool(super().event(event))
+
+    def shut_down(self) -> None:
+        """Cancel what runs, wait for it a moment, and write everything to disk."""
+        busy = self.presenter.job.busy
+        self.opener.close(1.0)
+        self.presenter.close()
+        if busy:
+            self._on_phase(Phase.IDLE)
+            self._on_cancelled()
+
+
+def _closer(
+    viewer: Viewer, presenter: SegmentPresenter, opener: OpenPresenter
+) -> Callable[[], None]:
+    """Return what to do once the widget has gone."""
+    reference = weakref.ref(viewer)
+
+    def close(_: Any = None) -> None:
+        opener.close(1.0)
+        presenter.close()
+        viewer = reference()
+        shown = set()
+        with contextlib.suppress(AttributeError, RuntimeError):
+            if viewer is not None and viewer.window._qt_window.isVisible():
+                shown = {layer.metadata.get(KEY, {}).get("project") for layer in viewer.layers}
+        project = presenter.project
+        if project is not None and str(project.path) not in shown:
+            open_projects.close(project)
+
+    return close

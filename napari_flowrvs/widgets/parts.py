@@ -1,0 +1,206 @@
+"""Small pieces that the panels are put together from."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QFontDatabase
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPlainTextEdit,
+    QProgressBar,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from flowrvs.progress import Progress
+from napari_flowrvs.presenters.job import Failure
+
+__all__ = [
+    "Fold",
+    "Problem",
+    "ProgressLine",
+    "Wrapped",
+    "counted",
+    "form_layout",
+    "row",
+    "rule",
+    "time_left",
+]
+
+
+def form_layout() -> QFormLayout:
+    """Return a form that gives fields all the width there is."""
+    layout = QFormLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(4)
+    layout.setLabelAlignment(Qt.AlignmentFlag.AlignRight)
+    layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+    return layout
+
+
+def row(*widgets: QWidget, stretch: int = 0) -> QWidget:
+    """Return a widget with `widgets` side by side; number `stretch` takes the width."""
+    holder = QWidget()
+    layout = QHBoxLayout(holder)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(4)
+    for i, widget in enumerate(widgets):
+        layout.addWidget(widget, 1 if i == stretch else 0)
+    return holder
+
+
+def rule() -> QFrame:
+    """Return a thin horizontal line."""
+    line = QFrame()
+    line.setObjectName("rule")
+    return line
+
+
+class Wrapped(QLabel):
+    """A label that wraps, is as narrow as it must, and can be selected and copied."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.setWordWrap(True)
+        self.setMinimumWidth(40)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+
+
+class Fold(QWidget):
+    """A heading that shows and hides what is below it; also by keyboard.
+
+    Parameters
+    ----------
+    title : str
+        Heading, with a mnemonic.
+    content : QWidget
+        What is shown when unfolded.
+    """
+
+    toggled = Signal(bool)
+
+    def __init__(self, title: str, content: QWidget) -> None:
+        super().__init__()
+        self.button = QToolButton()
+        self.button.setObjectName("fold")
+        self.button.setText(title)
+        self.button.setCheckable(True)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.content = content
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.button)
+        layout.addWidget(content)
+        self.button.toggled.connect(self._show)
+        self._show(False)
+
+    def _show(self, on: bool) -> None:
+        arrow = Qt.ArrowType.DownArrow if on else Qt.ArrowType.RightArrow
+        self.button.setArrowType(arrow)
+        self.content.setVisible(on)
+        self.toggled.emit(on)
+
+    def set_open(self, on: bool) -> None:
+        """Fold or unfold."""
+        self.button.setChecked(on)
+
+
+class Problem(QFrame):
+    """One line that says what went wrong, with its traceback behind a fold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("problem")
+        self.line = Wrapped()
+        self.line.setAccessibleName("Error")
+        self.details = QPlainTextEdit()
+        self.details.setObjectName("details")
+        self.details.setReadOnly(True)
+        self.details.setTabChangesFocus(True)
+        self.details.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self.details.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
+        self.details.setFixedHeight(140)
+        self.details.setMinimumWidth(40)
+        self.details.setAccessibleName("Traceback")
+        self.fold = Fold("&details", self.details)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 4, 6, 4)
+        layout.setSpacing(2)
+        layout.addWidget(self.line)
+        layout.addWidget(self.fold)
+        self.hide()
+
+    def show_failure(self, failure: Failure) -> None:
+        """Show `failure`, folded."""
+        self.line.setText(failure.summary)
+        self.details.setPlainText(failure.details)
+        self.fold.set_open(False)
+        self.show()
+
+    def clear(self) -> None:
+        """Forget the failure and hide."""
+        self.line.setText("")
+        self.details.setPlainText("")
+        self.hide()
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 video", "2 videos"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def time_left(seconds: float) -> str:
+    """Return a duration as people say it: "8 s", "2 min 10 s", "1 h 05 min"."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s" if minutes < 10 else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min"
+
+
+class ProgressLine(QWidget):
+    """A bar with the time left, and a line that says what is being done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar = QProgressBar()
+        self.bar.setAccessibleName("Progress")
+        self.bar.setMinimumWidth(40)
+        self.status = Wrapped()
+        self.status.setObjectName("status")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.status)
+        self.bar.hide()
+
+    def show_progress(self, event: Progress) -> None:
+        """Show an event; one without a total is shown as busy."""
+        if event.total:
+            self.bar.setRange(0, event.total)
+            self.bar.setValue(event.done)
+            left = "" if event.remaining is None else f", {time_left(event.remaining)} left"
+            self.bar.setFormat(f"{event.fraction:.0%}{left if event.done < event.total else ''}")
+        else:
+            self.bar.setRange(0, 0)
+        self.bar.show()
+        if event.message:
+            self.status.setText(event.message)
+
+    def say(self, text: str) -> None:
+        """Show `text` without a bar."""
+        self.bar.hide()
+        self.status.setText(text)

@@ -1,0 +1,167 @@
+"""What the dock does to the viewer: find videos, add layers, refresh what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from napari.layers import Image, Labels, Layer
+from napari.viewer import Viewer
+
+from flowrvs.store import Project
+from napari_flowrvs.layers import (
+    KEY,
+    LayerTuple,
+    label_layer,
+    object_colors,
+    project_of,
+    source_of,
+)
+from napari_flowrvs.presenters.segment import Prompt, Written
+from napari_flowrvs.projects import open_projects
+
+__all__ = ["ViewerLink", "new_object"]
+
+
+def new_object(layer: Labels) -> None:
+    """Select a value that no object of the project has: painting it makes a new object."""
+    home = project_of(layer)
+    project = None if home is None else open_projects.get(home[0])
+    if project is not None:
+        layer.selected_label = max(project.objects, default=0) + 1
+
+
+class ViewerLink:
+    """The viewer as the dock needs it.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        The viewer.
+    on_videos : callable
+        Called when the list of videos may have changed.
+    on_unused : callable
+        Called with a project's folder when its last layer was removed.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        on_videos: Callable[[], None],
+        on_unused: Callable[[str], None],
+    ) -> None:
+        self.viewer = viewer
+        self._on_videos = on_videos
+        self._on_unused = on_unused
+        viewer.layers.events.inserted.connect(self._inserted)
+        viewer.layers.events.removed.connect(self._removed)
+        viewer.layers.events.reordered.connect(self._changed)
+        for layer in viewer.layers:
+            self._watch(layer)
+
+    def _watch(self, layer: Layer) -> None:
+        if isinstance(layer, Image):
+            layer.events.name.connect(self._changed)
+            layer.events.data.connect(self._changed)
+        elif isinstance(layer, Labels) and project_of(layer) is not None:
+            self._watch_labels(layer)
+
+    def _watch_labels(self, layer: Labels) -> None:
+        objects = layer.metadata[KEY].get("objects")
+        if objects:
+            # Paint what the sentence means, not a value that means nothing.
+            layer.selected_label = objects[0]
+        layer.events.paint.connect(self._painted)
+        # napari's own "new label" refuses everything but numpy arrays.
+        layer.bind_key("m", new_object, overwrite=True)
+
+    def _painted(self, event: Any) -> None:
+        layer = event.source
+        home = project_of(layer)
+        project = None if home is None else open_projects.get(home[0])
+        if project is None or home is None:
+            return
+        colors = object_colors(project, home[1])
+        if len(colors) != len(layer.colormap.color_dict):
+            chosen = layer.selected_label
+            layer.colormap = colors
+            layer.selected_label = chosen
+
+    def _changed(self, _event: Any = None) -> None:
+        self._on_videos()
+
+    def _inserted(self, event: Any) -> None:
+        self._watch(event.value)
+        self._on_videos()
+
+    def _removed(self, event: Any) -> None:
+        layer = event.value
+        if isinstance(layer, Image):
+            layer.events.name.disconnect(self._changed)
+            layer.events.data.disconnect(self._changed)
+        elif isinstance(layer, Labels):
+            home = project_of(layer)
+            if home is not None and home[0] not in self.projects_shown():
+                self._on_unused(home[0])
+        self._on_videos()
+
+    def videos(self) -> list[tuple[str, Image]]:
+        """Return the layers that are videos, by name, topmost first."""
+        return [
+            (layer.name, layer)
+            for layer in reversed(self.viewer.layers)
+            if isinstance(layer, Image) and source_of(layer) is not None
+        ]
+
+    def projects_shown(self) -> list[str]:
+        """Return the project folders that the viewer's layers belong to."""
+        found = (project_of(layer) for layer in self.viewer.layers if isinstance(layer, Labels))
+        return list(dict.fromkeys(home[0] for home in found if home is not None))
+
+    def labels(self, project: Project, layer_id: int) -> Labels | None:
+        """Return the labels layer that shows a layer of `project`."""
+        for layer in self.viewer.layers:
+            if isinstance(layer, Labels) and project_of(layer) == (str(project.path), layer_id):
+                return layer
+        return None
+
+    def show_prompts(
+        self, project: Project, prompts: Iterable[Prompt], video: Image | None
+    ) -> list[Labels]:
+        """Add the labels layers that are not there yet, placed as `video` is."""
+        shown = []
+        for prompt in prompts:
+            layer = self.labels(project, prompt.layer_id)
+            if layer is None:
+                data, meta, kind = label_layer(project, prompt.layer_id)
+                if video is not None and video in self.viewer.layers:
+                    meta |= {
+                        "scale": video.scale[-3:],
+                        "translate": video.translate[-3:],
+                        "units": video.units[-3:],
+                        "axis_labels": video.axis_labels[-3:],
+                    }
+                layer = self.add((data, meta, kind))
+            shown.append(layer)
+        return shown
+
+    def add(self, layer: LayerTuple) -> Any:
+        """Add a layer from its data."""
+        data, meta, kind = layer
+        made = Layer.create(data, dict(meta), kind)
+        self.viewer.add_layer(made)
+        return made
+
+    def refresh(self, project: Project | None, written: Written) -> bool:
+        """Draw a layer again if the frame that it shows was written; True if it was."""
+        layer = None if project is None else self.labels(project, written.layer_id)
+        if layer is None:
+            return False
+        displayed = self.viewer.dims.displayed
+        axis = self.viewer.dims.ndim - layer.ndim
+        if axis not in displayed:
+            shown = round(layer.world_to_data(self.viewer.dims.point)[0])
+            if not written.start <= shown < written.stop:
+                return False
+        layer.refresh(extent=False)
+        return True

@@ -1,0 +1,114 @@
+"""The only thread code of the plugin: a runner that calls back on the interface's thread.
+
+napari's ``thread_worker`` takes a RuntimeError (a full GPU is one) for "the worker was
+deleted" and then says nothing at all, never closes its generator, and redirects warnings
+for the whole process while it runs; hence this small one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
+
+from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from napari_flowrvs.presenters.job import Work, consume
+
+__all__ = ["ThreadTask", "run_in_thread"]
+
+# A task must live until its last message was delivered, whoever forgot it.
+_alive: set[ThreadTask] = set()
+
+
+class _Mailbox(QObject):
+    """Carries messages to the thread that it was made on."""
+
+    posted = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.posted.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
+
+    @Slot(object)
+    def _deliver(self, message: Callable[[], None]) -> None:
+        message()
+
+    def post(self, message: Callable[[], None]) -> None:
+        """Call `message` on the mailbox's thread, in order, soon."""
+        try:
+            self.posted.emit(message)
+        except RuntimeError:
+            # The application has gone and took the mailbox along: nobody is listening.
+            return
+
+
+class ThreadTask:
+    """Work on a thread of its own.
+
+    Parameters
+    ----------
+    work : callable
+        See :data:`napari_flowrvs.presenters.job.Work`.
+    token : CancelToken
+        Also cancelled when the application quits.
+    item, progress, done : callable
+        Called on the thread that made the task; `done` once, last.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        token: CancelToken,
+        item: Callable[[object], None],
+        progress: ProgressCallback,
+        done: Callable[[BaseException | None], None],
+    ) -> None:
+        self._mailbox = _Mailbox()
+        self._work = work
+        self._token = token
+        self._item = item
+        self._progress = progress
+        self._done = done
+        # A daemon, so that a model step of a minute does not keep a closed napari alive:
+        # the store survives being killed at any moment.
+        self._thread = threading.Thread(target=self._run, name="flowrvs", daemon=True)
+        _alive.add(self)
+        app = QCoreApplication.instance()
+        if app is not None:
+            app.aboutToQuit.connect(token.cancel)
+        self._thread.start()
+
+    def _run(self) -> None:
+        error = consume(self._work, self._token, self._post_item, self._post_progress)
+        self._mailbox.post(lambda: self._finish(error))
+
+    def _post_item(self, part: object) -> None:
+        self._mailbox.post(lambda: self._item(part))
+
+    def _post_progress(self, event: Progress) -> None:
+        self._mailbox.post(lambda: self._progress(event))
+
+    def _finish(self, error: BaseException | None) -> None:
+        _alive.discard(self)
+        app = QCoreApplication.instance()
+        if app is not None:
+            app.aboutToQuit.disconnect(self._token.cancel)
+        self._done(error)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds; True once the work has ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+
+def run_in_thread(
+    work: Work,
+    token: CancelToken,
+    *,
+    item: Callable[[object], None],
+    progress: ProgressCallback,
+    done: Callable[[BaseException | None], None],
+) -> ThreadTask:
+    """Run `work` on a thread of its own; a :class:`~napari_flowrvs.presenters.job.Runner`."""
+    return ThreadTask(work, token, item, progress, done)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flowrvs.errors import DeviceMemoryError, VideoError
+from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from napari_flowrvs.presenters.job import Failure, Job, Phase, run_here
+
+
+def record(job: Job) -> list[Any]:
+    seen: list[Any] = []
+    job.phase_changed.connect(lambda phase: seen.append(phase))
+    job.failed.connect(lambda failure: seen.append(failure))
+    job.completed.connect(lambda: seen.append("completed"))
+    job.cancelled.connect(lambda: seen.append("cancelled"))
+    return seen
+
+
+def test_runs_to_its_end() -> None:
+    job = Job(run_here)
+    seen = record(job)
+    progress: list[Progress] = []
+    job.progressed.connect(progress.append)
+    items: list[object] = []
+
+    def work(token: CancelToken, report: ProgressCallback) -> Iterator[object]:
+        assert job.phase is Phase.RUNNING
+        report(Progress(1, 2, "half"))
+        yield "a"
+        yield "b"
+
+    job.start(work, items.append)
+    assert items == ["a", "b"]
+    assert seen == [Phase.RUNNING, Phase.IDLE, "completed"]
+    assert progress == [Progress(1, 2, "half")]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a\nb"), DeviceMemoryError("full"), KeyError("x")])
+def test_every_error_is_told_and_the_job_is_free_again(error: Exception) -> None:
+    job = Job(run_here)
+    seen = record(job)
+
+    def work(token: CancelToken, report: ProgressCallback) -> Iterator[object]:
+        yield 1
+        raise error
+
+    job.start(work, lambda _: None)
+    assert seen[:2] == [Phase.RUNNING, Phase.IDLE]
+    assert isinstance(seen[2], Failure)
+    assert "\n" not in seen[2].summary
+    assert "Traceback" in seen[2].details
+    job.start(lambda token, report: iter(()), lambda _: None)
+    assert seen[-1] == "completed"
+
+
+def test_cancel_closes_the_generator_at_the_next_item() -> None:
+    job = Job(run_here)
+    seen = record(job)
+    closed: list[int] = []
+
+    def work(token: CancelToken, report: ProgressCallback) -> Iterator[object]:
+        try:
+            for i in range(100):
+                yield i
+        finally:
+            closed.append(i)
+
+    job.start(work, lambda item: job.cancel() if item == 3 else None)
+    assert closed == [3]
+    assert seen == [Phase.RUNNING, Phase.STOPPING, Phase.IDLE, "cancelled"]
+
+
+def test_replies_after_close_are_dropped() -> None:
+    waiting: list[Any] = []
+
+    class Late:
+        def wait(self, timeout: float) -> bool:
+            return False
+
+    def runner(work: Any, token: CancelToken, **callbacks: Any) -> Late:
+        waiting.append((token, callbacks))
+        return Late()
+
+    job = Job(runner)
+    seen = record(job)
+    items: list[object] = []
+    job.start(lambda token, report: iter(()), items.append)
+    assert not job.close(0)
+    token, callbacks = waiting[0]
+    assert token.cancelled
+    callbacks["item"]("late")
+    callbacks["done"](ValueError("late"))
+    assert items == []
+    assert seen == [Phase.RUNNING]
+
+
+def test_our_errors_are_shown_as_they_are_and_others_are_named() -> None:
+    assert Failure.of(VideoError("clip.mp4 is empty.")).summary == "clip.mp4 is empty."
+    assert Failure.of(ValueError("odd")).summary == "Unexpected ValueError: odd"
+    assert Failure.of(MemoryError()).summary == "Unexpected MemoryError"
