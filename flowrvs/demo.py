@@ -1,0 +1,280 @@
+"""The demo: the bundled model on the bundled clip, from sentences to a scored split.
+
+The clip is drawn from a fixed seed of the synthetic world that no model was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.data.export import export_projects
+from flowrvs.data.mevis import MevisWriter
+from flowrvs.data.synthetic import SynthClip, generate_clip
+from flowrvs.errors import InputError, StorageError
+from flowrvs.evaluation import Scores, evaluate_masks
+from flowrvs.inference import segment_into
+from flowrvs.masks.compose import paint
+from flowrvs.progress import CancelToken, ProgressCallback
+from flowrvs.records import Segmenter
+from flowrvs.store import Project
+from flowrvs.video import Video, contact_sheet, open_video, write_overlay
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["DEMO_SEED", "DemoResult", "bundled_clip", "run_demo"]
+
+DEMO_SEED = 18
+"""Look-alikes that only motion tells apart, a shape that leaves, one of another colour."""
+
+_RATE = 12.0
+_KINDS = ("appearance", "motion", "group", "none")
+_SCALE = 4
+_COLUMNS = 5
+_MARK = "Written by `flowrvs demo`"
+_README = f"""{_MARK}; running it again replaces these files.
+
+clip.mp4           the bundled clip
+clip.flowrvs       the project: sentences and masks, which napari opens
+overlay.mp4        the clip with the masks on it
+contact-sheet.png  a row a sentence: the masks over the time
+mevis/             the masks exported as a MeViS split
+truth/             the true masks of the clip as a MeViS split
+scores.json        J, F and J&F of the masks against the truth
+"""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What a demo wrote and how well the model did.
+
+    Attributes
+    ----------
+    out : Path
+        The folder.
+    files : dict of str to Path
+        What is in it, by what it is.
+    sentences : dict of str to str
+        The sentences by exp_id.
+    scores : Scores
+        Official J and F against the truth.
+    seconds : float
+        Time that the model took, loading not counted.
+    """
+
+    out: Path
+    files: dict[str, Path]
+    sentences: dict[str, str]
+    scores: Scores
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``flowrvs demo --json`` prints."""
+        return {
+            **self.scores.to_dict(),
+            "sentences": self.sentences,
+            "seconds": round(self.seconds, 2),
+            "files": {name: str(path) for name, path in self.files.items()},
+        }
+
+
+def bundled_clip() -> SynthClip:
+    """Return the clip of the demo with one sentence of each kind.
+
+    Returns
+    -------
+    SynthClip
+        33 frames of 96 x 160 pixels; sentences for one object by its looks, one by its
+        motion, several objects, and none.
+    """
+    clip = generate_clip(DEMO_SEED)
+    chosen = [
+        next(e for e in clip.expressions if e.kind == kind)
+        for kind in _KINDS
+        if any(e.kind == kind for e in clip.expressions)
+    ]
+    return SynthClip(clip.scene, tuple(chosen))
+
+
+def run_demo(
+    out: str | os.PathLike[str],
+    segmenter: Segmenter,
+    *,
+    steps: int = 1,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> DemoResult:
+    """Segment the bundled clip, export it, score it, and leave everything in a folder.
+
+    Parameters
+    ----------
+    out : path-like
+        A new or empty folder, or that of an earlier demo, which is replaced.
+    segmenter : Segmenter
+        The model, such as ``flowrvs.load("tiny")``.
+    steps : int
+        Euler steps of the flow.
+    progress : callable, optional
+        Called after every model step.
+    cancel : CancelToken, optional
+        Stops the run within one model step.
+
+    Returns
+    -------
+    DemoResult
+
+    Raises
+    ------
+    InputError
+        `out` holds something else.
+    StorageError
+        The folder cannot be written to.
+    Cancelled
+        `cancel` was set.
+    """
+    folder = _prepare(Path(out))
+    clip = bundled_clip()
+    texts = [expression.text for expression in clip.expressions]
+    files = {
+        "clip": folder / "clip.mp4",
+        "project": folder / "clip.flowrvs",
+        "overlay": folder / "overlay.mp4",
+        "contact sheet": folder / "contact-sheet.png",
+        "split": folder / "mevis" / "train",
+        "truth": folder / "truth" / "valid_u",
+        "scores": folder / "scores.json",
+    }
+    _write_truth(files["truth"], clip)
+    empty = np.zeros(clip.frames.shape[:3], np.uint8)
+    write_overlay(files["clip"], clip.frames, empty, rate=_RATE)
+    with (
+        open_video(files["clip"]) as video,
+        Project.create(files["project"], video.info, overwrite=True) as project,
+    ):
+        start = time.perf_counter()
+        for _ in segment_into(
+            project, video, texts, segmenter, steps=steps, progress=progress, cancel=cancel
+        ):
+            pass
+        seconds = time.perf_counter() - start
+        masks = _found(project, video, texts)
+        scores = evaluate_masks(
+            {
+                ("clip", str(index)): (found, clip.target(expression))
+                for index, (expression, found) in enumerate(
+                    zip(clip.expressions, masks, strict=True)
+                )
+            }
+        )
+        export_projects([project], folder / "mevis", videos=[video], overwrite=True, cancel=cancel)
+        colors = [project.objects[key].color for key in sorted(project.objects)]
+        _write_pictures(files, video.read(0, len(video)), texts, masks, colors)
+    sentences = {str(index): text for index, text in enumerate(texts)}
+    result = DemoResult(folder, files, sentences, scores, seconds)
+    with _replacing(files["scores"]) as partial:
+        partial.write_text(json.dumps(result.to_dict(), indent=1), encoding="utf-8")
+    return result
+
+
+def _prepare(folder: Path) -> Path:
+    """Make the folder and mark it as a demo's; refuse one with something else in it."""
+    mark = folder / "README.txt"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose a folder for the demo.")
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            if not mark.is_file() or not mark.read_text("utf-8", "replace").startswith(_MARK):
+                raise InputError(
+                    f"{folder} is not empty and holds no demo; choose another folder with --out."
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(_README, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to {folder}: {error.strerror}; choose another folder with --out."
+        ) from error
+    return folder
+
+
+def _write_truth(folder: Path, clip: SynthClip) -> None:
+    with MevisWriter(folder, overwrite=True) as writer:
+        writer.add_video(
+            "clip",
+            clip.frames,
+            objects=dict(enumerate(clip.masks)),
+            expressions={
+                str(i): (e.text, list(e.objects)) for i, e in enumerate(clip.expressions)
+            },
+        )
+
+
+def _found(project: Project, video: Video, texts: list[str]) -> list[npt.NDArray[np.bool_]]:
+    by_text = {expression.text: key for key, expression in project.expressions.items()}
+    return [project.expression_mask(by_text[text], 0, len(video)) for text in texts]
+
+
+def _write_pictures(
+    files: dict[str, Path],
+    frames: npt.NDArray[np.uint8],
+    texts: list[str],
+    masks: list[npt.NDArray[np.bool_]],
+    colors: list[tuple[float, float, float]],
+) -> None:
+    """Write the overlay, single objects over groups, and the contact sheet."""
+    frames = _enlarge(frames)
+    masks = [_enlarge(mask) for mask in masks]
+    by_size = sorted(range(len(masks)), key=lambda index: -int(masks[index].sum()))
+    labels = paint({i + 1: masks[i] for i in by_size}, frames.shape[:3], np.uint8)
+    write_overlay(files["overlay"], frames, labels, rate=_RATE, colors=colors)
+    rows = []
+    picked = np.linspace(0, len(frames) - 1, _COLUMNS).round().astype(int)
+    for index, text in enumerate(texts):
+        row = contact_sheet(
+            frames[picked],
+            masks[index][picked].astype(np.uint8),
+            columns=_COLUMNS,
+            colors=[colors[index]],
+        )
+        rows += [_caption(f"{text!r}", row.shape[1]), row]
+    with _replacing(files["contact sheet"]) as partial:
+        _image(np.concatenate(rows)).save(partial, format="PNG")
+
+
+def _enlarge(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array.repeat(_SCALE, axis=1).repeat(_SCALE, axis=2)
+
+
+def _caption(text: str, width: int) -> npt.NDArray[np.uint8]:
+    """Return a strip of white on black text, (28, width, 3)."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (width, 28))
+    ImageDraw.Draw(strip).text((8, 4), text, fill="white", font=ImageFont.load_default(16))
+    return np.asarray(strip)
+
+
+def _image(array: npt.NDArray[np.uint8]) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(array)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` that replaces it once it is written whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
