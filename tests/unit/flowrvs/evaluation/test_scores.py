@@ -1,0 +1,147 @@
+"""Scores of whole folders: means, missing items, odd pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowrvs.data.mevis import MevisSplit
+from flowrvs.errors import Cancelled, DatasetError, MissingPathError
+from flowrvs.evaluation import evaluate, evaluate_masks, score_masks
+from flowrvs.progress import CancelToken
+
+
+def write_truth(split_folder, out, value=255):
+    split = MevisSplit.open(split_folder)
+    for video, exp_id in split:
+        folder = out / video / exp_id
+        folder.mkdir(parents=True)
+        masks = split.target_masks(video, exp_id)
+        for frame, mask in zip(split.videos[video].frames, masks, strict=True):
+            Image.fromarray(mask.astype(np.uint8) * np.uint8(value)).save(folder / f"{frame}.png")
+    return out
+
+
+def test_the_truth_scores_one(split, tmp_path):
+    scores = evaluate(write_truth(split, tmp_path / "pred"), split)
+    assert (scores.j, scores.f, scores.j_and_f, scores.coverage) == (1, 1, 1, 1)
+    value = json.loads(json.dumps(scores.to_dict()))
+    assert list(value) == ["J", "F", "J&F", "coverage", "expressions"]
+    assert value["expressions"]["two v1.0/1"] == {"J": 1.0, "F": 1.0}
+    assert len(value["expressions"]) == 6
+
+
+def test_means_go_over_frames_then_expressions(split, tmp_path, shapes_masks):
+    pred = write_truth(split, tmp_path / "pred")
+    folder = pred / "one" / "0"
+    wrong = shapes_masks["green"]
+    for index in range(12):
+        Image.fromarray(wrong[index].astype(np.uint8)).save(folder / f"{index:05d}.png")
+    scores = evaluate(pred, split)
+    j, f = score_masks(wrong, shapes_masks["red"])
+    assert scores.expressions[0].j == pytest.approx(j) and j == 0
+    assert scores.expressions[0].f == pytest.approx(f) and 0 <= f < 1
+    assert scores.j == pytest.approx((5 + j) / 6)
+    assert scores.f == pytest.approx((5 + f) / 6)
+    assert scores.j_and_f == pytest.approx((scores.j + scores.f) / 2)
+
+
+def test_missing_items_score_zero_and_lower_the_coverage(split, tmp_path):
+    pred = write_truth(split, tmp_path / "pred")
+    shutil.rmtree(pred / "one")
+    shutil.rmtree(pred / "two v1.0" / "2")
+    (pred / "two v1.0" / "0" / "00003.png").unlink()
+    scores = evaluate(pred, split)
+    by_name = {(e.video, e.exp_id): e for e in scores.expressions}
+    assert by_name["one", "2"].j == by_name["one", "2"].f == 0
+    assert by_name["two v1.0", "2"].j == 0
+    assert by_name["two v1.0", "0"].j == pytest.approx(11 / 12)
+    assert scores.j == pytest.approx((11 / 12 + 1) / 6)
+    assert scores.coverage == pytest.approx(23 / 72)
+
+
+def test_a_mask_where_nothing_is_meant_scores_zero(split, tmp_path):
+    pred = write_truth(split, tmp_path / "pred")
+    full = np.zeros((48, 64), np.uint8)
+    full[10:20, 10:20] = 1
+    Image.fromarray(full).save(pred / "one" / "2" / "00000.png")
+    scores = evaluate(pred, split, expressions=[("one", "2")])
+    assert scores.j == pytest.approx(11 / 12)
+    assert scores.f == pytest.approx(11 / 12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+def test_any_nonzero_pixel_is_foreground_in_any_mode(split, tmp_path, mode):
+    pred = write_truth(split, tmp_path / "pred", value=1)
+    for path in pred.rglob("*.png"):
+        with Image.open(path) as picture:
+            mask = np.asarray(picture) > 0
+        if mode == "P":
+            image = Image.fromarray(mask.astype(np.uint8))
+            image.putpalette(bytes([0, 0, 0, 128, 0, 0]))
+        elif mode == "I;16":
+            image = Image.fromarray(mask.astype(np.uint16) * np.uint16(65535))
+        else:
+            image = Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).convert(mode)
+        assert image.mode == mode
+        image.save(path)
+    assert evaluate(pred, split).j_and_f == 1
+
+
+@pytest.mark.parametrize("top", ["", "Annotations/"])
+def test_the_zip_that_is_submitted_scores_the_same(split, tmp_path, top):
+    pred = write_truth(split, tmp_path / "pred")
+    (pred / "one" / "1" / "00000.png").unlink()
+    archive = tmp_path / "pred.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in pred.rglob("*.png"):
+            file.write(path, top + path.relative_to(pred).as_posix())
+    folder = pred
+    if top:
+        folder = tmp_path / "whole"
+        shutil.copytree(pred, folder / "Annotations")
+    expected = evaluate(folder, split).to_dict()
+    assert evaluate(archive, split).to_dict() == expected
+    assert 0.9 < expected["J"] < 1
+
+
+def test_unusable_predictions_get_one_line(split, tmp_path):
+    with pytest.raises(MissingPathError):
+        evaluate(tmp_path / "nowhere", split)
+    (tmp_path / "file.txt").write_text("no")
+    with pytest.raises(DatasetError, match="zip"):
+        evaluate(tmp_path / "file.txt", split)
+    pred = write_truth(split, tmp_path / "pred")
+    picture = pred / "one" / "0" / "00000.png"
+    Image.fromarray(np.zeros((64, 48), np.uint8)).save(picture)
+    with pytest.raises(DatasetError, match="48x64, the truth 64x48"):
+        evaluate(pred, split)
+    for data in (b"", b"\x89PNG\r\n\x1a\nbroken"):
+        picture.write_bytes(data)
+        with pytest.raises(DatasetError, match="readable"):
+            evaluate(pred, split)
+
+
+def test_progress_and_cancel(split, tmp_path):
+    pred = write_truth(split, tmp_path / "pred")
+    seen = []
+    evaluate(pred, split, progress=seen.append)
+    assert [event.done for event in seen] == [1, 2, 3, 4, 5, 6]
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        evaluate(pred, split, cancel=token, progress=lambda event: token.cancel())
+
+
+def test_masks_in_memory_score_as_files_do(split, tmp_path, shapes_masks):
+    pairs = {
+        ("one", "0"): (shapes_masks["green"], shapes_masks["red"]),
+        ("one", "1"): (shapes_masks["green"], shapes_masks["green"]),
+    }
+    scores = evaluate_masks(pairs)
+    assert [e.j for e in scores.expressions] == [0, 1]
+    assert scores.coverage == 1
