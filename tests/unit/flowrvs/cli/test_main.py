@@ -50,7 +50,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_no_verb_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "segment" in capsys.readouterr().err
+    assert "demo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["bogus"], ["demo", "--bogus"], ["segment"], ["demo", "--out"]])

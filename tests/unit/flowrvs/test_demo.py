@@ -1,0 +1,130 @@
+"""The demo with small numpy segmenters: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+import flowrvs
+from flowrvs.data.mevis import MevisSplit
+from flowrvs.data.synthetic import TRAINING_SEED_BASE
+from flowrvs.demo import DEMO_SEED, bundled_clip, run_demo
+from flowrvs.errors import Cancelled, InputError
+from flowrvs.progress import CancelToken
+from tests.fixtures.segmenters import ThresholdSegmenter
+
+NAMES = {
+    "README.txt",
+    "clip.flowrvs",
+    "clip.mp4",
+    "contact-sheet.png",
+    "mevis",
+    "overlay.mp4",
+    "scores.json",
+    "truth",
+}
+
+
+class Oracle:
+    """Knows the truth of the bundled clip, in windows that cover it all."""
+
+    name = "oracle"
+    window_size = 33
+    overlap = 4
+
+    def segment_window(
+        self,
+        frames: npt.NDArray[np.uint8],
+        texts: Sequence[str],
+        *,
+        steps: int = 1,
+        cancel: CancelToken | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        clip = bundled_clip()
+        truth = {e.text: clip.target(e) for e in clip.expressions}
+        for text in texts:
+            yield np.where(truth[text], 0.5, -0.5).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    run_demo(out, Oracle())
+    return out
+
+
+def test_bundled_clip_is_held_out_and_has_every_kind() -> None:
+    clip = bundled_clip()
+    assert DEMO_SEED < TRAINING_SEED_BASE
+    assert {e.kind for e in clip.expressions} == {"appearance", "motion", "group", "none"}
+    assert clip.frames.shape == (33, 96, 160, 3)
+
+
+def test_leaves_its_files_and_nothing_half_written(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == NAMES
+    scores = json.loads((finished / "scores.json").read_text())
+    assert all(Path(path).exists() for path in scores["files"].values())
+
+
+def test_truth_scores_one(finished: Path) -> None:
+    scores = json.loads((finished / "scores.json").read_text())
+    assert scores["J"] == scores["F"] == scores["J&F"] == scores["coverage"] == 1.0
+    assert len(scores["expressions"]) == len(scores["sentences"]) == 4
+
+
+def test_split_holds_what_the_model_found(finished: Path) -> None:
+    found = MevisSplit.open(finished / "mevis" / "train")
+    truth = MevisSplit.open(finished / "truth" / "valid_u")
+    texts = {e.exp: (v, k) for v, one in found.videos.items() for k, e in one.expressions.items()}
+    [(video, entry)] = truth.videos.items()
+    assert len(texts) == len(entry.expressions)
+    for exp_id, expression in entry.expressions.items():
+        masks = found.target_masks(*texts[expression.exp])
+        assert np.array_equal(masks, truth.target_masks(video, exp_id))
+
+
+def test_pictures_show_the_clip(finished: Path) -> None:
+    with flowrvs.open_video(finished / "overlay.mp4") as overlay:
+        assert overlay.info.frame_count == 33
+        assert (overlay.info.height, overlay.info.width) == (384, 640)
+    sheet = np.asarray(Image.open(finished / "contact-sheet.png").convert("RGB"))
+    assert sheet.shape[0] > 4 * 384
+    assert sheet.std() > 10
+
+
+def test_again_replaces_the_earlier_demo(finished: Path) -> None:
+    result = run_demo(finished, ThresholdSegmenter())
+    assert result.scores.j_and_f < 1
+    assert json.loads((finished / "scores.json").read_text())["J"] == result.scores.j
+    assert {path.name for path in finished.iterdir()} == NAMES
+
+
+def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_text("mine")
+    with pytest.raises(InputError, match="holds no demo"):
+        run_demo(tmp_path, Oracle())
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+    assert (tmp_path / "clip.mp4").read_text() == "mine"
+
+
+def test_file_as_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        run_demo(tmp_path / "out", Oracle())
+
+
+def test_cancelled_demo_can_be_started_again(tmp_path: Path) -> None:
+    cancel = CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        run_demo(tmp_path / "out", ThresholdSegmenter(), cancel=cancel)
+    assert not (tmp_path / "out" / "scores.json").exists()
+    run_demo(tmp_path / "out", ThresholdSegmenter())
+    assert (tmp_path / "out" / "scores.json").exists()
