@@ -56,11 +56,14 @@ class SynthExpression:
         Indices into ``scene.objects``; empty when nothing fits.
     kind : str
         One of `KINDS`.
+    says_motion : bool
+        Whether it speaks of motion, which a single frame cannot show.
     """
 
     text: str
     objects: tuple[int, ...]
     kind: str
+    says_motion: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,9 @@ def describe(
             continue
         predicate, target = pools[kind][int(rng.integers(len(pools[kind])))]
         text = _say(predicate, rng, plural=kind == "group", count=len(target))
-        result.setdefault(text, SynthExpression(text, target, kind))
+        result.setdefault(
+            text, SynthExpression(text, target, kind, predicate.motion is not None)
+        )
     return list(result.values())
 
 

@@ -1,0 +1,67 @@
+"""Sentences to embeddings: cleaning, tokens, and the zeroed padding of Wan."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+import torch
+from transformers import T5TokenizerFast, UMT5EncoderModel
+
+__all__ = ["build_word_tokenizer", "clean_prompt", "embed_tokens", "tokenize"]
+
+
+def clean_prompt(text: str) -> str:
+    r"""Clean a sentence as the model was trained on it.
+
+    HTML entities are unescaped, ``"`` and ``\`` dropped, white space collapsed
+    (FlowRVS inference, step "prompt").
+    """
+    text = html.unescape(html.unescape(text))
+    text = text.replace('"', "").replace("\\", "")
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def tokenize(
+    tokenizer: T5TokenizerFast, texts: Sequence[str], length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask of cleaned sentences, int64, shape (B, length) each."""
+    batch = tokenizer(
+        [clean_prompt(text) for text in texts],
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        add_special_tokens=True,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    return batch.input_ids, batch.attention_mask
+
+
+def embed_tokens(
+    encoder: UMT5EncoderModel, tokens: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Embeddings of tokens, zero after each sentence's true length.
+
+    Returns
+    -------
+    Tensor, shape (B, length, d_model)
+    """
+    hidden = encoder(tokens, attention_mask=mask).last_hidden_state
+    return hidden * mask.unsqueeze(-1).to(hidden.dtype)
+
+
+def build_word_tokenizer(words: Sequence[str]) -> T5TokenizerFast:
+    """A small T5 tokenizer: whole words, and letters for everything else.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Lower-case words that become one token each.
+    """
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-"
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -6.0)]
+    vocabulary += [("\u2581" + word, -2.0) for word in words]
+    vocabulary += [(letter, -8.0) for letter in letters]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)

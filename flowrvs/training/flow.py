@@ -1,0 +1,332 @@
+"""Stage 2: the flow from video latents to mask latents, steered by a sentence.
+
+The recipe is the paper's (section 3.3): the velocity objective, start-point
+augmentation, boundary-biased sampling, optionally direct video injection, averaged
+weights. A model that starts from random weights also trains its text encoder, and may
+train its matrices with Muon.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.training_utils import EMAModel
+
+from flowrvs.data.synth_language import vocabulary
+from flowrvs.models.folded_conv import use_folded_convolutions
+from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer
+from flowrvs.models.text import build_word_tokenizer, embed_tokens
+from flowrvs.models.vae import latent_statistics
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.training.config import FlowConfig, Phase
+from flowrvs.training.loop import Journal, cosine_rate, load_checkpoint, save_checkpoint
+from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
+from flowrvs.training.pool import (
+    Batch,
+    EncodedClip,
+    LatentPool,
+    encode_clip,
+    source_latents,
+    stack_pairs,
+)
+
+__all__ = ["train_flow"]
+
+#: Held-out scenes that the log's validation lines are measured on.
+_VALIDATION_SEEDS = range(900_000, 900_024)
+
+
+def train_flow(
+    config: FlowConfig,
+    *,
+    resume: bool = False,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> Path:
+    """Train stage 2 and save the pipeline.
+
+    Parameters
+    ----------
+    config : FlowConfig
+    resume : bool
+        Continue from the newest checkpoint in ``config.out``.
+    progress : callable, optional
+        Receives a `Progress` at every log line.
+    cancel : CancelToken, optional
+        Checked at every step; the state is saved before `Cancelled` is raised.
+
+    Returns
+    -------
+    Path
+        Folder of the finished pipeline in diffusers layout.
+    """
+    trainer = FlowTrainer(config, progress, cancel)
+    if resume:
+        trainer.restore(load_checkpoint(Path(config.out) / "checkpoint.pt"))
+    trainer.train()
+    return trainer.save_pipeline()
+
+
+class FlowTrainer:
+    """State of stage 2; `train_flow` drives it."""
+
+    def __init__(
+        self,
+        config: FlowConfig,
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.out = Path(config.out)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.progress = progress
+        self.cancel = cancel or CancelToken()
+        self.preset = PRESETS[config.preset]
+        self.vae = AutoencoderKLWan.from_pretrained(config.vae).to(self.device)
+        self.vae.requires_grad_(False)
+        use_folded_convolutions(self.vae)
+        self.mean, self.std = (part.to(self.device) for part in latent_statistics(self.vae))
+        self.tokenizer = build_word_tokenizer(vocabulary())
+        self.text_encoder = build_text_encoder(self.preset, len(self.tokenizer))
+        self.transformer = build_transformer(self.preset, video_injection=config.video_injection)
+        if config.initial:
+            self._load_initial(Path(config.initial))
+        self.text_encoder.to(self.device).requires_grad_(config.train_text_encoder)
+        self.transformer.to(self.device)
+        self.parameters = [p for p in self._all_parameters() if p.requires_grad]
+        self.optimizers, self.rates = self._build_optimizers()
+        self.ema = EMAModel(
+            self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75
+        )
+        self.step = 0
+        self.total = sum(phase.steps for phase in config.phases)
+        self.journal = Journal(self.out)
+
+    def _load_initial(self, folder: Path) -> None:
+        from diffusers import WanTransformer3DModel
+        from transformers import UMT5EncoderModel
+
+        source = WanTransformer3DModel.from_pretrained(folder / "transformer")
+        state = dict(source.state_dict())
+        weight = state["patch_embedding.weight"]
+        wanted = self.transformer.config.in_channels
+        if weight.shape[1] < wanted:
+            # DVI starts from weights without it: its new inputs begin at zero.
+            extra = weight.new_zeros(weight.shape[0], wanted - weight.shape[1], *weight.shape[2:])
+            state["patch_embedding.weight"] = torch.cat([weight, extra], dim=1)
+        self.transformer.load_state_dict(state)
+        text = UMT5EncoderModel.from_pretrained(folder / "text_encoder")
+        self.text_encoder.load_state_dict(text.state_dict())
+
+    def _all_parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.transformer.parameters(), *self.text_encoder.parameters()]
+
+    def _build_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[float]]:
+        config = self.config
+        matrices: list[torch.nn.Parameter] = []
+        if config.matrix_learning_rate > 0:
+            matrices = [p for p in self.transformer.blocks.parameters() if p.ndim == 2]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in self.parameters if id(p) not in taken]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                rest,
+                lr=config.learning_rate,
+                betas=(0.9, 0.98),
+                weight_decay=config.weight_decay,
+            )
+        ]
+        rates = [config.learning_rate]
+        if matrices:
+            optimizers.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=config.matrix_learning_rate,
+                    weight_decay=config.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+            rates.append(config.matrix_learning_rate)
+        return optimizers, rates
+
+    def train(self) -> None:
+        """Run the phases from the present step on."""
+        clock = ProgressClock(self.total, self.step)
+        first = 0
+        for phase in self.config.phases:
+            if self.step < first + phase.steps:
+                self._run_phase(phase, first + phase.steps, clock)
+            first += phase.steps
+
+    def _run_phase(self, phase: Phase, stop: int, clock: ProgressClock) -> None:
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.step])
+        settings = {
+            "frames": phase.frames,
+            "expressions": config.expressions,
+            "length": self.preset.max_sequence_length,
+            "autocast": config.autocast,
+        }
+        pool = LatentPool(self.vae, self.tokenizer, config.pool_size, rng, **settings)
+        validation = self._validation_clips(settings)
+        pool.refresh(min(config.pool_size, 4 * phase.batch))
+        while self.step < stop:
+            if self.cancel.cancelled:
+                self.save()
+                self.cancel.raise_if_cancelled()
+            # A pool that is still small is filled faster, so that early batches do
+            # not repeat the same few scenes.
+            filling = len(pool) < config.pool_size
+            pool.refresh(config.refresh * (2 if filling else 1))
+            loss = self._loss(pool.draw(phase.batch))
+            self._update(loss)
+            self.step += 1
+            event = clock.advance(f"flow step {self.step}")
+            if self.step % config.log_every == 0:
+                self.journal.report(step=self.step, frames=phase.frames)
+                if self.progress is not None:
+                    self.progress(event)
+            if self.step % config.save_every == 0 or self.step == stop:
+                self.save()
+                self.journal.add(**self.validate(validation))
+                self.journal.report(step=self.step, validation=True)
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        config = self.config
+        start = source_latents(
+            batch.moments.to(self.device),
+            self.mean,
+            self.std,
+            sample=config.start_point_augmentation,
+        )
+        end = batch.targets.to(self.device)
+        times = sample_timesteps(
+            len(start), config.boundary_probability, config.time_power, self.device
+        )
+        velocity = self._velocity(interpolate(start, end, times), start, times, batch)
+        loss = flow_loss(
+            velocity, start, end, batch.objects.to(self.device), config.object_weight
+        )
+        self.journal.add(loss=loss.item())
+        return loss
+
+    def _velocity(
+        self, state: torch.Tensor, start: torch.Tensor, times: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        inputs = torch.cat([state, start], dim=1) if self.config.video_injection else state
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+            embeddings = embed_tokens(
+                self.text_encoder, batch.tokens.to(self.device), batch.mask.to(self.device)
+            )
+            velocity = self.transformer(inputs, times, embeddings, return_dict=False)[0]
+        return velocity.float()
+
+    def _update(self, loss: torch.Tensor) -> None:
+        factor = cosine_rate(self.step, self.total, self.config.warmup)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.ema.step(self.parameters)
+        self.journal.add_only(norm=float(norm))
+
+    def _validation_clips(self, settings: dict[str, Any]) -> list[EncodedClip]:
+        rng = np.random.default_rng(0)
+        return [
+            encode_clip(self.vae, self.tokenizer, seed, rng, **settings)
+            for seed in _VALIDATION_SEEDS
+        ]
+
+    @torch.no_grad()
+    def validate(self, clips: list[EncodedClip]) -> dict[str, float]:
+        """One-step error on held-out scenes, by kind, relative to answering "nothing".
+
+        The error is taken in cells with objects only. 0 is perfect; 1 is no better than
+        predicting an empty mask everywhere ("none" is relative to the mean target).
+        """
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+        sums: dict[str, float] = {}
+        scale: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        pairs = [(clip, i) for clip in clips for i in range(min(len(clip.kinds), 5))]
+        for first in range(0, len(pairs), 16):
+            batch = stack_pairs(pairs[first : first + 16])
+            start = source_latents(
+                batch.moments.to(self.device), self.mean, self.std, sample=False
+            )
+            times = torch.full((len(start),), 1000.0, device=self.device)
+            end = start - self._velocity(start, start, times, batch)
+            cells = batch.objects.to(self.device).unsqueeze(1)
+            empty = self._empty_latent(batch.targets.shape[2:]).to(self.device)
+            error = ((end - batch.targets.to(self.device)).square() * cells).sum((1, 2, 3, 4))
+            spread = ((empty - batch.targets.to(self.device)).square() * cells).sum((1, 2, 3, 4))
+            for row, kind in enumerate(batch.kinds):
+                sums[kind] = sums.get(kind, 0.0) + float(error[row])
+                scale[kind] = scale.get(kind, 0.0) + float(spread[row])
+                counts[kind] = counts.get(kind, 0) + 1
+        self.ema.restore(self.parameters)
+        typical = sum(scale.values()) / max(sum(n for k, n in counts.items() if k != "none"), 1)
+        return {
+            kind: sums[kind] / (scale[kind] if kind != "none" else typical * counts[kind])
+            for kind in sums
+            if kind == "none" or scale[kind] > 0
+        }
+
+    @torch.no_grad()
+    def _empty_latent(self, shape: torch.Size) -> torch.Tensor:
+        from flowrvs.models.vae import encode_moments, spatial_factor, temporal_factor
+
+        frames = 1 + (shape[0] - 1) * temporal_factor(self.vae)
+        size = (shape[1] * spatial_factor(self.vae), shape[2] * spatial_factor(self.vae))
+        if getattr(self, "_empty", None) is None or self._empty.shape[2:] != shape:
+            video = torch.full((1, 3, frames, *size), -1.0, device=self.device)
+            self._empty = encode_moments(self.vae, video)[:, : self.vae.config.z_dim].float()
+        return self._empty
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(
+            self.out / "checkpoint.pt",
+            {
+                "step": self.step,
+                "transformer": self.transformer.state_dict(),
+                "text_encoder": self.text_encoder.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "ema": self.ema.state_dict(),
+            },
+        )
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint of the same config."""
+        self.step = int(state["step"])
+        self.transformer.load_state_dict(state["transformer"])
+        self.text_encoder.load_state_dict(state["text_encoder"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.ema.load_state_dict(state["ema"])
+
+    def save_pipeline(self) -> Path:
+        """Save the averaged weights as a pipeline in diffusers layout."""
+        from flowrvs.pipelines import FlowRVSPipeline
+
+        self.ema.copy_to(self.parameters)
+        pipeline = FlowRVSPipeline.from_parts(
+            transformer=self.transformer,
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            preset=self.preset,
+        )
+        target = self.out / "pipeline"
+        pipeline.save_pretrained(target)
+        return target

@@ -1,0 +1,248 @@
+"""Stage 1: a VAE for pictures and masks, then its mask decoder.
+
+The mask decoder is tuned with the encoder frozen: mask -> encode -> sample -> decode
+-> logits (paper, section on VAE tuning; arXiv 2510.06139). It sees the unclamped
+decoder output: the stock clamp has no gradient beyond [-1, 1].
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+from flowrvs.models.folded_conv import use_folded_convolutions
+from flowrvs.models.presets import PRESETS, build_vae
+from flowrvs.models.vae import decode_frames, encode_moments
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.training.config import Phase, VaeConfig
+from flowrvs.training.loop import Journal, cosine_rate, load_checkpoint, save_checkpoint
+from flowrvs.training.samples import mask_clips, picture_clips
+
+__all__ = ["train_vae"]
+
+# The decoder's logits are clamped to [-1, 1] at inference, where only the sign
+# counts; training stretches them so that the loss sees a full-range probability.
+_LOGIT_SCALE = 6.0
+
+
+def train_vae(
+    config: VaeConfig,
+    *,
+    resume: bool = False,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> Path:
+    """Train stage 1 and save the VAE with its mask decoder.
+
+    Parameters
+    ----------
+    config : VaeConfig
+    resume : bool
+        Continue from the newest checkpoint in ``config.out``.
+    progress : callable, optional
+        Receives a `Progress` at every log line.
+    cancel : CancelToken, optional
+        Checked at every step; the state is saved before `Cancelled` is raised.
+
+    Returns
+    -------
+    Path
+        Folder of the finished VAE in diffusers layout.
+    """
+    return _VaeTrainer(config, progress, cancel).run(resume)
+
+
+class _VaeTrainer:
+    def __init__(
+        self, config: VaeConfig, progress: ProgressCallback | None, cancel: CancelToken | None
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.out = Path(config.out)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.progress = progress
+        self.cancel = cancel or CancelToken()
+        self.vae = build_vae(PRESETS[config.preset]).to(self.device)
+        use_folded_convolutions(self.vae)
+        self.plan = [("picture", phase) for phase in config.phases]
+        self.plan += [("mask", phase) for phase in config.mask_phases]
+        total = sum(phase.steps for _, phase in self.plan)
+        self.clock = ProgressClock(total)
+        self.journal = Journal(self.out)
+        self.mask_vae: AutoencoderKLWan | None = None
+
+    def run(self, resume: bool) -> Path:
+        state = load_checkpoint(self.out / "checkpoint.pt") if resume else None
+        done = int(state["step"]) if state else 0
+        stages = {
+            "picture": sum(p.steps for p in self.config.phases),
+            "mask": sum(p.steps for p in self.config.mask_phases),
+        }
+        first = 0
+        for stage, total in stages.items():
+            if stage == "mask":
+                self._begin_mask_stage(state)
+            elif state is not None:
+                self.vae.load_state_dict(state["vae"])
+            if done < first + total:
+                self._train_stage(stage, first, total, done, state)
+            first += total
+        assert self.mask_vae is not None
+        target = self.out / "vae"
+        self.mask_vae.save_pretrained(target)
+        self.vae.save_pretrained(self.out / "vae_rgb")
+        return target
+
+    def _begin_mask_stage(self, state: dict | None) -> None:
+        mean, std = self._measure_latents()
+        self.vae.register_to_config(latents_mean=mean, latents_std=std)
+        self.mask_vae = mask_vae_from(self.vae, PRESETS[self.config.preset].vae)
+        if state is not None and "mask_vae" in state:
+            self.mask_vae.load_state_dict(state["mask_vae"])
+        self.mask_vae.to(self.device)
+        use_folded_convolutions(self.mask_vae)
+
+    def _train_stage(
+        self, stage: str, first: int, total: int, done: int, state: dict | None
+    ) -> None:
+        if stage == "picture":
+            parameters = list(self.vae.parameters())
+        else:
+            assert self.mask_vae is not None
+            self.mask_vae.requires_grad_(False)
+            parameters = [
+                *self.mask_vae.decoder.parameters(),
+                *self.mask_vae.post_quant_conv.parameters(),
+            ]
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        peak = (
+            self.config.learning_rate if stage == "picture" else self.config.mask_learning_rate
+        )
+        optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=1e-4)
+        if state is not None and state["stage"] == stage and done > first:
+            optimizer.load_state_dict(state["optimizer"])
+        self.clock.done = max(self.clock.done, done)
+        for local in range(max(done - first, 0), total):
+            step = first + local
+            if self.cancel.cancelled:
+                self._save(step, stage, optimizer)
+                self.cancel.raise_if_cancelled()
+            for group in optimizer.param_groups:
+                group["lr"] = peak * cosine_rate(local, total, self.config.warmup)
+            rng = np.random.default_rng([self.config.seed, step])
+            phase = self._phase(stage, local)
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.config.autocast
+            ):
+                loss, values = (
+                    self._picture_loss(rng, phase) if stage == "picture"
+                    else self._mask_loss(rng, phase)
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            self.journal.add(**values)
+            event = self.clock.advance(f"{stage} step {step + 1}")
+            if (step + 1) % self.config.log_every == 0:
+                self.journal.report(stage=stage, step=step + 1)
+                if self.progress is not None:
+                    self.progress(event)
+            if (step + 1) % self.config.save_every == 0 or local + 1 == total:
+                self._save(step + 1, stage, optimizer)
+
+    def _phase(self, stage: str, local: int) -> Phase:
+        for name, phase in self.plan:
+            if name != stage:
+                continue
+            if local < phase.steps:
+                return phase
+            local -= phase.steps
+        raise AssertionError("step beyond the plan")
+
+    def _picture_loss(
+        self, rng: np.random.Generator, phase: Phase
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        video = picture_clips(rng, phase, self.config.mask_share).to(self.device)
+        posterior = DiagonalGaussianDistribution(encode_moments(self.vae, video).float())
+        decoded = decode_frames(self.vae, posterior.sample(), clamp=False).float()
+        reconstruction = F.l1_loss(decoded, video) + F.mse_loss(decoded, video)
+        kl = 0.5 * (
+            posterior.mean.square() + posterior.var - 1.0 - posterior.logvar
+        ).mean()
+        loss = reconstruction + self.config.kl_weight * kl
+        return loss, {"reconstruction": reconstruction.item(), "kl": kl.item()}
+
+    def _mask_loss(
+        self, rng: np.random.Generator, phase: Phase
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        assert self.mask_vae is not None
+        truth = mask_clips(rng, phase).to(self.device)
+        with torch.no_grad():
+            video = truth.repeat(1, 3, 1, 1, 1).mul(2).sub(1)
+            moments = encode_moments(self.mask_vae, video).float()
+            latents = DiagonalGaussianDistribution(moments).sample()
+            # The amount varies, so that clean latents stay in the training set.
+            amount = torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
+            latents += 2 * self.config.latent_noise * amount * torch.randn_like(latents)
+        logits = _LOGIT_SCALE * decode_frames(self.mask_vae, latents, clamp=False).float()
+        bce = F.binary_cross_entropy_with_logits(logits, truth)
+        probability = logits.sigmoid()
+        overlap = (probability * truth).sum((1, 2, 3, 4))
+        size = (probability + truth).sum((1, 2, 3, 4))
+        dice = 1 - ((2 * overlap + 1) / (size + 1)).mean()
+        with torch.no_grad():
+            hit = ((logits > 0) & (truth > 0.5)).sum((1, 2, 3, 4)).float()
+            union = ((logits > 0) | (truth > 0.5)).sum((1, 2, 3, 4)).float()
+            iou = ((hit + 1e-6) / (union + 1e-6)).mean()
+        return bce + dice, {"bce": bce.item(), "dice": dice.item(), "iou": iou.item()}
+
+    @torch.no_grad()
+    def _measure_latents(self) -> tuple[list[float], list[float]]:
+        """Channel means and deviations of picture latents, for the VAE's config."""
+        rng = np.random.default_rng([self.config.seed, 2**31])
+        phases = self.config.phases or (Phase(1, 5, 4),)
+        phase = Phase(1, max(p.frames for p in phases), 16)
+        means = encode_moments(self.vae, picture_clips(rng, phase, 0.0).to(self.device))
+        means = means[:, : self.vae.config.z_dim].float()
+        flat = means.transpose(0, 1).flatten(1)
+        return flat.mean(1).tolist(), flat.std(1).clamp_min(1e-3).tolist()
+
+    def _save(self, step: int, stage: str, optimizer: torch.optim.Optimizer) -> None:
+        state = {
+            "step": step,
+            "stage": stage,
+            "vae": self.vae.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        if self.mask_vae is not None:
+            state["mask_vae"] = self.mask_vae.state_dict()
+        save_checkpoint(self.out / "checkpoint.pt", state)
+
+
+def mask_vae_from(vae: AutoencoderKLWan, config: dict) -> AutoencoderKLWan:
+    """Copy a picture VAE into one with a single output channel.
+
+    Everything is copied but the last convolution, which starts as the mean over the
+    colour channels: a decoded mask is then right from the first step.
+    """
+    patch = int(vae.config.patch_size or 1)
+    settings = copy.deepcopy(config) | {
+        "out_channels": patch * patch,
+        "latents_mean": list(vae.config.latents_mean),
+        "latents_std": list(vae.config.latents_std),
+    }
+    target = AutoencoderKLWan(**settings)
+    state = dict(vae.state_dict())
+    for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
+        value = state[name]
+        state[name] = value.view(3, patch * patch, *value.shape[1:]).mean(0)
+    target.load_state_dict(state)
+    return target
