@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         cancel = stack.enter_context(cancel_on_interrupt())
         progress = stack.enter_context(progress_line())
-        projects = [stack.enter_context(Project.open(path)) for path in args.projects]
+        projects = [
+            stack.enter_context(Project.open(path, read_only=True)) for path in args.projects
+        ]
         result = export_projects(
             projects,
             args.to,

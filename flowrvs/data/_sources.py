@@ -13,7 +13,6 @@ from PIL import Image
 
 from flowrvs.data._frames import Frame
 from flowrvs.data._names import frame_names, is_safe_name, sorted_and_unique
-from flowrvs.errors import ProjectError
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken
 
@@ -112,14 +111,8 @@ def collect(projects: Sequence[Project], videos: Sequence[Video]) -> list[Source
     taken: set[str] = set()
     for project, video in zip(projects, videos, strict=True):
         info = project.video
-        made_for = (info.frame_count, info.height, info.width)
-        if made_for != (len(video), video.info.height, video.info.width):
-            raise ProjectError(
-                f"The video of {project.path} is now {len(video)} frames of "
-                f"{video.info.width}x{video.info.height}, the project was made for "
-                f"{info.frame_count} of {info.width}x{info.height}; give it the right video."
-            )
-        key = (info.fingerprint, *made_for)
+        project.check_video(video.info)
+        key = (info.fingerprint, info.frame_count, info.height, info.width)
         source = by_content.get(key) if info.fingerprint else None
         if source is None:
             source = Source(_unused(_video_name(project), taken), video, _frame_names(video))

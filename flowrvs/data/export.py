@@ -118,9 +118,15 @@ def _open_videos(
                 raise ProjectError(
                     f"{project.path} was made from an array in memory; hand its frames in as well."
                 )
-            video = stack.enter_context(open_video(project.video.path))
+            video = stack.enter_context(open_video(_find(project, project.video.path)))
         opened.append(video)
     return opened
+
+
+def _find(project: Project, path: str) -> str:
+    """Return where the video lies: where it was, or beside a project that was moved."""
+    beside = Path(project.path).parent / Path(path).name
+    return str(beside) if not Path(path).exists() and beside.exists() else path
 
 
 def _keep_apart(target: Path, projects: Sequence[Project]) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -202,13 +203,22 @@ def _predict_video(
 
     entry = source.videos[name]
     texts = [entry.expressions[exp_id].exp for exp_id in exp_ids]
+    for exp_id, text in zip(exp_ids, texts, strict=True):
+        if not text.strip():
+            raise DatasetError(
+                f"Expression {exp_id!r} of {name!r} in {source.folder} is empty; "
+                "run 'flowrvs check' on the split."
+            )
     try:
         for exp_id in exp_ids:
             (root / name / exp_id).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, root) from error
-    with _open(source, name) as video:
-        for part in segment(video, texts, segmenter, steps=steps, cancel=cancel):
+    with (
+        _open(source, name) as video,
+        closing(segment(video, texts, segmenter, steps=steps, cancel=cancel)) as parts,
+    ):
+        for part in parts:
             folder = root / name / exp_ids[part.expression]
             for offset, mask in enumerate(part.masks):
                 frame = entry.frames[part.start + offset]
