@@ -1,0 +1,269 @@
+"""A video file as random access to frames, shared by threads.
+
+A :class:`VideoFile` lends out a few decoders, so that a job reading in order and a person
+looking around do not throw each other back to a keyframe, and keeps the frames that were
+decoded last.
+
+Damage. A packet is damaged when the decoder fails on it, reports errors in its picture, or
+when the container says that bytes are missing. Its frame, and every frame that may refer
+to it (what follows up to the next keyframe), is refused with a `VideoError` that names the
+readable frames around it; with ``damaged="repeat"`` the last good frame stands in for it,
+and a warning says so. Flipped bits that still make sense to the decoder cannot be noticed
+by anyone: most video codecs carry no checksums.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from flowrvs.errors import VideoError
+from flowrvs.video.cache import DEFAULT_CACHE_BYTES, FrameCache
+from flowrvs.video.decode import Cursor, orientation_of, turn
+from flowrvs.video.index import build_index
+
+__all__ = ["VideoFile"]
+
+MAX_CURSORS = 3
+# Frames before a requested one that are kept when a decoder passes over them, so that
+# stepping backwards does not start at the keyframe each time.
+KEPT_BEHIND = 32
+# Frames after a requested one at which a decoder that shows it late is given up.
+LATE = 16
+
+
+class VideoFile:
+    """A video file, readable frame by frame from any thread.
+
+    Parameters
+    ----------
+    path : str
+        A local file.
+    damaged : {"raise", "repeat"}
+        What to do about frames that cannot be decoded, see the top of this module.
+    cache_bytes : int
+        Memory for decoded frames.
+
+    Attributes
+    ----------
+    index : PacketIndex
+        The packets of the file.
+    height, width : int
+        Size after rotation.
+    """
+
+    def __init__(
+        self, path: str, *, damaged: str = "raise", cache_bytes: int = DEFAULT_CACHE_BYTES
+    ) -> None:
+        self.path = path
+        self.index = build_index(path)
+        self._name = os.path.basename(path)
+        self._repeat = damaged == "repeat"
+        self._cache: FrameCache[VideoFrame] = FrameCache(cache_bytes)
+        self._threads = min(8, os.cpu_count() or 1)
+        self._pool = threading.Condition()
+        self._idle: list[Cursor] = []
+        self._lent = 0
+        self._closed = False
+        self._damaged: set[int] = set()
+        # Keyframes whose frames are only trusted to a decoder with a single thread.
+        self._careful: set[int] = set()
+        self._careful_cursor: Cursor | None = None
+        self._careful_lock = threading.Lock()
+        self._local = threading.local()
+        first = next((f for n in range(len(self)) for f in self._get(n, n + 1) if f), None)
+        if first is None:
+            self.close()
+            raise VideoError(f"{path} holds no frame that can be decoded; it is damaged.")
+        self._orientation = orientation_of(first)
+        self._coded = (first.height, first.width)
+        self.height, self.width = self._coded[::-1] if self._orientation[0] else self._coded
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def damaged_frames(self) -> frozenset[int]:
+        """Frames found damaged so far."""
+        return frozenset(self._damaged)
+
+    def close(self) -> None:
+        """Close the file; readers in other threads end with a `VideoError`."""
+        with self._pool:
+            self._closed = True
+            cursors, self._idle = self._idle, []
+            self._pool.notify_all()
+        with self._careful_lock:
+            if self._careful_cursor is not None:
+                cursors.append(self._careful_cursor)
+                self._careful_cursor = None
+        for cursor in cursors:
+            cursor.close()
+        self._cache.clear()
+
+    def read_into(self, out: npt.NDArray[np.uint8], start: int) -> None:
+        """Write the frames from `start` on into `out`, uint8 of shape (n, H, W, 3).
+
+        Raises
+        ------
+        VideoError
+            A frame is damaged, the pictures change their size, or the file is closed.
+        """
+        stop = start + len(out)
+        # A few at a time, so that a long read holds few frames outside the cache.
+        for at in range(start, stop, 8):
+            frames = self._get(at, min(stop, at + 8))
+            for n, frame in enumerate(frames, at):
+                out[n - start] = self._stand_in(n) if frame is None else self._rgb(n, frame)
+
+    def _stand_in(self, n: int) -> npt.NDArray[np.uint8]:
+        """Return the picture for a damaged frame, or raise."""
+        good = (i for i in range(n, -1, -1) if i not in self._damaged)
+        before = next(good, None)
+        after = next((i for i in range(n, len(self)) if i not in self._damaged), None)
+        if not self._repeat:
+            known = [f"up to {before}"] * (before is not None)
+            known += [f"from {after} on"] * (after is not None)
+            raise VideoError(
+                f"Frame {n} of {self._name} is damaged (frames {' and '.join(known)} may be "
+                "read); choose a range without it or get another copy of the file."
+            )
+        source = before if before is not None else after
+        if source is None:
+            raise VideoError(f"No frame of {self._name} can be decoded; get another copy.")
+        frame = self._get(source, source + 1)[0]
+        if frame is None:
+            return self._stand_in(n)
+        warnings.warn(
+            f"Frame {n} of {self._name} is damaged; frame {source} is shown.", stacklevel=4
+        )
+        return self._rgb(source, frame)
+
+    def _rgb(self, n: int, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        if (frame.height, frame.width) != self._coded:
+            raise VideoError(
+                f"{self._name} changes its size at frame {n} to {frame.width}x{frame.height}; "
+                "cut it there into two videos."
+            )
+        formatter = getattr(self._local, "formatter", None)
+        if formatter is None:
+            formatter = self._local.formatter = VideoReformatter()
+        picture = formatter.reformat(frame, format="rgb24").to_ndarray()
+        return turn(cast("npt.NDArray[np.uint8]", picture), self._orientation)
+
+    def _get(self, start: int, stop: int) -> list[VideoFrame | None]:
+        """Return decoded frames; None in the place of damaged ones."""
+        found: dict[int, VideoFrame] = {}
+        for n in range(start, stop):
+            if (frame := self._cache.get(n)) is not None:
+                found[n] = frame
+        missing = [n for n in range(start, stop) if n not in found]
+        if missing:
+            with self._cursor(missing[0]) as cursor:
+                for n in missing:
+                    if n not in self._damaged:
+                        self._decode(cursor, n, found)
+        return [found.get(n) for n in range(start, stop)]
+
+    def _decode(self, cursor: Cursor, n: int, found: dict[int, VideoFrame]) -> None:
+        k = self.index.start_for(n)
+        if k not in self._careful:
+            from_keyframe = n - int(self.index.position[self.index.keyframes[k]])
+            if cursor.errors or cursor.distance(n) > from_keyframe + 8:
+                cursor.go(k)
+            while (step := cursor.next()) is not None and not cursor.errors:
+                self._keep(step, n, found)
+                if step[0] == n:
+                    return
+                if step[0] > n:
+                    break
+            # The frames before an error may come from the same confused decoder.
+            self._careful.add(k)
+        with self._careful_lock:
+            self._decode_carefully(n, k, found)
+
+    def _decode_carefully(self, n: int, k: int, found: dict[int, VideoFrame]) -> None:
+        """Decode frame `n` with one thread, or find out that it is damaged.
+
+        Where a stream refreshes gradually, pictures come out only some way behind a
+        keyframe, so earlier ones are tried before a frame is given up.
+        """
+        self._refuse_closed()
+        if self._careful_cursor is None:
+            self._careful_cursor = Cursor(self.path, self.index, threads=1)
+        cursor = self._careful_cursor
+        ordinal = int(self.index.order[n])
+        backs = [b for b in (0, 1, 2, 4, 8, 16) if b <= k]
+        if k <= 32 and k not in backs:
+            backs.append(k)
+        for back in backs:
+            if back or cursor.errors or cursor.distance(n) == float("inf"):
+                cursor.go(k - back)
+            while (step := cursor.next()) is not None:
+                if not cursor.errors or step[0] == n:
+                    self._keep(step, n, found)
+                if step[0] == n or step[0] > n + LATE:
+                    break
+            bad = [e for e in cursor.errors if e <= ordinal]
+            if bad:
+                self._damaged.update(self.index.spoiled_by(min(bad)))
+                break
+            if n in found:
+                return
+        self._damaged.add(n)
+        found.pop(n, None)
+
+    def _keep(self, step: tuple[int, VideoFrame], n: int, found: dict[int, VideoFrame]) -> None:
+        position, frame = step
+        if n - KEPT_BEHIND <= position <= n and position not in self._damaged:
+            self._cache.put(position, frame, sum(plane.buffer_size for plane in frame.planes))
+            if position == n:
+                found[n] = frame
+
+    @contextmanager
+    def _cursor(self, frame: int) -> Iterator[Cursor]:
+        """Lend a decoder: the one that is nearest before `frame`, else another one."""
+        with self._pool:
+            while not self._closed and not self._idle and self._lent >= MAX_CURSORS:
+                self._pool.wait()
+            self._refuse_closed()
+            cursor = min(self._idle, key=lambda c: c.distance(frame), default=None)
+            if cursor is not None and cursor.distance(frame) > 2 * KEPT_BEHIND:
+                full = self._lent + len(self._idle) >= MAX_CURSORS
+                cursor = self._idle[0] if full else None
+            if cursor is not None:
+                self._idle.remove(cursor)
+            self._lent += 1
+        healthy = False
+        try:
+            if cursor is None:
+                cursor = Cursor(self.path, self.index, self._threads)
+            yield cursor
+            healthy = True
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(
+                f"{self.path} can no longer be read ({error.strerror}); is it still there?"
+            ) from error
+        finally:
+            with self._pool:
+                self._lent -= 1
+                if cursor is not None:
+                    if healthy and not self._closed:
+                        self._idle.append(cursor)
+                    else:
+                        cursor.close()
+                self._pool.notify()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise VideoError(f"{self._name} was closed; open it again.")

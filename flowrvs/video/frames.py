@@ -1,0 +1,352 @@
+"""`open_video` and the `Video` that it returns: the one way in for every kind of source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, TypeGuard
+
+import av
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.errors import VideoError
+from flowrvs.records import VideoInfo
+from flowrvs.video.arrays import ArrayFrames, open_npy, open_tiff, open_zarr
+from flowrvs.video.cache import DEFAULT_CACHE_BYTES
+from flowrvs.video.file import VideoFile
+from flowrvs.video.images import ImageFiles
+from flowrvs.video.probe import fingerprint, incomplete, kind_of, list_images
+
+__all__ = ["Video", "open_video"]
+
+# A dask chunk larger than this would be decoded whole for one window of 4K video.
+MAX_CHUNK_BYTES = 128 * 2**20
+
+
+class _Source(Protocol):
+    height: int
+    width: int
+
+    def __len__(self) -> int: ...
+    def read_into(self, out: npt.NDArray[np.uint8], start: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Video:
+    """A video, whatever it is stored as: native frames as RGB, on request.
+
+    Made by :func:`open_video`; a context manager. All methods may be called from any
+    thread. It can be pickled where its source is a path: the copy opens the file again.
+
+    Attributes
+    ----------
+    info : VideoInfo
+        What it is.
+    frames : dask.array.Array, shape (T, H, W, 3), uint8
+        The frames, lazily; several frames a chunk. Slicing reads only what is asked for.
+    """
+
+    def __init__(
+        self, source: _Source, info: VideoInfo, chunk: int, recipe: dict[str, Any] | None = None
+    ) -> None:
+        self.info = info
+        self._source: _Source | None = source
+        self._recipe = recipe
+        frame_bytes = info.height * info.width * 3
+        chunk = max(1, min(chunk, MAX_CHUNK_BYTES // frame_bytes, info.frame_count))
+        self.frames: da.Array = da.from_array(
+            _Lazy(self),
+            chunks=(chunk, info.height, info.width, 3),
+            name=False,
+            asarray=False,
+            fancy=False,
+            meta=np.empty((0, 0, 0, 0), np.uint8),
+        )
+
+    def __len__(self) -> int:
+        return self.info.frame_count
+
+    def __repr__(self) -> str:
+        i = self.info
+        return f"<Video {i.path or 'array'}: {i.frame_count} frames of {i.width}x{i.height}>"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, 3)."""
+        return self.info.frame_count, self.info.height, self.info.width, 3
+
+    @property
+    def times(self) -> npt.NDArray[np.float64] | None:
+        """Presentation time of every frame in seconds; None where frames have no times."""
+        return self._source.index.times if isinstance(self._source, VideoFile) else None
+
+    @property
+    def damaged_frames(self) -> frozenset[int]:
+        """Frames found damaged so far."""
+        known = isinstance(self._source, VideoFile)
+        return self._source.damaged_frames if known else frozenset()  # type: ignore[union-attr]
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Read consecutive frames, exactly; the fastest way when called in order.
+
+        Parameters
+        ----------
+        start, stop : int
+            First native frame index and one past the last, ``0 <= start <= stop <= T``.
+
+        Returns
+        -------
+        ndarray of uint8, shape (stop - start, H, W, 3)
+
+        Raises
+        ------
+        VideoError
+            The range is not in the video, a frame is damaged, or the video is closed.
+        """
+        start, stop = int(start), int(stop)
+        if not 0 <= start <= stop <= len(self):
+            raise VideoError(
+                f"Frames {start} to {stop} were asked for, but the video has 0 to {len(self)}."
+            )
+        source = self._source
+        if source is None:
+            raise VideoError(f"{self.info.path or 'The video'} was closed; open it again.")
+        out = np.empty((stop - start, *self.shape[1:]), np.uint8)
+        source.read_into(out, start)
+        return out
+
+    def close(self) -> None:
+        """Close the files beneath; `frames` can no longer be computed."""
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._recipe is None:
+            raise TypeError("A Video over an array in memory cannot be pickled.")
+        return _reopen, (self._recipe,)
+
+
+def _reopen(recipe: dict[str, Any]) -> Video:
+    return open_video(**recipe)
+
+
+class _Lazy:
+    """The duck array beneath `Video.frames`: numpy slices, read on request."""
+
+    ndim = 4
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, video: Video) -> None:
+        self._video = video
+        self.shape = video.shape
+
+    def __getitem__(self, index: Any) -> npt.NDArray[np.uint8]:
+        index = index if isinstance(index, tuple) else (index,)
+        time, rest = (index[0], index[1:]) if index else (slice(None), ())
+        if isinstance(time, (int, np.integer)):
+            n = int(time) % len(self._video) if time < 0 else int(time)
+            return self._video.read(n, n + 1)[0][rest]
+        wanted = range(*time.indices(len(self._video)))
+        if not wanted:
+            return np.empty((0, *self.shape[1:]), np.uint8)[(slice(None), *rest)]
+        low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1
+        if abs(wanted.step) == 1:
+            frames = self._video.read(low, high)[:: wanted.step]
+        else:
+            frames = np.concatenate([self._video.read(n, n + 1) for n in wanted])
+        return frames[(slice(None), *rest)]
+
+
+def open_video(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any,
+    *,
+    chunk: int = 16,
+    limits: tuple[float, float] | None = None,
+    damaged: Literal["raise", "repeat"] = "raise",
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+) -> Video:
+    """Open a video lazily; frames keep their native indices and are never resampled.
+
+    Parameters
+    ----------
+    source : path, sequence of paths, or array
+        - a video file in any container that PyAV reads; rotation metadata is applied;
+        - a folder of images in natural order (a MeViS ``JPEGImages/<video>`` among them),
+          a list of image files, or one image; their sizes must agree;
+        - a zarr v2 or v3 array (T, H, W) or (T, H, W, C), or an OME-Zarr image (level 0);
+        - a multi-page TIFF or a ``.npy`` file;
+        - a numpy, dask or zarr array (T, H, W) or (T, H, W, 1 | 3 | 4).
+    chunk : int
+        Frames a chunk of `Video.frames`; fewer where a chunk would exceed 128 MiB.
+    limits : (float, float), optional
+        Native values shown as 0 and 255, for sources other than uint8; see
+        :mod:`flowrvs.video.levels` for what is chosen without it.
+    damaged : {"raise", "repeat"}
+        Frames of a video file that cannot be decoded raise a `VideoError` when they are
+        read, or are replaced by the last good frame, with a warning. ``"repeat"`` also
+        opens the readable part of a file that was cut off.
+    cache_bytes : int
+        Memory for decoded frames.
+
+    Returns
+    -------
+    Video
+
+    Notes
+    -----
+    Alpha is dropped: colours come as they are stored, as PIL, OpenCV and FFmpeg do it.
+    Pixels are never scaled to a square aspect ratio.
+
+    Raises
+    ------
+    MissingPathError
+        Nothing is at the path.
+    VideoError
+        It cannot be read as a video; the message says why, in one line.
+    """
+    if damaged not in ("raise", "repeat"):
+        raise VideoError(f"damaged={damaged!r} is not known; use 'raise' or 'repeat'.")
+    if chunk < 1:
+        raise VideoError(f"chunk={chunk} must be at least 1 frame.")
+    options: dict[str, Any] = {
+        "chunk": chunk,
+        "limits": limits,
+        "damaged": damaged,
+        "cache_bytes": cache_bytes,
+    }
+    if isinstance(source, (list, tuple)) and source and all(map(_is_path, source)):
+        paths = [Path(os.path.abspath(os.fspath(p))) for p in source]
+        for path in paths:
+            if kind_of(path) not in ("image", "tiff"):
+                raise VideoError(f"{path} is no image; a list must name one image a frame.")
+        opened = _open_images(paths, str(paths[0].parent), options)
+        recipe = {"source": [str(p) for p in paths], **options}
+    elif _is_path(source):
+        path = Path(os.path.abspath(os.path.expanduser(os.fspath(source))))
+        opened = _open_path(path, options)
+        recipe = {"source": str(path), **options}
+    else:
+        opened, recipe = _open_array(source, options), None
+    return Video(*opened, chunk, recipe)
+
+
+def _is_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(source, (str, os.PathLike))
+
+
+def _open_array(source: Any, options: dict[str, Any]) -> tuple[_Source, VideoInfo]:
+    if not all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")):
+        raise VideoError(f"A {type(source).__name__} is no video; give a path or an array.")
+    chunks = getattr(source, "chunks", None) or ((1,),)
+    first = chunks[0] if isinstance(chunks[0], int) else chunks[0][0]
+    uniform = isinstance(chunks[0], int) or len(set(chunks[0][:-1])) <= 1
+    frames = ArrayFrames(
+        source,
+        limits=options["limits"],
+        block=int(first) if uniform else 1,
+        cache_bytes=options["cache_bytes"],
+    )
+    return frames, VideoInfo(None, "array", len(frames), frames.height, frames.width)
+
+
+def _open_images(
+    paths: list[Path], where: str, options: dict[str, Any]
+) -> tuple[_Source, VideoInfo]:
+    images = ImageFiles(paths, limits=options["limits"], cache_bytes=options["cache_bytes"])
+    info = VideoInfo(
+        where,
+        "images",
+        len(images),
+        images.height,
+        images.width,
+        frame_names=tuple(p.stem for p in paths),
+        fingerprint=fingerprint(paths),
+    )
+    return images, info
+
+
+def _open_path(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]:
+    kind = kind_of(path)
+    if kind == "image":
+        return _open_images([path], str(path), options)
+    if kind == "images":
+        return _open_images(list_images(path), str(path), options)
+    if kind == "video":
+        return _open_file(path, options)
+    reading = {"limits": options["limits"], "cache_bytes": options["cache_bytes"]}
+    frames: ArrayFrames | ImageFiles
+    if kind == "tiff":
+        frames = open_tiff(path, **reading) or ImageFiles([path], pages=True, **reading)
+    else:
+        frames = (open_zarr if kind == "zarr" else open_npy)(path, **reading)
+    kind = "array" if kind == "npy" else kind
+    mark = _zarr_fingerprint(path, frames) if kind == "zarr" else fingerprint([path])
+    info = VideoInfo(str(path), kind, len(frames), frames.height, frames.width, fingerprint=mark)
+    return frames, info
+
+
+def _zarr_fingerprint(path: Path, frames: _Source) -> str:
+    """Hash up to four frames and the shape: listing a store's chunks can take minutes."""
+    count = len(frames)
+    data = [f"{count} {frames.height} {frames.width}".encode()]
+    out = np.empty((1, frames.height, frames.width, 3), np.uint8)
+    for n in sorted({0, count // 3, 2 * count // 3, count - 1}):
+        frames.read_into(out, n)
+        data.append(out.tobytes())
+    return fingerprint([], data)
+
+
+def _open_file(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]:
+    try:
+        missing = incomplete(path)
+        if missing and ("moov" in missing or options["damaged"] == "raise"):
+            raise VideoError(
+                f"{path} was cut off: {missing}; get a complete copy, or repair it with "
+                "'ffmpeg -i IN -c copy OUT'."
+            )
+        file = VideoFile(str(path), damaged=options["damaged"], cache_bytes=options["cache_bytes"])
+    except (av.FFmpegError, OSError) as error:
+        reason = error.strerror or type(error).__name__
+        raise VideoError(
+            f"{path} cannot be read as a video ({reason}); it is damaged or of another kind."
+        ) from error
+    try:
+        if file.index.cut and options["damaged"] == "raise":
+            raise VideoError(
+                f"{path} breaks off after frame {len(file) - 1} ({file.index.cut}); get a "
+                "complete copy, or repair it with 'ffmpeg -i IN -c copy OUT'."
+            )
+        times = file.index.times
+        rate = file.index.rate
+        if len(times) > 1:
+            mean = (len(times) - 1) / float(times[-1] - times[0])
+            rate = rate if rate and abs(rate - mean) < 0.01 * mean else mean
+        info = VideoInfo(
+            str(path),
+            "video",
+            len(file),
+            file.height,
+            file.width,
+            rate=rate,
+            fingerprint=fingerprint([path]),
+        )
+    except BaseException:
+        file.close()
+        raise
+    return file, info

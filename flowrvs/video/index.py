@@ -1,0 +1,321 @@
+"""The packet index: which packet of a file holds which frame.
+
+Seeking to ``i / rate`` lands on wrong frames in files with B-frames, open GOPs, variable
+frame rates or a start that is not 0. So the packets are listed once, without decoding
+(about a second per hour of video). From then on a frame is known by its *ordinal*, the
+place of its packet in the file: the ordinal is handed to the decoder in the place of the
+timestamp and comes back with the picture, whatever the container says about time.
+
+Display order is the order of the presentation timestamps. The first pictures are decoded
+to check that; where timestamps are missing, doubled, jump back, or disagree with the
+decoder, the whole file is decoded once and the order taken from there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from flowrvs.errors import VideoError
+
+__all__ = ["PacketIndex", "build_index", "open_stream", "packets"]
+
+MISSING = np.iinfo(np.int64).min
+CHECKED_FRAMES = 24
+# H.264 and HEVC reorder within 16 frames; more means that the timestamps jumped.
+MAX_REORDER = 64
+# Demuxers that make pictures out of any text or bytes.
+NOT_VIDEO = frozenset({"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "rawvideo"})
+# Codecs whose frame threads leave the frames around an error alone (ffv1's do not).
+FRAME_THREADS = frozenset({"h264", "hevc", "mpeg4", "vp9", "mjpeg"})
+
+
+@dataclass(frozen=True, eq=False)
+class PacketIndex:
+    """Where every frame of a stream is.
+
+    Attributes
+    ----------
+    order : ndarray of int64, shape (T,)
+        Packet ordinal of every frame, in display order.
+    position : ndarray of int64, shape (P,)
+        Display position of every packet; -1 for packets that show nothing.
+    keyframes : ndarray of int64
+        Ordinals at which decoding can begin, rising; the first one is 0.
+    stamps : ndarray of int64, shape (P, 3)
+        pts, dts and byte position of every packet; `MISSING` where there is none.
+    key : int or None
+        Column of `stamps` that is unique and so finds a packet again after a seek.
+    times : ndarray of float64, shape (T,)
+        Presentation time of every frame in seconds.
+    corrupt : frozenset of int
+        Ordinals of packets that the container reports as damaged.
+    cut : str
+        What went wrong where reading ended early, else empty.
+    rate : float or None
+        Mean frame rate that the container states, per second.
+    """
+
+    order: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    keyframes: npt.NDArray[np.int64]
+    stamps: npt.NDArray[np.int64]
+    key: int | None
+    times: npt.NDArray[np.float64]
+    corrupt: frozenset[int]
+    cut: str
+    rate: float | None = None
+    _ordinals: npt.NDArray[np.int64] = field(init=False, repr=False)
+    _sorted: npt.NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.key is not None:
+            column = self.stamps[:, self.key]
+            by_stamp = np.argsort(column)
+            object.__setattr__(self, "_ordinals", by_stamp)
+            object.__setattr__(self, "_sorted", column[by_stamp])
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def start_for(self, frame: int) -> int:
+        """Return the index into `keyframes` from which `frame` decodes exactly.
+
+        A frame shown before the keyframe that precedes it in the file (the leading
+        frames of an open GOP) needs the keyframe before that one.
+        """
+        ordinal = self.order[frame]
+        k = int(np.searchsorted(self.keyframes, ordinal, side="right")) - 1
+        while k > 0 and self.position[self.keyframes[k]] > frame:
+            k -= 1
+        return max(k, 0)
+
+    def ordinal_of(self, packet: av.Packet) -> int:
+        """Return which packet this is, read after a seek; -1 when it is not known."""
+        if self.key is None:
+            return -1
+        stamp = (packet.pts, packet.dts, packet.pos)[self.key]
+        if stamp is None:
+            return -1
+        n = int(np.searchsorted(self._sorted, stamp))
+        if n < len(self._sorted) and self._sorted[n] == stamp:
+            return int(self._ordinals[n])
+        return -1
+
+    def spoiled_by(self, ordinal: int) -> list[int]:
+        """Return the frames that may show the damage of one packet.
+
+        These are its own frame, what follows up to the next keyframe, and the frames
+        shown before that keyframe, which refer to both sides.
+        """
+        after = self.keyframes[self.keyframes > ordinal]
+        stop = int(after[0]) if len(after) else len(self.position)
+        spoiled = [int(p) for p in self.position[ordinal:stop] if p >= 0]
+        if len(after) and (edge := int(self.position[stop])) > 0:
+            first = max(0, edge - MAX_REORDER)
+            spoiled += [p for p in range(first, edge) if self.order[p] > stop]
+        return spoiled
+
+
+def open_stream(path: str, threads: int = 0) -> tuple[InputContainer, VideoStream]:
+    """Open the video stream of a file.
+
+    Parameters
+    ----------
+    path : str
+        A local file.
+    threads : int
+        Decoder threads; 0 lets frames be decoded in parallel, 1 makes errors fall on
+        the packet that caused them.
+
+    Raises
+    ------
+    av.FFmpegError, OSError
+        Not a file that FFmpeg reads.
+    VideoError
+        No moving pictures in it.
+    """
+    container = av.open(path, "r", options={"protocol_whitelist": "file"})
+    try:
+        if NOT_VIDEO.intersection(container.format.name.split(",")):
+            raise VideoError(f"{path} is not a video; give a video file or a folder of images.")
+        streams = [s for s in container.streams.video if not _is_cover(s)]
+        if not streams:
+            what = "only sound" if container.streams.audio else "no pictures"
+            raise VideoError(f"{path} holds {what}; give a file with a video track.")
+        best = container.streams.best("video")
+        stream = best if best in streams else streams[0]
+        context = stream.codec_context
+        if context is None:
+            raise VideoError(f"{path} is in a format that cannot be decoded; convert it to H.264.")
+        parallel = threads != 1 and context.name in FRAME_THREADS
+        context.thread_type = "AUTO" if parallel else "SLICE"
+        context.thread_count = threads
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Yield the packets that hold data, without the empty one that PyAV ends with."""
+    for packet in container.demux(stream):
+        if packet.size:
+            yield packet
+
+
+def build_index(path: str) -> PacketIndex:
+    """List the packets of a file and find the display order of its frames.
+
+    Raises
+    ------
+    av.FFmpegError, OSError
+        Not a file that FFmpeg reads.
+    VideoError
+        No moving pictures in it, or none of them can be decoded.
+    """
+    container, stream = open_stream(path)
+    with container:
+        stamps_list: list[tuple[int, int, int]] = []
+        keys: list[int] = []
+        hidden: list[int] = []
+        corrupt: list[int] = []
+        cut = ""
+        try:
+            for ordinal, packet in enumerate(packets(container, stream)):
+                pts, dts, pos = packet.pts, packet.dts, packet.pos
+                stamps_list.append(
+                    (
+                        MISSING if pts is None else pts,
+                        MISSING if dts is None else dts,
+                        MISSING if pos is None or pos < 0 else pos,
+                    )
+                )
+                if packet.is_keyframe:
+                    keys.append(ordinal)
+                if packet.is_discard:
+                    hidden.append(ordinal)
+                if packet.is_corrupt:
+                    corrupt.append(ordinal)
+        except av.FFmpegError as error:
+            cut = error.strerror or type(error).__name__
+        time_base = float(stream.time_base or 1)
+        rate = stream.average_rate
+    if not stamps_list:
+        raise VideoError(f"{path} holds no frames: it is empty or was cut off while recording.")
+
+    stamps = np.array(stamps_list, dtype=np.int64).reshape(-1, 3)
+    keyframes = np.array(sorted({0, *keys}), dtype=np.int64)
+    key = next((c for c in range(3) if _unique(stamps[:, c])), None)
+    shown = np.ones(len(stamps), dtype=bool)
+    shown[hidden] = False
+
+    order = _order_from_pts(stamps, shown)
+    if order is not None:
+        order = _agree(order, list(itertools.islice(_decoded(path), CHECKED_FRAMES)), keyframes)
+    if order is None:
+        order = np.fromiter(_decoded(path), dtype=np.int64)
+        order = order[np.sort(np.unique(order, return_index=True)[1])]
+    if not len(order):
+        raise VideoError(f"{path} holds no frame that can be decoded; it is damaged.")
+
+    position = np.full(len(stamps), -1, dtype=np.int64)
+    position[order] = np.arange(len(order))
+    pts = stamps[order, 0]
+    if (pts != MISSING).all() and (np.diff(pts) > 0).all():
+        times = pts * time_base
+    else:
+        times = np.arange(len(order)) / float(rate or 25)
+    return PacketIndex(
+        order,
+        position,
+        keyframes,
+        stamps,
+        key,
+        times,
+        frozenset(corrupt),
+        cut,
+        float(rate) if rate else None,
+    )
+
+
+def _unique(column: npt.NDArray[np.int64]) -> bool:
+    return bool((column != MISSING).all() and len(np.unique(column)) == len(column))
+
+
+def _order_from_pts(
+    stamps: npt.NDArray[np.int64], shown: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64] | None:
+    """Return the shown ordinals by pts, or None where pts cannot be trusted."""
+    if not _unique(stamps[:, 0]):
+        return None
+    dts = stamps[:, 1][stamps[:, 1] != MISSING]
+    if (np.diff(dts) < 0).any():
+        return None
+    by_pts = np.argsort(stamps[:, 0], kind="stable")
+    if np.abs(by_pts - np.arange(len(by_pts))).max() > MAX_REORDER:
+        return None
+    return by_pts[shown[by_pts]]
+
+
+def _agree(
+    order: npt.NDArray[np.int64], decoded: list[int], keyframes: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64] | None:
+    """Compare the order with what the decoder shows first; None where they disagree.
+
+    A recording that begins in the middle of a GOP has frames at its start that nothing
+    can decode: every player leaves them out, and so do we.
+    """
+    if not decoded:
+        return None
+    begins = np.flatnonzero(order == decoded[0])
+    if not len(begins):
+        return None
+    begin = int(begins[0])
+    if begin:
+        # Undecodable leaders stand before the first usable keyframe, nowhere else.
+        first = keyframes[keyframes <= decoded[0]][-1]
+        leaders = order[:begin]
+        if not ((leaders < first) | (leaders < keyframes[:2].max() + MAX_REORDER)).all():
+            return None
+        order = order[begin:]
+    if order[: len(decoded)].tolist() != decoded:
+        return None
+    return order
+
+
+def _decoded(path: str) -> Iterator[int]:
+    """Yield the ordinals of the frames of a file, as the decoder shows them."""
+    container, stream = open_stream(path)
+    with container:
+        context = stream.codec_context
+        source: Iterator[av.Packet | None] = itertools.chain(packets(container, stream), (None,))
+        ordinal = 0
+        while True:
+            try:
+                packet = next(source)
+            except StopIteration:
+                return
+            except av.FFmpegError:
+                packet, source = None, iter(())
+            if packet is not None:
+                packet.pts = ordinal
+                ordinal += 1
+            try:
+                frames = context.decode(packet)
+            except av.FFmpegError:
+                continue
+            for frame in frames:
+                if frame.pts is not None:
+                    yield frame.pts

@@ -1,0 +1,201 @@
+"""What a path holds, its content hash, and the one-line errors for what cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from flowrvs.errors import MissingPathError, VideoError
+
+__all__ = ["fingerprint", "incomplete", "kind_of", "list_images", "natural_key"]
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"}
+)
+ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup")
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WHOLE_FILE = 32 * 2**20
+SAMPLES = 32
+SAMPLE_BYTES = 2**20
+
+
+def kind_of(path: Path) -> str:
+    """Tell what to read a path as.
+
+    Returns
+    -------
+    str
+        ``"video"``, ``"images"``, ``"image"`` (one file), ``"zarr"``, ``"tiff"`` or
+        ``"npy"``.
+
+    Raises
+    ------
+    MissingPathError
+        Nothing is there.
+    VideoError
+        It may not be read, is empty, or is a folder without pictures.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            return _kind_of_folder(path)
+        if not stat.S_ISREG(mode):
+            raise VideoError(f"{path} is no regular file; give a video file or a folder.")
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingPathError(f"Nothing is at {path}; check the path.") from None
+    except PermissionError:
+        raise VideoError(f"{path} may not be read; change its permissions.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(f"{path} cannot be read ({reason}).") from None
+    if not start:
+        raise VideoError(f"{path} is empty (0 bytes); get another copy.")
+    suffix = path.suffix.lower()
+    if start.startswith(TIFF_STARTS):
+        return "tiff"
+    if start.startswith(b"\x93NUMPY"):
+        return "npy"
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    return "video"
+
+
+def _kind_of_folder(path: Path) -> str:
+    names = os.listdir(path)
+    if path.suffix.lower() == ".flowrvs":
+        raise VideoError(f"{path} is a project, not a video; open it as a project.")
+    if any(marker in names for marker in ZARR_MARKERS):
+        return "zarr"
+    if any(_is_image(name) for name in names):
+        return "images"
+    if not names:
+        raise VideoError(f"{path} is an empty folder; give one with images in it.")
+    if "JPEGImages" in names or path.name == "JPEGImages":
+        inside = path if path.name == "JPEGImages" else path / "JPEGImages"
+        raise VideoError(f"{path} holds many videos; open one of the folders in {inside}.")
+    raise VideoError(
+        f"{path} holds no images ({', '.join(sorted(s.lstrip('.') for s in IMAGE_SUFFIXES))}); "
+        "give a folder of frames or a video file."
+    )
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Return a sort key under which ``frame2`` comes before ``frame10``."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(p)) if p.isdigit() and p.isascii() else (1, p) for p in parts if p]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the images of a folder in natural order.
+
+    Raises
+    ------
+    VideoError
+        A frame is there twice, under two suffixes.
+    """
+    names = sorted(filter(_is_image, os.listdir(folder)), key=natural_key)
+    stems: dict[str, str] = {}
+    for name in names:
+        other = stems.setdefault(os.path.splitext(name)[0], name)
+        if other != name:
+            raise VideoError(f"{folder} holds both {other} and {name}; keep one kind of image.")
+    return [folder / name for name in names]
+
+
+def fingerprint(paths: Sequence[Path], extra: Iterable[bytes] = ()) -> str:
+    """Return a sha256 (hex) of the content of files, independent of where they lie.
+
+    A single file of at most 32 MiB is hashed whole. From larger ones, 32 pieces of 1 MiB
+    are taken at even distances, the first and the last included, together with the size.
+    Of several files, all names and sizes and the content of up to 16 of them count.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        The files, in the order of the video.
+    extra : iterable of bytes
+        Further content.
+    """
+    digest = hashlib.sha256()
+    for data in extra:
+        digest.update(data)
+    if len(paths) == 1:
+        _digest_file(digest, paths[0])
+        return digest.hexdigest()
+    for path in paths:
+        digest.update(f"{path.name}\0{os.stat(path).st_size}\0".encode("utf-8", "surrogateescape"))
+    for n in sorted({round(i * (len(paths) - 1) / 15) for i in range(16)} if paths else ()):
+        _digest_file(digest, paths[n])
+    return digest.hexdigest()
+
+
+def _digest_file(digest: hashlib._Hash, path: Path) -> None:
+    size = os.stat(path).st_size
+    with open(path, "rb") as file:
+        if size <= WHOLE_FILE:
+            while block := file.read(SAMPLE_BYTES):
+                digest.update(block)
+            return
+        digest.update(f"{size}\0".encode())
+        for n in range(SAMPLES):
+            file.seek(n * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+
+
+def incomplete(path: Path) -> str:
+    """Tell what shows that a video file was cut off; empty when nothing does.
+
+    Looks at the outermost structure of MP4/QuickTime and Matroska/WebM, whose headers
+    say how long their parts should be. Other containers do not say it.
+    """
+    size = os.stat(path).st_size
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            seen = set()
+            at = 0
+            while at + 8 <= size:
+                file.seek(at)
+                head = file.read(16)
+                length = int.from_bytes(head[:4], "big")
+                if length == 1:
+                    length = int.from_bytes(head[8:16], "big")
+                elif length == 0:
+                    length = size - at
+                if length < 8:
+                    break
+                seen.add(head[4:8])
+                at += length
+            if at > size:
+                return f"{at - size} bytes are missing at its end"
+            if not seen & {b"moov", b"moof"}:
+                return "its index (moov) is missing"
+        elif start[:4] == b"\x1aE\xdf\xa3":
+            file.seek(0)
+            data = file.read(4096)
+            at, header = _ebml_size(data, 4)
+            at += header or 0
+            if data[at : at + 4] == b"\x18S\x80g":
+                at, body = _ebml_size(data, at + 4)
+                if body is not None and at + body > size:
+                    return f"{at + body - size} bytes are missing at its end"
+    return ""
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int, int | None]:
+    """Read an EBML size; None where the writer left it open."""
+    if at >= len(data) or not data[at]:
+        return at, None
+    width = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
+    return at + width, None if value == (1 << 7 * width) - 1 else value
