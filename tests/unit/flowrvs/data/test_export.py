@@ -1,0 +1,327 @@
+"""Projects exported to every format and read back by others' means."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import flowrvs
+from flowrvs.data import _frames
+from flowrvs.data.check import check_split
+from flowrvs.data.export import FORMATS, export_projects
+from flowrvs.data.mevis import MevisSplit
+from flowrvs.errors import Cancelled, DatasetError, InputError, ProjectError, StorageError
+from flowrvs.evaluation import evaluate
+from flowrvs.progress import CancelToken
+from flowrvs.store import Project
+
+
+def fill(project, red, green):
+    """Two layers with overlapping objects, and sentences for one, both and none."""
+    one, first = project.add_prompt("the red square")
+    _, second = project.add_prompt("the green square")
+    _, third = project.add_prompt("a unicorn")
+    project.write_model(first.layer, first.id, 0, red)
+    project.write_model(second.layer, second.id, 0, green)
+    project.write_model(third.layer, third.id, 0, np.zeros_like(red))
+    project.add_expression("the square that goes right", [first.id])
+    project.add_expression("both squares", [first.id, second.id])
+    project.add_expression("no such thing", [])
+    project.add_object("nobody speaks of it", first.layer)
+    return first.id, second.id
+
+
+@pytest.fixture
+def project(tmp_path, shapes_mp4, shapes_masks):
+    with flowrvs.open_video(shapes_mp4) as video:
+        made = Project.create(tmp_path / "shapes", video.info)
+    green = shapes_masks["green"].copy()
+    green[0, 10:30, 5:50] = True
+    with made:
+        fill(made, shapes_masks["red"], green)
+        yield made
+
+
+@pytest.fixture
+def masks(project):
+    first, second, *_ = project.objects
+    return {
+        "red": project.object_mask(first, 0, 12),
+        "green": project.object_mask(second, 0, 12),
+    }
+
+
+def meta(path):
+    return json.loads((path / "meta_expressions.json").read_text())["videos"]
+
+
+def test_mevis(project, masks, tmp_path):
+    result = export_projects([project], tmp_path / "data")
+    assert result.path == tmp_path / "data" / "train"
+    assert (result.videos, result.frames, result.expressions, result.objects) == (1, 12, 6, 2)
+    assert check_split(result.path) == []
+    (video,) = meta(result.path).values()
+    assert video["frames"] == [f"{i:05d}" for i in range(12)]
+    by_text = {e["exp"]: e for e in video["expressions"].values()}
+    red = by_text["the red square"]["anno_id"]
+    green = by_text["the green square"]["anno_id"]
+    assert by_text["the square that goes right"]["anno_id"] == red
+    assert by_text["both squares"]["anno_id"] == [*red, *green]
+    for text in ("a unicorn", "no such thing"):
+        assert by_text[text] == {"exp": text, "obj_id": [], "anno_id": []}
+    mask_dict = json.loads((result.path / "mask_dict.json").read_text())
+    assert sorted(mask_dict) == sorted(str(i) for i in red + green)
+    for name, ids in (("red", red), ("green", green)):
+        for index, coded in enumerate(mask_dict[str(ids[0])]):
+            assert np.array_equal(coco_mask.decode(coded).astype(bool), masks[name][index])
+
+
+def test_painted_pixels_arrive(project, tmp_path):
+    first = next(iter(project.objects))
+    labels = project.labels(project.objects[first].layer)
+    labels[5, 40:44, 60:64] = first
+    labels[6] = 0
+    split = MevisSplit.open(export_projects([project], tmp_path / "d").path)
+    ((video, exp_id), *_) = list(split)
+    assert split.target_mask(video, exp_id, 5)[40:44, 60:64].all()
+    assert split.target_rle(video, exp_id, 6) is None
+
+
+def test_jpeg_folders_keep_their_bytes_and_names(tmp_path, shapes_frames, shapes_masks):
+    folder = tmp_path / "my clip v1.5 снег"
+    folder.mkdir()
+    names = [f"f {i:03d}.x" for i in range(12)]
+    for name, frame in zip(names, shapes_frames, strict=True):
+        Image.fromarray(frame).save(folder / f"{name}.jpg", quality=60)
+    with flowrvs.open_video(folder) as video, Project.create(tmp_path / "p", video.info) as made:
+        fill(made, shapes_masks["red"], shapes_masks["green"])
+        split = export_projects([made], tmp_path / "d", split="valid_u").path
+    assert list(meta(split)) == [folder.name]
+    assert meta(split)[folder.name]["frames"] == names
+    for name in names:
+        copied = (split / "JPEGImages" / folder.name / f"{name}.jpg").read_bytes()
+        assert copied == (folder / f"{name}.jpg").read_bytes()
+
+
+def test_turned_jpegs_are_compressed_upright(tmp_path, shapes_frames):
+    folder = tmp_path / "turned"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for index, frame in enumerate(shapes_frames[:3]):
+        Image.fromarray(np.rot90(frame)).save(folder / f"{index}.jpg", quality=95, exif=exif)
+    with flowrvs.open_video(folder) as video, Project.create(tmp_path / "p", video.info) as made:
+        made.add_expression("x")
+        split = MevisSplit.open(export_projects([made], tmp_path / "d").path)
+    frames = split.read_frames("turned")
+    assert frames.shape == (3, 48, 64, 3)
+    assert np.abs(frames.astype(int) - shapes_frames[:3]).mean() < 4
+
+
+def test_names_that_would_sort_wrongly_are_replaced(tmp_path, shapes_frames):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for index, frame in enumerate(shapes_frames):
+        Image.fromarray(frame).save(folder / f"frame{index}.png")
+    with flowrvs.open_video(folder) as video, Project.create(tmp_path / "p", video.info) as made:
+        made.add_expression("x")
+        split = MevisSplit.open(export_projects([made], tmp_path / "d").path)
+    assert split.videos["clip"].frames[10] == "00010"
+    assert np.abs(split.read_frames("clip").astype(int) - shapes_frames).mean() < 4
+
+
+def test_projects_merge(project, shapes_frames, shapes_masks, shapes_mp4, tmp_path):
+    """The same video again becomes one entry, another of the same name its own."""
+    other = tmp_path / "else" / shapes_mp4.stem
+    other.mkdir(parents=True)
+    for index, frame in enumerate(shapes_frames):
+        Image.fromarray(frame[::-1]).save(other / f"{index:05d}.png")
+    with (
+        flowrvs.open_video(shapes_mp4) as again,
+        flowrvs.open_video(other) as different,
+        Project.create(tmp_path / "again", again.info) as second,
+        Project.create(tmp_path / "other", different.info) as third,
+    ):
+        fill(second, shapes_masks["red"][:, ::-1], shapes_masks["green"])
+        fill(third, shapes_masks["red"][:, ::-1], shapes_masks["green"][:, ::-1])
+        result = export_projects([project, second, third], tmp_path / "d")
+    assert (result.videos, result.expressions, result.objects) == (2, 18, 6)
+    split = MevisSplit.open(result.path)
+    assert list(split.videos) == [shapes_mp4.stem, f"{shapes_mp4.stem}-2"]
+    assert all(f.severity == "warning" for f in check_split(result.path))
+    masks = [
+        split.target_masks(video, exp_id)
+        for video, exp_id in split
+        if split.videos[video].expressions[exp_id].exp == "the red square"
+    ]
+    assert np.array_equal(masks[0], shapes_masks["red"])
+    assert np.array_equal(masks[1], shapes_masks["red"][:, ::-1])
+    assert np.array_equal(masks[2], shapes_masks["red"][:, ::-1])
+
+
+def test_valid_has_sentences_without_truth(project, tmp_path):
+    result = export_projects([project], tmp_path / "d", split="valid")
+    assert not (result.path / "mask_dict.json").exists()
+    assert result.notes
+    (video,) = meta(result.path).values()
+    assert video["expressions"]["0"] == {"exp": "the red square"}
+
+
+def test_png_is_laid_out_as_predictions(project, tmp_path):
+    truth = export_projects([project], tmp_path / "d", split="valid_u").path
+    pictures = export_projects([project], tmp_path / "d", format="png", split="masks").path
+    scores = evaluate(pictures, truth)
+    assert scores.j_and_f == 1 and scores.coverage == 1
+    (path, *_) = sorted(pictures.glob("Annotations/*/0/*.png"))
+    with Image.open(path) as picture:
+        assert set(np.unique(picture)) == {0, 255}
+
+
+def test_ytvos(project, masks, tmp_path):
+    result = export_projects([project], tmp_path / "d", format="ytvos")
+    assert result.expressions == 3 and len(result.notes) == 2
+    ((name, video),) = meta(result.path).items()
+    objects = json.loads((result.path / "meta.json").read_text())["videos"][name]["objects"]
+    assert {e["exp"]: e["obj_id"] for e in video["expressions"].values()} == {
+        "the red square": "1",
+        "the green square": "2",
+        "the square that goes right": "1",
+    }
+    assert objects["1"] == {"category": "object", "frames": video["frames"]}
+    for index, frame in enumerate(video["frames"]):
+        with Image.open(result.path / "Annotations" / name / f"{frame}.png") as picture:
+            assert picture.mode == "P"
+            values = np.asarray(picture)
+        assert np.array_equal(values == 2, masks["green"][index])
+        assert np.array_equal(values == 1, masks["red"][index] & ~masks["green"][index])
+
+
+def test_davis(project, masks, tmp_path):
+    path = export_projects([project], tmp_path / "d", format="davis", split="val").path
+    (name,) = (path / "ImageSets/2017/val.txt").read_text().split()
+    with Image.open(path / "Annotations/480p" / name / "00003.png") as picture:
+        assert np.array_equal(np.asarray(picture) == 1, masks["red"][3])
+        assert picture.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+    assert (path / "JPEGImages/480p" / name / "00011.jpg").is_file()
+    lines = (path / "text_annotations.txt").read_text().splitlines()
+    assert f'{name} 1 "the square that goes right"' in lines and len(lines) == 3
+
+
+def test_coco(project, masks, tmp_path):
+    path = export_projects([project], tmp_path / "d", format="coco").path
+    data = json.loads((path / "instances.json").read_text())
+    (video,) = data["videos"]
+    assert (video["width"], video["height"], video["length"]) == (64, 48, 12)
+    assert all((path / "JPEGImages" / name).is_file() for name in video["file_names"])
+    for annotation, name in zip(data["annotations"], ("red", "green"), strict=True):
+        for index, coded in enumerate(annotation["segmentations"]):
+            mask = masks[name][index]
+            assert np.array_equal(coco_mask.decode(coded).astype(bool), mask)
+            assert annotation["areas"][index] == mask.sum()
+            rows, columns = np.nonzero(mask)
+            left, top, width, height = annotation["bboxes"][index]
+            assert (left, top) == (columns.min(), rows.min())
+            assert (left + width, top + height) == (columns.max() + 1, rows.max() + 1)
+    both = next(e for e in data["expressions"] if e["exp"] == "both squares")
+    assert both["annotation_ids"] == [1, 2]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_export_is_whole_or_not_there(project, tmp_path, format, monkeypatch):
+    before = sorted(tmp_path.iterdir())
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        export_projects(
+            [project],
+            tmp_path / "new",
+            format=format,
+            cancel=token,
+            progress=lambda event: token.cancel(),
+        )
+    assert sorted(tmp_path.iterdir()) == before
+    real = Path.write_bytes
+
+    def full(self, data):
+        if self.name == "00007.jpg":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, data)
+
+    monkeypatch.setattr(_frames.Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="full"):
+        export_projects([project], tmp_path / "new", format=format)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_again_is_accepted_and_other_content_refused(project, tmp_path):
+    path = export_projects([project], tmp_path / "d").path
+    stamp = (path / "mask_dict.json").stat().st_ino
+    export_projects([project], tmp_path / "d")
+    assert (path / "mask_dict.json").stat().st_ino == stamp
+    project.add_expression("one more", [next(iter(project.objects))])
+    with pytest.raises(DatasetError, match="already exists"):
+        export_projects([project], tmp_path / "d")
+    assert (path / "mask_dict.json").stat().st_ino == stamp
+    assert export_projects([project], tmp_path / "d", overwrite=True).expressions == 7
+    assert [p.name for p in (tmp_path / "d").iterdir()] == ["train"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"format": "avi"}, "format"),
+        ({"split": "../up"}, "split name"),
+        ({"quality": 0}, "quality"),
+        ({"videos": []}, "0 videos"),
+    ],
+)
+def test_bad_requests(project, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        export_projects([project], tmp_path / "d", **options)
+    assert not (tmp_path / "d").exists()
+
+
+def test_nothing_to_export(tmp_path):
+    with pytest.raises(InputError, match="no project"):
+        export_projects([], tmp_path)
+
+
+def test_the_project_itself_is_never_the_target(project, tmp_path):
+    with pytest.raises(InputError, match="choose another"):
+        export_projects([project], project.path)
+    with pytest.raises(InputError, match="choose another"):
+        export_projects([project], project.path.parent, split=project.path.name, overwrite=True)
+    assert (project.path / "zarr.json").is_file()
+
+
+def test_arrays_need_their_frames(tmp_path, shapes_frames):
+    video = flowrvs.open_video(shapes_frames)
+    with Project.create(tmp_path / "array", video.info) as made:
+        made.add_expression("x")
+        with pytest.raises(ProjectError, match="memory"):
+            export_projects([made], tmp_path / "d")
+        result = export_projects([made], tmp_path / "d", videos=[video])
+        assert list(meta(result.path)) == ["array"]
+        with pytest.raises(ProjectError):
+            export_projects(
+                [made], tmp_path / "e", videos=[flowrvs.open_video(shapes_frames[:, :40])]
+            )
+
+
+def test_a_video_moved_with_its_project_is_found(project, shapes_mp4, tmp_path):
+    """The clip is renamed away from where the project was made."""
+    home = tmp_path / "moved"
+    home.mkdir()
+    clip = home / shapes_mp4.name
+    clip.write_bytes(shapes_mp4.read_bytes())
+    copy = project.copy_to(home / "p")
+    attributes = json.loads((copy / "zarr.json").read_text())
+    attributes["attributes"]["video"]["path"] = str(tmp_path / "gone" / clip.name)
+    (copy / "zarr.json").write_text(json.dumps(attributes))
+    with Project.open(copy, read_only=True) as moved:
+        assert export_projects([moved], tmp_path / "d").frames == 12
