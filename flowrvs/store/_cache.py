@@ -52,7 +52,6 @@ class FrameCache:
         self._frames: OrderedDict[int, npt.NDArray[Any]] = OrderedDict()
         self._dirty: dict[int, int] = {}  # frame -> number of its last change
         self._changes = 0
-        self._flush_lock = threading.Lock()
 
     def share(self, caches: int) -> None:
         """Take an equal part of the memory that all caches of a project may use."""
@@ -101,8 +100,8 @@ class FrameCache:
             for i, t, future in missing:
                 out[i] = self._result(future, t)
 
-    def flush(self, before: Callable[[], None] | None = None) -> int:
-        """Write every frame that was dirty when this began; return how many.
+    def flush(self, before: Callable[[], None] | None = None) -> None:
+        """Write every frame that was dirty when this began; one thread at a time.
 
         Parameters
         ----------
@@ -114,13 +113,11 @@ class FrameCache:
         StorageError
             A frame could not be written; it stays in memory, dirty.
         """
-        with self._flush_lock:
-            with self.lock:
-                waiting = list(self._dirty)
-            step = max(1, min(16, _BATCH_BYTES // self.frame_bytes))
-            for first in range(0, len(waiting), step):
-                self._write(waiting[first : first + step], before)
-            return len(waiting)
+        with self.lock:
+            waiting = list(self._dirty)
+        step = max(1, min(16, _BATCH_BYTES // self.frame_bytes))
+        for first in range(0, len(waiting), step):
+            self._write(waiting[first : first + step], before)
 
     def _write(self, batch: list[int], before: Callable[[], None] | None) -> None:
         with self.lock:

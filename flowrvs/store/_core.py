@@ -68,8 +68,7 @@ class ProjectCore:
     def _flush_all(self) -> None:
         self._save_if_dirty()
         for volume in list(self._volumes.values()):
-            if volume.dirty:
-                volume.flush(before=self._save_if_dirty)
+            volume.flush(before=self._save_if_dirty)
 
     def _seal(self, closed: bool) -> None:
         for volume in list(self._volumes.values()):

@@ -35,6 +35,8 @@ _REASONS = {
     errno.ENOENT: "the folder has vanished; put it back",
 }
 
+_STATUS = {"RESOURCE_EXHAUSTED": errno.ENOSPC, "PERMISSION_DENIED": errno.EACCES}
+
 # No cache of its own: the frame cache above it is the only one. Two copy threads leave
 # the processor to the model.
 _CONTEXT = ts.Context(
@@ -49,9 +51,11 @@ _CONTEXT = ts.Context(
 def storage_error(error: BaseException, path: str | os.PathLike[str]) -> StorageError:
     """Return the one-line `StorageError` that says why writing to `path` failed."""
     code = error.errno if isinstance(error, OSError) else None
-    if code is None:  # tensorstore words its errors: "... [OS error 28: ENOSPC ...]"
+    if code is None:  # tensorstore puts it into words: "... [OS error 28: ENOSPC ...]"
         text = str(error)
         code = next((c for c in _REASONS if errno.errorcode[c] in text), None)
+        if code is None:
+            code = next((c for word, c in _STATUS.items() if text.startswith(word)), None)
     reason = _REASONS.get(code) if code is not None else None
     if reason is None:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Any
@@ -65,6 +66,7 @@ class LayerVolume:
         self._makers: dict[int, Callable[[], Any]] = {}
         self._stores: dict[int, Any] = {}
         self._dirty: set[tuple[int, int]] = set()  # object, chunk
+        self._flush_lock = threading.Lock()
 
     # -- provenance ----------------------------------------------------------------------
 
@@ -238,8 +240,10 @@ class LayerVolume:
                 before()
             self._flush_provenance()
 
-        first()
-        self.cache.flush(before=first)
+        # Whoever flushes while another does waits for it: on return, all is on the disk.
+        with self._flush_lock:
+            first()
+            self.cache.flush(before=first)
 
     def _flush_provenance(self) -> None:
         with self.cache.lock:

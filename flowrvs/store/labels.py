@@ -166,32 +166,16 @@ def _split(
     belongs to the arrays of the rest.
     """
     items: list[Any] = []
-    for item in key if isinstance(key, tuple) else (key,):
-        if item is None:
-            raise IndexError("Labels take no new axes; add them to the result.")
-        if item is Ellipsis or isinstance(item, slice):
+    for item in _fill_ellipsis(key if isinstance(key, tuple) else (key,)):
+        if isinstance(item, slice):
             items.append(item)
-            continue
-        array = np.asarray(item)
-        if array.dtype == np.bool_:
-            begin = len(items)
-            if array.ndim == 0 or array.shape != shape[begin : begin + array.ndim]:
-                raise IndexError(
-                    f"A mask of shape {array.shape} does not fit labels of shape {shape}."
-                )
-            items.extend(array.nonzero())
-        elif array.dtype.kind in "iu" or array.size == 0:
-            items.append(int(array) if array.ndim == 0 else array.astype(np.intp))
+        elif item.dtype == np.bool_:
+            axes = shape[len(items) : len(items) + item.ndim]
+            if item.shape != axes:
+                raise IndexError(f"A mask of shape {item.shape} does not fit axes of {axes}.")
+            items.extend(item.nonzero())
         else:
-            raise IndexError("Labels are indexed by whole numbers, slices and masks.")
-    places = [i for i, item in enumerate(items) if item is Ellipsis]
-    if len(places) > 1:
-        raise IndexError("An index can only have a single ellipsis ('...').")
-    missing = 3 - (len(items) - len(places))
-    if missing < 0:
-        raise IndexError(f"Labels have 3 axes, but {3 - missing} were indexed.")
-    place = places[0] if places else len(items)
-    items[place : place + len(places)] = [slice(None)] * missing
+            items.append(int(item) if item.ndim == 0 else item.astype(np.intp))
     first, rest = items[0], tuple(items[1:])
     if isinstance(first, slice):
         return list(range(*first.indices(shape[0]))), rest
@@ -204,6 +188,33 @@ def _split(
     if indices.ndim == 1 and not _has_arrays(rest):
         return [int(t) for t in indices], rest
     return indices, rest
+
+
+def _fill_ellipsis(key: tuple[Any, ...]) -> list[Any]:
+    """Return slices and index arrays that name all three axes."""
+    items: list[Any] = []
+    axes, place = 0, None
+    for item in key:
+        if item is None:
+            raise IndexError("Labels take no new axes; add them to the result.")
+        if item is Ellipsis:
+            if place is not None:
+                raise IndexError("An index can only have a single ellipsis ('...').")
+            place = len(items)
+            continue
+        if not isinstance(item, slice):
+            item = np.asarray(item)
+            if item.dtype == np.bool_ and item.ndim == 0 or item.dtype.kind not in "biu":
+                if item.size:
+                    raise IndexError("Labels are indexed by whole numbers, slices and masks.")
+                item = item.astype(np.intp)  # an empty list is float to numpy
+        axes += item.ndim if not isinstance(item, slice) and item.dtype == np.bool_ else 1
+        items.append(item)
+    if axes > 3:
+        raise IndexError(f"Labels have 3 axes, but {axes} were indexed.")
+    place = len(items) if place is None else place
+    items[place:place] = [slice(None)] * (3 - axes)
+    return items
 
 
 def _has_arrays(rest: Sequence[Any]) -> bool:

@@ -1,0 +1,182 @@
+"""What survives a kill, a failing disk and a second program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowrvs.errors import ProjectError, StorageError
+from flowrvs.records import VideoInfo
+from flowrvs.store import ObjectRecord, Project, Provenance
+
+PAINTER = """
+import sys, time
+import numpy as np
+from flowrvs.store import Project
+project = Project.open(sys.argv[1])
+labels = project.labels(1)
+print("open", flush=True)
+for t in range(10_000):
+    labels[t % 10, (t // 10) % 12] = 1
+    project.add_expression(f"sentence {t}")
+    print(t, time.monotonic(), flush=True)
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def cat(project: Project) -> ObjectRecord:
+    return project.add_prompt("the cat")[1]
+
+
+def _start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_stroke_is_on_disk_soon(project: Project, cat: ObjectRecord) -> None:
+    project.labels(cat.layer)[3, 2:5] = cat.id
+    deadline = time.monotonic() + 20
+    while project.unsaved and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with Project.open(project.path, read_only=True) as seen:
+        assert seen.object_mask(cat.id, 3, 4).sum() == 3 * 16
+        assert seen.provenance(cat.id)[3] == Provenance.HUMAN
+
+
+def test_a_killed_painter_leaves_a_readable_project(project: Project, cat: ObjectRecord) -> None:
+    project.close()
+    with _start(PAINTER, str(project.path)) as painter:
+        assert painter.stdout is not None
+        assert painter.stdout.readline() == "open\n"
+        with pytest.raises(ProjectError, match=rf"pid {painter.pid} "):
+            Project.open(project.path)
+        Project.open(project.path, read_only=True).close()
+        painter.stdout.readline()
+        time.sleep(1.5)
+        painter.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        rows = [line.split() for line in painter.stdout.read().splitlines() if line.count(" ")]
+    # The strokes older than the flusher's pace, with room for a busy machine.
+    safe = [int(t) for t, when in rows if float(when) < killed - 1.2]
+    with Project.open(project.path) as again:  # a dead process keeps no lock
+        frames = np.asarray(again.labels(cat.layer))
+        for t in safe:
+            assert (frames[t % 10, (t // 10) % 12] == cat.id).all()
+            assert again.provenance(cat.id)[t % 10] == Provenance.HUMAN
+        texts = {e.text for e in again.expressions.values()}
+        assert {f"sentence {t}" for t in safe} <= texts
+        again.labels(cat.layer)[0] = 0
+    assert [p.name for p in project.path.glob(".*")] == []
+
+
+def test_a_program_that_forgets_to_close_loses_nothing(project: Project, cat: ObjectRecord) -> None:
+    project.close()
+    script = (
+        "import sys; from flowrvs.store import Project; Project.open(sys.argv[1]).labels(1)[2] = 1"
+    )
+    with _start(script, str(project.path)) as painter:
+        assert painter.wait(60) == 0
+    with Project.open(project.path) as again:
+        assert again.object_mask(cat.id, 2, 3).all()
+
+
+def test_two_writers_in_one_program(project: Project) -> None:
+    with pytest.raises(ProjectError, match="open for writing in this program"):
+        Project.open(project.path)
+    project.close()
+    Project.open(project.path).close()
+
+
+class TestFailingDisk:
+    """The layer's folder becomes a file: the system refuses every write to it."""
+
+    def test_strokes_are_kept_and_written_later(self, project: Project, cat: ObjectRecord) -> None:
+        folder = project.path / "layers" / "1"
+        project.flush()
+        folder.rename(folder.with_name("away"))
+        folder.write_text("in the way")
+        labels = project.labels(cat.layer)
+        for t in range(10):
+            labels[t, t] = cat.id
+        with pytest.raises(StorageError, match="Cannot write to.*Nothing in memory is lost") as e:
+            project.flush()
+        assert "\n" not in str(e.value)
+        with pytest.raises(StorageError):
+            project.close()
+        labels[0, 11] = cat.id  # it is still open
+        deadline = time.monotonic() + 20
+        while project.storage_error is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert isinstance(project.storage_error, StorageError)
+        assert project.unsaved >= 10
+
+        folder.unlink()
+        folder.with_name("away").rename(folder)
+        deadline = time.monotonic() + 20
+        while project.storage_error is not None and time.monotonic() < deadline:
+            time.sleep(0.02)  # it tries again by itself
+        assert project.storage_error is None and project.unsaved == 0
+        with Project.open(project.path, read_only=True) as seen:
+            assert seen.object_mask(cat.id, 0, 10).sum() == 11 * 16
+
+    def test_a_window_does_not_count_as_finished(self, project: Project, cat: ObjectRecord) -> None:
+        run = project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        folder = project.path / "provenance"
+        folder.rename(folder.with_name("away"))
+        folder.write_text("in the way")
+        project.write_model(cat.layer, cat.id, 0, np.ones((10, 12, 16), bool))
+        with pytest.raises(StorageError):
+            project.mark_window_done(run.id, 0)
+        assert project.runs[run.id].done == frozenset()
+        folder.unlink()
+        folder.with_name("away").rename(folder)
+        project.mark_window_done(run.id, 0)
+        assert project.runs[run.id].done == {0}
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("this machine lets nobody mount")
+        try:
+            noise = np.random.default_rng(0).integers(1, 9, (40, 100, 100)).astype(np.uint16)
+            project = Project.create(disk / "a", VideoInfo(None, "array", 40, 100, 100))
+            labels = project.labels(project.add_layer("a").id)
+            (disk / "ballast").write_bytes(bytes(450_000))
+            for t in range(40):
+                labels[t] = noise[t]
+            with pytest.raises(StorageError, match="the disk is full; free some space"):
+                project.flush()
+            with pytest.raises(StorageError, match="the disk is full"):
+                for _ in range(2000):  # its document keeps what it had
+                    project.add_expression("a sentence of some length " * 400)
+            np.testing.assert_array_equal(labels[:], noise)
+            with Project.open(project.path, read_only=True) as seen:
+                assert list(seen.layers) == [1]
+            (disk / "ballast").unlink()
+            texts = len(project.expressions)
+            project.close()
+            with Project.open(project.path) as again:
+                np.testing.assert_array_equal(again.labels(1)[:], noise)
+                assert len(again.expressions) == texts
+        finally:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_the_document_is_never_half_written(project: Project) -> None:
+    for i in range(30):
+        project.add_expression(f"sentence {i}")
+        document = json.loads((project.path / "zarr.json").read_text())
+        assert len(document["attributes"]["expressions"]) == i + 1

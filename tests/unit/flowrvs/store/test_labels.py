@@ -1,0 +1,205 @@
+"""LabelsArray: numpy's indexing, napari's tools, bounded memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flowrvs.errors import ProjectError
+from flowrvs.records import VideoInfo
+from flowrvs.store import LabelsArray, Project, Provenance
+
+SHAPE = (10, 12, 16)
+
+
+@pytest.fixture
+def labels(project: Project) -> LabelsArray:
+    return project.labels(project.add_layer("cats").id)
+
+
+def _axis(size: int) -> st.SearchStrategy[Any]:
+    number = st.integers(-size, size - 1)
+    array = st.lists(number, min_size=1, max_size=4).map(np.array)
+    mask = st.lists(st.booleans(), min_size=size, max_size=size).map(np.array)
+    return st.one_of(number, st.slices(size), array, mask)
+
+
+keys = st.one_of(
+    st.tuples(*(_axis(n) for n in SHAPE)),
+    st.tuples(_axis(10), _axis(12)),
+    st.tuples(_axis(10), st.just(...), _axis(16)),
+    st.tuples(st.just(...), _axis(16)),
+    _axis(10),
+    st.just(...),
+    st.integers(0, 99).map(lambda seed: np.random.default_rng(seed).random(SHAPE) > 0.99),
+    st.integers(0, 99).map(lambda seed: np.random.default_rng(seed).random(SHAPE[:2]) > 0.9),
+)
+
+
+@given(key=keys, value=st.integers(0, 9), data=st.data())
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_it_indexes_as_numpy_does(labels: LabelsArray, key: Any, value: int, data: Any) -> None:
+    twin = np.asarray(labels)
+    try:
+        expected = twin[key]
+    except IndexError:
+        with pytest.raises(IndexError):
+            labels[key]
+        with pytest.raises(IndexError):
+            labels[key] = value
+        return
+    found = labels[key]
+    assert np.shape(found) == np.shape(expected)
+    np.testing.assert_array_equal(found, expected)
+
+    values = np.random.default_rng(value).integers(0, 9, np.shape(expected)).astype(np.uint16)
+    new = data.draw(st.sampled_from([value, values]))
+    twin[key] = new
+    labels[key] = new
+    np.testing.assert_array_equal(np.asarray(labels), twin)
+
+
+def test_what_it_says_of_itself(labels: LabelsArray) -> None:
+    assert labels.shape == SHAPE
+    assert (labels.ndim, labels.dtype, len(labels)) == (3, np.uint16, 10)
+    assert labels.size == 10 * 12 * 16
+    assert np.asarray(labels[3]).shape == (12, 16)
+    assert np.asarray(labels, dtype=np.int64).dtype == np.int64
+    with pytest.raises(ValueError, match="copy"):
+        np.asarray(labels, copy=False)
+
+
+def test_reading_gives_copies(labels: LabelsArray) -> None:
+    for key in (4, np.s_[4:6], np.s_[4, 2:5], (np.array([4]), np.array([2]), np.array([3]))):
+        part = labels[key]
+        part[...] = 7
+    assert not np.asarray(labels).any()
+
+
+@pytest.mark.parametrize("key", [10, -11, (0, 12), (0, 0, 0, 0), None, 1.5, (..., ...), "t"])
+def test_bad_indices_raise_and_change_nothing(labels: LabelsArray, key: Any) -> None:
+    with pytest.raises(IndexError):
+        labels[key]
+    with pytest.raises(IndexError):
+        labels[key] = 3
+    assert not np.asarray(labels).any()
+
+
+@pytest.mark.parametrize("value", [-1, 65536, "cat", float("nan"), np.array([0, -5])])
+def test_values_that_are_no_labels_are_refused(labels: LabelsArray, value: Any) -> None:
+    with pytest.raises(ProjectError, match="whole number"):
+        labels[2, 3, 4:6] = value
+    assert not np.asarray(labels).any()
+
+
+def test_a_shape_that_does_not_fit_is_refused_whole(labels: LabelsArray) -> None:
+    with pytest.raises(ValueError, match="broadcast"):
+        labels[2:5] = np.ones((3, 4, 5))
+    assert not np.asarray(labels).any()
+
+
+def test_requests_beyond_the_memory_are_refused_in_one_line(tmp_path: Path) -> None:
+    info = VideoInfo(None, "array", 20_000, 480, 832)
+    with Project.create(tmp_path / "long", info) as project:
+        labels = project.labels(project.add_layer("a").id)
+        for read in (lambda: labels[:, :, :], lambda: np.asarray(labels), lambda: labels[:, 3]):
+            with pytest.raises(ProjectError, match="20000 frames") as caught:
+                read()
+            assert "\n" not in str(caught.value)
+        assert labels[::1000].shape == (20, 480, 832)
+        assert labels[5:900, 10, 10].shape == (895,)
+
+
+def test_the_cache_forgets_clean_frames_only(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "a", VideoInfo(None, "array", 400, 8, 8)) as project:
+        labels = project.labels(project.add_layer("a").id)
+        for t in range(400):
+            labels[t, 0, 0] = 1 + t % 5
+        cache = project._volumes[1].cache
+        project.flush()
+        assert cache.dirty == 0
+        assert len(cache._frames) <= cache.capacity == 128
+        np.testing.assert_array_equal(labels[:, 0, 0], 1 + np.arange(400) % 5)
+
+
+class TestNapari:
+    """The layer that people paint on, without a window."""
+
+    @pytest.fixture
+    def layers(self, labels: LabelsArray) -> tuple[Any, Any]:
+        layers = pytest.importorskip("napari.layers")
+        pair = layers.Labels(labels), layers.Labels(np.zeros(SHAPE, np.uint16))
+        for layer in pair:
+            layer.brush_size = 4
+        assert pair[0].data is labels
+        return pair
+
+    def test_every_tool_and_undo_equal_numpy(self, layers: tuple[Any, Any]) -> None:
+        ours, numpys = layers
+        tools = [
+            lambda layer: layer.paint((2, 5, 5), 1),
+            lambda layer: layer.paint((2, 5, 9), 2),
+            lambda layer: layer.paint((2, 5, 7), 0),
+            lambda layer: layer.fill((2, 11, 15), 3),
+            lambda layer: layer.fill((2, 5, 4), 4),
+            lambda layer: layer.paint_polygon([(6, 1, 1), (6, 1, 9), (6, 8, 5)], 5),
+            lambda layer: layer.data_setitem(
+                (np.array([7, 7, 8]), np.array([1, 2, 3]), np.array([3, 4, 5])), 6
+            ),
+        ]
+        for tool in tools:
+            for layer in layers:
+                tool(layer)
+            np.testing.assert_array_equal(np.asarray(ours.data), numpys.data)
+        for step in ["undo"] * 7 + ["redo"] * 5 + ["undo"] * 2:
+            for layer in layers:
+                getattr(layer, step)()
+            np.testing.assert_array_equal(np.asarray(ours.data), numpys.data)
+        assert numpys.data.any()
+
+    def test_painting_and_undo_make_frames_human(
+        self, layers: tuple[Any, Any], project: Project
+    ) -> None:
+        layer = layers[0]
+        layer.paint((2, 5, 5), 1)
+        layer.undo()
+        assert not np.asarray(layer.data).any()
+        assert project.provenance(1)[2] == Provenance.HUMAN
+        assert project.provenance(1).sum() == Provenance.HUMAN
+
+    def test_fill_in_three_dimensions(self, layers: tuple[Any, Any]) -> None:
+        for layer in layers:
+            layer.n_edit_dimensions = 3
+            layer.fill((0, 0, 0), 2)
+            layer.paint((4, 5, 5), 1)
+        np.testing.assert_array_equal(np.asarray(layers[0].data), layers[1].data)
+
+    def test_a_small_volume_shows_in_three_dimensions(self, layers: tuple[Any, Any]) -> None:
+        components = pytest.importorskip("napari.components")
+        viewer = components.ViewerModel()
+        viewer.add_layer(layers[0])
+        layers[0].paint((2, 5, 5), 1)
+        viewer.dims.ndisplay = 3
+        assert layers[0]._slice.image.raw.shape == SHAPE
+        viewer.dims.ndisplay = 2
+        viewer.dims.roll()
+        assert layers[0]._slice.image.raw.shape == (10, 12)
+
+    def test_a_large_volume_survives_the_3d_button(self, tmp_path: Path) -> None:
+        components = pytest.importorskip("napari.components")
+        with Project.create(tmp_path / "a", VideoInfo(None, "array", 9000, 480, 832)) as project:
+            viewer = components.ViewerModel()
+            layer = viewer.add_labels(project.labels(project.add_layer("a").id))
+            with pytest.raises(Exception, match="9000 frames of labels"):
+                viewer.dims.ndisplay = 3
+            viewer.dims.ndisplay = 2
+            viewer.dims.set_point(0, 8000)
+            layer.paint((8000, 5, 5), 1)
+            assert layer.data[8000, 5, 5] == 1
