@@ -119,9 +119,7 @@ def describe(
             continue
         predicate, target = pools[kind][int(rng.integers(len(pools[kind])))]
         text = _say(predicate, rng, plural=kind == "group", count=len(target))
-        result.setdefault(
-            text, SynthExpression(text, target, kind, predicate.motion is not None)
-        )
+        result.setdefault(text, SynthExpression(text, target, kind, predicate.motion is not None))
     return list(result.values())
 
 

@@ -157,7 +157,7 @@ def sample_scene(
 def _sample_looks(
     rng: np.random.Generator, count: int, lookalikes: float
 ) -> list[tuple[str, str, str, str, int | None]]:
-    """(shape, color, size, motion, index of the twin) for each object; looks differ or are twins."""
+    """(shape, color, size, motion, index of the twin); looks differ unless they are twins."""
     colors, motions, sizes = list(COLORS), list(MOTIONS), list(SIZES)
     looks: list[tuple[str, str, str, str, int | None]] = []
     twins = 0

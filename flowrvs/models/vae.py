@@ -70,9 +70,7 @@ def encode_moments(vae: AutoencoderKLWan, video: torch.Tensor, *, group: int = 4
     try:
         for start, stop in bounds:
             parts.append(
-                vae.encoder(
-                    video[:, :, start:stop], feat_cache=vae._enc_feat_map, feat_idx=[0]
-                )
+                vae.encoder(video[:, :, start:stop], feat_cache=vae._enc_feat_map, feat_idx=[0])
             )
     finally:
         vae.clear_cache()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from flowrvs.checkpoints import locate
 from flowrvs.errors import CheckpointError, InputError
@@ -48,9 +52,10 @@ def load(
     folder = locate(model)
     dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
     try:
-        pipeline = FlowRVSPipeline.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
-        )
+        with _quiet():
+            pipeline = FlowRVSPipeline.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -70,6 +75,21 @@ def load(
     return pipeline
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the libraries' own progress bars, and leave them as they were."""
+    bars = [
+        log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()
+    ]
+    for log in bars:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in bars:
+            log.enable_progress_bar()
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
@@ -80,9 +100,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(
-            f"Unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps."
-        ) from None
+        raise InputError(f"Unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps.") from None
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),

@@ -202,7 +202,5 @@ def load_config(path: str | Path, kind: type[_Config]) -> _Config:
 def _phase(item: dict[str, Any]) -> Phase:
     phase = Phase(**item)
     if phase.frames % 4 != 1 or phase.steps < 1 or phase.batch < 1:
-        raise InputError(
-            f"Bad phase {item}: frames must be 4k + 1, steps and batch at least 1."
-        )
+        raise InputError(f"Bad phase {item}: frames must be 4k + 1, steps and batch at least 1.")
     return phase

@@ -209,9 +209,7 @@ class FlowTrainer:
             len(start), config.boundary_probability, config.time_power, self.device
         )
         velocity = self._velocity(interpolate(start, end, times), start, times, batch)
-        loss = flow_loss(
-            velocity, start, end, batch.objects.to(self.device), config.object_weight
-        )
+        loss = flow_loss(velocity, start, end, batch.objects.to(self.device), config.object_weight)
         self.journal.add(loss=loss.item())
         return loss
 
@@ -261,9 +259,7 @@ class FlowTrainer:
         pairs = [(clip, i) for clip in clips for i in range(min(len(clip.kinds), 5))]
         for first in range(0, len(pairs), 16):
             batch = stack_pairs(pairs[first : first + 16])
-            start = source_latents(
-                batch.moments.to(self.device), self.mean, self.std, sample=False
-            )
+            start = source_latents(batch.moments.to(self.device), self.mean, self.std, sample=False)
             times = torch.full((len(start),), 1000.0, device=self.device)
             end = start - self._velocity(start, start, times, batch)
             cells = batch.objects.to(self.device).unsqueeze(1)

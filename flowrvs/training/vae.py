@@ -122,9 +122,7 @@ class _VaeTrainer:
             ]
             for parameter in parameters:
                 parameter.requires_grad_(True)
-        peak = (
-            self.config.learning_rate if stage == "picture" else self.config.mask_learning_rate
-        )
+        peak = self.config.learning_rate if stage == "picture" else self.config.mask_learning_rate
         optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=1e-4)
         if state is not None and state["stage"] == stage and done > first:
             optimizer.load_state_dict(state["optimizer"])
@@ -138,11 +136,10 @@ class _VaeTrainer:
                 group["lr"] = peak * cosine_rate(local, total, self.config.warmup)
             rng = np.random.default_rng([self.config.seed, step])
             phase = self._phase(stage, local)
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=self.config.autocast
-            ):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
                 loss, values = (
-                    self._picture_loss(rng, phase) if stage == "picture"
+                    self._picture_loss(rng, phase)
+                    if stage == "picture"
                     else self._mask_loss(rng, phase)
                 )
             optimizer.zero_grad(set_to_none=True)
@@ -174,9 +171,7 @@ class _VaeTrainer:
         posterior = DiagonalGaussianDistribution(encode_moments(self.vae, video).float())
         decoded = decode_frames(self.vae, posterior.sample(), clamp=False).float()
         reconstruction = F.l1_loss(decoded, video) + F.mse_loss(decoded, video)
-        kl = 0.5 * (
-            posterior.mean.square() + posterior.var - 1.0 - posterior.logvar
-        ).mean()
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
         loss = reconstruction + self.config.kl_weight * kl
         return loss, {"reconstruction": reconstruction.item(), "kl": kl.item()}
 
