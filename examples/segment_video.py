@@ -13,7 +13,7 @@ import numpy as np
 
 import flowrvs
 from flowrvs.data.synthetic import generate_clip
-from flowrvs.video import write_overlay
+from flowrvs.video.encode import write_overlay
 
 
 def main(source: str | None = None, *texts: str) -> None:

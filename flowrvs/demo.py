@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from flowrvs.data.export import export_projects
 from flowrvs.data.mevis import MevisWriter
@@ -23,11 +24,12 @@ from flowrvs.data.synthetic import SynthClip, generate_clip
 from flowrvs.errors import InputError, StorageError
 from flowrvs.evaluation import Scores, evaluate_masks
 from flowrvs.inference import segment_into
-from flowrvs.masks.compose import paint
+from flowrvs.masks.compose import paint, union
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.records import Segmenter
 from flowrvs.store import Project
-from flowrvs.video import Video, contact_sheet, open_video, write_overlay
+from flowrvs.video import Video, open_video
+from flowrvs.video.encode import contact_sheet, write_overlay
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -177,7 +179,7 @@ def run_demo(
             }
         )
         export_projects([project], folder / "mevis", videos=[video], overwrite=True, cancel=cancel)
-        colors = [project.objects[key].color for key in sorted(project.objects)]
+        colors = {i: project.add_prompt(text)[1].color for i, text in enumerate(texts, 1)}
         _write_pictures(files, video.read(0, len(video)), texts, masks, colors)
     sentences = {str(index): text for index, text in enumerate(texts)}
     result = DemoResult(folder, files, sentences, scores, seconds)
@@ -212,9 +214,7 @@ def _write_truth(folder: Path, clip: SynthClip) -> None:
             "clip",
             clip.frames,
             objects=dict(enumerate(clip.masks)),
-            expressions={
-                str(i): (e.text, list(e.objects)) for i, e in enumerate(clip.expressions)
-            },
+            expressions={str(i): (e.text, list(e.objects)) for i, e in enumerate(clip.expressions)},
         )
 
 
@@ -228,26 +228,48 @@ def _write_pictures(
     frames: npt.NDArray[np.uint8],
     texts: list[str],
     masks: list[npt.NDArray[np.bool_]],
-    colors: list[tuple[float, float, float]],
+    colors: dict[int, tuple[float, float, float]],
 ) -> None:
-    """Write the overlay, single objects over groups, and the contact sheet."""
-    frames = _enlarge(frames)
-    masks = [_enlarge(mask) for mask in masks]
+    """Write the overlay, single objects over groups, and the contact sheet.
+
+    What was found keeps its own colours, within an outline; the rest is dimmed.
+    """
+    rings = [_ring(mask) for mask in masks]
     by_size = sorted(range(len(masks)), key=lambda index: -int(masks[index].sum()))
-    labels = paint({i + 1: masks[i] for i in by_size}, frames.shape[:3], np.uint8)
-    write_overlay(files["overlay"], frames, labels, rate=_RATE, colors=colors)
+    labels = paint({i + 1: rings[i] for i in by_size}, frames.shape[:3], np.uint8)
+    found = union(masks, frames.shape[:3])
+    write_overlay(
+        files["overlay"],
+        _enlarge(_dim(frames, found)),
+        _enlarge(labels),
+        rate=_RATE,
+        colors=colors,
+        alpha=1.0,
+    )
     rows = []
     picked = np.linspace(0, len(frames) - 1, _COLUMNS).round().astype(int)
     for index, text in enumerate(texts):
         row = contact_sheet(
-            frames[picked],
-            masks[index][picked].astype(np.uint8),
+            _enlarge(_dim(frames[picked], masks[index][picked])),
+            _enlarge(rings[index][picked] * np.uint8(index + 1)),
             columns=_COLUMNS,
-            colors=[colors[index]],
+            colors=colors,
+            alpha=1.0,
+            captions=[f"frame {frame}" for frame in picked],
         )
-        rows += [_caption(f"{text!r}", row.shape[1]), row]
+        rows += [_caption(text, row.shape[1]), row]
     with _replacing(files["contact sheet"]) as partial:
         _image(np.concatenate(rows)).save(partial, format="PNG")
+
+
+def _ring(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the pixels around a mask, (T, H, W)."""
+    around = ndimage.generate_binary_structure(2, 2)[None]
+    return ndimage.binary_dilation(mask, around) & ~mask
+
+
+def _dim(frames: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    return np.where(mask[..., None], frames, frames // 5 * 2)
 
 
 def _enlarge(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

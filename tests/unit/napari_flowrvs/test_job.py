@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -26,7 +26,7 @@ def test_runs_to_its_end() -> None:
     job.progressed.connect(progress.append)
     items: list[object] = []
 
-    def work(token: CancelToken, report: ProgressCallback) -> Iterator[object]:
+    def work(token: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
         assert job.phase is Phase.RUNNING
         report(Progress(1, 2, "half"))
         yield "a"
@@ -43,7 +43,7 @@ def test_every_error_is_told_and_the_job_is_free_again(error: Exception) -> None
     job = Job(run_here)
     seen = record(job)
 
-    def work(token: CancelToken, report: ProgressCallback) -> Iterator[object]:
+    def work(token: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
         yield 1
         raise error
 
@@ -52,7 +52,7 @@ def test_every_error_is_told_and_the_job_is_free_again(error: Exception) -> None
     assert isinstance(seen[2], Failure)
     assert "\n" not in seen[2].summary
     assert "Traceback" in seen[2].details
-    job.start(lambda token, report: iter(()), lambda _: None)
+    job.start(lambda token, report: (_ for _ in ()), lambda _: None)
     assert seen[-1] == "completed"
 
 
@@ -61,7 +61,7 @@ def test_cancel_closes_the_generator_at_the_next_item() -> None:
     seen = record(job)
     closed: list[int] = []
 
-    def work(token: CancelToken, report: ProgressCallback) -> Iterator[object]:
+    def work(token: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
         try:
             for i in range(100):
                 yield i
@@ -87,7 +87,7 @@ def test_replies_after_close_are_dropped() -> None:
     job = Job(runner)
     seen = record(job)
     items: list[object] = []
-    job.start(lambda token, report: iter(()), items.append)
+    job.start(lambda token, report: (_ for _ in ()), items.append)
     assert not job.close(0)
     token, callbacks = waiting[0]
     assert token.cancelled
