@@ -86,7 +86,7 @@ def windows_to_compute(windows: Sequence[Window], done: Collection[int]) -> froz
 
     They are the unfinished ones and, before each run of them, the finished ones that reach
     into it: their logits on the shared frames are needed for the seam. With an overlap of
-    at most half a window that is one window.
+    at most half a window that is one window, or two before the shifted last one.
 
     Parameters
     ----------

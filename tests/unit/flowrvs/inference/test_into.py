@@ -1,0 +1,206 @@
+"""Running into a project: provenance, resume, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from flowrvs.errors import Cancelled, DeviceMemoryError, ProjectError, StorageError
+from flowrvs.inference import plan_windows, segment, segment_into
+from flowrvs.inference.windows import windows_to_compute
+from flowrvs.progress import CancelToken
+from flowrvs.store import Project, Provenance
+from flowrvs.video import Video, open_video
+from tests.fixtures.segmenters import ThresholdSegmenter, WindowSegmenter
+
+TEXTS = ["the red one", "the green one"]
+PLAN = {"window": 5, "overlap": 2}
+
+
+@pytest.fixture
+def video(shapes_frames: npt.NDArray[np.uint8]) -> Iterator[Video]:
+    with open_video(shapes_frames) as video:
+        yield video
+
+
+@pytest.fixture
+def project(tmp_path: Path, video: Video) -> Iterator[Project]:
+    with Project.create(tmp_path / "a", video.info) as project:
+        yield project
+
+
+def _masks(project: Project) -> npt.NDArray[np.bool_]:
+    return np.stack([project.object_mask(i, 0, 12) for i in sorted(project.objects)])
+
+
+@pytest.fixture
+def whole(video: Video) -> npt.NDArray[np.bool_]:
+    """The masks of an uninterrupted run with seams that matter."""
+    masks = np.zeros((2, 12, 48, 64), bool)
+    for part in segment(video, TEXTS, WindowSegmenter(), **PLAN):
+        masks[part.expression, part.start : part.stop] = part.masks
+    assert masks.any(axis=(2, 3)).sum() > 12
+    return masks
+
+
+def test_masks_land_in_the_project(
+    project: Project, video: Video, shapes_masks: dict[str, npt.NDArray[np.bool_]]
+) -> None:
+    for part in segment_into(project, video, TEXTS, ThresholdSegmenter(), **PLAN):
+        one = project.objects[part.expression + 1]
+        # it is written, and on the disk, when it is handed out
+        np.testing.assert_array_equal(
+            project.object_mask(one.id, part.start, part.stop), part.masks
+        )
+        assert project.unsaved == 0
+    np.testing.assert_array_equal(
+        _masks(project), np.stack([shapes_masks["red"], shapes_masks["green"]])
+    )
+    assert [e.text for e in project.expressions.values()] == TEXTS
+    assert (project.provenance(1) == Provenance.MODEL).all()
+    assert project.model == "threshold"
+    assert [row["text"] for row in project.history if row["event"] == "run"] == TEXTS
+
+
+def test_prompts_are_there_before_anything_is_computed(project: Project, video: Video) -> None:
+    segmenter = ThresholdSegmenter()
+    run = segment_into(project, video, TEXTS, segmenter)
+    assert len(project.expressions) == 2 and segmenter.calls == []
+    run.close()
+
+
+def test_a_persons_frames_survive(project: Project, video: Video) -> None:
+    _, red = project.add_prompt("the red one")
+    labels = project.labels(red.layer)
+    labels[6, 40:44] = red.id
+    run = segment_into(project, video, ["the red one"], ThresholdSegmenter(), **PLAN)
+    next(run)
+    labels[1] = 0  # already written by the model
+    labels[11, :2] = red.id  # not computed yet
+    drawn = {t: labels[t] for t in (1, 6, 11)}
+    list(run)
+    for t, frame in drawn.items():
+        np.testing.assert_array_equal(labels[t], frame)
+    assert np.flatnonzero(project.provenance(red.id) == Provenance.HUMAN).tolist() == [1, 6, 11]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+@pytest.mark.parametrize("how", ["cancel", "close", "memory"])
+def test_an_interrupted_run_goes_on_to_the_same_masks(
+    project: Project, video: Video, whole: npt.NDArray[np.bool_], how: str, stop_after: int
+) -> None:
+    cancel = CancelToken()
+    first = WindowSegmenter(fail_at=(stop_after + 1) // 2 if how == "memory" else None)
+    run = segment_into(project, video, TEXTS, first, cancel=cancel, **PLAN)
+    finished = set()
+    try:
+        for part in run:
+            finished.add((part.expression, part.window.index))
+            if len(finished) == stop_after and how == "cancel":
+                cancel.cancel()
+            if len(finished) == stop_after and how == "close":
+                break
+    except (Cancelled, DeviceMemoryError):
+        assert how != "close"
+    run.close()
+    path = project.path
+    project.close()
+
+    second = WindowSegmenter()
+    with Project.open(path) as again:
+        parts = list(segment_into(again, video, TEXTS, second, **PLAN))
+        np.testing.assert_array_equal(_masks(again), whole)
+        # finished windows are not drawn again; those that reach into the first unfinished
+        # window of a sentence are computed again, for its seam
+        assert not finished & {(p.expression, p.window.index) for p in parts}
+        assert len(parts) + len(finished) == 2 * 4
+        asked = sum(len(texts) for _, texts in second.calls)
+        windows = plan_windows(12, 5, 2)
+        done = [{w for e, w in finished if e == text} for text in range(2)]
+        assert asked == sum(len(windows_to_compute(windows, each)) for each in done)
+
+        third = WindowSegmenter()
+        assert list(segment_into(again, video, TEXTS, third, **PLAN)) == []
+        assert third.calls == []
+
+
+def test_without_overlap_nothing_is_computed_twice(project: Project, video: Video) -> None:
+    run = segment_into(project, video, ["red"], ThresholdSegmenter(), window=4, overlap=0)
+    next(run)
+    run.close()
+    segmenter = ThresholdSegmenter()
+    list(segment_into(project, video, ["red"], segmenter, window=4, overlap=0))
+    assert len(segmenter.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"steps": 2}, {"window": 6}, {"threshold": 0.5}, {"stop": 11}, {"resume": False}]
+)
+def test_another_request_is_another_run(
+    project: Project, video: Video, other: dict[str, int]
+) -> None:
+    list(segment_into(project, video, ["red"], ThresholdSegmenter(), **PLAN))
+    segmenter = ThresholdSegmenter()
+    assert list(segment_into(project, video, ["red"], segmenter, **{**PLAN, **other}))
+    assert len(project.expressions) == 1
+    again = ThresholdSegmenter()  # its masks were replaced: the first run is no longer there
+    assert bool(list(segment_into(project, video, ["red"], again, **PLAN))) == (
+        "resume" not in other
+    )
+
+
+def test_a_sentence_can_be_added_to_a_finished_one(project: Project, video: Video) -> None:
+    list(segment_into(project, video, TEXTS[:1], ThresholdSegmenter(), **PLAN))
+    segmenter = ThresholdSegmenter()
+    parts = list(segment_into(project, video, TEXTS, segmenter, **PLAN))
+    assert {p.expression for p in parts} == {1}
+    assert {texts for _, texts in segmenter.calls} == {("the green one",)}
+
+
+def test_the_same_sentence_twice_is_computed_once(project: Project, video: Video) -> None:
+    segmenter = ThresholdSegmenter(window_size=12)
+    parts = list(segment_into(project, video, ["red", " red "], segmenter))
+    assert len(parts) == 1 and segmenter.calls == [(12, ("red",))]
+
+
+def test_confidence_is_kept_on_request(project: Project, video: Video) -> None:
+    list(segment_into(project, video, ["red"], ThresholdSegmenter(), keep_confidence=True))
+    kept = project.confidence(1, 0, 12)
+    assert kept is not None
+    np.testing.assert_array_equal(kept > 127, project.object_mask(1, 0, 12))
+
+
+def test_another_video_is_refused(project: Project, shapes_frames: npt.NDArray[np.uint8]) -> None:
+    with (
+        open_video(shapes_frames[:5]) as other,
+        pytest.raises(ProjectError, match="another project"),
+    ):
+        segment_into(project, other, ["red"], ThresholdSegmenter())
+    assert project.expressions == {}
+
+
+def test_a_failing_disk_keeps_finished_windows(project: Project, video: Video) -> None:
+    run = segment_into(project, video, ["red"], ThresholdSegmenter(), **PLAN)
+    next(run)
+    folder = project.path / "layers" / "1"
+    folder.rename(folder.with_name("away"))
+    folder.write_text("in the way")
+    with pytest.raises(StorageError, match="Cannot write"):
+        next(run)
+    folder.unlink()
+    folder.with_name("away").rename(folder)
+    (record,) = project.runs.values()
+    assert record.done == {0}
+    assert list(segment_into(project, video, ["red"], ThresholdSegmenter(), **PLAN))
+
+
+def test_the_project_moves_with_its_video(project: Project, video: Video, tmp_path: Path) -> None:
+    info = replace(video.info, path=str(tmp_path / "moved.mp4"))
+    project.check_video(info)
+    list(segment_into(project, video, ["red"], ThresholdSegmenter()))
+    assert project.video.path == info.path
