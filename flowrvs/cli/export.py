@@ -54,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**dataclasses.asdict(result), "path": str(result.path)}))
         return 0
-    print(
-        f"{result.path}: {result.videos} videos, {result.frames} frames, "
-        f"{result.expressions} sentences, {result.objects} objects ({result.format})"
+    counts = (
+        (result.videos, "video"),
+        (result.frames, "frame"),
+        (result.expressions, "sentence"),
+        (result.objects, "object"),
     )
+    text = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+    print(f"{result.path}: {text} ({result.format})")
     for note in result.notes:
         print(f"note: {note}")
     return 0

@@ -1,0 +1,149 @@
+"""A whole split predicted: layout, resuming, stopping, the zip."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowrvs.data.mevis import MevisSplit
+from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError, StorageError
+from flowrvs.evaluation import evaluate, predict_split, zip_predictions
+from flowrvs.progress import CancelToken
+from tests.fixtures.segmenters import ThresholdSegmenter
+
+PICTURES = 2 * 3 * 12
+
+
+def test_every_sentence_and_frame_is_predicted(split, tmp_path):
+    segmenter = ThresholdSegmenter()
+    result = predict_split(split, tmp_path / "out", segmenter)
+    assert (result.videos, result.expressions, result.frames, result.skipped) == (2, 6, 72, 0)
+    pictures = sorted((tmp_path / "out").rglob("*.png"))
+    assert len(pictures) == PICTURES
+    assert not [p for p in (tmp_path / "out").rglob("*") if "partial" in p.name]
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.mode == "L" and picture.size == (64, 48)
+            assert set(np.unique(picture)) <= {0, 255}
+    scores = evaluate(tmp_path / "out", split)
+    assert scores.coverage == 1 and scores.j_and_f > 0.9
+
+
+def test_a_window_is_encoded_once_for_all_sentences(split, tmp_path):
+    segmenter = ThresholdSegmenter()
+    predict_split(split, tmp_path / "out", segmenter, videos=["one"])
+    assert {texts for _, texts in segmenter.calls} == {
+        ("the red square", "the green square", "nothing at all")
+    }
+    assert len(segmenter.calls) == 2
+    assert [p.name for p in sorted((tmp_path / "out").iterdir()) if p.is_dir()] == ["one"]
+
+
+def test_a_stopped_run_goes_on(split, tmp_path):
+    out = tmp_path / "out"
+    token = CancelToken()
+    seen = []
+
+    def stop(event):
+        seen.append(event)
+        if event.done >= 40:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        predict_split(split, out, ThresholdSegmenter(), cancel=token, progress=stop)
+    assert 0 < len(list(out.rglob("*.png"))) < PICTURES
+    stamps = {p: p.stat().st_mtime_ns for p in (out / "one").rglob("*.png")}
+    segmenter = ThresholdSegmenter()
+    events = []
+    result = predict_split(split, out, segmenter, progress=events.append)
+    assert result.skipped == 3
+    assert events[0].done == 36 and events[-1].done == events[-1].total == 72
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert evaluate(out, split).coverage == 1
+    again = ThresholdSegmenter()
+    assert predict_split(split, out, again).skipped == 6
+    assert again.calls == []
+
+
+def test_an_emptied_picture_is_predicted_again(split, tmp_path):
+    out = tmp_path / "out"
+    predict_split(split, out, ThresholdSegmenter())
+    (out / "one" / "0" / "00004.png").write_bytes(b"")
+    segmenter = ThresholdSegmenter()
+    assert predict_split(split, out, segmenter).skipped == 5
+    assert {texts for _, texts in segmenter.calls} == {("the red square",)}
+    assert evaluate(out, split).coverage == 1
+
+
+def test_models_are_not_mixed(split, tmp_path):
+    predict_split(split, tmp_path / "out", ThresholdSegmenter())
+    with pytest.raises(DatasetError, match="'threshold', not 'other'"):
+        predict_split(split, tmp_path / "out", ThresholdSegmenter(name="other"))
+    with pytest.raises(DatasetError, match="steps 1, not 2"):
+        predict_split(split, tmp_path / "out", ThresholdSegmenter(), steps=2)
+
+
+def test_only_listed_frames_are_predicted(split, tmp_path):
+    """A split may list every other frame of a folder."""
+    path = split / "meta_expressions.json"
+    meta = json.loads(path.read_text())
+    meta["videos"]["one"]["frames"] = meta["videos"]["one"]["frames"][1::2]
+    path.write_text(json.dumps(meta))
+    source = MevisSplit.open(split)
+    predict_split(split, tmp_path / "out", ThresholdSegmenter(), videos=["one"])
+    names = sorted(p.stem for p in (tmp_path / "out" / "one" / "0").iterdir())
+    assert names == list(source.videos["one"].frames)
+    with Image.open(tmp_path / "out" / "one" / "0" / "00003.png") as picture:
+        found = np.asarray(picture) > 0
+    # The square of native frame 3, not of the third listed one.
+    assert found[6:22, 11:27].mean() > 0.9 and found.sum() < 340
+
+
+def test_the_zip_holds_what_the_split_lists(split, tmp_path):
+    out = tmp_path / "out"
+    predict_split(split, out, ThresholdSegmenter())
+    (out / "notes.txt").write_text("mine")
+    (out / "one" / "0" / "extra.png").write_bytes(b"")
+    archive = zip_predictions(split, out)
+    assert archive == tmp_path / "out.zip"
+    with zipfile.ZipFile(archive) as file:
+        names = file.namelist()
+        assert file.testzip() is None
+    assert len(names) == PICTURES
+    assert "one/0/00000.png" in names and "two v1.0/2/00011.png" in names
+    assert evaluate(archive, split).to_dict() == evaluate(out, split).to_dict()
+    (out / "one" / "0" / "00000.png").unlink()
+    archive.unlink()
+    with pytest.raises(DatasetError, match="missing"):
+        zip_predictions(split, out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "valid_u"]
+
+
+def test_a_zip_that_does_not_read_back_is_not_kept(split, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict_split(split, out, ThresholdSegmenter())
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda self: "one/0/00000.png")
+    with pytest.raises(StorageError, match="read back"):
+        zip_predictions(split, out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "valid_u"]
+
+
+def test_bad_input_gets_one_line(split, tmp_path):
+    with pytest.raises(InputError, match="no video 'three'"):
+        predict_split(split, tmp_path / "out", ThresholdSegmenter(), videos=["three"])
+    with pytest.raises(DatasetError, match="valid_u"):
+        predict_split(split.parent, tmp_path / "out", ThresholdSegmenter())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="is a file"):
+        predict_split(split, tmp_path / "file", ThresholdSegmenter())
+    (split / "JPEGImages" / "one" / "00005.jpg").unlink()
+    with pytest.raises(DatasetError, match="'00005'"):
+        predict_split(split, tmp_path / "out", ThresholdSegmenter())
+    shutil.rmtree(split / "JPEGImages" / "one")
+    with pytest.raises(MissingPathError, match="00000.jpg"):
+        predict_split(split, tmp_path / "out", ThresholdSegmenter())
