@@ -121,7 +121,7 @@ class Cursor:
         self.errors = []
 
     def _seek(self, goal: int, target: int) -> bool:
-        pts, dts, _ = (int(v) for v in self.index.stamps[target])
+        pts, dts = (int(v) for v in self.index.stamps[target, :2])
         stamps = [v for v in ((pts, dts) if self._by_pts else (dts, pts)) if v != MISSING]
         if self.index.key is None or not stamps:
             return False

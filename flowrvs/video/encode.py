@@ -19,7 +19,7 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageDraw
 
-from flowrvs.errors import MissingPathError, StorageError, VideoError
+from flowrvs.errors import FlowRVSError, MissingPathError, StorageError, VideoError
 
 __all__ = ["blend", "contact_sheet", "default_color", "encode_jpeg", "write_overlay"]
 
@@ -231,7 +231,7 @@ def write_overlay(
         os.replace(part, path)
     except OSError as error:
         # Only trouble with this disk is ours; errors of the frames pass as they are.
-        if isinstance(error, (VideoError, MissingPathError)):
+        if isinstance(error, FlowRVSError):
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise StorageError(

@@ -49,8 +49,8 @@ class PacketIndex:
         Display position of every packet; -1 for packets that show nothing.
     keyframes : ndarray of int64
         Ordinals at which decoding can begin, rising; the first one is 0.
-    stamps : ndarray of int64, shape (P, 3)
-        pts, dts and byte position of every packet; `MISSING` where there is none.
+    stamps : ndarray of int64, shape (P, 4)
+        pts, dts, byte position and size of every packet; `MISSING` where there is none.
     key : int or None
         Column of `stamps` that is unique and so finds a packet again after a seek.
     times : ndarray of float64, shape (T,)
@@ -98,15 +98,19 @@ class PacketIndex:
         return max(k, 0)
 
     def ordinal_of(self, packet: av.Packet) -> int:
-        """Return which packet this is, read after a seek; -1 when it is not known."""
+        """Return which packet this is, read after a seek; -1 when it is not known.
+
+        Some demuxers (MPEG-PS) guess other timestamps after a seek than from the start,
+        so the place and the size of the packet must agree too.
+        """
         if self.key is None:
             return -1
-        stamp = (packet.pts, packet.dts, packet.pos)[self.key]
-        if stamp is None:
-            return -1
-        n = int(np.searchsorted(self._sorted, stamp))
-        if n < len(self._sorted) and self._sorted[n] == stamp:
-            return int(self._ordinals[n])
+        stamp = _stamp(packet)
+        n = int(np.searchsorted(self._sorted, stamp[self.key]))
+        if n < len(self._sorted) and self._sorted[n] == stamp[self.key]:
+            ordinal = int(self._ordinals[n])
+            if tuple(self.stamps[ordinal, 2:].tolist()) == stamp[2:]:
+                return ordinal
         return -1
 
     def spoiled_by(self, ordinal: int) -> list[int]:
@@ -187,21 +191,14 @@ def build_index(path: str) -> PacketIndex:
     """
     container, stream = open_stream(path)
     with container:
-        stamps_list: list[tuple[int, int, int]] = []
+        stamps_list: list[tuple[int, ...]] = []
         keys: list[int] = []
         hidden: list[int] = []
         corrupt: list[int] = []
         cut = ""
         try:
             for ordinal, packet in enumerate(packets(container, stream)):
-                pts, dts, pos = packet.pts, packet.dts, packet.pos
-                stamps_list.append(
-                    (
-                        MISSING if pts is None else pts,
-                        MISSING if dts is None else dts,
-                        MISSING if pos is None or pos < 0 else pos,
-                    )
-                )
+                stamps_list.append(_stamp(packet))
                 if packet.is_keyframe:
                     keys.append(ordinal)
                 if packet.is_discard:
@@ -215,7 +212,7 @@ def build_index(path: str) -> PacketIndex:
     if not stamps_list:
         raise VideoError(f"{path} holds no frames: it is empty or was cut off while recording.")
 
-    stamps = np.array(stamps_list, dtype=np.int64).reshape(-1, 3)
+    stamps = np.array(stamps_list, dtype=np.int64).reshape(-1, 4)
     keyframes = np.array(sorted({0, *keys}), dtype=np.int64)
     key = next((c for c in range(3) if _unique(stamps[:, c])), None)
     shown = np.ones(len(stamps), dtype=bool)
@@ -247,6 +244,16 @@ def build_index(path: str) -> PacketIndex:
         frozenset(corrupt),
         cut,
         float(rate) if rate else None,
+    )
+
+
+def _stamp(packet: av.Packet) -> tuple[int, ...]:
+    pts, dts, pos = packet.pts, packet.dts, packet.pos
+    return (
+        MISSING if pts is None else pts,
+        MISSING if dts is None else dts,
+        MISSING if pos is None or pos < 0 else pos,
+        packet.size,
     )
 
 
