@@ -27,7 +27,13 @@ import sys
 import zipfile
 
 names = zipfile.ZipFile(sys.argv[1]).namelist()
-for wanted in ("napari_flowrvs/napari.yaml", "flowrvs/py.typed", "flowrvs/__init__.pyi"):
+for wanted in (
+    "napari_flowrvs/napari.yaml",
+    "flowrvs/py.typed",
+    "flowrvs/__init__.pyi",
+    "flowrvs/training/configs/tiny_flow.toml",
+    "flowrvs/checkpoints/weights/tiny/model_index.json",
+):
     assert wanted in names, f"{wanted} is missing from the wheel"
 stray = [name for name in names if not name.startswith(("flowrvs/", "napari_flowrvs"))]
 assert not stray, f"the wheel carries files of no package: {stray}"
