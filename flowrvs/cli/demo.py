@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowrvs.cli._progress import cancel_on_interrupt, progress_line
 
-HELP = "run the bundled model on the bundled clip and leave everything in a folder"
+HELP = "Run the bundled model on the bundled clip: project, pictures, split, scores."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
