@@ -105,7 +105,7 @@ class AtomicFolder:
                     self.abort()
                     raise DatasetError(
                         f"{self.target} already exists with other content; "
-                        "choose another folder or ask to overwrite it."
+                        "choose another folder, or overwrite it (--overwrite)."
                     )
                 if not any((self.target / mark).exists() for mark in _MARKS):
                     self.abort()

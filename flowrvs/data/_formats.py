@@ -61,10 +61,7 @@ def write_ytvos(target: Path, work: Work) -> ExportResult:
             }
             left = len(content.expressions) - len(single)
             if left:
-                work.notes.append(
-                    f"{source.name}: {left} sentences for several objects or none are left out; "
-                    "this format knows one object a sentence"
-                )
+                work.notes.append(_left_out(source, left))
             expressions[source.name] = {"expressions": single, "frames": source.frames}
             meta[source.name] = {
                 "objects": {
@@ -97,10 +94,7 @@ def write_davis(target: Path, work: Work) -> ExportResult:
                     count += 1
                     lines.append(f'{source.name} {labels[key]} "{" ".join(text.split())}"')
             if count < len(content.expressions):
-                work.notes.append(
-                    f"{source.name}: {len(content.expressions) - count} sentences for several "
-                    "objects or none are left out; this format knows one object a sentence"
-                )
+                work.notes.append(_left_out(source, len(content.expressions) - count))
             work.wrote(len(source.frames), count, len(content.masks))
         sets = folder / "ImageSets" / "2017"
         sets.mkdir(parents=True)
@@ -203,6 +197,13 @@ WRITERS: Mapping[str, Callable[[Path, Work], ExportResult]] = {
 
 def _folder(target: Path, work: Work) -> AtomicFolder:
     return AtomicFolder(target, overwrite=work.overwrite)
+
+
+def _left_out(source: Source, count: int) -> str:
+    return (
+        f"{source.name}: left out {count} {'sentence' if count == 1 else 'sentences'} for several "
+        "objects or none; this format knows one object a sentence"
+    )
 
 
 def _pictures(folder: Path, source: Source, work: Work) -> None:

@@ -294,7 +294,9 @@ def _open_picture(path: Path) -> Image.Image:
 
 
 def _no_split(root: Path) -> str:
-    inner = sorted(p.parent.name for p in root.glob("*/meta_expressions.json"))
+    found = (p.parent.name for p in root.glob("*/meta_expressions.json"))
+    # A hidden one is being written, or was left by a killed run.
+    inner = sorted(name for name in found if not name.startswith("."))
     if inner:
         return (
             f"{root} holds the splits {', '.join(inner)}; give one of them, e.g. {root / inner[0]}."

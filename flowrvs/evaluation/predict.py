@@ -23,6 +23,7 @@ from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import Segmenter
 
 if TYPE_CHECKING:
+    from flowrvs.inference.run import Plan
     from flowrvs.video import Video
 
 __all__ = ["PredictResult", "predict_split", "zip_predictions"]
@@ -64,8 +65,8 @@ def predict_split(
     """Write ``<out>/<video>/<exp_id>/<frame>.png`` for every sentence of a split.
 
     Pictures have the source's size and the values 0 and 255, and each appears whole.
-    A run that was stopped goes on where it was: complete expressions are skipped. A
-    video is encoded once for all its sentences.
+    A run that was stopped goes on where it was: windows whose pictures are there are
+    not predicted again. A window is encoded once for all its sentences.
 
     Parameters
     ----------
@@ -102,25 +103,29 @@ def predict_split(
     """
     source = split if isinstance(split, MevisSplit) else MevisSplit.open(split)
     root = Path(out)
-    chosen = _choose(source, videos)
-    _claim(root, {"model": segmenter.name, "steps": steps, "split": source.folder.name})
-    pending = {
-        name: [e for e in exps if not _complete(root, source, name, e)] for name, exps in chosen
-    }
-    lengths = {name: len(source.videos[name].frames) for name, _ in chosen}
-    total = sum(lengths[name] * len(exps) for name, exps in chosen)
-    todo = sum(lengths[name] * len(exps) for name, exps in pending.items())
-    clock = ProgressClock(total, total - todo)
+    names = _choose(source, videos)
+    _claim(
+        root,
+        {
+            "model": segmenter.name,
+            "steps": steps,
+            "window": segmenter.window_size,
+            "overlap": segmenter.overlap,
+            "split": source.folder.name,
+        },
+    )
+    jobs = [_job(source, root, name, segmenter, steps) for name in names]
+    clock = ProgressClock(sum(j.total for j in jobs), sum(j.finished for j in jobs))
     if progress is not None:
         progress(clock.event("starting"))
-    for name, exps in pending.items():
+    for job in jobs:
         if cancel is not None:
             cancel.raise_if_cancelled()
-        if exps:
-            _predict_video(source, root, name, exps, segmenter, steps, clock, progress, cancel)
-    count = sum(len(exps) for _, exps in chosen)
-    skipped = count - sum(len(exps) for exps in pending.values())
-    return PredictResult(root, len(chosen), count, total, skipped)
+        if job.finished < job.total:
+            _predict_video(source, root, job, segmenter, clock, progress, cancel)
+    count = sum(len(job.exp_ids) for job in jobs)
+    skipped = sum(len(done) == len(job.kept) for job in jobs for done in job.done.values())
+    return PredictResult(root, len(jobs), count, clock.total, skipped)
 
 
 def zip_predictions(
@@ -162,8 +167,8 @@ def zip_predictions(
     target = Path(path) if path is not None else root.with_name(f"{root.name}.zip")
     names = [
         f"{name}/{exp_id}/{frame}.png"
-        for name, exps in _choose(source, videos)
-        for exp_id in exps
+        for name in _choose(source, videos)
+        for exp_id in source.videos[name].expressions
         for frame in source.videos[name].frames
     ]
     for name in names:
@@ -188,43 +193,85 @@ def zip_predictions(
     return target
 
 
-def _predict_video(
-    source: MevisSplit,
-    root: Path,
-    name: str,
-    exp_ids: Sequence[str],
-    segmenter: Segmenter,
-    steps: int,
-    clock: ProgressClock,
-    progress: ProgressCallback | None,
-    cancel: CancelToken | None,
-) -> None:
-    from flowrvs.inference import segment
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A video, its plan, and the windows whose pictures are there, by sentence."""
+
+    video: str
+    exp_ids: list[str]
+    plan: Plan | None
+    kept: tuple[range, ...]
+    done: dict[int, frozenset[int]]
+
+    @property
+    def total(self) -> int:
+        return len(self.exp_ids) * sum(len(frames) for frames in self.kept)
+
+    @property
+    def finished(self) -> int:
+        return sum(len(self.kept[index]) for done in self.done.values() for index in done)
+
+
+def _job(source: MevisSplit, root: Path, name: str, segmenter: Segmenter, steps: int) -> _Job:
+    from flowrvs.inference import kept_frames
+    from flowrvs.inference.run import make_plan
 
     entry = source.videos[name]
-    texts = [entry.expressions[exp_id].exp for exp_id in exp_ids]
-    for exp_id, text in zip(exp_ids, texts, strict=True):
-        if not text.strip():
+    exp_ids = list(entry.expressions)
+    for exp_id in exp_ids:
+        if not entry.expressions[exp_id].exp.strip():
             raise DatasetError(
                 f"Expression {exp_id!r} of {name!r} in {source.folder} is empty; "
                 "run 'flowrvs check' on the split."
             )
+    if not exp_ids:
+        return _Job(name, [], None, (), {})
+    texts = [entry.expressions[exp_id].exp for exp_id in exp_ids]
+    plan = make_plan(len(entry.frames), texts, segmenter, steps=steps)
+    kept = kept_frames(plan.windows)
+    done = {}
+    for number, exp_id in enumerate(exp_ids):
+        there = _pictures(root / name / exp_id)
+        done[number] = frozenset(
+            index
+            for index, frames in enumerate(kept)
+            if all(f"{entry.frames[frame]}.png" in there for frame in frames)
+        )
+    return _Job(name, exp_ids, plan, kept, done)
+
+
+def _predict_video(
+    source: MevisSplit,
+    root: Path,
+    job: _Job,
+    segmenter: Segmenter,
+    clock: ProgressClock,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> None:
+    from flowrvs.inference.run import run_plan
+
+    assert job.plan is not None
+    frames = source.videos[job.video].frames
+    todo = {n: done for n, done in job.done.items() if len(done) < len(job.kept)}
+    folders = {n: root / job.video / job.exp_ids[n] for n in todo}
     try:
-        for exp_id in exp_ids:
-            (root / name / exp_id).mkdir(parents=True, exist_ok=True)
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".*.partial"):  # of a run that was killed
+                left.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(error, root) from error
     with (
-        _open(source, name) as video,
-        closing(segment(video, texts, segmenter, steps=steps, cancel=cancel)) as parts,
+        _open(source, job.video) as video,
+        closing(run_plan(video, job.plan, segmenter, todo, cancel=cancel)) as parts,
     ):
         for part in parts:
-            folder = root / name / exp_ids[part.expression]
             for offset, mask in enumerate(part.masks):
-                frame = entry.frames[part.start + offset]
-                write_atomic(folder / f"{frame}.png", _png(mask))
+                frame = frames[part.start + offset]
+                write_atomic(folders[part.expression] / f"{frame}.png", _png(mask))
             if progress is not None:
-                progress(clock.advance(f"predicting {name}", len(part.masks)))
+                progress(clock.advance(f"predicting {job.video}", len(part.masks)))
 
 
 def _open(source: MevisSplit, name: str) -> Video:
@@ -248,22 +295,19 @@ def _open(source: MevisSplit, name: str) -> Video:
     return open_video(video.frames[[positions[frame] for frame in frames]])
 
 
-def _choose(source: MevisSplit, videos: Sequence[str] | None) -> list[tuple[str, list[str]]]:
+def _choose(source: MevisSplit, videos: Sequence[str] | None) -> list[str]:
     unknown = [name for name in videos or () if name not in source.videos]
     if unknown:
         raise InputError(f"{source.folder} has no video {unknown[0]!r}; see its JPEGImages folder.")
-    names = list(source.videos) if videos is None else list(dict.fromkeys(videos))
-    return [(name, list(source.videos[name].expressions)) for name in names]
+    return list(source.videos) if videos is None else list(dict.fromkeys(videos))
 
 
-def _complete(root: Path, source: MevisSplit, video: str, exp_id: str) -> bool:
-    """True when every frame's picture is there; a power cut may leave empty files."""
-    folder = root / video / exp_id
+def _pictures(folder: Path) -> set[str]:
+    """Return the pictures that are whole; a power cut may leave empty files."""
     try:
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
-    except OSError:
-        return False
-    return all(sizes.get(f"{frame}.png", 0) > 0 for frame in source.videos[video].frames)
+        return {entry.name for entry in os.scandir(folder) if entry.stat().st_size > 0}
+    except FileNotFoundError:
+        return set()
 
 
 def _claim(root: Path, record: dict[str, object]) -> None:
