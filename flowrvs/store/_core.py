@@ -134,16 +134,17 @@ class ProjectCore:
 
     def _open_object(self, one: ObjectRecord, *, new: bool = False) -> None:
         path = self._path / "provenance" / str(one.id)
+        stored = path / "zarr.json"  # a folder without it is one that a kill left behind
         frames = self._shape[0]
 
         def make() -> Any:
             chunk = (min(frames, PROVENANCE_CHUNK),)
-            if path.exists() and not new:
+            if stored.exists() and not new:
                 return open_array(path, (frames,), "uint8")
             return create_array(path, (frames,), chunk, "uint8", ("t",))
 
         values = None
-        if not new and path.exists():
+        if not new and stored.exists():
             values = np.array(make().read().result())
         self._volumes[one.layer].attach(one.id, make, values)
 

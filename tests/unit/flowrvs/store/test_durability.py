@@ -175,6 +175,21 @@ class TestFailingDisk:
             subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def test_a_kill_while_an_array_was_made(project: Project, cat: ObjectRecord) -> None:
+    """Folders without their zarr.json, as a kill between the two leaves them."""
+    project.close()
+    for name in ("provenance/1", "layers/2", "confidence/1"):
+        (project.path / name).mkdir()
+    (project.path / ".zarr.json.1-a.partial").write_text("{")
+    with Project.open(project.path) as again:
+        ones = np.ones((10, 12, 16), bool)
+        again.write_model(1, cat.id, 0, ones, confidence=ones.astype(np.uint8))
+        assert again.add_prompt("the dog")[1].layer == 2
+    with Project.open(project.path) as again:
+        assert (again.provenance(cat.id) == Provenance.MODEL).all()
+    assert not (project.path / ".zarr.json.1-a.partial").exists()
+
+
 def test_the_document_is_never_half_written(project: Project) -> None:
     for i in range(30):
         project.add_expression(f"sentence {i}")

@@ -1,0 +1,253 @@
+"""``flowrvs segment`` from a video file to a project, an overlay and a resumed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import flowrvs
+from flowrvs.cli import main
+from flowrvs.store import Project
+from tests.fixtures.segmenters import ThresholdSegmenter, WindowSegmenter
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The command line in a process of its own, with a model that needs no weights.
+PROGRAM = """
+import sys
+import flowrvs
+from flowrvs.cli import main
+from tests.fixtures.segmenters import WindowSegmenter
+flowrvs.load = lambda *a, **k: WindowSegmenter(delay=float(sys.argv[1]))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Numpy segmenters instead of weights; gives what they were asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def load(name: str = "tiny", **more: Any) -> ThresholdSegmenter:
+        asked.append({"name": name, **more})
+        return ThresholdSegmenter(name=str(name))
+
+    monkeypatch.setattr(flowrvs, "load", load, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_a_video_becomes_a_project(
+    loaded: list, shapes_mp4: Path, shapes_masks: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["segment", str(shapes_mp4), "-p", "the red square", "-p", "a dog"]) == 0
+    said = capsys.readouterr()
+    assert "12 of 12 frames  'the red square'" in said.out
+    assert " 0 of 12 frames  'a dog'" in said.out
+    assert "window" in said.err
+    with Project.open("shapes.flowrvs") as project:
+        assert (project.object_mask(1, 0, 12) != shapes_masks["red"]).mean() < 0.01
+        assert project.video.path is not None and Path(project.video.path) == shapes_mp4
+    assert [p.name for p in Path().iterdir()] == ["shapes.flowrvs"]
+
+
+def test_json_overlay_range_and_options(
+    loaded: list, shapes_mp4: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["segment", str(shapes_mp4), "-p", "red", "--out", "mine", "--start", "3"]
+    arguments += ["--stop", "11", "--window", "5", "--overlap", "1", "--steps", "2"]
+    arguments += ["--overlay", "o.mp4", "--model", "m", "--device", "cpu", "--memory", "low"]
+    assert main([*arguments, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert loaded == [{"name": "m", "device": "cpu", "memory": "low"}]
+    assert first["frames"] == [3, 11] and first["computed"] == 2 and first["model"] == "m"
+    assert first["expressions"] == [
+        {"exp_id": "0", "text": "red", "object_id": 1, "layer": 1, "frames_with_mask": 8}
+    ]
+    with flowrvs.open_video("o.mp4") as overlay, flowrvs.open_video(shapes_mp4) as video:
+        assert len(overlay) == 8
+        assert overlay.info.rate == pytest.approx(12)
+        changed = np.abs(overlay.read(0, 8).astype(int) - video.read(3, 11)).max(axis=-1) > 40
+        with Project.open(first["project"], read_only=True) as project:
+            mask = project.object_mask(1, 3, 11)
+        assert changed[mask].mean() > 0.8 and changed[~mask].mean() < 0.05
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {**first, "computed": 0}
+    assert main([*arguments, "--again", "--confidence", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == first
+
+
+def test_edits_survive_a_second_run(loaded: list, shapes_mp4: Path) -> None:
+    main(["segment", str(shapes_mp4), "-p", "red"])
+    with Project.open("shapes.flowrvs") as project:
+        project.labels(1)[4] = 0
+    assert main(["segment", str(shapes_mp4), "-p", "red", "--steps", "3", "--again"]) == 0
+    with Project.open("shapes.flowrvs") as project:
+        assert not project.object_mask(1, 4, 5).any()
+        assert project.object_mask(1, 5, 6).any()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--start", "12"], "12 frames"),
+        (["--stop", "13"], "12 frames"),
+        (["--window", "4", "--overlap", "4"], "use 0 to 3"),
+        (["--overlap", "9"], "use 0 to 8"),
+        (["--steps", "0"], "at least 1"),
+        (["-p", " "], "blank"),
+        (["--overlay", "nowhere/o.mp4"], "nowhere"),
+        (["--scheduler", "tcp://a:1"], "--scheduler"),
+    ],
+)
+def test_bad_input_is_one_line(
+    loaded: list,
+    shapes_mp4: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    message: str,
+) -> None:
+    assert main(["segment", str(shapes_mp4), "-p", "red", *more]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and message in said.err
+    assert list(Path().iterdir()) == []
+
+
+def test_bad_files_are_one_line(
+    loaded: list, shapes_mp4: Path, shapes_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("notes.mp4").write_text("not a video")
+    Path("file.flowrvs").write_text("not a project")
+    main(["segment", str(shapes_mp4), "-p", "red", "--start", "9"])
+    capsys.readouterr()
+    for video, project in (
+        ("none.mp4", "new"),
+        ("notes.mp4", "new"),
+        (str(shapes_images), "file"),
+        (str(shapes_images), "shapes"),  # of the other video
+    ):
+        assert main(["segment", video, "-p", "red", "--out", project]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1, said.err
+    assert not Path("new.flowrvs").exists()
+
+
+def _masks(path: Path) -> npt.NDArray[np.bool_]:
+    with Project.open(path) as project:
+        return np.stack([project.object_mask(i, 0, 12) for i in (1, 2)])
+
+
+@pytest.fixture
+def start(shapes_mp4: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    def start(delay: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, str(delay), "segment", str(shapes_mp4)]
+        command += ["-p", "red", "-p", "green", "--window", "4", "--overlap", "2"]
+        command += ["--out", str(tmp_path / "a.flowrvs"), "--json"]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    return start
+
+
+def _finished(path: Path) -> int:
+    """Return how many windows are finished, reading what is on the disk now."""
+    if not path.exists():
+        return 0
+    with Project.open(path, read_only=True) as project:
+        return sum(len(run.done) for run in project.runs.values())
+
+
+def _wait_for(path: Path, windows: int) -> None:
+    deadline = time.monotonic() + 60
+    while _finished(path) < windows:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def expected(shapes_mp4: Path) -> npt.NDArray[np.bool_]:
+    """The masks of a run that nothing interrupts."""
+    masks = np.zeros((2, 12, 48, 64), bool)
+    with flowrvs.open_video(shapes_mp4) as video:
+        for part in flowrvs.segment(
+            video, ["red", "green"], WindowSegmenter(), window=4, overlap=2
+        ):
+            masks[part.expression, part.start : part.stop] = part.masks
+    return masks
+
+
+def test_killed_runs_go_on_to_the_same_masks(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, expected: npt.NDArray[np.bool_]
+) -> None:
+    path = tmp_path / "a.flowrvs"
+    before = 0
+    for windows in (3, 6):
+        with start(0.15) as process:
+            _wait_for(path, windows)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        now = _finished(path)
+        assert windows <= now < 10 and now > before
+        before = now
+        with Project.open(path) as project:  # readable, and nobody holds it
+            for run in project.runs.values():
+                one = project.objects[run.object_id]
+                for window in run.done:  # what counts as finished is on the disk
+                    frames = slice(2 * window, 2 * window + 2)
+                    np.testing.assert_array_equal(
+                        project.object_mask(one.id, frames.start, frames.stop),
+                        expected[one.id - 1, frames],
+                    )
+    with start(0) as process:
+        said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(said)["computed"] == 10 - before
+    np.testing.assert_array_equal(_masks(path), expected)
+
+
+def test_ctrl_c_keeps_the_work(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, expected: npt.NDArray[np.bool_]
+) -> None:
+    path = tmp_path / "a.flowrvs"
+    with start(0.15) as process:
+        _wait_for(path, 2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from there" in errors.splitlines()[-1] and "Traceback" not in errors
+    done = _finished(path)
+    assert 2 <= done < 10
+    with start(0) as process:
+        said, _ = process.communicate(timeout=120)
+    assert json.loads(said)["computed"] == 10 - done
+    np.testing.assert_array_equal(_masks(path), expected)
+
+
+def test_two_at_once_are_refused(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.flowrvs"
+    with start(2) as first:
+        _wait_for(path, 1)
+        with start(0) as second:
+            _, errors = second.communicate(timeout=60)
+        first.kill()
+    assert second.returncode == 2
+    assert f"pid {first.pid} " in errors and errors.count("\n") == 1
