@@ -99,6 +99,8 @@ def write_project(path: str, layers: list[LayerTuple]) -> list[str]:
 
 
 def _new_project(path: str, labels: list[LayerTuple], layers: list[LayerTuple]) -> str:
+    import shutil
+
     import numpy as np
 
     from flowrvs.errors import ProjectError
@@ -118,20 +120,25 @@ def _new_project(path: str, labels: list[LayerTuple], layers: list[LayerTuple]) 
                 info = video.info
     if (info.frame_count, info.height, info.width) != (count, height, width):
         raise ProjectError("The image layer and the labels layers differ in shape.")
-    with Project.create(path, info) as project:
-        for data, meta, _ in labels:
-            name = str(meta.get("name", "labels"))
-            record = project.add_layer(name)
-            ids: dict[int, int] = {}
-            array = project.labels(record.id)
-            for t in range(count):
-                frame = np.asarray(data[t])
-                painted = np.zeros(frame.shape, np.uint16)
-                for value in np.unique(frame[frame > 0]).tolist():
-                    if value not in ids:
-                        ids[value] = project.add_object(f"{name} {value}", record.id).id
-                    painted[frame == value] = ids[value]
-                if painted.any():
-                    array[t] = painted
-            project.add_expression(name, ids.values())
-    return path
+    project = Project.create(path, info)
+    try:
+        with project:
+            for data, meta, _ in labels:
+                name = str(meta.get("name", "labels"))
+                record = project.add_layer(name)
+                ids: dict[int, int] = {}
+                array = project.labels(record.id)
+                for t in range(count):
+                    frame = np.asarray(data[t])
+                    painted = np.zeros(frame.shape, np.uint16)
+                    for value in np.unique(frame[frame > 0]).tolist():
+                        if value not in ids:
+                            ids[value] = project.add_object(f"{name} {value}", record.id).id
+                        painted[frame == value] = ids[value]
+                    if painted.any():
+                        array[t] = painted
+                project.add_expression(name, ids.values())
+    except BaseException:
+        shutil.rmtree(project.path, ignore_errors=True)
+        raise
+    return str(project.path)

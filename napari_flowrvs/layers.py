@@ -26,6 +26,7 @@ __all__ = [
     "label_layer",
     "layers_of",
     "object_colors",
+    "object_ids",
     "project_layers",
     "project_of",
     "recognise",
@@ -69,6 +70,11 @@ def video_layer(video: Video, name: str | None = None) -> LayerTuple:
     return video.frames, meta, "image"
 
 
+def object_ids(project: Project, layer_id: int) -> list[int]:
+    """Return the ids of the objects that live in a layer."""
+    return [thing.id for thing in project.objects.values() if thing.layer == layer_id]
+
+
 def object_colors(project: Project, layer_id: int) -> dict[int | None, Any]:
     """Return the colour of every value in a layer, as napari's direct colormap takes it."""
     colors: dict[int | None, Any] = {None: _UNKNOWN, 0: (0.0, 0.0, 0.0, 0.0)}
@@ -84,11 +90,10 @@ def label_layer(project: Project, layer_id: int) -> LayerTuple:
     Its data *is* the project's: strokes are on disk a moment later.
     """
     record = project.layers[layer_id]
-    things = [thing for thing in project.objects.values() if thing.layer == layer_id]
     about = {
         "project": str(project.path),
         "layer": layer_id,
-        "objects": [thing.id for thing in things],
+        "objects": object_ids(project, layer_id),
     }
     meta = {
         "name": record.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class ExportPresenter:
         """
         inputs.check()
 
-        def work(cancel: CancelToken, report: ProgressCallback) -> Iterator[object]:
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, "Saving the projects"))
             with contextlib.ExitStack() as stack:
                 projects = [self._project(path, stack) for path in inputs.projects]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +17,7 @@ from flowrvs.progress import CancelToken, Progress, ProgressCallback
 __all__ = ["Failure", "Job", "Phase", "Runner", "Task", "Work", "consume", "run_here"]
 
 #: A task: a generator that checks the token, reports progress and yields small records.
-Work = Callable[[CancelToken, ProgressCallback], Iterator[object]]
+Work = Callable[[CancelToken, ProgressCallback], Generator[object, None, None]]
 
 
 class Phase(enum.Enum):
@@ -87,7 +87,7 @@ def consume(
     token was cancelled.
     """
     try:
-        with closing(work(token, progress)) as parts:  # type: ignore[type-var]
+        with closing(work(token, progress)) as parts:
             for part in parts:
                 item(part)
                 token.raise_if_cancelled()

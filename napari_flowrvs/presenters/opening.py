@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from psygnal import Signal
@@ -35,7 +35,7 @@ class OpenPresenter:
         """Start to open a video, an image folder, a MeViS folder or a project."""
         path = Path(path).expanduser()
 
-        def work(cancel: CancelToken, report: ProgressCallback) -> Iterator[object]:
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, f"Opening {path.name}"))
             notes: list[str] = []
             layers = layers_of(path, notes.append)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,7 +171,7 @@ class SegmentPresenter:
         self._frames = {}
         self._found = set()
 
-        def work(cancel: CancelToken, report: ProgressCallback) -> Iterator[object]:
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             return self._work(source, inputs, cancel, report)
 
         self.job.start(work, self._on_item)
@@ -182,7 +182,7 @@ class SegmentPresenter:
         inputs: SegmentInputs,
         cancel: CancelToken,
         report: ProgressCallback,
-    ) -> Iterator[object]:
+    ) -> Generator[object, None, None]:
         report(Progress(0, 0, f"Opening {source.name}"))
         with source.open() as video:
             folder = Path(inputs.project) if inputs.project else default_project(source)

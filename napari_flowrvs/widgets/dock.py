@@ -100,7 +100,7 @@ class SegmentDock(QWidget):
 
     def _build(self) -> None:
         # ComboBox of magicgui: its choices are layers, not names, which may repeat.
-        self.videos = ComboBox(choices=self._choices, nullable=True)
+        self.videos = ComboBox(choices=self._choices)
         self.videos.tooltip = "The layer to look at: any image layer with frames"
         combo = self.videos.native
         combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
@@ -202,7 +202,8 @@ class SegmentDock(QWidget):
         with self.videos.changed.blocked():
             self.videos.reset_choices()
             layers = [layer for _, layer in self.link.videos()]
-            self.videos.value = before if before in layers else (layers[0] if layers else None)
+            if layers:
+                self.videos.value = before if before in layers else layers[0]
         combo = self.videos.native
         combo.setPlaceholderText(_NO_VIDEO)
         self._on_video_chosen()

@@ -41,7 +41,8 @@ class SentencesPanel(QWidget):
         self._suggested: tuple[str, ...] = ()
         self._position = -1
         label = QLabel("&sentences, one a line:")
-        self.edit = QPlainTextEdit()
+        # Made as children in the order in which Tab visits them.
+        self.edit = QPlainTextEdit(self)
         self.edit.setPlaceholderText("the red circle moving left")
         self.edit.setTabChangesFocus(True)
         self.edit.setFixedHeight(self.edit.fontMetrics().lineSpacing() * 4 + 14)
@@ -54,7 +55,7 @@ class SentencesPanel(QWidget):
         self.edit.installEventFilter(self)
         self.edit.textChanged.connect(self.changed)
         label.setBuddy(self.edit)
-        self.history = QToolButton()
+        self.history = QToolButton(self)
         self.history.setText("histor&y")
         self.history.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.history.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
@@ -71,7 +72,6 @@ class SentencesPanel(QWidget):
         layout.setSpacing(4)
         layout.addLayout(head)
         layout.addWidget(self.edit)
-        QWidget.setTabOrder(self.edit, self.history)
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from napari_flowrvs.layers import (
     LayerTuple,
     label_layer,
     object_colors,
+    object_ids,
     project_of,
     source_of,
 )
@@ -81,10 +82,11 @@ class ViewerLink:
         project = None if home is None else open_projects.get(home[0])
         if project is None or home is None:
             return
-        colors = object_colors(project, home[1])
-        if len(colors) != len(layer.colormap.color_dict):
+        ids = object_ids(project, home[1])
+        if ids != layer.metadata[KEY].get("objects"):
+            layer.metadata[KEY]["objects"] = ids
             chosen = layer.selected_label
-            layer.colormap = colors
+            layer.colormap = object_colors(project, home[1])
             layer.selected_label = chosen
 
     def _changed(self, _event: Any = None) -> None:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flowrvs.progress import CancelToken
 from napari_flowrvs.projects import open_projects
 from tests.fixtures.segmenters import ThresholdSegmenter
+
+
+@dataclass
+class GatedSegmenter(ThresholdSegmenter):
+    """Computes a window only when the test says so: no test depends on how fast it runs."""
+
+    gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def allow(self, windows: int = 1000) -> None:
+        """Let the next windows pass."""
+        self.gate.release(windows)
+
+    def segment_window(
+        self,
+        frames: npt.NDArray[np.uint8],
+        texts: Sequence[str],
+        *,
+        steps: int = 1,
+        cancel: CancelToken | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the logits of every sentence once the gate is open."""
+        while not self.gate.acquire(timeout=0.01):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+        yield from super().segment_window(
+            frames, texts, steps=steps, cancel=cancel, on_step=on_step
+        )
 
 
 def make_clip(frames: int = 24, height: int = 40, width: int = 60) -> npt.NDArray[np.uint8]:
@@ -50,6 +81,12 @@ def fake() -> ThresholdSegmenter:
 def load(fake: ThresholdSegmenter) -> Callable[[str, str], ThresholdSegmenter]:
     """A factory of segmenters that gives the fake."""
     return lambda model, device: fake
+
+
+@pytest.fixture
+def gated() -> GatedSegmenter:
+    """A fake that waits for the test before every window."""
+    return GatedSegmenter()
 
 
 @pytest.fixture(autouse=True)

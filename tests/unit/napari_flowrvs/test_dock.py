@@ -1,0 +1,520 @@
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton, QWidget
+
+from flowrvs.errors import CheckpointError, StorageError
+from flowrvs.store import Project
+from napari_flowrvs.layers import layers_of
+from napari_flowrvs.presenters.job import Phase
+from napari_flowrvs.presenters.memory import Memory
+from napari_flowrvs.projects import open_projects
+from napari_flowrvs.widgets.dock import SegmentDock
+from tests.fixtures.segmenters import ThresholdSegmenter
+from tests.unit.napari_flowrvs.conftest import GatedSegmenter, make_clip
+
+Clip = npt.NDArray[np.uint8]
+Load = Callable[[str, str], ThresholdSegmenter]
+MakeDock = Callable[..., tuple[Any, SegmentDock]]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    gc.collect()
+    assert not [t for t in threading.enumerate() if t.name == "flowrvs" and t.is_alive()]
+
+
+@pytest.fixture
+def make_dock(
+    make_napari_viewer: Callable[..., Any], load: Load, tmp_path: Path
+) -> Iterator[MakeDock]:
+    """Make a viewer with the dock in it."""
+    docks: list[weakref.ref[SegmentDock]] = []
+
+    def make(show: bool = False, **keywords: Any) -> tuple[Any, SegmentDock]:
+        viewer = make_napari_viewer(show=show)
+        keywords = {"load": load, "memory": Memory(tmp_path / "memory.json")} | keywords
+        dock = SegmentDock(viewer, **keywords)
+        viewer.window.add_dock_widget(dock, name="Segment")
+        docks.append(weakref.ref(dock))
+        return viewer, dock
+
+    yield make
+    for reference in docks:
+        dock = reference()
+        if dock is not None:
+            dock.shut_down()
+
+
+@pytest.fixture
+def opened(make_dock: MakeDock, image_folder: Path) -> tuple[Any, SegmentDock]:
+    """A dock with the clip."""
+    viewer, dock = make_dock()
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    return viewer, dock
+
+
+@pytest.fixture
+def waiting(
+    make_dock: MakeDock, image_folder: Path, gated: GatedSegmenter
+) -> tuple[Any, SegmentDock]:
+    """A dock with the clip whose model waits for `gated.allow`."""
+    viewer, dock = make_dock(load=lambda model, device: gated)
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    return viewer, dock
+
+
+def finish(qtbot: Any, dock: SegmentDock) -> None:
+    qtbot.waitUntil(lambda: not dock.presenter.job.busy, timeout=20_000)
+
+
+def test_sentences_become_labels_layers(
+    opened: tuple[Any, SegmentDock], qtbot: Any, clip: Clip, image_folder: Path
+) -> None:
+    viewer, dock = opened
+    dock.sentences.set_texts(("the red square", "the green square"))
+    dock.run_button.click()
+    assert not dock.run_button.isEnabled() and dock.cancel_button.isEnabled()
+    finish(qtbot, dock)
+    assert [layer.name for layer in viewer.layers][1:] == ["the red square", "the green square"]
+    red, green = viewer.layers[1:]
+    assert np.array_equal(np.asarray(red.data) > 0, clip[..., 0] > 150)
+    assert np.array_equal(np.asarray(green.data) > 0, clip[..., 1] > 150)
+    assert viewer.layers.selection.active is red
+    assert (red.selected_label, green.selected_label) == (1, 2)
+    assert dock.progress.status.text() == "Done: 2 sentences, 24 frames each."
+    assert not dock.problem.line.text()
+    assert image_folder.with_name("squares.flowrvs").is_dir()
+    assert dock.run_button.isEnabled() and not dock.cancel_button.isEnabled()
+
+
+def test_masks_are_shown_while_later_windows_are_computed(
+    waiting: tuple[Any, SegmentDock], qtbot: Any, gated: GatedSegmenter
+) -> None:
+    viewer, dock = waiting
+    viewer.dims.set_current_step(0, 2)
+    dock.sentences.set_texts(("red",))
+    seen: list[Any] = []
+    dock.presenter.written.connect(lambda project, part: seen.append(part))
+    dock.run()
+    qtbot.waitUntil(lambda: "red" in viewer.layers, timeout=20_000)
+    layer = viewer.layers["red"]
+    assert not layer._slice.image.raw.any()
+    drawn: list[int] = []
+    layer.events.set_data.connect(lambda event: drawn.append(len(seen)))
+    gated.allow(1)
+    qtbot.waitUntil(lambda: len(seen) == 1, timeout=20_000)
+    assert dock.presenter.job.busy
+    assert layer._slice.image.raw.any(), "frame 2 is drawn already"
+    times = len(drawn)
+    gated.allow()
+    finish(qtbot, dock)
+    assert len(seen) > 2
+    assert len(drawn) == times, "later windows do not hold frame 2: nothing is drawn again"
+
+
+def test_strokes_during_a_run_are_kept_and_can_be_undone(
+    waiting: tuple[Any, SegmentDock], qtbot: Any, clip: Clip, gated: GatedSegmenter
+) -> None:
+    viewer, dock = waiting
+    dock.sentences.set_texts(("red",))
+    parts: list[Any] = []
+    dock.presenter.written.connect(lambda project, part: parts.append(part))
+    dock.run()
+    qtbot.waitUntil(lambda: "red" in viewer.layers, timeout=20_000)
+    layer = viewer.layers["red"]
+    layer.brush_size = 6
+    painted: dict[int, npt.NDArray[np.uint16]] = {}
+    # Frames the job has yet to write; it writes others of the same layer in between.
+    for frame in (22, 19, 16):
+        viewer.dims.set_current_step(0, frame)
+        layer.paint((frame, 35, 5), 1)
+        layer.paint((frame, 30, 20), 1)
+        layer.undo()
+        painted[frame] = np.asarray(layer.data[frame]).copy()
+        if frame > 16:
+            before = len(parts)
+            gated.allow(1)
+            qtbot.waitUntil(lambda n=before: len(parts) > n, timeout=20_000)
+    viewer.dims.set_current_step(0, 23)
+    layer.fill((23, 2, 2), 1)
+    assert dock.presenter.job.busy
+    # And one that the model has written: erased by hand, it stays erased.
+    layer.paint((2, 8, 4), 0)
+    corrected = np.asarray(layer.data[2]).copy()
+    gated.allow()
+    finish(qtbot, dock)
+    for frame, labels in painted.items():
+        assert labels.any() and np.array_equal(layer.data[frame], labels)
+        assert not labels[30, 20], "the second stamp was undone"
+    assert layer.data[23].all(), "the whole empty frame was filled"
+    touched = {2, 23, *painted}
+    free = [t for t in range(24) if t not in touched]
+    assert np.array_equal(layer.data[free] > 0, clip[free][..., 0] > 150)
+    dock.options.steps.value = 2  # other settings: every window is computed again
+    dock.run()
+    finish(qtbot, dock)
+    assert np.array_equal(layer.data[2], corrected)
+    assert not corrected[8, 4] and corrected.any()
+
+
+def test_cancel_stops_within_a_step_and_keeps_finished_windows(
+    waiting: tuple[Any, SegmentDock], qtbot: Any, gated: GatedSegmenter, clip: Clip
+) -> None:
+    viewer, dock = waiting
+    dock.sentences.set_texts(("red", "green"))
+    parts: list[Any] = []
+    dock.presenter.written.connect(lambda project, part: parts.append(part))
+    dock.run()
+    gated.allow(1)
+    qtbot.waitUntil(lambda: len(parts) == 2, timeout=20_000)
+    dock.cancel_button.click()
+    assert dock.presenter.job.phase is Phase.STOPPING
+    assert not dock.cancel_button.isEnabled()
+    finish(qtbot, dock)
+    assert dock.progress.status.text().startswith("Stopped.")
+    assert not dock.problem.line.text()
+    stop = max(part.stop for part in parts)
+    assert stop < len(clip)
+    assert not np.asarray(viewer.layers["red"].data[stop:]).any()
+    gated.allow()
+    dock.run()
+    finish(qtbot, dock)
+    assert np.array_equal(np.asarray(viewer.layers["red"].data) > 0, clip[..., 0] > 150)
+    assert min(part.start for part in parts[2:]) == stop, "finished windows are not repeated"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA says no"), StorageError("The disk is full.")])
+def test_an_error_is_one_line_with_a_traceback_behind_a_fold(
+    opened: tuple[Any, SegmentDock], qtbot: Any, fake: ThresholdSegmenter, error: Exception
+) -> None:
+    _, dock = opened
+    fake.fail_at, fake.error = 1, error
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    finish(qtbot, dock)
+    assert not dock.problem.isHidden()
+    assert str(error) in dock.problem.line.text()
+    assert "\n" not in dock.problem.line.text()
+    assert "Traceback" in dock.problem.details.toPlainText()
+    assert dock.problem.details.isHidden()
+    dock.problem.fold.button.click()
+    assert not dock.problem.details.isHidden()
+    assert dock.run_button.isEnabled()
+    fake.fail_at = None
+    dock.run()
+    finish(qtbot, dock)
+    assert dock.problem.isHidden()
+    assert dock.progress.status.text().startswith("Done")
+
+
+def test_a_missing_sentence_is_asked_for(opened: tuple[Any, SegmentDock]) -> None:
+    viewer, dock = opened
+    dock.run()
+    assert "no sentence" in dock.problem.line.text()
+    viewer.layers.clear()
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    assert "no video" in dock.problem.line.text()
+
+
+def test_loading_a_model_does_not_stop_the_interface(
+    make_dock: MakeDock, qtbot: Any, image_folder: Path
+) -> None:
+    release = threading.Event()
+
+    def slow(model: str, device: str) -> ThresholdSegmenter:
+        assert threading.current_thread() is not threading.main_thread()
+        release.wait(20)
+        raise CheckpointError("no such model")
+
+    _, dock = make_dock(load=slow)
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    ticks: list[int] = []
+    timer = QTimer()
+    timer.timeout.connect(lambda: ticks.append(1))
+    timer.start(10)
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    qtbot.waitUntil(lambda: "Loading the model tiny" in dock.progress.status.text(), timeout=9_000)
+    before = len(ticks)
+    qtbot.wait(300)
+    assert len(ticks) - before >= 10
+    release.set()
+    finish(qtbot, dock)
+    timer.stop()
+    assert dock.problem.line.text() == "no such model"
+
+
+def test_closing_the_dock_stops_the_run_and_saves(
+    waiting: tuple[Any, SegmentDock], qtbot: Any
+) -> None:
+    viewer, dock = waiting
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    qtbot.waitUntil(lambda: "red" in viewer.layers, timeout=20_000)
+    layer = viewer.layers["red"]
+    layer.paint((20, 20, 20), 1)
+    viewer.window.remove_dock_widget(dock)
+    assert not dock.presenter.job.busy
+    assert not [t for t in threading.enumerate() if t.name == "flowrvs"]
+    project = dock.presenter.project
+    assert project is not None and project.unsaved == 0
+    layer.paint((21, 20, 20), 1)
+    assert layer.data[21, 20, 20] == 1, "the layer can still be edited"
+
+
+def test_closing_the_viewer_stops_the_run_and_lets_the_project_go(
+    waiting: tuple[Any, SegmentDock], qtbot: Any, image_folder: Path
+) -> None:
+    viewer, dock = waiting
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    qtbot.waitUntil(lambda: "red" in viewer.layers, timeout=20_000)
+    viewer.layers["red"].paint((20, 20, 20), 1)
+    path = image_folder.with_name("squares.flowrvs")
+    del dock
+    viewer.close()
+    qtbot.waitUntil(lambda: open_projects.get(path) is None, timeout=10_000)
+    assert not [t for t in threading.enumerate() if t.name == "flowrvs"]
+    with Project.open(path) as again:
+        assert again.labels(1)[20, 20, 20] == 1
+
+
+def test_a_closed_dock_is_forgotten(make_dock: MakeDock, qtbot: Any) -> None:
+    viewer, dock = make_dock()
+    reference = weakref.ref(dock)
+    viewer.window.remove_dock_widget(dock)
+    del dock
+    qtbot.wait(50)
+    gc.collect()
+    assert reference() is None
+
+
+def test_the_list_of_videos_follows_the_viewer(make_dock: MakeDock, clip: Clip) -> None:
+    viewer, dock = make_dock()
+    assert dock.source() is None
+    viewer.add_image(clip[0], rgb=True, name="picture")
+    assert dock.source() is None
+    one = viewer.add_image(clip, rgb=True, name="one")
+    assert dock.source().name == "one"
+    viewer.add_image(clip[:7], rgb=True, name="two")
+    assert dock.source().name == "one", "a choice is not changed behind the user's back"
+    one.name = "first"
+    combo = dock.videos.native
+    assert [combo.itemText(i) for i in range(combo.count())] == ["two", "first"]
+    viewer.layers.remove(one)
+    assert dock.source().name == "two"
+    assert dock.options.last.value == 6
+
+
+def test_a_narrowed_range_reaches_the_run(opened: tuple[Any, SegmentDock], qtbot: Any) -> None:
+    viewer, dock = opened
+    assert (dock.options.first.value, dock.options.last.value) == (0, 23)
+    dock.options.first.value = 5
+    dock.options.last.value = 9
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    finish(qtbot, dock)
+    found = np.asarray(viewer.layers["red"].data).any(axis=(1, 2))
+    assert np.flatnonzero(found).tolist() == [5, 6, 7, 8, 9]
+
+
+def test_sentences_are_remembered_for_the_next_session(
+    make_dock: MakeDock, image_folder: Path, qtbot: Any, tmp_path: Path
+) -> None:
+    _, dock = make_dock()
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    dock.sentences.set_texts(("the red one", "green"))
+    dock.run()
+    finish(qtbot, dock)
+    from napari_flowrvs.widgets.sentences import SentencesPanel
+
+    later = SentencesPanel(Memory(tmp_path / "memory.json"))
+    qtbot.addWidget(later)
+    later._fill_menu()
+    assert [a.text() for a in later._menu.actions()][:2] == ["the red one", "green"]
+    later._menu.actions()[1].trigger()
+    later._menu.actions()[0].trigger()
+    assert later.texts == ("green", "the red one")
+    qtbot.keyClick(later.edit, Qt.Key.Key_Up, Qt.KeyboardModifier.ControlModifier)
+    qtbot.keyClick(later.edit, Qt.Key.Key_Up, Qt.KeyboardModifier.ControlModifier)
+    assert later.texts == ("green", "green")
+
+
+def test_everything_is_reached_by_keyboard(
+    make_dock: MakeDock, image_folder: Path, qtbot: Any, gated: GatedSegmenter
+) -> None:
+    viewer, dock = make_dock(show=True, load=lambda model, device: gated)
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    window = viewer.window._qt_window
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow, timeout=5_000)
+    dock.videos.native.setFocus()
+    order = [dock.videos.native]
+    for _ in range(20):
+        qtbot.keyClick(dock.focusWidget() or order[-1], Qt.Key.Key_Tab)
+        order.append(window.focusWidget())
+    wanted = [
+        dock.videos.native,
+        dock.open_button,
+        dock.sentences.edit,
+        dock.sentences.history,
+        dock.options.model,
+        dock.options.model_button,
+        dock.options.device.native,
+        dock.options.first.native,
+        dock.options.last.native,
+        dock.options.steps.native,
+        dock.options.project.line_edit.native,
+        dock.options.project.choose_btn.native,
+        dock.run_button,
+        dock.export_button,
+    ]
+    places = [next((i for i, w in enumerate(order) if w is want), None) for want in wanted]
+    assert None not in places, [wanted[i] for i, p in enumerate(places) if p is None]
+    assert places == sorted(places)
+    qtbot.keyClicks(dock.sentences.edit, "red")
+    qtbot.keyClick(dock.sentences.edit, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    assert dock.presenter.job.busy
+    qtbot.keyClick(dock.sentences.edit, Qt.Key.Key_Escape)
+    assert dock.presenter.job.phase is Phase.STOPPING
+    finish(qtbot, dock)
+
+
+def test_mnemonics_are_unique_and_lead_somewhere(make_dock: MakeDock) -> None:
+    _, dock = make_dock()
+    letters: list[str] = []
+    for label in dock.findChildren(QLabel):
+        if "&" in label.text():
+            assert label.buddy() is not None, label.text()
+            letters.append(label.text()[label.text().index("&") + 1].lower())
+    for button in [*dock.findChildren(QPushButton), *dock.findChildren(QToolButton)]:
+        if "&" in button.text():
+            letters.append(button.text()[button.text().index("&") + 1].lower())
+    assert len(letters) == len(set(letters)) >= 11
+    assert not set(letters) & set("fvlpwh"), "these open napari's menus"
+
+
+def test_it_fits_in_300_pixels(make_dock: MakeDock, qtbot: Any, image_folder: Path) -> None:
+    _, dock = make_dock(show=True)
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    dock.setFixedWidth(300)
+    dock.problem.line.setText("A long line about what went wrong, and where, and what to do " * 2)
+    dock.problem.show()
+    dock.problem.fold.set_open(True)
+    qtbot.wait(100)
+    inner = dock.area.widget()
+    assert inner.width() <= 300
+    for child in inner.findChildren(QWidget):
+        if child.isVisible() and not dock.problem.isAncestorOf(child) and child.width():
+            if isinstance(child.parent(), QComboBox) or child.parent() is None:
+                continue
+            left = child.mapTo(inner, child.rect().topLeft()).x()
+            assert left >= 0 and left + child.width() <= inner.width(), child
+    for button in dock.findChildren(QPushButton):
+        assert button.width() >= button.fontMetrics().horizontalAdvance(button.text()) * 0.9
+
+
+def test_the_theme_is_followed(make_dock: MakeDock) -> None:
+    viewer, dock = make_dock()
+    dark = dock.styleSheet()
+    viewer.theme = "light"
+    assert dock.styleSheet() != dark
+    viewer.theme = "dark"
+    assert dock.styleSheet() == dark
+
+
+def test_removing_the_layers_closes_the_project(
+    opened: tuple[Any, SegmentDock], qtbot: Any, image_folder: Path
+) -> None:
+    viewer, dock = opened
+    dock.sentences.set_texts(("red", "green"))
+    dock.run()
+    finish(qtbot, dock)
+    path = image_folder.with_name("squares.flowrvs")
+    viewer.layers.remove("red")
+    assert open_projects.get(path) is not None
+    viewer.layers.remove("green")
+    qtbot.waitUntil(lambda: open_projects.get(path) is None, timeout=5_000)
+    dock.run()
+    finish(qtbot, dock)
+    assert "red" in viewer.layers and np.asarray(viewer.layers["red"].data).any()
+
+
+def test_a_new_value_becomes_an_object_with_its_colour(
+    opened: tuple[Any, SegmentDock], qtbot: Any
+) -> None:
+    viewer, dock = opened
+    dock.sentences.set_texts(("red", "green"))
+    dock.run()
+    finish(qtbot, dock)
+    layer = viewer.layers["red"]
+    layer.keymap[next(key for key in layer.keymap if str(key) == "M")](layer)
+    assert layer.selected_label == 3, "1 is red, 2 is green"
+    layer.paint((4, 30, 30), layer.selected_label)
+    assert dock.presenter.project.objects[3].layer == 1
+    color = dock.presenter.project.objects[3].color
+    assert np.allclose(layer.get_color(3)[:3], color)
+    assert layer.selected_label == 3
+
+
+def test_sample_data_and_arrays_run_too(make_dock: MakeDock, qtbot: Any, tmp_path: Path) -> None:
+    viewer, dock = make_dock()
+    viewer.add_image(make_clip(), rgb=True, name="in memory", scale=(1, 2, 2))
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    finish(qtbot, dock)
+    layer = viewer.layers["red"]
+    assert tuple(layer.scale) == (1, 2, 2)
+    home = Path(layer.metadata["flowrvs"]["project"])
+    assert home.is_relative_to(tmp_path) and home.name.startswith("in-memory-")
+
+
+def test_opening_happens_away_from_the_interface(
+    make_dock: MakeDock, qtbot: Any, image_folder: Path, tmp_path: Path
+) -> None:
+    viewer, dock = make_dock()
+    dock.open_path(str(image_folder))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=10_000)
+    assert dock.source().path == str(image_folder)
+    qtbot.waitUntil(lambda: not dock.opener.job.busy, timeout=10_000)
+    dock.open_path(str(tmp_path / "gone.mp4"))
+    qtbot.waitUntil(lambda: not dock.opener.job.busy, timeout=10_000)
+    assert "gone.mp4" in dock.problem.line.text()
+
+
+def test_reopening_shows_project_and_runs_on(
+    make_dock: MakeDock, qtbot: Any, image_folder: Path
+) -> None:
+    viewer, dock = make_dock()
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    finish(qtbot, dock)
+    viewer.layers.clear()
+    dock.open_path(str(image_folder.with_name("squares.flowrvs")))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: not dock.opener.job.busy, timeout=10_000)
+    dock.run()
+    finish(qtbot, dock)
+    assert dock.progress.status.text() == "Everything was finished already."
+    assert [layer.name for layer in viewer.layers] == ["squares", "red"]

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pycocotools import mask as coco_mask
+
+from flowrvs.data.export import ExportResult
+from flowrvs.errors import InputError
+from napari_flowrvs.presenters.export import ExportInputs, ExportPresenter
+from napari_flowrvs.presenters.segment import SegmentInputs, SegmentPresenter
+from napari_flowrvs.projects import open_projects
+from napari_flowrvs.source import VideoSource
+from tests.fixtures.segmenters import ThresholdSegmenter
+
+Clip = npt.NDArray[np.uint8]
+Load = Callable[[str, str], ThresholdSegmenter]
+
+
+def segmented(source: VideoSource, load: Load) -> SegmentPresenter:
+    presenter = SegmentPresenter(load=load)
+    presenter.run(SegmentInputs(source, ("red", "green")))
+    assert presenter.project is not None
+    return presenter
+
+
+def outcome(presenter: ExportPresenter, inputs: ExportInputs) -> list[Any]:
+    seen: list[Any] = []
+    presenter.finished.connect(lambda result: seen.append(result))
+    presenter.job.failed.connect(lambda failure: seen.append(failure.summary))
+    presenter.run(inputs)
+    return seen
+
+
+def truth(split: Path, exp: str) -> npt.NDArray[np.bool_]:
+    """Read a sentence's masks as a dataset's own loader does."""
+    videos = json.loads((split / "meta_expressions.json").read_text())["videos"]
+    masks = json.loads((split / "mask_dict.json").read_text())
+    (video,) = videos.values()
+    entry = next(e for e in video["expressions"].values() if e["exp"] == exp)
+    out = []
+    for index in range(len(video["frames"])):
+        found = [masks[str(anno)][index] for anno in entry["anno_id"]]
+        out.append(np.any([coco_mask.decode(rle) for rle in found if rle], axis=0))
+    return np.array(out, dtype=bool)
+
+
+def test_a_stroke_that_is_not_on_disk_yet_is_exported(
+    image_folder: Path, clip: Clip, load: Load, tmp_path: Path
+) -> None:
+    source = VideoSource("squares", len(clip), str(image_folder))
+    project = segmented(source, load).project
+    red = next(thing for thing in project.objects.values() if thing.name == "red")
+    project.labels(red.layer)[7, 20:24, 50:58] = red.id
+    (result,) = outcome(
+        ExportPresenter(), ExportInputs((str(project.path),), str(tmp_path / "set"), "train")
+    )
+    assert isinstance(result, ExportResult)
+    assert (result.videos, result.frames, result.expressions) == (1, 24, 2)
+    expected = clip[..., 0] > 150
+    expected[7, 20:24, 50:58] = True
+    assert np.array_equal(truth(tmp_path / "set" / "train", "red"), expected)
+
+
+def test_a_project_that_is_not_open_is_read_and_let_go(
+    image_folder: Path, clip: Clip, load: Load, tmp_path: Path
+) -> None:
+    project = segmented(VideoSource("squares", len(clip), str(image_folder)), load).project
+    open_projects.close(project)
+    (result,) = outcome(
+        ExportPresenter(), ExportInputs((str(project.path),), str(tmp_path / "set"))
+    )
+    assert isinstance(result, ExportResult)
+    assert open_projects.get(project.path) is None
+
+
+def test_projects_of_arrays_find_their_frames_again(clip: Clip, load: Load, tmp_path: Path) -> None:
+    sources = (VideoSource("b", 24, None, clip[::-1]), VideoSource("a", 24, None, clip))
+    project = segmented(sources[1], load).project
+    inputs = ExportInputs((str(project.path),), str(tmp_path / "set"), arrays=sources)
+    (result,) = outcome(ExportPresenter(), inputs)
+    assert isinstance(result, ExportResult)
+    first = sorted((tmp_path / "set" / "train" / "JPEGImages").glob("*/*.jpg"))[0]
+    from PIL import Image
+
+    shown = np.asarray(Image.open(first)).astype(int)
+    assert np.abs(shown - clip[0]).mean() < np.abs(shown - clip[-1]).mean()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (ExportInputs((), "/tmp/x"), "no project"),
+        (ExportInputs(("a.flowrvs",), " "), "no destination"),
+        (ExportInputs(("a.flowrvs",), "/tmp/x", ""), "no name"),
+    ],
+)
+def test_incomplete_inputs_are_refused(inputs: ExportInputs, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ExportPresenter().run(inputs)
+
+
+def test_a_project_that_has_gone_is_told_in_one_line(tmp_path: Path) -> None:
+    inputs = ExportInputs((str(tmp_path / "gone.flowrvs"),), str(tmp_path / "set"))
+    (line,) = outcome(ExportPresenter(), inputs)
+    assert "gone.flowrvs" in line and "\n" not in line
+    assert not (tmp_path / "set").exists()

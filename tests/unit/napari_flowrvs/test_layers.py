@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+
+from flowrvs.data.mevis import MevisWriter
+from flowrvs.errors import DatasetError, FlowRVSError, ProjectError
+from flowrvs.records import VideoInfo
+from flowrvs.store import Project
+from flowrvs.video import open_video
+from napari_flowrvs._reader import get_reader
+from napari_flowrvs._sample_data import look_alikes, moving_shapes
+from napari_flowrvs._writer import write_labels, write_project
+from napari_flowrvs.layers import layers_of, project_of, recognise, source_of
+from napari_flowrvs.projects import open_projects
+
+Clip = npt.NDArray[np.uint8]
+
+
+@pytest.fixture
+def split(tmp_path: Path, clip: Clip) -> Path:
+    """A split of two videos; the first has two objects that overlap on frame 0."""
+    folder = tmp_path / "set" / "train"
+    large = np.zeros((24, 40, 60), bool)
+    large[:, 5:30, 5:40] = True
+    small = np.zeros((24, 40, 60), bool)
+    small[:3, 6:10, 6:10] = True
+    with MevisWriter(folder) as writer:
+        writer.add_video(
+            "one",
+            clip,
+            objects={0: list(large), 1: list(small)},
+            expressions={"0": ("the large one", [0]), "1": ("both", [0, 1]), "2": ("none", [])},
+        )
+        writer.add_video("two", clip[:5], objects={}, expressions={"0": ("nothing", [])})
+    return folder
+
+
+@pytest.fixture
+def project_path(image_folder: Path) -> Path:
+    with open_video(image_folder) as video:
+        info = video.info
+    path = image_folder.with_name("squares.flowrvs")
+    with Project.create(path, info) as project:
+        for text in ("red", "green"):
+            _, thing = project.add_prompt(text)
+            project.labels(thing.layer)[4, :3] = thing.id
+    return path
+
+
+def show(layers: list[Any]) -> ViewerModel:
+    viewer = ViewerModel()
+    for data, meta, kind in layers:
+        viewer.add_layer(Layer.create(data, meta, kind))
+    return viewer
+
+
+def test_a_folder_of_images_is_a_lazy_video(image_folder: Path, clip: Clip) -> None:
+    viewer = show(layers_of(image_folder))
+    (layer,) = viewer.layers
+    assert isinstance(layer, Image) and layer.rgb and layer.name == "squares"
+    viewer.dims.set_current_step(0, 7)
+    assert np.array_equal(layer._data_view, clip[7])
+    source = source_of(layer)
+    assert source is not None and (source.path, source.frame_count) == (str(image_folder), 24)
+
+
+def test_a_project_brings_back_its_video_and_editable_labels(
+    project_path: Path, clip: Clip
+) -> None:
+    notes: list[str] = []
+    viewer = show(layers_of(project_path, notes.append))
+    assert [layer.name for layer in viewer.layers] == ["squares", "red", "green"]
+    assert notes == []
+    labels = viewer.layers["green"]
+    home = project_of(labels)
+    assert home is not None
+    project = open_projects.get(home[0])
+    assert project is not None and np.array_equal(
+        labels.get_color(2)[:3], np.array(project.objects[2].color, np.float32)
+    )
+    labels.paint((9, 20, 20), 2)
+    open_projects.close(project)
+    with Project.open(project_path) as again:
+        assert again.labels(home[1])[9, 20, 20] == 2
+        assert again.labels(home[1])[4, 0, 0] == 2
+
+
+def test_a_project_that_moved_with_its_video_finds_it(project_path: Path, tmp_path: Path) -> None:
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    shutil.move(tmp_path / "squares", there / "squares")
+    shutil.move(project_path, there / project_path.name)
+    layers = layers_of(there / project_path.name)
+    assert [kind for *_, kind in layers] == ["image", "labels", "labels"]
+
+
+def test_a_project_without_its_video_shows_its_masks_and_says_so(
+    project_path: Path, image_folder: Path
+) -> None:
+    shutil.rmtree(image_folder)
+    notes: list[str] = []
+    layers = layers_of(project_path, notes.append)
+    assert [kind for *_, kind in layers] == ["labels", "labels"]
+    assert len(notes) == 1 and "squares" in notes[0]
+
+
+def test_a_split_shows_a_video_with_its_truth(split: Path, clip: Clip) -> None:
+    notes: list[str] = []
+    viewer = show(layers_of(split, notes.append))
+    assert "2 videos" in notes[0]
+    video, truth = viewer.layers
+    assert (video.name, truth.name) == ("one", "one truth")
+    labels = np.asarray(truth.data)
+    assert labels[0, 8, 8] == 2, "the small object lies over the large one"
+    assert labels[5, 8, 8] == 1
+    assert labels[5, 0, 0] == 0
+    assert list(truth.features["sentences"]) == ["", "the large one | both", "both"]
+
+
+def test_a_video_folder_of_a_split_is_known(split: Path) -> None:
+    folder = split / "JPEGImages" / "two"
+    assert recognise(folder) == "video of a split"
+    (layer, *_rest) = layers_of(folder)
+    assert layer[1]["name"] == "two" and layer[0].shape[0] == 5
+
+
+def test_a_dataset_of_splits_shows_its_first(split: Path) -> None:
+    notes: list[str] = []
+    layers = layers_of(split.parent, notes.append)
+    assert layers[0][1]["name"] == "one"
+    assert any("train" in note for note in notes)
+
+
+def test_masks_that_do_not_fit_the_frames_are_told(split: Path) -> None:
+    import json
+
+    path = split / "mask_dict.json"
+    masks = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value[:-1] for key, value in masks.items()}))
+    with pytest.raises(DatasetError, match="flowrvs check"):
+        layers_of(split)
+
+
+def test_the_reader_takes_what_it_knows_only(
+    split: Path, image_folder: Path, project_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (split, image_folder, project_path):
+        reader = get_reader(str(path))
+        assert reader is not None
+        assert reader(str(path))[0][2] == "image"
+    assert get_reader(str(tmp_path / "empty")) is None
+    assert get_reader([str(split), str(image_folder)]) is None
+    assert get_reader([str(image_folder)]) is not None
+
+
+def test_a_file_that_is_no_video_gets_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "notes.mp4"
+    path.write_text("these are notes")
+    reader = get_reader(str(path))
+    assert reader is not None
+    with pytest.raises(FlowRVSError) as told:
+        reader(str(path))
+    assert "notes.mp4" in str(told.value) and "\n" not in str(told.value)
+
+
+def test_which_layers_are_videos(clip: Clip) -> None:
+    assert source_of(Image(clip, rgb=True)) is not None
+    assert source_of(Image(clip[..., 0])) is not None
+    assert source_of(Image(clip[0], rgb=True)) is None
+    assert source_of(Image(clip[0, ..., 0])) is None
+    assert source_of(Image(np.zeros((2, 3, 8, 8)))) is None
+    pyramid = [clip[..., 0], clip[:, ::2, ::2, 0]]
+    assert source_of(Image(pyramid, multiscale=True)) is None
+
+
+@pytest.mark.parametrize("sample", [moving_shapes, look_alikes])
+def test_samples_are_clips_with_sentences(sample: Callable[[], list[Any]]) -> None:
+    ((frames, meta, kind),) = sample()
+    assert kind == "image" and frames.shape == (33, 96, 160, 3)
+    assert all(meta["metadata"]["flowrvs"]["sentences"])
+    assert np.array_equal(frames, sample()[0][0])
+
+
+def test_one_labels_layer_becomes_a_tiff(project_path: Path, tmp_path: Path) -> None:
+    import tifffile
+
+    data, meta, _ = layers_of(project_path)[2]
+    path = tmp_path / "out.tif"
+    assert write_labels(str(path), data, meta) == [str(path)]
+    assert np.array_equal(tifffile.imread(path), data[:])
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_labels_of_a_project_are_saved_as_a_copy_of_it(project_path: Path, tmp_path: Path) -> None:
+    layers = layers_of(project_path)
+    layers[1][0][8, 5, 5] = 1
+    path = tmp_path / "copy.flowrvs"
+    assert write_project(str(path), layers) == [str(path)]
+    with Project.open(path) as copy:
+        assert copy.labels(1)[8, 5, 5] == 1
+        assert [e.text for e in copy.expressions.values()] == ["red", "green"]
+
+
+def test_labels_of_any_origin_become_a_project(clip: Clip, tmp_path: Path) -> None:
+    labels = Labels((clip[..., 0] > 150) * 7 + (clip[..., 1] > 150) * 9, name="squares")
+    tuples = [Image(clip, rgb=True).as_layer_data_tuple(), labels.as_layer_data_tuple()]
+    path = tmp_path / "new.flowrvs"
+    write_project(str(path), tuples)
+    with Project.open(path) as project:
+        (expression,) = project.expressions.values()
+        assert expression.text == "squares" and len(expression.object_ids) == 2
+        found = project.labels(1)[:]
+        assert np.array_equal(found > 0, labels.data > 0)
+
+
+def test_a_project_that_cannot_be_made_leaves_nothing(clip: Clip, tmp_path: Path) -> None:
+    wrong = Labels(np.zeros((3, 5, 5), int)).as_layer_data_tuple()
+    path = tmp_path / "new.flowrvs"
+    with pytest.raises(ProjectError, match="differ"):
+        write_project(str(path), [Image(clip, rgb=True).as_layer_data_tuple(), wrong])
+    assert not path.exists()
+
+
+def test_layers_of_two_projects_are_not_mixed(project_path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.flowrvs"
+    with Project.create(other, VideoInfo(None, "array", 24, 40, 60)) as project:
+        project.add_prompt("blue")
+    mixed = [layers_of(project_path)[1], layers_of(other)[0]]
+    with pytest.raises(ProjectError, match="different projects"):
+        write_project(str(tmp_path / "both.flowrvs"), mixed)

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from flowrvs.errors import CheckpointError, InputError
+from flowrvs.store import Project
+from napari_flowrvs.presenters.job import Failure
+from napari_flowrvs.presenters.segment import SegmentInputs, SegmentPresenter, Written
+from napari_flowrvs.projects import open_projects
+from napari_flowrvs.source import VideoSource, default_project
+from tests.fixtures.segmenters import ThresholdSegmenter
+
+Clip = npt.NDArray[np.uint8]
+Load = Callable[[str, str], ThresholdSegmenter]
+
+
+def source_of_folder(folder: Path, clip: Clip) -> VideoSource:
+    return VideoSource("squares", len(clip), str(folder))
+
+
+def follow(presenter: SegmentPresenter) -> dict[str, list[Any]]:
+    seen: dict[str, list[Any]] = {"prompted": [], "written": [], "failed": [], "finished": []}
+    presenter.prompted.connect(lambda project, prompts: seen["prompted"].append(prompts))
+    presenter.written.connect(lambda project, written: seen["written"].append(written))
+    presenter.job.failed.connect(lambda failure: seen["failed"].append(failure))
+    presenter.job.cancelled.connect(lambda: seen["failed"].append("cancelled"))
+    presenter.finished.connect(lambda text: seen["finished"].append(text))
+    return seen
+
+
+def test_masks_land_in_the_project_beside_the_video(
+    image_folder: Path, clip: Clip, load: Load
+) -> None:
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    texts = ("the red square", "  the   red square ", "", "the green square")
+    presenter.run(SegmentInputs(source_of_folder(image_folder, clip), texts))
+    assert seen["failed"] == []
+    (prompts,) = seen["prompted"]
+    assert [p.text for p in prompts] == ["the red square", "the green square"]
+    assert seen["finished"] == ["Done: 2 sentences, 24 frames each."]
+    project = open_projects.get(image_folder.with_name("squares.flowrvs"))
+    assert project is presenter.project
+    red, green = (project.labels(p.layer_id)[:] for p in prompts)
+    assert np.array_equal(red > 0, clip[..., 0] > 150)
+    assert np.array_equal(green > 0, clip[..., 1] > 150)
+    for prompt in prompts:
+        spans = [(w.start, w.stop) for w in seen["written"] if w.layer_id == prompt.layer_id]
+        frames = [t for start, stop in spans for t in range(start, stop)]
+        assert frames == list(range(24))
+
+
+def test_a_range_is_kept_and_a_second_run_finds_all_finished(
+    image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter
+) -> None:
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    inputs = SegmentInputs(source_of_folder(image_folder, clip), ("red",), start=5, stop=15)
+    presenter.run(inputs)
+    assert min(w.start for w in seen["written"]) == 5
+    assert max(w.stop for w in seen["written"]) == 15
+    calls = len(fake.calls)
+    presenter.run(inputs)
+    assert len(fake.calls) == calls
+    assert seen["finished"][-1] == "Everything was finished already."
+
+
+def test_sentences_that_find_nothing_are_named(image_folder: Path, clip: Clip, load: Load) -> None:
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    inputs = SegmentInputs(source_of_folder(image_folder, clip), ("red", "the blue one"))
+    presenter.run(inputs)
+    assert seen["finished"][0].endswith("Nothing found for: the blue one.")
+
+
+def test_cancel_keeps_what_is_finished_and_run_goes_on(
+    image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter
+) -> None:
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    stop = presenter.written.connect(lambda project, written: presenter.job.cancel())
+    inputs = SegmentInputs(source_of_folder(image_folder, clip), ("red",))
+    presenter.run(inputs)
+    assert seen["failed"] == ["cancelled"]
+    (first,) = seen["written"]
+    presenter.written.disconnect(stop)
+    presenter.run(inputs)
+    assert min(w.start for w in seen["written"][1:]) == first.stop
+    (prompt,) = seen["prompted"][0]
+    labels = presenter.project.labels(prompt.layer_id)[:]
+    assert np.array_equal(labels > 0, clip[..., 0] > 150)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"video": None}, "open one"),
+        ({"texts": ("", " ")}, "no sentence"),
+        ({"model": " "}, "no model"),
+        ({"start": 9, "stop": 9}, "range"),
+        ({"stop": 25}, "range"),
+        ({"start": -1}, "range"),
+        ({"project": "/tmp/here"}, ".flowrvs"),
+    ],
+)
+def test_incomplete_inputs_are_refused_before_anything_runs(
+    clip: Clip, load: Load, changes: dict[str, Any], words: str
+) -> None:
+    values: dict[str, Any] = {"video": VideoSource("a", 24, None, clip), "texts": ("red",)}
+    presenter = SegmentPresenter(load=load)
+    with pytest.raises(InputError, match=words):
+        presenter.run(SegmentInputs(**(values | changes)))
+    assert not presenter.job.busy
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_project(image_folder: Path, clip: Clip) -> None:
+    def load(model: str, device: str) -> ThresholdSegmenter:
+        raise CheckpointError(f"{model}: there is no model here.")
+
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    presenter.run(SegmentInputs(source_of_folder(image_folder, clip), ("red",), model="/no"))
+    (failure,) = seen["failed"]
+    assert isinstance(failure, Failure)
+    assert failure.summary == "/no: there is no model here."
+    assert not image_folder.with_name("squares.flowrvs").exists()
+
+
+def test_a_project_of_another_video_is_refused_before_the_model_is_loaded(
+    image_folder: Path, clip: Clip, tmp_path: Path
+) -> None:
+    from flowrvs.records import VideoInfo
+
+    other = tmp_path / "other.flowrvs"
+    Project.create(other, VideoInfo(None, "array", 7, 40, 60)).close()
+    loads: list[str] = []
+
+    def load(model: str, device: str) -> ThresholdSegmenter:
+        loads.append(model)
+        return ThresholdSegmenter()
+
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    presenter.run(SegmentInputs(source_of_folder(image_folder, clip), ("red",), project=str(other)))
+    assert "choose another project" in seen["failed"][0].summary
+    assert loads == []
+
+
+def test_an_error_in_mid_run_keeps_the_windows_before_it(
+    image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter
+) -> None:
+    fake.fail_at = 2
+    fake.error = RuntimeError("the device is full")
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    presenter.run(SegmentInputs(source_of_folder(image_folder, clip), ("red",)))
+    assert "the device is full" in seen["failed"][0].summary
+    written = max(w.stop for w in seen["written"])
+    assert 0 < written < 24
+    (prompt,) = seen["prompted"][0]
+    found = presenter.project.labels(prompt.layer_id)[:] > 0
+    assert found[:written].any(axis=(1, 2)).all()
+    assert not found[written:].any()
+
+
+def test_the_model_is_loaded_once_and_again_when_it_changes(image_folder: Path, clip: Clip) -> None:
+    loads: list[tuple[str, str]] = []
+
+    def load(model: str, device: str) -> ThresholdSegmenter:
+        loads.append((model, device))
+        return ThresholdSegmenter()
+
+    presenter = SegmentPresenter(load=load)
+    source = source_of_folder(image_folder, clip)
+    for text, device in (("red", "auto"), ("green", "auto"), ("blue", "cpu")):
+        presenter.run(SegmentInputs(source, (text,), device=device))
+    assert loads == [("tiny", "auto"), ("tiny", "cpu")]
+
+
+def test_edits_made_before_a_window_is_finished_are_kept(
+    image_folder: Path, clip: Clip, load: Load
+) -> None:
+    presenter = SegmentPresenter(load=load)
+    drawn = np.zeros((40, 60), np.uint16)
+
+    def paint(project: Project, prompts: Any) -> None:
+        drawn[30:35, 2:9] = prompts[0].object_id
+        project.labels(prompts[0].layer_id)[20] = drawn
+
+    presenter.prompted.connect(paint)
+    seen = follow(presenter)
+    presenter.run(SegmentInputs(source_of_folder(image_folder, clip), ("red",)))
+    labels = presenter.project.labels(seen["prompted"][0][0].layer_id)
+    assert np.array_equal(labels[20], drawn)
+    assert labels[19].any()
+    assert any(isinstance(w, Written) and w.start <= 20 < w.stop for w in seen["written"])
+
+
+def test_arrays_get_a_project_in_the_data_folder(clip: Clip, tmp_path: Path) -> None:
+    source = VideoSource("my clip / 1", 24, None, clip)
+    home = default_project(source, tmp_path)
+    assert home.parent == tmp_path
+    assert home.name.startswith("my-clip-1-") and home.suffix == ".flowrvs"
+    assert default_project(VideoSource("my clip / 1", 24, None, clip.copy()), tmp_path) == home
+    other = clip.copy()
+    other[12] += 1
+    assert default_project(VideoSource("my clip / 1", 24, None, other), tmp_path) != home
+
+
+def test_close_flushes_what_a_person_drew(image_folder: Path, clip: Clip, load: Load) -> None:
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    presenter.run(SegmentInputs(source_of_folder(image_folder, clip), ("red",)))
+    prompt = seen["prompted"][0][0]
+    presenter.project.labels(prompt.layer_id)[3, :5] = prompt.object_id
+    assert presenter.close()
+    with Project.open(presenter.project.path, read_only=True) as again:
+        assert (again.labels(prompt.layer_id)[3, :5] == prompt.object_id).all()
