@@ -51,6 +51,8 @@ class VideoFile:
         A local file.
     damaged : {"raise", "repeat"}
         What to do about frames that cannot be decoded, see the top of this module.
+    cut : bool
+        The file is known to be cut off.
     cache_bytes : int
         Memory for decoded frames.
 
@@ -63,10 +65,15 @@ class VideoFile:
     """
 
     def __init__(
-        self, path: str, *, damaged: str = "raise", cache_bytes: int = DEFAULT_CACHE_BYTES
+        self,
+        path: str,
+        *,
+        damaged: str = "raise",
+        cut: bool = False,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self.path = path
-        self.index = build_index(path)
+        self.index = build_index(path, cut=cut)
         self._name = os.path.basename(path)
         self._repeat = damaged == "repeat"
         self._cache: FrameCache[VideoFrame] = FrameCache(cache_bytes)

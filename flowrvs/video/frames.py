@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeGuard
@@ -62,8 +62,9 @@ class Video:
             _Lazy(self),
             chunks=(chunk, info.height, info.width, 3),
             name=False,
+            # Only so does dask push a slice down to here instead of reading whole chunks.
             asarray=False,
-            fancy=False,
+            fancy=True,
             meta=np.empty((0, 0, 0, 0), np.uint8),
         )
 
@@ -162,15 +163,23 @@ class _Lazy:
         if isinstance(time, (int, np.integer)):
             n = int(time) % len(self._video) if time < 0 else int(time)
             return self._video.read(n, n + 1)[0][rest]
-        wanted = range(*time.indices(len(self._video)))
-        if not wanted:
-            return np.empty((0, *self.shape[1:]), np.uint8)[(slice(None), *rest)]
-        low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1
-        if abs(wanted.step) == 1:
-            frames = self._video.read(low, high)[:: wanted.step]
+        if isinstance(time, slice):
+            wanted = list(range(*time.indices(len(self._video))))
         else:
-            frames = np.concatenate([self._video.read(n, n + 1) for n in wanted])
+            wanted = np.arange(len(self._video))[np.asarray(time)].tolist()
+        frames = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        for first, stop in _runs(wanted):
+            frames[first:stop] = self._video.read(wanted[first], wanted[first] + stop - first)
         return frames[(slice(None), *rest)]
+
+
+def _runs(wanted: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the bounds, within the list, of runs of consecutive frame indices."""
+    first = 0
+    for n in range(1, len(wanted) + 1):
+        if n == len(wanted) or wanted[n] != wanted[n - 1] + 1:
+            yield first, n
+            first = n
 
 
 def open_video(
@@ -320,7 +329,12 @@ def _open_file(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]
                 f"{path} was cut off: {missing}; get a complete copy, or repair it with "
                 "'ffmpeg -i IN -c copy OUT'."
             )
-        file = VideoFile(str(path), damaged=options["damaged"], cache_bytes=options["cache_bytes"])
+        file = VideoFile(
+            str(path),
+            damaged=options["damaged"],
+            cut=bool(missing),
+            cache_bytes=options["cache_bytes"],
+        )
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
         raise VideoError(

@@ -162,6 +162,8 @@ def open_stream(path: str, threads: int = 0) -> tuple[InputContainer, VideoStrea
         parallel = threads != 1 and context.name in FRAME_THREADS
         context.thread_type = "AUTO" if parallel else "SLICE"
         context.thread_count = threads
+        # FFV1 and PNG do carry checksums.
+        context.options = {"err_detect": "crccheck"}
     except BaseException:
         container.close()
         raise
@@ -179,8 +181,16 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packe
             yield packet
 
 
-def build_index(path: str) -> PacketIndex:
+def build_index(path: str, *, cut: bool = False) -> PacketIndex:
     """List the packets of a file and find the display order of its frames.
+
+    Parameters
+    ----------
+    path : str
+        A local file.
+    cut : bool
+        The file is known to be cut off: frames of its last, incomplete group are left
+        out, because later packets might have been shown between them.
 
     Raises
     ------
@@ -195,7 +205,7 @@ def build_index(path: str) -> PacketIndex:
         keys: list[int] = []
         hidden: list[int] = []
         corrupt: list[int] = []
-        cut = ""
+        broken = ""
         try:
             for ordinal, packet in enumerate(packets(container, stream)):
                 stamps_list.append(_stamp(packet))
@@ -206,7 +216,7 @@ def build_index(path: str) -> PacketIndex:
                 if packet.is_corrupt:
                     corrupt.append(ordinal)
         except av.FFmpegError as error:
-            cut = error.strerror or type(error).__name__
+            broken = error.strerror or type(error).__name__
         time_base = float(stream.time_base or 1)
         rate = stream.average_rate
     if not stamps_list:
@@ -224,11 +234,14 @@ def build_index(path: str) -> PacketIndex:
     if order is None:
         order = np.fromiter(_decoded(path), dtype=np.int64)
         order = order[np.sort(np.unique(order, return_index=True)[1])]
-    if not len(order):
-        raise VideoError(f"{path} holds no frame that can be decoded; it is damaged.")
-
     position = np.full(len(stamps), -1, dtype=np.int64)
     position[order] = np.arange(len(order))
+    if cut or broken:
+        reached = np.unique(np.maximum.accumulate(position))
+        order = order[: int(reached[-2]) + 1 if len(reached) > 1 else 0]
+        position[position >= len(order)] = -1
+    if not len(order):
+        raise VideoError(f"{path} holds no frame that can be decoded; it is damaged.")
     pts = stamps[order, 0]
     if (pts != MISSING).all() and (np.diff(pts) > 0).all():
         times = pts * time_base
@@ -242,7 +255,7 @@ def build_index(path: str) -> PacketIndex:
         key,
         times,
         frozenset(corrupt),
-        cut,
+        broken,
         float(rate) if rate else None,
     )
 
