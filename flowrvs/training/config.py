@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,8 @@ class Phase:
         Clips (for the flow: pairs of a clip and a sentence) per step.
     height, width : int
         Crop in pixels; 0 takes whole frames.
+    refresh : float
+        Newly encoded clips per step (the flow only).
     """
 
     steps: int
@@ -41,6 +43,7 @@ class Phase:
     batch: int
     height: int = 0
     width: int = 0
+    refresh: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,8 @@ class FlowConfig:
         Extra loss weight where any object of the scene is; 0 is the paper's loss.
     train_text_encoder : bool
         Train the text encoder too; needed when it starts from random weights.
-    pool_size, refresh : int
-        Encoded clips kept in memory, and new ones per step.
+    pool_size : int
+        Encoded clips kept in memory.
     expressions : int
         Sentences per clip.
     autocast : bool
@@ -149,13 +152,13 @@ class FlowConfig:
     object_weight: float = 0.0
     train_text_encoder: bool = False
     pool_size: int = 1000
-    refresh: int = 1
     expressions: int = 10
     autocast: bool = True
+    compile: bool = False
     seed: int = 0
     save_every: int = 200
     log_every: int = 25
-    initial: str = field(default="", metadata={"doc": "pipeline folder to start from"})
+    initial: str = ""
 
 
 def load_config(path: str | Path, kind: type[_Config]) -> _Config:

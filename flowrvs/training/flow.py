@@ -98,6 +98,8 @@ class FlowTrainer:
             self._load_initial(Path(config.initial))
         self.text_encoder.to(self.device).requires_grad_(config.train_text_encoder)
         self.transformer.to(self.device)
+        if config.compile:
+            self.transformer.compile_repeated_blocks()
         self.parameters = [p for p in self._all_parameters() if p.requires_grad]
         self.optimizers, self.rates = self._build_optimizers()
         self.ema = EMAModel(
@@ -175,14 +177,14 @@ class FlowTrainer:
         pool = LatentPool(self.vae, self.tokenizer, config.pool_size, rng, **settings)
         validation = self._validation_clips(settings)
         pool.refresh(min(config.pool_size, 4 * phase.batch))
+        due = 0.0
         while self.step < stop:
             if self.cancel.cancelled:
                 self.save()
                 self.cancel.raise_if_cancelled()
-            # A pool that is still small is filled faster, so that early batches do
-            # not repeat the same few scenes.
-            filling = len(pool) < config.pool_size
-            pool.refresh(config.refresh * (2 if filling else 1))
+            due += phase.refresh
+            pool.refresh(int(due))
+            due -= int(due)
             loss = self._loss(pool.draw(phase.batch))
             self._update(loss)
             self.step += 1
@@ -193,7 +195,9 @@ class FlowTrainer:
                     self.progress(event)
             if self.step % config.save_every == 0 or self.step == stop:
                 self.save()
-                self.journal.add(**self.validate(validation))
+                # A compiled block would be compiled anew for every odd batch here.
+                with torch.compiler.set_stance("force_eager"):
+                    self.journal.add(**self.validate(validation))
                 self.journal.report(step=self.step, validation=True)
 
     def _loss(self, batch: Batch) -> torch.Tensor:
