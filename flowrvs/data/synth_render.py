@@ -117,8 +117,8 @@ def _coverage(
 
 
 def _signed_distance(
-    shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32], radius: float
-) -> npt.NDArray[np.float32]:
+    shape: str, u: npt.NDArray[np.floating], v: npt.NDArray[np.floating], radius: float
+) -> npt.NDArray[np.floating]:
     """Distance to the outline in pixels, negative inside (exact near the edges)."""
     if shape == "circle":
         return np.hypot(u, v) - radius

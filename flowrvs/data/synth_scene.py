@@ -137,7 +137,8 @@ def sample_scene(
         if shared is not None:
             radius, rgb = objects[shared].radius, objects[shared].rgb
         else:
-            rgb = tuple(int(v) for v in np.clip(np.add(COLORS[color], shade), 0, 255))
+            red, green, blue = np.clip(np.add(COLORS[color], shade), 0, 255).tolist()
+            rgb = (red, green, blue)
         objects.append(
             _place(rng, objects, shape, color, size, motion, radius, rgb, frames, height, width)
         )
@@ -196,7 +197,7 @@ def _place(
     size: str,
     motion: str,
     radius: float,
-    rgb: tuple[int, ...],
+    rgb: tuple[int, int, int],
     frames: int,
     height: int,
     width: int,
@@ -218,7 +219,7 @@ def _place(
             size,
             motion,
             radius,
-            (rgb[0], rgb[1], rgb[2]),
+            rgb,
             (
                 float(rng.uniform(margin, width - margin)),
                 float(rng.uniform(margin, height - margin)),

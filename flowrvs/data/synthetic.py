@@ -63,7 +63,7 @@ class SynthClip:
         """Union of the masks that a sentence means, bool, shape (T, H, W)."""
         if not expression.objects:
             return np.zeros(self.masks.shape[1:], bool)
-        return self.masks[list(expression.objects)].any(axis=0)
+        return np.logical_or.reduce(self.masks[list(expression.objects)], axis=0)
 
 
 def generate_clip(

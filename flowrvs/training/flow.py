@@ -20,7 +20,12 @@ from flowrvs.data.synth_language import vocabulary
 from flowrvs.models.folded_conv import use_folded_convolutions
 from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer
 from flowrvs.models.text import build_word_tokenizer, embed_tokens
-from flowrvs.models.vae import latent_statistics
+from flowrvs.models.vae import (
+    encode_moments,
+    latent_statistics,
+    spatial_factor,
+    temporal_factor,
+)
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.config import FlowConfig, Phase
 from flowrvs.training.loop import Journal, cosine_rate, load_checkpoint, save_checkpoint
@@ -108,6 +113,7 @@ class FlowTrainer:
         self.step = 0
         self.total = sum(phase.steps for phase in config.phases)
         self.journal = Journal(self.out)
+        self._empty: dict[torch.Size, torch.Tensor] = {}
 
     def _load_initial(self, folder: Path) -> None:
         from diffusers import WanTransformer3DModel
@@ -284,14 +290,13 @@ class FlowTrainer:
 
     @torch.no_grad()
     def _empty_latent(self, shape: torch.Size) -> torch.Tensor:
-        from flowrvs.models.vae import encode_moments, spatial_factor, temporal_factor
-
         frames = 1 + (shape[0] - 1) * temporal_factor(self.vae)
         size = (shape[1] * spatial_factor(self.vae), shape[2] * spatial_factor(self.vae))
-        if getattr(self, "_empty", None) is None or self._empty.shape[2:] != shape:
+        if shape not in self._empty:
             video = torch.full((1, 3, frames, *size), -1.0, device=self.device)
-            self._empty = encode_moments(self.vae, video)[:, : self.vae.config.z_dim].float()
-        return self._empty
+            moments = encode_moments(self.vae, video)
+            self._empty[shape] = moments[:, : self.vae.config.z_dim].float()
+        return self._empty[shape]
 
     def save(self) -> None:
         """Write the checkpoint."""

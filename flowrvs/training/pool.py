@@ -9,6 +9,7 @@ scenes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def encode_clip(
     wanted = list(dict.fromkeys(s.objects for s in sentences))
     stack = [images.astype(np.float32) / 127.5 - 1]
     for objects in wanted:
-        union = masks[list(objects)].any(0) if objects else np.zeros(masks.shape[1:], bool)
+        union = np.logical_or.reduce(masks[list(objects)], axis=0)
         stack.append(np.repeat(union[..., None] * np.float32(2) - 1, 3, axis=-1))
     video = torch.from_numpy(np.stack(stack)).permute(0, 4, 1, 2, 3).to(vae.device)
     with torch.autocast(video.device.type, torch.bfloat16, enabled=autocast):
@@ -144,7 +145,7 @@ class LatentPool:
         tokenizer: T5TokenizerFast,
         capacity: int,
         rng: np.random.Generator,
-        **settings: object,
+        **settings: Any,
     ) -> None:
         self._vae = vae
         self._tokenizer = tokenizer
@@ -165,7 +166,7 @@ class LatentPool:
                 self._tokenizer,
                 draw_scene_seed(self._rng),
                 self._rng,
-                **self._settings,  # type: ignore[arg-type]
+                **self._settings,
             )
             if len(self._clips) < self._capacity:
                 self._clips.append(clip)

@@ -56,7 +56,7 @@ def _union(rng: np.random.Generator, masks: np.ndarray) -> np.ndarray:
     chosen = rng.random(len(masks)) < 0.45
     if not chosen.any() and rng.random() < 0.8:
         chosen[int(rng.integers(len(masks)))] = True
-    return masks[chosen].any(axis=0) if chosen.any() else np.zeros(masks.shape[1:], bool)
+    return np.logical_or.reduce(masks[chosen], axis=0)
 
 
 def _draw(rng: np.random.Generator, phase: Phase) -> tuple[np.ndarray, np.ndarray]:
