@@ -129,10 +129,16 @@ class FlowConfig:
         Encoded clips kept in memory.
     expressions : int
         Sentences per clip.
-    autocast : bool
-        Compute in bfloat16 where that is quicker.
+    autocast, compile : bool
+        Compute in bfloat16 where that is quicker; compile the transformer's blocks.
     seed, save_every, log_every : int
         Random seed; steps between checkpoints and between log lines.
+    initial : str
+        Folder of a pipeline to start from; random weights when empty.
+    name : str
+        Name of the finished pipeline, the provenance of its masks.
+    half_precision : bool
+        Save the finished pipeline in float16: half the size, rounding below 1e-3.
     """
 
     out: str
@@ -159,6 +165,8 @@ class FlowConfig:
     save_every: int = 200
     log_every: int = 25
     initial: str = ""
+    name: str = "flowrvs"
+    half_precision: bool = False
 
 
 def load_config(path: str | Path, kind: type[_Config]) -> _Config:

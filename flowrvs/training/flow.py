@@ -331,7 +331,10 @@ class FlowTrainer:
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             preset=self.preset,
+            name=self.config.name,
         )
+        if self.config.half_precision:
+            pipeline.to(torch.float16)
         target = self.out / "pipeline"
         pipeline.save_pretrained(target)
         return target
