@@ -12,8 +12,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from flowrvs.data._names import is_safe_name
-from flowrvs.data.mevis import read_json
-from flowrvs.errors import DatasetError, MissingPathError
+from flowrvs.data.mevis import read_json, split_folder
+from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
@@ -86,11 +86,7 @@ def check_split(
     Cancelled
         `cancel` was set.
     """
-    root = Path(folder)
-    if not root.exists():
-        raise MissingPathError(f"No split at {root}; give the folder of a split.")
-    if not (root / META).is_file():
-        raise DatasetError(f"{root} has no {META}; give the folder of a MeViS-style split.")
+    root = split_folder(folder)
     findings = list(_Linter(root).run(progress, cancel))
     return sorted(findings, key=lambda f: f.severity != "error")
 

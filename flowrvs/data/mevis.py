@@ -24,7 +24,14 @@ from flowrvs.data._names import safe_name
 from flowrvs.errors import DatasetError, MissingPathError
 from flowrvs.masks import rle
 
-__all__ = ["MevisExpression", "MevisSplit", "MevisVideo", "MevisWriter", "read_json"]
+__all__ = [
+    "MevisExpression",
+    "MevisSplit",
+    "MevisVideo",
+    "MevisWriter",
+    "read_json",
+    "split_folder",
+]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
@@ -95,12 +102,8 @@ class MevisSplit:
         DatasetError
             It is not a MeViS-style split, or its expressions are malformed.
         """
-        root = Path(folder)
-        if not root.exists():
-            raise MissingPathError(f"No split at {root}; give the folder of a split.")
+        root = split_folder(folder)
         meta = root / "meta_expressions.json"
-        if not meta.is_file():
-            raise DatasetError(_no_split(root))
         videos = read_json(meta).get("videos")
         if not isinstance(videos, dict):
             raise DatasetError(f"{meta} has no 'videos'; it is not a MeViS-style split.")
@@ -264,6 +267,33 @@ class MevisSplit:
             ) from None
 
 
+def split_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return `folder` when it holds a split.
+
+    Raises
+    ------
+    MissingPathError
+        There is no such folder.
+    DatasetError
+        It is no split; the message names those inside it.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise MissingPathError(f"No split at {root}; give the folder of a split.")
+    if (root / "meta_expressions.json").is_file():
+        return root
+    found = (p.parent.name for p in root.glob("*/meta_expressions.json"))
+    # A hidden one is being written, or was left by a killed run.
+    inner = sorted(name for name in found if not name.startswith("."))
+    if not inner:
+        raise DatasetError(
+            f"{root} has no meta_expressions.json; give the folder of a MeViS-style split."
+        )
+    raise DatasetError(
+        f"{root} holds the splits {', '.join(inner)}; give one of them, e.g. {root / inner[0]}."
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -291,17 +321,6 @@ def _open_picture(path: Path) -> Image.Image:
         return Image.open(path)
     except (OSError, Image.DecompressionBombError):
         raise DatasetError(f"{path} is not a readable picture; copy it again.") from None
-
-
-def _no_split(root: Path) -> str:
-    found = (p.parent.name for p in root.glob("*/meta_expressions.json"))
-    # A hidden one is being written, or was left by a killed run.
-    inner = sorted(name for name in found if not name.startswith("."))
-    if inner:
-        return (
-            f"{root} holds the splits {', '.join(inner)}; give one of them, e.g. {root / inner[0]}."
-        )
-    return f"{root} has no meta_expressions.json; give the folder of a MeViS-style split."
 
 
 def _video(name: str, entry: Any, where: Path) -> MevisVideo:
