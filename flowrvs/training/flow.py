@@ -8,6 +8,9 @@ train its matrices with Muon.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +23,15 @@ from flowrvs.data.synth_language import vocabulary
 from flowrvs.models.folded_conv import use_folded_convolutions
 from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer
 from flowrvs.models.text import build_word_tokenizer, embed_tokens
-from flowrvs.models.vae import (
-    encode_moments,
-    latent_statistics,
-    spatial_factor,
-    temporal_factor,
-)
+from flowrvs.models.vae import latent_statistics
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.config import FlowConfig, Phase
 from flowrvs.training.loop import Journal, cosine_rate, load_checkpoint, save_checkpoint
 from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
-from flowrvs.training.pool import (
-    Batch,
-    EncodedClip,
-    LatentPool,
-    encode_clip,
-    source_latents,
-    stack_pairs,
-)
+from flowrvs.training.pool import Batch, EncodedClip, LatentPool, encode_clip, source_latents
+from flowrvs.training.validation import VALIDATION_SEEDS, validate_flow
 
 __all__ = ["train_flow"]
-
-#: Held-out scenes that the log's validation lines are measured on.
-_VALIDATION_SEEDS = range(900_000, 900_024)
 
 
 def train_flow(
@@ -113,7 +102,6 @@ class FlowTrainer:
         self.step = 0
         self.total = sum(phase.steps for phase in config.phases)
         self.journal = Journal(self.out)
-        self._empty: dict[torch.Size, torch.Tensor] = {}
 
     def _load_initial(self, folder: Path) -> None:
         from diffusers import WanTransformer3DModel
@@ -201,9 +189,7 @@ class FlowTrainer:
                     self.progress(event)
             if self.step % config.save_every == 0 or self.step == stop:
                 self.save()
-                # A compiled block would be compiled anew for every odd batch here.
-                with torch.compiler.set_stance("force_eager"):
-                    self.journal.add(**self.validate(validation))
+                self.journal.add(**self.validate(validation))
                 self.journal.report(step=self.step, validation=True)
 
     def _loss(self, batch: Batch) -> torch.Tensor:
@@ -227,7 +213,7 @@ class FlowTrainer:
         self, state: torch.Tensor, start: torch.Tensor, times: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
         inputs = torch.cat([state, start], dim=1) if self.config.video_injection else state
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+        with _mixed_precision(self.device, self.config.autocast):
             embeddings = embed_tokens(
                 self.text_encoder, batch.tokens.to(self.device), batch.mask.to(self.device)
             )
@@ -251,52 +237,18 @@ class FlowTrainer:
         rng = np.random.default_rng(0)
         return [
             encode_clip(self.vae, self.tokenizer, seed, rng, **settings)
-            for seed in _VALIDATION_SEEDS
+            for seed in VALIDATION_SEEDS
         ]
 
-    @torch.no_grad()
     def validate(self, clips: list[EncodedClip]) -> dict[str, float]:
-        """One-step error on held-out scenes, by kind, relative to answering "nothing".
-
-        The error is taken in cells with objects only. 0 is perfect; 1 is no better than
-        predicting an empty mask everywhere ("none" is relative to the mean target).
-        """
+        """Score the averaged weights; see `flowrvs.training.validation`."""
         self.ema.store(self.parameters)
         self.ema.copy_to(self.parameters)
-        sums: dict[str, float] = {}
-        scale: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        pairs = [(clip, i) for clip in clips for i in range(min(len(clip.kinds), 5))]
-        for first in range(0, len(pairs), 16):
-            batch = stack_pairs(pairs[first : first + 16])
-            start = source_latents(batch.moments.to(self.device), self.mean, self.std, sample=False)
-            times = torch.full((len(start),), 1000.0, device=self.device)
-            end = start - self._velocity(start, start, times, batch)
-            cells = batch.objects.to(self.device).unsqueeze(1)
-            empty = self._empty_latent(batch.targets.shape[2:]).to(self.device)
-            error = ((end - batch.targets.to(self.device)).square() * cells).sum((1, 2, 3, 4))
-            spread = ((empty - batch.targets.to(self.device)).square() * cells).sum((1, 2, 3, 4))
-            for row, kind in enumerate(batch.kinds):
-                sums[kind] = sums.get(kind, 0.0) + float(error[row])
-                scale[kind] = scale.get(kind, 0.0) + float(spread[row])
-                counts[kind] = counts.get(kind, 0) + 1
+        # A compiled block would be compiled anew for every odd batch here.
+        with torch.compiler.set_stance("force_eager"):
+            scores = validate_flow(self._velocity, self.vae, clips)
         self.ema.restore(self.parameters)
-        typical = sum(scale.values()) / max(sum(n for k, n in counts.items() if k != "none"), 1)
-        return {
-            kind: sums[kind] / (scale[kind] if kind != "none" else typical * counts[kind])
-            for kind in sums
-            if kind == "none" or scale[kind] > 0
-        }
-
-    @torch.no_grad()
-    def _empty_latent(self, shape: torch.Size) -> torch.Tensor:
-        frames = 1 + (shape[0] - 1) * temporal_factor(self.vae)
-        size = (shape[1] * spatial_factor(self.vae), shape[2] * spatial_factor(self.vae))
-        if shape not in self._empty:
-            video = torch.full((1, 3, frames, *size), -1.0, device=self.device)
-            moments = encode_moments(self.vae, video)
-            self._empty[shape] = moments[:, : self.vae.config.z_dim].float()
-        return self._empty[shape]
+        return scores
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -338,3 +290,11 @@ class FlowTrainer:
         target = self.out / "pipeline"
         pipeline.save_pretrained(target)
         return target
+
+
+@contextmanager
+def _mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
+    """Autocast to bfloat16, without torch's hint that float32 norms are not fused."""
+    with warnings.catch_warnings(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+        yield
