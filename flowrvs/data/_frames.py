@@ -12,6 +12,7 @@ from PIL import Image
 
 from flowrvs.data._names import frame_names, safe_name, sorted_and_unique
 from flowrvs.errors import DatasetError
+from flowrvs.video.encode import encode_jpeg
 
 __all__ = ["Frame", "encode_frame", "write_frames"]
 
@@ -103,6 +104,4 @@ def encode_frame(
         raise DatasetError(
             f"Frame {index} of {video!r} must be (H, W, 3) uint8, not {array.shape} {array.dtype}."
         )
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue(), (array.shape[0], array.shape[1])
+    return encode_jpeg(array, quality), (array.shape[0], array.shape[1])
