@@ -247,18 +247,22 @@ def open_tiff(path: Path, **options: Any) -> ArrayFrames | None:
         except Exception:
             file.close()
             return None
-        if "C" not in axes:
-            axes = axes.replace("S", "C")
-        axes = axes.replace("I", "T").replace("Q", "T", 1) if "T" not in axes else axes
-        shape = array.shape
-        if not set(axes) & {"T", "Z"}:
-            axes, array = "T" + axes, np.asarray(array)[None]
-            shape = array.shape
-        del shape
+        axes = _tiff_axes(axes)
+        if "T" not in axes:
+            axes, array = f"T{axes}", np.asarray(array)[None]
         return ArrayFrames(array, axes, where=str(path), owner=file, **options)
     except BaseException:
         file.close()
         raise
+
+
+def _tiff_axes(axes: str) -> str:
+    """Name the axis along which the pages follow each other T, and samples C."""
+    for pages in "TZIQC":
+        if pages in axes:
+            axes = axes.replace(pages, "T", 1)
+            break
+    return axes.replace("S", "C") if "C" not in axes else axes
 
 
 def open_npy(path: Path, **options: Any) -> ArrayFrames:

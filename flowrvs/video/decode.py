@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 
@@ -74,12 +75,12 @@ class Cursor:
         self.last = -1
         self.errors: list[int] = []
         self._threads = threads
-        self._ready: list[VideoFrame] = []
+        self._held: deque[tuple[int, VideoFrame]] = deque()
         self._reopen()
 
     def close(self) -> None:
         """Close the file."""
-        self._ready = []
+        self._held.clear()
         self._packets = iter(())
         self._container.close()
 
@@ -112,9 +113,10 @@ class Cursor:
 
     def _begin(self, source: Iterator[av.Packet], ordinal: int) -> None:
         self._packets = source
-        self._ready = []
-        self._ended = False
-        self._ordinal = self._first = ordinal
+        self._held.clear()
+        self._ended = self._shows = False
+        self._ordinal = self._first = self._low = ordinal
+        self._seen: set[int] = set()
         # What is shown before this keyframe lacks its references.
         self._floor = int(self.index.position[ordinal]) if ordinal else 0
         self.last = self._floor - 1
@@ -140,20 +142,48 @@ class Cursor:
         return False
 
     def next(self) -> tuple[int, VideoFrame] | None:
-        """Decode on and return (display position, frame); None at the end of the file."""
-        while True:
-            while not self._ready:
-                if self._ended:
-                    return None
-                self._ready = self._feed()
-            frame = self._ready.pop(0)
-            position = int(self.index.position[frame.pts])
-            if position >= self._floor:
-                self.last = max(self.last, position)
-                return position, frame
+        """Decode on and return (display position, frame); None at the end of the file.
 
-    def _feed(self) -> list[VideoFrame]:
-        """Hand one packet to the decoder and return the frames that come out."""
+        A frame is held back until all packets before it in the file have shown theirs:
+        only then is it known that what it refers to was decoded, because decoders that
+        work in several threads may pass over an error without a word.
+        """
+        while not (self._held and (self._held[0][0] < self._low or self._ended)):
+            if self._ended:
+                return None
+            for ordinal, frame in self._feed():
+                self._take(ordinal, frame)
+            if self._ended:
+                self._miss(len(self.index))
+        ordinal, frame = self._held.popleft()
+        self.last = int(self.index.position[ordinal])
+        return self.last, frame
+
+    def _take(self, ordinal: int, frame: VideoFrame) -> None:
+        position = int(self.index.position[ordinal])
+        if position < self._floor:
+            return
+        if not self._shows:
+            # Streams that refresh gradually show nothing for a while behind a keyframe.
+            self._shows, self._floor = True, position
+        self._seen.add(ordinal)
+        self._held.append((ordinal, frame))
+        self._miss(position)
+
+    def _miss(self, position: int) -> None:
+        """Note the packets that should have shown a frame before `position` and did not."""
+        places = self.index.position
+        while self._low < len(places):
+            if self._low in self._seen:
+                self._seen.remove(self._low)
+            elif places[self._low] >= self._floor:
+                if places[self._low] >= position:
+                    return
+                self.errors.append(self._low)
+            self._low += 1
+
+    def _feed(self) -> list[tuple[int, VideoFrame]]:
+        """Hand one packet to the decoder; return (ordinal, frame) of what comes out."""
         ordinal = self._ordinal
         try:
             packet = next(self._packets, None)
@@ -178,5 +208,5 @@ class Cursor:
                 continue
             if frame.is_corrupt:
                 self.errors.append(frame.pts)
-            known.append(frame)
+            known.append((frame.pts, frame))
         return known

@@ -95,7 +95,7 @@ def test_cut_off_files(tmp_path, name, share):
     else:
         with video:
             assert np.array_equal(video.read(0, len(video)), reference[: len(video)])
-            assert len(video) >= 60 * (share - 0.25)
+            assert len(video) >= 60 * (share - 0.3)
 
 
 def test_permission(tmp_path):
