@@ -34,7 +34,7 @@ from flowrvs.video.encode import contact_sheet, write_overlay
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DEMO_SEED", "DemoResult", "bundled_clip", "run_demo"]
+__all__ = ["DEMO_SEED", "DemoResult", "bundled_clip", "check_folder", "run_demo"]
 
 DEMO_SEED = 18
 """Look-alikes that only motion tells apart, a shape that leaves, one of another colour."""
@@ -188,24 +188,43 @@ def run_demo(
     return result
 
 
-def _prepare(folder: Path) -> Path:
-    """Make the folder and mark it as a demo's; refuse one with something else in it."""
+def check_folder(out: str | os.PathLike[str]) -> None:
+    """Refuse a place that a demo must not write to; quick, and changes nothing.
+
+    Raises
+    ------
+    InputError
+        `out` is a file, or a folder with something else in it.
+    StorageError
+        The folder cannot be read.
+    """
+    folder = Path(out)
     mark = folder / "README.txt"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the demo.")
     try:
-        if folder.is_dir() and any(folder.iterdir()):
-            if not mark.is_file() or not mark.read_text("utf-8", "replace").startswith(_MARK):
-                raise InputError(
-                    f"{folder} is not empty and holds no demo; choose another folder with --out."
-                )
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(_README, encoding="utf-8")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
+        if mark.is_file() and mark.read_text("utf-8", "replace").startswith(_MARK):
+            return
     except OSError as error:
-        raise StorageError(
-            f"Cannot write to {folder}: {error.strerror}; choose another folder with --out."
-        ) from error
+        raise _cannot("read", folder, error) from error
+    raise InputError(f"{folder} is not empty and holds no demo; choose another folder.")
+
+
+def _prepare(folder: Path) -> Path:
+    """Make the folder and mark it as a demo's."""
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.txt").write_text(_README, encoding="utf-8")
+    except OSError as error:
+        raise _cannot("write to", folder, error) from error
     return folder
+
+
+def _cannot(do: str, folder: Path, error: OSError) -> StorageError:
+    return StorageError(f"Cannot {do} {folder} ({error.strerror}); choose another folder.")
 
 
 def _write_truth(folder: Path, clip: SynthClip) -> None:

@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the demo and print the scores."""
     import flowrvs
-    from flowrvs.demo import run_demo
+    from flowrvs.demo import check_folder, run_demo
 
+    check_folder(args.out)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         segmenter = flowrvs.load(args.model, device=args.device)
         result = run_demo(args.out, segmenter, steps=args.steps, progress=progress, cancel=cancel)
