@@ -149,7 +149,7 @@ def main() -> None:
                 dock.problem.fold.set_open(True)
                 settle()
                 holder.grab().save(str(args.to / "error.png"))
-                dialog = show_export(viewer)
+                dialog = show_export(viewer, viewer.window._qt_window)
                 settle()
                 dialog.grab().save(str(args.to / "export.png"))
                 dialog.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,14 +85,17 @@ class SegmentDock(QWidget):
         self.presenter = SegmentPresenter(runner, load)
         self.opener = OpenPresenter(runner)
         self._video: Any = None
-        self.link = ViewerLink(napari_viewer, self._on_videos, self._on_unused)
+        self.link = ViewerLink(napari_viewer, self._on_videos, self._close_unused)
         self._build()
         self._connect()
         self._on_videos()
         self._on_theme()
         self._on_phase(Phase.IDLE)
         # What must happen when the widget has gone cannot be asked of the widget.
-        self.destroyed.connect(_closer(napari_viewer, self.presenter, self.opener))
+        self._place = {"docked": False}
+        self.destroyed.connect(
+            _closer(self.presenter, self.opener, self.link.projects_shown, self._place)
+        )
 
     # -- building --------------------------------------------------------------------
 
@@ -222,10 +223,14 @@ class SegmentDock(QWidget):
     def _on_theme(self, _event: Any = None) -> None:
         self.setStyleSheet(style.sheet(self.link.viewer.theme))
 
-    def _on_unused(self, folder: str) -> None:
-        project = open_projects.get(folder)
-        if project is not None and not self.presenter.job.busy:
-            open_projects.close(project)
+    def _close_unused(self) -> None:
+        """Let go of the projects whose layers were removed, once no job writes to them."""
+        if self.presenter.job.busy:
+            return
+        for folder in self.link.unused():
+            project = open_projects.get(folder)
+            if project is not None:
+                open_projects.close(project)
 
     # -- opening -----------------------------------------------------------------------
 
@@ -297,6 +302,8 @@ class SegmentDock(QWidget):
             part.setEnabled(idle)
         self.sentences.edit.setReadOnly(not idle)
         self.sentences.history.setEnabled(idle)
+        if idle:
+            self._close_unused()
         if phase is Phase.STOPPING:
             self.progress.status.setText("Stopping at the end of this step")
 
@@ -325,7 +332,7 @@ class SegmentDock(QWidget):
         self.area.ensureWidgetVisible(self.problem)
 
     def _export(self) -> None:
-        show_export(self.link.viewer)
+        show_export(self.link.viewer, self.window())
 
     # -- keyboard and closing ------------------------------------------------------------
 
@@ -339,8 +346,10 @@ class SegmentDock(QWidget):
 
     def event(self, event: QEvent) -> bool:
         """Stop when the dock was closed: napari then takes its content out of it."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.shut_down()
+        if event.type() == QEvent.Type.ParentChange:
+            self._place["docked"] = self.parent() is not None
+            if self.parent() is None:
+                self.shut_down()
         return bool(super().event(event))
 
     def shut_down(self) -> None:
@@ -354,21 +363,18 @@ class SegmentDock(QWidget):
 
 
 def _closer(
-    viewer: Viewer, presenter: SegmentPresenter, opener: OpenPresenter
-) -> Callable[[], None]:
+    presenter: SegmentPresenter, opener: OpenPresenter, shown: set[str], place: dict[str, bool]
+) -> Callable[..., None]:
     """Return what to do once the widget has gone."""
-    reference = weakref.ref(viewer)
 
     def close(_: Any = None) -> None:
         opener.close(1.0)
         presenter.close()
-        viewer = reference()
-        shown = set()
-        with contextlib.suppress(AttributeError, RuntimeError):
-            if viewer is not None and viewer.window._qt_window.isVisible():
-                shown = {layer.metadata.get(KEY, {}).get("project") for layer in viewer.layers}
-        project = presenter.project
-        if project is not None and str(project.path) not in shown:
-            open_projects.close(project)
+        if not place["docked"]:
+            return  # only the dock was closed: the viewer goes on showing the layers
+        for folder in shown:
+            project = open_projects.get(folder)
+            if project is not None:
+                open_projects.close(project)
 
     return close

@@ -11,12 +11,14 @@ from napari.layers import Image
 from napari.viewer import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QApplication,
     QDialog,
     QFileDialog,
     QHBoxLayout,
     QLabel,
     QListWidget,
     QListWidgetItem,
+    QMainWindow,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -199,14 +201,16 @@ class ExportDialog(QDialog):
         super().done(result)
 
 
-def show_export(viewer: Any = None) -> ExportDialog | None:
+def show_export(viewer: Any = None, parent: QWidget | None = None) -> ExportDialog | None:
     """Open the export form of `viewer`, the current one by default."""
     if viewer is None:
         viewer = napari.current_viewer()
     if viewer is None:
         return None
-    window = viewer.window._qt_window
-    dialog = ExportDialog(viewer, parent=window)
+    if parent is None:
+        windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
+        parent = next((w for w in windows if w.isActiveWindow()), windows[0] if windows else None)
+    dialog = ExportDialog(viewer, parent=parent)
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.show()
     return dialog

@@ -41,19 +41,21 @@ class ViewerLink:
         The viewer.
     on_videos : callable
         Called when the list of videos may have changed.
-    on_unused : callable
-        Called with a project's folder when its last layer was removed.
+    on_removed : callable
+        Called when a labels layer was removed.
     """
 
     def __init__(
         self,
         viewer: Viewer,
         on_videos: Callable[[], None],
-        on_unused: Callable[[str], None],
+        on_removed: Callable[[], None],
     ) -> None:
         self.viewer = viewer
         self._on_videos = on_videos
-        self._on_unused = on_unused
+        self._on_removed = on_removed
+        #: Project folders that layers of the viewer belong to, or did.
+        self.projects_shown: set[str] = set()
         viewer.layers.events.inserted.connect(self._inserted)
         viewer.layers.events.removed.connect(self._removed)
         viewer.layers.events.reordered.connect(self._changed)
@@ -68,11 +70,13 @@ class ViewerLink:
             self._watch_labels(layer)
 
     def _watch_labels(self, layer: Labels) -> None:
+        self.projects_shown.add(layer.metadata[KEY]["project"])
         objects = layer.metadata[KEY].get("objects")
         if objects:
             # Paint what the sentence means, not a value that means nothing.
             layer.selected_label = objects[0]
-        layer.events.paint.connect(self._painted)
+        # `paint` comes before the pixels, and so before the store has made a new object.
+        layer.events.labels_update.connect(self._painted)
         # napari's own "new label" refuses everything but numpy arrays.
         layer.bind_key("m", new_object, overwrite=True)
 
@@ -102,9 +106,7 @@ class ViewerLink:
             layer.events.name.disconnect(self._changed)
             layer.events.data.disconnect(self._changed)
         elif isinstance(layer, Labels):
-            home = project_of(layer)
-            if home is not None and home[0] not in self.projects_shown():
-                self._on_unused(home[0])
+            self._on_removed()
         self._on_videos()
 
     def videos(self) -> list[tuple[str, Image]]:
@@ -115,10 +117,10 @@ class ViewerLink:
             if isinstance(layer, Image) and source_of(layer) is not None
         ]
 
-    def projects_shown(self) -> list[str]:
-        """Return the project folders that the viewer's layers belong to."""
-        found = (project_of(layer) for layer in self.viewer.layers if isinstance(layer, Labels))
-        return list(dict.fromkeys(home[0] for home in found if home is not None))
+    def unused(self) -> set[str]:
+        """Return the project folders that no layer belongs to any more."""
+        homes = (project_of(layer) for layer in self.viewer.layers if isinstance(layer, Labels))
+        return self.projects_shown - {home[0] for home in homes if home is not None}
 
     def labels(self, project: Project, layer_id: int) -> Labels | None:
         """Return the labels layer that shows a layer of `project`."""

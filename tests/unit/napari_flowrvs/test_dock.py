@@ -469,6 +469,7 @@ def test_a_new_value_becomes_an_object_with_its_colour(
     layer = viewer.layers["red"]
     layer.keymap[next(key for key in layer.keymap if str(key) == "M")](layer)
     assert layer.selected_label == 3, "1 is red, 2 is green"
+    viewer.dims.set_current_step(0, 4)
     layer.paint((4, 30, 30), layer.selected_label)
     assert dock.presenter.project.objects[3].layer == 1
     color = dock.presenter.project.objects[3].color
