@@ -101,8 +101,6 @@ class ImageFiles:
         Take the pages of the only file as frames.
     limits : (float, float), optional
         See `choose_levels`.
-    damaged : {"raise", "repeat"}
-        Refuse frames that cannot be read, or show the one before.
     cache_bytes : int
         Memory for decoded frames.
 
