@@ -11,7 +11,7 @@ from typing import Any
 from flowrvs.errors import InputError, ProjectError, StorageError
 from flowrvs.records import Expression, VideoInfo
 from flowrvs.store._core import ProjectCore
-from flowrvs.store._document import LayerRecord, ObjectRecord
+from flowrvs.store._document import LayerRecord, ObjectRecord, placed
 from flowrvs.store._files import create_array
 
 __all__ = ["Catalog"]
@@ -85,7 +85,7 @@ class Catalog(ProjectCore):
         ProjectError
             It is another video.
         """
-        own = self._doc.video
+        own, info = self._doc.video, placed(info)
         size = (own.frame_count, own.height, own.width)
         other = (info.frame_count, info.height, info.width)
         same = own.fingerprint is None or info.fingerprint in (None, own.fingerprint)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ from typing import Any
 from flowrvs.errors import ProjectError
 from flowrvs.records import Expression, VideoInfo
 
-__all__ = ["FORMAT_VERSION", "Document", "LayerRecord", "ObjectRecord", "RunRecord", "event"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Document",
+    "LayerRecord",
+    "ObjectRecord",
+    "RunRecord",
+    "event",
+    "placed",
+]
 
 FORMAT_VERSION = 1
 """Version of the folder's layout that this code writes and the newest that it reads."""
@@ -202,6 +211,13 @@ class Document:
             next_ids={k: int(v) for k, v in attributes["next_ids"].items()},
             extra={k: v for k, v in attributes.items() if k not in own},
         )
+
+
+def placed(info: VideoInfo) -> VideoInfo:
+    """Return `info` with a path that holds in any working directory."""
+    if info.path is None or not os.path.exists(info.path):
+        return info
+    return replace(info, path=os.path.abspath(info.path))
 
 
 def event(name: str, **details: Any) -> dict[str, Any]:

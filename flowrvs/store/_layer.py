@@ -14,7 +14,7 @@ from flowrvs.errors import FlowRVSError, ProjectError
 from flowrvs.store._cache import FrameCache
 from flowrvs.store._files import storage_error
 
-__all__ = ["LayerVolume", "Provenance"]
+__all__ = ["LayerVolume", "Provenance", "drop_axes"]
 
 PROVENANCE_CHUNK = 4096
 _BACKPRESSURE = 16
@@ -144,11 +144,14 @@ class LayerVolume:
                 raise ProjectError(f"{self.path.parents[1]} was closed; open it again to edit.")
             frame = self.cache.frame(t)
             old = np.asarray(frame[index])
-            new = np.broadcast_to(_as_labels(value), old.shape)
+            new = drop_axes(_as_labels(value), old.ndim)
+            if new.shape != old.shape:
+                new = np.broadcast_to(new, old.shape)
             changed = old != new
             if changed.any():
                 drawn = _ids(new[changed])
-                self._claim(drawn)
+                if not drawn <= self._provenance.keys():
+                    self._claim(drawn)
                 touched = drawn | _ids(old[changed])
                 frame[index] = new
                 self.cache.touch(t)
@@ -267,6 +270,13 @@ class LayerVolume:
             if isinstance(error, FlowRVSError):
                 raise
             raise storage_error(error, self.path) from error
+
+
+def drop_axes(value: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:
+    """Drop leading axes of length 1 beyond `ndim`, as numpy's assignment does."""
+    while value.ndim > ndim and value.shape[0] == 1:
+        value = value[0]
+    return value
 
 
 def _as_labels(value: Any) -> npt.NDArray[np.uint16]:

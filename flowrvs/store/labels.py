@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
-from flowrvs.store._layer import LayerVolume
+from flowrvs.store._layer import LayerVolume, drop_axes
 
 __all__ = ["LabelsArray"]
 
 _MAX_RESULT = 256 * 2**20
 _MAX_VISITED = 4 * 2**30
+_PLAIN = (slice, int)
 
 
 class LabelsArray:
@@ -86,6 +87,9 @@ class LabelsArray:
                 part = cache.frame(frames)[rest]
                 return part.copy() if isinstance(part, np.ndarray) else part
         if isinstance(frames, list) and not _has_arrays(rest):
+            if len(frames) == 1:  # napari's brush asks with slices, also for its one frame
+                with cache.lock:
+                    return np.array(cache.frame(frames[0])[rest])[None]
             like = np.broadcast_to(np.uint16(0), self.shape[1:])[rest]
             self._guard(len(frames), like.size * len(frames))
             if like.shape == self.shape[1:]:
@@ -131,12 +135,14 @@ class LabelsArray:
         edit = self._volume.edit
         value = np.asarray(value)
         if isinstance(frames, int) and not _is_detached(rest):
-            shape = np.broadcast_to(np.uint16(0), self.shape[1:])[rest].shape
-            edit(frames, rest, _fit(value, shape))
+            edit(frames, rest, value)
             return
         if isinstance(frames, list) and not _has_arrays(rest):
+            if len(frames) == 1:
+                edit(frames[0], rest, value)
+                return
             shape = np.broadcast_to(np.uint16(0), self.shape[1:])[rest].shape
-            values = np.broadcast_to(_fit(value, (len(frames), *shape)), (len(frames), *shape))
+            values = np.broadcast_to(drop_axes(value, 1 + len(shape)), (len(frames), *shape))
             for t, part in zip(frames, values, strict=True):
                 edit(t, rest, part)
             return
@@ -146,7 +152,7 @@ class LabelsArray:
             rows, columns = rest
             if isinstance(rows, np.ndarray) and isinstance(columns, np.ndarray):
                 _, rows, columns = np.broadcast_arrays(frames, rows, columns)
-                edit(visited[0], (rows, columns), _fit(value, rows.shape))
+                edit(visited[0], (rows, columns), value)
                 return
         with self._volume.cache.lock:
             block = self._volume.cache.read(visited)
@@ -166,7 +172,14 @@ def _split(
     belongs to the arrays of the rest.
     """
     items: list[Any] = []
-    for item in _fill_ellipsis(key if isinstance(key, tuple) else (key,)):
+    if not isinstance(key, tuple):
+        key = (key,)
+    if len(key) == 3 and all(type(item) in _PLAIN for item in key):
+        items.extend(key)  # what a brush asks for, sixty times a stroke
+        key = ()
+    else:
+        key = _fill_ellipsis(key)
+    for item in key:
         if isinstance(item, slice):
             items.append(item)
         elif item.dtype == np.bool_:
@@ -176,7 +189,7 @@ def _split(
             items.extend(item.nonzero())
         else:
             items.append(int(item) if item.ndim == 0 else item.astype(np.intp))
-    first, rest = items[0], tuple(items[1:])
+    first, rest = items[0], (items[1], items[2])
     if isinstance(first, slice):
         return list(range(*first.indices(shape[0]))), rest
     indices = np.asarray(first)
@@ -236,10 +249,3 @@ def _compact(
         return [frames], (0, *rest)
     visited, inverse = np.unique(frames, return_inverse=True)
     return [int(t) for t in visited], (inverse.reshape(frames.shape), *rest)
-
-
-def _fit(value: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Drop leading axes of length 1 that numpy's assignment would ignore."""
-    while value.ndim > len(shape) and value.shape[0] == 1:
-        value = value[0]
-    return value

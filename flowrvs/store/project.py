@@ -13,7 +13,7 @@ from types import TracebackType
 from flowrvs.errors import MissingPathError, ProjectError, StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store._catalog import Catalog
-from flowrvs.store._document import Document, event
+from flowrvs.store._document import Document, event, placed
 from flowrvs.store._files import read_group, storage_error, write_group
 from flowrvs.store._lock import WriterLock
 from flowrvs.store._pixels import Pixels
@@ -89,7 +89,7 @@ class Project(Catalog, Pixels, Runs):
                 raise ProjectError(f"{folder} already exists; open it or choose another name.")
             # Opening it proves that it is ours to delete and that nobody is writing to it.
             cls.open(folder).close()
-        document = Document(video=video)
+        document = Document(video=placed(video))
         document.history.append(event("created"))
         building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
@@ -137,7 +137,7 @@ class Project(Catalog, Pixels, Runs):
             raise MissingPathError(f"There is no project at {folder}.")
         if not folder.is_dir():
             raise ProjectError(f"{folder} is a file; a project is a folder named *{SUFFIX}.")
-        folder = folder.absolute()
+        folder = Path(os.path.abspath(folder))  # tensorstore knows no '..'
         document = Document.from_attributes(read_group(folder), folder)
         lock = None
         if not read_only:

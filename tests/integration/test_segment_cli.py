@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,17 @@ def test_json_overlay_range_and_options(
     assert json.loads(capsys.readouterr().out) == {**first, "computed": 0}
     assert main([*arguments, "--again", "--confidence", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == first
+
+
+def test_a_relative_path_is_found_from_elsewhere(
+    loaded: list, shapes_mp4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(shapes_mp4, "clip.mp4")
+    assert main(["segment", "clip.mp4", "-p", "red"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with Project.open("../clip.flowrvs") as project:
+        assert project.video.path == str(tmp_path / "clip.mp4")
 
 
 def test_edits_survive_a_second_run(loaded: list, shapes_mp4: Path) -> None:
