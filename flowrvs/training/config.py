@@ -123,6 +123,10 @@ class FlowConfig:
         Give the transformer the video latent as further channels (DVI).
     object_weight : float
         Extra loss weight where any object of the scene is; 0 is the paper's loss.
+    attribute_weight : float
+        Weight of the attribute head (`flowrvs.training.attributes`); 0 leaves it out.
+    attribute_block : int
+        Index of the transformer block whose input the attribute head reads.
     train_text_encoder : bool
         Train the text encoder too; needed when it starts from random weights.
     pool_size : int
@@ -156,6 +160,8 @@ class FlowConfig:
     start_point_augmentation: bool = True
     video_injection: bool = False
     object_weight: float = 0.0
+    attribute_weight: float = 0.0
+    attribute_block: int = 3
     train_text_encoder: bool = False
     pool_size: int = 1000
     expressions: int = 10

@@ -25,6 +25,7 @@ from flowrvs.models.presets import PRESETS, build_text_encoder, build_transforme
 from flowrvs.models.text import build_word_tokenizer, embed_tokens
 from flowrvs.models.vae import latent_statistics
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.training.attributes import AttributeHead
 from flowrvs.training.config import FlowConfig, Phase
 from flowrvs.training.loop import Journal, cosine_rate, load_checkpoint, save_checkpoint
 from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
@@ -92,8 +93,15 @@ class FlowTrainer:
             self._load_initial(Path(config.initial))
         self.text_encoder.to(self.device).requires_grad_(config.train_text_encoder)
         self.transformer.to(self.device)
+        self.attributes: AttributeHead | None = None
+        if config.attribute_weight > 0:
+            self.attributes = AttributeHead(self.transformer, config.attribute_block)
+            self.attributes.to(self.device)
         if config.compile:
-            self.transformer.compile_repeated_blocks()
+            for index, block in enumerate(self.transformer.blocks):
+                # The block that is listened to stays eager: its hook would be compiled too.
+                if self.attributes is None or index != config.attribute_block:
+                    block.compile()
         self.parameters = [p for p in self._all_parameters() if p.requires_grad]
         self.optimizers, self.rates = self._build_optimizers()
         self.ema = EMAModel(
@@ -129,6 +137,8 @@ class FlowTrainer:
             matrices = [p for p in self.transformer.blocks.parameters() if p.ndim == 2]
         taken = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in taken]
+        if self.attributes is not None:
+            rest += list(self.attributes.parameters())
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
                 rest,
@@ -166,6 +176,7 @@ class FlowTrainer:
             "frames": phase.frames,
             "expressions": config.expressions,
             "length": self.preset.max_sequence_length,
+            "patch": int(self.transformer.config.patch_size[1]),
             "autocast": config.autocast,
         }
         pool = LatentPool(self.vae, self.tokenizer, config.pool_size, rng, **settings)
@@ -206,7 +217,12 @@ class FlowTrainer:
         )
         velocity = self._velocity(interpolate(start, end, times), start, times, batch)
         loss = flow_loss(velocity, start, end, batch.objects.to(self.device), config.object_weight)
-        self.journal.add(loss=loss.item())
+        values = {"loss": loss.item()}
+        if self.attributes is not None:
+            named = self.attributes.loss(batch.labels.to(self.device))
+            values["attributes"] = named.item()
+            loss = loss + config.attribute_weight * named
+        self.journal.add(**values)
         return loss
 
     def _velocity(
@@ -260,6 +276,7 @@ class FlowTrainer:
                 "text_encoder": self.text_encoder.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "ema": self.ema.state_dict(),
+                "attributes": self.attributes.state_dict() if self.attributes else {},
             },
         )
 
@@ -271,6 +288,8 @@ class FlowTrainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.ema.load_state_dict(state["ema"])
+        if self.attributes is not None:
+            self.attributes.load_state_dict(state["attributes"])
 
     def save_pipeline(self) -> Path:
         """Save the averaged weights as a pipeline in diffusers layout."""

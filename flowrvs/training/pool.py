@@ -23,6 +23,7 @@ from flowrvs.data.synth_render import render_scene
 from flowrvs.data.synth_scene import sample_scene
 from flowrvs.models.text import tokenize
 from flowrvs.models.vae import encode_moments, spatial_factor, temporal_factor
+from flowrvs.training.attributes import token_labels
 from flowrvs.training.samples import draw_scene_seed, frame_indices
 
 __all__ = ["Batch", "EncodedClip", "LatentPool", "encode_clip"]
@@ -48,6 +49,8 @@ class EncodedClip:
         For each sentence its kind.
     objects : Tensor of float, shape (t, h, w)
         1 in latent cells where any object of the scene is.
+    labels : Tensor of int64, shape (4, tokens)
+        Attributes by token; see `flowrvs.training.attributes`.
     """
 
     moments: torch.Tensor
@@ -57,6 +60,7 @@ class EncodedClip:
     target_of: tuple[int, ...]
     kinds: tuple[str, ...]
     objects: torch.Tensor
+    labels: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Batch:
     tokens: torch.Tensor
     mask: torch.Tensor
     objects: torch.Tensor
+    labels: torch.Tensor
     kinds: tuple[str, ...]
 
 
@@ -81,6 +86,7 @@ def encode_clip(
     frames: int,
     expressions: int,
     length: int,
+    patch: int = 2,
     autocast: bool = False,
 ) -> EncodedClip:
     """Draw and encode `frames` consecutive frames of the scene of `seed`.
@@ -111,6 +117,9 @@ def encode_clip(
         target_of=tuple(wanted.index(s.objects) for s in sentences),
         kinds=tuple(s.kind for s in sentences),
         objects=cells,
+        labels=token_labels(
+            scene.objects, masks, spatial_factor(vae) * patch, temporal_factor(vae)
+        ),
     )
 
 
@@ -191,6 +200,7 @@ def stack_pairs(picks: list[tuple[EncodedClip, int]]) -> Batch:
         tokens=torch.stack([clip.tokens[i] for clip, i in picks]),
         mask=torch.stack([clip.mask[i] for clip, i in picks]),
         objects=torch.stack([clip.objects for clip, _ in picks]),
+        labels=torch.stack([clip.labels for clip, _ in picks]),
         kinds=tuple(clip.kinds[i] for clip, i in picks),
     )
 
