@@ -104,6 +104,21 @@ def different(clip: SynthClip) -> tuple[str, ...]:
     return tuple(by_object.values())[:3]
 
 
+def catch_running(viewer: napari.Viewer, dock: SegmentDock, path: Path) -> None:
+    """Take a picture once every sentence has its first masks, and while the job runs."""
+    seen: set[int] = set()
+
+    def written(_project: Any, part: Any) -> None:
+        seen.add(part.layer_id)
+        if len(seen) == len(dock.inputs().sentences) and not path.exists():
+            # At once, without handling events: the job goes on in its thread.
+            viewer.window._qt_window.grab().save(str(path))
+            print(path)
+
+    path.unlink(missing_ok=True)
+    dock.presenter.written.connect(written)
+
+
 def take(viewer: napari.Viewer, path: Path) -> None:
     """Save a picture of the whole window."""
     settle()
@@ -128,13 +143,11 @@ def main() -> None:
             dock.sentences.set_texts(texts)
             dock.options.project.line_edit.value = str(home / f"{theme}.flowrvs")
             settle()
-            written: list[Any] = []
-            dock.presenter.written.connect(lambda *parts, seen=written: seen.append(parts))
+            if theme == "dark":
+                viewer.dims.set_current_step(0, 4)
+                catch_running(viewer, dock, args.to / "running.png")
             dock.run_button.setFocus()
             dock.run()
-            wait(lambda seen=written: len(seen) >= 2 * len(texts))
-            if theme == "dark":
-                take(viewer, args.to / "running.png")
             wait(lambda d=dock: not d.presenter.job.busy)
             viewer.dims.set_current_step(0, 16)
             take(viewer, args.to / ("finished.png" if theme == "dark" else "light.png"))

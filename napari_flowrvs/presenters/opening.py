@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
+import numpy as np
 from psygnal import Signal
 
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
@@ -39,6 +40,10 @@ class OpenPresenter:
             report(Progress(0, 0, f"Opening {path.name}"))
             notes: list[str] = []
             layers = layers_of(path, notes.append)
+            for data, _, kind in layers:
+                if kind == "image":
+                    # napari shows the middle frame first: decode it here, not in the interface.
+                    np.asarray(data[(len(data) - 1) // 2])
             yield layers
             yield from notes
 
