@@ -1,6 +1,6 @@
 """How long the imports take that a user waits for, in fresh interpreters.
 
-    python benchmarks/import_time.py [--repeat N] [--json]
+    python benchmarks/import_time.py [--repeat N] [--only TEXT] [--json]
 
 Prints the median over the runs in milliseconds, the bare interpreter taken off.
 """
@@ -38,11 +38,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=5, help="interpreters a statement (5)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="statements that hold TEXT")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     bare = measure("pass", args.repeat)
     result = {
-        name: round(1000 * (measure(code, args.repeat) - bare)) for name, code in STATEMENTS.items()
+        name: round(1000 * (measure(code, args.repeat) - bare))
+        for name, code in STATEMENTS.items()
+        if args.only in name
     }
     if args.json:
         print(json.dumps(result))
