@@ -205,6 +205,7 @@ def expected(shapes_mp4: Path) -> npt.NDArray[np.bool_]:
     return masks
 
 
+@pytest.mark.timeout(900)  # seconds on an idle machine, but it starts three programs
 def test_killed_runs_go_on_to_the_same_masks(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, expected: npt.NDArray[np.bool_]
 ) -> None:
