@@ -21,6 +21,7 @@ import numpy.typing as npt
 from napari.settings import get_settings
 from qtpy.QtWidgets import QApplication
 
+from flowrvs.checkpoints import locate
 from flowrvs.data.synthetic import SynthClip, generate_clip
 from flowrvs.progress import CancelToken
 from napari_flowrvs._sample_data import SHAPES_SEED, sample_clip
@@ -134,7 +135,12 @@ def main() -> None:
     args = parser.parse_args()
     args.to.mkdir(parents=True, exist_ok=True)
     clip = generate_clip(SHAPES_SEED, lookalikes=0.0)
-    load = (lambda model, device: TruthSegmenter(clip)) if args.fake else load_segmenter
+
+    def fake(model: str, device: str) -> TruthSegmenter:
+        locate(model)
+        return TruthSegmenter(clip)
+
+    load = fake if args.fake else load_segmenter
     texts = different(clip)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -156,7 +162,6 @@ def main() -> None:
                 settle()
                 holder.grab().save(str(args.to / "narrow.png"))
                 dock.options.model.setEditText("/models/missing")
-                dock.presenter._load = load_segmenter
                 dock.run()
                 wait(lambda d=dock: d.problem.isVisible())
                 dock.problem.fold.set_open(True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from psygnal import Signal
 
 import flowrvs
+from flowrvs.checkpoints import locate
 from flowrvs.errors import InputError
 from flowrvs.inference import segment_into
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
@@ -29,6 +30,7 @@ SegmenterFactory = Callable[[str, str], Segmenter]
 
 def load_segmenter(model: str, device: str) -> Segmenter:
     """Load a model by name or folder; this imports torch, so call it from a worker."""
+    locate(model)  # a wrong name is told before the seconds that importing torch takes
     return flowrvs.load(model, device=device, memory="auto")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,11 @@ class SegmentDock(QWidget):
 
     def inputs(self) -> SegmentInputs:
         """Return what the form holds."""
-        return self.options.fill(SegmentInputs(self.source(), self.sentences.texts))
+        inputs = self.options.fill(SegmentInputs(self.source(), self.sentences.texts))
+        if inputs.project is None and inputs.video is not None:
+            # A project that was opened from elsewhere goes on being used.
+            inputs = replace(inputs, project=self.link.project_for(inputs.video))
+        return inputs
 
     def run(self) -> None:
         """Start a run with what the form holds; nothing happens while one is running."""

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from flowrvs.checkpoints import MODELS
 from napari_flowrvs.presenters.memory import Memory
 from napari_flowrvs.presenters.segment import DEVICES, SegmentInputs
 from napari_flowrvs.source import VideoSource
@@ -49,6 +50,7 @@ class OptionsPanel(QWidget):
         self._memory = memory
         self._count = 0
         self._chosen = False
+        self._video: str | int | None = None
         self._build_model()
         self.device = ComboBox(choices=DEVICES, value="auto")
         self.device.tooltip = "Where the model runs; auto takes a GPU when there is one"
@@ -93,7 +95,7 @@ class OptionsPanel(QWidget):
         self.model.setMinimumWidth(60)
         self.model.setToolTip("The bundled model tiny (moving shapes only), or a model folder")
         self.model.setAccessibleName("Model")
-        for name in dict.fromkeys(["tiny", *self._memory.models]):
+        for name in dict.fromkeys([*MODELS, *self._memory.models]):
             self.model.addItem(name)
         self.model_button = choose_button("Choose a model folder", "Choose a model folder")
         self.model_button.clicked.connect(self._choose_model)
@@ -124,6 +126,11 @@ class OptionsPanel(QWidget):
     def set_video(self, source: VideoSource | None) -> None:
         """Offer the frames of `source`; the whole of it when the range was not narrowed."""
         self._count = source.frame_count if source else 0
+        key = None if source is None else source.path or id(source.array)
+        if key != self._video:
+            # A folder chosen for one video cannot be right for another.
+            self._video = key
+            self.project.line_edit.value = ""
         top = max(self._count - 1, 0)
         keep = self._chosen and self.last.value <= top
         with self.first.changed.blocked(), self.last.changed.blocked():

@@ -123,9 +123,7 @@ class SentencesPanel(QWidget):
             return
         self._position = min(max(self._position + step, -1), len(recent) - 1)
         cursor = self.edit.textCursor()
-        cursor.select(cursor.SelectionType.BlockUnderCursor)
-        start = cursor.block().position()
-        cursor.setPosition(start)
+        cursor.setPosition(cursor.block().position())
         cursor.movePosition(cursor.MoveOperation.EndOfBlock, cursor.MoveMode.KeepAnchor)
         cursor.insertText("" if self._position < 0 else recent[self._position])
 

@@ -20,6 +20,7 @@ from napari_flowrvs.layers import (
 )
 from napari_flowrvs.presenters.segment import Prompt, Written
 from napari_flowrvs.projects import open_projects
+from napari_flowrvs.source import VideoSource
 
 __all__ = ["ViewerLink", "new_object"]
 
@@ -121,6 +122,14 @@ class ViewerLink:
         """Return the project folders that no layer belongs to any more."""
         homes = (project_of(layer) for layer in self.viewer.layers if isinstance(layer, Labels))
         return self.projects_shown - {home[0] for home in homes if home is not None}
+
+    def project_for(self, source: VideoSource) -> str | None:
+        """Return the project of a file's video that is shown already; None where none is."""
+        for folder in sorted(self.projects_shown - self.unused()):
+            project = open_projects.get(folder)
+            if project is not None and source.path and project.video.path == source.path:
+                return folder
+        return None
 
     def labels(self, project: Project, layer_id: int) -> Labels | None:
         """Return the labels layer that shows a layer of `project`."""

@@ -519,3 +519,27 @@ def test_reopening_shows_project_and_runs_on(
     finish(qtbot, dock)
     assert dock.progress.status.text() == "Everything was finished already."
     assert [layer.name for layer in viewer.layers] == ["squares", "red"]
+
+
+def test_a_project_from_elsewhere_goes_on_being_used(
+    make_dock: MakeDock, qtbot: Any, image_folder: Path, tmp_path: Path
+) -> None:
+    viewer, dock = make_dock()
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    elsewhere = tmp_path / "results" / "mine.flowrvs"
+    dock.options.project.line_edit.value = str(elsewhere)
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    finish(qtbot, dock)
+    assert elsewhere.is_dir()
+    viewer.layers.clear()
+    assert dock.options.project.line_edit.value == "", "it belonged to the other video"
+    dock.open_path(str(elsewhere))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: not dock.opener.job.busy, timeout=10_000)
+    dock.sentences.set_texts(("green",))
+    dock.run()
+    finish(qtbot, dock)
+    assert [layer.name for layer in viewer.layers] == ["squares", "red", "green"]
+    assert not image_folder.with_name("squares.flowrvs").exists()
