@@ -38,6 +38,8 @@ MAX_CURSORS = 3
 # Frames before a requested one that are kept when a decoder passes over them, so that
 # stepping backwards does not start at the keyframe each time.
 KEPT_BEHIND = 32
+# Frames tried for a picture when a file is opened, before it is called damaged.
+TRIED_FRAMES = 300
 # Frames after a requested one at which a decoder that shows it late is given up.
 LATE = 16
 
@@ -88,7 +90,8 @@ class VideoFile:
         self._careful_cursor: Cursor | None = None
         self._careful_lock = threading.Lock()
         self._local = threading.local()
-        first = next((f for n in range(len(self)) for f in self._get(n, n + 1) if f), None)
+        begin = range(min(len(self), TRIED_FRAMES))
+        first = next((f for n in begin for f in self._get(n, n + 1) if f), None)
         if first is None:
             self.close()
             raise VideoError(f"{path} holds no frame that can be decoded; it is damaged.")
@@ -165,7 +168,7 @@ class VideoFile:
         formatter = getattr(self._local, "formatter", None)
         if formatter is None:
             formatter = self._local.formatter = VideoReformatter()
-        picture = formatter.reformat(frame, format="rgb24").to_ndarray()
+        picture = formatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return turn(cast("npt.NDArray[np.uint8]", picture), self._orientation)
 
     def _get(self, start: int, stop: int) -> list[VideoFrame | None]:

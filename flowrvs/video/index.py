@@ -33,6 +33,11 @@ CHECKED_FRAMES = 24
 MAX_REORDER = 64
 # Demuxers that make pictures out of any text or bytes.
 NOT_VIDEO = frozenset({"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "rawvideo"})
+# Containers that begin with a keyframe; others may be joined in the middle.
+FILED = frozenset({"mp4", "matroska", "avi"})
+# Up to this many pixels one thread decodes hundreds of frames a second, and handing
+# frames between threads only costs time, most of all while a model computes beside it.
+SMALL = 1280 * 720
 # Codecs whose frame threads leave the frames around an error alone (ffv1's do not).
 FRAME_THREADS = frozenset({"h264", "hevc", "mpeg4", "vp9", "mjpeg"})
 
@@ -136,8 +141,8 @@ def open_stream(path: str, threads: int = 0) -> tuple[InputContainer, VideoStrea
     path : str
         A local file.
     threads : int
-        Decoder threads; 0 lets frames be decoded in parallel, 1 makes errors fall on
-        the packet that caused them.
+        Decoder threads for large frames; 1 makes errors fall on the packet that caused
+        them.
 
     Raises
     ------
@@ -159,9 +164,10 @@ def open_stream(path: str, threads: int = 0) -> tuple[InputContainer, VideoStrea
         context = stream.codec_context
         if context is None:
             raise VideoError(f"{path} is in a format that cannot be decoded; convert it to H.264.")
-        parallel = threads != 1 and context.name in FRAME_THREADS
+        large = context.width * context.height > SMALL
+        parallel = threads != 1 and large and context.name in FRAME_THREADS
         context.thread_type = "AUTO" if parallel else "SLICE"
-        context.thread_count = threads
+        context.thread_count = threads if parallel or threads == 1 else min(2, threads or 2)
         # FFV1 and PNG do carry checksums.
         context.options = {"err_detect": "crccheck"}
     except BaseException:
@@ -217,6 +223,7 @@ def build_index(path: str, *, cut: bool = False) -> PacketIndex:
                     corrupt.append(ordinal)
         except av.FFmpegError as error:
             broken = error.strerror or type(error).__name__
+        filed = not FILED.isdisjoint(container.format.name.split(","))
         time_base = float(stream.time_base or 1)
         rate = stream.average_rate
     if not stamps_list:
@@ -229,10 +236,13 @@ def build_index(path: str, *, cut: bool = False) -> PacketIndex:
     shown[hidden] = False
 
     order = _order_from_pts(stamps, shown)
+    errors: list[int] = []
     if order is not None:
-        order = _agree(order, list(itertools.islice(_decoded(path), CHECKED_FRAMES)), keyframes)
+        first = list(itertools.islice(_decoded(path, errors), CHECKED_FRAMES))
+        begin = keys[0] if keys and not filed else 0
+        order = _agree(order, first, begin, damaged=bool(errors))
     if order is None:
-        order = np.fromiter(_decoded(path), dtype=np.int64)
+        order = np.fromiter(_decoded(path, errors), dtype=np.int64)
         order = order[np.sort(np.unique(order, return_index=True)[1])]
     position = np.full(len(stamps), -1, dtype=np.int64)
     position[order] = np.arange(len(order))
@@ -290,33 +300,34 @@ def _order_from_pts(
 
 
 def _agree(
-    order: npt.NDArray[np.int64], decoded: list[int], keyframes: npt.NDArray[np.int64]
+    order: npt.NDArray[np.int64], decoded: list[int], first: int, *, damaged: bool
 ) -> npt.NDArray[np.int64] | None:
     """Compare the order with what the decoder shows first; None where they disagree.
 
-    A recording that begins in the middle of a GOP has frames at its start that nothing
-    can decode: every player leaves them out, and so do we.
+    A recording that begins in the middle of a GOP has frames before its `first` keyframe
+    that nothing can decode: every player leaves them out, and so do we. Frames missing
+    elsewhere are damaged ones, which keep their places; many without an error mean that
+    some packets are no frames of their own.
     """
-    if not decoded:
+    place = {int(ordinal): n for n, ordinal in enumerate(order[: MAX_REORDER * 4])}
+    shown = [place.get(ordinal, -1) for ordinal in decoded]
+    if not shown or min(shown) < 0 or any(np.diff(shown) <= 0):
         return None
-    begins = np.flatnonzero(order == decoded[0])
-    if not len(begins):
-        return None
-    begin = int(begins[0])
+    begin = shown[0]
     if begin:
-        # Undecodable leaders stand before the first usable keyframe, nowhere else.
-        first = keyframes[keyframes <= decoded[0]][-1]
-        leaders = order[:begin]
-        if not ((leaders < first) | (leaders < keyframes[:2].max() + MAX_REORDER)).all():
-            return None
-        order = order[begin:]
-    if order[: len(decoded)].tolist() != decoded:
-        return None
-    return order
+        edge = place.get(first, begin)
+        if all(ordinal < first or n < edge for n, ordinal in enumerate(order[:begin].tolist())):
+            order = order[begin:]
+            shown = [n - begin for n in shown]
+    gaps = shown[-1] - shown[0] + 1 - len(shown)
+    return order if damaged or gaps <= len(shown) // 8 else None
 
 
-def _decoded(path: str) -> Iterator[int]:
-    """Yield the ordinals of the frames of a file, as the decoder shows them."""
+def _decoded(path: str, errors: list[int]) -> Iterator[int]:
+    """Yield the ordinals of the frames of a file, as the decoder shows them.
+
+    Ordinals at which the decoder complains are added to `errors`.
+    """
     container, stream = open_stream(path)
     with container:
         context = stream.codec_context
@@ -335,7 +346,10 @@ def _decoded(path: str) -> Iterator[int]:
             try:
                 frames = context.decode(packet)
             except av.FFmpegError:
+                errors.append(ordinal)
                 continue
             for frame in frames:
                 if frame.pts is not None:
+                    if frame.is_corrupt:
+                        errors.append(frame.pts)
                     yield frame.pts

@@ -52,6 +52,8 @@ def write_clip(
     with av.open(str(path), "w", format=format, options=container or {}) as out:
         stream = out.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        # One thread: on a busy machine, handing tiny frames between threads takes seconds.
+        stream.codec_context.thread_count = 1
         base = Fraction(1, 10 * rate) if pts else Fraction(1, rate)
         stream.codec_context.time_base = base
         if prepare:

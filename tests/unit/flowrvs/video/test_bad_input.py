@@ -151,7 +151,12 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", list(DAMAGE))
 @pytest.mark.parametrize("fill", ["zeros", "noise"])
-def test_damage_in_the_middle_is_refused_and_the_rest_is_exact(tmp_path, name, fill):
+@pytest.mark.parametrize("frame_threads", [False, True])
+def test_damage_in_the_middle_is_refused_and_the_rest_is_exact(
+    tmp_path, name, fill, frame_threads, monkeypatch
+):
+    if frame_threads:
+        monkeypatch.setattr("flowrvs.video.index.SMALL", 0)
     whole = write_clip(tmp_path / name, count=70, **DAMAGE[name])
     reference = decode_in_order(whole)
     with av.open(str(whole)) as container:
@@ -187,6 +192,23 @@ def test_damage_in_the_middle_is_refused_and_the_rest_is_exact(tmp_path, name, f
         first = min(refused)
         assert np.array_equal(frames[:first], reference[:first])
         assert number_in(frames[first]) == first - 1
+
+
+@pytest.mark.parametrize("packet", [0, 1, 5])
+def test_damage_at_the_start_does_not_shift_the_frames_behind_it(tmp_path, packet):
+    whole = write_clip(tmp_path / "w.mp4", count=70, options={"x264-params": X264})
+    reference = decode_in_order(whole)
+    with av.open(str(whole)) as container:
+        target = [p for p in container.demux(video=0) if p.size][packet]
+    data = bytearray(whole.read_bytes())
+    at = target.pos + target.size // 3
+    data[at : target.pos + target.size] = bytes(target.pos + target.size - at)
+    whole.write_bytes(data)
+    with open_video(whole) as video:
+        assert len(video) == 70
+        assert np.array_equal(video.read(20, 70), reference[20:])
+        with pytest.raises(VideoError, match="damaged"):
+            video.read(0, 20)
 
 
 def test_file_that_vanishes_while_it_is_open(tmp_path):

@@ -14,7 +14,7 @@ from flowrvs.video import open_video
 from .clips import coded_frame, decode_in_order, number_in, write_clip
 
 X264 = "keyint=25:min-keyint=25:scenecut=0:bframes=3:b-adapt=0"
-X265 = "keyint=25:min-keyint=25:scenecut=0:bframes=3:b-adapt=0:log-level=none"
+X265 = X264 + ":log-level=none:pools=none:frame-threads=1"
 IRREGULAR = [0]
 for _n in range(300):
     IRREGULAR.append(IRREGULAR[-1] + (4, 10, 10, 31, 7)[_n % 5])
@@ -46,11 +46,21 @@ KINDS = {
     "mpeg1.mpg": dict(codec="mpeg1video", options={"g": "15", "bf": "2", "b": "2M"}),
     "vp9_altref.webm": dict(
         codec="libvpx-vp9",
-        options={"g": "25", "auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "realtime"},
+        options={
+            "g": "25",
+            "auto-alt-ref": "1",
+            "lag-in-frames": "16",
+            "deadline": "realtime",
+            "cpu-used": "8",
+        },
         count=60,
     ),
-    "vp8.webm": dict(codec="libvpx", options={"g": "25", "deadline": "realtime", "b": "2M"}),
-    "av1.mp4": dict(codec="libsvtav1", options={"g": "25", "preset": "12"}, count=60),
+    "vp8.webm": dict(
+        codec="libvpx", options={"g": "25", "deadline": "realtime", "cpu-used": "8", "b": "2M"}
+    ),
+    "av1.mp4": dict(
+        codec="libsvtav1", options={"g": "25", "preset": "12", "svtav1-params": "lp=1"}, count=60
+    ),
     "mjpeg.avi": dict(codec="mjpeg", pix_fmt="yuvj420p"),
     "ffv1.mkv": dict(codec="ffv1", pix_fmt="yuv444p"),
     "prores.mov": dict(codec="prores_ks", pix_fmt="yuv422p10le", count=20),
@@ -81,6 +91,19 @@ def test_random_access_equals_decoding_in_order(clip):
         for n in range(len(video) - 1, len(video) - 12, -1):
             assert np.array_equal(video.read(n, n + 1)[0], reference[n]), n
         assert not video.damaged_frames
+
+
+@pytest.mark.parametrize("name", ["open_gop.mp4", "open_gop.ts", "hevc_open_gop.mp4"])
+def test_frame_threads_give_the_same_frames(tmp_path, name, monkeypatch):
+    """Large frames are decoded in several threads; the switch is lowered here."""
+    monkeypatch.setattr("flowrvs.video.index.SMALL", 0)
+    kind = dict(KINDS[name])
+    path = write_clip(tmp_path / name, kind.pop("codec", "libx264"), **kind)
+    reference = decode_in_order(path)
+    with open_video(path, cache_bytes=0) as video:
+        assert np.array_equal(video.read(0, len(video)), reference)
+        for n in random.Random(6).sample(range(len(video)), 25):
+            assert np.array_equal(video.read(n, n + 1)[0], reference[n]), n
 
 
 def test_frame_numbers_in_the_pixels_are_native_indices(clip):
