@@ -9,6 +9,7 @@ needs no weights.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -145,9 +146,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         for theme in ("dark", "light"):
+            # The clip is an array: its project goes to the user's data folder.
+            os.environ["XDG_DATA_HOME"] = str(home / theme)
             viewer, dock, holder = session(load, theme, home)
             dock.sentences.set_texts(texts)
-            dock.options.project.line_edit.value = str(home / f"{theme}.flowrvs")
             settle()
             if theme == "dark":
                 viewer.dims.set_current_step(0, 4)
@@ -164,10 +166,10 @@ def main() -> None:
                 dock.options.model.setEditText("/models/missing")
                 dock.run()
                 wait(lambda d=dock: d.problem.isVisible())
-                dock.problem.fold.set_open(True)
                 settle()
                 holder.grab().save(str(args.to / "error.png"))
                 dialog = show_export(viewer, viewer.window._qt_window)
+                dialog.to.line_edit.value = "~/datasets/shapes"
                 settle()
                 dialog.grab().save(str(args.to / "export.png"))
                 dialog.close()

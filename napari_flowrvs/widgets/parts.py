@@ -186,6 +186,7 @@ class ProgressLine(QWidget):
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
         self.bar.hide()
+        self.status.hide()
 
     def show_progress(self, event: Progress) -> None:
         """Show an event; one without a total is shown as busy."""
@@ -199,8 +200,10 @@ class ProgressLine(QWidget):
         self.bar.show()
         if event.message:
             self.status.setText(event.message)
+            self.status.show()
 
     def say(self, text: str) -> None:
         """Show `text` without a bar."""
         self.bar.hide()
         self.status.setText(text)
+        self.status.setVisible(bool(text))
