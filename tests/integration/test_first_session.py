@@ -30,7 +30,7 @@ def test_demo_scores_well(demo: Path) -> None:
     scores = json.loads((demo / "scores.json").read_text())
     assert scores["coverage"] == 1
     assert scores["J&F"] == pytest.approx((scores["J"] + scores["F"]) / 2)
-    assert scores["J&F"] > 0.6
+    assert scores["J&F"] > 0.5
     assert scores["seconds"] < 120
 
 
