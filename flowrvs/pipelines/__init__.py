@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "loading": ["load"],
-        "pipeline": ["EncodedVideo", "FlowRVSOutput", "FlowRVSPipeline"],
+        "outputs": ["EncodedVideo", "FlowRVSOutput"],
+        "pipeline": ["FlowRVSPipeline"],
     },
 )

@@ -13,8 +13,6 @@ by one, so that a video is encoded once for any number of sentences::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +23,9 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     WanTransformer3DModel,
 )
-from diffusers.utils import BaseOutput
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
-from flowrvs.errors import CheckpointError, DeviceMemoryError, InputError
+from flowrvs.errors import CheckpointError, InputError
 from flowrvs.models.presets import Preset
 from flowrvs.models.text import clean_prompt, embed_tokens, tokenize
 from flowrvs.models.vae import (
@@ -38,43 +35,12 @@ from flowrvs.models.vae import (
     spatial_factor,
     temporal_factor,
 )
-from flowrvs.pipelines.geometry import ClipGeometry, preprocess, resize_logits
+from flowrvs.pipelines.geometry import preprocess, resize_logits
+from flowrvs.pipelines.outputs import EncodedVideo, FlowRVSOutput, memory_guard
 from flowrvs.pipelines.schedule import set_flow_timesteps
 from flowrvs.progress import CancelToken
 
 __all__ = ["EncodedVideo", "FlowRVSOutput", "FlowRVSPipeline"]
-
-
-@dataclass(frozen=True)
-class EncodedVideo:
-    """A clip as the flow's starting point.
-
-    Attributes
-    ----------
-    latents : Tensor, shape (1, z_dim, t, h, w)
-        Normalised latent mean of the video, ``x0``.
-    geometry : ClipGeometry
-        How the source was fitted to the model.
-    """
-
-    latents: torch.Tensor
-    geometry: ClipGeometry
-
-
-@dataclass
-class FlowRVSOutput(BaseOutput):
-    """Result of a call.
-
-    Attributes
-    ----------
-    masks : ndarray of bool, shape (N, T, H, W)
-        One mask clip per sentence, at source size.
-    logits : ndarray of float32, shape (N, T, H, W)
-        Values in [-1, 1]; foreground above 0.
-    """
-
-    masks: npt.NDArray[np.bool_]
-    logits: npt.NDArray[np.float32]
 
 
 class FlowRVSPipeline(DiffusionPipeline):
@@ -233,7 +199,7 @@ class FlowRVSPipeline(DiffusionPipeline):
             length = int(self.config.max_sequence_length)
             device = self._execution_device
             tokens, mask = tokenize(self.tokenizer, new, length)
-            with _memory_guard("the sentence"):
+            with memory_guard("the sentence"):
                 embedded = embed_tokens(self.text_encoder, tokens.to(device), mask.to(device))
             self._embeddings.update(zip(new, embedded.to(self.transformer.dtype), strict=True))
         return torch.stack([self._embeddings[text] for text in cleaned])
@@ -257,7 +223,7 @@ class FlowRVSPipeline(DiffusionPipeline):
             multiple=self.token_pixels,
             temporal=temporal_factor(self.vae),
         )
-        with _memory_guard(f"{len(frames)} frames"):
+        with memory_guard(f"{len(frames)} frames"):
             video = video.to(self._execution_device, self.vae.dtype)
             moments = encode_moments(self.vae, video, group=self.latent_group)
             mean, std = (s.to(moments) for s in latent_statistics(self.vae))
@@ -301,7 +267,7 @@ class FlowRVSPipeline(DiffusionPipeline):
             if cancel is not None:
                 cancel.raise_if_cancelled()
             inputs = torch.cat([state, start], dim=1) if self.injects_video else state
-            with _memory_guard(f"{len(embeddings)} sentence(s)"):
+            with memory_guard(f"{len(embeddings)} sentence(s)"):
                 velocity = self.transformer(
                     hidden_states=inputs,
                     timestep=time.expand(len(inputs)),
@@ -336,7 +302,7 @@ class FlowRVSPipeline(DiffusionPipeline):
         geometry = clip.geometry
         logits = np.empty((geometry.frames, geometry.height, geometry.width), np.float32)
         done = 0
-        with _memory_guard("the masks"):
+        with memory_guard("the masks"):
             for part in iter_decode(self.vae, latents.to(self.vae.dtype), group=self.latent_group):
                 if cancel is not None:
                     cancel.raise_if_cancelled()
@@ -405,14 +371,3 @@ class FlowRVSPipeline(DiffusionPipeline):
         if not return_dict:
             return masks, logits
         return FlowRVSOutput(masks=masks, logits=logits)
-
-
-@contextmanager
-def _memory_guard(what: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error, a RuntimeError, into ours."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(
-            f"The device ran out of memory on {what}; choose a smaller window or --device cpu."
-        ) from error
