@@ -74,7 +74,7 @@ def settle(seconds: float = 0.4) -> None:
         time.sleep(0.01)
 
 
-def wait(condition: Callable[[], bool], seconds: float = 300) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 900) -> None:
     """Let Qt work until `condition` is met."""
     end = time.monotonic() + seconds
     while not condition():

@@ -10,7 +10,7 @@ from typing import Any
 from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -51,6 +51,7 @@ from napari_flowrvs.worker import run_in_thread
 
 __all__ = ["SegmentDock"]
 
+_WATCH_MS = 2000
 _NO_VIDEO = "no video: open one, or File > Open Sample"
 _VIDEO_FILTER = (
     "Videos (*.mp4 *.m4v *.mov *.avi *.mkv *.webm *.mpg *.mpeg *.ts *.wmv *.gif *.tif *.tiff);;"
@@ -92,6 +93,10 @@ class SegmentDock(QWidget):
         self._on_videos()
         self._on_theme()
         self._on_phase(Phase.IDLE)
+        self._storage_error: Exception | None = None
+        self._watch = QTimer(self)
+        self._watch.timeout.connect(self.check_storage)
+        self._watch.start(_WATCH_MS)
         # What must happen when the widget has gone cannot be asked of the widget.
         self._place = {"docked": False}
         self.destroyed.connect(
@@ -233,6 +238,15 @@ class SegmentDock(QWidget):
             if project is not None:
                 open_projects.close(project)
 
+    def check_storage(self) -> None:
+        """Say it when strokes cannot be written: the store writes them in the background."""
+        open_ones = (open_projects.get(folder) for folder in self.link.projects_shown)
+        errors = (project.storage_error for project in open_ones if project is not None)
+        error = next((each for each in errors if each is not None), None)
+        if error is not None and error is not self._storage_error:
+            self._on_failed(Failure.of(error))
+        self._storage_error = error
+
     # -- opening -----------------------------------------------------------------------
 
     def _open_file(self) -> None:
@@ -332,7 +346,8 @@ class SegmentDock(QWidget):
         self.progress.say("Stopped. Finished frames are kept; Run goes on where it stopped.")
 
     def _on_failed(self, failure: Failure) -> None:
-        self.progress.say("")
+        if not self.presenter.job.busy:
+            self.progress.say("")
         self.problem.show_failure(failure)
         self.area.ensureWidgetVisible(self.problem)
 

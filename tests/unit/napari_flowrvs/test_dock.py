@@ -543,3 +543,21 @@ def test_a_project_from_elsewhere_goes_on_being_used(
     finish(qtbot, dock)
     assert [layer.name for layer in viewer.layers] == ["squares", "red", "green"]
     assert not image_folder.with_name("squares.flowrvs").exists()
+
+
+def test_strokes_that_cannot_be_written_are_told_once(
+    opened: tuple[Any, SegmentDock], qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, dock = opened
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    finish(qtbot, dock)
+    dock.check_storage()
+    assert dock.problem.isHidden()
+    error = StorageError("The disk is full: free some space.")
+    monkeypatch.setattr(Project, "storage_error", property(lambda self: error))
+    dock.check_storage()
+    assert dock.problem.line.text() == str(error)
+    dock.problem.clear()
+    dock.check_storage()
+    assert dock.problem.isHidden()
