@@ -181,7 +181,7 @@ class FlowTrainer:
         }
         pool = LatentPool(self.vae, self.tokenizer, config.pool_size, rng, **settings)
         validation = self._validation_clips(settings)
-        pool.refresh(min(config.pool_size, 4 * phase.batch))
+        pool.refresh(min(config.pool_size, 8 * phase.batch))
         due = 0.0
         while self.step < stop:
             if self.cancel.cancelled:
