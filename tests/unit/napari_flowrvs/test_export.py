@@ -95,9 +95,9 @@ def test_projects_of_arrays_find_their_frames_again(clip: Clip, load: Load, tmp_
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        (ExportInputs((), "/tmp/x"), "no project"),
+        (ExportInputs((), "x"), "no project"),
         (ExportInputs(("a.flowrvs",), " "), "no destination"),
-        (ExportInputs(("a.flowrvs",), "/tmp/x", ""), "no name"),
+        (ExportInputs(("a.flowrvs",), "x", ""), "no name"),
     ],
 )
 def test_incomplete_inputs_are_refused(inputs: ExportInputs, words: str) -> None:
