@@ -105,6 +105,8 @@ class FlowConfig:
         Key of `flowrvs.models.presets.PRESETS`.
     phases : tuple of Phase
         Single frames first (as the paper starts with RefCOCO images), clips after.
+    decoder_phases : tuple of Phase
+        At the end, the mask decoder on the flow's own predictions.
     learning_rate, weight_decay, clip_norm : float
         AdamW's; paper: 5e-5, 5e-4, 1.0. Random weights want a larger rate.
     matrix_learning_rate : float
@@ -149,6 +151,7 @@ class FlowConfig:
     vae: str
     preset: str = "tiny"
     phases: tuple[Phase, ...] = ()
+    decoder_phases: tuple[Phase, ...] = ()
     learning_rate: float = 5.0e-5
     weight_decay: float = 5.0e-4
     clip_norm: float = 1.0
@@ -208,7 +211,7 @@ def load_config(path: str | Path, kind: type[_Config]) -> _Config:
             f"{path} has unknown keys {', '.join(unknown)}; known ones: {', '.join(known)}."
         )
     try:
-        for key in ("phases", "mask_phases"):
+        for key in ("phases", "mask_phases", "decoder_phases"):
             if key in values:
                 values[key] = tuple(_phase(item) for item in values[key])
         return kind(**values)

@@ -8,9 +8,6 @@ train its matrices with Muon.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,14 @@ from flowrvs.models.vae import latent_statistics
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.attributes import AttributeHead
 from flowrvs.training.config import FlowConfig, Phase
-from flowrvs.training.loop import Journal, cosine_rate, load_checkpoint, save_checkpoint
+from flowrvs.training.decoder import adapt_decoder
+from flowrvs.training.loop import (
+    Journal,
+    cosine_rate,
+    load_checkpoint,
+    mixed_precision,
+    save_checkpoint,
+)
 from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
 from flowrvs.training.pool import Batch, EncodedClip, LatentPool, encode_clip, source_latents
 from flowrvs.training.validation import VALIDATION_SEEDS, validate_flow
@@ -229,7 +233,7 @@ class FlowTrainer:
         self, state: torch.Tensor, start: torch.Tensor, times: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
         inputs = torch.cat([state, start], dim=1) if self.config.video_injection else state
-        with _mixed_precision(self.device, self.config.autocast):
+        with mixed_precision(self.device, self.config.autocast):
             embeddings = embed_tokens(
                 self.text_encoder, batch.tokens.to(self.device), batch.mask.to(self.device)
             )
@@ -304,16 +308,17 @@ class FlowTrainer:
             preset=self.preset,
             name=self.config.name,
         )
+        for phase in self.config.decoder_phases:
+            adapt_decoder(
+                pipeline,
+                phase,
+                seed=self.config.seed,
+                autocast=self.config.autocast,
+                progress=self.progress,
+                cancel=self.cancel,
+            )
         if self.config.half_precision:
             pipeline.to(torch.float16)
         target = self.out / "pipeline"
         pipeline.save_pretrained(target)
         return target
-
-
-@contextmanager
-def _mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
-    """Autocast to bfloat16, without torch's hint that float32 norms are not fused."""
-    with warnings.catch_warnings(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
-        yield

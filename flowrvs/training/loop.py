@@ -6,6 +6,9 @@ import json
 import math
 import os
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import torch
 
 from flowrvs.errors import CheckpointError
 
-__all__ = ["Journal", "cosine_rate", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Journal", "cosine_rate", "load_checkpoint", "mixed_precision", "save_checkpoint"]
 
 
 def cosine_rate(step: int, total: int, warmup: int, floor: float = 0.05) -> float:
@@ -84,3 +87,11 @@ class Journal:
         self._sums.clear()
         self._count = 0
         return line
+
+
+@contextmanager
+def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
+    """Autocast to bfloat16, without torch's hint that float32 norms are not fused."""
+    with warnings.catch_warnings(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+        yield

@@ -21,14 +21,11 @@ from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.models.vae import decode_frames, encode_moments
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.config import Phase, VaeConfig
+from flowrvs.training.decoder import LOGIT_SCALE, mask_loss
 from flowrvs.training.loop import Journal, cosine_rate, load_checkpoint, save_checkpoint
 from flowrvs.training.samples import mask_clips, picture_clips
 
 __all__ = ["train_vae"]
-
-# The decoder's logits are clamped to [-1, 1] at inference, where only the sign
-# counts; training stretches them so that the loss sees a full-range probability.
-_LOGIT_SCALE = 6.0
 
 
 def train_vae(
@@ -187,17 +184,13 @@ class _VaeTrainer:
             # The amount varies, so that clean latents stay in the training set.
             amount = torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
             latents += 2 * self.config.latent_noise * amount * torch.randn_like(latents)
-        logits = _LOGIT_SCALE * decode_frames(self.mask_vae, latents, clamp=False).float()
-        bce = F.binary_cross_entropy_with_logits(logits, truth)
-        probability = logits.sigmoid()
-        overlap = (probability * truth).sum((1, 2, 3, 4))
-        size = (probability + truth).sum((1, 2, 3, 4))
-        dice = 1 - ((2 * overlap + 1) / (size + 1)).mean()
+        logits = LOGIT_SCALE * decode_frames(self.mask_vae, latents, clamp=False).float()
+        loss = mask_loss(logits, truth)
         with torch.no_grad():
             hit = ((logits > 0) & (truth > 0.5)).sum((1, 2, 3, 4)).float()
             union = ((logits > 0) | (truth > 0.5)).sum((1, 2, 3, 4)).float()
             iou = ((hit + 1e-6) / (union + 1e-6)).mean()
-        return bce + dice, {"bce": bce.item(), "dice": dice.item(), "iou": iou.item()}
+        return loss, {"mask": loss.item(), "iou": iou.item()}
 
     @torch.no_grad()
     def _measure_latents(self) -> tuple[list[float], list[float]]:

@@ -170,3 +170,21 @@ def test_bad_configs_get_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             load_config(path, FlowConfig)
         assert "\n" not in str(caught.value)
+
+
+def test_the_decoder_adapts_to_the_flow_and_nothing_else_changes() -> None:
+    from flowrvs.training.decoder import adapt_decoder
+    from tests.fixtures.micro import micro_pipeline
+
+    pipe = micro_pipeline()
+    before = {k: v.clone() for k, v in pipe.vae.state_dict().items()}
+    flow = {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
+    losses = adapt_decoder(pipe, Phase(4, 5, 2), learning_rate=1e-3)
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+    after = pipe.vae.state_dict()
+    for key, value in before.items():
+        if key.startswith(("encoder.", "quant_conv.")):
+            assert torch.equal(value, after[key]), key
+    assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
+    assert all(torch.equal(v, pipe.transformer.state_dict()[k]) for k, v in flow.items())
