@@ -92,6 +92,8 @@ def adapt_decoder(
         with mixed_precision(vae.device, autocast):
             latents, truth = _predictions(pipeline, rng, phase)
             logits = decode_frames(vae, latents, clamp=False).float()
+        # The model's box may differ from the scene; inference resizes in the same way.
+        logits = F.interpolate(logits, truth.shape[2:], mode="trilinear", align_corners=False)
         loss = mask_loss(LOGIT_SCALE * logits, truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
