@@ -9,7 +9,7 @@ import pytest
 from flowrvs.errors import VideoError
 from flowrvs.video import open_video
 
-from .clips import coded_frame, number_in, write_clip
+from .clips import coded_frame, decode_in_order, number_in, write_clip
 
 
 def colour_chart(height: int, width: int) -> np.ndarray:
@@ -47,18 +47,19 @@ def test_rotation_metadata_is_applied(tmp_path, name):
     (a, b, c, d), turned = TURNS[name]
     one, w = 1 << 16, 1 << 30
     matrix = (a * one, b * one, 0, c * one, d * one, 0, 0, 0, w)
-    flat = write_clip(tmp_path / "flat.mp4", count=6, size=(98, 64))
     path = write_clip(
         tmp_path / "turned.mp4",
         count=6,
         size=(98, 64),
         prepare=lambda s: s.set_display_matrix(matrix),
     )
-    with open_video(flat) as plain, open_video(path) as video:
-        expected = np.stack([turned(f) for f in plain.read(0, 6)])
+    # PyAV leaves the matrix alone, so the reference is the same file: two encodings of a
+    # width that is no multiple of 16 need not be equal to the bit.
+    expected = np.stack([turned(f) for f in decode_in_order(path)]).astype(int)
+    with open_video(path) as video:
         assert (video.info.height, video.info.width) == expected.shape[1:3]
-        assert np.array_equal(video.read(0, 6), expected)
-        assert np.array_equal(video.frames[2:5].compute(), expected[2:5])
+        assert np.abs(video.read(0, 6) - expected).max() <= 3
+        assert np.abs(video.frames[2:5].compute() - expected[2:5]).max() <= 3
 
 
 def test_phone_rotation_follows_ffmpegs_own_sense(tmp_path):
