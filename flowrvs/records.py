@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.progress import CancelToken
 
-__all__ = ["Expression", "Segmenter", "VideoInfo", "Window", "WindowMasks"]
+__all__ = ["Expression", "FrameBlock", "Segmenter", "VideoInfo", "Window", "WindowMasks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,9 @@ class WindowMasks:
         ``round(255 * sigmoid(logit))`` where it is kept.
     window : Window
         The window that completed these frames.
+    complete : bool
+        Whether these are the last frames that the window completes. A window's masks come
+        in pieces, in order, so that memory does not grow with its length.
     """
 
     expression: int
@@ -111,11 +114,34 @@ class WindowMasks:
     masks: npt.NDArray[np.bool_]
     window: Window
     confidence: npt.NDArray[np.uint8] | None = None
+    complete: bool = True
 
     @property
     def stop(self) -> int:
         """One past the last frame of `masks`."""
         return self.start + len(self.masks)
+
+
+class FrameBlock(Protocol):
+    """Frames to be read piece by piece; a plain array is one, too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, H, W, 3)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8."""
+        ...
+
+    def __len__(self) -> int:
+        """T."""
+        ...
+
+    def __getitem__(self, index: slice, /) -> npt.NDArray[np.uint8]:
+        """Read consecutive frames."""
+        ...
 
 
 @runtime_checkable
@@ -138,7 +164,7 @@ class Segmenter(Protocol):
 
     def segment_window(
         self,
-        frames: npt.NDArray[np.uint8],
+        frames: FrameBlock,
         texts: Sequence[str],
         *,
         steps: int = 1,
@@ -149,8 +175,8 @@ class Segmenter(Protocol):
 
         Parameters
         ----------
-        frames : ndarray of uint8, shape (T, H, W, 3)
-            RGB frames, any T >= 1 and any size.
+        frames : FrameBlock of uint8, shape (T, H, W, 3)
+            RGB frames, any T >= 1 and any size; `numpy.asarray` gives them at once.
         texts : sequence of str
             One sentence per result.
         steps : int
@@ -162,8 +188,9 @@ class Segmenter(Protocol):
 
         Yields
         ------
-        ndarray of float32, shape (T, H, W)
-            Logits at source size, -1 to 1; > 0 is foreground.
+        ndarray of float32, shape (n, H, W)
+            Logits at source size, -1 to 1; > 0 is foreground. The next n >= 1 frames of a
+            sentence: its pieces add up to T, then the next sentence begins.
 
         Raises
         ------

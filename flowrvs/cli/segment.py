@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
             computed = 0
             try:
                 with progress_line() as progress:
-                    for _ in segment_into(
+                    for part in segment_into(
                         project,
                         video,
                         args.prompts,
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
                         cancel=cancel,
                         progress=progress,
                     ):
-                        computed += 1
+                        computed += part.complete
             except Cancelled as error:
                 raise Cancelled(
                     f"Stopped on request; {project.path} keeps what is finished, and the same "

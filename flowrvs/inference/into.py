@@ -55,7 +55,8 @@ def segment_into(
     Yields
     ------
     WindowMasks
-        After its masks were written; nothing for windows that were finished before. Masks
+        After its masks were written (a window's masks come in pieces, see `segment`);
+        nothing for windows that were finished before. Masks
         are the model's, also where the project keeps a person's.
 
     Raises
@@ -108,7 +109,8 @@ def _write(
         for part in parts:
             one, run_id = runs[part.expression]
             project.write_model(one.layer, one.id, part.start, part.masks, part.confidence)
-            project.mark_window_done(run_id, part.window.index)
+            if part.complete:
+                project.mark_window_done(run_id, part.window.index)
             yield part
 
 

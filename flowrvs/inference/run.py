@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import DeviceMemoryError, FlowRVSError, InputError
-from flowrvs.inference.windows import plan_windows, windows_to_compute
+from flowrvs.inference.frames import WindowFrames
+from flowrvs.inference.windows import kept_frames, plan_windows, windows_to_compute
 from flowrvs.masks.stitch import Stitcher
 from flowrvs.masks.threshold import confidence as to_confidence
 from flowrvs.masks.threshold import threshold as to_mask
@@ -112,8 +112,9 @@ def segment(
 ) -> Generator[WindowMasks, None, None]:
     """Find what sentences describe, window by window.
 
-    The video is decoded one window ahead and encoded once a window, whatever the number of
-    sentences. Frames that two windows share are blended (`flowrvs.masks.stitch`).
+    Frames go straight from the video into the model, and a window is encoded once, whatever
+    the number of sentences. Frames that two windows share are blended
+    (`flowrvs.masks.stitch`). Memory does not grow with the length of a window.
 
     Parameters
     ----------
@@ -144,7 +145,8 @@ def segment(
     Yields
     ------
     WindowMasks
-        As soon as the frames are final: by window, then by sentence.
+        As soon as frames are final: by window, then by sentence, then piece by piece; the
+        last piece of a window's sentence is marked `WindowMasks.complete`.
 
     Raises
     ------
@@ -207,32 +209,32 @@ def run_plan(
     left = sum(_units(plan, len(sentences)) for _, sentences in jobs)
     steps = _Steps(ProgressClock(whole, max(0, whole - left)), progress)
     stitchers = {i: Stitcher(plan.windows) for i in wanted}
-    reader = _Reader(video, [window for window, _ in jobs])
-    with closing(reader):
-        for window, sentences in jobs:
-            cancel.raise_if_cancelled()
-            steps.begin(
-                f"window {window.index + 1} of {len(plan.windows)}, frames {window.start} to "
-                f"{window.stop - 1}",
-                _units(plan, len(sentences)),
-            )
-            frames = reader.next()
-            cancel.raise_if_cancelled()
-            texts = [plan.texts[i] for i in sentences]
-            results = _logits(segmenter, frames, texts, plan.steps, cancel, steps)
-            with closing(results):
-                for i, logits in zip(sentences, results, strict=True):
-                    final = stitchers[i].push(window.index, logits)
-                    if window.index not in done[i]:
-                        yield WindowMasks(
-                            expression=i,
-                            start=window.start,
-                            masks=to_mask(final, plan.threshold),
-                            window=window,
-                            confidence=to_confidence(final) if keep_confidence else None,
-                        )
-                    cancel.raise_if_cancelled()
-            steps.end()
+    kept = kept_frames(plan.windows)
+    for window, sentences in jobs:
+        cancel.raise_if_cancelled()
+        steps.begin(
+            f"window {window.index + 1} of {len(plan.windows)}, frames {window.start} to "
+            f"{window.stop - 1}",
+            _units(plan, len(sentences)),
+        )
+        frames = WindowFrames(video, window)
+        texts = [plan.texts[i] for i in sentences]
+        pieces = _logits(segmenter, frames, texts, plan.steps, cancel, steps)
+        with closing(pieces):
+            for place, logits in pieces:
+                i = sentences[place]
+                first, final = stitchers[i].push(window.index, logits)
+                if len(final) and window.index not in done[i]:
+                    yield WindowMasks(
+                        expression=i,
+                        start=first,
+                        masks=to_mask(final, plan.threshold),
+                        window=window,
+                        confidence=to_confidence(final) if keep_confidence else None,
+                        complete=first + len(final) == kept[window.index].stop,
+                    )
+                cancel.raise_if_cancelled()
+        steps.end()
 
 
 def _units(plan: Plan, sentences: int) -> int:
@@ -271,15 +273,15 @@ class _Steps:
 
 def _logits(
     segmenter: Segmenter,
-    frames: npt.NDArray[np.uint8],
+    frames: WindowFrames,
     texts: Sequence[str],
     steps: int,
     cancel: CancelToken,
     counter: _Steps,
-) -> Generator[npt.NDArray[np.float32], None, None]:
-    """Yield checked logits of every sentence; only errors of our own tree come out."""
-    size = f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}"
-    count = 0
+) -> Generator[tuple[int, npt.NDArray[np.float32]], None, None]:
+    """Yield checked logits and their sentence; only errors of our own tree come out."""
+    count, height, width, _ = frames.shape
+    sentence, done = 0, 0
     try:
         results = segmenter.segment_window(
             frames, texts, steps=steps, cancel=cancel, on_step=counter.step
@@ -288,67 +290,27 @@ def _logits(
         with closing(cast(Any, results)) if hasattr(results, "close") else nullcontext():
             for logits in results:
                 logits = np.asarray(logits, dtype=np.float32)
-                if logits.shape != frames.shape[:3]:
+                if sentence == len(texts):
+                    sentence += 1
+                    break
+                room = count - done
+                if logits.shape[1:] != (height, width) or not 1 <= len(logits) <= room:
                     raise InputError(
                         f"The model {segmenter.name} gave logits of shape {logits.shape}, not "
-                        f"{frames.shape[:3]}."
+                        f"(1 to {room}, {height}, {width})."
                     )
-                count += 1
-                if count > len(texts):
-                    break
-                yield logits
+                yield sentence, logits
+                done += len(logits)
+                if done == count:
+                    sentence, done = sentence + 1, 0
     except MemoryError as error:
         if isinstance(error, FlowRVSError):
             raise
         raise DeviceMemoryError(
-            f"The memory is too small for a window of {size}; use a smaller window or a lower "
-            "memory setting. Finished windows are kept."
+            f"The memory is too small for a window of {count} frames of {width}x{height}; use a "
+            "smaller window or a lower memory setting. Finished windows are kept."
         ) from error
-    if count != len(texts):
+    if sentence != len(texts) or done:
         raise InputError(
-            f"The model {segmenter.name} gave {count} answers to {len(texts)} sentences."
+            f"The model {segmenter.name} gave {sentence} answers to {len(texts)} sentences."
         )
-
-
-class _Reader:
-    """Reads the next window's frames while the model works on the present one.
-
-    Frames shared with the window before are taken from it, so that the video is decoded
-    straight on.
-    """
-
-    def __init__(self, video: Video, windows: Sequence[Window]) -> None:
-        self._video = video
-        self._windows = iter(windows)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flowrvs-read")
-        self._last: tuple[Window, npt.NDArray[np.uint8]] | None = None
-        self._ahead: Future[npt.NDArray[np.uint8]] | None = None
-        self._submit()
-
-    def next(self) -> npt.NDArray[np.uint8]:
-        """Return the frames of the next window, (T, H, W, 3) uint8."""
-        assert self._ahead is not None
-        frames = self._ahead.result()
-        self._submit()
-        return frames
-
-    def close(self) -> None:
-        """Wait until nothing reads any more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _submit(self) -> None:
-        window = next(self._windows, None)
-        self._ahead = None if window is None else self._pool.submit(self._read, window)
-
-    def _read(self, window: Window) -> npt.NDArray[np.uint8]:
-        begin, parts = window.start, []
-        if self._last is not None:
-            before, frames = self._last
-            if before.start <= window.start < before.stop <= window.stop:
-                parts.append(frames[window.start - before.start :])
-                begin = before.stop
-        if begin < window.stop:
-            parts.append(np.asarray(self._video.read(begin, window.stop)))
-        result = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._last = (window, result)
-        return result

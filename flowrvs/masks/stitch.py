@@ -13,25 +13,34 @@ __all__ = ["Stitcher", "crossfade"]
 
 
 def crossfade(
-    before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]
+    before: npt.NDArray[np.float32],
+    after: npt.NDArray[np.float32],
+    *,
+    first: int = 0,
+    shared: int | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Blend two windows' logits of the same n frames, from the earlier to the later one.
+    """Blend two windows' logits of the same frames, from the earlier to the later one.
 
-    Frame i takes the later window with weight ``(i + 1) / (n + 1)``: a window knows least
-    about its first and last frames, where it sees one side of them only.
+    Of n shared frames, frame i takes the later window with weight ``(i + 1) / (n + 1)``: a
+    window knows least about its first and last frames, where it sees one side of them only.
 
     Parameters
     ----------
-    before, after : ndarray of float32, shape (n, H, W)
+    before, after : ndarray of float32, shape (m, H, W)
         Logits of the earlier and the later window.
+    first : int
+        Place of the first of these frames among the shared ones.
+    shared : int, optional
+        How many frames are shared; m by default.
 
     Returns
     -------
-    ndarray of float32, shape (n, H, W)
+    ndarray of float32, shape (m, H, W)
         Each value lies between the two.
     """
-    n = len(before)
-    weight = (np.arange(1, n + 1, dtype=np.float32) / np.float32(n + 1))[:, None, None]
+    count = len(before) if shared is None else shared
+    places = np.arange(first + 1, first + 1 + len(before), dtype=np.float32)
+    weight = (places / np.float32(count + 1))[:, None, None]
     blended: npt.NDArray[np.float32] = before + weight * (after - before)
     return blended
 
@@ -47,31 +56,57 @@ class Stitcher:
 
     def __init__(self, windows: Sequence[Window]) -> None:
         self._windows = windows
-        self._last: int | None = None
-        self._tail: npt.NDArray[np.float32] | None = None
+        self._index: int | None = None
+        self._received = 0
+        self._before: npt.NDArray[np.float32] | None = None
+        self._tail: list[npt.NDArray[np.float32]] = []
 
-    def push(self, index: int, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Take window `index` and return the logits that it completes.
+    def push(
+        self, index: int, logits: npt.NDArray[np.float32]
+    ) -> tuple[int, npt.NDArray[np.float32]]:
+        """Take the next frames of window `index` and return those that are now final.
 
-        They begin at the window's first frame and end before the next window's, or at the
-        window's own end if it is the last. After a gap in `index` the window begins anew:
-        its frames are not blended with those of windows that were left out.
+        A window completes its frames up to the first one of the next window, or all of
+        them if it is the last. After a gap in `index` the window begins anew: its frames
+        are not blended with those of windows that were left out.
 
         Parameters
         ----------
         index : int
             The window's place in the plan.
-        logits : ndarray of float32, shape (T, H, W)
-            Its logits, one frame for each of the window's.
+        logits : ndarray of float32, shape (n, H, W)
+            Its next n frames; its pieces come in order.
+
+        Returns
+        -------
+        start : int
+            Native index of the first final frame.
+        final : ndarray of float32, shape (m, H, W)
+            m may be 0.
         """
         window = self._windows[index]
-        if self._tail is not None and self._last == index - 1 and len(self._tail):
-            shared = len(self._tail)
-            logits = np.concatenate([crossfade(self._tail, logits[:shared]), logits[shared:]])
-        self._last = index
+        if index != self._index:
+            self._begin(index)
+        first, stop = self._received, self._received + len(logits)
+        self._received = stop
+        if self._before is not None and first < len(self._before):
+            shared = len(self._before)
+            both = min(stop, shared) - first
+            old = self._before[first : first + both]
+            blended = crossfade(old, logits[:both], first=first, shared=shared)
+            logits = blended if both == len(logits) else np.concatenate([blended, logits[both:]])
+        if stop >= window.stop - window.start:
+            self._before = None
         if index + 1 == len(self._windows):
-            self._tail = None
-            return logits
-        final = self._windows[index + 1].start - window.start
-        self._tail = logits[final:].copy()  # a copy: the view would keep the whole window
-        return logits[:final]
+            return window.start + first, logits
+        final = max(0, self._windows[index + 1].start - window.start - first)
+        if final < len(logits):
+            # A copy: the view would keep the frames before it.
+            self._tail.append(logits[final:].copy())
+        return window.start + first, logits[:final]
+
+    def _begin(self, index: int) -> None:
+        follows = self._index is not None and self._index == index - 1
+        tail = self._tail if follows else []
+        self._before = np.concatenate(tail) if tail else None
+        self._index, self._received, self._tail = index, 0, []

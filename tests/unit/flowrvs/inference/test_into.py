@@ -89,6 +89,18 @@ def test_a_persons_frames_survive(project: Project, video: Video) -> None:
     assert np.flatnonzero(project.provenance(red.id) == Provenance.HUMAN).tolist() == [1, 6, 11]
 
 
+@pytest.mark.parametrize("piece", [1, 2])
+def test_a_window_counts_once_all_its_pieces_are_there(
+    project: Project, video: Video, whole: npt.NDArray[np.bool_], piece: int
+) -> None:
+    run = segment_into(project, video, TEXTS, WindowSegmenter(piece=piece), **PLAN)
+    part = next(run)
+    run.close()
+    assert not part.complete and not any(record.done for record in project.runs.values())
+    list(segment_into(project, video, TEXTS, WindowSegmenter(piece=piece), **PLAN))
+    np.testing.assert_array_equal(_masks(project), whole)
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
 @pytest.mark.parametrize("how", ["cancel", "close", "memory"])
 def test_an_interrupted_run_goes_on_to_the_same_masks(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from flowrvs.errors import Cancelled, DeviceMemoryError, InputError
 from flowrvs.inference import kept_frames, plan_windows, segment
+from flowrvs.inference.frames import WindowFrames
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.video import Video, open_video
 from tests.fixtures.segmenters import ThresholdSegmenter, WindowSegmenter
@@ -84,6 +83,31 @@ def test_seams_are_blended(video: Video) -> None:
     blend = (1 - weights) * first[4:] + weights * second[:4]
     expected = np.concatenate([first[:4], blend, second[4:]]) > 0
     np.testing.assert_array_equal(masks, expected)
+
+
+@pytest.mark.parametrize("piece", [1, 3])
+def test_pieces_are_stitched_as_whole_windows_are(video: Video, piece: int) -> None:
+    def run(piece: int) -> npt.NDArray[np.bool_]:
+        segmenter = WindowSegmenter(window_size=8, overlap=4, piece=piece)
+        parts = list(segment(video, ["red", "green"], segmenter))
+        ends = [(p.expression, p.window.index) for p in parts if p.complete]
+        assert ends == [(e, w) for w in range(2) for e in range(2)]
+        assert len(parts) == 4 if not piece else len(parts) > 4
+        return _assemble(parts, 2, 12)
+
+    np.testing.assert_array_equal(run(piece), run(0))
+
+
+def test_frames_are_read_when_they_are_asked_for(video: Video) -> None:
+    frames = WindowFrames(video, plan_windows(12, 5, 1)[1])
+    assert frames.shape == (5, 48, 64, 3) and len(frames) == 5
+    whole = np.asarray(video.frames)
+    np.testing.assert_array_equal(frames, whole[4:9])
+    np.testing.assert_array_equal(frames[1:3], whole[5:7])
+    np.testing.assert_array_equal(frames[-1], whole[8])
+    assert frames[3:3].shape == (0, 48, 64, 3)
+    with pytest.raises(IndexError):
+        frames[5]
 
 
 def test_a_range(video: Video, shapes_masks: dict[str, npt.NDArray[np.bool_]]) -> None:
@@ -165,15 +189,6 @@ class TestStopping:
         with pytest.raises(Cancelled):
             list(segment(video, ["red"], segmenter, cancel=cancel))
         assert segmenter.calls == []
-
-    def test_closing_early_stops_the_reader(self, video: Video) -> None:
-        run = segment(video, ["red"], ThresholdSegmenter(window_size=5))
-        next(run)
-        run.close()
-        deadline = time.monotonic() + 10
-        while any(t.name.startswith("flowrvs-read") for t in threading.enumerate()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
 
     def test_a_full_device_is_one_line(self, video: Video) -> None:
         segmenter = ThresholdSegmenter(window_size=5, overlap=1, fail_at=1)

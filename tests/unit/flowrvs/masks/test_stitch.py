@@ -24,8 +24,28 @@ def test_windows_that_agree_are_joined_without_a_trace(size: int, overlap: int) 
     windows = plan_windows(17, size, overlap)
     stitcher = Stitcher(windows)
     parts = [stitcher.push(w.index, logits[w.start : w.stop]) for w in windows]
-    assert [len(p) for p in parts] == [len(k) for k in kept_frames(windows)]
-    np.testing.assert_allclose(np.concatenate(parts), logits, atol=1e-6)
+    kept = [(k.start, len(k)) for k in kept_frames(windows)]
+    assert [(start, len(final)) for start, final in parts] == kept
+    np.testing.assert_allclose(np.concatenate([final for _, final in parts]), logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5])
+@pytest.mark.parametrize(("size", "overlap"), [(5, 0), (6, 3), (7, 6)])
+def test_pieces_give_what_whole_windows_give(size: int, overlap: int, piece: int) -> None:
+    windows = plan_windows(17, size, overlap)
+    random = np.random.default_rng(1)
+    shape = (len(windows), size, 3, 4)
+    logits = random.normal(size=shape).astype(np.float32)  # windows that disagree
+    whole, other = Stitcher(windows), Stitcher(windows)
+    for window in windows:
+        start, expected = whole.push(window.index, logits[window.index])
+        position, parts = start, []
+        for first in range(0, size, piece):
+            at, final = other.push(window.index, logits[window.index, first : first + piece])
+            assert at == position or not len(final)
+            position += len(final)
+            parts.append(final)
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
 
 
 def test_a_gap_begins_anew() -> None:
@@ -33,7 +53,9 @@ def test_a_gap_begins_anew() -> None:
     ones = np.ones((5, 1, 1), np.float32)
     stitcher = Stitcher(windows)
     stitcher.push(0, -ones)
-    np.testing.assert_array_equal(stitcher.push(2, ones), ones[:2])
+    start, final = stitcher.push(2, ones)
+    assert start == windows[2].start
+    np.testing.assert_array_equal(final, ones[:2])
 
 
 def test_threshold() -> None:
