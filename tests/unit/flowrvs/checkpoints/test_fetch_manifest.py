@@ -1,0 +1,122 @@
+"""Manifests: what they hold, and the faults that they find."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from flowrvs.checkpoints.manifest import (
+    MANIFEST,
+    check_weights,
+    read_manifest,
+    verify_folder,
+    verify_manifest,
+    write_manifest,
+)
+from flowrvs.errors import Cancelled, CheckpointError, MissingPathError
+from flowrvs.progress import CancelToken, Progress
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two shards, an index and a config."""
+    part = tmp_path / "model" / "text_encoder"
+    part.mkdir(parents=True)
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for k, name in enumerate(names):
+        save_file({f"w{k}": np.full((40, 40), k, np.float32)}, part / name)
+    index = {"weight_map": {f"w{k}": name for k, name in enumerate(names)}}
+    (part / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    return tmp_path / "model"
+
+
+SHARD = "text_encoder/model-00002-of-00002.safetensors"
+
+
+def test_a_whole_folder_has_no_faults(folder: Path) -> None:
+    events: list[Progress] = []
+    write_manifest(folder, {"repo": "a/b"}, progress=events.append)
+    content = read_manifest(folder)
+    assert content["source"] == {"repo": "a/b"}
+    assert set(content["files"]) == {
+        "model_index.json",
+        SHARD,
+        SHARD.replace("00002-of", "00001-of"),
+        "text_encoder/model.safetensors.index.json",
+    }
+    assert content["files"]["model_index.json"] == {
+        "size": 2,
+        "sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    }
+    assert events[-1].done == events[-1].total == sum(e["size"] for e in content["files"].values())
+    assert verify_folder(folder) == ([], True)
+    (folder / ".DS_Store").write_text("x")
+    (folder / "notes.txt").write_text("mine")
+    assert verify_manifest(folder) == []
+
+
+def test_every_damaged_file_is_named_once(folder: Path) -> None:
+    write_manifest(folder, {})
+    shard = folder / SHARD
+    whole = shard.stat().st_size
+    with shard.open("r+b") as stream:
+        stream.truncate(whole - 100)
+    first = folder / SHARD.replace("00002-of", "00001-of")
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(data)
+    (folder / "model_index.json").unlink()
+    faults, hashed = verify_folder(folder)
+    assert hashed
+    assert sorted(fault.split(" is ")[0] for fault in faults) == sorted(
+        [SHARD, SHARD.replace("00002-of", "00001-of"), "model_index.json"]
+    )
+    assert f"{SHARD} is truncated: {whole - 100} of {whole} bytes (6.5 kB)" in faults
+    assert "model_index.json is missing" in faults
+
+
+@pytest.mark.parametrize("left", [0, 5, 20, 200])
+def test_a_cut_shard_is_found_without_a_manifest(folder: Path, left: int) -> None:
+    with (folder / SHARD).open("r+b") as stream:
+        stream.truncate(left)
+    faults = check_weights(folder)
+    assert len(faults) == 1 and faults[0].startswith(f"{SHARD} is ")
+
+
+def test_a_missing_shard_is_found_through_the_index(folder: Path) -> None:
+    (folder / SHARD).unlink()
+    assert check_weights(folder) == [f"{SHARD} is missing"]
+    with pytest.raises(MissingPathError, match=MANIFEST):
+        verify_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/passwd", "a\\b", "C:x", "a/../../b"])
+def test_a_manifest_that_leads_outside_is_refused(folder: Path, name: str) -> None:
+    entry = {"size": 1, "sha256": "0" * 64}
+    (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": {name: entry}}))
+    with pytest.raises(CheckpointError, match="not a manifest"):
+        verify_manifest(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": []}', '{"files": {"a": 1}}', "\x00"])
+def test_a_manifest_that_is_none_is_one_line(folder: Path, text: str) -> None:
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        verify_manifest(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_cancel_leaves_the_old_manifest(folder: Path) -> None:
+    write_manifest(folder, {"old": True})
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        write_manifest(folder, {"old": False}, cancel=token)
+    assert read_manifest(folder)["source"] == {"old": True}
+    with pytest.raises(Cancelled):
+        verify_manifest(folder, cancel=token)
