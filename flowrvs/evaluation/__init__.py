@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from flowrvs.evaluation.metrics import boundary_f, jaccard, score_masks
-from flowrvs.evaluation.predict import PredictResult, predict_split, zip_predictions
+from flowrvs.evaluation.metrics import (
+    FrameScore,
+    boundary_f,
+    compare_masks,
+    jaccard,
+    score_masks,
+)
+from flowrvs.evaluation.predict import PredictResult, predict_split
 from flowrvs.evaluation.scores import ExpressionScore, Scores, evaluate, evaluate_masks
+from flowrvs.evaluation.submission import ZIP_LAYOUTS, ZipLayout, verify_zip, zip_predictions
 
 __all__ = [
+    "ZIP_LAYOUTS",
     "ExpressionScore",
+    "FrameScore",
     "PredictResult",
     "Scores",
+    "ZipLayout",
     "boundary_f",
+    "compare_masks",
     "evaluate",
     "evaluate_masks",
     "jaccard",
     "predict_split",
     "score_masks",
+    "verify_zip",
     "zip_predictions",
 ]

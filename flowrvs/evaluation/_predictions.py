@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -12,9 +13,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowrvs.errors import DatasetError, MissingPathError
+from flowrvs.data.mevis import MevisSplit
+from flowrvs.errors import DatasetError, InputError, MissingPathError
 
-__all__ = ["Predictions", "read_mask"]
+__all__ = ["Predictions", "choose_videos", "read_mask"]
+
+
+def choose_videos(split: MevisSplit, videos: Sequence[str] | None) -> list[str]:
+    """Return the names of `videos`, each once; all of the split's where it is None.
+
+    Raises
+    ------
+    InputError
+        The split has no such video.
+    """
+    unknown = [name for name in videos or () if name not in split.videos]
+    if unknown:
+        raise InputError(f"{split.folder} has no video {unknown[0]!r}; see its JPEGImages folder.")
+    return list(split.videos) if videos is None else list(dict.fromkeys(videos))
 
 
 class Predictions:
@@ -50,6 +66,30 @@ class Predictions:
         if any(name.startswith("Annotations/") for name in self._names):
             self._prefix = "Annotations/"
 
+    def has(self, name: str) -> bool:
+        """True when the picture ``<video>/<exp_id>/<frame>.png`` is there."""
+        if self._zip is not None:
+            return self._prefix + name in self._names
+        return (self.path / (self._prefix + name)).is_file()
+
+    def data(self, name: str) -> bytes:
+        """Return the bytes of the picture ``<video>/<exp_id>/<frame>.png``.
+
+        Raises
+        ------
+        DatasetError
+            The zip file is damaged.
+        OSError
+            The file cannot be read.
+        """
+        name = self._prefix + name
+        if self._zip is None:
+            return (self.path / name).read_bytes()
+        try:
+            return self._zip.read(name)
+        except (zipfile.BadZipFile, OSError, EOFError):
+            raise DatasetError(f"{name} in {self.path} is damaged; zip it again.") from None
+
     def read(self, video: str, exp_id: str, frame: str) -> npt.NDArray[np.bool_] | None:
         """Return one predicted mask, shape (H, W); None when it is missing.
 
@@ -58,20 +98,17 @@ class Predictions:
         DatasetError
             The picture is damaged.
         """
-        name = f"{self._prefix}{video}/{exp_id}/{frame}.png"
-        if self._zip is not None:
-            if name not in self._names:
-                return None
-            try:
-                data = self._zip.read(name)
-            except (zipfile.BadZipFile, OSError, EOFError):
-                raise DatasetError(f"{name} in {self.path} is damaged; zip it again.") from None
-            return read_mask(io.BytesIO(data), f"{self.path}:{name}")
-        path = self.path / name
-        if not path.is_file():
+        name = f"{video}/{exp_id}/{frame}.png"
+        if not self.has(name):
             return None
-        with path.open("rb") as file:
-            return read_mask(file, str(path))
+        try:
+            data = self.data(name)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise DatasetError(f"{self.path / name} cannot be read: {reason}.") from None
+        return read_mask(
+            io.BytesIO(data), f"{self.path}:{name}" if self._zip else str(self.path / name)
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -7,14 +7,25 @@ uses it; the numbers agree to rounding, the boundary matching is arranged to be 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import InputError
 
-__all__ = ["boundary_f", "boundary_map", "boundary_radius", "jaccard", "score_masks"]
+__all__ = [
+    "FrameScore",
+    "boundary_f",
+    "boundary_map",
+    "boundary_radius",
+    "compare_masks",
+    "jaccard",
+    "score_masks",
+]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -99,6 +110,40 @@ def score_masks(pred: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[float, float
     j = float(np.mean([jaccard(p, t) for p, t in zip(a, b, strict=True)]))
     f = float(np.mean([boundary_f(p, t) for p, t in zip(a, b, strict=True)]))
     return j, f
+
+
+class FrameScore(NamedTuple):
+    """J and F of one frame, fractions of 1."""
+
+    j: float
+    f: float
+
+
+def compare_masks(a: Iterable[npt.ArrayLike], b: Iterable[npt.ArrayLike]) -> Iterator[FrameScore]:
+    """Score two runs of masks frame by frame, holding one frame of each at a time.
+
+    Which of the two is the truth makes no difference: J and F are symmetric.
+
+    Parameters
+    ----------
+    a, b : iterable of array_like, shape (H, W)
+        One mask a frame, or an array (T, H, W). Non-zero is foreground.
+
+    Yields
+    ------
+    FrameScore
+
+    Raises
+    ------
+    InputError
+        One run is longer than the other, or two masks differ in shape.
+    """
+    end = object()
+    for index, (one, other) in enumerate(zip_longest(a, b, fillvalue=end)):
+        if one is end or other is end:
+            short = "first" if one is end else "second"
+            raise InputError(f"The {short} run of masks ends before frame {index}.")
+        yield FrameScore(jaccard(one, other), boundary_f(one, other))
 
 
 def boundary_radius(shape: tuple[int, ...]) -> int:

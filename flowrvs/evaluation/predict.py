@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from PIL import Image
 
 from flowrvs.data._atomic import storage_error, write_atomic
 from flowrvs.data.mevis import MevisSplit, read_json
-from flowrvs.errors import DatasetError, InputError, StorageError
+from flowrvs.errors import DatasetError
+from flowrvs.evaluation._predictions import choose_videos
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import Segmenter
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowrvs.inference.run import Plan
     from flowrvs.video import Video
 
-__all__ = ["PredictResult", "predict_split", "zip_predictions"]
+__all__ = ["PredictResult", "predict_split"]
 
 _RECORD = ".flowrvs-predict.json"
 
@@ -103,7 +103,7 @@ def predict_split(
     """
     source = split if isinstance(split, MevisSplit) else MevisSplit.open(split)
     root = Path(out)
-    names = _choose(source, videos)
+    names = choose_videos(source, videos)
     _claim(
         root,
         {
@@ -126,71 +126,6 @@ def predict_split(
     count = sum(len(job.exp_ids) for job in jobs)
     skipped = sum(len(done) == len(job.kept) for job in jobs for done in job.done.values())
     return PredictResult(root, len(jobs), count, clock.total, skipped)
-
-
-def zip_predictions(
-    split: str | os.PathLike[str] | MevisSplit,
-    out: str | os.PathLike[str],
-    path: str | os.PathLike[str] | None = None,
-    *,
-    videos: Sequence[str] | None = None,
-) -> Path:
-    """Write the zip file for a submission, and read it back.
-
-    It holds the pictures that the split lists and nothing else, with the video
-    folders at its root.
-
-    Parameters
-    ----------
-    split : path-like or MevisSplit
-    out : path-like
-        Folder of the predictions.
-    path : path-like, optional
-        The zip file; ``<out>.zip`` by default.
-    videos : sequence of str, optional
-        These alone; all by default.
-
-    Returns
-    -------
-    Path
-        The zip file.
-
-    Raises
-    ------
-    DatasetError
-        A picture is missing.
-    StorageError
-        The disk is full, or what was written does not read back.
-    """
-    source = split if isinstance(split, MevisSplit) else MevisSplit.open(split)
-    root = Path(out)
-    target = Path(path) if path is not None else root.with_name(f"{root.name}.zip")
-    names = [
-        f"{name}/{exp_id}/{frame}.png"
-        for name in _choose(source, videos)
-        for exp_id in source.videos[name].expressions
-        for frame in source.videos[name].frames
-    ]
-    for name in names:
-        if not (root / name).is_file():
-            raise DatasetError(f"{root / name} is missing; run 'flowrvs predict' to the end first.")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        # The pictures are compressed already.
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for name in names:
-                archive.write(root / name, name)
-        with zipfile.ZipFile(temporary) as archive:
-            if archive.testzip() is not None or archive.namelist() != names:
-                raise StorageError(f"{target} does not read back as written; check the disk.")
-        temporary.replace(target)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise storage_error(error, target) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,13 +228,6 @@ def _open(source: MevisSplit, name: str) -> Video:
             f"the first is {missing[0]!r}; copy the frames again."
         )
     return open_video(video.frames[[positions[frame] for frame in frames]])
-
-
-def _choose(source: MevisSplit, videos: Sequence[str] | None) -> list[str]:
-    unknown = [name for name in videos or () if name not in source.videos]
-    if unknown:
-        raise InputError(f"{source.folder} has no video {unknown[0]!r}; see its JPEGImages folder.")
-    return list(source.videos) if videos is None else list(dict.fromkeys(videos))
 
 
 def _pictures(folder: Path) -> set[str]:

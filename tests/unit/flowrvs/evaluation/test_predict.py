@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
-from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError, StorageError
-from flowrvs.evaluation import evaluate, predict_split, zip_predictions
+from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError
+from flowrvs.evaluation import evaluate, predict_split
 from flowrvs.progress import CancelToken
 from tests.fixtures.segmenters import ThresholdSegmenter
 
@@ -105,35 +104,6 @@ def test_only_listed_frames_are_predicted(split, tmp_path):
         found = np.asarray(picture) > 0
     # The square of native frame 3, not of the third listed one.
     assert found[6:22, 11:27].mean() > 0.9 and found.sum() < 340
-
-
-def test_the_zip_holds_what_the_split_lists(split, tmp_path):
-    out = tmp_path / "out"
-    predict_split(split, out, ThresholdSegmenter())
-    (out / "notes.txt").write_text("mine")
-    (out / "one" / "0" / "extra.png").write_bytes(b"")
-    archive = zip_predictions(split, out)
-    assert archive == tmp_path / "out.zip"
-    with zipfile.ZipFile(archive) as file:
-        names = file.namelist()
-        assert file.testzip() is None
-    assert len(names) == PICTURES
-    assert "one/0/00000.png" in names and "two v1.0/2/00011.png" in names
-    assert evaluate(archive, split).to_dict() == evaluate(out, split).to_dict()
-    (out / "one" / "0" / "00000.png").unlink()
-    archive.unlink()
-    with pytest.raises(DatasetError, match="missing"):
-        zip_predictions(split, out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "valid_u"]
-
-
-def test_a_zip_that_does_not_read_back_is_not_kept(split, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    predict_split(split, out, ThresholdSegmenter())
-    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda self: "one/0/00000.png")
-    with pytest.raises(StorageError, match="read back"):
-        zip_predictions(split, out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "valid_u"]
 
 
 def test_bad_input_gets_one_line(split, tmp_path):
