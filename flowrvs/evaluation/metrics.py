@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -138,7 +138,7 @@ def compare_masks(a: Iterable[npt.ArrayLike], b: Iterable[npt.ArrayLike]) -> Ite
     InputError
         One run is longer than the other, or two masks differ in shape.
     """
-    end = object()
+    end: Any = object()
     for index, (one, other) in enumerate(zip_longest(a, b, fillvalue=end)):
         if one is end or other is end:
             short = "first" if one is end else "second"
