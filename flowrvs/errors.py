@@ -13,6 +13,7 @@ derives from the builtin that fits, so ``except ValueError`` keeps working.
     │   └── CheckpointError                model weights or their configs
     ├── MissingPathError (FileNotFoundError)   nothing at this path
     ├── StorageError (OSError)             the disk is full, read-only or failing
+    ├── NetworkError (ConnectionError)     the hub cannot be reached, or refuses
     ├── DeviceMemoryError (MemoryError)    the compute device ran out of memory
     └── Cancelled                          the user asked to stop
 
@@ -30,6 +31,7 @@ __all__ = [
     "FlowRVSError",
     "InputError",
     "MissingPathError",
+    "NetworkError",
     "ProjectError",
     "StorageError",
     "VideoError",
@@ -70,6 +72,13 @@ class MissingPathError(FlowRVSError, FileNotFoundError):
 
 class StorageError(FlowRVSError, OSError):
     """The disk is full, read-only or failing."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class NetworkError(FlowRVSError, ConnectionError):
+    """A download failed: no connection, no permission, or a server's fault."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
