@@ -28,6 +28,7 @@ from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 __all__ = [
     "MANIFEST",
+    "check_indices",
     "check_weights",
     "read_manifest",
     "verify_folder",
@@ -207,6 +208,14 @@ def _hashes(
     return hashes
 
 
+def check_indices(folder: Path) -> list[str]:
+    """Return one line for every shard that an index of `folder` names and that is not there."""
+    faults = []
+    for path in sorted(folder.glob("*/*.safetensors.index.json")):
+        faults += _check_index(path.relative_to(folder).as_posix(), path)
+    return faults
+
+
 def check_weights(folder: Path) -> list[str]:
     """Look for shards that are missing or cut short, reading only their headers.
 
@@ -220,12 +229,9 @@ def check_weights(folder: Path) -> list[str]:
     list of str
         One line a fault, each beginning with the file's name.
     """
-    files = _files(folder)
-    faults = []
-    for name, path in files.items():
-        if name.endswith(".safetensors.index.json"):
-            faults += _check_index(name, path)
-        elif name.endswith(".safetensors"):
+    faults = check_indices(folder)
+    for name, path in _files(folder).items():
+        if name.endswith(".safetensors"):
             faults += _check_shard(name, path)
     return faults
 

@@ -1,14 +1,16 @@
-"""The models that flowrvs knows by name."""
+"""The models that flowrvs knows by name, and where their folders are."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from flowrvs.checkpoints.manifest import check_indices
 from flowrvs.errors import CheckpointError, MissingPathError
 
-__all__ = ["MODELS", "ModelRecord", "locate"]
+__all__ = ["MODELS", "HubSource", "ModelRecord", "is_whole", "locate", "models_home"]
 
 _BUNDLED = Path(__file__).parent / "weights"
 
@@ -22,6 +24,26 @@ _NEEDED = (
 
 
 @dataclass(frozen=True, slots=True)
+class HubSource:
+    """Where public weights are on the Hugging Face hub.
+
+    Attributes
+    ----------
+    base : str
+        Repository with the configs, the tokenizer and the text encoder.
+    weights : str
+        Repository with the two ``.pth`` files.
+    dit, vae : tuple of str
+        Names of those files, the newest first; the first that is there is taken.
+    """
+
+    base: str
+    weights: str
+    dit: tuple[str, ...]
+    vae: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRecord:
     """A model that can be asked for by name.
 
@@ -32,29 +54,67 @@ class ModelRecord:
         One line for ``flowrvs models list``.
     folder : Path or None
         Where its weights are, when they come with the package.
+    hub : HubSource or None
+        Where ``flowrvs models fetch`` gets it from.
     """
 
     name: str
     summary: str
     folder: Path | None = None
+    hub: HubSource | None = None
 
 
 MODELS: dict[str, ModelRecord] = {
     "tiny": ModelRecord(
         "tiny",
         "bundled; moving shapes of the synthetic world only; runs on a CPU",
-        _BUNDLED / "tiny",
+        folder=_BUNDLED / "tiny",
+    ),
+    "mevis": ModelRecord(
+        "mevis",
+        "the official weights, trained on MeViS; any video; wants a GPU",
+        hub=HubSource(
+            base="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+            weights="xmz111/FlowRVS",
+            dit=("FlowRVS_dit_mevis.pth", "mevis_dit.pth"),
+            vae=("tuned_vae.pth", "decoder.pth"),
+        ),
     ),
 }
 
 
-def locate(model: str | PathLike[str]) -> Path:
+def models_home(home: str | PathLike[str] | None = None) -> Path:
+    """Return the folder that models are fetched into; it need not exist.
+
+    Parameters
+    ----------
+    home : path-like, optional
+        Instead of the environment variable ``FLOWRVS_HOME``, without which it is the
+        user's data folder.
+
+    Returns
+    -------
+    Path
+        ``<home>/models``.
+    """
+    chosen = os.environ.get("FLOWRVS_HOME") if home is None else home
+    if chosen:
+        return Path(chosen).expanduser() / "models"
+    import platformdirs
+
+    return platformdirs.user_data_path("flowrvs", appauthor=False) / "models"
+
+
+def locate(model: str | PathLike[str], *, home: str | PathLike[str] | None = None) -> Path:
     """Find the folder of a model.
 
     Parameters
     ----------
     model : str or path-like
-        A name of `MODELS`, or a folder in diffusers layout.
+        A name of `MODELS`, a folder in diffusers layout, or the name of such a folder in
+        `models_home`.
+    home : path-like, optional
+        See `models_home`.
 
     Returns
     -------
@@ -63,23 +123,61 @@ def locate(model: str | PathLike[str]) -> Path:
     Raises
     ------
     MissingPathError
-        Neither a known name nor a folder.
+        Neither a known name nor a folder, or a model that has to be fetched first.
     CheckpointError
         The folder lacks parts of a pipeline.
     """
-    record = MODELS.get(str(model))
+    name = str(model)
+    record = MODELS.get(name)
     if record is not None and record.folder is not None:
         folder = record.folder
+    elif record is not None:
+        folder = models_home(home) / name
+        if not folder.is_dir():
+            raise MissingPathError(
+                f"The model {name} is not on this machine: get it with "
+                f"'flowrvs models fetch {name}', or give the folder of a model."
+            )
     else:
-        folder = Path(model)
-    if not folder.is_dir():
-        raise MissingPathError(
-            f"No model {str(model)!r}: it is neither a folder nor one of {', '.join(MODELS)}."
-        )
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+        folder = _by_path(name, home)
+    missing = _missing(folder)
     if missing:
+        hint = (
+            f"remove the folder and run 'flowrvs models fetch {name}'"
+            if record is not None and record.hub is not None
+            else "give a folder in diffusers layout"
+        )
         raise CheckpointError(
-            f"{folder} is not a FlowRVS pipeline: it lacks {', '.join(missing)}; "
-            "give a folder in diffusers layout."
+            f"{folder} is not a FlowRVS pipeline: it lacks {', '.join(missing)}; {hint}."
         )
     return folder
+
+
+def _missing(folder: Path) -> list[str]:
+    """Return what `folder` lacks; weights are looked for by name only."""
+    missing = [part for part in _NEEDED if not (folder / part).is_file()]
+    for part in ("transformer", "vae", "text_encoder"):
+        if f"{part}/config.json" not in missing and not any((folder / part).glob("*.safetensors")):
+            missing.append(f"{part}/*.safetensors")
+    return missing + [fault.split(" ", 1)[0] for fault in check_indices(folder)]
+
+
+def _by_path(name: str, home: str | PathLike[str] | None) -> Path:
+    folder = Path(name).expanduser()
+    if name.strip() and folder.is_dir():
+        return folder
+    placed = models_home(home)
+    if Path(name).name == name and (placed / name).is_dir():
+        return placed / name
+    raise MissingPathError(
+        f"No model {name!r}: it is neither a folder nor one of {', '.join(MODELS)}."
+    )
+
+
+def is_whole(name: str, *, home: str | PathLike[str] | None = None) -> bool:
+    """Return True when `locate` finds the model `name`."""
+    try:
+        locate(name, home=home)
+    except (CheckpointError, MissingPathError):
+        return False
+    return True
