@@ -11,15 +11,14 @@ from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
-from qtpy.QtGui import QKeyEvent
+from qtpy.QtGui import QKeyEvent, QShowEvent
 from qtpy.QtWidgets import (
     QFileDialog,
-    QHBoxLayout,
     QLabel,
+    QMainWindow,
     QMenu,
-    QPushButton,
-    QScrollArea,
     QSizePolicy,
+    QTabWidget,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -28,6 +27,7 @@ from qtpy.QtWidgets import (
 from flowrvs.errors import InputError
 from flowrvs.store import Project
 from napari_flowrvs.layers import KEY, LayerTuple, source_of
+from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.job import Failure, Phase, Runner
 from napari_flowrvs.presenters.memory import Memory
 from napari_flowrvs.presenters.opening import OpenPresenter
@@ -39,13 +39,15 @@ from napari_flowrvs.presenters.segment import (
     Written,
     load_segmenter,
 )
+from napari_flowrvs.presenters.strip import StripPresenter
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.desk_link import DeskLink
 from napari_flowrvs.widgets.export_dialog import show_export
-from napari_flowrvs.widgets.options import OptionsPanel
-from napari_flowrvs.widgets.parts import Problem, ProgressLine, form_layout, row, rule
-from napari_flowrvs.widgets.sentences import SentencesPanel
+from napari_flowrvs.widgets.find import FindPanel
+from napari_flowrvs.widgets.parts import Problem, ProgressLine, form_layout, row, scrolled
+from napari_flowrvs.widgets.strip import ProvenanceStrip, place_strip
 from napari_flowrvs.widgets.viewer_link import ViewerLink
 from napari_flowrvs.worker import run_in_thread
 
@@ -86,8 +88,11 @@ class SegmentDock(QWidget):
         self.memory = Memory() if memory is None else memory
         self.presenter = SegmentPresenter(runner, load)
         self.opener = OpenPresenter(runner)
+        self.desk = Desk()
         self._video: Any = None
         self.link = ViewerLink(napari_viewer, self._on_videos, self._close_unused)
+        self.desk_link = DeskLink(self.link, self.desk)
+        self.strip = ProvenanceStrip(StripPresenter(self.desk))
         self._build()
         self._connect()
         self._on_videos()
@@ -130,44 +135,24 @@ class SegmentDock(QWidget):
         head = form_layout()
         head.addRow(label, row(combo, self.open_button))
 
-        self.sentences = SentencesPanel(self.memory)
-        self.options = OptionsPanel(self.memory)
-        self.run_button = QPushButton("&Run")
-        self.run_button.setObjectName("run")
-        self.run_button.setToolTip("Find what the sentences say (Ctrl+Return)")
-        self.cancel_button = QPushButton("&Cancel")
-        self.cancel_button.setToolTip("Stop; finished frames are kept (Esc)")
+        self.find = FindPanel(self.memory)
+        self.sentences, self.options = self.find.sentences, self.find.options
+        self.run_button, self.cancel_button = self.find.run_button, self.find.cancel_button
+        self.export_button = self.find.export_button
+        self.tabs = QTabWidget()
+        self.tabs.setDocumentMode(True)
+        self.tabs.setUsesScrollButtons(False)
+        self.area = scrolled(self.find)
+        self.tabs.addTab(self.area, "Find")
         self.progress = ProgressLine()
         self.problem = Problem()
-        self.export_button = QPushButton("E&xport MeViS split…")
-        self.export_button.setToolTip("Write masks and sentences as a dataset split")
-        buttons = QHBoxLayout()
-        buttons.setSpacing(4)
-        buttons.addWidget(self.run_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
-
-        inner = QWidget()
-        layout = QVBoxLayout(inner)
-        layout.setContentsMargins(6, 6, 6, 6)
-        layout.setSpacing(8)
-        layout.addLayout(head)
-        layout.addWidget(self.sentences)
-        layout.addWidget(self.options)
-        layout.addLayout(buttons)
-        layout.addWidget(self.progress)
-        layout.addWidget(self.problem)
-        layout.addWidget(rule())
-        layout.addWidget(self.export_button)
-        layout.addStretch(1)
-        self.area = QScrollArea()
-        self.area.setWidget(inner)
-        self.area.setWidgetResizable(True)
-        self.area.setFrameShape(QScrollArea.Shape.NoFrame)
-        self.area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(self.area)
+        outer.setContentsMargins(6, 6, 6, 6)
+        outer.setSpacing(6)
+        outer.addLayout(head)
+        outer.addWidget(self.tabs, 1)
+        outer.addWidget(self.progress)
+        outer.addWidget(self.problem)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.setMinimumWidth(240)
 
@@ -219,6 +204,8 @@ class SegmentDock(QWidget):
         self._video = self.videos.value
         source = self.source()
         self.options.set_video(source)
+        rate = None if self._video is None else (self._video.metadata.get(KEY) or {}).get("rate")
+        self.desk.set_video(source.frame_count if source else 0, rate)
         about = self._video.metadata.get(KEY) if self._video is not None else None
         self.sentences.suggest(tuple(about.get("sentences", ())) if about else ())
 
@@ -237,6 +224,7 @@ class SegmentDock(QWidget):
             project = open_projects.get(folder)
             if project is not None:
                 open_projects.close(project)
+        self.desk_link.forget_closed()
 
     def check_storage(self) -> None:
         """Say it when strokes cannot be written: the store writes them in the background."""
@@ -335,9 +323,12 @@ class SegmentDock(QWidget):
         made = self.link.show_prompts(project, prompts, self._video)
         if made:
             self.link.viewer.layers.selection.active = made[0]
+        self.desk.catalog_changed.emit()
 
     def _on_written(self, project: Project | None, written: Written) -> None:
         self.link.refresh(project, written)
+        if project is not None and project is self.desk.project:
+            self.desk.wrote(written.layer_id, written.start, written.stop)
 
     def _on_finished(self, text: str) -> None:
         self.progress.say(text)
@@ -372,9 +363,19 @@ class SegmentDock(QWidget):
                 self.shut_down()
         return bool(super().event(event))
 
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Put the strip below the time slider: only now is there a window around the dock."""
+        super().showEvent(event)
+        holder: QWidget | None = self
+        while holder is not None and not isinstance(holder, QMainWindow):
+            holder = holder.parentWidget()
+        if holder is not None and self.strip.parent() is None:
+            place_strip(self.strip, holder)
+
     def shut_down(self) -> None:
         """Cancel what runs, wait for it a moment, and write everything to disk."""
         busy = self.presenter.job.busy
+        self.strip.setParent(None)
         self.opener.close(1.0)
         self.presenter.close()
         if busy:

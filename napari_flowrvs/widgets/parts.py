@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QPlainTextEdit,
     QProgressBar,
+    QScrollArea,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
@@ -29,6 +30,7 @@ __all__ = [
     "form_layout",
     "row",
     "rule",
+    "scrolled",
     "time_left",
 ]
 
@@ -59,6 +61,17 @@ def rule() -> QFrame:
     line = QFrame()
     line.setObjectName("rule")
     return line
+
+
+def scrolled(page: QWidget) -> QScrollArea:
+    """Return `page` in an area that scrolls up and down only."""
+    area = QScrollArea()
+    area.setWidget(page)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QScrollArea.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    return area
 
 
 class Wrapped(QLabel):

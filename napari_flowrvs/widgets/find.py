@@ -1,0 +1,47 @@
+"""The page "Find": sentences, options, Run."""
+
+from __future__ import annotations
+
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+
+from napari_flowrvs.presenters.memory import Memory
+from napari_flowrvs.widgets.options import OptionsPanel
+from napari_flowrvs.widgets.parts import rule
+from napari_flowrvs.widgets.sentences import SentencesPanel
+
+__all__ = ["FindPanel"]
+
+
+class FindPanel(QWidget):
+    """What a run needs, the buttons that start and stop it, and the export.
+
+    Parameters
+    ----------
+    memory : Memory
+        Sentences and models of earlier sessions.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self.sentences = SentencesPanel(memory)
+        self.options = OptionsPanel(memory)
+        self.run_button = QPushButton("&Run")
+        self.run_button.setObjectName("run")
+        self.run_button.setToolTip("Find what the sentences say (Ctrl+Return)")
+        self.cancel_button = QPushButton("&Cancel")
+        self.cancel_button.setToolTip("Stop; finished frames are kept (Esc)")
+        self.export_button = QPushButton("E&xport MeViS split…")
+        self.export_button.setToolTip("Write masks and sentences as a dataset split")
+        buttons = QHBoxLayout()
+        buttons.setSpacing(4)
+        buttons.addWidget(self.run_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+        self.box = QVBoxLayout(self)
+        self.box.setContentsMargins(0, 6, 0, 0)
+        self.box.setSpacing(8)
+        self.box.addWidget(self.sentences)
+        self.box.addWidget(self.options)
+        self.box.addLayout(buttons)
+        self.box.addWidget(rule())
+        self.box.addWidget(self.export_button)
+        self.box.addStretch(1)

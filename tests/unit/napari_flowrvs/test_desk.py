@@ -1,0 +1,117 @@
+"""The desk and the strip, without a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowrvs.records import VideoInfo
+from flowrvs.store import Project, Provenance
+from napari_flowrvs.presenters.desk import Desk
+from napari_flowrvs.presenters.strip import COLORS, EMPTY_COLORS, StripPresenter, counts, stack
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """Ten frames; a cat by the model, two frames of it by a person; a dog by nobody."""
+    with Project.create(tmp_path / "clip", VideoInfo(None, "array", 10, 6, 8, 25.0)) as made:
+        _, cat = made.add_prompt("the cat")
+        made.add_prompt("the dog")
+        made.write_model(cat.layer, cat.id, 0, np.ones((8, 6, 8), bool))
+        made.labels(cat.layer)[3, :2] = 0
+        made.lock_frames(cat.id, 4, 5)
+        yield made
+
+
+@pytest.fixture
+def desk(project: Project) -> Desk:
+    desk = Desk()
+    desk.set_project(project)
+    return desk
+
+
+def test_the_desk_tells_what_is_looked_at(desk: Desk, project: Project) -> None:
+    seen: list[object] = []
+    desk.object_changed.connect(seen.append)
+    desk.frame_requested.connect(seen.append)
+    desk.span_changed.connect(seen.append)
+    assert desk.object_id == 1 and desk.frame_count == 10 and desk.rate == 25
+    desk.set_object(2)
+    desk.set_object(2)
+    desk.set_object(77)
+    assert seen == [2, None]
+    desk.set_frame(8)
+    desk.step(10)
+    assert seen.pop() == 9
+    desk.step(-10)
+    assert seen.pop() == 0
+    assert desk.span == (0, 10) and not desk.span_chosen
+    desk.set_span(4, None)
+    desk.set_span(None, 3)
+    assert desk.span == (2, 3) and desk.span_chosen
+    desk.set_span(50, None)
+    assert desk.span == (9, 10)
+    desk.set_project(None)
+    assert desk.object is None and desk.span == (0, 0) and len(desk.provenance()) == 0
+
+
+def test_the_strip_has_one_colour_for_each_provenance(desk: Desk) -> None:
+    strip = StripPresenter(desk)
+    picture = strip.picture(20, 4)
+    assert picture.shape == (4, 20, 3)
+    wanted = [COLORS[Provenance.MODEL]] * 8 + [EMPTY_COLORS[True]] * 2
+    wanted[3], wanted[4] = COLORS[Provenance.HUMAN], COLORS[Provenance.LOCKED]
+    assert np.array_equal(picture[0], np.repeat(wanted, 2, axis=0))
+    assert (picture == picture[:1]).all(), "a frame is one colour from top to bottom"
+    assert strip.summary() == "2 of 10 frames checked"
+    assert strip.describe(3) == "frame 3: yours"
+    assert strip.frame_at(7.9, 20) == 3 and strip.place_of(3, 20) == (6, 8)
+    assert strip.frame_at(-5, 20) == 0 and strip.frame_at(99, 20) == 9
+
+
+def test_the_strip_follows_strokes_and_runs(desk: Desk, project: Project) -> None:
+    strip = StripPresenter(desk)
+    changes: list[int] = []
+    strip.changed.connect(lambda: changes.append(1))
+    assert strip.provenance[9] == Provenance.EMPTY
+    project.write_model(1, 1, 9, np.ones((1, 6, 8), bool))
+    desk.wrote(2, 9, 10)
+    assert not changes, "another layer"
+    desk.wrote(1, 9, 10)
+    assert changes and strip.provenance[9] == Provenance.MODEL
+    project.labels(1)[9, 0, 0] = 0
+    desk.touched(1, 9, 10)
+    assert strip.provenance[9] == Provenance.HUMAN
+
+
+def test_one_corrected_frame_among_many_is_seen() -> None:
+    provenance = np.full(108_000, Provenance.MODEL, np.uint8)
+    provenance[54_321] = Provenance.HUMAN
+    picture = stack(provenance, 900, 10)
+    human = (picture == COLORS[Provenance.HUMAN]).all(axis=2)
+    assert human.sum() == 1 and human[0, 54_321 * 900 // 108_000]
+    assert counts(provenance).checked == 1
+    empty = stack(np.zeros(108_000, np.uint8), 900, 10, dark=False)
+    assert (empty == EMPTY_COLORS[False]).all()
+
+
+def test_colours_differ_in_lightness_too() -> None:
+    """So that they stay apart without colour vision, on either background."""
+    for background in EMPTY_COLORS.values():
+        shades = [*COLORS.values(), background]
+        grey = sorted(float(np.dot(c, (0.2126, 0.7152, 0.0722))) for c in shades)
+        assert min(np.diff(grey)) > 10
+
+
+def test_the_doubt_of_a_bin_is_its_largest(desk: Desk) -> None:
+    strip = StripPresenter(desk)
+    assert strip.curve(5) is None
+    strip.set_doubt(np.linspace(0, 0.9, 10, dtype=np.float32))
+    assert strip.curve(5) == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert strip.curve(20) == pytest.approx(np.repeat(np.linspace(0, 0.9, 10), 2))
+    assert strip.describe(9) == "frame 9: empty, doubt 0.90"
+    desk.set_object(2)
+    assert strip.doubt is None
