@@ -30,6 +30,7 @@ from napari_flowrvs.layers import KEY, LayerTuple, source_of
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.job import Failure, Phase, Runner
 from napari_flowrvs.presenters.memory import Memory
+from napari_flowrvs.presenters.objects import ObjectsPresenter
 from napari_flowrvs.presenters.opening import OpenPresenter
 from napari_flowrvs.presenters.segment import (
     Prompt,
@@ -46,6 +47,7 @@ from napari_flowrvs.widgets import style
 from napari_flowrvs.widgets.desk_link import DeskLink
 from napari_flowrvs.widgets.export_dialog import show_export
 from napari_flowrvs.widgets.find import FindPanel
+from napari_flowrvs.widgets.objects import ObjectsPanel
 from napari_flowrvs.widgets.parts import Problem, ProgressLine, form_layout, row, scrolled
 from napari_flowrvs.widgets.strip import ProvenanceStrip, place_strip
 from napari_flowrvs.widgets.viewer_link import ViewerLink
@@ -144,6 +146,8 @@ class SegmentDock(QWidget):
         self.tabs.setUsesScrollButtons(False)
         self.area = scrolled(self.find)
         self.tabs.addTab(self.area, "Find")
+        self.objects = ObjectsPanel(ObjectsPresenter(self.desk), self._on_failed)
+        self.tabs.addTab(self.objects, "Objects")
         self.progress = ProgressLine()
         self.problem = Problem()
         outer = QVBoxLayout(self)

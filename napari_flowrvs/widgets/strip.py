@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QEvent, QObject, QPointF, QRectF, QSize, Qt, QTimer
 from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPolygonF
-from qtpy.QtWidgets import QScrollBar, QSizePolicy, QToolTip, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QScrollBar,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionSlider,
+    QToolTip,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_flowrvs.presenters.strip import StripPresenter
 
@@ -86,8 +94,16 @@ class ProvenanceStrip(QWidget):
         bars = [] if self._sliders is None else self._sliders.findChildren(QScrollBar)
         for bar in bars:
             if bar.isVisible() and bar.window() is self.window():
-                corner = bar.mapTo(self.window(), bar.rect().topLeft())
-                return self.mapFrom(self.window(), corner).x(), max(bar.width(), 1)
+                option = QStyleOptionSlider()
+                bar.initStyleOption(option)
+                groove = bar.style().subControlRect(
+                    QStyle.ComplexControl.CC_ScrollBar,
+                    option,
+                    QStyle.SubControl.SC_ScrollBarGroove,
+                    bar,
+                )
+                corner = bar.mapTo(self.window(), groove.topLeft())
+                return self.mapFrom(self.window(), corner).x(), max(groove.width(), 1)
         return 0, max(self.width(), 1)
 
     def _frame(self, event: QMouseEvent) -> int:

@@ -29,6 +29,22 @@ QPushButton#run {{ font-weight: bold; }}
 QPushButton#run:enabled {{ background-color: {current}; border-color: {current};
   color: {on_current}; }}
 QPushButton#run:enabled:focus {{ border-color: {focus}; }}
+QTabWidget::pane {{ border: none; border-top: 1px solid {foreground}; }}
+QTabBar {{ qproperty-drawBase: 0; }}
+QTabBar::tab {{ background: transparent; color: {text}; border: none; padding: 5px 9px;
+  border-bottom: 2px solid transparent; }}
+QTabBar::tab:hover {{ background-color: {foreground}; }}
+QTabBar::tab:selected {{ background: transparent; border-bottom: 2px solid {current};
+  font-weight: bold; }}
+QTabBar::tab:focus {{ border: 1px solid {focus}; border-bottom: 2px solid {current}; }}
+QTableView {{ background-color: {background}; alternate-background-color: {foreground};
+  selection-background-color: {current}; selection-color: {on_current};
+  border: 1px solid {foreground}; }}
+QTableView:focus {{ border: 1px solid {focus}; }}
+QTableView::indicator:unchecked {{ border: 1px solid {text}; background: transparent;
+  width: 11px; height: 11px; }}
+QHeaderView::section {{ background-color: {foreground}; color: {text}; border: none;
+  padding: 2px 4px; }}
 QLabel#status {{ color: {text}; }}
 QFrame#rule {{ background-color: {foreground}; max-height: 1px; min-height: 1px; padding: 0px; }}
 QFrame#problem {{ border: 1px solid {error}; border-left: 4px solid {error}; border-radius: 2px; }}

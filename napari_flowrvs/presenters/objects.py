@@ -1,0 +1,230 @@
+"""The objects and the sentences of a project as tables, and what can be done to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psygnal import Signal
+
+from flowrvs.errors import InputError
+from flowrvs.store import ObjectRecord, Project
+from napari_flowrvs.presenters.desk import Changed, Desk
+from napari_flowrvs.presenters.strip import Counts, counts
+
+__all__ = ["ExpressionRow", "ObjectRow", "ObjectsPresenter"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """A line of the table of objects.
+
+    Attributes
+    ----------
+    id : int
+        Of the object.
+    name : str
+        As shown to the user.
+    color : tuple of 3 floats
+        Red, green, blue, 0 to 1.
+    layer : str
+        Name of the layer that holds it.
+    frames : Counts
+        How many frames are empty, the model's, a person's, locked.
+    meant : bool
+        The chosen sentence means it.
+    """
+
+    id: int
+    name: str
+    color: tuple[float, float, float]
+    layer: str
+    frames: Counts
+    meant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExpressionRow:
+    """A line of the table of sentences.
+
+    Attributes
+    ----------
+    exp_id, text : str
+        Of the expression.
+    object_ids : frozenset of int
+        The objects that it means.
+    checked, total : int
+        Frames of its objects that a person has drawn or accepted, and all of them.
+    """
+
+    exp_id: str
+    text: str
+    object_ids: frozenset[int]
+    checked: int
+    total: int
+
+    @property
+    def objects(self) -> str:
+        """The ids: "1 + 2", or "none"."""
+        return " + ".join(str(i) for i in sorted(self.object_ids)) or "none"
+
+
+class ObjectsPresenter:
+    """Feeds the two tables.
+
+    Parameters
+    ----------
+    desk : Desk
+        What is looked at.
+    """
+
+    #: Rows were added, changed or removed.
+    changed = Signal()
+    #: Only the counts of a layer's objects have changed.
+    counted = Signal()
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._counts: dict[int, Counts] = {}
+        self._expression: str | None = None
+        desk.project_changed.connect(self._on_project)
+        desk.catalog_changed.connect(self._on_catalog)
+        desk.contents_changed.connect(self._on_contents)
+        desk.masks_written.connect(self._on_contents)
+
+    # -- rows ----------------------------------------------------------------------------
+
+    def _count(self, object_id: int) -> Counts:
+        project = self.desk.project
+        if object_id not in self._counts and project is not None:
+            self._counts[object_id] = counts(project.provenance(object_id))
+        return self._counts.get(object_id, Counts())
+
+    def objects(self) -> list[ObjectRow]:
+        """Return a row for every object, by id."""
+        project = self.desk.project
+        if project is None:
+            return []
+        layers, meant = project.layers, self.meant
+        return [
+            ObjectRow(
+                one.id,
+                one.name,
+                one.color,
+                layers[one.layer].name,
+                self._count(one.id),
+                one.id in meant,
+            )
+            for one in sorted(project.objects.values(), key=lambda one: one.id)
+        ]
+
+    def expressions(self) -> list[ExpressionRow]:
+        """Return a row for every sentence, in the order in which they were added."""
+        project = self.desk.project
+        rows = []
+        for one in project.expressions.values() if project is not None else ():
+            found = [self._count(i) for i in one.object_ids]
+            checked, total = sum(c.checked for c in found), sum(c.total for c in found)
+            rows.append(ExpressionRow(one.exp_id, one.text, one.object_ids, checked, total))
+        return rows
+
+    @property
+    def expression_id(self) -> str | None:
+        """The chosen sentence."""
+        project = self.desk.project
+        known = {} if project is None else project.expressions
+        return self._expression if self._expression in known else None
+
+    @property
+    def meant(self) -> frozenset[int]:
+        """The objects that the chosen sentence means."""
+        chosen, project = self.expression_id, self.desk.project
+        if chosen is None or project is None:
+            return frozenset()
+        return project.expressions[chosen].object_ids
+
+    def choose_expression(self, exp_id: str | None) -> None:
+        """Choose the sentence whose objects are ticked."""
+        if exp_id != self._expression:
+            self._expression = exp_id
+            self.changed.emit()
+
+    # -- sentences -----------------------------------------------------------------------
+
+    def add_expression(self, text: str) -> None:
+        """Add a sentence that means the desk's object, if there is one.
+
+        Raises
+        ------
+        InputError
+            The sentence is blank.
+        """
+        project = self._project()
+        ids = [] if self.desk.object_id is None else [self.desk.object_id]
+        self._expression = project.add_expression(text.strip(), ids).exp_id
+        self.desk.catalog_changed.emit()
+
+    def remove_expression(self) -> None:
+        """Forget the chosen sentence; its objects stay."""
+        if self.expression_id is not None:
+            self._project().remove_expression(self.expression_id)
+            self.desk.catalog_changed.emit()
+
+    def set_meant(self, object_id: int, meant: bool) -> None:
+        """Say whether the chosen sentence means an object."""
+        if self.expression_id is not None:
+            ids = self.meant | {object_id} if meant else self.meant - {object_id}
+            self._project().set_expression_objects(self.expression_id, ids)
+            self.desk.catalog_changed.emit()
+
+    # -- objects -------------------------------------------------------------------------
+
+    def rename(self, object_id: int, name: str) -> None:
+        """Give an object another name; a blank one is ignored."""
+        if name.strip():
+            self._project().update_object(object_id, name=name.strip())
+            self.desk.catalog_changed.emit()
+
+    def recolor(self, object_id: int, color: tuple[float, float, float]) -> None:
+        """Give an object another colour, in all layers."""
+        self._project().update_object(object_id, color=color)
+        self.desk.catalog_changed.emit()
+
+    def add(self) -> ObjectRecord:
+        """Make a new object in the layer of the desk's object, and choose it.
+
+        It may begin on any frame: where nothing is drawn, it is not there.
+        """
+        project = self._project()
+        thing = self.desk.object
+        if thing is not None:
+            layer_id = thing.layer
+        elif project.layers:
+            layer_id = min(project.layers)
+        else:
+            raise InputError("There is no layer yet: run a sentence first.")
+        made = project.add_object(f"object {project.next_label}", layer_id)
+        self.desk.catalog_changed.emit()
+        self.desk.choose(made.id)
+        return made
+
+    # -- inside --------------------------------------------------------------------------
+
+    def _project(self) -> Project:
+        if self.desk.project is None:
+            raise InputError("There is no project yet: run a sentence, or open a project.")
+        return self.desk.project
+
+    def _on_project(self, _project: object) -> None:
+        self._expression = None
+        self._on_catalog()
+
+    def _on_catalog(self) -> None:
+        self._counts.clear()
+        self.changed.emit()
+
+    def _on_contents(self, change: Changed) -> None:
+        project = self.desk.project
+        for one in project.objects.values() if project is not None else ():
+            if change.layer_id in (None, one.layer):
+                self._counts.pop(one.id, None)
+        self.counted.emit()

@@ -1,0 +1,164 @@
+"""The page "Objects": sentences above, the objects that they mean below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qtpy.QtCore import QModelIndex, Qt, QTimer
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QColorDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from flowrvs.errors import FlowRVSError
+from napari_flowrvs.presenters.job import Failure
+from napari_flowrvs.presenters.objects import ObjectsPresenter
+from napari_flowrvs.widgets.tables import ExpressionsModel, ObjectsModel, ProvenanceBar, Table
+
+__all__ = ["ObjectsPanel", "tool_button"]
+
+_DEBOUNCE_MS = 150
+
+
+def tool_button(text: str, tip: str, action: Callable[[], object]) -> QToolButton:
+    """Return a small button that is reached by Tab."""
+    button = QToolButton()
+    button.setText(text)
+    button.setToolTip(tip)
+    button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    button.clicked.connect(lambda: action())
+    return button
+
+
+class ObjectsPanel(QWidget):
+    """Two tables, many to many: choose a sentence, tick the objects that it means.
+
+    Parameters
+    ----------
+    presenter : ObjectsPresenter
+        Rows and actions.
+    on_failure : callable
+        Shows what went wrong.
+    """
+
+    def __init__(self, presenter: ObjectsPresenter, on_failure: Callable[[Failure], None]) -> None:
+        super().__init__()
+        self.presenter = presenter
+        self._on_failure = on_failure
+        self._build()
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(_DEBOUNCE_MS)
+        self._later.timeout.connect(self.refresh)
+        presenter.changed.connect(self.refresh)
+        presenter.counted.connect(self._on_counted)
+        presenter.desk.object_changed.connect(self._on_object)
+        self.refresh()
+
+    def _build(self) -> None:
+        self.sentences_model = ExpressionsModel(self.presenter, self)
+        self.sentences = Table(self.sentences_model, "Sentences", 0)
+        self.objects_model = ObjectsModel(self.presenter, self)
+        self.objects = Table(self.objects_model, "Objects", 1)
+        self._bar = ProvenanceBar(self)
+        self.objects.setItemDelegateForColumn(2, self._bar)
+        fit = QHeaderView.ResizeMode.ResizeToContents
+        for column in (1, 2):
+            self.sentences.horizontalHeader().setSectionResizeMode(column, fit)
+        self.objects.horizontalHeader().setSectionResizeMode(0, fit)
+        self.objects.setColumnWidth(2, 76)
+        self.sentences.on_chosen(self._on_sentence)
+        self.objects.on_chosen(self._on_row)
+        self.objects.doubleClicked.connect(self._on_double)
+        self.add_sentence = tool_button(
+            "+", "Add a sentence; it means the chosen object", self._add_sentence
+        )
+        self.add_sentence.setAccessibleName("Add a sentence")
+        self.remove_sentence = tool_button(
+            "−", "Remove the chosen sentence; its objects stay", self.presenter.remove_expression
+        )
+        self.remove_sentence.setAccessibleName("Remove the sentence")
+        self.add_object = tool_button(
+            "+", "Add an object, to be drawn by hand from any frame on", self._add_object
+        )
+        self.add_object.setAccessibleName("Add an object")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 0)
+        layout.setSpacing(4)
+        layout.addLayout(_head("sentences", self.add_sentence, self.remove_sentence))
+        layout.addWidget(self.sentences, 2)
+        self.object_buttons = _head("objects, ticked where meant", self.add_object)
+        layout.addLayout(self.object_buttons)
+        layout.addWidget(self.objects, 3)
+        self.box = layout
+
+    # -- showing -------------------------------------------------------------------------
+
+    def _on_counted(self) -> None:
+        if not self._later.isActive():
+            self._later.start()
+
+    def refresh(self) -> None:
+        """Show the rows as they are now."""
+        self.sentences_model.show_rows(self.presenter.expressions())
+        self.sentences.select_row(self.sentences_model.place(self.presenter.expression_id))
+        self.objects_model.show_rows(self.presenter.objects())
+        self._on_object(self.presenter.desk.object_id)
+        self.remove_sentence.setEnabled(self.presenter.expression_id is not None)
+        project = self.presenter.desk.project
+        self.add_object.setEnabled(project is not None)
+        self.add_sentence.setEnabled(project is not None)
+
+    def _on_object(self, object_id: int | None) -> None:
+        self.objects.select_row(self.objects_model.place(object_id))
+
+    # -- choosing and editing --------------------------------------------------------------
+
+    def _on_sentence(self, row: int) -> None:
+        self.presenter.choose_expression(self.sentences_model.rows[row].exp_id)
+
+    def _on_row(self, row: int) -> None:
+        self.presenter.desk.choose(self.objects_model.rows[row].id)
+
+    def _on_double(self, index: QModelIndex) -> None:
+        if index.column() == 0:
+            row = self.objects_model.rows[index.row()]
+            color = QColorDialog.getColor(QColor.fromRgbF(*row.color), self, "Colour of the object")
+            if color.isValid():
+                self.presenter.recolor(row.id, (color.redF(), color.greenF(), color.blueF()))
+
+    def _add_sentence(self) -> None:
+        if self.attempt(lambda: self.presenter.add_expression("new sentence")):
+            row = self.sentences_model.place(self.presenter.expression_id)
+            self.sentences.setFocus()
+            self.sentences.edit(self.sentences_model.index(row, 0))
+
+    def _add_object(self) -> None:
+        if self.attempt(self.presenter.add):
+            row = self.objects_model.place(self.presenter.desk.object_id)
+            self.objects.setFocus()
+            self.objects.edit(self.objects_model.index(row, 1))
+
+    def attempt(self, action: Callable[[], object]) -> bool:
+        """Call `action`; show what is wrong and return False when it cannot be done."""
+        try:
+            action()
+        except FlowRVSError as error:
+            self._on_failure(Failure.of(error))
+            return False
+        return True
+
+
+def _head(text: str, *buttons: QToolButton) -> QHBoxLayout:
+    row = QHBoxLayout()
+    row.setSpacing(4)
+    row.addWidget(QLabel(text), 1)
+    for button in buttons:
+        row.addWidget(button)
+    return row

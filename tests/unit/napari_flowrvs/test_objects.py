@@ -1,0 +1,146 @@
+"""The tables of objects and sentences: the presenter, then the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from flowrvs.errors import InputError
+from flowrvs.records import VideoInfo
+from flowrvs.store import Project
+from napari_flowrvs.presenters.desk import Desk
+from napari_flowrvs.presenters.job import Failure
+from napari_flowrvs.presenters.objects import ObjectsPresenter
+from napari_flowrvs.widgets.objects import ObjectsPanel
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """Two prompts of ten frames, the first drawn by a model on eight of them."""
+    with Project.create(tmp_path / "clip", VideoInfo(None, "array", 10, 6, 8)) as made:
+        _, cat = made.add_prompt("the cat")
+        made.add_prompt("the dog")
+        made.write_model(cat.layer, cat.id, 0, np.ones((8, 6, 8), bool))
+        yield made
+
+
+@pytest.fixture
+def presenter(project: Project) -> ObjectsPresenter:
+    desk = Desk()
+    presenter = ObjectsPresenter(desk)
+    desk.set_project(project)
+    return presenter
+
+
+def test_rows_say_what_there_is(presenter: ObjectsPresenter, project: Project) -> None:
+    cat, dog = presenter.objects()
+    assert (cat.id, cat.name, cat.layer) == (1, "the cat", "the cat")
+    assert (cat.frames.model, cat.frames.empty, dog.frames.empty) == (8, 2, 10)
+    project.lock_frames(1, 0, 4)
+    assert presenter.objects()[0].frames.locked == 0, "nobody has said so yet"
+    presenter.desk.touched(1, 0, 4)
+    assert presenter.objects()[0].frames.locked == 4
+    first, second = presenter.expressions()
+    assert (first.text, first.objects, first.checked, first.total) == ("the cat", "1", 4, 10)
+    assert second.objects == "2"
+
+
+def test_a_sentence_may_mean_several_objects_or_none(
+    presenter: ObjectsPresenter, project: Project
+) -> None:
+    presenter.set_meant(2, True)
+    assert not any(row.meant for row in presenter.objects()), "no sentence is chosen"
+    presenter.choose_expression("0")
+    presenter.set_meant(2, True)
+    assert [row.meant for row in presenter.objects()] == [True, True]
+    assert presenter.expressions()[0].objects == "1 + 2"
+    presenter.set_meant(1, False)
+    presenter.set_meant(2, False)
+    assert presenter.expressions()[0].objects == "none"
+    assert project.expressions["0"].object_ids == frozenset()
+
+
+def test_objects_are_added_renamed_and_recoloured(
+    presenter: ObjectsPresenter, project: Project
+) -> None:
+    heard: list[int] = []
+    presenter.desk.catalog_changed.connect(lambda: heard.append(1))
+    made = presenter.add()
+    assert (made.id, made.layer) == (3, 1) and presenter.desk.object_id == 3
+    presenter.rename(3, "  a bird ")
+    presenter.rename(3, "   ")
+    presenter.recolor(3, (1, 0, 0))
+    assert project.objects[3].name == "a bird" and project.objects[3].color == (1, 0, 0)
+    presenter.add_expression("the bird that sings")
+    assert presenter.expressions()[-1].object_ids == {3}
+    presenter.remove_expression()
+    assert len(presenter.expressions()) == 2 and len(heard) == 5
+
+
+def test_without_a_project_one_line_says_what_to_do() -> None:
+    presenter = ObjectsPresenter(Desk())
+    assert presenter.objects() == [] and presenter.expressions() == []
+    with pytest.raises(InputError, match="no project yet"):
+        presenter.add()
+
+
+def test_the_page_ticks_edits_and_chooses(
+    qtbot: Any, presenter: ObjectsPresenter, project: Project
+) -> None:
+    failures: list[Failure] = []
+    page = ObjectsPanel(presenter, failures.append)
+    qtbot.addWidget(page)
+    page.resize(300, 500)
+    page.show()
+    model = page.objects_model
+    assert [model.index(r, 1).data() for r in range(2)] == ["the cat", "the dog"]
+    assert model.index(0, 0).data(Qt.ItemDataRole.CheckStateRole) is None
+    page.sentences.setCurrentIndex(page.sentences_model.index(1, 0))
+    assert presenter.expression_id == "1"
+    states = [model.index(r, 0).data(Qt.ItemDataRole.CheckStateRole) for r in range(2)]
+    assert states == [Qt.CheckState.Unchecked, Qt.CheckState.Checked]
+    page.objects.setCurrentIndex(model.index(0, 0))
+    assert presenter.desk.object_id == 1
+    qtbot.keyClick(page.objects, Qt.Key.Key_Space)
+    assert project.expressions["1"].object_ids == {1, 2}
+    assert model.setData(model.index(1, 1), "a dog")
+    assert project.objects[2].name == "a dog"
+    presenter.desk.choose(2)
+    assert page.objects.currentIndex().row() == 1
+    assert not failures
+
+
+def test_letters_pressed_in_a_table_reach_the_viewer(
+    qtbot: Any, presenter: ObjectsPresenter
+) -> None:
+    page = ObjectsPanel(presenter, lambda failure: None)
+    qtbot.addWidget(page)
+    page.show()
+    heard: list[Any] = []
+    page.keyPressEvent = lambda event: heard.append(event.key())  # type: ignore[method-assign]
+    page.objects.setFocus()
+    for key in (Qt.Key.Key_A, Qt.Key.Key_N, Qt.Key.Key_Down):
+        qtbot.keyClick(page.objects, key)
+    assert heard == [Qt.Key.Key_A, Qt.Key.Key_N]
+
+
+def test_a_running_job_does_not_disturb_an_edit(
+    qtbot: Any, presenter: ObjectsPresenter, project: Project
+) -> None:
+    page = ObjectsPanel(presenter, lambda failure: None)
+    qtbot.addWidget(page)
+    page.show()
+    page.objects.setCurrentIndex(page.objects_model.index(1, 1))
+    resets: list[int] = []
+    page.objects_model.modelReset.connect(lambda: resets.append(1))
+    project.write_model(2, 2, 0, np.ones((10, 6, 8), bool))
+    presenter.desk.wrote(2, 0, 10)
+    presenter.desk.wrote(2, 0, 10)
+    row = page.objects_model.index(1, 2)
+    qtbot.waitUntil(lambda: row.data(Qt.ItemDataRole.UserRole).model == 10, timeout=3_000)
+    assert not resets and page.objects.currentIndex().row() == 1
