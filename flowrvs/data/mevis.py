@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from flowrvs.data import _spans
 from flowrvs.data._mevis_writer import MevisWriter
 from flowrvs.data._names import safe_name
 from flowrvs.errors import DatasetError, MissingPathError
@@ -33,6 +34,7 @@ __all__ = [
     "split_folder",
 ]
 
+_KEPT = 64  # annotations held in memory, of the ones that were asked for last
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
@@ -90,6 +92,7 @@ class MevisSplit:
     def __init__(self, folder: Path, videos: dict[str, MevisVideo]) -> None:
         self.folder = folder
         self.videos = videos
+        self._read: dict[int, list[rle.RLE | None]] = {}
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> MevisSplit:
@@ -124,14 +127,19 @@ class MevisSplit:
         return (self.folder / "mask_dict.json").is_file()
 
     @cached_property
-    def _mask_dict(self) -> dict[str, Any]:
+    def _spans(self) -> dict[str, tuple[int, int]]:
+        """Where the masks of every annotation lie in the file: it may exceed the memory."""
         path = self.folder / "mask_dict.json"
         if not path.is_file():
             raise DatasetError(
                 f"{self.folder} has no mask_dict.json: its truth is not public; "
                 "use a split with masks, such as valid_u."
             )
-        return read_json(path)
+        try:
+            with _spans.mapped(path) as data:
+                return {m.key: (m.start, m.stop) for m in _spans.members(data)}
+        except DatasetError as error:
+            raise DatasetError(f"{path} is not readable JSON ({error}); copy it again.") from None
 
     def masks(self, anno_id: int) -> list[rle.RLE | None]:
         """Return the masks of one annotation, one entry a frame, None where absent.
@@ -141,15 +149,32 @@ class MevisSplit:
         DatasetError
             The split has no such annotation.
         """
+        found = self._read.get(anno_id)
+        if found is None:
+            found = self._read_masks(str(anno_id))
+            while len(self._read) >= _KEPT:
+                self._read.pop(next(iter(self._read), anno_id), None)
+            self._read[anno_id] = found
+        return list(found)
+
+    def _read_masks(self, key: str) -> list[rle.RLE | None]:
+        path = self.folder / "mask_dict.json"
         try:
-            entries = self._mask_dict[str(anno_id)]
+            start, stop = self._spans[key]
         except KeyError:
             raise DatasetError(
-                f"{self.folder / 'mask_dict.json'} has no anno_id {anno_id}; "
-                "run 'flowrvs check' on the split."
+                f"{path} has no anno_id {key}; run 'flowrvs check' on the split."
+            ) from None
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                entries = json.loads(file.read(stop - start))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DatasetError(
+                f"anno_id {key} in {path} is not readable ({error}); copy the file again."
             ) from None
         if not isinstance(entries, list):
-            raise DatasetError(f"anno_id {anno_id} in {self.folder / 'mask_dict.json'} is no list.")
+            raise DatasetError(f"anno_id {key} in {path} is no list.")
         return [entry or None for entry in entries]
 
     def target_rle(self, video: str, exp_id: str, index: int) -> rle.RLE | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from flowrvs.errors import DatasetError
 
-__all__ = ["RLE", "area", "box", "decode", "encode", "merge"]
+__all__ = ["RLE", "area", "box", "decode", "encode", "merge", "overlaps"]
 
 _DAMAGED = "The RLE's runs do not fill {}x{} pixels; it is damaged."
 
@@ -98,6 +98,20 @@ def merge(rles: Iterable[Mapping[str, Any]]) -> RLE | None:
         raise DatasetError(f"Masks of different sizes cannot be joined: {sorted(sizes)}.")
     union = coco_mask.merge(items)
     return {"size": [int(n) for n in union["size"]], "counts": union["counts"].decode("ascii")}
+
+
+def overlaps(rles: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.bool_]:
+    """Return which of some masks of one size share a pixel, shape (N, N), without decoding.
+
+    Raises
+    ------
+    DatasetError
+        One is malformed.
+    """
+    items = [_checked(rle) for rle in rles]
+    if not items:
+        return np.zeros((0, 0), np.bool_)
+    return np.asarray(coco_mask.iou(items, items, [0] * len(items))) > 0
 
 
 def _checked(rle: Mapping[str, Any]) -> dict[str, Any]:
