@@ -1,0 +1,203 @@
+"""Find the weights in what the public code saved, and compare them with the stock classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flowrvs.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["check_fit", "latent_inputs", "transformer_weights", "vae_weights"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_PATCH = "patch_embedding.weight"
+_COUNTERS = ("total_ops", "total_params")  # left by a profiler; not weights
+_SHOWN = 5
+
+
+def latent_inputs(content: Any, what: str) -> int:
+    """Count the transformer's input channels: 16, or 32 with the video injected.
+
+    Parameters
+    ----------
+    content : object
+        An opened transformer checkpoint.
+    what : str
+        The file, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        It holds no transformer.
+    """
+    averaged = _averaged(content, what)
+    if averaged is None:
+        found = _plain(content, what).get(_PATCH)
+    else:  # the only five-dimensional weight
+        found = next((t for t in averaged if len(_shape(t)) == 5), None)
+    if len(_shape(found)) != 5:
+        raise CheckpointError(
+            f"{what} holds no FlowRVS transformer: there is no weight {_PATCH} in it; "
+            "give the transformer's .pth file."
+        )
+    return _shape(found)[1]
+
+
+def transformer_weights(content: Any, expected: Shapes, what: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a transformer checkpoint by name; averaged ones win.
+
+    ``shadow_params`` is a bare list in the order of the module that was trained. That
+    module builds query and key norms before the projections, which the stock class does
+    not; the names are taken in the order in which all shapes fit, first that of the
+    weights saved beside it.
+
+    Raises
+    ------
+    CheckpointError
+        The weights do not fit `expected`; see `check_fit`.
+    """
+    averaged = _averaged(content, what)
+    if averaged is None:
+        return check_fit(_plain(content, what), expected, what)
+    orders = [_trained_order(expected), list(expected)]
+    beside = content.get("model")
+    if isinstance(beside, dict) and set(beside) == set(expected):
+        orders.insert(0, list(beside))
+    if len(averaged) != len(expected):
+        raise CheckpointError(
+            f"{what} holds {len(averaged)} averaged weights, but the transformer has "
+            f"{len(expected)}; is it the file for this base model?"
+        )
+    for order in orders:
+        if all(_shape(t) == expected[name] for name, t in zip(order, averaged, strict=True)):
+            return check_fit(dict(zip(order, averaged, strict=True)), expected, what)
+    return check_fit(dict(zip(orders[0], averaged, strict=True)), expected, what)
+
+
+def vae_weights(content: Any, expected: Shapes, what: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a VAE checkpoint by name, without their ``vae.`` prefix."""
+    state = {
+        key.removeprefix("vae."): value
+        for key, value in _plain(content, what).items()
+        if not key.endswith(_COUNTERS)
+    }
+    return check_fit(state, expected, what)
+
+
+def check_fit(
+    state: Mapping[str, Any], expected: Shapes, what: str, *, extra: bool = False
+) -> dict[str, torch.Tensor]:
+    """Compare weights with what a model expects.
+
+    Parameters
+    ----------
+    state : mapping
+        Weights by name.
+    expected : mapping
+        Shape of each weight of the model.
+    what : str
+        The file, for the message.
+    extra : bool
+        Accept weights that the model does not have.
+
+    Returns
+    -------
+    dict
+        `state` in the order of `expected`.
+
+    Raises
+    ------
+    CheckpointError
+        One line that lists missing, unexpected and misshapen weights, and those that
+        are no floating-point tensors; long lists are cut.
+    """
+    missing = [name for name in expected if name not in state]
+    unknown = [] if extra else [name for name in state if name not in expected]
+    both = [name for name in expected if name in state]
+    odd = [name for name in both if not _is_weights(state[name])]
+    wrong = [
+        f"{name} {list(_shape(state[name]))} instead of {list(expected[name])}"
+        for name in both
+        if name not in odd and _shape(state[name]) != expected[name]
+    ]
+    faults = [
+        f"{len(names)} {kind}: {_listed(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unknown),
+            ("of another shape", wrong),
+            ("no floating-point tensors", odd),
+        )
+        if names
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{what} does not fit the model; {'; '.join(faults)}. "
+            "Give the files that belong to this base model."
+        )
+    return {name: state[name] for name in expected}
+
+
+def _averaged(content: Any, what: str) -> list[Any] | None:
+    if not isinstance(content, dict) or "ema_model" not in content:
+        return None
+    average = content["ema_model"]
+    weights = average.get("shadow_params") if isinstance(average, dict) else None
+    if not isinstance(weights, list | tuple):
+        raise CheckpointError(
+            f"{what} has an 'ema_model' without a list 'shadow_params'; "
+            "it is not one that the public code wrote."
+        )
+    return list(weights)
+
+
+def _plain(content: Any, what: str) -> dict[str, Any]:
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise CheckpointError(
+            f"{what} holds {type(content).__name__}, not weights by name; "
+            "give a .pth file of the public code."
+        )
+    return content
+
+
+def _trained_order(names: Iterable[str]) -> list[str]:
+    """Order of the parameters in the module that the public code trains."""
+    order: list[str] = []
+    norms: dict[str, int] = {}
+    for name in names:
+        block, found, rest = name.partition(".attn")
+        group = f"{block}{found}{rest[:1]}"
+        if found and group not in norms:
+            norms[group] = len(order)
+        if found and ".norm_" in rest:
+            order.insert(norms[group], name)
+            norms[group] += 1
+        else:
+            order.append(name)
+    return order
+
+
+def _is_weights(value: Any) -> bool:
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
