@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import filecmp
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,10 +17,13 @@ from typing import Self
 
 from flowrvs.errors import DatasetError, FlowRVSError, StorageError
 
-__all__ = ["AtomicFolder", "storage_error", "write_atomic"]
+__all__ = ["WRITTEN_BY", "AtomicFolder", "leftovers", "storage_error", "sweep", "write_atomic"]
 
 _STALE_SECONDS = 24 * 3600.0
 _MARKS = ("meta_expressions.json", "instances.json", "ImageSets")
+
+WRITTEN_BY = "Written by flowrvs"
+"""What the datasheet of an export says, by which it is known again."""
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:
@@ -73,13 +79,11 @@ class AtomicFolder:
         if self.target.exists() and not self.target.is_dir():
             raise DatasetError(f"{self.target} is a file; choose another folder to write to.")
         self._created = _make_parents(self.target.parent)
-        self._remove_stale()
+        sweep(self.target)
         try:
-            self.path = Path(
-                tempfile.mkdtemp(prefix=f".{self.target.name}.partial-", dir=self.target.parent)
-            )
-            # mkdtemp makes it private; the dataset follows the user's umask.
-            os.chmod(self.path, 0o777 & ~_umask())
+            self._lock, name = _locked(self.target)
+            self.path = self.target.with_name(name)
+            self.path.mkdir()
         except OSError as error:
             raise storage_error(error, self.target) from error
         self._open = True
@@ -107,18 +111,13 @@ class AtomicFolder:
                         f"{self.target} already exists with other content; "
                         "choose another folder, or overwrite it (--overwrite)."
                     )
-                if not any((self.target / mark).exists() for mark in _MARKS):
+                if not _is_export(self.target):
                     self.abort()
                     raise DatasetError(
                         f"{self.target} holds something else than a split and is not replaced; "
                         "choose another folder."
                     )
-                old = Path(
-                    tempfile.mkdtemp(prefix=f".{self.target.name}.old-", dir=self.target.parent)
-                )
-                self.target.rename(old / "old")
-                self.path.rename(self.target)
-                shutil.rmtree(old, ignore_errors=True)
+                self._replace()
             else:
                 if self.target.exists():
                     self.target.rmdir()
@@ -127,12 +126,29 @@ class AtomicFolder:
             self.abort()
             raise storage_error(error, self.target) from error
         self._open = False
+        self._unlock()
+
+    def _replace(self) -> None:
+        """Let the new folder take the place of the old one, in one step where there is one."""
+        if _exchange(self.path, self.target):
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        # Between two renames a kill leaves no target: the next export puts the old one back.
+        old = self.target.with_name(self.path.name.replace(".partial-", ".old-"))
+        self.target.rename(old)
+        self.path.rename(self.target)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _unlock(self) -> None:
+        os.close(self._lock)
+        self.path.with_name(self.path.name + ".lock").unlink(missing_ok=True)
 
     def abort(self) -> None:
         """Remove what was written; the target is as it was."""
         if self._open:
             self._open = False
             shutil.rmtree(self.path, ignore_errors=True)
+            self._unlock()
             for parent in self._created:
                 if parent.is_dir() and _is_empty(parent):
                     parent.rmdir()
@@ -154,14 +170,82 @@ class AtomicFolder:
         if isinstance(error, OSError) and not isinstance(error, FlowRVSError):
             raise storage_error(error, self.target) from error
 
-    def _remove_stale(self) -> None:
-        """Remove what a killed run left, once it is a day old."""
-        for left in self.target.parent.glob(f".{self.target.name}.partial-*"):
-            try:
-                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True)
-            except OSError:
-                continue
+
+def leftovers(target: Path) -> list[Path]:
+    """Return the folders beside `target` that a killed export left."""
+    found = []
+    for left in target.parent.glob(f".{target.name}.partial-*"):
+        if left.is_dir() and _is_dead(left):
+            found.append(left)
+    return sorted(found)
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed exports left beside `target`, and put back what one took away."""
+    for left in leftovers(target):
+        shutil.rmtree(left, ignore_errors=True)
+    for lock in target.parent.glob(f".{target.name}.partial-*.lock"):
+        folder = lock.with_suffix("")
+        if not folder.exists() and _is_dead(folder):
+            lock.unlink(missing_ok=True)
+    for old in sorted(target.parent.glob(f".{target.name}.old-*")):
+        with contextlib.suppress(OSError):
+            if target.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(target)
+
+
+def _is_dead(left: Path) -> bool:
+    """True when the process that made a partial folder has ended."""
+    lock = left.with_name(left.name + ".lock")
+    try:
+        handle = os.open(lock, os.O_RDWR)
+        try:
+            free = _try_lock(handle)
+        finally:
+            os.close(handle)
+        if free is not None:
+            return free
+        stamp = lock.stat().st_mtime
+    except OSError:
+        stamp = None
+    # Without a lock to ask, age decides.
+    try:
+        stamp = left.stat().st_mtime if stamp is None else stamp
+    except OSError:
+        return False
+    return time.time() - stamp > _STALE_SECONDS
+
+
+def _locked(target: Path) -> tuple[int, str]:
+    """Make and hold the lock of a new partial folder; return it and the folder's name."""
+    handle, path = tempfile.mkstemp(
+        prefix=f".{target.name}.partial-", suffix=".lock", dir=target.parent
+    )
+    _try_lock(handle)
+    return handle, Path(path).name.removesuffix(".lock")
+
+
+def _is_export(folder: Path) -> bool:
+    if any((folder / mark).exists() for mark in _MARKS):
+        return True
+    try:
+        return WRITTEN_BY in (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in one step; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def same_tree(one: Path, other: Path) -> bool:
@@ -198,7 +282,25 @@ def _is_empty(folder: Path) -> bool:
     return next(folder.iterdir(), None) is None
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+try:
+    import fcntl
+
+    def _try_lock(handle: int) -> bool | None:
+        """True: it is ours now; False: another's; None: this file system knows no locks."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return None
+        return True
+
+except ImportError:  # pragma: no cover - Windows
+    import msvcrt
+
+    def _try_lock(handle: int) -> bool | None:
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True

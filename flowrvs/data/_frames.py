@@ -1,9 +1,13 @@
-"""Write the frames of one video as JPEG files."""
+"""Write the frames of one video as JPEG files, several at a time."""
 
 from __future__ import annotations
 
 import io
+import os
+import shutil
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,25 @@ from flowrvs.data._names import frame_names, safe_name, sorted_and_unique
 from flowrvs.errors import DatasetError
 from flowrvs.video.encode import encode_jpeg
 
-__all__ = ["Frame", "encode_frame", "write_frames"]
+__all__ = ["Frame", "encode_frame", "link_or_copy", "workers", "write_frames"]
 
-Frame = npt.NDArray[np.uint8] | bytes
+Frame = npt.NDArray[np.uint8] | bytes | Path
+"""RGB pixels, a whole JPEG file, or the path of one that is to be hard-linked."""
+
+
+def workers(jobs: int | None = None) -> int:
+    """Return how many threads encode: PIL lets others run meanwhile."""
+    return max(1, min(8, os.cpu_count() or 1)) if jobs is None else max(1, jobs)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link of `source`, or a copy where the disk has no links."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        if target.exists():
+            raise
+        shutil.copyfile(source, target)
 
 
 def write_frames(
@@ -26,6 +46,7 @@ def write_frames(
     names: Sequence[str] | None = None,
     *,
     quality: int = 95,
+    jobs: int | None = None,
 ) -> tuple[list[str], tuple[int, int]]:
     """Write ``<folder>/<name>.jpg`` for every frame.
 
@@ -35,12 +56,14 @@ def write_frames(
         Where to write; it exists and is empty.
     video : str
         The video's name, for messages.
-    frames : iterable of ndarray of uint8, shape (H, W, 3), or of bytes
-        RGB frames, or whole JPEG files, which are copied as they are.
+    frames : iterable of ndarray of uint8, shape (H, W, 3), of bytes, or of Path
+        RGB frames, or whole JPEG files, which are copied as they are, or linked.
     names : sequence of str, optional
         One ascending name a frame; zero-padded numbers by default.
     quality : int
         JPEG quality of frames that are arrays.
+    jobs : int, optional
+        Threads that encode; one a core by default.
 
     Returns
     -------
@@ -62,19 +85,38 @@ def write_frames(
             )
     count = 0
     size: tuple[int, int] | None = None
-    for index, frame in enumerate(frames):
-        if names is not None and index >= len(names):
-            raise DatasetError(f"{video!r} has more frames than the {len(names)} names for it.")
-        data, this = encode_frame(frame, video, index, quality)
+    threads = workers(jobs)
+    waiting: deque[Future[tuple[int, int]]] = deque()
+
+    def finish(index: int) -> None:
+        nonlocal size
+        this = waiting.popleft().result()
         size = size or this
         if this != size:
             raise DatasetError(
                 f"Frame {index} of {video!r} is {this[1]}x{this[0]}, the first one "
                 f"{size[1]}x{size[0]}; all frames must have one size."
             )
-        stem = names[index] if names is not None else f"{index:05d}"
-        (folder / f"{stem}.jpg").write_bytes(data)
-        count = index + 1
+
+    with ThreadPoolExecutor(threads, "flowrvs-jpeg") as pool:
+        try:
+            for index, frame in enumerate(frames):
+                if names is not None and index >= len(names):
+                    raise DatasetError(
+                        f"{video!r} has more frames than the {len(names)} names for it."
+                    )
+                stem = names[index] if names is not None else f"{index:05d}"
+                target = folder / f"{stem}.jpg"
+                waiting.append(pool.submit(_write, target, frame, video, index, quality))
+                count = index + 1
+                # A few frames ahead, so that memory does not grow with the video.
+                if len(waiting) > 2 * threads:
+                    finish(count - len(waiting))
+            while waiting:
+                finish(count - len(waiting))
+        finally:
+            for future in waiting:
+                future.cancel()
     if size is None:
         raise DatasetError(f"{video!r} has no frames; a video needs one at least.")
     if names is not None and count != len(names):
@@ -88,8 +130,18 @@ def write_frames(
     return list(names), size
 
 
+def _write(path: Path, frame: Frame, video: str, index: int, quality: int) -> tuple[int, int]:
+    if isinstance(frame, Path):
+        link_or_copy(frame, path)
+        with Image.open(path, formats=["JPEG"]) as picture:
+            return picture.height, picture.width
+    data, size = encode_frame(frame, video, index, quality)
+    path.write_bytes(data)
+    return size
+
+
 def encode_frame(
-    frame: Frame, video: str, index: int, quality: int
+    frame: npt.NDArray[np.uint8] | bytes, video: str, index: int, quality: int
 ) -> tuple[bytes, tuple[int, int]]:
     """Return one frame as JPEG bytes, with its height and width."""
     if isinstance(frame, (bytes, bytearray, memoryview)):

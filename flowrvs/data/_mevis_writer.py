@@ -19,49 +19,50 @@ from flowrvs.data._names import safe_name
 from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 
-__all__ = ["MevisWriter"]
+__all__ = ["MevisFiles", "MevisWriter"]
 
 MaskLike = npt.NDArray[Any] | Mapping[str, Any] | None
 
 
-class MevisWriter:
-    """Write one split: ``JPEGImages/``, ``meta_expressions.json``, ``mask_dict.json``.
-
-    The split grows in a hidden folder beside its final place and gets its name when
-    it is closed. Use it as a context manager: an exception removes what was written.
-    Frames and masks are streamed, so that a split may be larger than the memory.
+class MevisFiles:
+    """The files of one split, written into a folder that somebody else names and commits.
 
     Parameters
     ----------
-    folder : path-like
-        The split's folder, such as ``out/train``; its parents are created.
-    overwrite : bool
-        Replace a folder that is already there. Without it, the very same content is
-        accepted and anything else is refused when the writer closes.
-    quality : int
-        JPEG quality of frames handed in as arrays, 1 to 100.
-    truth : bool
-        False leaves out the masks and the ids, as in MeViS's own ``valid`` split.
+    place : Path
+        The folder to write into; it exists and is empty.
+    shown : Path
+        What error messages call it.
+    quality, truth, jobs
+        As in `MevisWriter`.
+    first_anno : int
+        The first anno_id.
     """
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        place: Path,
+        shown: Path,
         *,
-        overwrite: bool = False,
         quality: int = 95,
         truth: bool = True,
+        jobs: int | None = None,
+        first_anno: int = 0,
     ) -> None:
-        self._atomic = AtomicFolder(folder, overwrite=overwrite)
-        self.folder = self._atomic.target
+        self.place = place
+        self.folder = shown
         self.quality = quality
         self.truth = truth
+        self.jobs = jobs
         self._videos: dict[str, Any] = {}
-        self._next_anno = 0
+        self._next_anno = self._first_anno = first_anno
         self._masks: TextIO | None = None
         if truth:
-            self._masks = (self._atomic.path / "mask_dict.json").open("w", encoding="ascii")
-            self._masks.write("{")
+            try:
+                self._masks = (place / "mask_dict.json").open("w", encoding="ascii")
+                self._masks.write("{")
+            except OSError as error:
+                raise storage_error(error, shown) from error
 
     def add_video(
         self,
@@ -104,10 +105,12 @@ class MevisWriter:
         safe_name(name, "video")
         if name.casefold() in {known.casefold() for known in self._videos}:
             raise DatasetError(f"The video name {name!r} is used twice; rename one of the videos.")
-        folder = self._atomic.path / "JPEGImages" / name
+        folder = self.place / "JPEGImages" / name
         try:
             folder.mkdir(parents=True)
-            names, size = write_frames(folder, name, frames, frame_names, quality=self.quality)
+            names, size = write_frames(
+                folder, name, frames, frame_names, quality=self.quality, jobs=self.jobs
+            )
             ids = {key: self._next_anno + i for i, key in enumerate(objects or {})}
             rows = [
                 f'"{ids[key]}": {json.dumps(list(_rles(masks, len(names), size, name, key)))}'
@@ -116,7 +119,7 @@ class MevisWriter:
             ]
             entry = self._expressions(name, ids, expressions or {})
             if self._masks is not None and rows:
-                self._masks.write(",\n" if self._next_anno else "\n")
+                self._masks.write(",\n" if self._next_anno > self._first_anno else "\n")
                 self._masks.write(",\n".join(rows))
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +142,7 @@ class MevisWriter:
             The disk is full, read-only or failing.
         """
         safe_name(name, "file")
-        path = self._atomic.path / name
+        path = self.place / name
         if path.exists() or name in ("JPEGImages", "meta_expressions.json", "mask_dict.json"):
             raise DatasetError(f"The split has a file {name!r} already; choose another name.")
         try:
@@ -147,18 +150,11 @@ class MevisWriter:
         except OSError as error:
             raise storage_error(error, self.folder) from error
 
-    def close(self) -> Path:
-        """Finish the split and give it its name.
-
-        Returns
-        -------
-        Path
-            The split's folder.
+    def finish(self) -> None:
+        """Write what is left.
 
         Raises
         ------
-        DatasetError
-            Another split is there and `overwrite` is false.
         StorageError
             The disk is full, read-only or failing.
         """
@@ -167,18 +163,16 @@ class MevisWriter:
                 self._masks.write("\n}\n")
                 self._masks.close()
                 self._masks = None
-            (self._atomic.path / "JPEGImages").mkdir(exist_ok=True)
-            with (self._atomic.path / "meta_expressions.json").open("w", encoding="ascii") as out:
+            (self.place / "JPEGImages").mkdir(exist_ok=True)
+            with (self.place / "meta_expressions.json").open("w", encoding="ascii") as out:
                 json.dump({"videos": self._videos}, out, indent=1)
                 out.write("\n")
         except OSError as error:
-            self.abort()
+            self.drop()
             raise storage_error(error, self.folder) from error
-        self._atomic.commit()
-        return self.folder
 
-    def abort(self) -> None:
-        """Drop everything that was written."""
+    def drop(self) -> None:
+        """Close what is open."""
         if self._masks is not None:
             try:
                 self._masks.close()
@@ -186,21 +180,6 @@ class MevisWriter:
                 # A full disk fails again when the buffer is flushed; it goes anyway.
                 pass
             self._masks = None
-        self._atomic.abort()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def _expressions(
         self,
@@ -223,6 +202,89 @@ class MevisWriter:
                 entry[exp_id]["obj_id"] = chosen
                 entry[exp_id]["anno_id"] = [ids[t] for t in chosen]
         return entry
+
+
+class MevisWriter(MevisFiles):
+    """Write one split: ``JPEGImages/``, ``meta_expressions.json``, ``mask_dict.json``.
+
+    The split grows in a hidden folder beside its final place and gets its name when
+    it is closed. Use it as a context manager: an exception removes what was written.
+    Frames and masks are streamed, so that a split may be larger than the memory.
+
+    Parameters
+    ----------
+    folder : path-like
+        The split's folder, such as ``out/train``; its parents are created.
+    overwrite : bool
+        Replace a folder that is already there. Without it, the very same content is
+        accepted and anything else is refused when the writer closes.
+    quality : int
+        JPEG quality of frames handed in as arrays, 1 to 100.
+    truth : bool
+        False leaves out the masks and the ids, as in MeViS's own ``valid`` split.
+    jobs : int, optional
+        Threads that encode frames; one a core by default.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        quality: int = 95,
+        truth: bool = True,
+        jobs: int | None = None,
+    ) -> None:
+        self._atomic = AtomicFolder(folder, overwrite=overwrite)
+        try:
+            super().__init__(
+                self._atomic.path, self._atomic.target, quality=quality, truth=truth, jobs=jobs
+            )
+        except BaseException:
+            self._atomic.abort()
+            raise
+
+    def close(self) -> Path:
+        """Finish the split and give it its name.
+
+        Returns
+        -------
+        Path
+            The split's folder.
+
+        Raises
+        ------
+        DatasetError
+            Another split is there and `overwrite` is false.
+        StorageError
+            The disk is full, read-only or failing.
+        """
+        try:
+            self.finish()
+        except BaseException:
+            self._atomic.abort()
+            raise
+        self._atomic.commit()
+        return self.folder
+
+    def abort(self) -> None:
+        """Drop everything that was written."""
+        self.drop()
+        self._atomic.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
 
 
 def _rles(

@@ -250,7 +250,7 @@ class _Coco(Dataset):
     @property
     def videos(self) -> dict[str, int]:
         rows = self._data.get("expressions", ())
-        counts = {name: 0 for name in self._videos}
+        counts = dict.fromkeys(self._videos, 0)
         names = {video["id"]: name for name, video in self._videos.items()}
         for row in rows:
             if row.get("video_id") in names:
