@@ -11,16 +11,19 @@ from transformers import T5TokenizerFast, UMT5EncoderModel
 
 __all__ = ["build_word_tokenizer", "clean_prompt", "embed_tokens", "tokenize"]
 
+# The separators U+001C to U+001F are no white space to the published code.
+_BLANKS = re.compile(r"[^\S\x1c-\x1f]+")
+
 
 def clean_prompt(text: str) -> str:
     r"""Clean a sentence as the model was trained on it.
 
-    HTML entities are unescaped, ``"`` and ``\`` dropped, white space collapsed
-    (FlowRVS inference, step "prompt").
+    White space is collapsed, then HTML entities are unescaped once, then ``"`` and ``\``
+    dropped, in this order: what an entity or a dropped mark leaves behind stays, as in the
+    published code (FlowRVS inference, step "prompt").
     """
-    text = html.unescape(html.unescape(text))
-    text = text.replace('"', "").replace("\\", "")
-    return re.sub(r"\s+", " ", text).strip()
+    text = html.unescape(_BLANKS.sub(" ", text).strip())
+    return re.sub(r'["\\]+', "", text)
 
 
 def tokenize(

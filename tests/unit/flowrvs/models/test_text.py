@@ -17,8 +17,12 @@ from flowrvs.models.text import build_word_tokenizer, clean_prompt, embed_tokens
     ("raw", "clean"),
     [
         ("  the   red\tcircle\n", "the red circle"),
-        ("the &quot;red&quot; &amp;amp; blue", "the red & blue"),
+        ("the &quot;red&quot; &amp;amp; blue", "the red &amp; blue"),
         ('a "quoted" back\\slash', "a quoted backslash"),
+        ('one " two', "one  two"),
+        ("&nbsp;a&nbsp;&nbsp;b&#10;", "\xa0a\xa0\xa0b\n"),
+        ("&amp;lt;b&amp;gt;", "&lt;b&gt;"),
+        ("a\x1cb\u3000\x85c", "a\x1cb c"),
     ],
 )
 def test_cleaning(raw: str, clean: str) -> None:
