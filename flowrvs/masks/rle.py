@@ -114,12 +114,34 @@ def overlaps(rles: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.bool_]:
     return np.asarray(coco_mask.iou(items, items, [0] * len(items))) > 0
 
 
+def runs(rle: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    """Return the lengths of the runs, column-major, background first; their sum is H * W.
+
+    Raises
+    ------
+    DatasetError
+        The runs are malformed or do not fill the size they claim.
+    """
+    return _parsed(rle)[2]
+
+
 def _checked(rle: Mapping[str, Any]) -> dict[str, Any]:
     """Return `rle` as pycocotools wants it, its runs verified.
 
     pycocotools trusts its input: runs that end early or late leave memory
     uninitialised or written past the end, so they are summed here first.
     """
+    size, counts, lengths = _parsed(rle)
+    if counts is None:
+        packed: dict[str, Any] = coco_mask.frPyObjects(
+            {"size": size, "counts": lengths.tolist()}, *size
+        )
+        return packed
+    return {"size": size, "counts": counts}
+
+
+def _parsed(rle: Mapping[str, Any]) -> tuple[list[int], bytes | None, npt.NDArray[np.int64]]:
+    """Return the size, the compressed counts where there are any, and the runs."""
     try:
         height, width = (int(n) for n in rle["size"])
         counts = rle["counts"]
@@ -130,27 +152,23 @@ def _checked(rle: Mapping[str, Any]) -> dict[str, Any]:
     if height <= 0 or width <= 0:
         raise DatasetError(f"An RLE of size [{height}, {width}] has no pixels.")
     if isinstance(counts, (list, tuple)):
-        runs = [int(n) for n in counts]
-        if any(n < 0 for n in runs) or sum(runs) != height * width:
-            raise DatasetError(
-                f"The RLE's runs do not fill {height}x{width} pixels; it is damaged."
-            )
-        packed: dict[str, Any] = coco_mask.frPyObjects(
-            {"size": [height, width], "counts": runs}, height, width
-        )
-        return packed
+        plain = [int(n) for n in counts]
+        if any(n < 0 for n in plain) or sum(plain) != height * width:
+            raise DatasetError(_DAMAGED.format(height, width))
+        return [height, width], None, np.asarray(plain, dtype=np.int64)
     if isinstance(counts, str):
         try:
             counts = counts.encode("ascii")
         except UnicodeEncodeError:
             counts = b"\x00"
-    if not isinstance(counts, bytes) or _total(counts) != height * width:
+    lengths = _lengths(counts) if isinstance(counts, bytes) else None
+    if lengths is None or lengths.sum() != height * width:
         raise DatasetError(_DAMAGED.format(height, width))
-    return {"size": [height, width], "counts": counts}
+    return [height, width], counts, lengths
 
 
-def _total(counts: bytes) -> int:
-    """Return the number of pixels that compressed runs cover, -1 when malformed.
+def _lengths(counts: bytes) -> npt.NDArray[np.int64] | None:
+    """Return the lengths of compressed runs, None when malformed.
 
     The code is COCO's: five bits a character (offset 48, bit 5 "more follows"), the
     last character's bit 4 the sign; from the fourth run on, a difference to the run
@@ -158,19 +176,17 @@ def _total(counts: bytes) -> int:
     """
     codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        return -1
+        return None
     ends = np.flatnonzero((codes & 0x20) == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     position = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
     if position.max() > 6:
-        return -1
+        return None
     values = np.add.reduceat((codes & 0x1F) << (5 * position), starts)
     negative = (codes[ends] & 0x10) != 0
     values -= np.where(negative, np.int64(1) << (5 * (ends - starts + 1)), 0)
     # Runs 1, 3, 5, ... and 2, 4, 6, ... are two running sums; run 0 stands alone.
-    runs = values.copy()
-    runs[1::2] = np.cumsum(values[1::2])
-    runs[2::2] = np.cumsum(values[2::2])
-    if runs.min() < 0:
-        return -1
-    return int(runs.sum())
+    lengths = values.copy()
+    lengths[1::2] = np.cumsum(values[1::2])
+    lengths[2::2] = np.cumsum(values[2::2])
+    return None if lengths.min() < 0 else lengths

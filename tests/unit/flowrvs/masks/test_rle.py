@@ -82,3 +82,13 @@ def test_merge_is_the_union():
     assert rle.merge([]) is None
     with pytest.raises(DatasetError, match="sizes"):
         rle.merge([rle.encode(masks[0]), rle.encode(masks[1].T)])
+
+
+@pytest.mark.parametrize("counts", [[4, 0, 3, 5], [0, 12], [12]])
+def test_runs_are_those_of_the_encoding(counts):
+    plain = {"size": [3, 4], "counts": counts}
+    assert rle.runs(plain).tolist() == counts
+    mask = rle.decode(plain)
+    packed = rle.runs(rle.encode(mask))
+    again = np.repeat(np.arange(len(packed)) % 2, packed).astype(bool)
+    assert np.array_equal(again, mask.T.ravel())
