@@ -12,7 +12,15 @@ from pathlib import Path
 from flowrvs.errors import StorageError
 from flowrvs.progress import CancelToken
 
-__all__ = ["feed", "free_bytes", "sha256", "size_text", "storage_error", "write_text"]
+__all__ = [
+    "feed",
+    "folder_bytes",
+    "free_bytes",
+    "sha256",
+    "size_text",
+    "storage_error",
+    "write_text",
+]
 
 #: Bytes between two looks at the cancel token.
 CHUNK = 4 * 1024 * 1024
@@ -69,6 +77,11 @@ def size_text(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below `folder`; 0 when there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:

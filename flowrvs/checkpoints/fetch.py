@@ -324,6 +324,8 @@ def _convert(
         plan.dit[1],
         plan.vae[1],
         ready,
+        name=plan.name,
+        text_dtype="bfloat16",
         progress=report,
         cancel=cancel,
     )

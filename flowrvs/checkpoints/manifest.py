@@ -17,6 +17,7 @@ A folder made by ``flowrvs models fetch`` or ``convert`` has ``flowrvs-manifest.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -28,8 +29,10 @@ from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 __all__ = [
     "MANIFEST",
+    "add_source",
     "check_indices",
     "check_weights",
+    "count_numbers",
     "read_manifest",
     "verify_folder",
     "verify_manifest",
@@ -99,6 +102,13 @@ def write_manifest(
     target = folder / MANIFEST
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return target
+
+
+def add_source(folder: Path, source: Mapping[str, Any]) -> None:
+    """Add to what the manifest of `folder` says about the origin of its files."""
+    content = read_manifest(folder)
+    content["source"] = {**content.get("source", {}), **source}
+    write_text(folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -276,6 +286,19 @@ def _expected_size(path: Path, size: int) -> int | None:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             return None
     return 8 + length + max(ends, default=0)
+
+
+def count_numbers(folder: Path) -> dict[str, int]:
+    """Return how many numbers the weights of each part hold, from the headers alone."""
+    from safetensors import safe_open
+
+    counts: dict[str, int] = {}
+    for path in sorted(folder.glob("*/*.safetensors")):
+        with safe_open(path, framework="np") as shard:
+            shapes = [shard.get_slice(key).get_shape() for key in shard.keys()]
+        part = path.parent.name
+        counts[part] = counts.get(part, 0) + sum(map(math.prod, shapes))
+    return counts
 
 
 def verify_folder(

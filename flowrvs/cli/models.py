@@ -1,11 +1,19 @@
-"""``flowrvs models``: which models there are, and whether a folder is whole."""
+"""``flowrvs models``: which models there are, getting them, and whether they are whole."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-HELP = "List the models known by name, or verify a model's folder."
+from flowrvs.progress import Progress, ProgressCallback
+
+HELP = "List models, fetch or convert the official weights, or verify a model's folder."
+
+_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,33 +21,184 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="ACTION", parser_class=type(parser)
     )
-    actions.add_parser("list", help="the models known by name")
+    actions.add_parser("list", help="the models known by name, and where they are")
+
+    fetch = actions.add_parser(
+        "fetch",
+        help="get official weights from the Hugging Face hub",
+        description="Download, check and convert official weights; run it again to go on "
+        "after a break. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and proxies are respected.",
+    )
+    fetch.add_argument("model", metavar="NAME", help="a known name: mevis")
+    fetch.add_argument(
+        "--home", metavar="DIR", type=Path, help="write below DIR/models (default: FLOWRVS_HOME)"
+    )
+    fetch.add_argument("--dry-run", action="store_true", help="only say how much there is to fetch")
+
+    convert = actions.add_parser(
+        "convert", help="make a model's folder of the public .pth files and the Wan folder"
+    )
+    convert.add_argument(
+        "--base", required=True, type=Path, metavar="DIR", help="Wan2.1-T2V-1.3B-Diffusers"
+    )
+    convert.add_argument("--dit", required=True, type=Path, metavar="FILE", help="transformer .pth")
+    convert.add_argument("--vae", required=True, type=Path, metavar="FILE", help="tuned VAE .pth")
+    convert.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
+    convert.add_argument("--name", help="the model's name in provenance (default: the folder's)")
+    convert.add_argument(
+        "--dtype", choices=_DTYPES, help="of transformer and VAE (default: as in the files)"
+    )
+    convert.add_argument(
+        "--text-dtype", choices=_DTYPES, help="of the text encoder (default: as in the files)"
+    )
+
     verify = actions.add_parser("verify", help="check the files of a model and load its weights")
     verify.add_argument("model", metavar="NAME|DIR", help="a known name or a folder")
+    verify.add_argument(
+        "--hashes-only",
+        action="store_true",
+        help="check headers, sizes and hashes without loading anything",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
-    from flowrvs.checkpoints import MODELS
-
-    if args.action == "list":
-        if args.json:
-            rows = [{"name": m.name, "summary": m.summary} for m in MODELS.values()]
-            print(json.dumps({"models": rows}))
-        else:
-            for model in MODELS.values():
-                print(f"{model.name:10} {model.summary}")
-        return 0
-    from flowrvs.pipelines import load
-
-    pipeline = load(args.model, device="cpu")
-    sizes = {
-        name: sum(p.numel() for p in getattr(pipeline, name).parameters())
-        for name in ("transformer", "vae", "text_encoder")
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "list": _list,
+        "fetch": _fetch,
+        "convert": _convert,
+        "verify": _verify,
     }
-    if args.json:
-        print(json.dumps({"model": str(args.model), "whole": True, "parameters": sizes}))
-    else:
-        parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in sizes.items())
-        print(f"{args.model} is whole: {parts} parameters")
+    return actions[args.action](args)
+
+
+def _say(args: argparse.Namespace, content: dict[str, Any], text: str) -> int:
+    print(json.dumps(content) if args.json else text)
     return 0
+
+
+def _in_megabytes(show: ProgressCallback) -> ProgressCallback:
+    """Show bytes as MB: eleven digits say nothing to anybody."""
+
+    def convert(event: Progress) -> None:
+        done, total = event.done // 10**6, event.total // 10**6
+        if event.total:
+            event = replace(event, done=done, total=total, message=f"{event.message} (MB)")
+        else:
+            event = replace(event, total=1)  # nothing counted yet is not 100 %
+        show(event)
+
+    return convert
+
+
+def _list(args: argparse.Namespace) -> int:
+    from flowrvs.checkpoints import MODELS, models_home
+    from flowrvs.checkpoints.disk import folder_bytes, size_text
+    from flowrvs.checkpoints.registry import is_whole
+
+    home = models_home()
+    rows: list[dict[str, Any]] = []
+    for model in MODELS.values():
+        path = model.folder or home / model.name
+        rows.append({"name": model.name, "summary": model.summary, "path": path})
+    for path in sorted(home.iterdir()) if home.is_dir() else []:
+        if path.is_dir() and path.name not in MODELS and not path.name.startswith("."):
+            rows.append({"name": path.name, "summary": "placed by hand", "path": path})
+    for row in rows:
+        path = row["path"]
+        row["installed"] = is_whole(row["name"])
+        row["bytes"] = folder_bytes(path)
+        row["path"] = str(path)
+        row["part"] = folder_bytes(path.with_name(f".{path.name}.download"))
+    if args.json:
+        return _say(args, {"home": str(home), "models": rows}, "")
+    for row in rows:
+        if row["installed"]:
+            state = f"installed, {size_text(row['bytes'])}, {row['path']}"
+        elif row["bytes"]:
+            state = f"not whole: {row['path']}"
+        else:
+            begun = f", {size_text(row['part'])} are here" if row["part"] else ""
+            state = f"not installed{begun}: flowrvs models fetch {row['name']}"
+        print(f"{row['name']:10} {row['summary']}\n{'':10} {state}")
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from flowrvs.checkpoints.disk import folder_bytes, size_text
+    from flowrvs.checkpoints.fetch import fetch, plan_fetch
+    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+
+    with cancel_on_interrupt() as cancel, progress_line() as progress:
+        if args.dry_run:
+            plan = plan_fetch(args.model, home=args.home, cancel=cancel)
+            content = {
+                "model": args.model,
+                "path": str(plan.folder),
+                "download": plan.download,
+                "here": plan.have,
+                "need": plan.need,
+                "result": plan.result,
+                "free": plan.free,
+                "files": [{"repo": f.repo, "file": f.name, "bytes": f.size} for f, _ in plan.files],
+            }
+            here = f" ({size_text(plan.have)} of them are here)" if plan.have else ""
+            return _say(
+                args,
+                content,
+                f"{args.model}: {size_text(plan.download)} to fetch{here}, "
+                f"{size_text(plan.need)} of disk while it is made, {size_text(plan.result)} "
+                f"afterwards; {size_text(plan.free)} are free in {plan.folder.parent}",
+            )
+        path = fetch(args.model, home=args.home, progress=_in_megabytes(progress), cancel=cancel)
+    size = folder_bytes(path)
+    content = {"model": args.model, "path": str(path), "bytes": size}
+    return _say(args, content, f"{args.model} is ready: {path} ({size_text(size)})")
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from flowrvs.checkpoints.convert import convert
+    from flowrvs.checkpoints.disk import folder_bytes, size_text
+    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+
+    with cancel_on_interrupt() as cancel, progress_line() as progress:
+        path = convert(
+            args.base,
+            args.dit,
+            args.vae,
+            args.out,
+            name=args.name,
+            dtype=args.dtype,
+            text_dtype=args.text_dtype,
+            progress=_in_megabytes(progress),
+            cancel=cancel,
+        )
+    size = folder_bytes(path)
+    content = {"path": str(path), "bytes": size}
+    return _say(args, content, f"Converted: {path} ({size_text(size)})")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from flowrvs.checkpoints import locate
+    from flowrvs.checkpoints.manifest import MANIFEST, count_numbers, verify_folder
+    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+    from flowrvs.errors import CheckpointError
+
+    folder = locate(args.model)
+    with cancel_on_interrupt() as cancel, progress_line() as progress:
+        faults, hashed = verify_folder(folder, _in_megabytes(progress), cancel)
+    content: dict[str, Any] = {"model": str(args.model), "path": str(folder), "hashed": hashed}
+    if faults:
+        if args.json:
+            print(json.dumps({**content, "whole": False, "faults": faults}))
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise CheckpointError(f"{folder}: {faults[0]}{more}; fetch or copy the model again.")
+    counts = count_numbers(folder)
+    if not args.hashes_only:
+        from flowrvs.pipelines import load
+
+        load(folder, device="cpu")
+    content |= {"whole": True, "loaded": not args.hashes_only, "parameters": counts}
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    how = "" if hashed else f" (there is no {MANIFEST}, so its hashes are unknown)"
+    return _say(args, content, f"{args.model} is whole{how}: {parts} parameters")

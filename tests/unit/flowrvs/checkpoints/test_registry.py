@@ -1,0 +1,120 @@
+"""Where a model is looked for, and what is said when it is not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowrvs.checkpoints import MODELS, locate, models_home
+from flowrvs.checkpoints.registry import is_whole
+from flowrvs.cli import main
+from flowrvs.errors import CheckpointError, MissingPathError
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty FLOWRVS_HOME; gives the models' folder in it, which is not there yet."""
+    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "models"
+
+
+@pytest.fixture
+def placed(home: Path) -> Path:
+    """A whole model, placed by hand as mevis."""
+    tiny = MODELS["tiny"].folder
+    assert tiny is not None
+    return Path(shutil.copytree(tiny, home / "mevis"))
+
+
+def test_the_home_is_the_variable_or_the_users_data_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert models_home() == home
+    assert models_home(tmp_path / "other") == tmp_path / "other" / "models"
+    monkeypatch.setenv("FLOWRVS_HOME", "~/weights")
+    assert models_home() == Path.home() / "weights" / "models"
+    monkeypatch.delenv("FLOWRVS_HOME")
+    assert models_home().parts[-2:] == ("flowrvs", "models")
+    assert models_home().is_absolute()
+
+
+def test_a_model_is_found_by_name_and_by_folder(placed: Path, home: Path, tmp_path: Path) -> None:
+    assert locate("mevis") == placed
+    assert locate(placed) == placed == locate(str(placed))
+    mine = home / "mine"
+    placed.rename(mine)
+    assert locate("mine") == mine
+    assert not is_whole("mevis") and is_whole("mine")
+    assert locate("mine", home=tmp_path / "home") == mine
+
+
+def test_a_model_that_was_not_fetched_says_how(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(MissingPathError, match="'flowrvs models fetch mevis'"):
+        locate("mevis")
+    assert main(["models", "verify", "mevis"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["unheard-of", "a/b", "", " ", "..x", "../models/mevis2"])
+def test_unknown_names_are_one_line(placed: Path, name: str) -> None:
+    with pytest.raises((MissingPathError, CheckpointError)) as caught:
+        locate(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gone", "text"),
+    [
+        ("model_index.json", "model_index.json"),
+        ("transformer", "transformer/config.json"),
+        ("vae/diffusion_pytorch_model.safetensors", r"vae/\*.safetensors"),
+    ],
+)
+def test_a_partial_folder_names_what_it_lacks(placed: Path, gone: str, text: str) -> None:
+    path = placed / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(CheckpointError, match=f"lacks {text}.*fetch mevis'"):
+        locate("mevis")
+    with pytest.raises(CheckpointError, match=f"lacks {text}.*diffusers layout"):
+        locate(placed)
+
+
+def test_a_shard_that_an_index_names_is_missed(placed: Path) -> None:
+    index = {"weight_map": {"w": "model-00001-of-00002.safetensors"}}
+    (placed / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="text_encoder/model-00001-of-00002.safetensors"):
+        locate("mevis")
+
+
+def test_list_tells_where_models_are(
+    home: Path, placed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(placed, home / "mine")
+    (placed / "vae" / "config.json").unlink()
+    (home / ".mevis.download").mkdir()
+    assert main(["models", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["models"]}
+    assert set(rows) == {"tiny", "mevis", "mine"}
+    assert rows["tiny"]["installed"] and rows["mine"]["installed"]
+    assert not rows["mevis"]["installed"]
+    assert rows["mine"]["path"] == str(home / "mine") and rows["mine"]["bytes"] > 1_000_000
+    assert main(["models", "list"]) == 0
+    text = capsys.readouterr().out
+    assert " installed, " in text and "not whole" in text
+
+
+def test_looking_up_a_model_needs_no_network_and_no_torch() -> None:
+    code = (
+        "import sys, flowrvs.checkpoints as c, flowrvs.cli.models;"
+        "c.models_home(); c.locate('tiny');"
+        "print([m for m in ('torch', 'huggingface_hub', 'safetensors') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
