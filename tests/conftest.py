@@ -7,6 +7,7 @@ imports torch or Qt, so that a test of a small thing stays quick.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before torch, OpenMP or huggingface_hub are imported: results and times should not
@@ -17,6 +18,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+# No test may read or fill the user's own folders; processes that a test starts neither.
+_HOME = tempfile.TemporaryDirectory(prefix="flowrvs-home-")
+os.environ["FLOWRVS_HOME"] = _HOME.name
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAIR = ROOT.parent / "shared" / "data" / "chair"

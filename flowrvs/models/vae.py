@@ -1,15 +1,17 @@
 """Encoding and decoding with the stock causal VAE, in groups of latent frames.
 
 ``AutoencoderKLWan`` sees one frame first and four frames a step after it, carrying a
-feature cache. Feeding several latent frames a step gives equal results with fewer
-calls, and collecting the steps in a list avoids the quadratic concatenation of the
-stock loop. ``decode_frames`` can leave out the stock clamp to [-1, 1], whose gradient
-is zero beyond it.
+feature cache. So frames can be fed, and drained, as they come: results are the stock
+ones, memory does not depend on the clip's length, and nothing is concatenated again and
+again as in the stock loop. Several latent frames a step need fewer calls and more memory.
+``decode_frames`` can leave out the stock clamp to [-1, 1], whose gradient is zero beyond
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -18,7 +20,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchif
 __all__ = [
     "decode_frames",
     "encode_moments",
+    "frame_groups",
     "iter_decode",
+    "iter_encode",
     "latent_statistics",
     "spatial_factor",
     "temporal_factor",
@@ -43,8 +47,48 @@ def latent_statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor
     return mean, std
 
 
+def frame_groups(frames: int, group: int, factor: int) -> list[tuple[int, int]]:
+    """Bounds of the frames that are encoded at once: 1 first, then ``group * factor``.
+
+    Parameters
+    ----------
+    frames : int
+        Frames of the clip; ``(frames - 1)`` divisible by `factor`.
+    group : int
+        Latent frames at once.
+    factor : int
+        Frames per latent frame (`temporal_factor`).
+    """
+    step = group * factor
+    return [(0, 1), *((t, min(t + step, frames)) for t in range(1, frames, step))]
+
+
+def iter_encode(vae: AutoencoderKLWan, groups: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Encode a clip that comes in groups of frames; memory does not grow with its length.
+
+    Parameters
+    ----------
+    vae : AutoencoderKLWan
+    groups : iterable of Tensor, shape (B, 3, n, H, W)
+        Values in [-1, 1]; one frame first, then multiples of the temporal factor
+        (`frame_groups`).
+
+    Yields
+    ------
+    Tensor, shape (B, 2 * z_dim, n / 4, H / 8, W / 8)
+        Mean and log-variance along the channels, for ``DiagonalGaussianDistribution``;
+        for each group its latent frames.
+    """
+    # A cache of our own: two streams may be under way, and the module stays as it was.
+    cache: list[Any] = [None] * vae._cached_conv_counts["encoder"]
+    for video in groups:
+        if vae.config.patch_size is not None:
+            video = patchify(video, patch_size=vae.config.patch_size)
+        yield vae.quant_conv(vae.encoder(video, feat_cache=cache, feat_idx=[0]))
+
+
 def encode_moments(vae: AutoencoderKLWan, video: torch.Tensor, *, group: int = 4) -> torch.Tensor:
-    """Encode a clip into the moments of its latent distribution.
+    """Encode a clip that is there as a whole; see `iter_encode`.
 
     Parameters
     ----------
@@ -57,24 +101,10 @@ def encode_moments(vae: AutoencoderKLWan, video: torch.Tensor, *, group: int = 4
     Returns
     -------
     Tensor, shape (B, 2 * z_dim, 1 + (T - 1) / 4, H / 8, W / 8)
-        Mean and log-variance along the channels, for
-        ``DiagonalGaussianDistribution``.
     """
-    if vae.config.patch_size is not None:
-        video = patchify(video, patch_size=vae.config.patch_size)
-    step = temporal_factor(vae) * group
-    vae.clear_cache()
-    parts = []
-    bounds = [(0, 1)]
-    bounds += [(t, min(t + step, video.shape[2])) for t in range(1, video.shape[2], step)]
-    try:
-        for start, stop in bounds:
-            parts.append(
-                vae.encoder(video[:, :, start:stop], feat_cache=vae._enc_feat_map, feat_idx=[0])
-            )
-    finally:
-        vae.clear_cache()
-    return vae.quant_conv(torch.cat(parts, dim=2))
+    bounds = frame_groups(video.shape[2], group, temporal_factor(vae))
+    groups = (video[:, :, start:stop] for start, stop in bounds)
+    return torch.cat(list(iter_encode(vae, groups)), dim=2)
 
 
 def iter_decode(
@@ -96,19 +126,13 @@ def iter_decode(
     Tensor, shape (B, out_channels, n, H, W)
         Consecutive frames: 1 first, then ``group * 4`` at most.
     """
-    vae.clear_cache()
-    hidden = vae.post_quant_conv(latents)
-    bounds = [(0, 1)]
-    bounds += [(t, min(t + group, hidden.shape[2])) for t in range(1, hidden.shape[2], group)]
-    cache = vae._feat_map
-    for start, stop in bounds:
-        out = vae.decoder(
-            hidden[:, :, start:stop], feat_cache=cache, feat_idx=[0], first_chunk=start == 0
-        )
+    cache: list[Any] = [None] * vae._cached_conv_counts["decoder"]
+    for start, stop in frame_groups(latents.shape[2], group, 1):
+        hidden = vae.post_quant_conv(latents[:, :, start:stop])
+        out = vae.decoder(hidden, feat_cache=cache, feat_idx=[0], first_chunk=start == 0)
         if vae.config.patch_size is not None:
             out = unpatchify(out, patch_size=vae.config.patch_size)
         yield out.clamp(-1.0, 1.0) if clamp else out
-    vae.clear_cache()
 
 
 def decode_frames(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from flowrvs.errors import VideoError
+from flowrvs.records import FrameBlock
 
-__all__ = ["ClipGeometry", "fit_inside", "preprocess", "resize_logits"]
+__all__ = ["ClipGeometry", "fit_inside", "iter_clip", "normalise", "plan_clip", "resize_logits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +62,14 @@ def fit_inside(
     return new_height, new_width
 
 
-def preprocess(
-    frames: npt.NDArray[np.uint8],
-    *,
-    box: tuple[int, int],
-    multiple: int,
-    temporal: int,
-) -> tuple[torch.Tensor, ClipGeometry]:
-    """Resize, pad in time and normalise a clip.
+def plan_clip(
+    frames: FrameBlock, *, box: tuple[int, int], multiple: int, temporal: int
+) -> ClipGeometry:
+    """Decide how a clip is fitted to the model.
 
     Parameters
     ----------
-    frames : ndarray of uint8, shape (T, H, W, 3)
+    frames : FrameBlock of uint8, shape (T, H, W, 3)
     box : tuple of int
         Height and width of the model's box.
     multiple : int
@@ -80,45 +78,74 @@ def preprocess(
         Frames per latent frame; the last frame is repeated until
         ``(T - 1) % temporal == 0``.
 
-    Returns
-    -------
-    video : Tensor of float32, shape (1, 3, T', H', W')
-        Values in [-1, 1].
-    geometry : ClipGeometry
-
     Raises
     ------
     VideoError
-        The array is not a clip of RGB frames.
+        It is not a clip of RGB frames.
     """
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not frames.size:
+    shape = tuple(frames.shape)
+    if len(shape) != 4 or shape[3] != 3 or frames.dtype != np.uint8 or 0 in shape:
         raise VideoError(
             f"The model needs uint8 RGB frames of shape (T, H, W, 3), not {frames.dtype} "
-            f"{frames.shape}; open the video with flowrvs.open_video."
+            f"{shape}; open the video with flowrvs.open_video."
         )
-    count, height, width = frames.shape[:3]
-    size = fit_inside(height, width, *box, multiple)
-    if size == (height, width):
-        resized = frames
-    else:
-        # PIL and not torch: the published masks were made with its antialiased bilinear.
-        resized = np.stack(
-            [
-                np.asarray(Image.fromarray(f).resize(size[::-1], Image.Resampling.BILINEAR))
-                for f in frames
-            ]
-        )
-    video = torch.from_numpy(np.ascontiguousarray(resized)).permute(3, 0, 1, 2).unsqueeze(0)
-    video = video.float().div_(255).sub_(0.5).div_(0.5)
-    missing = -(count - 1) % temporal
-    if missing:
-        video = torch.cat([video, video[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
-    return video, ClipGeometry(count, height, width, video.shape[2], *size)
+    count, height, width = shape[:3]
+    padded = count + -(count - 1) % temporal
+    return ClipGeometry(count, height, width, padded, *fit_inside(height, width, *box, multiple))
+
+
+def iter_clip(
+    frames: FrameBlock, geometry: ClipGeometry, bounds: Iterable[tuple[int, int]]
+) -> Iterator[torch.Tensor]:
+    """Read a clip in groups of frames, resized and padded in time.
+
+    Parameters
+    ----------
+    frames : FrameBlock of uint8, shape (T, H, W, 3)
+    geometry : ClipGeometry
+        From `plan_clip`.
+    bounds : iterable of (int, int)
+        Which of the model's frames make up each group.
+
+    Yields
+    ------
+    Tensor of uint8, shape (n, H', W', 3)
+    """
+    size = (geometry.model_width, geometry.model_height)
+    last: npt.NDArray[np.uint8] | None = None
+    for start, stop in bounds:
+        native = np.asarray(frames[start : min(stop, geometry.frames)])
+        if size != (geometry.width, geometry.height) and len(native):
+            native = np.stack([_resized(frame, size) for frame in native])
+        if len(native):
+            last = native[-1:]
+        missing = stop - start - len(native)
+        if missing:
+            assert last is not None
+            native = (
+                np.concatenate([native, *[last] * missing])
+                if len(native)
+                else (np.repeat(last, missing, axis=0))
+            )
+        yield torch.from_numpy(np.ascontiguousarray(native))
+
+
+def _resized(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    # PIL and not torch: the published masks were made with its antialiased bilinear.
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+
+
+def normalise(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Turn uint8 frames (n, H, W, 3) into the VAE's input, (1, 3, n, H, W) in [-1, 1]."""
+    video = frames.permute(3, 0, 1, 2).unsqueeze(0)
+    return video.float().div_(255).sub_(0.5).div_(0.5).to(dtype)
 
 
 def resize_logits(logits: torch.Tensor, geometry: ClipGeometry) -> torch.Tensor:
     """Resize logits of shape (n, H', W') to the source size, float32, (n, H, W)."""
     size = (geometry.height, geometry.width)
+    if logits.shape[1:] == size:
+        return logits.float()
     return F.interpolate(
         logits.float().unsqueeze(1), size=size, mode="bilinear", align_corners=False
     ).squeeze(1)

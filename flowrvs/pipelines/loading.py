@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 
 import torch
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
 from flowrvs.checkpoints import locate
 from flowrvs.errors import CheckpointError, InputError
-from flowrvs.models.folded_conv import use_folded_convolutions
+from flowrvs.models.fast_vae import use_fast_layers
+from flowrvs.pipelines.devices import choose_device, choose_dtype
+from flowrvs.pipelines.embeddings import EmbeddingCache, cache_home, fingerprint
+from flowrvs.pipelines.memory import MODES, place
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
+from flowrvs.pipelines.prompts import EncoderSource, PromptEncoder
+from flowrvs.pipelines.quiet import quiet
 
 __all__ = ["load"]
 
-_MEMORY = ("auto", "full", "offload", "low")
+_TEXT = ("full", "float8")
 
 
 def load(
-    model: str | PathLike[str] = "tiny", *, device: str = "auto", memory: str = "auto"
+    model: str | PathLike[str] = "tiny",
+    *,
+    device: str = "auto",
+    memory: str = "auto",
+    dtype: str = "auto",
+    text_precision: str = "full",
+    portrait_box: bool = False,
+    clamp: bool = True,
+    compile: bool = False,
 ) -> FlowRVSPipeline:
     """Load a pipeline, ready to segment.
+
+    The text encoder is not loaded: that happens for a sentence that was never used before,
+    and ends with it (`flowrvs.pipelines.embeddings`).
 
     Parameters
     ----------
     model : str or path-like
-        ``"tiny"`` (bundled; knows moving shapes only) or a folder in diffusers layout.
+        ``"tiny"`` (bundled; knows moving shapes only), a model that was fetched
+        (``"mevis"``), or a folder in diffusers layout.
     device : str
         ``"auto"`` (CUDA, then MPS, then CPU), or a torch device such as ``"cuda:1"``.
     memory : {"auto", "full", "offload", "low"}
-        ``"offload"`` keeps only the part that is computing on the GPU, ``"low"`` also
-        decodes one latent frame at a time; ``"auto"`` is ``"full"`` for now.
+        ``"full"`` keeps transformer and VAE on the device, ``"offload"`` the one that is
+        computing, ``"low"`` a block of the transformer and one latent frame of the VAE at
+        a time. ``"auto"`` is the first of them that fits (`flowrvs.pipelines.memory`).
+    dtype : {"auto", "bfloat16", "float16", "float32"}
+        ``"auto"`` is what the device does best: see `choose_dtype`.
+    text_precision : {"full", "float8"}
+        ``"float8"`` keeps the text encoder's weights in 8 bits while it is loaded: half
+        the memory, and nearly the same embeddings.
+    portrait_box, clamp : bool
+        See `FlowRVSPipeline`; the defaults are what the published code does.
+    compile : bool
+        Compile the transformer's blocks. The first window takes a minute or more longer:
+        for long jobs.
 
     Returns
     -------
@@ -44,17 +69,23 @@ def load(
     CheckpointError
         The folder is not a complete pipeline.
     InputError
-        Unknown device or memory mode.
+        Unknown device, memory mode or number format.
     """
-    if memory not in _MEMORY:
-        raise InputError(f"Unknown memory mode {memory!r}; choose one of {', '.join(_MEMORY)}.")
-    target = _device(device)
+    if memory not in MODES:
+        raise InputError(f"Unknown memory mode {memory!r}; choose one of {', '.join(MODES)}.")
+    if text_precision not in _TEXT:
+        raise InputError(f"Unknown text precision {text_precision!r}; use {' or '.join(_TEXT)}.")
+    target = choose_device(device)
+    number = choose_dtype(dtype, target)
     folder = locate(model)
-    dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
     try:
-        with _quiet():
+        with quiet():
             pipeline = FlowRVSPipeline.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True
+                folder,
+                text_encoder=None,
+                dtype=number,
+                local_files_only=True,
+                use_safetensors=True,
             )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         if isinstance(error, CheckpointError):
@@ -63,49 +94,47 @@ def load(
         raise CheckpointError(
             f"{folder} cannot be loaded as a FlowRVS pipeline: {reason}"
         ) from error
-    pipeline.name = folder.name if str(model) != "tiny" else "tiny"
+    # All of it, as the published code does; diffusers leaves some layers in float32.
+    with quiet():
+        pipeline.transformer.to(number)
+    pipeline.transformer.eval().requires_grad_(False)
+    pipeline.vae.eval().requires_grad_(False)
+    pipeline.portrait_box, pipeline.clamp = portrait_box, clamp
+    pipeline.name = _name(model, folder, portrait_box)
     pipeline.set_progress_bar_config(disable=True)
-    if memory in ("offload", "low"):
-        pipeline.latent_group = 1 if memory == "low" else pipeline.latent_group
-    if memory in ("offload", "low") and target.type != "cpu":
-        pipeline.enable_model_cpu_offload(device=target)
-    else:
-        pipeline.to(target)
-    use_folded_convolutions(pipeline.vae)
+    pipeline.prompts = _prompts(pipeline, folder, target, number, text_precision)
+    place(pipeline, target, memory)
+    use_fast_layers(pipeline.vae)
+    if compile:
+        for block in pipeline.transformer.blocks:
+            block.compile()
     return pipeline
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the libraries' own progress bars, and leave them as they were."""
-    bars = [
-        log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()
-    ]
-    for log in bars:
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log in bars:
-            log.enable_progress_bar()
+def _name(model: str | PathLike[str], folder: Path, portrait_box: bool) -> str:
+    """Say under which name its masks are kept; what changes them is part of it."""
+    name = str(model) if str(model) == "tiny" else folder.name
+    return f"{name}+portrait" if portrait_box else name
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"Unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps.") from None
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }.get(device.type, False)
-    if not available:
-        raise InputError(f"There is no device {name!r} here; use --device auto or cpu.")
-    return device
+def _prompts(
+    pipeline: FlowRVSPipeline,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str,
+) -> PromptEncoder:
+    encoder = folder / "text_encoder"
+    # float16 overflows in umt5; a CPU takes whatever the model computes in.
+    number = torch.float32 if dtype == torch.float16 else dtype
+    float8 = precision == "float8"
+    kind = f"{str(number).removeprefix('torch.')}{'-float8' if float8 else ''}"
+    length = int(pipeline.config.max_sequence_length)
+    key = f"{fingerprint(encoder, folder / 'tokenizer')}-{kind}-{length}"
+    return PromptEncoder(
+        pipeline.tokenizer,
+        EncoderSource(encoder, number, float8),
+        length=length,
+        lower_case=bool(pipeline.config.lower_case),
+        cache=EmbeddingCache(cache_home() / "embeddings" / key),
+    )

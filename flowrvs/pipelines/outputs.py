@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from diffusers.utils import BaseOutput
 
-from flowrvs.errors import DeviceMemoryError
+from flowrvs.errors import DeviceMemoryError, FlowRVSError
 from flowrvs.pipelines.geometry import ClipGeometry
 
-__all__ = ["EncodedVideo", "FlowRVSOutput", "memory_guard"]
+__all__ = ["EncodedVideo", "FlowRVSOutput", "is_out_of_memory", "memory_guard"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,24 @@ class FlowRVSOutput(BaseOutput):
     logits: npt.NDArray[np.float32]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch means by this error that a device or the computer is full."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU's allocator, MPS and cuDNN say it in words alone.
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "not enough memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
 @contextmanager
 def memory_guard(what: str) -> Iterator[None]:
     """Turn torch's out-of-memory error, a RuntimeError, into ours."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, FlowRVSError) or not is_out_of_memory(error):
+            raise
         raise DeviceMemoryError(
-            f"The device ran out of memory on {what}; choose a smaller window or --device cpu."
+            f"The device ran out of memory on {what}; choose a smaller window, --memory low or "
+            "--device cpu."
         ) from error

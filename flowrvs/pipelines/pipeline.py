@@ -7,12 +7,14 @@ by one, so that a video is encoded once for any number of sentences::
     embeddings = pipe.encode_prompt(["the red circle", "the blue square"])
     clip = pipe.encode_video(frames)
     for row in embeddings:
-        logits = pipe.decode_masks(pipe.deform(clip, row[None]), clip)
+        for logits in pipe.decode_masks(pipe.deform(clip, row[None]), clip):
+            ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
@@ -25,22 +27,29 @@ from diffusers import (
 )
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
-from flowrvs.errors import CheckpointError, InputError
+from flowrvs.errors import CheckpointError, DeviceMemoryError
 from flowrvs.models.presets import Preset
-from flowrvs.models.text import clean_prompt, embed_tokens, tokenize
 from flowrvs.models.vae import (
-    encode_moments,
+    frame_groups,
     iter_decode,
+    iter_encode,
     latent_statistics,
     spatial_factor,
     temporal_factor,
 )
-from flowrvs.pipelines.geometry import preprocess, resize_logits
+from flowrvs.pipelines.devices import release
+from flowrvs.pipelines.geometry import iter_clip, normalise, plan_clip, resize_logits
+from flowrvs.pipelines.interrupt import interruptible
 from flowrvs.pipelines.outputs import EncodedVideo, FlowRVSOutput, memory_guard
+from flowrvs.pipelines.prefetch import prefetch
+from flowrvs.pipelines.prompts import PromptEncoder
 from flowrvs.pipelines.schedule import set_flow_timesteps
 from flowrvs.progress import CancelToken
+from flowrvs.records import FrameBlock
 
 __all__ = ["EncodedVideo", "FlowRVSOutput", "FlowRVSPipeline"]
+
+_BATCH_TOKENS = 4096
 
 
 class FlowRVSPipeline(DiffusionPipeline):
@@ -53,7 +62,8 @@ class FlowRVSPipeline(DiffusionPipeline):
         video latent is injected at every step (DVI).
     vae : AutoencoderKLWan
         Its decoder gives one channel: mask logits.
-    text_encoder : UMT5EncoderModel
+    text_encoder : UMT5EncoderModel or None
+        None where `prompts` loads it when a sentence needs it.
     tokenizer : T5TokenizerFast
     scheduler : FlowMatchEulerDiscreteScheduler
         With shift 1.
@@ -67,15 +77,33 @@ class FlowRVSPipeline(DiffusionPipeline):
         Lower-case sentences, for models whose vocabulary has no capitals.
     name : str
         Provenance of the masks that it makes.
+
+    Attributes
+    ----------
+    latent_group : int
+        Latent frames that the VAE computes at once; halved when the device is full.
+    sentence_batch : int
+        Sentences that the transformer takes at once; 0 chooses by the size of the clip.
+    portrait_box : bool
+        Turn the box for portrait videos. The published code does not: a portrait video
+        becomes 480 pixels high.
+    clamp : bool
+        Clamp logits to [-1, 1] as the published code does; without it the confidence far
+        from 0 is told apart, and masks are the same.
+    memory_mode : str
+        See `flowrvs.load`.
+    prompts : PromptEncoder or None
+        Embeds sentences; made from the parts at first need.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["text_encoder"]
 
     def __init__(
         self,
         transformer: WanTransformer3DModel,
         vae: AutoencoderKLWan,
-        text_encoder: UMT5EncoderModel,
+        text_encoder: UMT5EncoderModel | None,
         tokenizer: T5TokenizerFast,
         scheduler: FlowMatchEulerDiscreteScheduler,
         max_sequence_length: int = 256,
@@ -106,7 +134,11 @@ class FlowRVSPipeline(DiffusionPipeline):
         # The label under which its masks are stored; a loader may make it more precise.
         self.name = name
         self.latent_group = 4
-        self._embeddings: dict[str, torch.Tensor] = {}
+        self.sentence_batch = 0
+        self.portrait_box = False
+        self.clamp = True
+        self.memory_mode = "full"
+        self.prompts: PromptEncoder | None = None
         self.injects_video = self._check_channels()
 
     @classmethod
@@ -190,45 +222,62 @@ class FlowRVSPipeline(DiffusionPipeline):
             A sentence is empty.
         """
         wanted = [texts] if isinstance(texts, str) else list(texts)
-        cleaned = [clean_prompt(t.lower() if self.config.lower_case else t) for t in wanted]
-        for text, source in zip(cleaned, wanted, strict=True):
-            if not text:
-                raise InputError(f"The sentence {source!r} is empty; type what to look for.")
-        new = [t for t in dict.fromkeys(cleaned) if t not in self._embeddings]
-        if new:
-            length = int(self.config.max_sequence_length)
-            device = self._execution_device
-            tokens, mask = tokenize(self.tokenizer, new, length)
-            with memory_guard("the sentence"):
-                embedded = embed_tokens(self.text_encoder, tokens.to(device), mask.to(device))
-            self._embeddings.update(zip(new, embedded.to(self.transformer.dtype), strict=True))
-        return torch.stack([self._embeddings[text] for text in cleaned])
+        if self.prompts is None:
+            self.prompts = PromptEncoder(
+                self.tokenizer,
+                self.text_encoder,
+                length=int(self.config.max_sequence_length),
+                lower_case=bool(self.config.lower_case),
+            )
+        embeddings = self.prompts.encode(wanted, self._execution_device)
+        return embeddings.to(self.transformer.dtype)
 
     @torch.no_grad()
-    def encode_video(self, frames: npt.NDArray[np.uint8]) -> EncodedVideo:
+    def encode_video(
+        self, frames: FrameBlock, *, cancel: CancelToken | None = None
+    ) -> EncodedVideo:
         """Encode a clip; the result serves every sentence.
+
+        Frames are read and resized on a thread, a group ahead of the device, so that
+        memory does not grow with the length of the clip.
 
         Parameters
         ----------
-        frames : ndarray of uint8, shape (T, H, W, 3)
-            RGB, any T >= 1 and any size.
+        frames : FrameBlock of uint8, shape (T, H, W, 3)
+            RGB, any T >= 1 and any size; an array or something that reads slices.
+        cancel : CancelToken, optional
+            Checked before every block of the VAE.
 
         Returns
         -------
         EncodedVideo
         """
-        video, geometry = preprocess(
-            frames,
-            box=(int(self.config.sample_height), int(self.config.sample_width)),
-            multiple=self.token_pixels,
-            temporal=temporal_factor(self.vae),
-        )
-        with memory_guard(f"{len(frames)} frames"):
-            video = video.to(self._execution_device, self.vae.dtype)
-            moments = encode_moments(self.vae, video, group=self.latent_group)
-            mean, std = (s.to(moments) for s in latent_statistics(self.vae))
-            latents = (moments[:, : self.vae.config.z_dim] - mean) / std
+        temporal = temporal_factor(self.vae)
+        box = (int(self.config.sample_height), int(self.config.sample_width))
+        if self.portrait_box and frames.shape[1] > frames.shape[2]:
+            box = box[::-1]
+        geometry = plan_clip(frames, box=box, multiple=self.token_pixels, temporal=temporal)
+        mean, std = (s.to(self._execution_device) for s in latent_statistics(self.vae))
+
+        def run(group: int) -> torch.Tensor:
+            bounds = frame_groups(geometry.model_frames, group, temporal)
+            clip = prefetch(iter_clip(frames, geometry, bounds))
+            with closing(clip), interruptible(self.vae.encoder.down_blocks, cancel):
+                return torch.cat(list(iter_encode(self.vae, self._inputs(clip))), dim=2)
+
+        self._onload(self.vae)
+        moments = self._shrinking(run, f"{geometry.frames} frames")
+        latents = moments[:, : self.vae.config.z_dim]
+        latents = (latents - mean.to(latents)) / std.to(latents)
         return EncodedVideo(latents.to(self.transformer.dtype), geometry)
+
+    def _inputs(self, clip: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        device = self._execution_device
+        for frames in clip:
+            if device.type == "cuda":
+                frames = frames.pin_memory()
+            # Bytes travel, floats are made on the device.
+            yield normalise(frames.to(device, non_blocking=True), self.vae.dtype)
 
     @torch.no_grad()
     def deform(
@@ -250,9 +299,9 @@ class FlowRVSPipeline(DiffusionPipeline):
         steps : int
             Euler steps; the paper's default is one.
         cancel : CancelToken, optional
-            Checked before each step.
+            Checked before every block of the transformer.
         on_step : callable, optional
-            Called after each step.
+            Called after each step, for each sentence.
 
         Returns
         -------
@@ -263,11 +312,13 @@ class FlowRVSPipeline(DiffusionPipeline):
         set_flow_timesteps(scheduler, steps, clip.latents.device)
         start = clip.latents.expand(len(embeddings), -1, -1, -1, -1)
         state = start
+        self._onload(self.transformer)
         for time in scheduler.timesteps:
-            if cancel is not None:
-                cancel.raise_if_cancelled()
             inputs = torch.cat([state, start], dim=1) if self.injects_video else state
-            with memory_guard(f"{len(embeddings)} sentence(s)"):
+            with (
+                memory_guard(f"{len(embeddings)} sentence(s)"),
+                interruptible(self.transformer.blocks, cancel),
+            ):
                 velocity = self.transformer(
                     hidden_states=inputs,
                     timestep=time.expand(len(inputs)),
@@ -276,14 +327,15 @@ class FlowRVSPipeline(DiffusionPipeline):
                 )[0]
             state = scheduler.step(velocity, time, state, return_dict=False)[0]
             if on_step is not None:
-                on_step()
+                for _ in range(len(embeddings)):
+                    on_step()
         return state
 
     @torch.no_grad()
     def decode_masks(
         self, latents: torch.Tensor, clip: EncodedVideo, *, cancel: CancelToken | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Decode the mask latent of one sentence to logits at source size.
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Decode the mask latent of one sentence to logits at source size, group by group.
 
         Parameters
         ----------
@@ -292,32 +344,50 @@ class FlowRVSPipeline(DiffusionPipeline):
         clip : EncodedVideo
             Says how long and large the source is.
         cancel : CancelToken, optional
-            Checked between groups of frames.
+            Checked before every block of the VAE.
 
-        Returns
-        -------
-        ndarray of float32, shape (T, H, W)
-            Logits in [-1, 1]; foreground above 0.
+        Yields
+        ------
+        ndarray of float32, shape (n, H, W)
+            Logits of the next frames, in [-1, 1] unless `clamp` is off; foreground
+            above 0.
+
+        Raises
+        ------
+        DeviceMemoryError
+            Not even one latent frame at a time fits.
         """
         geometry = clip.geometry
-        logits = np.empty((geometry.frames, geometry.height, geometry.width), np.float32)
+        self._onload(self.vae)
+        latents = latents.to(self.vae.dtype)
         done = 0
-        with memory_guard("the masks"):
-            for part in iter_decode(self.vae, latents.to(self.vae.dtype), group=self.latent_group):
-                if cancel is not None:
-                    cancel.raise_if_cancelled()
-                count = min(part.shape[2], geometry.frames - done)
-                if count:
-                    resized = resize_logits(part[0, 0, :count], geometry)
-                    logits[done : done + count] = resized.cpu().numpy()
-                    done += count
-        return logits
+        while done < geometry.frames:
+            # After an overflow it begins again with smaller groups, and skips what is out.
+            skip, position = done, 0
+            parts = iter_decode(self.vae, latents, group=self.latent_group, clamp=self.clamp)
+            try:
+                with (
+                    memory_guard("the masks"),
+                    interruptible(self.vae.decoder.up_blocks, cancel),
+                ):
+                    for part in parts:
+                        stop = min(position + part.shape[2], geometry.frames)
+                        fresh = part[0, 0, max(0, skip - position) : stop - position]
+                        position += part.shape[2]
+                        if len(fresh):
+                            logits = resize_logits(fresh, geometry).cpu().numpy()
+                            done += len(fresh)
+                            yield self._finite(logits)
+            except DeviceMemoryError:
+                if not self._smaller_groups():
+                    raise
 
     # -- together -------------------------------------------------------------------
 
+    @torch.no_grad()
     def segment_window(
         self,
-        frames: npt.NDArray[np.uint8],
+        frames: FrameBlock,
         texts: Sequence[str],
         *,
         steps: int = 1,
@@ -330,14 +400,88 @@ class FlowRVSPipeline(DiffusionPipeline):
         token.raise_if_cancelled()
         embeddings = self.encode_prompt(texts)
         token.raise_if_cancelled()
-        clip = self.encode_video(frames)
+        clip = self.encode_video(frames, cancel=token)
         notify()
-        for row in embeddings:
-            token.raise_if_cancelled()
-            latents = self.deform(clip, row[None], steps=steps, cancel=token, on_step=notify)
-            logits = self.decode_masks(latents, clip, cancel=token)
-            notify()
-            yield logits
+        for latents in self._deform_all(clip, embeddings, steps, token, notify):
+            for row in latents:
+                token.raise_if_cancelled()
+                yield from self.decode_masks(row[None], clip, cancel=token)
+                notify()
+
+    def _deform_all(
+        self,
+        clip: EncodedVideo,
+        embeddings: torch.Tensor,
+        steps: int,
+        cancel: CancelToken,
+        notify: Callable[[], None],
+    ) -> Iterator[torch.Tensor]:
+        """Yield mask latents in batches of sentences; all at once where models take turns."""
+        done: list[torch.Tensor] = []
+        first = 0
+        while first < len(embeddings):
+            count = min(self.batch_size(clip), len(embeddings) - first)
+            rows = embeddings[first : first + count]
+            try:
+                latents = self.deform(clip, rows, steps=steps, cancel=cancel, on_step=notify)
+            except DeviceMemoryError:
+                if count == 1:
+                    raise
+                self.sentence_batch = count // 2
+                release(clip.latents.device)
+                continue
+            first += count
+            if self.takes_turns:
+                done.append(latents)
+            else:
+                yield latents
+        yield from done
+
+    # -- memory ---------------------------------------------------------------------
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether its models are on the device one at a time."""
+        return bool(getattr(self, "_all_hooks", None))
+
+    def batch_size(self, clip: EncodedVideo) -> int:
+        """Sentences that go through the transformer at once."""
+        if self.sentence_batch:
+            return self.sentence_batch
+        _, _, frames, height, width = clip.latents.shape
+        # Beyond some thousand tokens a device is busy with one sentence.
+        return max(1, min(8, _BATCH_TOKENS * 4 // (frames * height * width)))
+
+    def _onload(self, model: torch.nn.Module) -> None:
+        """Bring a model to the device where models take turns (accelerate's own hook)."""
+        hook = getattr(model, "_hf_hook", None)
+        if hook is not None and hasattr(hook, "pre_forward"):
+            hook.pre_forward(model)
+
+    def _shrinking(self, run: Callable[[int], torch.Tensor], what: str) -> torch.Tensor:
+        """Run with smaller and smaller groups of frames until the device has room."""
+        while True:
+            try:
+                with memory_guard(what):
+                    return run(self.latent_group)
+            except DeviceMemoryError:
+                if not self._smaller_groups():
+                    raise
+
+    def _smaller_groups(self) -> bool:
+        """Halve the groups of latent frames; False if they cannot be smaller."""
+        if self.latent_group == 1:
+            return False
+        self.latent_group //= 2
+        release(self._execution_device)
+        return True
+
+    def _finite(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.vae.dtype == torch.float16 and not np.isfinite(logits).all():
+            raise DeviceMemoryError(
+                "The model overflows in float16 on this device; choose --dtype float32."
+            )
+        return logits
 
     @torch.no_grad()
     def __call__(
@@ -366,7 +510,8 @@ class FlowRVSPipeline(DiffusionPipeline):
             Masks and logits, each of shape (N, T, H, W).
         """
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        logits = np.stack(list(self.segment_window(video, texts, steps=num_inference_steps)))
+        parts = list(self.segment_window(video, texts, steps=num_inference_steps))
+        logits = np.concatenate(parts).reshape(len(texts), *video.shape[:3])
         masks = logits > 0
         if not return_dict:
             return masks, logits

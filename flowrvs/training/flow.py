@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.training_utils import EMAModel
 
 from flowrvs.data.synth_language import vocabulary
-from flowrvs.models.folded_conv import use_folded_convolutions
+from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer
 from flowrvs.models.text import build_word_tokenizer, embed_tokens
 from flowrvs.models.vae import latent_statistics
@@ -88,7 +88,7 @@ class FlowTrainer:
         self.preset = PRESETS[config.preset]
         self.vae = AutoencoderKLWan.from_pretrained(config.vae).to(self.device)
         self.vae.requires_grad_(False)
-        use_folded_convolutions(self.vae)
+        use_fast_layers(self.vae)
         self.mean, self.std = (part.to(self.device) for part in latent_statistics(self.vae))
         self.tokenizer = build_word_tokenizer(vocabulary())
         self.text_encoder = build_text_encoder(self.preset, len(self.tokenizer))

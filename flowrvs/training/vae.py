@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from flowrvs.models.folded_conv import use_folded_convolutions
+from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.models.vae import decode_frames, encode_moments
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
@@ -66,7 +66,7 @@ class _VaeTrainer:
         self.progress = progress
         self.cancel = cancel or CancelToken()
         self.vae = build_vae(PRESETS[config.preset]).to(self.device)
-        use_folded_convolutions(self.vae)
+        use_fast_layers(self.vae)
         self.plan = [("picture", phase) for phase in config.phases]
         self.plan += [("mask", phase) for phase in config.mask_phases]
         total = sum(phase.steps for _, phase in self.plan)
@@ -103,7 +103,7 @@ class _VaeTrainer:
         if state is not None and "mask_vae" in state:
             self.mask_vae.load_state_dict(state["mask_vae"])
         self.mask_vae.to(self.device)
-        use_folded_convolutions(self.mask_vae)
+        use_fast_layers(self.mask_vae)
 
     def _train_stage(
         self, stage: str, first: int, total: int, done: int, state: dict | None

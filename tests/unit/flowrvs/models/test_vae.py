@@ -1,11 +1,14 @@
-"""Grouped coding and folded convolutions equal the stock VAE."""
+"""Streamed coding and the fast layers equal the stock VAE."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
-from flowrvs.models.folded_conv import use_folded_convolutions
+from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.models.vae import (
     decode_frames,
@@ -51,17 +54,59 @@ def test_the_clamp_is_optional(video: torch.Tensor) -> None:
     torch.testing.assert_close(free.clamp(-1, 1), decode_frames(vae, latents))
 
 
-@pytest.mark.parametrize("preset", ["micro", "wan-like"])
-def test_folded_convolutions_compute_the_same_values_and_gradients(
-    video: torch.Tensor, preset: str
-) -> None:
+def _vae(kind: str) -> AutoencoderKLWan:
     torch.manual_seed(0)
-    if preset == "micro":
-        vae = build_vae(PRESETS["micro"])
-    else:
-        from diffusers import AutoencoderKLWan
+    if kind == "micro":
+        return build_vae(PRESETS["micro"])
+    width = 4 if kind == "narrow Wan" else 80  # beyond 64 channels another kernel computes
+    return AutoencoderKLWan(base_dim=width, dim_mult=[1, 2, 2, 2], num_res_blocks=1)
 
-        vae = AutoencoderKLWan(base_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1)
+
+KINDS = ["micro", "narrow Wan", "wide Wan"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("group", [1, 3])
+@torch.no_grad()
+def test_fast_layers_give_the_stock_result(video: torch.Tensor, kind: str, group: int) -> None:
+    vae = _vae(kind)
+    video = video[..., :16, :32]
+    stock = vae.encode(video).latent_dist
+    decoded = vae.decode(stock.mean).sample
+    use_fast_layers(vae)
+    moments = encode_moments(vae, video, group=group)
+    torch.testing.assert_close(moments, stock.parameters, atol=2e-5, rtol=1e-4)
+    ours = decode_frames(vae, stock.mean, group=group)
+    torch.testing.assert_close(ours, decoded, atol=2e-5, rtol=1e-4)
+    # and through the stock loops as well
+    torch.testing.assert_close(vae.decode(stock.mean).sample, decoded, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_fast_layers_in_bfloat16(video: torch.Tensor) -> None:
+    vae = _vae("micro")
+    exact = vae.decode(vae.encode(video).latent_dist.mean).sample
+    vae.to(torch.bfloat16)
+    stock = vae.decode(vae.encode(video.bfloat16()).latent_dist.mean).sample
+    use_fast_layers(vae)
+    ours = decode_frames(vae, encode_moments(vae, video.bfloat16())[:, : vae.config.z_dim])
+    assert ours.dtype == torch.bfloat16
+    # rounded less often than the stock layers, so not farther from the truth
+    assert (ours.float() - exact).abs().mean() < 1.2 * (stock.float() - exact).abs().mean()
+
+
+@torch.no_grad()
+def test_fast_layers_are_saved_as_any_others(tmp_path: Path) -> None:
+    vae = use_fast_layers(_vae("micro"))
+    vae.save_pretrained(tmp_path)
+    again = AutoencoderKLWan.from_pretrained(tmp_path).state_dict()
+    for name, tensor in vae.state_dict().items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_fast_layers_give_the_same_gradients(video: torch.Tensor, kind: str) -> None:
+    vae = _vae(kind)
 
     def run() -> tuple[torch.Tensor, list[torch.Tensor]]:
         vae.zero_grad()
@@ -71,10 +116,10 @@ def test_folded_convolutions_compute_the_same_values_and_gradients(
         return decoded.detach(), [p.grad.clone() for p in vae.parameters()]
 
     plain, plain_gradients = run()
-    use_folded_convolutions(vae, force=True)
-    folded, folded_gradients = run()
-    torch.testing.assert_close(folded, plain, atol=2e-5, rtol=1e-4)
-    for ours, theirs in zip(folded_gradients, plain_gradients, strict=True):
+    use_fast_layers(vae)
+    fast, fast_gradients = run()
+    torch.testing.assert_close(fast, plain, atol=2e-5, rtol=1e-4)
+    for ours, theirs in zip(fast_gradients, plain_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-3)
 
 

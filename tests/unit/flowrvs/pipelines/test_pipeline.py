@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from flowrvs.errors import Cancelled, CheckpointError, InputError, VideoError
 from flowrvs.models.presets import PRESETS, build_transformer, build_vae
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.geometry import fit_inside, preprocess
+from flowrvs.pipelines.geometry import fit_inside, iter_clip, normalise, plan_clip
 from flowrvs.pipelines.loading import load
 from flowrvs.pipelines.schedule import flow_sigmas
 from flowrvs.progress import CancelToken
@@ -36,9 +36,11 @@ def test_logits_follow_the_written_method(
 ) -> None:
     """Recomputed here step by step from the stock parts alone (facts of the method)."""
     pipe = micro_pipeline(video_injection=video_injection)
-    ours = list(pipe.segment_window(frames, TEXTS, steps=steps))
+    ours = pipe(frames, TEXTS, num_inference_steps=steps).logits
 
-    video, geometry = preprocess(frames, box=(32, 48), multiple=16, temporal=4)
+    geometry = plan_clip(frames, box=(32, 48), multiple=16, temporal=4)
+    (clip,) = iter_clip(frames, geometry, [(0, 9)])
+    video = normalise(clip, torch.float32)
     assert video.shape == (1, 3, 9, 16, 48)
     latents = pipe.vae.encode(video).latent_dist.mean
     mean = torch.tensor(pipe.vae.config.latents_mean).view(1, -1, 1, 1, 1)
@@ -111,8 +113,9 @@ def test_a_known_sentence_is_not_embedded_again(frames: np.ndarray) -> None:
     calls = []
     pipe.text_encoder.register_forward_hook(lambda *_: calls.append(1))
     first = pipe.encode_prompt(TEXTS)
+    assert len(calls) == 2
     again = pipe.encode_prompt([TEXTS[1], " the  RED circle "])
-    assert len(calls) == 1
+    assert len(calls) == 2
     torch.testing.assert_close(again[0], first[1])
     torch.testing.assert_close(again[1], first[0])
 
@@ -128,8 +131,26 @@ def test_cancelling_stops_before_the_next_step(frames: np.ndarray) -> None:
             cancel.cancel()
 
     with pytest.raises(Cancelled):
-        list(pipe.segment_window(frames, TEXTS, steps=4, cancel=cancel, on_step=count))
+        list(pipe.segment_window(frames, TEXTS[:1], steps=4, cancel=cancel, on_step=count))
     assert len(steps) == 2
+
+
+@pytest.mark.parametrize("part", ["transformer", "encoder", "decoder"])
+def test_cancelling_stops_within_a_pass_of_a_model(frames: np.ndarray, part: str) -> None:
+    pipe = micro_pipeline()
+    blocks = {
+        "transformer": pipe.transformer.blocks,
+        "encoder": pipe.vae.encoder.down_blocks,
+        "decoder": pipe.vae.decoder.up_blocks,
+    }[part]
+    cancel = CancelToken()
+    blocks[0].register_forward_hook(lambda *_: cancel.cancel())
+    seen: list[int] = []
+    blocks[1].register_forward_hook(lambda *_: seen.append(1))
+    with pytest.raises(Cancelled):
+        list(pipe.segment_window(frames, TEXTS[:1], cancel=cancel))
+    assert not seen
+    assert not any(block._forward_pre_hooks for block in blocks)
 
 
 def test_wrong_parts_are_refused_by_name() -> None:

@@ -1,0 +1,88 @@
+"""What the machine can do: devices, number formats, free memory."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from flowrvs.errors import InputError
+
+__all__ = ["choose_device", "choose_dtype", "free_memory", "release"]
+
+_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; ``"auto"`` is CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    InputError
+        It is not a device, or not one of this machine's.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"Unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps.") from None
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }.get(device.type, False)
+    if not available:
+        raise InputError(f"There is no device {name!r} here; use --device auto or cpu.")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the number format of that name, or for ``"auto"`` the best for a device.
+
+    bfloat16 on GPUs that have it (the published masks were made in it), float16 on older
+    ones, float32 on a CPU.
+
+    Raises
+    ------
+    InputError
+        Unknown format.
+    """
+    if name != "auto":
+        if name not in _DTYPES:
+            raise InputError(f"Unknown number format {name!r}; use auto, {', '.join(_DTYPES)}.")
+        return _DTYPES[name]
+    if device.type == "cuda":
+        capable = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if capable else torch.float16
+    if device.type == "mps":
+        newer = torch.backends.mps.is_macos_or_newer(14, 0)
+        return torch.bfloat16 if newer else torch.float16
+    return torch.float32
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where nobody knows (or it is the CPU's)."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        limit = torch.mps.recommended_max_memory()
+        return int(limit - torch.mps.driver_allocated_memory())
+    return None
+
+
+def release(device: torch.device) -> None:
+    """Give memory that nothing holds any more back to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -1,0 +1,183 @@
+"""From sentences to embeddings, loading the text encoder only for a sentence that is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.hooks import apply_layerwise_casting
+from transformers import T5TokenizerFast, UMT5EncoderModel
+
+from flowrvs.errors import CheckpointError, DeviceMemoryError, InputError
+from flowrvs.models.text import clean_prompt, embed_tokens, tokenize
+from flowrvs.pipelines.devices import free_memory, release
+from flowrvs.pipelines.embeddings import EmbeddingCache
+from flowrvs.pipelines.outputs import memory_guard
+from flowrvs.pipelines.quiet import quiet
+
+__all__ = ["EncoderSource", "PromptEncoder"]
+
+#: What a pass over 256 tokens needs beside the weights.
+_ROOM = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSource:
+    """Where a text encoder is loaded from when a sentence needs it.
+
+    Attributes
+    ----------
+    folder : Path
+        In transformers layout.
+    dtype : torch.dtype
+        What it computes in.
+    float8 : bool
+        Keep its weights in 8 bits (float8_e4m3fn), half of bfloat16's memory.
+    """
+
+    folder: Path
+    dtype: torch.dtype
+    float8: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights as they will be kept in memory."""
+        stored = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        return stored // 2 if self.float8 else stored
+
+    def load(self) -> UMT5EncoderModel:
+        """Load it, on the CPU.
+
+        Raises
+        ------
+        CheckpointError
+            Its files are damaged or missing.
+        DeviceMemoryError
+            The computer's memory is too small.
+        """
+        try:
+            with quiet():
+                encoder = UMT5EncoderModel.from_pretrained(
+                    self.folder, dtype=self.dtype, local_files_only=True, use_safetensors=True
+                )
+        except MemoryError as error:
+            raise DeviceMemoryError(
+                f"The memory is too small for the text encoder in {self.folder}; load it with "
+                "text_precision='float8'."
+            ) from error
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"The text encoder in {self.folder} cannot be loaded: {reason}; run 'flowrvs "
+                "models verify' on the model."
+            ) from error
+        encoder.eval().requires_grad_(False)
+        if self.float8:
+            apply_layerwise_casting(
+                encoder,
+                storage_dtype=torch.float8_e4m3fn,
+                compute_dtype=self.dtype,
+                skip_modules_pattern=("norm", "shared", "embed"),
+            )
+        return encoder
+
+
+class PromptEncoder:
+    """Embeds sentences: from memory, from disk, or with the encoder.
+
+    Parameters
+    ----------
+    tokenizer : T5TokenizerFast
+    encoder : UMT5EncoderModel or EncoderSource
+        A module stays where it is; a source is loaded for the sentences that are new, and
+        let go at once.
+    length : int
+        Tokens that a sentence is padded or cut to.
+    lower_case : bool
+        Lower-case sentences, for models whose vocabulary has no capitals.
+    cache : EmbeddingCache, optional
+        Keeps embeddings on disk.
+    """
+
+    def __init__(
+        self,
+        tokenizer: T5TokenizerFast,
+        encoder: UMT5EncoderModel | EncoderSource,
+        *,
+        length: int,
+        lower_case: bool = False,
+        cache: EmbeddingCache | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = encoder
+        self._length = length
+        self._lower_case = lower_case
+        self._cache = cache
+        self._known: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], device: torch.device) -> torch.Tensor:
+        """Embed sentences.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        device : torch.device
+            Where the encoder computes when it is loaded and there is room, and where the
+            result will be.
+
+        Returns
+        -------
+        Tensor, shape (N, length, d_model)
+            Zero after each sentence's true length.
+
+        Raises
+        ------
+        InputError
+            A sentence is empty.
+        """
+        cleaned = [clean_prompt(t.lower() if self._lower_case else t) for t in texts]
+        for text, source in zip(cleaned, texts, strict=True):
+            if not text.strip():
+                raise InputError(f"The sentence {source!r} is empty; type what to look for.")
+        new = []
+        for text in dict.fromkeys(cleaned):
+            if text not in self._known:
+                kept = self._cache.get(text) if self._cache is not None else None
+                if kept is None:
+                    new.append(text)
+                else:
+                    self._known[text] = kept
+        if new:
+            self._compute(new, device)
+        rows = [self._known[text] for text in cleaned]
+        out = rows[0].new_zeros(len(rows), self._length, rows[0].shape[-1])
+        for row, embedding in zip(out, rows, strict=True):
+            row[: len(embedding)] = embedding
+        return out.to(device)
+
+    def _compute(self, texts: list[str], device: torch.device) -> None:
+        tokens, mask = tokenize(self._tokenizer, texts, self._length)
+        source = self._encoder
+        if isinstance(source, EncoderSource):
+            encoder = source.load()
+            room = free_memory(device)
+            if room is None or room > source.size + _ROOM:
+                encoder.to(device)
+        else:
+            encoder = source
+        with memory_guard("the sentence"):
+            place = encoder.device
+            # One at a time: a batch would round differently in the last bit, and the
+            # same sentence should always have the same embedding.
+            for text, ids, keep in zip(texts, tokens, mask, strict=True):
+                embedded = embed_tokens(encoder, ids[None].to(place), keep[None].to(place))[0]
+                embedding = embedded[: int(keep.sum())].cpu()
+                self._known[text] = embedding
+                if self._cache is not None:
+                    self._cache.put(text, embedding)
+        if isinstance(source, EncoderSource):
+            del encoder
+            release(device)
