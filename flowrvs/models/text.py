@@ -29,9 +29,12 @@ def clean_prompt(text: str) -> str:
 def tokenize(
     tokenizer: T5TokenizerFast, texts: Sequence[str], length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and mask of cleaned sentences, int64, shape (B, length) each."""
+    """Tokens and mask of sentences, int64, shape (B, length) each.
+
+    Clean them first, once: `clean_prompt` may change a sentence again the second time.
+    """
     batch = tokenizer(
-        [clean_prompt(text) for text in texts],
+        list(texts),
         padding="max_length",
         max_length=length,
         truncation=True,

@@ -21,7 +21,7 @@ from transformers import T5TokenizerFast
 from flowrvs.data.synth_language import describe
 from flowrvs.data.synth_render import render_scene
 from flowrvs.data.synth_scene import sample_scene
-from flowrvs.models.text import tokenize
+from flowrvs.models.text import clean_prompt, tokenize
 from flowrvs.models.vae import encode_moments, spatial_factor, temporal_factor
 from flowrvs.training.attributes import token_labels
 from flowrvs.training.samples import draw_scene_seed, frame_indices
@@ -108,7 +108,7 @@ def encode_clip(
         moments = encode_moments(vae, video).float()
     cells = torch.from_numpy(masks.any(0)).float()[None, None]
     cells = _to_cells(cells, spatial_factor(vae), temporal_factor(vae))
-    tokens, mask = tokenize(tokenizer, [s.text for s in sentences], length)
+    tokens, mask = tokenize(tokenizer, [clean_prompt(s.text) for s in sentences], length)
     return EncodedClip(
         moments=moments[0].cpu(),
         targets=moments[1:, : vae.config.z_dim].cpu(),
