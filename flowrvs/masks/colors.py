@@ -1,0 +1,138 @@
+"""Local colours of an object and of what is around it, learnt while a mask is spread."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.vq import kmeans2
+from scipy.ndimage import gaussian_filter
+
+from flowrvs.masks.flow import Region, sample
+
+__all__ = ["LocalColors"]
+
+Floats = npt.NDArray[np.float32]
+
+_CELL = 16  # working pixels: colours are told apart by where they are
+_SPREAD = 5.0  # Lab units over which a colour stands for its neighbours
+_FORGET = 0.8  # per frame
+
+
+class LocalColors:
+    """Histograms of colour, one for each cell of the picture, inside and outside a mask.
+
+    After the localized classifiers of Video SnapCut (Bai et al., 2009), with one palette for
+    all cells.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of the working picture.
+    lab : ndarray of float32, shape (n, 3)
+        Colours, CIE Lab, from which the palette is chosen.
+    size : int
+        Colours of the palette.
+    """
+
+    def __init__(self, shape: tuple[int, int], lab: Floats, size: int = 128) -> None:
+        rng = np.random.default_rng(0)
+        some = lab[rng.permutation(len(lab))[:4000]].astype(np.float64)
+        distinct = np.unique(np.round(some), axis=0)
+        if len(distinct) <= size:
+            self._palette = distinct.astype(np.float32)
+        else:
+            start = distinct[rng.permutation(len(distinct))[:size]]
+            palette, _ = kmeans2(some, start, iter=6, minit="matrix", missing="warn", seed=0)
+            self._palette = palette.astype(np.float32)
+        gaps = ((self._palette[:, None] - self._palette[None]) ** 2).sum(-1)
+        self._alike = np.exp(-gaps / (2 * _SPREAD**2)).astype(np.float32)
+        cells = (shape[0] // _CELL + 2, shape[1] // _CELL + 2)
+        self._counts = np.zeros((2, *cells, len(self._palette)), np.float32)
+
+    def learn(
+        self, lab: Floats, region: Region, inside: Floats, outside: Floats, forget: float = _FORGET
+    ) -> None:
+        """Take in a frame; what was learnt before counts `forget` times as much as it did.
+
+        Parameters
+        ----------
+        lab : ndarray of float32, shape (h, w, 3)
+            The frame's region.
+        region : Region
+            Where it lies.
+        inside, outside : ndarray of float32, shape (h, w)
+            How surely each pixel belongs to the object and to the rest; 0 leaves it out.
+        """
+        rows, columns = self._cells(*np.indices(region.shape), region)
+        rows, columns = np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)
+        shape = self._counts.shape[1:]
+        at = np.ravel_multi_index((rows, columns, self._nearest(lab)), shape).ravel()
+        self._counts *= forget
+        for counts, weight in zip(self._counts, (inside, outside), strict=True):
+            added = np.bincount(at, weights=weight.ravel(), minlength=counts.size)
+            counts += added.reshape(shape).astype(np.float32)
+
+    def evidence(
+        self, lab: Floats, region: Region, where: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+        """Return how much more likely the object's colours are than the others.
+
+        Parameters
+        ----------
+        where : ndarray of bool, shape (h, w)
+            The pixels asked for.
+
+        Returns
+        -------
+        rows, columns : ndarray of int
+            The pixels, within the region.
+        ratio : ndarray of float32
+            Log of the likelihood ratio; 0 where only one side's colours are known.
+        """
+        rows, columns = np.nonzero(where)
+        cell_rows, cell_columns = self._cells(
+            rows.astype(np.float32), columns.astype(np.float32), region
+        )
+        color = self._nearest(lab[rows, columns])
+        top, left = max(0, int(region.top / _CELL) - 2), max(0, int(region.left / _CELL) - 2)
+        part = np.s_[top : region.bottom // _CELL + 4, left : region.right // _CELL + 4]
+        logs, totals = [], []
+        for counts in self._counts:
+            near = gaussian_filter(counts[part], (0.8, 0.8, 0), truncate=2, mode="constant")
+            total = near.sum(-1)
+            likely = near @ self._alike
+            likely = np.log((likely + 0.1) / (likely.sum(-1, keepdims=True) + 20))
+            logs.append(_at(likely, cell_rows - top, cell_columns - left, color))
+            totals.append(sample(total, cell_rows - top, cell_columns - left))
+        fewer = np.minimum(*totals)
+        ratio: Floats = (logs[0] - logs[1]) * fewer / (fewer + 20)
+        return rows, columns, ratio
+
+    def _cells(
+        self, rows: npt.NDArray[np.number], columns: npt.NDArray[np.number], region: Region
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        return (
+            ((rows + region.top) / _CELL).astype(np.float32),
+            ((columns + region.left) / _CELL).astype(np.float32),
+        )
+
+    def _nearest(self, lab: Floats) -> npt.NDArray[np.intp]:
+        # |a - b|^2 without the term that all share
+        apart = lab @ (-2 * self._palette.T) + (self._palette**2).sum(1)
+        return np.argmin(apart, axis=-1)
+
+
+def _at(
+    values: Floats, rows: Floats, columns: Floats, color: npt.NDArray[np.intp]
+) -> npt.NDArray[np.float32]:
+    """Return ``values[row, column, color]``, bilinear in rows and columns."""
+    h, w, n = values.shape
+    top = np.clip(rows.astype(np.intp), 0, h - 2)
+    left = np.clip(columns.astype(np.intp), 0, w - 2)
+    down, right = rows - top, columns - left
+    flat = values.reshape(-1)
+    at = (top * w + left) * n + color
+    upper = flat[at] * (1 - right) + flat[at + n] * right
+    lower = flat[at + w * n] * (1 - right) + flat[at + (w + 1) * n] * right
+    mixed: npt.NDArray[np.float32] = (upper * (1 - down) + lower * down).astype(np.float32)
+    return mixed
