@@ -11,13 +11,22 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from flowrvs.errors import DatasetError, FlowRVSError, StorageError
 
-__all__ = ["WRITTEN_BY", "AtomicFolder", "leftovers", "storage_error", "sweep", "write_atomic"]
+__all__ = [
+    "WRITTEN_BY",
+    "AtomicFolder",
+    "hold",
+    "leftovers",
+    "storage_error",
+    "sweep",
+    "write_atomic",
+]
 
 _STALE_SECONDS = 24 * 3600.0
 _MARKS = ("meta_expressions.json", "instances.json", "ImageSets")
@@ -304,3 +313,28 @@ except ImportError:  # pragma: no cover - Windows
         except OSError:
             return False
         return True
+
+
+@contextlib.contextmanager
+def hold(target: Path) -> Iterator[None]:
+    """Keep other processes from changing the same split meanwhile.
+
+    Raises
+    ------
+    DatasetError
+        Another one is at it.
+    StorageError
+        The folder cannot be written to.
+    """
+    path = target / ".writing.lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise storage_error(error, target) from error
+    try:
+        if _try_lock(handle) is False:
+            raise DatasetError(f"{target} is being written by another program; try again later.")
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)

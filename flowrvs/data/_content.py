@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from flowrvs.data._frames import Frame
 from flowrvs.data._sources import Source
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
-__all__ = ["Content", "ExportResult", "Work"]
+__all__ = ["Content", "ExportResult", "Work", "clock_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,46 +58,63 @@ class Content:
     expressions: dict[str, tuple[str, list[int]]]
 
 
+def clock_for(sources: Sequence[Source]) -> ProgressClock:
+    """Return a clock over the frames and masks of all that will be written."""
+    return ProgressClock(sum(len(s.frames) * (1 + len(s.objects)) for s in sources))
+
+
 class Work:
-    """Hands out frames and masks, counts them for the progress, hears of a cancel.
+    """What one split is written from; counts it for the progress, hears of a cancel.
 
     Parameters
     ----------
     sources : sequence of Source
-        All that will be written.
-    quality : int
-        JPEG quality.
-    overwrite : bool
-        Replace a split that is there.
-    progress, cancel : optional
+        The videos of the split.
+    target : Path
+        The split's final folder, for messages.
+    clock : ProgressClock
+        Shared by all splits of an export.
+    quality, link, jobs, progress, cancel
         As in ``export_projects``.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
+        target: Path,
+        clock: ProgressClock,
         *,
         quality: int = 95,
-        overwrite: bool = False,
+        link: bool = False,
+        jobs: int | None = None,
         progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
     ) -> None:
         self.sources = sources
+        self.target = target
         self.quality = quality
-        self.overwrite = overwrite
+        self.link = link
+        self.jobs = jobs
         self.notes: list[str] = []
+        self.shares = [0, 0, 0, 0]
+        self.human: dict[str, float] = {}
         self._counts = [0, 0, 0]
-        self._clock = ProgressClock(sum(len(s.frames) * (1 + len(s.objects)) for s in sources))
+        self._clock = clock
         self._progress = progress
         self._cancel = cancel
 
     def content(self, source: Source) -> Content:
         """Encode the masks of a video."""
         masks = {}
-        for object_id in source.objects:
-            coded = source.masks(object_id, self._cancel, self._advance(source.name))
+        before = list(self.shares)
+        for object_id, coded in source.masks(self._cancel, self._advance(source.name)).items():
             if any(coded):
                 masks[object_id] = coded
+                for value, entry in zip(source.provenance(object_id), coded, strict=True):
+                    self.shares[value] += entry is not None
+        here = [now - then for now, then in zip(self.shares, before, strict=True)]
+        if sum(here):
+            self.human[source.name] = (here[2] + here[3]) / sum(here)
         expressions = {
             exp_id: (text, [i for i in ids if i in masks])
             for exp_id, (text, ids) in source.expressions.items()
@@ -103,18 +123,24 @@ class Work:
 
     def pictures(self, source: Source) -> Iterator[Frame]:
         """Yield the frames of a video."""
-        return source.pictures(self._cancel, self._advance(source.name))
+        return source.pictures(self._cancel, self._advance(source.name), link=self.link)
 
-    def wrote(self, frames: int, expressions: int, objects: int) -> None:
-        """Count what was written of one video."""
-        for index, count in enumerate((frames, expressions, objects)):
+    def arrays(self, source: Source) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the frames of a video as arrays."""
+        return source.arrays(self._cancel, self._advance(source.name))
+
+    def wrote(self, source: Source, content: Content) -> None:
+        """Count what was written of one video, and close it."""
+        counts = (len(source.frames), len(content.expressions), len(content.masks))
+        for index, count in enumerate(counts):
             self._counts[index] += count
+        source.release()
 
-    def result(self, path: Path, format: str) -> ExportResult:
-        """Return the record of the whole export."""
+    def result(self, format: str) -> ExportResult:
+        """Return the record of what was written."""
         frames, expressions, objects = self._counts
         return ExportResult(
-            path, format, len(self.sources), frames, expressions, objects, tuple(self.notes)
+            self.target, format, len(self.sources), frames, expressions, objects, tuple(self.notes)
         )
 
     def _advance(self, name: str) -> Callable[[int], None]:

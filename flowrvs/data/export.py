@@ -1,32 +1,49 @@
-"""Export projects as a dataset split: a walk over their objects and sentences."""
+"""Export projects as dataset splits: a walk over their objects and sentences."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flowrvs.data._content import ExportResult, Work
-from flowrvs.data._formats import WRITERS
+from flowrvs.data import _spans
+from flowrvs.data._assign import assign, stratum
+from flowrvs.data._atomic import AtomicFolder, storage_error, write_atomic
+from flowrvs.data._content import ExportResult, Work, clock_for
+from flowrvs.data._datasheet import datasheet
+from flowrvs.data._formats import DESCRIPTIONS, WRITERS, write_mevis
+from flowrvs.data._merge import MASKS, META, amend
 from flowrvs.data._names import safe_name
-from flowrvs.data._sources import collect
-from flowrvs.errors import InputError, ProjectError
+from flowrvs.data._sources import Source, collect, unused
+from flowrvs.data.check import check_split
+from flowrvs.errors import DatasetError, FlowRVSError, InputError
 from flowrvs.progress import CancelToken, ProgressCallback
 
 if TYPE_CHECKING:
     from flowrvs.store import Project
     from flowrvs.video import Video
 
-__all__ = ["FORMATS", "ExportResult", "export_projects"]
+__all__ = [
+    "DESCRIPTIONS",
+    "FORMATS",
+    "ExportResult",
+    "append_projects",
+    "assign_projects",
+    "export_projects",
+    "export_splits",
+]
 
 FORMATS = tuple(WRITERS)
 """Formats that :func:`export_projects` writes."""
 
+_Projects = Sequence["Project | str | os.PathLike[str]"]
+
 
 def export_projects(
-    projects: Sequence[Project],
+    projects: _Projects,
     to: str | os.PathLike[str],
     *,
     format: str = "mevis",
@@ -34,6 +51,10 @@ def export_projects(
     videos: Sequence[Video | None] | None = None,
     overwrite: bool = False,
     quality: int = 95,
+    link: bool = False,
+    jobs: int | None = None,
+    licence: str = "",
+    date: str = "",
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> ExportResult:
@@ -42,12 +63,14 @@ def export_projects(
     A mask that several sentences mean is stored once; a sentence whose objects have
     no pixel is one without target. Projects of the same video become one video. The
     frames of a folder of JPEG files are copied byte by byte under their own names;
-    others are compressed. The split appears whole or not at all.
+    others are compressed. The split is written beside its place, checked, and only then
+    given its name: it appears whole or not at all.
 
     Parameters
     ----------
-    projects : sequence of Project
-        Open projects.
+    projects : sequence of Project or path
+        Open projects, or folders of projects: those are open only while they are read, so
+        that a hundred of them need no more memory than one.
     to : path-like
         The dataset's folder; created when it is not there.
     format : str
@@ -63,6 +86,13 @@ def export_projects(
         accepted and any other is refused.
     quality : int
         JPEG quality, 1 to 100.
+    link : bool
+        Make hard links of source frames that are JPEG files instead of copies. Whoever
+        changes such a file in place then changes both.
+    jobs : int, optional
+        Threads that encode; one a core by default.
+    licence, date : str
+        For the datasheet, as you state them.
     progress : callable, optional
         Called as frames and masks are written.
     cancel : CancelToken, optional
@@ -78,66 +108,312 @@ def export_projects(
         The format, the quality or the split's name is unusable, or there is nothing
         to export.
     DatasetError
-        Another split is there already.
-    ProjectError, VideoError, MissingPathError
-        A project's video is gone or is another one.
+        Another split is there, or something does not fit together.
+    ProjectError
+        A project's video is another one now.
+    MissingPathError, VideoError
+        A project's video is not there any more, or cannot be read.
     StorageError
         The disk is full, read-only or failing.
     Cancelled
-        `cancel` was set; nothing is left behind.
+        `cancel` was set; nothing was written.
     """
-    if format not in FORMATS:
-        raise InputError(f"Unknown format {format!r}; choose one of {', '.join(FORMATS)}.")
+    sources = _sources(projects, videos, to, [split], format, quality)
+    (result,) = _write(
+        {split: sources},
+        to,
+        format,
+        overwrite,
+        quality,
+        link,
+        jobs,
+        licence,
+        date,
+        progress,
+        cancel,
+    )
+    return result
+
+
+def export_splits(
+    projects: _Projects,
+    to: str | os.PathLike[str],
+    shares: Mapping[str, float],
+    *,
+    seed: int = 0,
+    format: str = "mevis",
+    videos: Sequence[Video | None] | None = None,
+    overwrite: bool = False,
+    quality: int = 95,
+    link: bool = False,
+    jobs: int | None = None,
+    licence: str = "",
+    date: str = "",
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> list[ExportResult]:
+    """Write projects as several splits, assigned by video.
+
+    A video is in one split only, however many projects it has. The splits are alike in
+    their kinds of video (with sentences for several objects or none, many or few
+    sentences, long or short) as far as whole videos allow, and they are the same for the
+    same seed whatever order the projects come in. None appears before all are written.
+
+    Parameters
+    ----------
+    projects, to, format, videos, overwrite, quality, link, jobs, licence, date, progress, cancel
+        As in `export_projects`.
+    shares : mapping of str to float
+        Share of the videos by split: ``{"train": 0.8, "valid_u": 0.2}``.
+    seed : int
+        Of the assignment.
+
+    Returns
+    -------
+    list of ExportResult
+        Of the splits that got videos.
+
+    Raises
+    ------
+    FlowRVSError
+        As in `export_projects`.
+    """
+    sources = _sources(projects, videos, to, list(shares), format, quality)
+    chosen = _assigned(sources, shares, seed)
+    groups = {s: [x for x in sources if chosen[x.name] == s] for s in shares}
+    groups = {split: found for split, found in groups.items() if found}
+    return _write(
+        groups, to, format, overwrite, quality, link, jobs, licence, date, progress, cancel
+    )
+
+
+def assign_projects(
+    projects: _Projects,
+    shares: Mapping[str, float],
+    *,
+    seed: int = 0,
+    videos: Sequence[Video | None] | None = None,
+) -> dict[str, str]:
+    """Return the split that `export_splits` would put every video into."""
+    return _assigned(_sources(projects, videos, None, list(shares), "mevis", 95), shares, seed)
+
+
+def append_projects(
+    projects: _Projects,
+    split: str | os.PathLike[str],
+    *,
+    videos: Sequence[Video | None] | None = None,
+    quality: int = 95,
+    link: bool = False,
+    jobs: int | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> ExportResult:
+    """Add the videos of projects to a MeViS-style split that is there.
+
+    What the split holds stays byte for byte as it is; new masks get the next anno_ids, and
+    a video whose name is taken gets a number. The datasheet is not written again.
+
+    Parameters
+    ----------
+    projects, videos, quality, link, jobs, progress, cancel
+        As in `export_projects`.
+    split : path-like
+        The split's folder.
+
+    Returns
+    -------
+    ExportResult
+        Of what was added.
+
+    Raises
+    ------
+    FlowRVSError
+        As in `export_projects`; the split is as it was.
+    """
+    target = Path(split)
+    if not (target / META).is_file():
+        raise DatasetError(f"{target} is no MeViS-style split; export without --append first.")
+    truth = (target / MASKS).is_file()
+    sources = _sources(projects, videos, target.parent, [target.name], "mevis", quality)
+    with _spans.mapped(target / META) as data:
+        found = _spans.member(data, "videos")
+        if found is None:
+            raise DatasetError(f"{target / META} has no 'videos'; run 'flowrvs check'.")
+        names = [m.key for m in _spans.members(data, found.start)]
+    taken = {name.casefold() for name in names}
+    for source in sources:
+        source.name = unused(source.name, taken)
+    first = 0
+    if truth:
+        with _spans.mapped(target / MASKS) as data:
+            used = (int(m.key) for m in _spans.members(data) if m.key.isdecimal())
+            first = max(used, default=-1) + 1
+    beside = target.with_name(f"{target.name}.added")
+    with contextlib.ExitStack() as stack:
+        atomic = AtomicFolder(beside)
+        stack.callback(atomic.abort)
+        stack.callback(_release, sources)
+        work = Work(
+            sources,
+            target,
+            clock_for(sources),
+            quality=quality,
+            link=link,
+            jobs=jobs,
+            progress=progress,
+            cancel=cancel,
+        )
+        try:
+            write_mevis(atomic.path, work, first_anno=first, truth=truth)
+        except OSError as error:
+            raise _told(error, target) from error
+        _verify(atomic.path, "mevis", target)
+        with contextlib.ExitStack() as files:
+            meta = files.enter_context(_spans.mapped(atomic.path / META))
+            inner = _spans.member(meta, "videos")
+            assert inner is not None
+            entries = {m.key: meta[m.start : m.stop] for m in _spans.members(meta, inner.start)}
+            masks: Any = ()
+            if truth:
+                data = files.enter_context(_spans.mapped(atomic.path / MASKS))
+                masks = ((m.key, data[m.start : m.stop]) for m in _spans.members(data))
+            (target / "JPEGImages").mkdir(exist_ok=True)
+            folders = [
+                (atomic.path / "JPEGImages" / s.name, target / "JPEGImages" / s.name)
+                for s in sources
+            ]
+            stray = [new for _, new in folders if new.exists()]
+            if stray:
+                raise DatasetError(f"{stray[0]} is there, but not in the split; remove it first.")
+            amend(target, new_videos=entries, new_masks=masks, folders=folders)
+        return work.result("mevis")
+
+
+def _sources(
+    projects: _Projects,
+    videos: Sequence[Video | None] | None,
+    to: str | os.PathLike[str] | None,
+    splits: Sequence[str],
+    format: str,
+    quality: int,
+) -> list[Source]:
+    """Check what was asked for and arrange the projects into videos."""
+    if format not in WRITERS:
+        raise InputError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
     if not 1 <= quality <= 100:
-        raise InputError(f"JPEG quality must be 1 to 100, not {quality}.")
-    safe_name(split, "split")
+        raise InputError(f"The JPEG quality is 1 to 100, not {quality}.")
+    for split in splits:
+        safe_name(split, "split")
     if not projects:
         raise InputError("There is no project to export; give one at least.")
-    target = Path(to) / split
-    _keep_apart(target, projects)
-    with contextlib.ExitStack() as stack:
-        sources = collect(projects, _open_videos(projects, videos, stack))
-        work = Work(sources, quality=quality, overwrite=overwrite, progress=progress, cancel=cancel)
-        return WRITERS[format](target, work)
-
-
-def _open_videos(
-    projects: Sequence[Project],
-    videos: Sequence[Video | None] | None,
-    stack: contextlib.ExitStack,
-) -> list[Video]:
-    from flowrvs.video import open_video
-
     given = list(videos) if videos is not None else [None] * len(projects)
     if len(given) != len(projects):
         raise InputError(f"{len(given)} videos were given for {len(projects)} projects.")
-    opened = []
-    for project, video in zip(projects, given, strict=True):
-        if video is None:
-            if project.video.path is None:
-                raise ProjectError(
-                    f"{project.path} was made from an array in memory; hand its frames in as well."
-                )
-            video = stack.enter_context(open_video(_find(project, project.video.path)))
-        opened.append(video)
-    return opened
+    sources = collect(projects, given)
+    if to is not None:
+        for split in splits:
+            _keep_apart(Path(to) / split, sources)
+    return sources
 
 
-def _find(project: Project, path: str) -> str:
-    """Return where the video lies: where it was, or beside a project that was moved."""
-    beside = Path(project.path).parent / Path(path).name
-    return str(beside) if not Path(path).exists() and beside.exists() else path
+def _assigned(sources: Sequence[Source], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    return assign({source.name: stratum(source) for source in sources}, shares, seed)
 
 
-def _keep_apart(target: Path, projects: Sequence[Project]) -> None:
+def _write(
+    groups: Mapping[str, list[Source]],
+    to: str | os.PathLike[str],
+    format: str,
+    overwrite: bool,
+    quality: int,
+    link: bool,
+    jobs: int | None,
+    licence: str,
+    date: str,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> list[ExportResult]:
+    """Write every group beside its place, check it, and give all of them their names."""
+    clock = clock_for([source for group in groups.values() for source in group])
+    folders: list[AtomicFolder] = []
+    results = []
+    with contextlib.ExitStack() as stack:
+        for split, sources in groups.items():
+            target = Path(to) / split
+            stack.callback(_release, sources)
+            folder = AtomicFolder(target, overwrite=overwrite)
+            stack.callback(folder.abort)
+            folders.append(folder)
+            work = Work(
+                sources,
+                target,
+                clock,
+                quality=quality,
+                link=link,
+                jobs=jobs,
+                progress=progress,
+                cancel=cancel,
+            )
+            try:
+                WRITERS[format](folder.path, work)
+                result = work.result(format)
+                text = datasheet(work, result, licence=licence, date=date)
+                (folder.path / "README.md").write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise _told(error, target) from error
+            _verify(folder.path, format, target)
+            results.append(result)
+        for folder in folders:
+            folder.commit()
+        if format in ("ytvos", "refdavis"):
+            # Where the loaders of these formats look for the sentences.
+            for folder in folders:
+                copy = Path(to) / "meta_expressions" / folder.target.name / META
+                try:
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomic(copy, (folder.target / META).read_bytes())
+                except OSError as error:
+                    raise _told(error, copy) from error
+    return results
+
+
+def _told(error: OSError, target: Path) -> FlowRVSError:
+    # Errors of the exception tree, some of which are OSErrors too, say more.
+    return error if isinstance(error, FlowRVSError) else storage_error(error, target)
+
+
+def _verify(folder: Path, format: str, target: Path) -> None:
+    """Read what was written before it gets its name."""
+    if format == "mevis":
+        errors = [f for f in check_split(folder) if f.severity == "error"]
+        if errors:
+            raise DatasetError(
+                f"What was written to {target} does not pass its own check "
+                f"({errors[0].file}: {errors[0].problem}); nothing was changed, try again."
+            )
+        return
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size == 0 and path.suffix != ".txt":
+            raise DatasetError(f"{path.name} of {target} came out empty; nothing was changed.")
+    for path in folder.glob("*.json"):
+        json.loads(path.read_bytes())
+
+
+def _release(sources: Sequence[Source]) -> None:
+    for source in sources:
+        source.release()
+
+
+def _keep_apart(target: Path, sources: Sequence[Source]) -> None:
     """Refuse a target that replacing would destroy the sources."""
     place = target.resolve()
-    for project in projects:
-        folder = Path(project.path).resolve()
-        sources = [folder]
-        if project.video.path is not None:
-            sources.append(Path(project.video.path).resolve())
-        if folder in place.parents or any(place in (s, *s.parents) for s in sources):
+    for source in sources:
+        kept = [known.path.resolve() for known in source.projects]
+        inside = any(folder in place.parents for folder in kept)
+        if source.info.path is not None:
+            kept.append(Path(source.info.path).resolve())
+        if inside or any(place in (s, *s.parents) for s in kept):
             raise InputError(
                 f"{target} would replace or lie in what is being exported; choose another folder."
             )
