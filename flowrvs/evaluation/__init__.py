@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowrvs.evaluation._evaluate import evaluate, evaluate_masks
 from flowrvs.evaluation.metrics import (
     FrameScore,
     boundary_f,
@@ -10,15 +11,17 @@ from flowrvs.evaluation.metrics import (
     score_masks,
 )
 from flowrvs.evaluation.predict import PredictResult, predict_split
-from flowrvs.evaluation.scores import ExpressionScore, Scores, evaluate, evaluate_masks
+from flowrvs.evaluation.scores import THRESHOLDS, ExpressionScore, Scores, VideoScore
 from flowrvs.evaluation.submission import ZIP_LAYOUTS, ZipLayout, verify_zip, zip_predictions
 
 __all__ = [
+    "THRESHOLDS",
     "ZIP_LAYOUTS",
     "ExpressionScore",
     "FrameScore",
     "PredictResult",
     "Scores",
+    "VideoScore",
     "ZipLayout",
     "boundary_f",
     "compare_masks",

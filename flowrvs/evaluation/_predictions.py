@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from typing import Self
 
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import DatasetError, InputError, MissingPathError
+from flowrvs.evaluation import _bits
+from flowrvs.evaluation._png import read_words
 
-__all__ = ["Predictions", "choose_videos", "read_mask"]
+__all__ = ["Predictions", "choose_videos"]
 
 
 def choose_videos(split: MevisSplit, videos: Sequence[str] | None) -> list[str]:
@@ -79,8 +76,8 @@ class Predictions:
         ------
         DatasetError
             The zip file is damaged.
-        OSError
-            The file cannot be read.
+        OSError, KeyError
+            The file cannot be read, the zip file does not have it.
         """
         name = self._prefix + name
         if self._zip is None:
@@ -90,25 +87,23 @@ class Predictions:
         except (zipfile.BadZipFile, OSError, EOFError):
             raise DatasetError(f"{name} in {self.path} is damaged; zip it again.") from None
 
-    def read(self, video: str, exp_id: str, frame: str) -> npt.NDArray[np.bool_] | None:
-        """Return one predicted mask, shape (H, W); None when it is missing.
+    def read(self, name: str) -> tuple[_bits.Words, int] | None:
+        """Return one predicted mask, packed, and its width; None when it is missing.
 
         Raises
         ------
         DatasetError
             The picture is damaged.
         """
-        name = f"{video}/{exp_id}/{frame}.png"
-        if not self.has(name):
-            return None
+        where = self.path / (self._prefix + name)
         try:
             data = self.data(name)
+        except (FileNotFoundError, KeyError):
+            return None
         except OSError as error:
             reason = error.strerror or str(error)
-            raise DatasetError(f"{self.path / name} cannot be read: {reason}.") from None
-        return read_mask(
-            io.BytesIO(data), f"{self.path}:{name}" if self._zip else str(self.path / name)
-        )
+            raise DatasetError(f"{where} cannot be read: {reason}.") from None
+        return read_words(data, str(where))
 
     def __enter__(self) -> Self:
         return self
@@ -121,37 +116,3 @@ class Predictions:
     ) -> None:
         if self._zip is not None:
             self._zip.close()
-
-
-def read_mask(file: BinaryIO, where: str) -> npt.NDArray[np.bool_]:
-    """Read a mask picture: any pixel that is not black is foreground.
-
-    Colours, palettes included, count by their grey value, as the official script
-    (``cv2.IMREAD_GRAYSCALE``) takes them.
-
-    Parameters
-    ----------
-    file : binary file
-        The picture.
-    where : str
-        Its name, for the message.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
-
-    Raises
-    ------
-    DatasetError
-        It is damaged or no picture.
-    """
-    try:
-        with Image.open(file) as picture:
-            grey = picture if picture.mode in ("1", "L", "I", "I;16", "F") else _grey(picture)
-            return np.asarray(grey) != 0
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise DatasetError(f"{where} is not a readable picture; predict it again.") from None
-
-
-def _grey(picture: Image.Image) -> Image.Image:
-    return picture.convert("RGB").convert("L")

@@ -59,6 +59,8 @@ def predict_split(
     *,
     videos: Sequence[str] | None = None,
     steps: int = 1,
+    window: int | None = None,
+    overlap: int | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> PredictResult:
@@ -66,7 +68,7 @@ def predict_split(
 
     Pictures have the source's size and the values 0 and 255, and each appears whole.
     A run that was stopped goes on where it was: windows whose pictures are there are
-    not predicted again. A window is encoded once for all its sentences.
+    not predicted again. A video is encoded once for all its sentences.
 
     Parameters
     ----------
@@ -80,6 +82,11 @@ def predict_split(
         Predict these alone; all by default.
     steps : int
         Euler steps of the flow, 1 or more.
+    window : int, optional
+        Frames that the model sees at once. By default the whole video is one clip, as in
+        the published code; a device that is too small for that halves it by itself.
+    overlap : int, optional
+        Frames that windows share; the model's wish, up to half a window, by default.
     progress : callable, optional
         Called after every finished window of a sentence.
     cancel : CancelToken, optional
@@ -109,12 +116,13 @@ def predict_split(
         {
             "model": segmenter.name,
             "steps": steps,
-            "window": segmenter.window_size,
-            "overlap": segmenter.overlap,
+            "window": window or "whole",
+            "overlap": overlap,
             "split": source.folder.name,
         },
     )
-    jobs = [_job(source, root, name, segmenter, steps) for name in names]
+    sizes = (window, overlap)
+    jobs = [_job(source, root, name, segmenter, steps, sizes) for name in names]
     clock = ProgressClock(sum(j.total for j in jobs), sum(j.finished for j in jobs))
     if progress is not None:
         progress(clock.event("starting"))
@@ -147,7 +155,14 @@ class _Job:
         return sum(len(self.kept[index]) for done in self.done.values() for index in done)
 
 
-def _job(source: MevisSplit, root: Path, name: str, segmenter: Segmenter, steps: int) -> _Job:
+def _job(
+    source: MevisSplit,
+    root: Path,
+    name: str,
+    segmenter: Segmenter,
+    steps: int,
+    sizes: tuple[int | None, int | None],
+) -> _Job:
     from flowrvs.inference import kept_frames
     from flowrvs.inference.run import make_plan
 
@@ -162,7 +177,15 @@ def _job(source: MevisSplit, root: Path, name: str, segmenter: Segmenter, steps:
     if not exp_ids:
         return _Job(name, [], None, (), {})
     texts = [entry.expressions[exp_id].exp for exp_id in exp_ids]
-    plan = make_plan(len(entry.frames), texts, segmenter, steps=steps)
+    window, overlap = sizes
+    plan = make_plan(
+        len(entry.frames),
+        texts,
+        segmenter,
+        steps=steps,
+        window=window or len(entry.frames),
+        overlap=overlap if window else 0,
+    )
     kept = kept_frames(plan.windows)
     done = {}
     for number, exp_id in enumerate(exp_ids):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from flowrvs.errors import InputError
-from flowrvs.evaluation import boundary_f, jaccard, score_masks
-from flowrvs.evaluation.metrics import _dilate, _disk, boundary_map, boundary_radius
+from flowrvs.evaluation import _bits, boundary_f, jaccard, score_masks
+from flowrvs.evaluation.metrics import boundary_map, boundary_radius
+from flowrvs.masks import rle
 
 
 def plain_boundary(mask):
@@ -102,33 +104,45 @@ def test_boundary_map_agrees_with_the_plain_definition():
     assert set(map(tuple, np.argwhere(boundary_map(mask)).tolist())) == plain_boundary(mask)
 
 
+@pytest.mark.parametrize("radius", [1, 2, 5, 8, 9, 18, 24, 25, 36, 70])
 @pytest.mark.parametrize("density", [0.002, 0.4])
-def test_a_large_radius_agrees_with_opencv(density):
+def test_dilation_agrees_with_opencv(radius, density):
     cv2 = pytest.importorskip("cv2")
-    rng = np.random.default_rng(1)
-    shape = (300, 420)
-    radius = boundary_radius(shape)
-    assert radius == 5
-    pred, truth = (boundary_map(rng.random(shape) < density) for _ in range(2))
-    kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.uint8)
-    kernel[tuple((_disk(radius) + radius).T)] = 1
-    near = [cv2.dilate(e.astype(np.uint8), kernel).astype(bool) for e in (pred, truth)]
-    assert np.array_equal(_dilate(pred, radius), near[0])
-
-    edges_p, edges_t = (rng.random(shape) < density for _ in range(2))
-    a, b = boundary_map(edges_p), boundary_map(edges_t)
-    near_a, near_b = (cv2.dilate(e.astype(np.uint8), kernel).astype(bool) for e in (a, b))
-    precision, recall = (a & near_b).sum() / a.sum(), (b & near_a).sum() / b.sum()
-    expected = 2 * precision * recall / (precision + recall)
-    assert boundary_f(edges_p, edges_t) == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_disk_is_scikit_images():
     from skimage.morphology import disk
 
-    for radius in (1, 2, 5, 8, 18):
-        expected = np.argwhere(disk(radius)) - radius
-        assert np.array_equal(_disk(radius), expected)
+    rng = np.random.default_rng(1)
+    a, b = (rng.random((90, 331)) < density for _ in range(2))
+    near_a, near_b = (
+        cv2.dilate(edge.astype(np.uint8), disk(radius).astype(np.uint8)).astype(bool)
+        for edge in (boundary_map(a), boundary_map(b))
+    )
+    edge_a, edge_b = boundary_map(a), boundary_map(b)
+    expected = (edge_a.sum(), (edge_a & near_b).sum(), edge_b.sum(), (edge_b & near_a).sum())
+    assert _bits.matches(_bits.pack(a), _bits.pack(b), 331, radius) == expected
+
+
+@pytest.mark.parametrize("shape, radius", [((48, 64), 1), ((480, 854), 8), ((2160, 3840), 36)])
+def test_the_radius_is_a_share_of_the_diagonal(shape, radius):
+    assert boundary_radius(shape) == radius
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=150)),
+    st.lists(st.integers(0, 30), max_size=3),
+)
+def test_masks_are_packed_and_unpacked_from_pixels_and_from_runs(mask, empty_runs):
+    height, width = mask.shape
+    words = _bits.pack(mask)
+    assert np.array_equal(_bits.unpack(words, width), mask)
+    assert _bits.count(words) == mask.sum()
+    runs = rle.runs(rle.encode(mask))
+    for place in empty_runs:
+        # A run in two parts around an empty one, as a foreign writer may leave it.
+        place %= len(runs)
+        cut = runs[place] // 2
+        runs = np.concatenate([runs[:place], [cut, 0, runs[place] - cut], runs[place + 1 :]])
+    assert np.array_equal(_bits.from_runs(runs, height, width), words)
 
 
 def test_any_nonzero_value_is_foreground():

@@ -31,7 +31,7 @@ def test_the_truth_scores_one(split, tmp_path):
     scores = evaluate(write_truth(split, tmp_path / "pred"), split)
     assert (scores.j, scores.f, scores.j_and_f, scores.coverage) == (1, 1, 1, 1)
     value = json.loads(json.dumps(scores.to_dict()))
-    assert list(value) == ["J", "F", "J&F", "coverage", "expressions"]
+    assert list(value)[:5] == ["J", "F", "J&F", "coverage", "expressions"]
     assert value["expressions"]["two v1.0/1"] == {"J": 1.0, "F": 1.0}
     assert len(value["expressions"]) == 6
 
@@ -131,7 +131,7 @@ def test_progress_and_cancel(split, tmp_path):
     pred = write_truth(split, tmp_path / "pred")
     seen = []
     evaluate(pred, split, progress=seen.append)
-    assert [event.done for event in seen] == [1, 2, 3, 4, 5, 6]
+    assert [event.done for event in seen] == list(range(1, 73)) and seen[0].total == 72
     token = CancelToken()
     with pytest.raises(Cancelled):
         evaluate(pred, split, cancel=token, progress=lambda event: token.cancel())
