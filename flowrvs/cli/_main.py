@@ -16,7 +16,18 @@ from flowrvs.errors import Cancelled, FlowRVSError
 
 __all__ = ["CANCELLED", "DONE", "FAULT", "INPUT", "VERBS", "build_parser", "main"]
 
-VERBS = ("demo", "segment", "export", "check", "predict", "evaluate", "synth", "train", "models")
+VERBS = (
+    "demo",
+    "segment",
+    "import",
+    "export",
+    "check",
+    "predict",
+    "evaluate",
+    "synth",
+    "train",
+    "models",
+)
 
 #: Exit codes: done, a fault of the program, bad input, cancelled.
 DONE, FAULT, INPUT, CANCELLED = 0, 1, 2, 130

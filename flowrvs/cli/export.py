@@ -1,4 +1,4 @@
-"""``flowrvs export``: projects to a dataset split."""
+"""``flowrvs export``: projects to dataset splits, or back to where they came from."""
 
 from __future__ import annotations
 
@@ -6,62 +6,184 @@ import argparse
 import contextlib
 import dataclasses
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-HELP = "Export projects as a dataset split."
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowrvs.data._content import ExportResult
+    from flowrvs.progress import CancelToken, ProgressCallback
+
+HELP = "Export projects as a dataset split, or write corrections back to one."
+
+FORMATS = (
+    "mevis",
+    "ytvos",
+    "refdavis",
+    "davis",
+    "coco",
+    "coco-images",
+    "png",
+    "ome-zarr",
+    "csv",
+    "overlay",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
     parser.add_argument("projects", nargs="+", metavar="PROJECT", help="a .flowrvs folder")
-    parser.add_argument("--to", required=True, metavar="DIR", help="the dataset's folder")
-    parser.add_argument(
-        "--format",
-        default="mevis",
-        choices=("mevis", "ytvos", "davis", "coco", "png"),
-        help="what to write (mevis)",
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--to", metavar="DIR", help="the dataset's folder")
+    place.add_argument(
+        "--into",
+        metavar="SPLIT_DIR",
+        help="write imported projects back into the split that they come from",
     )
+    parser.add_argument("--format", default="mevis", choices=FORMATS, help="what to write (mevis)")
     parser.add_argument(
         "--split", default="train", metavar="NAME", help="written to DIR/NAME (train)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a split that is there")
+    parser.add_argument(
+        "--assign",
+        metavar="SHARES",
+        help="several splits, by video: 0.8,0.1,0.1 for train,valid_u,test, or name=share,...",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the assignment (0)")
+    parser.add_argument(
+        "--append", action="store_true", help="add to the MeViS-style split DIR/NAME that is there"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a split that is there; with --into, win over other changes",
+    )
     parser.add_argument(
         "--quality", type=int, default=95, metavar="Q", help="JPEG quality, 1 to 100 (95)"
+    )
+    parser.add_argument(
+        "--link", action="store_true", help="hard links of source frames that are JPEG files"
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="threads that encode (one a core, at most 8)"
+    )
+    parser.add_argument(
+        "--licence", default="", metavar="TEXT", help="of the data, for the datasheet"
+    )
+    parser.add_argument(
+        "--date", default="", metavar="TEXT", help="for the datasheet; no clock is read"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
-    from flowrvs.data.export import export_projects
-    from flowrvs.store import Project
 
     with contextlib.ExitStack() as stack:
         cancel = stack.enter_context(cancel_on_interrupt())
         progress = stack.enter_context(progress_line())
-        projects = [
-            stack.enter_context(Project.open(path, read_only=True)) for path in args.projects
-        ]
-        result = export_projects(
-            projects,
-            args.to,
-            format=args.format,
-            split=args.split,
-            overwrite=args.overwrite,
+        if args.into is not None:
+            return _write_back(args, progress, cancel)
+        results = _export(args, progress, cancel)
+    if args.json:
+        rows = [{**dataclasses.asdict(r), "path": str(r.path)} for r in results]
+        print(json.dumps({"splits": rows} if args.assign else rows[0]))
+        return 0
+    for result in results:
+        counts = (
+            (result.videos, "video"),
+            (result.frames, "frame"),
+            (result.expressions, "sentence"),
+            (result.objects, "object"),
+        )
+        text = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+        print(f"{result.path}: {text} ({result.format})")
+        for note in result.notes:
+            print(f"note: {note}")
+    return 0
+
+
+def _export(
+    args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken
+) -> Sequence[ExportResult]:
+    from flowrvs.data.export import append_projects, export_projects, export_splits
+    from flowrvs.errors import InputError
+
+    if args.append:
+        if args.assign or args.overwrite or args.format != "mevis":
+            raise InputError(
+                "--append adds to a MeViS-style split: leave out --assign, --overwrite, --format."
+            )
+        result = append_projects(
+            args.projects,
+            Path(args.to) / args.split,
             quality=args.quality,
+            link=args.link,
+            jobs=args.jobs,
             progress=progress,
             cancel=cancel,
         )
-    if args.json:
-        print(json.dumps({**dataclasses.asdict(result), "path": str(result.path)}))
-        return 0
-    counts = (
-        (result.videos, "video"),
-        (result.frames, "frame"),
-        (result.expressions, "sentence"),
-        (result.objects, "object"),
+        return [result]
+    options = {
+        "format": args.format,
+        "overwrite": args.overwrite,
+        "quality": args.quality,
+        "link": args.link,
+        "jobs": args.jobs,
+        "licence": args.licence,
+        "date": args.date,
+        "progress": progress,
+        "cancel": cancel,
+    }
+    if args.assign:
+        shares = parse_shares(args.assign, args.format)
+        return export_splits(args.projects, args.to, shares, seed=args.seed, **options)
+    return [export_projects(args.projects, args.to, split=args.split, **options)]
+
+
+def parse_shares(text: str, format: str = "mevis") -> dict[str, float]:
+    """Return the share of every split that ``--assign`` names.
+
+    Raises
+    ------
+    InputError
+        It is neither two or three numbers nor ``name=share,...``.
+    """
+    from flowrvs.errors import InputError
+
+    # MeViS's "valid" goes without masks; "valid_u" is the one with them.
+    names = ("train", "valid_u" if format == "mevis" else "valid", "test")
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        if all("=" in part for part in parts):
+            pairs = [part.rsplit("=", 1) for part in parts]
+            return {name.strip(): float(share) for name, share in pairs}
+        if 2 <= len(parts) <= 3:
+            return dict(zip(names, map(float, parts), strict=False))
+    except ValueError:
+        pass
+    raise InputError(
+        f"--assign {text} is not understood; write 0.8,0.1,0.1 or train=0.8,valid_u=0.2."
     )
-    text = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
-    print(f"{result.path}: {text} ({result.format})")
-    for note in result.notes:
-        print(f"note: {note}")
+
+
+def _write_back(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> int:
+    from flowrvs.data.write_back import write_back
+    from flowrvs.store import Project
+
+    rows = []
+    for path in args.projects:
+        with Project.open(path, read_only=True) as project:
+            result = write_back(
+                project, args.into, overwrite=args.overwrite, progress=progress, cancel=cancel
+            )
+        rows.append({**dataclasses.asdict(result), "path": str(result.path)})
+        if not args.json:
+            print(
+                f"{result.path}: {result.video}: {result.masks} masks and {result.sentences} "
+                f"sentences changed, {result.added} objects added, {result.removed} removed"
+            )
+    if args.json:
+        print(json.dumps({"videos": rows}))
     return 0

@@ -1,36 +1,10 @@
-"""Datasets: read, write, check and correct MeViS-style splits; other formats out and in."""
+"""Datasets: read, write, check and correct MeViS-style splits; other formats out and in.
+
+The public names are imported when they are first used: reading a split needs no store.
+"""
 
 from __future__ import annotations
 
-from flowrvs.data.check import Finding, check_split
-from flowrvs.data.export import (
-    FORMATS,
-    ExportResult,
-    append_projects,
-    assign_projects,
-    export_projects,
-    export_splits,
-)
-from flowrvs.data.importing import import_split, import_video, list_videos
-from flowrvs.data.mevis import MevisExpression, MevisSplit, MevisVideo, MevisWriter
-from flowrvs.data.write_back import WriteBackResult, write_back
+import lazy_loader as _lazy
 
-__all__ = [
-    "FORMATS",
-    "ExportResult",
-    "Finding",
-    "MevisExpression",
-    "MevisSplit",
-    "MevisVideo",
-    "MevisWriter",
-    "WriteBackResult",
-    "append_projects",
-    "assign_projects",
-    "check_split",
-    "export_projects",
-    "export_splits",
-    "import_split",
-    "import_video",
-    "list_videos",
-    "write_back",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -3,70 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from PIL import Image
-
+from flowrvs.data import _spans
+from flowrvs.data._atomic import leftovers
+from flowrvs.data._check_masks import MaskCheck
+from flowrvs.data._check_pictures import check_mask_pictures, check_pictures
+from flowrvs.data._faults import FAULTS, Finding
 from flowrvs.data._names import is_safe_name
 from flowrvs.data.mevis import read_json, split_folder
 from flowrvs.errors import DatasetError
-from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
-__all__ = ["Finding", "check_split"]
+__all__ = ["FAULTS", "Finding", "check_split"]
 
 META, MASKS = "meta_expressions.json", "mask_dict.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong or odd.
-
-    Attributes
-    ----------
-    severity : {"error", "warning"}
-        An error breaks a loader or the scores; a warning looks like a slip.
-    file : str
-        Where, relative to the split's folder.
-    key : str
-        Which entry of the file: ``video/exp_id``, ``anno_id 17 frame 3``, ...
-    problem : str
-        What is wrong.
-    remedy : str
-        What to do about it.
-    """
-
-    severity: Literal["error", "warning"]
-    file: str
-    key: str
-    problem: str
-    remedy: str
-
-    def __str__(self) -> str:
-        key = f" {self.key}:" if self.key else ""
-        return f"{self.severity}: {self.file}:{key} {self.problem}; {self.remedy}"
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the finding as plain values."""
-        return asdict(self)
 
 
 def check_split(
     folder: str | os.PathLike[str],
     *,
+    deep: bool = False,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> list[Finding]:
     """Return everything that is wrong or odd with the split in `folder`.
 
+    Masks are read one video at a time, so that a file of masks may exceed the memory.
+
     Parameters
     ----------
     folder : path-like
         The folder with ``meta_expressions.json``.
+    deep : bool
+        Decode every frame instead of reading its head and its end; takes much longer.
     progress : callable, optional
         Called after every video.
     cancel : CancelToken, optional
@@ -87,239 +59,234 @@ def check_split(
         `cancel` was set.
     """
     root = split_folder(folder)
-    findings = list(_Linter(root).run(progress, cancel))
+    findings = list(_check(root, deep, progress, cancel))
     return sorted(findings, key=lambda f: f.severity != "error")
 
 
-class _Linter:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.masks: dict[str, Any] | None = None
-        self.used: dict[str, str] = {}
-
-    def run(
-        self, progress: ProgressCallback | None, cancel: CancelToken | None
-    ) -> Iterator[Finding]:
+def _check(
+    root: Path, deep: bool, progress: ProgressCallback | None, cancel: CancelToken | None
+) -> Iterator[Finding]:
+    yield from _left(root)
+    try:
+        videos = read_json(root / META).get("videos")
+        yield from _repeated(root / META)
+    except DatasetError as error:
+        yield _error("bad-json", META, "", str(error), "write it again")
+        return
+    if not isinstance(videos, Mapping):
+        yield _error("bad-json", META, "", "there is no object 'videos'", "write it again")
+        return
+    if not videos:
+        yield _warning("no-videos", META, "", "there are no videos", "add some")
+    yield from _same_names(videos)
+    masks = None
+    if (root / MASKS).exists():
         try:
-            videos = read_json(self.root / META).get("videos")
+            masks = MaskCheck(root / MASKS)
         except DatasetError as error:
-            yield _error(META, "", str(error), "write it again")
+            yield _error("bad-json", MASKS, "", f"it is not readable JSON ({error})", "copy it")
             return
-        if not isinstance(videos, Mapping):
-            yield _error(META, "", "there is no object 'videos'", "write it again")
-            return
-        if not videos:
-            yield _warning(META, "", "there are no videos", "add some")
-        if (self.root / MASKS).exists():
-            try:
-                self.masks = read_json(self.root / MASKS)
-            except DatasetError as error:
-                yield _error(MASKS, "", str(error), "write it again")
-                return
-        clock = ProgressClock(len(videos))
-        for name, entry in videos.items():
-            if cancel is not None:
-                cancel.raise_if_cancelled()
-            yield from self.video(name, entry)
-            if progress is not None:
-                progress(clock.advance(f"checked {name}"))
-        for anno_id in sorted(set(self.masks or ()) - set(self.used), key=_number):
-            yield _warning(
-                MASKS, f"anno_id {anno_id}", "no expression uses it", "remove it or refer to it"
-            )
-        folder = self.root / "JPEGImages"
-        if folder.is_dir():
-            for path in sorted(folder.iterdir()):
-                if path.name not in videos:
-                    yield _warning(
-                        f"JPEGImages/{path.name}", "", f"{META} does not list it", "remove it"
-                    )
-
-    def video(self, name: str, entry: Any) -> Iterator[Finding]:
-        if not is_safe_name(name):
-            yield _error(META, repr(name), "the video name leaves its folder", "rename it")
-            return
-        frames = entry.get("frames") if isinstance(entry, Mapping) else None
-        expressions = entry.get("expressions") if isinstance(entry, Mapping) else None
-        if not isinstance(frames, list) or not isinstance(expressions, Mapping):
-            yield _error(META, name, "it needs 'frames' and 'expressions'", "write them")
-            return
-        bad = [f for f in frames if not is_safe_name(f)]
-        if bad:
-            yield _error(META, name, f"the frame name {bad[0]!r} leaves its folder", "rename it")
-            return
-        yield from self.frames(name, frames)
-        size = None
-        for finding, found in self.pictures(name, frames):
-            size = size or found
-            if finding is not None:
-                yield finding
-        yield from self.expressions(name, expressions, frames, size)
-
-    def frames(self, name: str, frames: list[str]) -> Iterator[Finding]:
-        if not frames:
-            yield _error(META, name, "it lists no frames", "list them")
-        if len(set(frames)) < len(frames):
-            twice = Counter(frames).most_common(1)[0][0]
-            yield _error(META, name, f"the frame {twice!r} is listed twice", "list it once")
-        elif frames != sorted(frames):
-            yield _error(
-                META, name, "the frames are not sorted, masks would shift", "sort and zero-pad them"
-            )
-
-    def pictures(
-        self, name: str, frames: list[str]
-    ) -> Iterator[tuple[Finding | None, tuple[int, int] | None]]:
-        place = f"JPEGImages/{name}"
-        folder = self.root / place
-        if not folder.is_dir():
-            yield _error(place, "", "the folder is missing", "copy the frames again"), None
-            return
-        there = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in _PICTURES}
-        missing = [f for f in frames if f not in there]
-        if missing:
-            what = f"{len(missing)} frames are missing, the first is {missing[0]!r}"
-            yield _error(place, "", what, "copy the frames again"), None
-        extra = sorted(set(there) - set(frames))
-        if extra:
-            what = f"{len(extra)} pictures are not listed, the first is {extra[0]!r}"
-            yield _warning(place, "", what, "list or remove them"), None
-        first: tuple[int, int] | None = None
-        for frame in frames:
-            path = there.get(frame)
-            if path is None:
-                continue
-            try:
-                with Image.open(path) as picture:
-                    size = (picture.height, picture.width)
-            except (OSError, Image.DecompressionBombError):
-                where = f"{place}/{path.name}"
-                yield _error(where, "", "it is no readable picture", "copy it again"), None
-                continue
-            first = first or size
-            if size != first:
-                what = f"it is {size[1]}x{size[0]}, the first frame {first[1]}x{first[0]}"
-                yield _error(f"{place}/{path.name}", "", what, "use one size a video"), None
-        yield None, first
-
-    def expressions(
-        self,
-        video: str,
-        expressions: Mapping[str, Any],
-        frames: list[str],
-        size: tuple[int, int] | None,
-    ) -> Iterator[Finding]:
-        if not expressions:
-            yield _warning(META, video, "it has no expressions", "add some or remove the video")
-        seen: dict[str, str] = {}
-        for exp_id, entry in expressions.items():
-            key = f"{video}/{exp_id}"
-            if not is_safe_name(exp_id):
-                yield _error(META, repr(key), "the exp_id leaves its folder", "rename it")
-                continue
-            if not isinstance(entry, Mapping) or not isinstance(entry.get("exp"), str):
-                yield _error(META, key, "there is no text 'exp'", "write it")
-                continue
-            text = " ".join(entry["exp"].split()).casefold()
-            if not text:
-                yield _error(META, key, "the sentence is empty", "write it")
-            elif text in seen:
+        yield from masks.keys()
+    clock = ProgressClock(len(videos))
+    for name, entry in videos.items():
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        yield from _video(root, name, entry, masks, deep)
+        if progress is not None:
+            progress(clock.advance(f"checked {name}"))
+    if masks is not None:
+        yield from masks.unused()
+    pictures = root / "JPEGImages"
+    if pictures.is_dir():
+        for path in sorted(pictures.iterdir()):
+            if path.name not in videos:
+                where = f"JPEGImages/{path.name}"
                 yield _warning(
-                    META, key, f"it repeats the sentence of {seen[text]!r}", "keep one of them"
+                    "unlisted-video", where, "", f"{META} does not list it", "list or remove it"
                 )
-            seen.setdefault(text, exp_id)
-            yield from self.targets(video, key, entry, frames, size)
 
-    def targets(
-        self,
-        video: str,
-        key: str,
-        entry: Mapping[str, Any],
-        frames: list[str],
-        size: tuple[int, int] | None,
-    ) -> Iterator[Finding]:
-        objects, annotations = entry.get("obj_id"), entry.get("anno_id")
-        if self.masks is None:
-            if annotations:
-                yield _error(META, key, f"it has anno_ids, but {MASKS} is missing", "add the file")
+
+def _left(root: Path) -> Iterator[Finding]:
+    for path in (*leftovers(root), *sorted(root.glob(".*.partial"))):
+        what = "it was left by an export that was killed"
+        yield _warning("leftover", os.path.relpath(path, root), "", what, "remove it")
+    for name in (META, MASKS):
+        path = root / name
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(3) == b"\xef\xbb\xbf":
+                    what = "it begins with a byte order mark, which json.load refuses"
+                    yield _error("byte-order-mark", name, "", what, "save it as UTF-8 without")
+
+
+def _repeated(path: Path) -> Iterator[Finding]:
+    """Find keys that stand twice in one object: readers silently take the last one."""
+    with _spans.mapped(path) as data:
+        top = list(_spans.members(data))
+        videos = next((m for m in top if m.key == "videos"), None)
+        yield from _twice([m.key for m in top], "")
+        if videos is None or data[videos.start : videos.start + 1] != b"{":
             return
-        if not isinstance(objects, list) or not isinstance(annotations, list):
-            yield _error(
-                META, key, "'obj_id' and 'anno_id' must be lists", "write [] for no target"
-            )
-            return
-        if len(objects) != len(annotations):
-            yield _error(
-                META,
-                key,
-                f"{len(objects)} obj_ids stand beside {len(annotations)} anno_ids",
-                "make the lists parallel",
-            )
-        if len(set(map(str, annotations))) < len(annotations):
-            yield _warning(META, key, "an anno_id is listed twice", "list it once")
-        for anno_id in map(str, annotations):
-            if anno_id not in self.masks:
-                yield _error(META, key, f"anno_id {anno_id} is not in {MASKS}", "add its masks")
+        inside = list(_spans.members(data, videos.start))
+        yield from _twice([m.key for m in inside], "")
+        for one in inside:
+            if data[one.start : one.start + 1] != b"{":
                 continue
-            owner = self.used.get(anno_id)
-            if owner is not None:
-                if owner != video:
-                    what = f"anno_id {anno_id} belongs to the video {owner!r}"
-                    yield _error(META, key, what, "give every video its own masks")
-                continue
-            self.used[anno_id] = video
-            yield from self.annotation(anno_id, frames, size)
-
-    def annotation(
-        self, anno_id: str, frames: list[str], size: tuple[int, int] | None
-    ) -> Iterator[Finding]:
-        key = f"anno_id {anno_id}"
-        entries = (self.masks or {})[anno_id]
-        if not isinstance(entries, list):
-            yield _error(MASKS, key, "it is no list", "write one entry a frame")
-            return
-        if len(entries) != len(frames):
-            yield _error(
-                MASKS,
-                key,
-                f"it has {len(entries)} entries for {len(frames)} frames",
-                "write one entry a frame, null where the object is absent",
-            )
-        present = False
-        for index, entry in enumerate(entries):
-            if not entry:
-                continue
-            where = f"{key} frame {index}"
-            try:
-                present |= rle.area(entry) > 0
-            except (DatasetError, TypeError) as error:
-                yield _error(MASKS, where, str(error).rstrip("."), "encode the mask again")
-                return
-            if size is not None and tuple(entry["size"]) != size:
-                height, width = entry["size"]
-                yield _error(
-                    MASKS,
-                    where,
-                    f"the mask is {width}x{height}, the frames {size[1]}x{size[0]}",
-                    "encode masks at the frames' size",
-                )
-                return
-        if not present:
-            yield _warning(
-                MASKS, key, "the object is seen on no frame", "use empty lists for no target"
-            )
+            rows = _spans.member(data, "expressions", one.start)
+            if rows is not None and data[rows.start : rows.start + 1] == b"{":
+                keys = [m.key for m in _spans.members(data, rows.start)]
+                yield from _twice(keys, f"{one.key}/")
 
 
-_PICTURES = {".jpg", ".jpeg", ".png"}
+def _twice(keys: list[str], before: str) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            what = "the key is there twice, loaders see the last one only"
+            yield _error("repeated-key", META, f"{before}{key}", what, "give one another name")
+        seen.add(key)
 
 
-def _error(file: str, key: str, problem: str, remedy: str) -> Finding:
-    return Finding("error", file, key, problem.rstrip("."), remedy)
+def _same_names(videos: Mapping[str, Any]) -> Iterator[Finding]:
+    seen: dict[str, str] = {}
+    for name in videos:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            what = f"it differs from {other!r} in case only"
+            yield _warning("same-name", META, name, what, "rename one of them")
 
 
-def _warning(file: str, key: str, problem: str, remedy: str) -> Finding:
-    return Finding("warning", file, key, problem.rstrip("."), remedy)
+def _video(
+    root: Path, name: str, entry: Any, masks: MaskCheck | None, deep: bool
+) -> Iterator[Finding]:
+    if not is_safe_name(name):
+        yield _error("unsafe-name", META, repr(name), "the video name leaves its folder", _RENAME)
+        return
+    frames = entry.get("frames") if isinstance(entry, Mapping) else None
+    rows = entry.get("expressions") if isinstance(entry, Mapping) else None
+    if not isinstance(frames, list) or not isinstance(rows, Mapping):
+        yield _error("bad-video", META, name, "it needs 'frames' and 'expressions'", "write them")
+        return
+    bad = [frame for frame in frames if not is_safe_name(frame)]
+    if bad:
+        what = f"the frame name {bad[0]!r} leaves its folder"
+        yield _error("unsafe-name", META, name, what, _RENAME)
+        return
+    yield from _frames(name, frames)
+    size, found = check_pictures(root, name, frames, deep)
+    yield from found
+    yield from _sentences(name, rows)
+    yield from check_mask_pictures(root, name, frames, list(rows), size)
+    annotations: dict[str, set[str]] = {}
+    for exp_id, row in rows.items():
+        if isinstance(row, Mapping):
+            yield from _targets(f"{name}/{exp_id}", row, masks, annotations)
+    if masks is not None:
+        yield from masks.video(name, annotations, frames, size)
 
 
-def _number(key: str) -> tuple[int, str]:
-    return (int(key), key) if key.isdecimal() else (-1, key)
+def _frames(name: str, frames: list[str]) -> Iterator[Finding]:
+    if not frames:
+        yield _error("no-frames", META, name, "it lists no frames", "list them")
+        return
+    twice = next((f for n, f in enumerate(frames) if f in frames[:n]), None)
+    if len(set(frames)) < len(frames):
+        what = f"the frame {twice!r} is listed twice"
+        yield _error("repeated-frame", META, name, what, "list it once")
+        return
+    if frames != sorted(frames):
+        code, what = "unsorted-frames", "the frames are not sorted, masks would shift"
+        if all(f.isdecimal() for f in frames) and frames == sorted(frames, key=int):
+            code = "uneven-names"
+            what = "the frame numbers are not sorted as text, masks would shift"
+        yield _error(code, META, name, what, "sort them, masks as well, and zero-pad the names")
+        return
+    if all(f.isdecimal() for f in frames):
+        numbers = [int(f) for f in frames]
+        if numbers[0] != 0:
+            what = f"the first frame is {frames[0]}, not 00000"
+            yield _warning("no-first-frame", META, name, what, "see whether the beginning is lost")
+        steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+        if len(steps) > 1:
+            place = next(n for n in range(1, len(numbers)) if numbers[n] - numbers[n - 1] > 1)
+            what = f"after frame {frames[place - 1]} comes {frames[place]}"
+            yield _warning("gap-in-frames", META, name, what, "see whether frames are lost")
+
+
+def _sentences(video: str, rows: Mapping[str, Any]) -> Iterator[Finding]:
+    if not rows:
+        what = "it has no expressions"
+        yield _warning("no-sentences", META, video, what, "add some or remove the video")
+    seen: dict[str, str] = {}
+    for exp_id, row in rows.items():
+        key = f"{video}/{exp_id}"
+        if not is_safe_name(exp_id):
+            yield _error("unsafe-name", META, repr(key), "the exp_id leaves its folder", _RENAME)
+        if not isinstance(row, Mapping) or not isinstance(row.get("exp"), str):
+            yield _error("bad-sentence", META, key, "there is no text 'exp'", "write it")
+            continue
+        text = " ".join(row["exp"].split()).casefold()
+        if not text:
+            yield _error("empty-sentence", META, key, "the sentence is empty", "write it")
+            continue
+        if row["exp"] != row["exp"].strip() or len(row["exp"].splitlines()) > 1:
+            what = "the sentence has white space at its ends or a line break"
+            yield _warning("loose-sentence", META, key, what, "remove it")
+        if text in seen:
+            what = f"it repeats the sentence of {seen[text]!r}"
+            yield _warning("repeated-sentence", META, key, what, "keep one of them")
+        seen.setdefault(text, exp_id)
+
+
+def _targets(
+    key: str, row: Mapping[str, Any], masks: MaskCheck | None, found: dict[str, set[str]]
+) -> Iterator[Finding]:
+    objects, annotations = row.get("obj_id"), row.get("anno_id")
+    if masks is None:
+        if annotations:
+            what = f"it has anno_ids, but {MASKS} is missing"
+            yield _error("no-masks-file", META, key, what, "add the file")
+        return
+    if "obj_id" in row and "anno_id" in row and None in (objects, annotations):
+        what = "'obj_id' or 'anno_id' is null, loaders want a list"
+        yield _error("null-ids", META, key, what, "write [] for no target")
+        return
+    if not isinstance(objects, list) or not isinstance(annotations, list):
+        what = "'obj_id' and 'anno_id' must be lists"
+        yield _error("bad-ids", META, key, what, "write [] for no target")
+        return
+    wrong = [i for i in (*objects, *annotations) if not _whole(i)]
+    if wrong:
+        what = f"the id {wrong[0]!r} is no whole number"
+        yield _error("bad-ids", META, key, what, "number objects and masks")
+        return
+    if len(objects) != len(annotations):
+        what = f"{len(objects)} obj_ids stand beside {len(annotations)} anno_ids"
+        yield _error("uneven-ids", META, key, what, "make the lists parallel")
+    if len(set(map(str, annotations))) < len(annotations):
+        yield _warning("repeated-id", META, key, "an anno_id is listed twice", "list it once")
+    for place, anno_id in enumerate(map(str, annotations)):
+        if anno_id not in masks:
+            what = f"anno_id {anno_id} is not in {MASKS}"
+            yield _error("dangling-id", META, key, what, "add its masks or remove the id")
+            continue
+        names = found.setdefault(anno_id, set())
+        if place < len(objects):
+            names.add(str(objects[place]))
+
+
+def _whole(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+
+
+_RENAME = "rename it"
+
+
+def _error(code: str, file: str, key: str, problem: str, remedy: str) -> Finding:
+    return Finding("error", file, key, problem.rstrip("."), remedy, code)
+
+
+def _warning(code: str, file: str, key: str, problem: str, remedy: str) -> Finding:
+    return Finding("warning", file, key, problem.rstrip("."), remedy, code)

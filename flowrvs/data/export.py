@@ -235,7 +235,7 @@ def append_projects(
     if not (target / META).is_file():
         raise DatasetError(f"{target} is no MeViS-style split; export without --append first.")
     truth = (target / MASKS).is_file()
-    sources = _sources(projects, videos, target.parent, [target.name], "mevis", quality)
+    sources = _sources(projects, videos, None, [target.name], "mevis", quality)
     with _spans.mapped(target / META) as data:
         found = _spans.member(data, "videos")
         if found is None:

@@ -1,0 +1,34 @@
+from .check import Finding, check_split
+from .export import (
+    FORMATS,
+    ExportResult,
+    append_projects,
+    assign_projects,
+    export_projects,
+    export_splits,
+)
+from .importing import import_split, import_video, list_videos
+from .mevis import MevisExpression, MevisSplit, MevisVideo, MevisWriter
+from .repair import repair_split
+from .write_back import WriteBackResult, write_back
+
+__all__ = [
+    "FORMATS",
+    "ExportResult",
+    "Finding",
+    "MevisExpression",
+    "MevisSplit",
+    "MevisVideo",
+    "MevisWriter",
+    "WriteBackResult",
+    "append_projects",
+    "assign_projects",
+    "check_split",
+    "export_projects",
+    "export_splits",
+    "import_split",
+    "import_video",
+    "list_videos",
+    "repair_split",
+    "write_back",
+]
