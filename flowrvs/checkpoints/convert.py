@@ -123,6 +123,10 @@ def convert(
     cast, text_cast = _dtype(dtype), _dtype(text_dtype)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} already exists; choose another folder for the converted model.")
+    if not base.is_dir():
+        raise MissingPathError(
+            f"There is no base folder {base}; download Wan2.1-T2V-1.3B-Diffusers."
+        )
     tokenizer = _tokenizer(base)
     parts = [
         _transformer(base, dit, cast, shard_bytes),
@@ -160,6 +164,7 @@ def convert(
             _compose(base, folder, name or out.absolute().name, tokenizer)
             source = {"base": base.name, "dit": dit.name, "vae": vae.name}
             write_manifest(folder, source, progress=hashing, cancel=cancel)
+            step(0, "Done")
     except Cancelled:
         raise Cancelled(f"Stopped on request; nothing was written to {out}.") from None
     return out
@@ -300,10 +305,6 @@ def _shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _config(base: Path, part: str) -> dict[str, Any]:
     path = base / part / "config.json"
-    if not base.is_dir():
-        raise MissingPathError(
-            f"There is no base folder {base}; download Wan2.1-T2V-1.3B-Diffusers."
-        )
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

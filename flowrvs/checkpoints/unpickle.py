@@ -19,6 +19,11 @@ from flowrvs.errors import CheckpointError, MissingPathError
 __all__ = ["open_checkpoint"]
 
 _ALLOWED = "argparse.Namespace"
+# What files of weights hold; only used to say which of the others torch refused.
+_PLAIN = re.compile(
+    r"argparse\.Namespace|collections\.(OrderedDict|Counter)|torch\.(\w+Storage|Size|device)|"
+    r"torch\._utils\._rebuild\w+|torch\.nn\.parameter\.Parameter"
+)
 _ZIP_MAGIC = b"PK\x03\x04"
 _AGAIN = "download the file again"
 
@@ -143,7 +148,7 @@ def _global_name(entry: Any) -> str:
 
 
 def _plain(name: str) -> bool:
-    return name == _ALLOWED or name.startswith(("torch.", "collections."))
+    return _PLAIN.fullmatch(name) is not None
 
 
 def _refuse(path: Path, names: list[str]) -> None:

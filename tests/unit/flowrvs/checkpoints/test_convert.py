@@ -1,0 +1,296 @@
+"""From the public layouts to a folder that loads, or a line that says why not."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import UMT5EncoderModel
+
+import flowrvs
+from flowrvs.checkpoints import convert_write
+from flowrvs.checkpoints.convert import convert
+from flowrvs.checkpoints.manifest import check_weights, verify_manifest
+from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError, StorageError
+from flowrvs.pipelines import FlowRVSPipeline
+from flowrvs.progress import CancelToken, Progress
+from tests.fixtures.public_layout import PublicLayout, write_public_layout
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> PublicLayout:
+    return write_public_layout(tmp_path_factory.mktemp("public"), kind="ema")
+
+
+@pytest.fixture
+def broken(layout: PublicLayout, tmp_path: Path) -> PublicLayout:
+    """A copy that a test may damage."""
+    shutil.copytree(layout.base.parent, tmp_path / "public")
+    base, dit, vae = (tmp_path / "public" / p.name for p in (layout.base, layout.dit, layout.vae))
+    return PublicLayout(base, dit, vae, layout.parts)
+
+
+def _run(layout: PublicLayout, out: Path, **options: object) -> Path:
+    return convert(layout.base, layout.dit, layout.vae, out, **options)
+
+
+def _assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "vae_kind", "generation", "injection"),
+    [
+        ("raw", "raw", "old", True),
+        ("model", "model", "old", True),
+        ("ema", "model", "new", False),
+        ("ema", "raw", "new", True),
+        ("raw", "model", "new", False),
+    ],
+)
+def test_every_layout_gives_the_stock_parts(
+    tmp_path: Path, kind: str, vae_kind: str, generation: str, injection: bool
+) -> None:
+    layout = write_public_layout(
+        tmp_path, kind=kind, vae_kind=vae_kind, generation=generation, video_injection=injection
+    )
+    out = _run(layout, tmp_path / "made", shard_bytes=100_000)
+    pipe = flowrvs.load(out, device="cpu", dtype="float32")
+    assert pipe.injects_video == injection
+    assert pipe.name == "made"
+    _assert_same(pipe.transformer.state_dict(), layout.parts.transformer.state_dict())
+    _assert_same(pipe.vae.state_dict(), layout.parts.vae.state_dict())
+    text = UMT5EncoderModel.from_pretrained(out / "text_encoder")
+    _assert_same(text.state_dict(), layout.parts.text_encoder.state_dict())
+    assert len(list((out / "vae").glob("*-of-*.safetensors"))) > 1
+    assert verify_manifest(out) == []
+    assert check_weights(out) == []
+
+
+def test_the_folder_computes_what_the_parts_do(layout: PublicLayout, tmp_path: Path) -> None:
+    pipe = FlowRVSPipeline.from_pretrained(_run(layout, tmp_path / "made", name="mine"))
+    config = pipe.config
+    assert (config.name, config.max_sequence_length, config.lower_case) == ("mine", 256, False)
+    assert (config.sample_height, config.sample_width) == (480, 832)
+    assert (config.window_size, config.overlap) == (81, 8)
+    parts = layout.parts
+    own = FlowRVSPipeline(
+        parts.transformer, parts.vae, parts.text_encoder, parts.tokenizer, pipe.scheduler
+    )
+    for made in (pipe, own):
+        made.register_to_config(sample_height=32, sample_width=48)
+    frames = np.random.default_rng(0).integers(0, 255, (5, 40, 50, 3), np.uint8)
+    outputs = [made(frames, ["the RED & blue"]).logits for made in (pipe, own)]
+    # Not equal: how numbers lie in memory decides which kernels add them up.
+    np.testing.assert_allclose(*outputs, atol=1e-4)
+    assert np.ptp(outputs[0]) > 0.1
+
+
+def test_casting(layout: PublicLayout, tmp_path: Path) -> None:
+    out = _run(layout, tmp_path / "a", dtype="float16", text_dtype="bfloat16", shard_bytes=9_000)
+    kinds = {
+        part: {
+            t.dtype for file in (out / part).glob("*.safetensors") for t in load_file(file).values()
+        }
+        for part in ("transformer", "vae", "text_encoder")
+    }
+    half = {torch.float16}
+    assert kinds == {"transformer": half, "vae": half, "text_encoder": {torch.bfloat16}}
+    text = UMT5EncoderModel.from_pretrained(out / "text_encoder")
+    assert text.dtype == torch.bfloat16
+    for name, value in layout.parts.text_encoder.state_dict().items():
+        assert torch.equal(text.state_dict()[name], value.bfloat16()), name
+    with pytest.raises(InputError, match="Unknown precision 'int8'"):
+        _run(layout, tmp_path / "b", dtype="int8")
+
+
+def test_tensors_larger_than_a_piece_and_than_what_is_mapped(
+    layout: PublicLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert_write, "_PIECE", 100)
+    monkeypatch.setattr(convert_write, "_TOUCHED", 50_000)
+    out = _run(layout, tmp_path / "made")
+    found = load_file(out / "vae" / "diffusion_pytorch_model.safetensors")
+    _assert_same(found, layout.parts.vae.state_dict())
+
+
+def test_text_shards_that_stay_as_they_are_are_linked(layout: PublicLayout, tmp_path: Path) -> None:
+    out = _run(layout, tmp_path / "made")
+    for path in (layout.base / "text_encoder").glob("*.safetensors"):
+        assert path.samefile(out / "text_encoder" / path.name) or (
+            path.read_bytes() == (out / "text_encoder" / path.name).read_bytes()
+        )
+
+
+def test_averages_without_weights_beside_them(broken: PublicLayout, tmp_path: Path) -> None:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(broken.dit, weights_only=True)
+    del content["model"]
+    torch.save(content, broken.dit)
+    pipe = flowrvs.load(_run(broken, tmp_path / "made"), device="cpu", dtype="float32")
+    _assert_same(pipe.transformer.state_dict(), broken.parts.transformer.state_dict())
+
+
+def _edit(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
+def test_keys_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    layout = write_public_layout(tmp_path / "public", kind="raw", vae_kind="raw")
+
+    def change(state: dict[str, torch.Tensor]) -> None:
+        del state["proj_out.bias"]
+        state["surplus.weight"] = torch.zeros(2)
+        state["scale_shift_table"] = torch.zeros(1, 2, 5)
+        state["patch_embedding.bias"] = torch.zeros(24, dtype=torch.int32)
+
+    _edit(layout.dit, change)
+    with pytest.raises(CheckpointError) as caught:
+        _run(layout, tmp_path / "made")
+    message = str(caught.value)
+    assert "1 missing: proj_out.bias" in message
+    assert "1 unexpected: surplus.weight" in message
+    assert "1 of another shape: scale_shift_table [1, 2, 5] instead of [1, 2, 24]" in message
+    assert "1 no floating-point tensors: patch_embedding.bias" in message
+    assert "\n" not in message
+
+    def empty(state: dict[str, torch.Tensor]) -> None:
+        for key in [key for key in state if "decoder" in key]:
+            del state[key]
+
+    _edit(layout.vae, empty)
+    good = write_public_layout(tmp_path / "good", kind="raw")
+    with pytest.raises(CheckpointError, match=r"\d+ missing: decoder.*and \d+ more"):
+        convert(good.base, good.dit, layout.vae, tmp_path / "made")
+    with pytest.raises(CheckpointError, match=r"no weight patch_embedding\.weight"):
+        convert(good.base, good.vae, good.vae, tmp_path / "made")
+    with pytest.raises(CheckpointError, match="missing"):
+        convert(good.base, good.dit, good.dit, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_profilers_counters_are_no_weights(broken: PublicLayout, tmp_path: Path) -> None:
+    def change(content: dict) -> None:
+        content["model"]["vae.encoder.total_ops"] = torch.zeros(1, dtype=torch.float64)
+        content["model"]["vae.total_params"] = torch.zeros(1, dtype=torch.float64)
+
+    _edit(broken.vae, change)
+    assert _run(broken, tmp_path / "made").is_dir()
+
+
+def test_averages_of_another_model(broken: PublicLayout, tmp_path: Path) -> None:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(broken.dit, weights_only=True)
+    weights = content["ema_model"]["shadow_params"]
+    weights[5], weights[6] = weights[6], weights[5]
+    torch.save(content, broken.dit)
+    with pytest.raises(CheckpointError, match="2 of another shape"):
+        _run(broken, tmp_path / "made")
+    weights.pop()
+    torch.save(content, broken.dit)
+    with pytest.raises(CheckpointError, match="68 averaged weights, but the transformer has 69"):
+        _run(broken, tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("text_encoder/model-00002-of-00002.safetensors", "text_encoder lacks model-00002"),
+        ("text_encoder/config.json", "lacks text_encoder/config.json"),
+        ("transformer/config.json", "lacks transformer/config.json"),
+        ("tokenizer", "lacks tokenizer/"),
+        ("", "no base folder"),
+    ],
+)
+def test_a_base_with_holes(broken: PublicLayout, tmp_path: Path, where: str, message: str) -> None:
+    path = broken.base / where
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises((CheckpointError, MissingPathError), match=message):
+        _run(broken, tmp_path / "made")
+
+
+def test_a_damaged_base(broken: PublicLayout, tmp_path: Path) -> None:
+    shard = broken.base / "text_encoder" / "model-00001-of-00002.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-100])
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        _run(broken, tmp_path / "made")
+    save_file({"other": torch.zeros(3)}, shard)
+    with pytest.raises(CheckpointError, match="does not fit the model; .* missing"):
+        _run(broken, tmp_path / "made")
+    shard.write_bytes(whole)
+    config = broken.base / "vae" / "config.json"
+    config.write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        _run(broken, tmp_path / "made")
+    config.write_text(json.dumps({"base_dim": "wide"}))
+    with pytest.raises(CheckpointError, match="describes no vae"):
+        _run(broken, tmp_path / "made")
+
+
+def test_stopping_leaves_nothing(layout: PublicLayout, tmp_path: Path) -> None:
+    for share in (0.0, 0.3, 0.7):
+        token = CancelToken()
+
+        def watch(event: Progress, token: CancelToken = token, share: float = share) -> None:
+            assert 0 <= event.done <= event.total
+            if event.fraction >= share:
+                token.cancel()
+
+        with pytest.raises(Cancelled, match="nothing was written"):
+            _run(layout, tmp_path / "made", progress=watch, cancel=token)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_ends_at_its_total(layout: PublicLayout, tmp_path: Path) -> None:
+    events: list[Progress] = []
+    out = _run(layout, tmp_path / "made", text_dtype="float16", progress=events.append)
+    assert events[-1].done == events[-1].total
+    assert [e.done for e in events] == sorted(e.done for e in events)
+    assert out.is_dir()
+
+
+def test_a_full_disk_leaves_nothing(
+    layout: PublicLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_write.os, "fsync", full)
+        with pytest.raises(StorageError, match="disk is full"):
+            _run(layout, tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("flowrvs.checkpoints.convert.free_bytes", lambda folder: 1000)
+    with pytest.raises(StorageError, match=r"needs .* but 1.0 kB are free"):
+        _run(layout, tmp_path / "made")
+
+
+def test_a_folder_in_use_is_left_alone(layout: PublicLayout, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    out.mkdir()
+    _run(layout, out)  # an empty one is taken
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(InputError, match="already exists"):
+        _run(layout, out)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_what_a_killed_run_left_is_removed(layout: PublicLayout, tmp_path: Path) -> None:
+    left = tmp_path / ".made.partial-999999999-abcd"
+    left.mkdir()
+    (left / "half").write_bytes(b"x")
+    _run(layout, tmp_path / "made")
+    assert not left.exists()

@@ -1,0 +1,187 @@
+"""Nothing in a downloaded pickle is run, and every bad file gets one line."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowrvs.checkpoints.unpickle import open_checkpoint
+from flowrvs.errors import CheckpointError, MissingPathError
+
+
+class _Runs:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, call: object, *arguments: object) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call, self.arguments
+
+
+class Disguise(argparse.Namespace):
+    """Looks like what training runs save."""
+
+
+def _save(content: object, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def _zip(program: bytes, path: Path, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+def test_what_training_saves_opens(tmp_path: Path) -> None:
+    content = {
+        "model": collections.OrderedDict(a=torch.arange(4.0)),
+        "milestones": collections.Counter([30]),
+        "args": argparse.Namespace(lr=1e-4, names=["x"]),
+    }
+    found = open_checkpoint(_save(content, tmp_path / "a.pth"))
+    assert torch.equal(found["model"]["a"], torch.arange(4.0))
+    assert found["args"].lr == 1e-4
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("call", "arguments", "name"),
+    [
+        (os.system, ("touch {mark}",), "system"),
+        (eval, ("open({mark!r}, 'w')",), "eval"),
+        (getattr, (io, "open"), "getattr"),
+        (torch.hub.load, ("x", "y"), "torch.hub.load"),
+        (Disguise, (), "Disguise"),
+    ],
+)
+def test_other_globals_are_refused_by_name(
+    tmp_path: Path, call: object, arguments: tuple, name: str, nested: bool, protocol: int
+) -> None:
+    mark = tmp_path / "ran"
+    filled = [a.format(mark=str(mark)) if isinstance(a, str) else a for a in arguments]
+    filled = [a for a in filled if a is not io]
+    content: object = _Runs(call, *filled)
+    if nested:
+        content = {
+            "model": {"a": torch.zeros(2)},
+            "args": argparse.Namespace(deep=[{"x": content}]),
+        }
+    path = tmp_path / "bad.pth"
+    torch.save(content, path, pickle_protocol=protocol)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    message = str(caught.value)
+    assert "is refused" in message and name in message and "\n" not in message
+    assert not mark.exists()
+
+
+def test_a_class_that_other_code_allowed_is_refused(tmp_path: Path) -> None:
+    path = _save({"args": Disguise(x=1)}, tmp_path / "bad.pth")
+    with (
+        torch.serialization.safe_globals([Disguise]),
+        pytest.raises(CheckpointError, match="Disguise"),
+    ):
+        open_checkpoint(path)
+
+
+def test_bare_pickles(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    path = tmp_path / "bare.pth"
+    path.write_bytes(pickle.dumps(_Runs(os.system, f"touch {mark}")))
+    with pytest.raises(CheckpointError, match=r"would run \w+\.system"):
+        open_checkpoint(path)
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(CheckpointError, match="bare pickle"):
+        open_checkpoint(path)
+    torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="bare pickle"):
+        open_checkpoint(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1, -30, -200])
+def test_cut_short(tmp_path: Path, keep: int) -> None:
+    path = _save({"model": {"a": torch.rand(300)}}, tmp_path / "a.pth")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert "download the file again" in str(caught.value)
+
+
+def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    with pytest.raises(MissingPathError, match="no checkpoint"):
+        open_checkpoint(path)
+    with pytest.raises(CheckpointError, match="is no file"):
+        open_checkpoint(tmp_path)
+    for content, message in (
+        (b"<html>not found</html>", "no PyTorch checkpoint"),
+        (os.urandom(2000), "again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=message):
+            open_checkpoint(path)
+
+
+def test_zip_files_that_torch_did_not_write(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError, match="not one that torch.save wrote"):
+        open_checkpoint(path)
+    _zip(pickle.dumps({"a": 1}, protocol=2), path, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="not one that torch.save wrote"):
+        open_checkpoint(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({}, protocol=2))
+        archive.writestr("b/data.pkl", pickle.dumps(_Runs(os.getpid), protocol=2))
+    with pytest.raises(CheckpointError, match="not one that torch.save wrote"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"",
+        b"\x80\x02",
+        b"\x80\x02}q\x00(X\xff\xff\xff\x7fa",
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"\xff" * 50,
+    ],
+)
+def test_programs_that_are_no_pickles(tmp_path: Path, program: bytes) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(_zip(program, tmp_path / "a.pth"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_larger_than_its_file(tmp_path: Path) -> None:
+    path = _save({"model": {"a": torch.zeros(3, 4)}}, tmp_path / "a.pth")
+    with zipfile.ZipFile(path) as archive:
+        records = {r.filename: archive.read(r) for r in archive.infolist()}
+    changed = tmp_path / "b.pth"
+    with zipfile.ZipFile(changed, "w") as archive:
+        for name, data in records.items():
+            if name.endswith("data.pkl"):  # the storage's count of numbers, 12, becomes 2**30
+                assert data.count(b"K\x0ct") == 1
+                data = data.replace(b"K\x0ct", b"J\x00\x00\x00\x40t")
+            archive.writestr(name, data)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        tensor = open_checkpoint(changed)["model"]["a"]
+        assert tensor.untyped_storage().nbytes() <= changed.stat().st_size
+        raise CheckpointError("cannot be read, or no larger than the file")
