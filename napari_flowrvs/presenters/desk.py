@@ -53,6 +53,8 @@ class Desk:
     contents_changed = Signal(Changed)
     #: A run wrote masks; what shows them has been drawn again already.
     masks_written = Signal(Changed)
+    #: Other steps can be undone or redone.
+    history_changed = Signal()
     #: Objects, layers or expressions were added, changed or removed.
     catalog_changed = Signal()
 
@@ -173,6 +175,16 @@ class Desk:
     def step(self, frames: int) -> None:
         """Go some frames on, or back."""
         self.go_to(self._frame + frames)
+
+    def go_to_end(self, *, last: bool) -> None:
+        """Go to the first or last frame on which the object is; of the video without one."""
+        shown = np.empty(0, np.intp)
+        if self._project is not None and self.object is not None:
+            shown = np.flatnonzero(self._project.present(self.object.id))
+        if len(shown):
+            self.go_to(int(shown[-1 if last else 0]))
+        else:
+            self.go_to(self.frame_count - 1 if last else 0)
 
     def choose(self, object_id: int) -> None:
         """Ask for an object."""

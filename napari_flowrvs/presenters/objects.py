@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from psygnal import Signal
@@ -81,6 +82,8 @@ class ObjectsPresenter:
     changed = Signal()
     #: Only the counts of a layer's objects have changed.
     counted = Signal()
+    #: Somebody wants to paint an object.
+    brush_requested = Signal(int)
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -176,6 +179,13 @@ class ObjectsPresenter:
             self._project().set_expression_objects(self.expression_id, ids)
             self.desk.catalog_changed.emit()
 
+    def set_text(self, exp_id: str, text: str) -> None:
+        """Give a sentence other words; a blank one is ignored."""
+        words = " ".join(text.split())
+        if words:
+            self._project().set_expression_text(exp_id, words)
+            self.desk.catalog_changed.emit()
+
     # -- objects -------------------------------------------------------------------------
 
     def rename(self, object_id: int, name: str) -> None:
@@ -207,12 +217,97 @@ class ObjectsPresenter:
         self.desk.choose(made.id)
         return made
 
+    def delete(self) -> None:
+        """Delete the desk's object with its masks; a step that can be undone."""
+        project, thing = self._chosen()
+        project.remove_object(thing.id)
+        self.desk.set_object(min(project.objects, default=None))
+        self._changed(thing.layer, 0, self.desk.frame_count)
+
+    def absent(self) -> None:
+        """Say that the object is not there on the chosen range."""
+        self._on_range(lambda project, one, a, b: project.mark_absent(one, a, b))
+
+    def lock(self) -> None:
+        """Protect the object's masks on the range."""
+        self._on_range(lambda project, one, a, b: project.lock_frames(one, a, b))
+
+    def unlock(self) -> None:
+        """Undo `lock`; the frames stay a person's."""
+        self._on_range(lambda project, one, a, b: project.unlock_frames(one, a, b))
+
+    def release(self) -> None:
+        """Let the model draw again over what a person drew on the range."""
+        self._on_range(lambda project, one, a, b: project.release_frames(one, a, b))
+
+    def start_here(self) -> None:
+        """Let the object begin on the frame that is shown."""
+        project, thing = self._chosen()
+        project.start_object(thing.id, self.desk.frame)
+        self._changed(thing.layer, 0, self.desk.frame)
+
+    def end_here(self) -> None:
+        """Let the object end on the frame that is shown."""
+        project, thing = self._chosen()
+        project.end_object(thing.id, self.desk.frame + 1)
+        self._changed(thing.layer, self.desk.frame + 1, self.desk.frame_count)
+
+    def split_pieces(self) -> None:
+        """Make every connected piece but the largest an object of its own, on the range."""
+        project, thing = self._chosen()
+        start, stop = self.desk.span
+        from flowrvs import editing
+
+        made = editing.split_components(project, thing.id, start, stop)
+        if not made:
+            raise InputError(f"{thing.name!r} is in one piece on frames {start} to {stop - 1}.")
+        self._changed(thing.layer, start, stop)
+
+    def split_by_painting(self) -> None:
+        """Make a new object in the same layer and ask for the brush: what it covers is cut."""
+        self._chosen()
+        self.brush_requested.emit(self.add().id)
+
+    def merge(self, other: int) -> None:
+        """Give the desk's object all masks of another one, which goes."""
+        project, thing = self._chosen()
+        layers = {thing.layer, project.objects[other].layer}
+        project.merge_objects(thing.id, other)
+        for layer_id in layers:
+            self._changed(layer_id, 0, self.desk.frame_count)
+
+    def swap(self, other: int) -> None:
+        """Exchange the masks of the desk's object and another one, from this frame on."""
+        project, thing = self._chosen()
+        layers = {thing.layer, project.objects[other].layer}
+        project.swap_objects(thing.id, other, self.desk.frame)
+        for layer_id in layers:
+            self._changed(layer_id, self.desk.frame, self.desk.frame_count)
+
     # -- inside --------------------------------------------------------------------------
 
     def _project(self) -> Project:
         if self.desk.project is None:
             raise InputError("There is no project yet: run a sentence, or open a project.")
         return self.desk.project
+
+    def _chosen(self) -> tuple[Project, ObjectRecord]:
+        project, thing = self._project(), self.desk.object
+        if thing is None:
+            raise InputError("There is no object to work on: choose one.")
+        return project, thing
+
+    def _on_range(self, action: Callable[[Project, int, int, int], object]) -> None:
+        project, thing = self._chosen()
+        if not self.desk.span_chosen:
+            raise InputError("Choose a range first: on its first and last frame (keys I, Shift+I).")
+        start, stop = self.desk.span
+        action(project, thing.id, start, stop)
+        self._changed(thing.layer, start, stop)
+
+    def _changed(self, layer_id: int, start: int, stop: int) -> None:
+        self.desk.touched(layer_id, start, stop)
+        self.desk.catalog_changed.emit()
 
     def _on_project(self, _project: object) -> None:
         self._expression = None

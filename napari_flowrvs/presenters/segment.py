@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -160,6 +161,11 @@ class SegmentPresenter:
         """The project of the last run."""
         return self._project
 
+    @property
+    def found(self) -> tuple[int, ...]:
+        """The objects of the last run's sentences that it has drawn."""
+        return tuple(p.object_id for i, p in enumerate(self._prompts) if i in self._found)
+
     def run(self, inputs: SegmentInputs) -> None:
         """Start a run.
 
@@ -193,7 +199,7 @@ class SegmentPresenter:
                 self._projects.ensure(folder, video.info)
             cancel.raise_if_cancelled()
             report(Progress(0, 0, f"Loading the model {Path(inputs.model).name}"))
-            segmenter = self._segmenter_for(inputs.model.strip(), inputs.device)
+            segmenter = self.segmenter_for(inputs.model.strip(), inputs.device)
             cancel.raise_if_cancelled()
             folder.parent.mkdir(parents=True, exist_ok=True)
             project = self._projects.ensure(folder, video.info)
@@ -210,6 +216,7 @@ class SegmentPresenter:
                 start=inputs.start,
                 stop=inputs.stop,
                 steps=inputs.steps,
+                keep_confidence=_has_room(project, len(prompts)),
                 cancel=cancel,
                 progress=report,
             )
@@ -220,7 +227,8 @@ class SegmentPresenter:
                     yield Written(prompts[part.expression].layer_id, part.start, part.stop)
             project.flush()
 
-    def _segmenter_for(self, model: str, device: str) -> Segmenter:
+    def segmenter_for(self, model: str, device: str) -> Segmenter:
+        """Return a loaded model; call it in a job, never in two at once."""
         key = (model, device)
         if self._segmenter is None or self._segmenter[0] != key:
             self._segmenter = None  # the old one's memory first
@@ -265,3 +273,14 @@ class SegmentPresenter:
             self._project.flush()
         self._segmenter = None
         return ended
+
+
+def _has_room(project: Project, sentences: int) -> bool:
+    """Tell whether the disk takes the confidence of every pixel too, without growing full."""
+    video = project.video
+    # Mostly flat areas; they were measured to pack to a tenth and less.
+    need = video.frame_count * video.height * video.width * sentences / 10
+    try:
+        return need < shutil.disk_usage(project.path).free / 4
+    except OSError:
+        return False

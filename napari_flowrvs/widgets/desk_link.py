@@ -30,7 +30,6 @@ class DeskLink:
         self.link = link
         self.desk = desk
         self._active: Labels | None = None
-        self._painting = False
         viewer = link.viewer
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_step)
@@ -79,19 +78,9 @@ class DeskLink:
 
     def _on_painted(self, _event: Any = None) -> None:
         home = None if self._active is None else project_of(self._active)
-        if home is None:
-            return
-        known = self.desk.object_id
-        self._painting = True
-        try:
-            self.desk.touched(home[1], self.desk.frame, self.desk.frame + 1)
-        finally:
-            self._painting = False
-        label = int(self._active.selected_label) if self._active is not None else 0
-        project = self.desk.project
-        if label != known and project is not None and label in project.objects:
-            self.desk.catalog_changed.emit()
-            self.desk.set_object(label)
+        if home is not None:
+            self.desk.wrote(home[1], self.desk.frame, self.desk.frame + 1)
+            self._on_label()
 
     def _on_step(self, _event: Any = None) -> None:
         viewer = self.link.viewer
@@ -136,8 +125,7 @@ class DeskLink:
             home = project_of(layer)
             if home is None or change.layer_id not in (None, home[1]):
                 continue
-            # After a stroke napari has drawn already.
-            if change.start <= self.desk.frame < change.stop and not self._painting:
+            if change.start <= self.desk.frame < change.stop:
                 layer.refresh(extent=False)
 
     def _on_catalog(self) -> None:
@@ -151,6 +139,13 @@ class DeskLink:
             chosen = layer.selected_label
             layer.colormap = object_colors(project, home[1])
             layer.selected_label = chosen
+
+    def take_brush(self, object_id: int) -> None:
+        """Be ready to paint an object."""
+        self.desk.choose(object_id)
+        layer = self.layer_of(object_id)
+        if layer is not None:
+            layer.mode = "paint"
 
     def project_layers(self, project: Project | None) -> list[Labels]:
         """Return the labels layers that show the project."""

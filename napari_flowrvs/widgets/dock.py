@@ -47,9 +47,11 @@ from napari_flowrvs.widgets import style
 from napari_flowrvs.widgets.desk_link import DeskLink
 from napari_flowrvs.widgets.export_dialog import show_export
 from napari_flowrvs.widgets.find import FindPanel
+from napari_flowrvs.widgets.keys import Commands, KeysDialog
 from napari_flowrvs.widgets.objects import ObjectsPanel
 from napari_flowrvs.widgets.parts import Problem, ProgressLine, form_layout, row, scrolled
 from napari_flowrvs.widgets.strip import ProvenanceStrip, place_strip
+from napari_flowrvs.widgets.transport import OnionSkin, Transport
 from napari_flowrvs.widgets.viewer_link import ViewerLink
 from napari_flowrvs.worker import run_in_thread
 
@@ -95,6 +97,7 @@ class SegmentDock(QWidget):
         self.link = ViewerLink(napari_viewer, self._on_videos, self._close_unused)
         self.desk_link = DeskLink(self.link, self.desk)
         self.strip = ProvenanceStrip(StripPresenter(self.desk))
+        self.commands = Commands(napari_viewer, self._on_failed)
         self._build()
         self._connect()
         self._on_videos()
@@ -135,7 +138,12 @@ class SegmentDock(QWidget):
         label = QLabel("v&ideo:")
         label.setBuddy(combo)
         head = form_layout()
-        head.addRow(label, row(combo, self.open_button))
+        self.keys_button = QToolButton()
+        self.keys_button.setText("&keys")
+        self.keys_button.setToolTip("All keys")
+        self.keys_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.keys_button.clicked.connect(lambda: KeysDialog(self).show())
+        head.addRow(label, row(combo, self.open_button, self.keys_button))
 
         self.find = FindPanel(self.memory)
         self.sentences, self.options = self.find.sentences, self.find.options
@@ -146,8 +154,9 @@ class SegmentDock(QWidget):
         self.tabs.setUsesScrollButtons(False)
         self.area = scrolled(self.find)
         self.tabs.addTab(self.area, "Find")
-        self.objects = ObjectsPanel(ObjectsPresenter(self.desk), self._on_failed)
+        self.objects = ObjectsPanel(ObjectsPresenter(self.desk), self.commands.attempt)
         self.tabs.addTab(self.objects, "Objects")
+        self.transport = Transport(self.desk, OnionSkin(self.desk_link), self.commands)
         self.progress = ProgressLine()
         self.problem = Problem()
         outer = QVBoxLayout(self)
@@ -155,6 +164,7 @@ class SegmentDock(QWidget):
         outer.setSpacing(6)
         outer.addLayout(head)
         outer.addWidget(self.tabs, 1)
+        outer.addWidget(self.transport)
         outer.addWidget(self.progress)
         outer.addWidget(self.problem)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
@@ -178,7 +188,7 @@ class SegmentDock(QWidget):
         self.presenter.job.cancelled.connect(self._on_cancelled)
         self.presenter.prompted.connect(self._on_prompted)
         self.presenter.written.connect(self._on_written)
-        self.presenter.finished.connect(self._on_finished)
+        self.presenter.finished.connect(self._on_run_finished)
         self.opener.opened.connect(self._on_opened)
         self.opener.noted.connect(self._on_noted)
         self.opener.job.progressed.connect(self._on_progress)
@@ -334,6 +344,9 @@ class SegmentDock(QWidget):
         if project is not None and project is self.desk.project:
             self.desk.wrote(written.layer_id, written.start, written.stop)
 
+    def _on_run_finished(self, text: str) -> None:
+        self.progress.say(text)
+
     def _on_finished(self, text: str) -> None:
         self.progress.say(text)
 
@@ -346,15 +359,27 @@ class SegmentDock(QWidget):
         self.problem.show_failure(failure)
         self.area.ensureWidgetVisible(self.problem)
 
+    def _on_stopped(self) -> None:
+        self.progress.say("")
+
+    def _model(self) -> tuple[str, str]:
+        """Return the model and the device of the page Find, when they are free."""
+        if self.presenter.job.busy:
+            raise InputError("A run is going on: wait for it, or cancel it.")
+        inputs = self.inputs()
+        return inputs.model, inputs.device
+
     def _export(self) -> None:
         show_export(self.link.viewer, self.window())
 
     # -- keyboard and closing ------------------------------------------------------------
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
-        """Esc stops a run."""
-        if event.key() == Qt.Key.Key_Escape and self.presenter.job.busy:
-            self.cancel()
+        """Esc stops what runs."""
+        busy = [job for job in (self.presenter.job,) if job.busy]
+        if event.key() == Qt.Key.Key_Escape and busy:
+            for job in busy:
+                job.cancel()
             event.accept()
         else:
             super().keyPressEvent(event)
@@ -380,7 +405,10 @@ class SegmentDock(QWidget):
         """Cancel what runs, wait for it a moment, and write everything to disk."""
         busy = self.presenter.job.busy
         self.strip.setParent(None)
+        self.commands.close()
+        self.transport.close_all()
         self.opener.close(1.0)
+        self.find.models.close_all()
         self.presenter.close()
         if busy:
             self._on_phase(Phase.IDLE)

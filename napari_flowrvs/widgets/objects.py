@@ -11,13 +11,12 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
+    QMenu,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from flowrvs.errors import FlowRVSError
-from napari_flowrvs.presenters.job import Failure
 from napari_flowrvs.presenters.objects import ObjectsPresenter
 from napari_flowrvs.widgets.tables import ExpressionsModel, ObjectsModel, ProvenanceBar, Table
 
@@ -31,7 +30,7 @@ def tool_button(text: str, tip: str, action: Callable[[], object]) -> QToolButto
     button = QToolButton()
     button.setText(text)
     button.setToolTip(tip)
-    button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     button.clicked.connect(lambda: action())
     return button
 
@@ -43,14 +42,16 @@ class ObjectsPanel(QWidget):
     ----------
     presenter : ObjectsPresenter
         Rows and actions.
-    on_failure : callable
-        Shows what went wrong.
+    attempt : callable
+        ``attempt(action)`` calls it, shows what is wrong, and says whether it was done.
     """
 
-    def __init__(self, presenter: ObjectsPresenter, on_failure: Callable[[Failure], None]) -> None:
+    def __init__(
+        self, presenter: ObjectsPresenter, attempt: Callable[[Callable[[], object]], bool]
+    ) -> None:
         super().__init__()
         self.presenter = presenter
-        self._on_failure = on_failure
+        self.attempt = attempt
         self._build()
         self._later = QTimer(self)
         self._later.setSingleShot(True)
@@ -96,7 +97,62 @@ class ObjectsPanel(QWidget):
         self.object_buttons = _head("objects, ticked where meant", self.add_object)
         layout.addLayout(self.object_buttons)
         layout.addWidget(self.objects, 3)
-        self.box = layout
+        layout.addLayout(self._build_actions())
+
+    def _build_actions(self) -> QHBoxLayout:
+        """The buttons below the table; what is seldom needed is in a menu."""
+        actions = self.presenter
+        self.absent_button = tool_button(
+            "absent", "The object is not there on the chosen range", self._do(actions.absent)
+        )
+        self.lock_button = tool_button(
+            "lock",
+            "Protect the object's masks on the range, from everybody",
+            self._do(actions.lock),
+        )
+        self.delete_button = tool_button(
+            "delete", "Delete the object with all its masks", self._do(actions.delete)
+        )
+        self.more_button = QToolButton()
+        self.more_button.setText("more…")
+        self.more_button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.more_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.menu = QMenu(self)
+        self.menu.aboutToShow.connect(self._fill_menu)
+        self.more_button.setMenu(self.menu)
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        for button in (self.absent_button, self.lock_button, self.delete_button, self.more_button):
+            row.addWidget(button, 1)
+        return row
+
+    def _do(self, action: Callable[[], object]) -> Callable[[], object]:
+        return lambda: self.attempt(action)
+
+    def _fill_menu(self) -> None:
+        actions, menu = self.presenter, self.menu
+        menu.clear()
+        for text, action in (
+            ("&begins on this frame", actions.start_here),
+            ("&ends on this frame", actions.end_here),
+            ("&unlock the range", actions.unlock),
+            ("&release the range to the model", actions.release),
+            ("split into its &pieces, on the range", actions.split_pieces),
+            ("split by &drawing: paint the part", actions.split_by_painting),
+        ):
+            menu.addAction(text).triggered.connect(self._do(action))
+        for title, do in (
+            ("&merge into it", actions.merge),
+            ("s&wap with, from here on", actions.swap),
+        ):
+            others = menu.addMenu(title)
+            for row in actions.objects():
+                if row.id != actions.desk.object_id:
+                    name = f"{row.id} {row.name}".replace("&", "&&")
+                    others.addAction(name).triggered.connect(
+                        self._do(lambda do=do, other=row.id: do(other))
+                    )
+            others.setEnabled(not others.isEmpty())
 
     # -- showing -------------------------------------------------------------------------
 
@@ -113,6 +169,8 @@ class ObjectsPanel(QWidget):
         self.remove_sentence.setEnabled(self.presenter.expression_id is not None)
         project = self.presenter.desk.project
         self.add_object.setEnabled(project is not None)
+        for button in (self.absent_button, self.lock_button, self.delete_button, self.more_button):
+            button.setEnabled(self.presenter.desk.object_id is not None)
         self.add_sentence.setEnabled(project is not None)
 
     def _on_object(self, object_id: int | None) -> None:
@@ -144,15 +202,6 @@ class ObjectsPanel(QWidget):
             row = self.objects_model.place(self.presenter.desk.object_id)
             self.objects.setFocus()
             self.objects.edit(self.objects_model.index(row, 1))
-
-    def attempt(self, action: Callable[[], object]) -> bool:
-        """Call `action`; show what is wrong and return False when it cannot be done."""
-        try:
-            action()
-        except FlowRVSError as error:
-            self._on_failure(Failure.of(error))
-            return False
-        return True
 
 
 def _head(text: str, *buttons: QToolButton) -> QHBoxLayout:

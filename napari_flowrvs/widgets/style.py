@@ -48,6 +48,9 @@ QHeaderView::section {{ background-color: {foreground}; color: {text}; border: n
 QLabel#status {{ color: {text}; }}
 QFrame#rule {{ background-color: {foreground}; max-height: 1px; min-height: 1px; padding: 0px; }}
 QFrame#problem {{ border: 1px solid {error}; border-left: 4px solid {error}; border-radius: 2px; }}
+QFrame#preview, QFrame#question {{ border: 1px solid {current}; border-left: 4px solid {current};
+  border-radius: 2px; }}
+QFrame#preview QLabel, QFrame#question QLabel {{ border: none; }}
 QFrame#problem QLabel {{ border: none; }}
 QListWidget {{ background-color: {primary}; border: 1px solid {primary}; border-radius: 2px; }}
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, QRect, Qt
 from qtpy.QtGui import QColor, QKeyEvent, QPainter
@@ -22,7 +22,7 @@ from napari_flowrvs.presenters.strip import COLORS, Counts
 
 __all__ = ["ExpressionsModel", "ObjectsModel", "ProvenanceBar", "Table"]
 
-_Index = QModelIndex | QPersistentModelIndex
+_Index: TypeAlias = QModelIndex | QPersistentModelIndex
 _ROLE = Qt.ItemDataRole
 
 
@@ -150,6 +150,18 @@ class ExpressionsModel(_Rows):
             share = f"{row.checked / row.total:.0%}" if row.total else ""
             return (row.text, row.objects, share)[index.column()]
         return None
+
+    def flags(self, index: _Index) -> Qt.ItemFlag:
+        """Edit the text."""
+        flags = super().flags(index)
+        return flags | Qt.ItemFlag.ItemIsEditable if index.column() == 0 else flags
+
+    def setData(self, index: _Index, value: Any, role: int = _ROLE.EditRole) -> bool:  # noqa: N802
+        """Take a text."""
+        if role != _ROLE.EditRole:
+            return False
+        self.presenter.set_text(self.rows[index.row()].exp_id, str(value))
+        return True
 
 
 def _words(frames: Counts) -> str:

@@ -1,0 +1,152 @@
+"""The row of buttons that moves through the video, and what it moves."""
+
+from __future__ import annotations
+
+from napari.layers import Labels, Layer
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QHBoxLayout, QToolButton, QWidget
+
+from napari_flowrvs.ghosts import Neighbours
+from napari_flowrvs.layers import KEY
+from napari_flowrvs.presenters.desk import Changed, Desk
+from napari_flowrvs.presenters.player import Player
+from napari_flowrvs.widgets.desk_link import DeskLink
+from napari_flowrvs.widgets.keys import Commands, set_tip
+
+__all__ = ["OnionSkin", "Transport"]
+
+#: Okabe and Ito's sky blue for the frame before, vermilion for the frame after.
+_ONION = {0: (0, 0, 0, 0), 1: (0.34, 0.71, 0.91, 1), 2: (0.84, 0.37, 0.0, 1), None: (0, 0, 0, 0)}
+_STEP = 10
+
+
+class OnionSkin:
+    """A layer with the outlines of the desk's object on the frames before and after.
+
+    Parameters
+    ----------
+    link : DeskLink
+        The viewer and the desk.
+    """
+
+    def __init__(self, link: DeskLink) -> None:
+        self._link = link
+        self._desk = link.desk
+        self._layer: Labels | None = None
+        self._desk.object_changed.connect(self._on_object)
+        self._desk.contents_changed.connect(self._on_contents)
+
+    @property
+    def shown(self) -> bool:
+        """True while the layer is in the viewer."""
+        return self._layer is not None and self._layer in self._link.link.viewer.layers
+
+    def show(self, on: bool) -> None:
+        """Add or remove the layer."""
+        layers = self._link.link.viewer.layers
+        if self._layer is not None and self._layer in layers:
+            layers.remove(self._layer)
+        self._layer = None
+        thing, project = self._desk.object, self._desk.project
+        if not on or thing is None or project is None:
+            return
+        active = layers.selection.active
+        shown = self._link.layer_of(thing.id)
+        meta = {
+            "name": "neighbours",
+            "colormap": _ONION,
+            "opacity": 1.0,
+            "metadata": {KEY: {"role": "onion"}},
+        }
+        if shown is not None:
+            meta |= {"scale": shown.scale, "translate": shown.translate, "units": shown.units}
+        layer = Layer.create(Neighbours(project.labels(thing.layer), thing.id), meta, "labels")
+        layer.editable = False
+        self._layer = layers.append(layer) or layer
+        layers.selection.active = active
+
+    def _on_object(self, object_id: int | None) -> None:
+        if self.shown:
+            self.show(object_id is not None)
+
+    def _on_contents(self, change: Changed) -> None:
+        if self._layer is not None and self.shown:
+            near = change.start - 1 <= self._desk.frame < change.stop + 1
+            alone = change.stop - change.start == 1 and change.start == self._desk.frame
+            if near and not alone:
+                self._layer.refresh(extent=False)
+
+
+class Transport(QWidget):
+    """Play, step by ten, onion skin.
+
+    Parameters
+    ----------
+    desk : Desk
+        What is looked at.
+    onion : OnionSkin
+        The outlines.
+    commands : Commands
+        Where its keys are heard.
+    """
+
+    def __init__(self, desk: Desk, onion: OnionSkin, commands: Commands) -> None:
+        super().__init__()
+        self.desk = desk
+        self.onion = onion
+        self.player = Player(desk)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._tick)
+        self.player.playing_changed.connect(self._on_playing)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        self.buttons: dict[str, QToolButton] = {}
+        for name, text, action in (
+            ("play", "play", self.player.toggle),
+            ("first", "first", lambda: desk.go_to_end(last=False)),
+            ("back", f"−{_STEP}", lambda: desk.step(-_STEP)),
+            ("forward", f"+{_STEP}", lambda: desk.step(_STEP)),
+            ("last", "last", lambda: desk.go_to_end(last=True)),
+            ("onion", "onion", self.toggle_onion),
+        ):
+            button = QToolButton()
+            button.setText(text)
+            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            button.clicked.connect(lambda _on=False, name=name: commands.run(name))
+            set_tip(button, name)
+            commands.add(**{name: action})
+            layout.addWidget(button, 1)
+            self.buttons[name] = button
+        self.buttons["onion"].setCheckable(True)
+        self.buttons["play"].setCheckable(True)
+        commands.add(
+            range_start=lambda: desk.set_span(desk.frame, None),
+            range_stop=lambda: desk.set_span(None, desk.frame + 1),
+            range_all=lambda: desk.set_span(None, None),
+        )
+
+    def _tick(self) -> None:
+        wait = self.player.tick()
+        if wait is not None:
+            self._timer.start(round(wait * 1000))
+
+    def _on_playing(self, playing: bool) -> None:
+        self.buttons["play"].setChecked(playing)
+        self.buttons["play"].setText("stop" if playing else "play")
+        if playing:
+            self._tick()
+        else:
+            self._timer.stop()
+
+    def toggle_onion(self) -> None:
+        """Show or hide the outlines of the neighbouring frames."""
+        self.onion.show(not self.onion.shown)
+        self.buttons["onion"].setChecked(self.onion.shown)
+
+    def close_all(self) -> None:
+        """Stop, and take the outlines away."""
+        self.player.stop()
+        self.onion.show(False)

@@ -1,0 +1,116 @@
+"""Playing and the ghosts of neighbouring frames, without a screen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_flowrvs.ghosts import Neighbours, Preview, outline
+from napari_flowrvs.presenters.desk import Desk
+from napari_flowrvs.presenters.player import Player
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(frames: int = 50, rate: float | None = 25.0) -> tuple[Desk, Player, Clock]:
+    desk, clock = Desk(), Clock()
+    desk.set_video(frames, rate)
+    desk.frame_requested.connect(desk.set_frame)
+    return desk, Player(desk, clock), clock
+
+
+def test_it_keeps_the_beat_and_leaves_frames_out() -> None:
+    desk, player, clock = make()
+    player.start()
+    wait = player.tick()
+    assert desk.frame == 0 and wait == pytest.approx(0.04, abs=0.001)
+    clock.now += 0.041
+    player.tick()
+    assert desk.frame == 1
+    clock.now += 0.4  # something else took its time: ten frames are left out
+    player.tick()
+    assert desk.frame == 11
+
+
+def test_a_slow_frame_leaves_time_for_everything_else() -> None:
+    desk, player, clock = make()
+
+    def slow(frame: int) -> None:
+        clock.now += 0.1
+
+    desk.frame_requested.connect(slow)
+    player.start()
+    clock.now += 0.04
+    assert player.tick() == pytest.approx(0.1)
+
+
+def test_it_stops_at_the_end_and_begins_again() -> None:
+    desk, player, clock = make()
+    heard: list[bool] = []
+    player.playing_changed.connect(heard.append)
+    desk.set_frame(48)
+    player.toggle()
+    clock.now += 10
+    assert player.tick() is None
+    assert desk.frame == 49 and heard == [True, False]
+    player.toggle()
+    player.tick()
+    assert desk.frame == 0
+    player.toggle()
+    assert not player.playing and player.tick() is None
+
+
+def test_a_range_is_repeated() -> None:
+    desk, player, clock = make()
+    desk.set_span(10, 20)
+    player.start()
+    player.tick()
+    assert desk.frame == 10
+    clock.now += 0.41
+    player.tick()
+    assert desk.frame == 10 and player.playing
+    clock.now += 0.041
+    player.tick()
+    assert desk.frame == 11
+
+
+def test_nothing_is_played_without_frames() -> None:
+    _, player, _ = make(1, None)
+    player.start()
+    assert not player.playing and player.rate == 10
+
+
+def test_outlines_of_the_neighbours() -> None:
+    labels = np.zeros((4, 8, 9), np.uint16)
+    labels[0, 1:6, 1:6] = 3
+    labels[2, 2:7, 3:8] = 3
+    labels[2, 0, 0] = 4
+    ghosts = Neighbours(labels, 3)
+    assert np.array_equal(outline(labels[0] == 3).sum(), 16)
+    both = ghosts[1, :, :]
+    assert both[1, 1] == 1 and both[2, 3] == 2 and both[3, 4] == 0 and both[0, 0] == 0
+    assert not ghosts[2].any() and ghosts[3].max() == 1 and ghosts[0].max() == 0
+    assert np.array_equal(ghosts[0:2], np.stack([ghosts[0], ghosts[1]]))
+    many = Neighbours(np.broadcast_to(labels[:1], (500, 8, 9)), 3)[:, :, :]
+    assert many.shape == (500, 8, 9) and not many.any()
+
+
+def test_an_object_at_the_border_keeps_its_outline_there() -> None:
+    whole = np.ones((5, 6), bool)
+    assert outline(whole).sum() == 18
+
+
+def test_a_preview_shows_what_is_ready() -> None:
+    masks = np.zeros((10, 8, 9), bool)
+    masks[4, 1:6, 1:6] = True
+    preview = Preview(masks.shape, lambda t: masks[t])
+    assert not preview[4].any()
+    preview.ready.add(4)
+    assert np.array_equal(preview[4] > 0, masks[4]) and np.bincount(preview[4].ravel())[2] == 16
