@@ -193,7 +193,7 @@ def fetch(
         return locate(name, home=home)
     source = _source(name)
     folder = models_home(home) / name
-    report: ProgressCallback = progress or (lambda event: None)
+    report = _throttled(progress or (lambda event: None))
     with _locked(folder), _kept_on_cancel():
         if is_whole(name, home=home):
             return folder  # another process has just finished
@@ -264,23 +264,32 @@ def _result_size(files: tuple[Download, ...], cancel: CancelToken) -> int:
     return sum(file.size for file, _ in files) - encoder + int(encoder * share)
 
 
+def _throttled(report: ProgressCallback) -> ProgressCallback:
+    """Pass on ten events a second, every new message, and the end."""
+    told, message = 0.0, ""
+
+    def pass_on(event: Progress) -> None:
+        nonlocal told, message
+        now = time.monotonic()
+        if now - told >= _EVERY or event.done == event.total or event.message != message:
+            told, message = now, event.message
+            report(event)
+
+    return pass_on
+
+
 class _Meter:
-    """Turns counts of bytes into progress events, ten a second."""
+    """Turns counts of bytes into progress events."""
 
     def __init__(self, report: ProgressCallback, total: int, have: int) -> None:
         self._report = report
         self._clock = ProgressClock(total, have)
-        self._told = 0.0
         self.message = ""
 
     def step(self, count: int) -> None:
         if count < 0:  # given up: the pace so far says nothing any more
             self._clock = ProgressClock(self._clock.total, max(0, self._clock.done + count))
-        event = self._clock.advance(self.message, max(count, 0))
-        now = time.monotonic()
-        if now - self._told >= _EVERY or event.done == event.total:
-            self._told = now
-            self._report(event)
+        self._report(self._clock.advance(self.message, max(count, 0)))
 
     def say(self, text: str) -> None:
         self._report(self._clock.event(text))

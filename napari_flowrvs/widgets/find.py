@@ -5,6 +5,7 @@ from __future__ import annotations
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_flowrvs.presenters.memory import Memory
+from napari_flowrvs.widgets.models import ModelPanel
 from napari_flowrvs.widgets.options import OptionsPanel
 from napari_flowrvs.widgets.parts import rule
 from napari_flowrvs.widgets.sentences import SentencesPanel
@@ -25,6 +26,8 @@ class FindPanel(QWidget):
         super().__init__()
         self.sentences = SentencesPanel(memory)
         self.options = OptionsPanel(memory)
+        self.models = ModelPanel()
+        self.options.model.currentTextChanged.connect(self.models.choose)
         self.run_button = QPushButton("&Run")
         self.run_button.setObjectName("run")
         self.run_button.setToolTip("Find what the sentences say (Ctrl+Return)")
@@ -41,6 +44,7 @@ class FindPanel(QWidget):
         self.box.setSpacing(8)
         self.box.addWidget(self.sentences)
         self.box.addWidget(self.options)
+        self.box.addWidget(self.models)
         self.box.addLayout(buttons)
         self.box.addWidget(rule())
         self.box.addWidget(self.export_button)

@@ -21,6 +21,7 @@ from flowrvs.checkpoints import MODELS
 from napari_flowrvs.presenters.memory import Memory
 from napari_flowrvs.presenters.segment import DEVICES, SegmentInputs
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.widgets.models import ModelNames
 from napari_flowrvs.widgets.parts import form_layout, row
 
 __all__ = ["OptionsPanel", "choose_button"]
@@ -93,10 +94,11 @@ class OptionsPanel(QWidget):
         self.model.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.model.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.model.setMinimumWidth(60)
-        self.model.setToolTip("The bundled model tiny (moving shapes only), or a model folder")
+        self.model.setToolTip("tiny (bundled, moving shapes only), mevis (official), or a folder")
         self.model.setAccessibleName("Model")
         for name in dict.fromkeys([*MODELS, *self._memory.models]):
             self.model.addItem(name)
+        self.model.setItemDelegate(ModelNames(self.model))
         self.model_button = choose_button("Choose a model folder", "Choose a model folder")
         self.model_button.clicked.connect(self._choose_model)
 
