@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from flowrvs.cli._model import add_model_arguments, load_model
+
 HELP = "Predict every sentence of a split; run again to go on after a stop."
 
 
@@ -14,31 +16,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="gets <video>/<exp_id>/<frame>.png"
     )
-    parser.add_argument(
-        "--model", default="tiny", metavar="NAME|DIR", help="a model's name or folder (tiny)"
-    )
     parser.add_argument("--steps", type=int, default=1, metavar="N", help="Euler steps (1)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, ... (auto)")
     parser.add_argument(
-        "--memory", default="auto", choices=("auto", "full", "offload", "low"), help="(auto)"
+        "--window",
+        type=_window,
+        metavar="N|whole",
+        help="frames the model sees at once (the model's choice; official weights: whole)",
     )
+    parser.add_argument(
+        "--overlap", type=int, metavar="N", help="frames that windows share (the model's choice)"
+    )
+    add_model_arguments(parser)
     parser.add_argument("--videos", nargs="+", metavar="NAME", help="these videos alone")
-    parser.add_argument("--zip", action="store_true", help="write DIR.zip for a submission as well")
+    parser.add_argument(
+        "--zip",
+        nargs="?",
+        const="mevis",
+        choices=("mevis", "ytvos"),
+        metavar="LAYOUT",
+        help="write DIR.zip for a submission as well: mevis (default) or ytvos",
+    )
+
+
+def _window(text: str) -> int | str:
+    if text == "whole":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of frames nor 'whole'")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
-    import flowrvs
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.data.mevis import MevisSplit
     from flowrvs.errors import InputError
     from flowrvs.evaluation import predict_split, zip_predictions
 
+    if args.overlap is not None and not isinstance(args.window, int):
+        raise InputError("--overlap needs a --window of some frames.")
     if args.steps < 1:
         raise InputError(f"--steps must be 1 or more, not {args.steps}.")
     # The split is read before the model, which takes longer to load.
     split = MevisSplit.open(args.split)
-    segmenter = flowrvs.load(args.model, device=args.device, memory=args.memory)
+    segmenter = load_model(args)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         result = predict_split(
             split,
@@ -46,12 +67,21 @@ def run(args: argparse.Namespace) -> int:
             segmenter,
             videos=args.videos,
             steps=args.steps,
+            window=args.window,
+            overlap=args.overlap,
             cancel=cancel,
             progress=progress,
         )
-    archive = None
-    if args.zip:
-        archive = zip_predictions(split, args.out, videos=args.videos)
+        archive = None
+        if args.zip:
+            archive = zip_predictions(
+                split,
+                args.out,
+                videos=args.videos,
+                layout=args.zip,
+                cancel=cancel,
+                progress=progress,
+            )
     if args.json:
         print(
             json.dumps(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flowrvs.store import ObjectRecord, Project
     from flowrvs.video import Video
 
+from flowrvs.cli._model import add_model_arguments, load_model
+
 HELP = "Find what sentences describe in a video; run again to go on after a stop."
 
 _READ = 16
@@ -31,9 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="TEXT",
         help="a sentence; may be given several times",
-    )
-    parser.add_argument(
-        "--model", default="tiny", metavar="NAME|DIR", help="a model's name or folder (tiny)"
     )
     parser.add_argument(
         "--out",
@@ -55,10 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlay", type=Path, metavar="FILE.mp4", help="also write the video with its masks"
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, ... (auto)")
-    parser.add_argument(
-        "--memory", default="auto", choices=("auto", "full", "offload", "low"), help="(auto)"
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--scheduler", metavar="ADDRESS", help="a dask scheduler (not in this version)"
     )
@@ -94,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             if project is not None:
                 project.check_video(video.info)
-            segmenter = flowrvs.load(args.model, device=args.device, memory=args.memory)
+            segmenter = load_model(args)
             wanted: dict[str, Any] = {
                 "start": args.start,
                 "stop": args.stop,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ def predict_split(
     *,
     videos: Sequence[str] | None = None,
     steps: int = 1,
-    window: int | None = None,
+    window: int | Literal["whole"] | None = None,
     overlap: int | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
@@ -82,9 +82,10 @@ def predict_split(
         Predict these alone; all by default.
     steps : int
         Euler steps of the flow, 1 or more.
-    window : int, optional
-        Frames that the model sees at once. By default the whole video is one clip, as in
-        the published code; a device that is too small for that halves it by itself.
+    window : int or "whole", optional
+        Frames that the model sees at once. The default is the model's: the whole video as
+        one clip for the official weights, as in the published code (a device that is too
+        small for that halves it by itself), and its window for models of short clips.
     overlap : int, optional
         Frames that windows share; the model's wish, up to half a window, by default.
     progress : callable, optional
@@ -111,12 +112,15 @@ def predict_split(
     source = split if isinstance(split, MevisSplit) else MevisSplit.open(split)
     root = Path(out)
     names = choose_videos(source, videos)
+    if window is None:
+        whole = getattr(segmenter, "whole_video", False)
+        window = "whole" if whole else segmenter.window_size
     _claim(
         root,
         {
             "model": segmenter.name,
             "steps": steps,
-            "window": window or "whole",
+            "window": window,
             "overlap": overlap,
             "split": source.folder.name,
         },
@@ -161,7 +165,7 @@ def _job(
     name: str,
     segmenter: Segmenter,
     steps: int,
-    sizes: tuple[int | None, int | None],
+    sizes: tuple[int | Literal["whole"], int | None],
 ) -> _Job:
     from flowrvs.inference import kept_frames
     from flowrvs.inference.run import make_plan
@@ -183,8 +187,8 @@ def _job(
         texts,
         segmenter,
         steps=steps,
-        window=window or len(entry.frames),
-        overlap=overlap if window else 0,
+        window=len(entry.frames) if window == "whole" else window,
+        overlap=0 if window == "whole" else overlap,
     )
     kept = kept_frames(plan.windows)
     done = {}

@@ -52,5 +52,10 @@ class WindowFrames:
             raise IndexError("frames of a window are read consecutively")
         return np.asarray(self._video.read(self._start + start, self._start + max(start, stop)))
 
+    def part(self, start: int, stop: int) -> WindowFrames:
+        """Return frames `start` to `stop` of these, as lazy as they are."""
+        first = self._start + start
+        return WindowFrames(self._video, Window(0, first, first + stop - start))
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from flowrvs.errors import DeviceMemoryError, FlowRVSError, InputError
+from flowrvs.errors import InputError
 from flowrvs.inference.frames import WindowFrames
+from flowrvs.inference.model import WindowModel
 from flowrvs.inference.windows import kept_frames, plan_windows, windows_to_compute
 from flowrvs.masks.stitch import Stitcher
 from flowrvs.masks.threshold import confidence as to_confidence
@@ -114,7 +112,8 @@ def segment(
 
     Frames go straight from the video into the model, and a window is encoded once, whatever
     the number of sentences. Frames that two windows share are blended
-    (`flowrvs.masks.stitch`). Memory does not grow with the length of a window.
+    (`flowrvs.masks.stitch`). Memory does not grow with the length of a window, except for
+    the model's own; a window that the device has no room for is computed in halves.
 
     Parameters
     ----------
@@ -155,7 +154,7 @@ def segment(
     Cancelled
         `cancel` was set.
     DeviceMemoryError
-        The device is too small for a window.
+        The device is too small for five frames.
 
     Examples
     --------
@@ -209,17 +208,18 @@ def run_plan(
     left = sum(_units(plan, len(sentences)) for _, sentences in jobs)
     steps = _Steps(ProgressClock(whole, max(0, whole - left)), progress)
     stitchers = {i: Stitcher(plan.windows) for i in wanted}
+    model = WindowModel(segmenter, plan.steps, plan.overlap, cancel, steps.step)
     kept = kept_frames(plan.windows)
     for window, sentences in jobs:
         cancel.raise_if_cancelled()
         steps.begin(
             f"window {window.index + 1} of {len(plan.windows)}, frames {window.start} to "
-            f"{window.stop - 1}",
+            f"{window.stop - 1}{model.note}",
             _units(plan, len(sentences)),
         )
         frames = WindowFrames(video, window)
         texts = [plan.texts[i] for i in sentences]
-        pieces = _logits(segmenter, frames, texts, plan.steps, cancel, steps)
+        pieces = model.run(frames, texts)
         with closing(pieces):
             for place, logits in pieces:
                 i = sentences[place]
@@ -269,48 +269,3 @@ class _Steps:
         event = self._clock.advance(self._message, units)
         if self._progress is not None:
             self._progress(event)
-
-
-def _logits(
-    segmenter: Segmenter,
-    frames: WindowFrames,
-    texts: Sequence[str],
-    steps: int,
-    cancel: CancelToken,
-    counter: _Steps,
-) -> Generator[tuple[int, npt.NDArray[np.float32]], None, None]:
-    """Yield checked logits and their sentence; only errors of our own tree come out."""
-    count, height, width, _ = frames.shape
-    sentence, done = 0, 0
-    try:
-        results = segmenter.segment_window(
-            frames, texts, steps=steps, cancel=cancel, on_step=counter.step
-        )
-        # A protocol's iterator need not be a generator, but mostly is one.
-        with closing(cast(Any, results)) if hasattr(results, "close") else nullcontext():
-            for logits in results:
-                logits = np.asarray(logits, dtype=np.float32)
-                if sentence == len(texts):
-                    sentence += 1
-                    break
-                room = count - done
-                if logits.shape[1:] != (height, width) or not 1 <= len(logits) <= room:
-                    raise InputError(
-                        f"The model {segmenter.name} gave logits of shape {logits.shape}, not "
-                        f"(1 to {room}, {height}, {width})."
-                    )
-                yield sentence, logits
-                done += len(logits)
-                if done == count:
-                    sentence, done = sentence + 1, 0
-    except MemoryError as error:
-        if isinstance(error, FlowRVSError):
-            raise
-        raise DeviceMemoryError(
-            f"The memory is too small for a window of {count} frames of {width}x{height}; use a "
-            "smaller window or a lower memory setting. Finished windows are kept."
-        ) from error
-    if sentence != len(texts) or done:
-        raise InputError(
-            f"The model {segmenter.name} gave {sentence} answers to {len(texts)} sentences."
-        )

@@ -12,7 +12,7 @@ from flowrvs.errors import CheckpointError, InputError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.pipelines.devices import choose_device, choose_dtype
 from flowrvs.pipelines.embeddings import EmbeddingCache, cache_home, fingerprint
-from flowrvs.pipelines.memory import MODES, place
+from flowrvs.pipelines.memory import MODES, describe, place
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
 from flowrvs.pipelines.prompts import EncoderSource, PromptEncoder
 from flowrvs.pipelines.quiet import quiet
@@ -104,6 +104,7 @@ def load(
     pipeline.set_progress_bar_config(disable=True)
     pipeline.prompts = _prompts(pipeline, folder, target, number, text_precision)
     place(pipeline, target, memory)
+    pipeline.memory_line = describe(pipeline, target)
     use_fast_layers(pipeline.vae)
     if compile:
         for block in pipeline.transformer.blocks:

@@ -15,7 +15,7 @@ from flowrvs.models.vae import temporal_factor
 from flowrvs.pipelines.devices import free_memory
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
 
-__all__ = ["MODES", "Estimate", "estimate_peak", "place"]
+__all__ = ["MODES", "Estimate", "describe", "estimate_peak", "place"]
 
 #: From the quickest to the smallest; "auto" picks the first that fits.
 MODES = ("auto", "full", "offload", "low")
@@ -141,6 +141,18 @@ def place(pipeline: FlowRVSPipeline, device: torch.device, mode: str) -> str:
         pipeline.to(device)
     pipeline.memory_mode = mode
     return mode
+
+
+def describe(pipeline: FlowRVSPipeline, device: torch.device) -> str:
+    """Say in one line what memory a window is expected to need; empty on a CPU."""
+    free = free_memory(device)
+    if free is None:
+        return ""
+    estimate = estimate_peak(pipeline, pipeline.memory_mode, group=pipeline.latent_group)
+    return (
+        f"Memory mode {pipeline.memory_mode}: about {estimate.peak / 1e9:.1f} GB of {device} for "
+        f"{pipeline.window_size} frames; {free / 1e9:.1f} GB are free."
+    )
 
 
 def _first_that_fits(pipeline: FlowRVSPipeline, free: int | None) -> str:

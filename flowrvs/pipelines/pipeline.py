@@ -75,6 +75,8 @@ class FlowRVSPipeline(DiffusionPipeline):
         Frames it prefers to see at once, and shared by neighbouring windows.
     lower_case : bool
         Lower-case sentences, for models whose vocabulary has no capitals.
+    whole_video : bool
+        A benchmark's videos are one clip each, however long, as in the published code.
     name : str
         Provenance of the masks that it makes.
 
@@ -92,6 +94,8 @@ class FlowRVSPipeline(DiffusionPipeline):
         from 0 is told apart, and masks are the same.
     memory_mode : str
         See `flowrvs.load`.
+    memory_line : str
+        What memory a window is expected to need, for people; empty on a CPU.
     prompts : PromptEncoder or None
         Embeds sentences; made from the parts at first need.
     """
@@ -112,6 +116,7 @@ class FlowRVSPipeline(DiffusionPipeline):
         window_size: int = 81,
         overlap: int = 8,
         lower_case: bool = False,
+        whole_video: bool = False,
         name: str = "flowrvs",
     ) -> None:
         super().__init__()
@@ -129,6 +134,7 @@ class FlowRVSPipeline(DiffusionPipeline):
             window_size=window_size,
             overlap=overlap,
             lower_case=lower_case,
+            whole_video=whole_video,
             name=name,
         )
         # The label under which its masks are stored; a loader may make it more precise.
@@ -138,6 +144,7 @@ class FlowRVSPipeline(DiffusionPipeline):
         self.portrait_box = False
         self.clamp = True
         self.memory_mode = "full"
+        self.memory_line = ""
         self.prompts: PromptEncoder | None = None
         self.injects_video = self._check_channels()
 
@@ -195,6 +202,11 @@ class FlowRVSPipeline(DiffusionPipeline):
     def overlap(self) -> int:
         """Frames that neighbouring windows should share."""
         return int(self.config.overlap)
+
+    @property
+    def whole_video(self) -> bool:
+        """Whether a benchmark's videos are one clip each."""
+        return bool(self.config.whole_video)
 
     @property
     def token_pixels(self) -> int:

@@ -64,7 +64,7 @@ def test_masks_land_in_the_project(
     assert [e.text for e in project.expressions.values()] == TEXTS
     assert (project.provenance(1) == Provenance.MODEL).all()
     assert project.model == "threshold"
-    assert [row["text"] for row in project.history if row["event"] == "run"] == TEXTS
+    assert [row["text"] for row in project.log if row["event"] == "run"] == TEXTS
 
 
 def test_prompts_are_there_before_anything_is_computed(project: Project, video: Video) -> None:

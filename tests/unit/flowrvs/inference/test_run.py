@@ -205,6 +205,41 @@ class TestStopping:
             list(segment(video, ["red"], ThresholdSegmenter(fail_at=0, error=error)))
 
 
+class TestLittleMemory:
+    @pytest.mark.parametrize("room", [5, 7, 11])
+    def test_a_window_that_does_not_fit_is_computed_in_parts(
+        self, video: Video, room: int, shapes_masks: dict[str, npt.NDArray[np.bool_]]
+    ) -> None:
+        segmenter = ThresholdSegmenter(window_size=12, overlap=2, room=room)
+        parts = list(segment(video, ["green", "red"], segmenter))
+        masks = _assemble(parts, 2, 12)  # every frame once
+        np.testing.assert_array_equal(masks[0], shapes_masks["green"])
+        np.testing.assert_array_equal(masks[1], shapes_masks["red"])
+        assert [p.expression for p in parts if p.complete] == [0, 1]
+
+    def test_what_was_answered_before_is_not_asked_again(self, video: Video) -> None:
+        segmenter = ThresholdSegmenter(window_size=12, overlap=2, room=5)
+        list(segment(video, ["green", "red"], segmenter))
+        assert segmenter.calls[0] == (12, ("green", "red"))
+        assert all(texts == ("red",) and count == 5 for count, texts in segmenter.calls[1:])
+
+    def test_later_windows_begin_small(self, video: Video) -> None:
+        events: list[Progress] = []
+        segmenter = ThresholdSegmenter(window_size=6, overlap=0, room=5)
+        list(segment(video, ["red"], segmenter, progress=events.append))
+        assert [count for count, _ in segmenter.calls] == [6, 5, 5, 5, 5]
+        assert "5 at once" in events[-1].message
+        assert events[-1].done == events[-1].total
+
+    def test_parts_are_blended_as_windows_are(self, video: Video) -> None:
+        small = WindowSegmenter(window_size=5, overlap=2)
+        expected = _assemble(list(segment(video, ["red"], small)), 1, 12)
+        split = WindowSegmenter(window_size=12, overlap=2, room=5)
+        # what the whole window had given before it overflowed stays
+        masks = _assemble(list(segment(video, ["red"], split)), 1, 12)
+        np.testing.assert_array_equal(masks[:, 2:], expected[:, 2:])
+
+
 class TestBadInput:
     @pytest.mark.parametrize("texts", [[], [""], ["red", " \n"]])
     def test_blank_sentences(self, video: Video, texts: list[str]) -> None:

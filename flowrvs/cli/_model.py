@@ -1,0 +1,66 @@
+"""The options with which a verb loads a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowrvs.records import Segmenter
+
+__all__ = ["add_model_arguments", "load_model"]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the model, where it runs, and what may differ from the published code."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", default="tiny", metavar="NAME|DIR", help="a model's name or folder (tiny)"
+    )
+    group.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, ... (auto)")
+    group.add_argument(
+        "--memory",
+        default="auto",
+        choices=("auto", "full", "offload", "low"),
+        help="what stays on the device; auto takes the quickest that fits (auto)",
+    )
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        help="number format; auto is what the device does best (auto)",
+    )
+    group.add_argument(
+        "--text-precision",
+        default="full",
+        choices=("full", "float8"),
+        help="float8 halves the memory of the text encoder (full)",
+    )
+    group.add_argument(
+        "--portrait-box",
+        action="store_true",
+        help="turn the model's box for portrait videos (the published code does not)",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the transformer: for long jobs"
+    )
+
+
+def load_model(args: argparse.Namespace) -> Segmenter:
+    """Load what the options say, and tell on standard error what memory it will need."""
+    import flowrvs
+
+    pipeline = flowrvs.load(
+        args.model,
+        device=args.device,
+        memory=args.memory,
+        dtype=args.dtype,
+        text_precision=args.text_precision,
+        portrait_box=args.portrait_box,
+        compile=args.compile,
+    )
+    line = getattr(pipeline, "memory_line", "")
+    if line and not args.json:
+        print(line, file=sys.stderr)
+    return pipeline

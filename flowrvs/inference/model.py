@@ -1,0 +1,163 @@
+"""A window through the model: checked answers, and halves where the device is too small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.errors import DeviceMemoryError, FlowRVSError, InputError
+from flowrvs.inference.frames import WindowFrames
+from flowrvs.inference.windows import plan_windows
+from flowrvs.masks.stitch import Stitcher
+from flowrvs.progress import CancelToken
+from flowrvs.records import Segmenter
+
+__all__ = ["WindowModel"]
+
+_Pieces = Generator[tuple[int, npt.NDArray[np.float32]], None, None]
+
+_SMALLEST = 5
+
+
+class WindowModel:
+    """Runs windows through a segmenter.
+
+    A window that overflows the device's memory is planned again in two or three shorter
+    ones, blended as windows are; what it had given before is not given again. The windows
+    after it are split at once.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    steps : int
+        Euler steps.
+    overlap : int
+        Frames that shorter windows share, up to half of them.
+    cancel : CancelToken
+    on_step : callable
+        Called after every model step.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        steps: int,
+        overlap: int,
+        cancel: CancelToken,
+        on_step: Callable[[], None],
+    ) -> None:
+        self._segmenter = segmenter
+        self._steps = steps
+        self._overlap = overlap
+        self._cancel = cancel
+        self._on_step = on_step
+        self._limit: int | None = None
+
+    @property
+    def note(self) -> str:
+        """What to tell about the memory, if anything."""
+        return "" if self._limit is None else f" ({self._limit} at once: little memory)"
+
+    def run(self, frames: WindowFrames, texts: Sequence[str]) -> _Pieces:
+        """Yield the place of a sentence and logits of its next frames.
+
+        The pieces of a sentence come in order; those of several may take turns.
+
+        Parameters
+        ----------
+        frames : WindowFrames
+        texts : sequence of str
+
+        Yields
+        ------
+        place : int
+            Index into `texts`.
+        logits : ndarray of float32, shape (n, H, W)
+
+        Raises
+        ------
+        DeviceMemoryError
+            Not even five frames fit.
+        """
+        given = [0] * len(texts)
+        if self._limit is None or len(frames) <= self._limit:
+            pieces = _logits(
+                self._segmenter, frames, texts, self._steps, self._cancel, self._on_step
+            )
+            try:
+                with closing(pieces):
+                    for place, logits in pieces:
+                        given[place] += len(logits)
+                        yield place, logits
+                return
+            except DeviceMemoryError:
+                limit = max(_SMALLEST, len(frames) // 8 * 4 + 1)
+                if limit >= len(frames):
+                    raise
+                self._limit = limit
+        yield from self._in_parts(frames, texts, given)
+
+    def _in_parts(self, frames: WindowFrames, texts: Sequence[str], given: list[int]) -> _Pieces:
+        assert self._limit is not None
+        overlap = min(self._overlap, self._limit // 2)
+        windows = plan_windows(len(frames), self._limit, overlap)
+        left = [place for place, count in enumerate(given) if count < len(frames)]
+        stitchers = {place: Stitcher(windows) for place in left}
+        for window in windows:
+            part = frames.part(window.start, window.stop)
+            for index, logits in self.run(part, [texts[place] for place in left]):
+                place = left[index]
+                first, final = stitchers[place].push(window.index, logits)
+                final = final[max(0, given[place] - first) :]
+                if len(final):
+                    given[place] += len(final)
+                    yield place, final
+
+
+def _logits(
+    segmenter: Segmenter,
+    frames: WindowFrames,
+    texts: Sequence[str],
+    steps: int,
+    cancel: CancelToken,
+    on_step: Callable[[], None],
+) -> Generator[tuple[int, npt.NDArray[np.float32]], None, None]:
+    """Yield checked logits and their sentence; only errors of our own tree come out."""
+    count, height, width, _ = frames.shape
+    sentence, done = 0, 0
+    try:
+        results = segmenter.segment_window(
+            frames, texts, steps=steps, cancel=cancel, on_step=on_step
+        )
+        # A protocol's iterator need not be a generator, but mostly is one.
+        with closing(cast(Any, results)) if hasattr(results, "close") else nullcontext():
+            for logits in results:
+                logits = np.asarray(logits, dtype=np.float32)
+                if sentence == len(texts):
+                    sentence += 1
+                    break
+                room = count - done
+                if logits.shape[1:] != (height, width) or not 1 <= len(logits) <= room:
+                    raise InputError(
+                        f"The model {segmenter.name} gave logits of shape {logits.shape}, not "
+                        f"(1 to {room}, {height}, {width})."
+                    )
+                yield sentence, logits
+                done += len(logits)
+                if done == count:
+                    sentence, done = sentence + 1, 0
+    except MemoryError as error:
+        if isinstance(error, FlowRVSError):
+            raise
+        raise DeviceMemoryError(
+            f"The memory is too small for a window of {count} frames of {width}x{height}; use a "
+            "smaller window or a lower memory setting. Finished windows are kept."
+        ) from error
+    if sentence != len(texts) or done:
+        raise InputError(
+            f"The model {segmenter.name} gave {sentence} answers to {len(texts)} sentences."
+        )
