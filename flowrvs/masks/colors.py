@@ -63,10 +63,10 @@ class LocalColors:
         inside, outside : ndarray of float32, shape (h, w)
             How surely each pixel belongs to the object and to the rest; 0 leaves it out.
         """
-        rows, columns = self._cells(*np.indices(region.shape), region)
-        rows, columns = np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)
+        rows, columns = self._cells(np.indices(region.shape), region)
+        cells = np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)
         shape = self._counts.shape[1:]
-        at = np.ravel_multi_index((rows, columns, self._nearest(lab)), shape).ravel()
+        at = np.ravel_multi_index((*cells, self._nearest(lab)), shape).ravel()
         self._counts *= forget
         for counts, weight in zip(self._counts, (inside, outside), strict=True):
             added = np.bincount(at, weights=weight.ravel(), minlength=counts.size)
@@ -90,9 +90,7 @@ class LocalColors:
             Log of the likelihood ratio; 0 where only one side's colours are known.
         """
         rows, columns = np.nonzero(where)
-        cell_rows, cell_columns = self._cells(
-            rows.astype(np.float32), columns.astype(np.float32), region
-        )
+        cell_rows, cell_columns = self._cells(np.stack([rows, columns]), region)
         color = self._nearest(lab[rows, columns])
         top, left = max(0, int(region.top / _CELL) - 2), max(0, int(region.left / _CELL) - 2)
         part = np.s_[top : region.bottom // _CELL + 4, left : region.right // _CELL + 4]
@@ -108,13 +106,9 @@ class LocalColors:
         ratio: Floats = (logs[0] - logs[1]) * fewer / (fewer + 20)
         return rows, columns, ratio
 
-    def _cells(
-        self, rows: npt.NDArray[np.number], columns: npt.NDArray[np.number], region: Region
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        return (
-            ((rows + region.top) / _CELL).astype(np.float32),
-            ((columns + region.left) / _CELL).astype(np.float32),
-        )
+    def _cells(self, places: npt.NDArray[np.integer], region: Region) -> tuple[Floats, Floats]:
+        rows, columns = (places[0] + region.top) / _CELL, (places[1] + region.left) / _CELL
+        return rows.astype(np.float32), columns.astype(np.float32)
 
     def _nearest(self, lab: Floats) -> npt.NDArray[np.intp]:
         # |a - b|^2 without the term that all share

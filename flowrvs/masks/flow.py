@@ -267,7 +267,7 @@ def has_dis() -> bool:
         import cv2
     except ImportError:
         return False
-    return hasattr(cv2, "DISOpticalFlow_create")
+    return hasattr(cv2, "DISOpticalFlow")
 
 
 def _dis(one: Floats, other: Floats) -> npt.NDArray[np.float32]:
@@ -280,7 +280,7 @@ def _dis(one: Floats, other: Floats) -> npt.NDArray[np.float32]:
         if double:
             gray = cv2.resize(gray, (2 * w, 2 * h), interpolation=cv2.INTER_CUBIC)
         pictures.append(np.clip(np.rint(gray), 0, 255).astype(np.uint8))
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setPatchStride(3)
     flow = dis.calc(pictures[0], pictures[1], None)
     if double:

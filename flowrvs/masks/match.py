@@ -86,9 +86,7 @@ class Overlaps:
         chosen: list[int] = []
         best = 0.0
         while len(chosen) < len(ids):
-            score, one = max(
-                ((self.iou([*chosen, one]), -one) for one in ids if one not in chosen)
-            )
+            score, one = max((self.iou([*chosen, one]), -one) for one in ids if one not in chosen)
             if score < best + (0.02 if best >= threshold else 1e-9):
                 break
             best = score

@@ -34,6 +34,7 @@ _COLOR = 1.0  # weight of the local colours
 _COLOR_MOST = 4.0
 _KEY = 3.0  # weight of what the key frame shows
 _ALIKE = 3.0  # Lab units within which a patch counts as the same
+_RELIABLE = (0.75, 0.95)  # share of pixels that colours put on the right side: no use, full use
 _SURE = 8.0  # logits are clipped to this
 _COLLAPSE = 0.15  # of the area some frames before: the object is gone
 _LOST = 0.35  # share of the object that flow must find again in the last frame
@@ -78,8 +79,8 @@ def propagate(
     flows : Flows
         Of the video.
     keys : mapping of int to array_like, shape (H, W)
-        Masks by frame. An empty one says that the object is absent there: nothing spreads
-        from it or beyond it.
+        Masks by frame, taken from the mapping when they are needed. An empty one says that
+        the object is absent there: nothing spreads from it or beyond it.
     start, stop : int
         Range of frames to fill, keys excepted. Keys outside of it count too.
     stops : collection of int
@@ -106,30 +107,24 @@ def propagate(
     stop = total if stop is None else stop
     if not keys:
         raise InputError("There is no key frame to spread from; draw the object on one first.")
-    masks: dict[int, Mask] = {}
-    for t, key in sorted(keys.items()):
-        masks[t] = np.asarray(key, dtype=bool)
-        if masks[t].shape != (height, width):
-            raise InputError(
-                f"The mask of frame {t} is {masks[t].shape}; the video's is {(height, width)}."
-            )
-    if not (0 <= start < stop <= total) or not all(0 <= t < total for t in masks):
+    if not (0 <= start < stop <= total) or not all(0 <= t < total for t in keys):
         raise InputError(f"Frames {start} to {stop} or a key lie outside the {total} frames.")
-    walls = sorted({*masks, *stops, -1, total})
+    walls = sorted({*keys, *stops, -1, total})
     legs = []
     for before, after in zip(walls, walls[1:], strict=False):
         first, last = max(start, before + 1), min(stop, after) - 1
-        ends = [t for t in (before, after) if t in masks and masks[t].any()]
+        ends = [t for t in (before, after) if t in keys]
         if first <= last and ends:
             legs.append((ends, first, last))
     # What has one key is final at once, so it comes first.
     legs.sort(key=lambda leg: len(leg[0]))
-    work = sum(
-        (last - ends[0] if ends[0] < first else ends[0] - first)
-        + (ends[1] - first if len(ends) == 2 else 0)
-        for ends, first, last in legs
+    clock = ProgressClock(
+        sum(
+            (last - ends[0] if ends[0] < first else ends[0] - first)
+            + (ends[1] - first if len(ends) == 2 else 0)
+            for ends, first, last in legs
+        )
     )
-    clock = ProgressClock(work)
 
     def tick() -> None:
         event = clock.advance("spreading")
@@ -140,9 +135,14 @@ def propagate(
 
     if cancel is not None:
         cancel.raise_if_cancelled()
-    for ends, first, last in legs:
-        step = max(_step(masks[t]) for t in ends)
-        walk = _Walk(flows, {t: masks[t] for t in ends}, ends[0], step)
+    for beside, first, last in legs:
+        masks = {t: _as_mask(keys[t], t, (height, width)) for t in beside}
+        masks = {t: mask for t, mask in masks.items() if mask.any()}
+        ends = sorted(masks)
+        if not ends:
+            continue
+        step = max(_step(mask) for mask in masks.values())
+        walk = _Walk(flows, masks, ends[0], step)
         target = last if ends[0] < first else first
         if len(ends) == 1:
             for found in walk.to(target):
@@ -156,7 +156,7 @@ def propagate(
             if first <= found.frame <= last:
                 held[found.frame] = found
                 yield Spread(found.frame, found.mask((height, width)), found.certainty, False)
-        back = _Walk(flows, {t: masks[t] for t in ends}, ends[1], step)
+        back = _Walk(flows, masks, ends[1], step)
         for found in back.to(first):
             tick()
             if not first <= found.frame <= last:
@@ -168,6 +168,13 @@ def propagate(
             yield Spread(found.frame, found.mask((height, width)), found.certainty)
         for t in sorted(held):  # the spread from the later key did not get here
             yield Spread(t, held[t].mask((height, width)), held[t].certainty)
+
+
+def _as_mask(key: npt.ArrayLike, t: int, shape: tuple[int, int]) -> Mask:
+    mask = np.asarray(key, dtype=bool)
+    if mask.shape != shape:
+        raise InputError(f"The mask of frame {t} is {mask.shape}; the video is {shape}.")
+    return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +192,8 @@ class _Found:
         part = result[top : self.region.bottom * step, left : self.region.right * step]
         logit = self.logit.astype(np.float32)
         if step > 1:
-            rows, columns = np.indices(part.shape, dtype=np.float32)
-            logit = sample(logit, (rows + 0.5) / step - 0.5, (columns + 0.5) / step - 0.5)
+            rows, columns = (np.indices(part.shape, dtype=np.float32) + 0.5) / step - 0.5
+            logit = sample(logit, rows, columns)
         part[:] = logit[: part.shape[0], : part.shape[1]] > 0
         return result
 
@@ -265,8 +272,7 @@ class _Walk:
         region = region_around(self._mask > 0.5, _MARGIN, self._step, self._region)
         self._region = region
         flow = self._flows.between(t, last, region)
-        rows, columns = np.indices(region.shape, dtype=np.float32)
-        rows, columns = rows + flow[..., 0], columns + flow[..., 1]
+        rows, columns = np.indices(region.shape, dtype=np.float32) + np.moveaxis(flow, -1, 0)
         back = sample(self._flows.between(last, t, region), rows, columns)
         rows, columns = rows + region.top, columns + region.left
         prior = sample(self._mask, rows, columns)
@@ -286,9 +292,10 @@ class _Walk:
         distance = _signed_distance(inside)
         logit = np.clip(distance / _EDGE, -_SURE, _SURE)
         band = np.abs(distance) <= _BAND
-        at_rows, at_columns, ratio = self._colors.evidence(lab, region, band)
-        logit[at_rows, at_columns] += _COLOR * np.clip(ratio, -_COLOR_MOST, _COLOR_MOST)
-        logit += _KEY * np.where(band, self._from_keys(lab, region, trail), 0)
+        logit += _COLOR * self._from_colors(lab, region, distance, band)
+        before = sample(self._flows.lab(last, region), rows - region.top, columns - region.left)
+        noise = float(np.median(_patch_apart(before, lab)))
+        logit += _KEY * np.where(band, self._from_keys(lab, region, trail, noise), 0)
         logit = np.clip(logit, -_SURE, _SURE)
         mask = logit > 0
         if mask.sum() < max(4.0, _COLLAPSE * self._area):
@@ -303,7 +310,17 @@ class _Walk:
         self._area += 0.2 * (float(mask.sum()) - self._area)
         return _Found(t, logit.astype(np.float16), region, self._certainty)
 
-    def _from_keys(self, lab: Floats, region: Region, trail: Floats) -> Floats:
+    def _from_colors(self, lab: Floats, region: Region, distance: Floats, band: Mask) -> Floats:
+        """Return what the local colours say, as far as they tell both sides apart here."""
+        rows, columns, ratio = self._colors.evidence(lab, region, band)
+        says = np.zeros(region.shape, np.float32)
+        says[rows, columns] = np.clip(ratio, -_COLOR_MOST, _COLOR_MOST)
+        known = (band & (np.abs(distance) >= _EDGE)).astype(np.float32)
+        right = known * (np.tanh(says) * np.sign(distance) + 1) / 2
+        share = uniform_filter(right, 33) / np.maximum(uniform_filter(known, 33), 1e-3)
+        return says * np.clip((share - _RELIABLE[0]) / (_RELIABLE[1] - _RELIABLE[0]), 0, 1)
+
+    def _from_keys(self, lab: Floats, region: Region, trail: Floats, noise: float) -> Floats:
         """Return what the key frames say, -1 to 1: their labels where they look alike."""
         alike = np.zeros(region.shape, np.float32)
         says = np.zeros(region.shape, np.float32)
@@ -314,11 +331,16 @@ class _Walk:
         for t, label in self._labels.items():
             looks.append((self._flows.lab(t, region), label[region.slices]))
         for picture, label in looks:
-            apart = uniform_filter(((picture - lab) ** 2).sum(-1), 5)
-            like = np.exp(-apart / _ALIKE**2)
+            light = np.median((picture - lab).reshape(-1, 3), axis=0)
+            like = np.exp(-_patch_apart(picture - light, lab) / (_ALIKE**2 + 2 * noise))
             says = np.where(like > alike, like * (2 * label - 1), says)
             alike = np.maximum(alike, like)
         return says
+
+
+def _patch_apart(a: Floats, b: Floats) -> Floats:
+    apart: Floats = uniform_filter(((a - b) ** 2).sum(-1), 5)
+    return apart
 
 
 def _step(mask: Mask) -> int:
