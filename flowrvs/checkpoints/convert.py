@@ -58,6 +58,7 @@ _SETTINGS: dict[str, Any] = {
     "sample_height": 480,
     "sample_width": 832,
     "window_size": 81,
+    "whole_video": True,
 }
 
 

@@ -6,7 +6,10 @@ import argparse
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ from flowrvs.checkpoints.manifest import check_weights, verify_manifest
 from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError, StorageError
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, Progress
-from tests.fixtures.public_layout import PublicLayout, write_public_layout
+from tests.fixtures.public_layout import SMALL, PublicLayout, write_public_layout
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +297,30 @@ def test_what_a_killed_run_left_is_removed(layout: PublicLayout, tmp_path: Path)
     (left / "half").write_bytes(b"x")
     _run(layout, tmp_path / "made")
     assert not left.exists()
+
+
+_PEAK = """
+import resource, sys
+from pathlib import Path
+from flowrvs.checkpoints import convert_write
+from flowrvs.checkpoints.convert import convert
+convert_write._TOUCHED = 4 << 20
+convert(*(Path(name) for name in sys.argv[1:5]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts other things elsewhere")
+def test_memory_does_not_grow_with_the_weights(layout: PublicLayout, tmp_path: Path) -> None:
+    wide = replace(SMALL, transformer={**SMALL.transformer, "ffn_dim": 200_000})
+    large = write_public_layout(tmp_path / "large", kind="ema", preset=wide, dtype=torch.bfloat16)
+    weights = sum(t.nbytes for t in large.parts.transformer.state_dict().values()) >> 20
+    assert weights > 70
+
+    def peak(checkpoint: PublicLayout, out: str) -> int:
+        files = (checkpoint.base, checkpoint.dit, checkpoint.vae, tmp_path / out)
+        command = [sys.executable, "-c", _PEAK, *map(str, files)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    control = peak(layout, "a")
+    assert peak(large, "b") - control < weights // 3
