@@ -1,0 +1,197 @@
+"""`Preview`: masks that were worked out but not written yet, to look at, accept or drop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.errors import InputError
+from flowrvs.masks.propagate import Spread
+from flowrvs.progress import CancelToken, ProgressCallback
+from flowrvs.store import Project, Provenance
+
+__all__ = ["Preview", "Work"]
+
+Mask = npt.NDArray[np.bool_]
+Work = Callable[[CancelToken | None, ProgressCallback | None], Iterator[Spread]]
+
+_TOGETHER = 32  # frames that are unpacked at once
+
+
+class Preview:
+    """Proposed masks of one object.
+
+    `run` computes them, `accept` writes them as one step that can be undone. Nothing is
+    written before; a preview that is dropped leaves no trace. Masks are kept packed to the
+    object's box: a thousand frames take a few megabytes.
+
+    Parameters
+    ----------
+    project : Project
+        Where they will be written.
+    object_id : int
+        The object that they are of.
+    name : str
+        What the step is called in the undo history.
+    work : callable
+        ``work(cancel, progress)`` yields a `Spread` for every frame.
+    redraw : bool
+        Also change frames that a person drew, because the person asked for just that; they
+        stay marked as a person's. Locked frames are never changed.
+    """
+
+    def __init__(
+        self, project: Project, object_id: int, name: str, work: Work, *, redraw: bool = False
+    ) -> None:
+        if object_id not in project.objects:
+            raise InputError(f"There is no object {object_id} in {project.path}.")
+        self.project = project
+        self.object_id = object_id
+        self.name = name
+        self.redraw = redraw
+        self._work = work
+        self._lock = threading.Lock()
+        self._masks: dict[int, _Packed] = {}
+        self._certainty: dict[int, float] = {}
+
+    def run(
+        self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
+    ) -> Generator[Spread, None, None]:
+        """Compute the masks, yielding each as soon as it is known.
+
+        A frame may come twice: first as seen from one key (``final`` is False), then blended
+        with what the other key says. After a cancel, what was found so far can be accepted.
+
+        Raises
+        ------
+        Cancelled
+            `cancel` was set.
+        """
+        work = self._work(cancel, progress)
+        try:
+            for found in work:
+                with self._lock:
+                    self._masks[found.frame] = _Packed(found.mask)
+                    self._certainty[found.frame] = found.certainty
+                yield found
+        finally:
+            if isinstance(work, Generator):
+                work.close()
+
+    def finish(
+        self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
+    ) -> Preview:
+        """Compute all masks and return the preview itself."""
+        with closing(self.run(cancel, progress)) as parts:
+            for _ in parts:
+                pass
+        return self
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Frames that have a mask so far, ascending."""
+        with self._lock:
+            return tuple(sorted(self._masks))
+
+    def mask(self, t: int) -> Mask:
+        """Return the proposed mask of a frame, bool, shape (H, W).
+
+        Raises
+        ------
+        InputError
+            There is none for this frame.
+        """
+        with self._lock:
+            if t not in self._masks:
+                raise InputError(f"The preview has no mask for frame {t}.")
+            return self._masks[t].unpack()
+
+    def certainty(self, t: int) -> float:
+        """Return how sure the mask of a frame is, 0 to 1."""
+        with self._lock:
+            return self._certainty.get(t, 0.0)
+
+    def accept(
+        self, frames: Iterable[int] | None = None, *, checked: bool = False
+    ) -> npt.NDArray[np.intp]:
+        """Write the masks as one step.
+
+        Parameters
+        ----------
+        frames : iterable of int, optional
+            Write these only.
+        checked : bool
+            A person looked at every one of them: they become the person's own. By default
+            they count as made by a machine, and a later spread or run may replace them.
+
+        Returns
+        -------
+        ndarray of int
+            The frames that were written. The others are a person's or locked.
+
+        Raises
+        ------
+        ProjectError
+            The project cannot be written to.
+        StorageError
+            The disk is full or failing; nothing of the step remains.
+        """
+        wanted = self.frames if frames is None else tuple(sorted(set(frames) & set(self.frames)))
+        if not wanted:
+            return np.zeros(0, np.intp)
+        before = self.project.provenance(self.object_id)
+        written: list[int] = []
+        with self.project.edit(self.name, kind="human"):
+            for first, stop in _runs(wanted, before):
+                drawn = before[first] >= Provenance.HUMAN
+                own = checked or (self.redraw and drawn)
+                done = self.project.write_masks(
+                    self.object_id,
+                    first,
+                    np.stack([self.mask(t) for t in range(first, stop)]),
+                    provenance=Provenance.HUMAN if own else Provenance.MODEL,
+                    overwrite="human" if self.redraw else "model",
+                )
+                written += [first + int(i) for i in np.flatnonzero(done)]
+        return np.array(written, np.intp)
+
+
+def _runs(frames: tuple[int, ...], before: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """Yield (first, stop) of neighbouring frames that are alike in who drew them."""
+    first = last = frames[0]
+    for t in frames[1:]:
+        alike = (before[t] >= Provenance.HUMAN) == (before[first] >= Provenance.HUMAN)
+        if t != last + 1 or not alike or t - first >= _TOGETHER:
+            yield first, last + 1
+            first = t
+        last = t
+    yield first, last + 1
+
+
+class _Packed:
+    """A mask as the bits of its box."""
+
+    __slots__ = ("_bits", "_corner", "_shape", "_size")
+
+    def __init__(self, mask: Mask) -> None:
+        self._shape = mask.shape
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if not len(rows):
+            self._corner, self._size, self._bits = (0, 0), (0, 0), np.zeros(0, np.uint8)
+            return
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        self._corner = (int(rows[0]), int(columns[0]))
+        self._size = box.shape
+        self._bits = np.packbits(box)
+
+    def unpack(self) -> Mask:
+        mask = np.zeros(self._shape, bool)
+        (top, left), (h, w) = self._corner, self._size
+        if h:
+            bits = np.unpackbits(self._bits, count=h * w).astype(bool)
+            mask[top : top + h, left : left + w] = bits.reshape(h, w)
+        return mask

@@ -1,0 +1,230 @@
+"""Spread what a person drew on some frames of an object to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.editing.preview import Preview
+from flowrvs.errors import InputError
+from flowrvs.masks import flow, interpolate
+from flowrvs.masks.propagate import Spread, propagate
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.store import Project, Provenance
+
+if TYPE_CHECKING:
+    from flowrvs.video import Video
+
+__all__ = ["Flows", "Method", "copy_to_next", "spread"]
+
+Method = Literal["flow", "shape", "copy"]
+
+
+class Flows(flow.Flows):
+    """Optical flow of a video, computed once; keep one for a video and hand it around.
+
+    Parameters
+    ----------
+    video : Video
+        It must stay open as long as this is used.
+    method, cache_bytes
+        As for :class:`flowrvs.masks.flow.Flows`.
+    """
+
+    def __init__(
+        self,
+        video: Video,
+        *,
+        method: Literal["auto", "dis", "ilk"] = "auto",
+        cache_bytes: int = 256 * 2**20,
+    ) -> None:
+        shape = (len(video), video.info.height, video.info.width)
+        super().__init__(
+            lambda t: video.read(t, t + 1)[0], shape, method=method, cache_bytes=cache_bytes
+        )
+
+
+def spread(
+    project: Project,
+    video: Video,
+    object_id: int,
+    *,
+    keys: Sequence[int] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    method: Method = "flow",
+    flows: flow.Flows | None = None,
+) -> Preview:
+    """Propose masks for the frames around those that a person drew.
+
+    Parameters
+    ----------
+    project : Project
+        Of this video.
+    video : Video
+        Open.
+    object_id : int
+        The object.
+    keys : sequence of int, optional
+        Frames to spread from, whoever drew them; by default all frames of the object that
+        are a person's. A person's other frames end the spread. Frames where the object was
+        marked absent end it too.
+    start, stop : int
+        Frames to propose masks for; frames that a person drew are left as they are.
+    method : {"flow", "shape", "copy"}
+        ``"flow"`` follows the video's motion and colours (:mod:`flowrvs.masks.propagate`);
+        ``"shape"`` draws the shapes between neighbouring frames of a person without looking
+        at the video (:mod:`flowrvs.masks.interpolate`); ``"copy"`` repeats the nearest key.
+    flows : Flows, optional
+        Of the video, to share what other spreads computed.
+
+    Returns
+    -------
+    Preview
+        Not computed yet: `Preview.run` does it.
+
+    Raises
+    ------
+    ProjectError
+        The project is another video's.
+    InputError
+        There is no key frame, or the range or the method is unknown.
+    """
+    project.check_video(video.info)
+    total = len(video)
+    stop = total if stop is None else stop
+    if not 0 <= start < stop <= total:
+        raise InputError(f"Frames {start} to {stop} lie outside the {total} frames.")
+    if method not in get_args(Method):
+        raise InputError(f"Method {method!r} is unknown; use {', '.join(get_args(Method))}.")
+    drawn = {int(t) for t in np.flatnonzero(_provenance(project, object_id) >= Provenance.HUMAN)}
+    chosen = drawn if keys is None else {int(t) for t in keys}
+    if not chosen or not all(0 <= t < total for t in chosen):
+        raise InputError(
+            f"{project.objects[object_id].name!r} has no key frame to spread from; "
+            "draw it on one frame first."
+        )
+    # The keys are read when the work begins: later strokes on them count.
+    masks = _Keys(project, object_id, chosen)
+    others = drawn - chosen
+
+    def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
+        if method == "flow":
+            return propagate(
+                flows or Flows(video),
+                masks,
+                start,
+                stop,
+                stops=others,
+                cancel=cancel,
+                progress=progress,
+            )
+        if method == "shape":
+            parts = _shapes(_Keys(project, object_id, chosen | others), start, stop)
+        else:
+            parts = _copies(masks, others, start, stop)
+        return _told(parts, chosen | others, stop - start, cancel, progress)
+
+    return Preview(project, object_id, _title(project, object_id, method, start, stop), work)
+
+
+def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Preview:
+    """Propose the mask of frame `t` for the `n` frames after it, or before it if negative.
+
+    Frames beyond a person's next one, or the video's end, are left out.
+    """
+    total = project.video.frame_count
+    if not 0 <= t < total or not n:
+        raise InputError(f"Frame {t} cannot be copied by {n} frames; there are {total} frames.")
+    provenance = _provenance(project, object_id)
+    way = 1 if n > 0 else -1
+    targets = []
+    for to in range(t + way, t + n + way, way):
+        if not 0 <= to < total or provenance[to] >= Provenance.HUMAN:
+            break
+        targets.append(to)
+    name = project.objects[object_id].name
+    last = targets[-1] if targets else t
+
+    def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
+        mask = project.object_mask(object_id, t, t + 1)[0]
+        parts = ((to, mask, 1 / (1 + abs(to - t))) for to in targets)
+        return _told(parts, set(), len(targets), cancel, progress)
+
+    return Preview(project, object_id, f"copy {name!r}, frame {t} to {last}", work)
+
+
+class _Keys(Mapping[int, npt.NDArray[np.bool_]]):
+    """Masks of key frames, read when they are asked for: there may be thousands."""
+
+    def __init__(self, project: Project, object_id: int, frames: set[int]) -> None:
+        self._project = project
+        self._object = object_id
+        self._frames = sorted(frames)
+
+    def __getitem__(self, t: int) -> npt.NDArray[np.bool_]:
+        mask: npt.NDArray[np.bool_] = self._project.object_mask(self._object, t, t + 1)[0]
+        return mask
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._frames)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+
+_Part = tuple[int, npt.NDArray[np.bool_], float]
+
+
+def _shapes(keys: _Keys, start: int, stop: int) -> Iterator[_Part]:
+    frames = list(keys)
+    for before, after in zip(frames, frames[1:], strict=False):
+        if after - before > 1 and before < stop and after > start:
+            pair = {before: keys[before], after: keys[after]}
+            for t, mask in interpolate.interpolate(pair, start, stop):
+                yield t, mask, 1 / (1 + min(t - before, after - t))
+
+
+def _copies(keys: _Keys, walls: set[int], start: int, stop: int) -> Iterator[_Part]:
+    frames = np.array(list(keys))
+    fixed = np.array(sorted(walls), int)
+    held = (-1, np.zeros((0, 0), bool))
+    for t in range(start, stop):
+        near = int(frames[np.argmin(np.abs(frames - t))])
+        if ((fixed >= min(near, t)) & (fixed <= max(near, t))).any():
+            continue
+        if near != held[0]:
+            held = (near, keys[near])
+        yield t, held[1], 1 / (1 + abs(t - near))
+
+
+def _told(
+    parts: Iterator[_Part],
+    skip: set[int],
+    total: int,
+    cancel: CancelToken | None,
+    progress: ProgressCallback | None,
+) -> Generator[Spread, None, None]:
+    clock = ProgressClock(total)
+    for t, mask, certainty in parts:
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        event = clock.advance("spreading")
+        if progress is not None:
+            progress(event)
+        if t not in skip:
+            yield Spread(t, mask, certainty)
+
+
+def _provenance(project: Project, object_id: int) -> npt.NDArray[np.uint8]:
+    if object_id not in project.objects:
+        raise InputError(f"There is no object {object_id} in {project.path}.")
+    return project.provenance(object_id)
+
+
+def _title(project: Project, object_id: int, method: str, start: int, stop: int) -> str:
+    verb = {"flow": "spread", "shape": "interpolate", "copy": "copy"}[method]
+    return f"{verb} {project.objects[object_id].name!r}, frames {start} to {stop - 1}"
