@@ -198,6 +198,7 @@ def fetch(
         if is_whole(name, home=home):
             return folder  # another process has just finished
         report(Progress(0, 0, f"Asking {source.weights} what there is to fetch"))
+        _sweep(_downloads(folder))
         plan = plan_fetch(name, home=home, cancel=cancel)
         plan.check()
         _download_all(plan, report, cancel)
@@ -219,6 +220,13 @@ def _source(name: str) -> HubSource:
 
 def _downloads(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.download")
+
+
+def _sweep(downloads: Path) -> None:
+    """Remove what a run that was killed while converting has left."""
+    for path in downloads.iterdir():
+        if path.is_dir() and path.name not in ("base", "weights"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _base_names(listing: Listing) -> list[str]:
@@ -326,8 +334,6 @@ def _convert(
 
     report(Progress(0, 0, f"Converting {plan.name}"))
     ready = downloads / "ready"
-    if ready.exists():
-        shutil.rmtree(ready)  # finished by a run that was killed before it could be moved
     convert(
         downloads / "base",
         plan.dit[1],

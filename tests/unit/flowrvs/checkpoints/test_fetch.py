@@ -193,6 +193,23 @@ def test_weights_that_run_code_are_refused(
     assert not (tmp_path / "owned").exists() and not (home / "mevis").exists()
 
 
+def test_files_at_hand_are_converted_and_verified(
+    layout: PublicLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    words = ["models", "convert", "--base", str(layout.base), "--vae", str(layout.vae)]
+    words += ["--out", str(out), "--dit"]
+    assert main([*words, str(layout.dit.with_name("absent.pth"))]) == 2
+    assert "absent.pth" in capsys.readouterr().err and not out.exists()
+    line = [*words, str(layout.dit), "--text-dtype", "bfloat16", "--name", "ours", "--json"]
+    assert main(line) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == str(out)
+    assert json.loads((out / "model_index.json").read_text())["name"] == "ours"
+    assert read_manifest(out)["source"]["dit"] == DIT
+    assert main(["models", "verify", str(out)]) == 0
+    assert f"{out} is whole: " in capsys.readouterr().out
+
+
 def test_a_killed_fetch_goes_on_with_a_range(hub: HubStandIn, tmp_path: Path) -> None:
     env = environment(hub, tmp_path)
     process = started(env, hub, DIT)
@@ -202,6 +219,10 @@ def test_a_killed_fetch_goes_on_with_a_range(hub: HubStandIn, tmp_path: Path) ->
     hub.gates.pop(DIT).set()
     part = next((tmp_path / "home").rglob(f"{DIT}.*.part"))
     have = part.stat().st_size
+    for name in ("ready", ".ready.partial-1-ab"):  # as a kill while converting leaves them
+        left = tmp_path / "home" / "models" / ".mevis.download" / name
+        left.mkdir()
+        (left / "model_index.json").write_text("{}")
     done = flowrvs(env, "models", "fetch", "mevis")
     assert done.returncode == 0, done.stderr
     assert [a.begins for a in hub.gets(DIT)] == [0, have] and have > 0
