@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import TextIO
 
@@ -58,6 +60,11 @@ class ProgressLine:
         """Show `event`."""
         text = format_progress(event)
         if self._live:
+            over = len(text) - shutil.get_terminal_size().columns + 1
+            if over > 0 and event.message:
+                # A line that wraps cannot be redrawn.
+                kept = max(0, len(event.message) - over - 1)
+                text = format_progress(replace(event, message=event.message[:kept] + "…"))
             self._stream.write("\r" + text.ljust(self._width))
             self._width = len(text)
             self._stream.flush()

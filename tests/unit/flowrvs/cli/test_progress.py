@@ -46,6 +46,16 @@ def test_terminal_redraws_one_line_and_ends_it() -> None:
     assert len(second) == len(first)  # what was longer is wiped out
 
 
+def test_a_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    ProgressLine(stream)(Progress(3, 20000, "Fetching " + "x" * 90, 4000.0, 9000.0))
+    line = stream.getvalue().strip("\r")
+    assert len(line) == 79
+    assert line.startswith("Fetching x") and "… " in line
+    assert line.endswith("3/20000 [1:06:40, 2:30:00 left]")
+
+
 def test_line_is_ended_when_the_work_fails() -> None:
     stream = Terminal()
     with pytest.raises(ValueError, match="broken"), progress_line(stream) as show:
