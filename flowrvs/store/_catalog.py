@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from flowrvs.store._core import ProjectCore
 from flowrvs.store._document import LayerRecord, ObjectRecord, placed
 from flowrvs.store._files import create_array
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "relative_path"]
+
+
+def relative_path(path: str, folder: Path) -> str | None:
+    """Return the way from a folder to a file, with slashes; None to another drive."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return None
 
 
 class Catalog(ProjectCore):
@@ -43,8 +52,8 @@ class Catalog(ProjectCore):
         return self._doc.model
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """What was done and when (``time`` in ISO 8601, UTC; ``event``), oldest first."""
+    def log(self) -> list[dict[str, Any]]:
+        """What was done as a whole, and when (ISO 8601, UTC), oldest first: ``time``, ``event``."""
         with self._lock:
             return [dict(row) for row in self._doc.history]
 
@@ -96,9 +105,13 @@ class Catalog(ProjectCore):
                 f"({info.frame_count} frames, {info.width}x{info.height}); choose another project."
             )
         if self.writable and info.path is not None and info.path != own.path:
-            with self._lock:
-                self._doc.video = replace(own, path=info.path)
-                self._save()
+            self._note_video(info.path)
+
+    def _note_video(self, path: str) -> None:
+        with self._lock:
+            self._doc.video = replace(self._doc.video, path=path)
+            self._doc.relative = relative_path(path, self._path)
+            self._save()
 
     # -- layers, objects, expressions ----------------------------------------------------
 
@@ -110,10 +123,10 @@ class Catalog(ProjectCore):
             shape = self._shape
             path = self._path / "layers" / str(layer.id)
             create_array(path, shape, (1, *shape[1:]), "uint16", ("t", "y", "x"))
-            self._open_layer(layer.id)
-            self._doc.layers[layer.id] = layer
+            self._put("layers", layer.id, layer)
             self._save()
-            return layer
+        self._tell("catalog")
+        return layer
 
     def add_object(
         self, name: str, layer_id: int, color: tuple[float, float, float] | None = None
@@ -139,7 +152,8 @@ class Catalog(ProjectCore):
         with self._volume(layer_id).cache.lock, self._lock:
             one = self._new_object(self._doc.new_id("object", 1), name, layer_id, color)
             self._save()
-            return one
+        self._tell("catalog")
+        return one
 
     def update_object(
         self,
@@ -150,40 +164,26 @@ class Catalog(ProjectCore):
     ) -> ObjectRecord:
         """Rename or recolour an object."""
         self._check_writable()
-        with self._lock:
+        old = self._object(object_id)
+        verb = "rename" if name is not None else "recolour"
+        with self._catalog_step(f"{verb} {old.name!r}"):
             one = self._object(object_id)
             if name is not None:
                 one = replace(one, name=str(name))
             if color is not None:
                 red, green, blue = (min(1.0, max(0.0, float(c))) for c in color)
                 one = replace(one, color=(red, green, blue))
-            self._doc.objects[object_id] = one
-            self._save()
-            return one
+            self._put("objects", object_id, one)
+        return one
 
     def rename_layer(self, layer_id: int, name: str) -> LayerRecord:
         """Give a layer another name."""
         self._check_writable()
-        with self._lock:
-            self._volume(layer_id)
-            self._doc.layers[layer_id] = LayerRecord(layer_id, str(name))
-            self._save()
-            return self._doc.layers[layer_id]
-
-    def remove_object(self, object_id: int) -> None:
-        """Erase an object: its pixels, provenance, runs, and its place in expressions."""
-        self._check_writable()
-        one = self._object(object_id)
-        self._volume(one.layer).detach(object_id)
-        with self._lock:
-            del self._doc.objects[object_id]
-            for key, expression in self._doc.expressions.items():
-                left = expression.object_ids - {object_id}
-                self._doc.expressions[key] = replace(expression, object_ids=left)
-            self._doc.prompts = {k: v for k, v in self._doc.prompts.items() if v != object_id}
-            self._doc.runs = {k: r for k, r in self._doc.runs.items() if r.object_id != object_id}
-            self._save()
-        shutil.rmtree(self._path / "provenance" / str(object_id), ignore_errors=True)
+        self._volume(layer_id)
+        layer = LayerRecord(layer_id, str(name))
+        with self._catalog_step(f"rename {self._doc.layers[layer_id].name!r}"):
+            self._put("layers", layer_id, layer)
+        return layer
 
     def add_expression(self, text: str, object_ids: Iterable[int] = ()) -> Expression:
         """Add a sentence and the objects that it means, none of them for a sentence without.
@@ -198,31 +198,39 @@ class Catalog(ProjectCore):
         self._check_writable()
         if not text.strip():
             raise InputError("The sentence is blank; describe what to find.")
-        with self._lock:
-            expression = Expression(
-                str(self._doc.new_id("expression", 0)), text, self._existing(object_ids)
-            )
-            self._doc.expressions[expression.exp_id] = expression
-            self._save()
-            return expression
+        with self._catalog_step(f"add the sentence {text.strip()!r}"):
+            meant = self._existing(object_ids)
+            expression = Expression(str(self._doc.new_id("expression", 0)), text, meant)
+            self._put("expressions", expression.exp_id, expression)
+        return expression
 
     def set_expression_objects(self, exp_id: str, object_ids: Iterable[int]) -> Expression:
-        """Say which objects a sentence means."""
+        """Say which objects a sentence means: any number, in any layers, or none."""
         self._check_writable()
-        with self._lock:
+        old = self._expression(exp_id)
+        with self._catalog_step(f"objects of {old.text.strip()!r}"):
             expression = replace(self._expression(exp_id), object_ids=self._existing(object_ids))
-            self._doc.expressions[exp_id] = expression
-            self._save()
-            return expression
+            self._put("expressions", exp_id, expression)
+        return expression
+
+    def set_expression_text(self, exp_id: str, text: str) -> Expression:
+        """Word a sentence otherwise; the objects that it means stay."""
+        self._check_writable()
+        if not text.strip():
+            raise InputError("The sentence is blank; describe what to find.")
+        old = self._expression(exp_id)
+        with self._catalog_step(f"change the sentence {old.text.strip()!r}"):
+            expression = replace(self._expression(exp_id), text=text)
+            self._put("expressions", exp_id, expression)
+        return expression
 
     def remove_expression(self, exp_id: str) -> None:
         """Forget a sentence; its objects and their masks stay."""
         self._check_writable()
-        with self._lock:
-            self._expression(exp_id)
-            del self._doc.expressions[exp_id]
-            self._doc.prompts.pop(exp_id, None)
-            self._save()
+        old = self._expression(exp_id)
+        with self._catalog_step(f"remove the sentence {old.text.strip()!r}"):
+            self._put("prompts", exp_id, None)
+            self._put("expressions", exp_id, None)
 
     def add_prompt(self, text: str) -> tuple[Expression, ObjectRecord]:
         """Add a sentence with a new object in a new layer, for a model to draw.
@@ -235,11 +243,24 @@ class Catalog(ProjectCore):
             raise InputError("The sentence is blank; describe what to find.")
         with self._lock:
             for exp_id, object_id in self._doc.prompts.items():
-                if self._doc.expressions[exp_id].text.split() == words:
-                    return self._doc.expressions[exp_id], self._doc.objects[object_id]
+                known = self._doc.expressions.get(exp_id)
+                if known and known.text.split() == words and object_id in self._doc.objects:
+                    return known, self._doc.objects[object_id]
             with self._one_save():
                 name = " ".join(words)
                 one = self.add_object(name, self.add_layer(name).id)
-                expression = self.add_expression(text.strip(), [one.id])
-                self._doc.prompts[expression.exp_id] = one.id
-            return expression, one
+                meant = frozenset({one.id})
+                exp_id = str(self._doc.new_id("expression", 0))
+                expression = Expression(exp_id, text.strip(), meant)
+                self._put("expressions", exp_id, expression)
+                self._put("prompts", exp_id, one.id)
+        self._tell("catalog")
+        return expression, one
+
+    @contextmanager
+    def _catalog_step(self, name: str) -> Iterator[None]:
+        """Make the changes of the document inside one saved step."""
+        with self.history.step(name):
+            with self._one_save():
+                yield
+        self._tell("catalog")

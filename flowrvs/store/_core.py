@@ -5,32 +5,38 @@ from __future__ import annotations
 import colorsys
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression
 from flowrvs.store._cache import FrameCache
-from flowrvs.store._document import Document, ObjectRecord
-from flowrvs.store._files import create_array, open_array, write_group
+from flowrvs.store._document import Document, ObjectRecord, from_row, to_row
+from flowrvs.store._entry import Entry
+from flowrvs.store._files import open_array, write_group
 from flowrvs.store._flusher import Flusher
-from flowrvs.store._layer import PROVENANCE_CHUNK, LayerVolume
+from flowrvs.store._journal import Journal, Record
+from flowrvs.store._layer import LayerVolume
 from flowrvs.store._lock import WriterLock
+from flowrvs.store._steps import Change
+from flowrvs.store._tracks import Tracks
+from flowrvs.store.history import History
 from flowrvs.store.labels import LabelsArray
 
 __all__ = ["ProjectCore"]
 
 _MAX_OBJECT_ID = 65535
 
+SECTIONS = ("layers", "objects", "expressions", "prompts", "runs", "confidence")
+"""Parts of the document that steps change; each needs the ones before it."""
+
 
 class ProjectCore:
     """The state of an open project.
 
     Locks are taken in one order: a layer's (`FrameCache.lock`), then the document's
-    (`_lock`). A stroke with a new label takes both.
+    (`_lock`), then the history's. A stroke with a new label takes all of them.
     """
 
     def __init__(self, path: Path, document: Document, lock: WriterLock | None) -> None:
@@ -44,11 +50,20 @@ class ProjectCore:
         self._volumes: dict[int, LayerVolume] = {}
         self._arrays: dict[int, LabelsArray] = {}
         self._confidence: dict[int, Any] = {}
+        self._open_runs: dict[int, Entry] = {}
+        self._listeners: dict[object, Callable[[Change], None]] = {}
+        self._tracks = Tracks(path, document.video.frame_count)
         self._flusher = Flusher(self._flush_all)
+        self.history = History(self, Journal(path, writable=lock is not None))
         for layer in document.layers.values():
             self._open_layer(layer.id)
         for one in document.objects.values():
-            self._open_object(one)
+            self._tracks.open(one.id)
+            self._volumes[one.layer].attach(one.id)
+        if lock is not None:
+            self._replay()
+
+    # -- saving --------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Write everything that changed and wait until it is safe on the disk.
@@ -66,13 +81,161 @@ class ProjectCore:
             raise
 
     def _flush_all(self) -> None:
+        trouble: StorageError | None = None
+        self._settle_volumes()
         self._save_if_dirty()
+        safe = 0
+        try:
+            safe = self.history.commit()
+        except StorageError as error:
+            trouble = error  # what was drawn matters more than what can be undone
         for volume in list(self._volumes.values()):
-            volume.flush(before=self._save_if_dirty)
+            volume.flush()
+        self.history.flushed(safe)
+        if trouble is not None:
+            raise trouble
+
+    def _before_pixels(self) -> None:
+        self._settle_volumes()
+        self._save_if_dirty()
+        with contextlib.suppress(StorageError):
+            self.history.commit()
+
+    def _settle_volumes(self) -> None:
+        for volume in list(self._volumes.values()):
+            volume.settle()
+
+    def _replay(self) -> None:
+        """Do what a killed process had in its journal and perhaps not in its frames."""
+        for record in self.history.unflushed():
+            volume = self._volumes.get(record.layer)
+            if volume is None:
+                continue
+            for mark in record.marks:
+                if mark.new and mark.object_id not in self._doc.objects:
+                    # Its label was drawn, and the kill came before it had a name.
+                    self._claim(record.layer, [mark.object_id], None)
+            volume.replay(record)
+        if any(volume.dirty for volume in self._volumes.values()):
+            self._flusher.wake()
 
     def _seal(self, closed: bool) -> None:
         for volume in list(self._volumes.values()):
             volume.seal(closed)
+
+    # -- telling others ------------------------------------------------------------------
+
+    def connect(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `callback` after every change, on the thread that made it.
+
+        Keep it short: it is called at every stamp of a brush.
+
+        Returns
+        -------
+        callable
+            Ends it.
+        """
+        key = object()
+        self._listeners[key] = callback
+
+        def disconnect() -> None:
+            self._listeners.pop(key, None)
+
+        return disconnect
+
+    def _tell(self, kind: str, layer_id: int | None = None, start: int = 0, stop: int = 0) -> None:
+        if self._listeners:
+            change = Change(kind, layer_id, start, stop)
+            for callback in list(self._listeners.values()):
+                callback(change)
+
+    # -- what the history asks for -------------------------------------------------------
+
+    def check_turn(self) -> None:
+        """Raise a `ProjectError` where the project cannot be changed."""
+        self._check_writable()
+
+    def settle_strokes(self) -> None:
+        """Hand every change that is still being made to the history."""
+        for array in list(self._arrays.values()):
+            array.end_stroke()
+        self._settle_volumes()
+        for record in self.history.interleaved():
+            if record.layer in self._volumes:
+                self._volumes[record.layer].remember(record)
+
+    def turn_record(self, record: Record, back: bool, entry: Entry) -> None:
+        """Undo or redo one change."""
+        volume = self._volumes.get(record.layer)
+        if volume is not None:
+            volume.turn(record, back, entry)
+            kind = "provenance" if record.role == "range" else "pixels"
+            self._tell(kind, record.layer, record.start, record.stop)
+
+    def turn_catalog(self, entry: Entry, back: bool, *, additions: bool) -> None:
+        """Undo or redo what was done to names: additions before pixels, removals after."""
+        turned = False
+        with self._lock:
+            for section in SECTIONS if additions else reversed(SECTIONS):
+                for key, (before, after) in entry.catalog.get(section, {}).items():
+                    have, want = (after, before) if back else (before, after)
+                    if (want is not None) == additions and self._row(section, key) == have:
+                        value = None if want is None else from_row(section, want)
+                        self._place(section, _plain_key(section, key), value)
+                        turned = True
+            if turned:
+                self._doc_dirty = True
+        if turned:
+            self._flusher.wake()
+            self._tell("catalog")
+
+    def describe(self, object_ids: frozenset[int]) -> str:
+        """Name some objects."""
+        with self._lock:
+            known = (self._doc.objects.get(i) for i in sorted(object_ids))
+            names = [repr(one.name) for one in known if one is not None]
+        if len(names) > 3:
+            return f"{', '.join(names[:2])} and {len(names) - 2} others"
+        return " and ".join(names) or "an object"
+
+    def steps_changed(self) -> None:
+        """Tell that the steps are others now."""
+        if self._writer is not None:
+            self._flusher.wake()
+        self._tell("history")
+
+    # -- the document --------------------------------------------------------------------
+
+    def _put(self, section: str, key: Any, value: Any, entry: Entry | None = None) -> None:
+        """Set or remove (None) a value of the document, as a part of a step."""
+        entry = entry or self.history.current()
+        with self._lock:
+            if entry is not None:
+                before = self._row(section, str(key))
+                after = None if value is None else to_row(section, value)
+                if before != after:
+                    entry.note(section, str(key), before, after)
+            self._place(section, key, value)
+
+    def _row(self, section: str, key: str) -> Any:
+        value = getattr(self._doc, section).get(_plain_key(section, key))
+        return None if value is None else to_row(section, value)
+
+    def _place(self, section: str, key: Any, value: Any) -> None:
+        table = getattr(self._doc, section)
+        old = table.get(key)
+        if value is None:
+            table.pop(key, None)
+        else:
+            table[key] = value
+        if section == "layers" and value is not None and key not in self._volumes:
+            self._open_layer(key)
+        if section == "objects":
+            if old is not None and (value is None or value.layer != old.layer):
+                self._volumes[old.layer].detach(key)
+            if value is not None:
+                self._tracks.open(key)
+                self._volumes[value.layer].attach(key)
 
     def _new_object(
         self,
@@ -80,6 +243,7 @@ class ProjectCore:
         name: str,
         layer_id: int,
         color: tuple[float, float, float] | None = None,
+        entry: Entry | None = None,
     ) -> ObjectRecord:
         if object_id > _MAX_OBJECT_ID:
             raise ProjectError(f"{self._path} holds {_MAX_OBJECT_ID} objects; begin a new project.")
@@ -87,12 +251,12 @@ class ProjectCore:
             color = _color(object_id)
         red, green, blue = (min(1.0, max(0.0, float(c))) for c in color)
         one = ObjectRecord(object_id, str(name), (red, green, blue), layer_id)
-        self._doc.objects[object_id] = one
-        self._open_object(one, new=True)
+        self._tracks.open(object_id, new=True)
+        self._put("objects", object_id, one, entry)
         self._doc_dirty = True
         return one
 
-    def _claim(self, layer_id: int, ids: Iterable[int]) -> None:
+    def _claim(self, layer_id: int, ids: Iterable[int], entry: Entry | None) -> None:
         """Make objects of labels that a person draws and that are new."""
         with self._lock:
             new = []
@@ -107,9 +271,11 @@ class ProjectCore:
                         f"choose another label here, the next free one is {self.next_label}."
                     )
             for object_id in new:
-                self._new_object(object_id, f"object {object_id}", layer_id)
+                self._new_object(object_id, f"object {object_id}", layer_id, entry=entry)
                 follow = max(self._doc.next_ids.get("object", 1), object_id + 1)
                 self._doc.next_ids["object"] = follow
+        if new:
+            self._tell("catalog")
 
     @property
     def next_label(self) -> int:
@@ -126,33 +292,27 @@ class ProjectCore:
     def _open_layer(self, layer_id: int) -> None:
         path = self._path / "layers" / str(layer_id)
         cache = FrameCache(open_array(path, self._shape, "uint16"), path)
-        volume = LayerVolume(cache, lambda ids: self._claim(layer_id, ids), self._flusher.wake)
+        volume = LayerVolume(
+            layer_id,
+            cache,
+            self._tracks,
+            self.history,
+            lambda ids, entry: self._claim(layer_id, ids, entry),
+            self._flusher.wake,
+        )
+        volume.before = self._before_pixels
         self._volumes[layer_id] = volume
         for each in self._volumes.values():
             each.cache.share(len(self._volumes))
-        self._arrays[layer_id] = LabelsArray(volume, layer_id, writable=self._writer is not None)
-
-    def _open_object(self, one: ObjectRecord, *, new: bool = False) -> None:
-        path = self._path / "provenance" / str(one.id)
-        stored = path / "zarr.json"  # a folder without it is one that a kill left behind
-        frames = self._shape[0]
-
-        def make() -> Any:
-            chunk = (min(frames, PROVENANCE_CHUNK),)
-            if stored.exists() and not new:
-                return open_array(path, (frames,), "uint8")
-            return create_array(path, (frames,), chunk, "uint8", ("t",))
-
-        values = None
-        if not new and stored.exists():
-            values = np.array(make().read().result())
-        self._volumes[one.layer].attach(one.id, make, values)
+        self._arrays[layer_id] = LabelsArray(
+            volume, layer_id, self.history, self._tell, writable=self._writer is not None
+        )
 
     def _volume(self, layer_id: int) -> LayerVolume:
         if self._closed:
             raise ProjectError(f"{self._path} was closed; open it again.")
         try:
-            return self._volumes[layer_id]
+            return self._volumes[self._doc.layers[layer_id].id]
         except KeyError:
             raise ProjectError(f"{self._path} has no layer {layer_id}.") from None
 
@@ -211,6 +371,10 @@ class ProjectCore:
         with self._lock:
             if self._doc_dirty and not self._batches:
                 self._save()
+
+
+def _plain_key(section: str, key: str) -> Any:
+    return key if section in ("expressions", "prompts", "runs") else int(key)
 
 
 def _color(number: int) -> tuple[float, float, float]:

@@ -14,15 +14,18 @@ from flowrvs.records import Expression, VideoInfo
 
 __all__ = [
     "FORMAT_VERSION",
+    "ConfidenceRecord",
     "Document",
     "LayerRecord",
     "ObjectRecord",
     "RunRecord",
     "event",
+    "from_row",
     "placed",
+    "to_row",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the folder's layout that this code writes and the newest that it reads."""
 
 
@@ -86,6 +89,22 @@ class RunRecord:
     done: frozenset[int] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class ConfidenceRecord:
+    """On which frames of a layer the confidence was kept, and of which object.
+
+    Attributes
+    ----------
+    layer : int
+        The layer, also the name of its array in ``confidence/``.
+    frames : mapping of int to list of [first, one past the last]
+        By object. None: wherever the object is the model's (format 1 did not tell).
+    """
+
+    layer: int
+    frames: Mapping[int, list[list[int]] | None]
+
+
 @dataclass
 class Document:
     """The attributes of a project, as Python values.
@@ -94,6 +113,8 @@ class Document:
     ----------
     video : VideoInfo
         The video that the masks belong to.
+    relative : str or None
+        The video's path from the project's folder, for when both are moved.
     model : str or None
         The model that ran last.
     history : list of dict
@@ -105,6 +126,7 @@ class Document:
     """
 
     video: VideoInfo
+    relative: str | None = None
     model: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     layers: dict[int, LayerRecord] = field(default_factory=dict)
@@ -112,7 +134,7 @@ class Document:
     expressions: dict[str, Expression] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
     runs: dict[str, RunRecord] = field(default_factory=dict)
-    confidence: list[int] = field(default_factory=list)
+    confidence: dict[int, ConfidenceRecord] = field(default_factory=dict)
     next_ids: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -124,30 +146,24 @@ class Document:
 
     def to_attributes(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
+
+        def rows(section: str) -> list[Any]:
+            return [to_row(section, value) for value in getattr(self, section).values()]
+
         return {
             **self.extra,
             "format": "flowrvs-project",
             "format_version": FORMAT_VERSION,
             "video": asdict(self.video),
+            "video_relative": self.relative,
             "model": self.model,
             "history": self.history,
-            "layers": [asdict(layer) for layer in self.layers.values()],
-            "objects": [asdict(one) for one in self.objects.values()],
-            "expressions": [
-                {"exp_id": e.exp_id, "text": e.text, "object_ids": sorted(e.object_ids)}
-                for e in self.expressions.values()
-            ],
+            "layers": rows("layers"),
+            "objects": rows("objects"),
+            "expressions": rows("expressions"),
             "prompts": self.prompts,
-            "confidence": self.confidence,
-            "runs": [
-                {
-                    "id": run.id,
-                    "object_id": run.object_id,
-                    "key": dict(run.key),
-                    "done": _to_spans(run.done),
-                }
-                for run in self.runs.values()
-            ],
+            "confidence": rows("confidence"),
+            "runs": rows("runs"),
             "next_ids": self.next_ids,
         }
 
@@ -178,36 +194,34 @@ class Document:
         known = {f.name for f in fields(VideoInfo)}
         video = {k: v for k, v in attributes["video"].items() if k in known}
         video["frame_names"] = tuple(video.get("frame_names", ()))
-        layers = {int(r["id"]): LayerRecord(int(r["id"]), r["name"]) for r in attributes["layers"]}
-        objects = {}
-        for row in attributes["objects"]:
-            red, green, blue = (float(c) for c in row["color"])
-            one = ObjectRecord(int(row["id"]), row["name"], (red, green, blue), int(row["layer"]))
+
+        def read(section: str) -> dict[Any, Any]:
+            values = [from_row(section, row) for row in attributes.get(section, ())]
+            return {_key(section, value): value for value in values}
+
+        layers, objects, expressions = read("layers"), read("objects"), read("expressions")
+        for one in objects.values():
             layers[one.layer]  # a KeyError says that the layer is missing
-            objects[one.id] = one
-        expressions = {}
-        for row in attributes["expressions"]:
-            meant = frozenset(int(i) for i in row["object_ids"])
-            if not meant <= objects.keys():
-                raise ValueError(f"expression {row['exp_id']} means objects that are not there")
-            expressions[row["exp_id"]] = Expression(row["exp_id"], row["text"], meant)
-        runs = {
-            row["id"]: RunRecord(
-                row["id"], int(row["object_id"]), row["key"], _from_spans(row["done"])
-            )
-            for row in attributes.get("runs", ())
-        }
+        for expression in expressions.values():
+            if not expression.object_ids <= objects.keys():
+                raise ValueError(f"expression {expression.exp_id} means objects that are not there")
+        confidence = read("confidence")
+        for layer, kept in confidence.items():
+            if not kept.frames:
+                members = {one.id: None for one in objects.values() if one.layer == layer}
+                confidence[layer] = ConfidenceRecord(layer, members)
         own = cls(VideoInfo(**video)).to_attributes()
         return cls(
             video=VideoInfo(**video),
+            relative=attributes.get("video_relative"),
             model=attributes.get("model"),
             history=list(attributes.get("history", ())),
             layers=layers,
             objects=objects,
             expressions=expressions,
             prompts={k: int(v) for k, v in attributes.get("prompts", {}).items()},
-            runs=runs,
-            confidence=[int(i) for i in attributes.get("confidence", ())],
+            runs=read("runs"),
+            confidence=confidence,
             next_ids={k: int(v) for k, v in attributes["next_ids"].items()},
             extra={k: v for k, v in attributes.items() if k not in own},
         )
@@ -223,6 +237,52 @@ def placed(info: VideoInfo) -> VideoInfo:
 def event(name: str, **details: Any) -> dict[str, Any]:
     """Return a row of the history."""
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": name, **details}
+
+
+def to_row(section: str, value: Any) -> Any:
+    """Return a value of a section of the document as JSON can hold it."""
+    if section == "expressions":
+        ids = sorted(value.object_ids)
+        return {"exp_id": value.exp_id, "text": value.text, "object_ids": ids}
+    if section == "runs":
+        done = _to_spans(value.done)
+        return {"id": value.id, "object_id": value.object_id, "key": dict(value.key), "done": done}
+    if section == "confidence":
+        return {"layer": value.layer, "frames": {str(i): v for i, v in value.frames.items()}}
+    if section == "objects":
+        return {**asdict(value), "color": list(value.color)}
+    return asdict(value) if section == "layers" else value
+
+
+def from_row(section: str, row: Any) -> Any:
+    """Return what `to_row` was given.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        The row is damaged.
+    """
+    if section == "layers":
+        return LayerRecord(int(row["id"]), row["name"])
+    if section == "objects":
+        red, green, blue = (float(c) for c in row["color"])
+        return ObjectRecord(int(row["id"]), row["name"], (red, green, blue), int(row["layer"]))
+    if section == "expressions":
+        return Expression(row["exp_id"], row["text"], frozenset(int(i) for i in row["object_ids"]))
+    if section == "runs":
+        done = _from_spans(row["done"])
+        return RunRecord(row["id"], int(row["object_id"]), row["key"], done)
+    if section == "confidence":
+        if isinstance(row, int):  # format 1 named the layers only
+            return ConfidenceRecord(row, {})
+        return ConfidenceRecord(int(row["layer"]), {int(i): v for i, v in row["frames"].items()})
+    return row
+
+
+def _key(section: str, value: Any) -> Any:
+    if section == "expressions":
+        return value.exp_id
+    return value.layer if section == "confidence" else value.id
 
 
 def _to_spans(indices: frozenset[int]) -> list[list[int]]:

@@ -4,130 +4,130 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import FlowRVSError, ProjectError
+from flowrvs.errors import ProjectError
 from flowrvs.store._cache import FrameCache
-from flowrvs.store._files import storage_error
+from flowrvs.store._delta import decode
+from flowrvs.store._entry import Entry
+from flowrvs.store._journal import Mark, Record
+from flowrvs.store._tracks import Provenance, Track, Tracks
+from flowrvs.store.history import History
 
-__all__ = ["LayerVolume", "Provenance", "drop_axes"]
+__all__ = ["LayerVolume", "drop_axes"]
 
-PROVENANCE_CHUNK = 4096
 _BACKPRESSURE = 16
 
+Labels = npt.NDArray[np.uint16]
 
-class Provenance(IntEnum):
-    """Where an object's mask on a frame comes from.
 
-    ``EMPTY``: nowhere yet. ``MODEL``: a run. ``HUMAN``: a person drew, erased or accepted
-    it. ``LOCKED``: a person protected it. The model changes the first two only.
-    """
+@dataclass(slots=True)
+class _Pending:
+    """A frame that a step is still changing: as it was before, and what it touched."""
 
-    EMPTY = 0
-    MODEL = 1
-    HUMAN = 2
-    LOCKED = 3
+    entry: Entry
+    before: Labels
+    marks: dict[int, int]  # object -> provenance before
 
 
 class LayerVolume:
-    """The pixels of a layer and, for each of its objects, the provenance per frame.
+    """The pixels of a layer and, for each of its objects, provenance and area per frame.
 
     Everything that changes either happens under `cache.lock`, one frame at a time, so that
     the model and a painter exclude each other without making one wait for a whole window.
 
+    A person's strokes on a frame are handed to the history together, when the step ends,
+    another one touches the frame, or it is time to write: a stamp of a brush costs no more
+    than its pixels.
+
     Parameters
     ----------
+    layer_id : int
+        Its id.
     cache : FrameCache
         Its label volume, (T, H, W) uint16.
+    tracks : Tracks
+        Provenance and areas of all objects of the project.
+    history : History
+        Takes what changes.
     claim : callable
-        ``claim(ids)`` is called with pixel values that a person draws; it registers new
-        objects, and raises `ProjectError` for an object of another layer.
+        ``claim(ids, entry)`` is called with pixel values that a person draws; it registers
+        new objects, and raises `ProjectError` for an object of another layer.
     wake : callable
         Called after a change, to have it written soon.
     """
 
     def __init__(
         self,
+        layer_id: int,
         cache: FrameCache,
-        claim: Callable[[Iterable[int]], None],
+        tracks: Tracks,
+        history: History,
+        claim: Callable[[Iterable[int], Entry], None],
         wake: Callable[[], None],
     ) -> None:
+        self.id = layer_id
         self.cache = cache
         self.shape = cache.shape
         self.path = cache.path
+        self._history = history
         self._claim = claim
         self._wake = wake
         self._sealed = False
-        self._provenance: dict[int, npt.NDArray[np.uint8]] = {}
-        self._makers: dict[int, Callable[[], Any]] = {}
-        self._stores: dict[int, Any] = {}
-        self._dirty: set[tuple[int, int]] = set()  # object, chunk
+        self._provenance = tracks.provenance
+        self._areas = tracks.areas
+        self._versions = tracks.versions
+        self._members: set[int] = set()
+        self._pending: dict[int, _Pending] = {}
         self._flush_lock = threading.Lock()
 
-    # -- provenance ----------------------------------------------------------------------
+    # -- objects -------------------------------------------------------------------------
 
-    def attach(
-        self,
-        object_id: int,
-        make: Callable[[], Any],
-        values: npt.NDArray[np.uint8] | None = None,
-    ) -> None:
-        """Take in an object; ``make()`` opens the array for its provenance when it is needed.
-
-        Not before: a stroke with a new label must not wait for the disk, or fail by it.
-        """
+    def attach(self, object_id: int) -> None:
+        """Take in an object whose tracks are open."""
         with self.cache.lock:
-            self._makers[object_id] = make
-            self._provenance[object_id] = (
-                np.zeros(self.shape[0], np.uint8) if values is None else values
-            )
+            self._members.add(object_id)
 
     def detach(self, object_id: int) -> None:
-        """Forget an object and erase its pixels."""
+        """Let go of an object; its pixels and tracks are not touched."""
         with self.cache.lock:
-            drawn = np.flatnonzero(self._provenance[object_id])
-        for t in drawn:
-            with self.cache.lock:
-                frame = self.cache.frame(int(t))
-                own = frame == object_id
-                if own.any():
-                    frame[own] = 0
-                    self.cache.touch(int(t))
-        with self.cache.lock:
-            del self._provenance[object_id], self._makers[object_id]
-            self._stores.pop(object_id, None)
-            self._dirty = {(one, chunk) for one, chunk in self._dirty if one != object_id}
-        self._wake()
+            self._members.discard(object_id)
 
     def provenance(self, object_id: int) -> npt.NDArray[np.uint8]:
         """Return a copy of an object's provenance, shape (T,)."""
         with self.cache.lock:
-            return self._provenance[object_id].copy()
+            return self._provenance[object_id].values.copy()
 
-    def set_provenance(
-        self, object_id: int, start: int, stop: int, change: Callable[..., npt.NDArray[np.uint8]]
-    ) -> None:
-        """Replace a range of an object's provenance by ``change(old)``."""
+    def areas(self, object_id: int) -> npt.NDArray[np.int32]:
+        """Return a copy of an object's number of pixels per frame, shape (T,)."""
+        self.measure()
         with self.cache.lock:
-            values = self._provenance[object_id]
-            values[start:stop] = change(values[start:stop])
-            first, last = start // PROVENANCE_CHUNK, max(start, stop - 1) // PROVENANCE_CHUNK
-            self._dirty.update((object_id, chunk) for chunk in range(first, last + 1))
-        self._wake()
+            return self._areas[object_id].values.copy()
 
-    def _mark(self, object_id: int, t: int, value: Provenance) -> None:
-        values = self._provenance[object_id]
-        if values[t] < value:  # a lock stays a lock under a person's hand
-            values[t] = value
-            self._dirty.add((object_id, t // PROVENANCE_CHUNK))
+    def measure(self) -> None:
+        """Count the pixels of objects whose areas were never counted (earlier formats)."""
+        with self.cache.lock:
+            unknown = [i for i in self._members if not self._areas[i].known]
+            drawn = np.zeros(self.shape[0], np.bool_)
+            for i in unknown:
+                drawn |= self._provenance[i].values > Provenance.EMPTY
+        for t in np.flatnonzero(drawn):
+            with self.cache.lock:  # a frame at a time: painting goes on meanwhile
+                counts = np.bincount(self.cache.read([int(t)]).ravel(), minlength=1)
+                for i in unknown:
+                    self._areas[i].values[t] = counts[i] if i < len(counts) else 0
+        with self.cache.lock:
+            for i in unknown:
+                self._areas[i].known = True
+                self._areas[i].touch(0, self.shape[0])
 
     # -- a person ------------------------------------------------------------------------
 
-    def edit(self, t: int, index: Any, value: Any) -> None:
+    def edit(self, t: int, index: Any, value: Any, entry: Entry) -> None:
         """Assign to a part of frame `t` as a person does.
 
         The objects whose pixels came or went become `Provenance.HUMAN` on this frame. An
@@ -140,8 +140,7 @@ class LayerVolume:
             A value is no uint16, or the object of another layer.
         """
         with self.cache.lock:
-            if self._sealed:
-                raise ProjectError(f"{self.path.parents[1]} was closed; open it again to edit.")
+            self._check_open()
             frame = self.cache.frame(t)
             old = np.asarray(frame[index])
             new = drop_axes(_as_labels(value), old.ndim)
@@ -149,24 +148,97 @@ class LayerVolume:
                 new = np.broadcast_to(new, old.shape)
             changed = old != new
             if changed.any():
-                drawn = _ids(new[changed])
-                if not drawn <= self._provenance.keys():
-                    self._claim(drawn)
-                touched = drawn | _ids(old[changed])
+                came, went = _counts(new[changed]), _counts(old[changed])
+                if not came.keys() <= self._members:
+                    self._claim(came.keys(), entry)
+                touched = came.keys() | went.keys()
+                self._begin(t, frame, touched, entry)
                 frame[index] = new
                 self.cache.touch(t)
+                self._count(t, came, went)
             else:
-                touched = _ids(new) or set(self._provenance)
-            for object_id in touched & self._provenance.keys():
-                self._mark(object_id, t, Provenance.HUMAN)
+                touched = _counts(new).keys() or set(self._members)
+                self._begin(t, frame, touched, entry)
+            for object_id in touched & self._members:
+                self._set(object_id, t, Provenance.HUMAN)
+            crowded = len(self._pending) > _BACKPRESSURE
+        if crowded:
+            self.settle(pack=True)
         self._wake()
 
-    # -- the model -----------------------------------------------------------------------
+    def _check_open(self) -> None:
+        if self._sealed:
+            raise ProjectError(f"{self.path.parents[1]} was closed; open it again to edit.")
 
-    def write_model(
-        self, object_id: int, start: int, masks: npt.NDArray[np.bool_]
+    def _set(self, object_id: int, t: int, value: int) -> None:
+        track = self._provenance[object_id]
+        if track.values[t] < value:  # a lock stays a lock under a person's hand
+            track.values[t] = value
+            track.touch(t, t + 1)
+
+    def _count(self, t: int, came: dict[int, int], went: dict[int, int]) -> None:
+        for object_id in came.keys() | went.keys():
+            track = self._areas.get(object_id)
+            if track is not None:
+                track.values[t] += came.get(object_id, 0) - went.get(object_id, 0)
+                track.touch(t, t + 1)
+
+    # -- what the history gets -----------------------------------------------------------
+
+    def _begin(self, t: int, frame: Labels, touched: Iterable[int], entry: Entry) -> None:
+        pending = self._pending.get(t)
+        if pending is not None and pending.entry is not entry:
+            self._cut(t)
+            pending = None
+        if pending is None:
+            pending = self._pending[t] = _Pending(entry, frame.copy(), {})
+        for object_id in touched:
+            if object_id in self._members:
+                if object_id not in pending.marks:
+                    pending.marks[object_id] = int(self._provenance[object_id].values[t])
+                entry.touch(self.id, object_id, t, t + 1)
+
+    def _cut(self, t: int) -> Record:
+        """Hand what happened to a frame to the history."""
+        pending = self._pending.pop(t)
+        after = self.cache.frame(t).copy()
+        return self._push(pending.entry, t, pending.marks, (pending.before, after))
+
+    def _push(
+        self, entry: Entry, t: int, before: dict[int, int], frames: tuple[Labels, Labels]
+    ) -> Record:
+        marks = tuple(
+            Mark(i, old, int(self._provenance[i].values[t]), self._versions.get(i, t))
+            for i, old in before.items()
+            if i in self._provenance
+        )
+        record = self._history.push(entry, self.id, (t, t + 1), "pixels", marks, frames)
+        for mark in marks:
+            self._versions.set(mark.object_id, t, record.seq)
+        return record
+
+    def settle(self, *, pack: bool = False) -> None:
+        """Hand all that strokes changed to the history; `pack` it here and now."""
+        for t in list(self._pending):
+            with self.cache.lock:
+                if t not in self._pending:
+                    continue
+                record = self._cut(t)
+            if pack:
+                record.pack()
+
+    # -- whole masks ---------------------------------------------------------------------
+
+    def write(
+        self,
+        entry: Entry,
+        object_id: int,
+        start: int,
+        masks: npt.NDArray[np.bool_],
+        provenance: Provenance,
+        limit: Provenance,
     ) -> npt.NDArray[np.bool_]:
-        """Replace an object's masks on frames that no person has touched.
+        """Replace an object's masks on frames whose provenance is at most `limit`.
 
         Returns
         -------
@@ -176,28 +248,222 @@ class LayerVolume:
         written = np.zeros(len(masks), np.bool_)
         for i, mask in enumerate(masks):
             with self.cache.lock:
-                written[i] = self._write_frame(object_id, start + i, mask)
+                self._check_open()
+                record = self._write_frame(entry, object_id, start + i, mask, provenance, limit)
+            if record is not None:
+                written[i] = True
+                record.pack()
             # A disk that is slower than the model must not fill the memory.
             if self.cache.dirty > max(_BACKPRESSURE, self.cache.capacity // 2):
                 self.flush()
         self._wake()
         return written
 
-    def _write_frame(self, object_id: int, t: int, mask: npt.NDArray[np.bool_]) -> bool:
-        if self._provenance[object_id][t] >= Provenance.HUMAN:
-            return False
+    def _write_frame(
+        self,
+        entry: Entry,
+        object_id: int,
+        t: int,
+        mask: npt.NDArray[np.bool_],
+        provenance: Provenance,
+        limit: Provenance,
+    ) -> Record | None:
+        track = self._provenance[object_id]
+        if track.values[t] > limit:
+            return None
+        if t in self._pending:
+            self._cut(t)
         frame = self.cache.frame(t)
-        own = frame == object_id
         wanted = mask
-        kept = [k for k, v in self._provenance.items() if v[t] >= Provenance.HUMAN]
+        # A model spares what a person drew of other objects; a person's mask what is locked.
+        floor = Provenance.LOCKED if provenance == Provenance.HUMAN else Provenance.HUMAN
+        others = self._members - {object_id}
+        kept = [i for i in others if self._provenance[i].values[t] >= floor]
         if kept:
             wanted = mask & ~np.isin(frame, kept)
-        if not np.array_equal(own, wanted):
-            frame[own] = 0
+        before = {object_id: int(track.values[t])}
+        changed = (frame == object_id) != wanted
+        if changed.any():
+            old = frame.copy()
+            went = _counts(old[changed])
+            frame[changed & ~wanted] = 0
             frame[wanted] = object_id
             self.cache.touch(t)
-        self._mark(object_id, t, Provenance.MODEL)
+            self._count(t, _counts(frame[changed]), went)
+            for i in went.keys() & others:
+                before[i] = int(self._provenance[i].values[t])
+                if provenance == Provenance.HUMAN:
+                    self._set(i, t, Provenance.HUMAN)
+            new = frame.copy()
+        else:
+            old = new = frame  # nothing to pack
+        track.values[t] = provenance
+        track.touch(t, t + 1)
+        for i in before:
+            entry.touch(self.id, i, t, t + 1)
+        return self._push(entry, t, before, (old, new) if old is not new else (_NONE, _NONE))
+
+    def remap(self, entry: Entry, t: int, change: Callable[[Labels], Labels | None]) -> bool:
+        """Replace frame `t` by ``change(frame)``, whoever drew what; True if it changed.
+
+        Provenance is not touched: call `set_provenance`.
+        """
+        with self.cache.lock:
+            self._check_open()
+            if t in self._pending:
+                self._cut(t)
+            frame = self.cache.frame(t)
+            new = change(frame)
+            if new is None:
+                return False
+            changed = frame != new
+            if not changed.any():
+                return False
+            went, came = _counts(frame[changed]), _counts(new[changed])
+            old = frame.copy()
+            frame[...] = new
+            self.cache.touch(t)
+            self._count(t, came, went)
+            before = {
+                i: int(self._provenance[i].values[t])
+                for i in came.keys() | went.keys()
+                if i in self._provenance
+            }
+            for i in before:
+                entry.touch(self.id, i, t, t + 1)
+            record = self._push(entry, t, before, (old, frame.copy()))
+        record.pack()
+        if self.cache.dirty > max(_BACKPRESSURE, self.cache.capacity // 2):
+            self.flush()
+        self._wake()
         return True
+
+    def set_provenance(
+        self,
+        entry: Entry,
+        object_id: int,
+        start: int,
+        stop: int,
+        change: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]],
+    ) -> None:
+        """Replace a range of an object's provenance by ``change(old)``."""
+        with self.cache.lock:
+            self._check_open()
+            for t in [t for t in self._pending if start <= t < stop]:
+                self._cut(t)
+            track = self._provenance[object_id]
+            old = track.values[start:stop].copy()
+            new = change(old).astype(np.uint8)
+            differ = np.flatnonzero(old != new)
+            if not len(differ):
+                return
+            # Only as far as it changes: a lock over a locked video is no change.
+            start, stop = start + int(differ[0]), start + int(differ[-1]) + 1
+            old, new = old[differ[0] : differ[-1] + 1], new[differ[0] : differ[-1] + 1]
+            track.values[start:stop] = new
+            track.touch(start, stop)
+            entry.touch(self.id, object_id, start, stop)
+            data = Record.pack_range(old, new)
+            marks = (Mark(object_id, 0, 0),)
+            self._history.push(entry, self.id, (start, stop), "range", marks, data)
+        self._wake()
+
+    # -- undo and redo -------------------------------------------------------------------
+
+    def turn(self, record: Record, back: bool, entry: Entry) -> None:
+        """Undo or redo one change; what others wrote since then stays."""
+        if record.role == "range":
+            self._turn_range(record, back, entry)
+            return
+        t = record.start
+        runs = decode(record.pack())
+        with self.cache.lock:
+            if t in self._pending:
+                self._cut(t)
+            spare, live = set(), []
+            for mark in record.marks:
+                expected = record.seq if back else mark.before
+                known = mark.object_id in self._provenance
+                if known and self._versions.get(mark.object_id, t) in (0, expected):
+                    live.append(mark)
+                else:
+                    spare.add(mark.object_id)
+            frame = self.cache.frame(t)
+            old = frame.copy()
+            if runs.apply(frame, back=back, spare=frozenset(spare)):
+                self.cache.touch(t)
+                changed = old != frame
+                self._count(t, _counts(frame[changed]), _counts(old[changed]))
+            marks = []
+            for mark in live:
+                track = self._provenance[mark.object_id]
+                have, want = (mark.new, mark.old) if back else (mark.old, mark.new)
+                if track.values[t] == have != want:
+                    track.values[t] = want
+                    track.touch(t, t + 1)
+                self._versions.set(mark.object_id, t, mark.before if back else record.seq)
+                marks.append(Mark(mark.object_id, have, int(track.values[t])))
+            copies = (old, frame.copy())
+            done = self._history.push(entry, self.id, (t, t + 1), "back", tuple(marks), copies)
+        done.pack()
+        if self.cache.dirty > max(_BACKPRESSURE, self.cache.capacity // 2):
+            self.flush()
+        self._wake()
+
+    def _turn_range(self, record: Record, back: bool, entry: Entry) -> None:
+        (mark,) = record.marks
+        old, new = record.unpack_range()
+        have, want = (new, old) if back else (old, new)
+        with self.cache.lock:
+            track = self._provenance.get(mark.object_id)
+            if track is None:
+                return
+            values = track.values[record.start : record.stop]
+            since = self._versions.part(mark.object_id, record.start, record.stop)
+            free = values == have
+            if back:
+                free &= since < record.seq
+            before = values.copy()
+            values[free] = want[free]
+            track.touch(record.start, record.stop)
+            span = (record.start, record.stop)
+            data = Record.pack_range(before, values)
+            self._history.push(entry, self.id, span, "back-range", record.marks, data)
+        self._wake()
+
+    def replay(self, record: Record) -> None:
+        """Do again what a killed process had in its journal but perhaps not in its frames."""
+        with self.cache.lock:
+            if record.role.endswith("range"):
+                for mark in record.marks:
+                    track = self._provenance.get(mark.object_id)
+                    if track is not None:
+                        track.values[record.start : record.stop] = record.unpack_range()[1]
+                        track.touch(record.start, record.stop)
+                return
+            t = record.start
+            frame = self.cache.frame(t)
+            if decode(record.pack()).apply(frame, strict=False, spare=frozenset()):
+                self.cache.touch(t)
+            counts = np.bincount(frame.ravel())
+            for object_id in self._members:
+                track = self._areas[object_id]
+                track.values[t] = counts[object_id] if object_id < len(counts) else 0
+                track.touch(t, t + 1)
+            for mark in record.marks:
+                if mark.object_id in self._provenance:
+                    self._provenance[mark.object_id].values[t] = mark.new
+                    self._provenance[mark.object_id].touch(t, t + 1)
+        if self.cache.dirty > max(_BACKPRESSURE, self.cache.capacity // 2):
+            self.flush()
+
+    def remember(self, record: Record) -> None:
+        """Note who changed a frame last, from the journal."""
+        if record.role == "pixels":
+            with self.cache.lock:
+                for mark in record.marks:
+                    if self._versions.get(mark.object_id, record.start) < record.seq:
+                        self._versions.set(mark.object_id, record.start, record.seq)
 
     # -- reading -------------------------------------------------------------------------
 
@@ -218,19 +484,19 @@ class LayerVolume:
 
     @property
     def dirty(self) -> int:
-        """Number of frames and provenance chunks that wait to be written."""
-        return self.cache.dirty + len(self._dirty)
+        """Number of frames and pieces of provenance that wait to be written."""
+        with self.cache.lock:
+            waiting = sum(track.dirty for track in self._tracks())
+        return self.cache.dirty + waiting
 
-    def flush(self, before: Callable[[], None] | None = None) -> None:
+    #: Called before pixels are written, to save the objects and the changes that they mean.
+    before: Callable[[], None] = staticmethod(lambda: None)
+
+    def flush(self) -> None:
         """Write what changed; provenance first.
 
         A kill between the two then leaves a frame marked as a person's without its last
         stroke, never a person's stroke that the model would paint over.
-
-        Parameters
-        ----------
-        before : callable, optional
-            Called before pixels are written, to save the objects that they may mean.
 
         Raises
         ------
@@ -239,37 +505,33 @@ class LayerVolume:
         """
 
         def first() -> None:
-            if before is not None:
-                before()
-            self._flush_provenance()
+            self.before()
+            self._flush_tracks()
 
         # Whoever flushes while another does waits for it: on return, all is on the disk.
         with self._flush_lock:
             first()
             self.cache.flush(before=first)
 
-    def _flush_provenance(self) -> None:
+    def _tracks(self) -> list[Track]:
+        areas = [self._areas[i] for i in self._members]
+        # Areas that were never counted are none yet.
+        return [self._provenance[i] for i in self._members] + [a for a in areas if a.known]
+
+    def _flush_tracks(self) -> None:
         with self.cache.lock:
-            waiting, self._dirty = self._dirty, set()
-            copies = []
-            for object_id, chunk in waiting:
-                part = slice(chunk * PROVENANCE_CHUNK, (chunk + 1) * PROVENANCE_CHUNK)
-                copies.append((object_id, part.start, self._provenance[object_id][part].copy()))
+            taken = [(track, track.take()) for track in self._tracks() if track.dirty]
         try:
-            futures = []
-            for object_id, start, values in copies:
-                if object_id not in self._stores:
-                    self._stores[object_id] = self._makers[object_id]()
-                store = self._stores[object_id]
-                futures.append(store[start : start + len(values)].write(values))
-            for future in futures:
-                future.result()
-        except Exception as error:  # tensorstore raises ValueError, RuntimeError, ...
+            for wait in [track.write(pieces) for track, pieces in taken]:
+                wait()
+        except BaseException:
             with self.cache.lock:
-                self._dirty |= waiting
-            if isinstance(error, FlowRVSError):
-                raise
-            raise storage_error(error, self.path) from error
+                for track, pieces in taken:
+                    track.give_back(pieces)
+            raise
+
+
+_NONE = np.zeros((1, 1), np.uint16)
 
 
 def drop_axes(value: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:
@@ -290,6 +552,7 @@ def _as_labels(value: Any) -> npt.NDArray[np.uint16]:
     return labels.astype(np.uint16)
 
 
-def _ids(labels: npt.NDArray[np.uint16]) -> set[int]:
-    """Return the values other than 0; counting is ten times as quick as sorting."""
-    return {int(i) for i in np.flatnonzero(np.bincount(labels.ravel())) if i}
+def _counts(labels: npt.NDArray[np.uint16]) -> dict[int, int]:
+    """Return how often each value but 0 occurs; counting is ten times as quick as sorting."""
+    counts = np.bincount(labels.ravel())
+    return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i}

@@ -36,11 +36,18 @@ class Runs(ProjectCore):
         -------
         RunRecord
             With the windows that are finished. Other runs of the object on the same frames
-            are forgotten, as their masks are about to be replaced.
+            are forgotten, as their masks are about to be replaced. Until `end_run`, what
+            `write_model` writes of the object is one step of the history.
         """
         self._check_writable()
         one = self._object(object_id)
         wanted = _plain(key)
+        self.end_run(object_id)
+        model = str(key.get("model", self._doc.model or "model"))
+        text = key.get("text", one.name)
+        entry = self._open_runs[object_id] = self.history.begin(
+            f"model: {text!r}{_frames(wanted)}", "model", model
+        )
         with self._lock:
             found = None
             for run in list(self._doc.runs.values()):
@@ -49,11 +56,11 @@ class Runs(ProjectCore):
                 if resume and found is None and _plain(run.key) == wanted:
                     found = run
                 elif _overlap(run.key, wanted):
-                    del self._doc.runs[run.id]
+                    self._put("runs", run.id, None, entry)
             self._doc.model = str(key.get("model", self._doc.model))
             if found is None:
                 found = RunRecord(str(self._doc.new_id("run", 1)), one.id, wanted)
-                self._doc.runs[found.id] = found
+                self._put("runs", found.id, found, entry)
                 self._doc.history.append(event("run", run=found.id, **wanted))
             self._save()
             return found
@@ -76,13 +83,35 @@ class Runs(ProjectCore):
         with self._lock:
             run = self._doc.runs.get(run_id)
             if run is not None:  # its object may have been removed meanwhile
-                self._doc.runs[run_id] = replace(run, done=run.done | {index})
+                entry = self._open_runs.get(run.object_id)
+                self._put("runs", run_id, replace(run, done=run.done | {index}), entry)
                 self._save()
+
+    def end_run(self, object_id: int) -> None:
+        """Say that the run of an object is over: all of it is now one step to undo.
+
+        A run that is never ended is so when the next one of its object begins, or when the
+        project closes.
+        """
+        entry = self._open_runs.pop(object_id, None)
+        if entry is None:
+            return
+        if entry.layers:
+            self.history.end(entry)
+        else:
+            self.history.drop(entry)  # it wrote nothing
 
 
 def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
     """Return the key as JSON gives it back."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in key.items()}
+
+
+def _frames(key: Mapping[str, Any]) -> str:
+    if "range" not in key:
+        return ""
+    start, stop = key["range"]
+    return f", frames {start}-{stop - 1}"
 
 
 def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

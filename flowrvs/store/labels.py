@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
+from flowrvs.store._entry import Entry
 from flowrvs.store._layer import LayerVolume, drop_axes
+from flowrvs.store.history import History
 
 __all__ = ["LabelsArray"]
 
@@ -28,14 +31,29 @@ class LabelsArray:
     boolean masks. A request that would need too much memory is refused with one line.
 
     A value that is drawn and belongs to no object yet makes a new object of this layer.
+    Every assignment is a step that `Project.undo` takes back, unless it is part of a larger
+    one (`Project.edit`, `group`).
     """
 
     ndim = 3
     dtype = np.dtype(np.uint16)
 
-    def __init__(self, volume: LayerVolume, layer_id: int, *, writable: bool = True) -> None:
+    def __init__(
+        self,
+        volume: LayerVolume,
+        layer_id: int,
+        history: History,
+        tell: Callable[[str, int, int, int], None],
+        *,
+        writable: bool = True,
+    ) -> None:
         self._volume = volume
+        self._history = history
+        self._tell = tell
         self._writable = writable
+        self._stroke: Entry | None = None
+        self._grouped: Callable[[], bool] = lambda: False
+        self._tool: Callable[[], str] = lambda: "edit"
         self.layer_id = layer_id
         self.shape: tuple[int, int, int] = volume.shape
 
@@ -118,6 +136,50 @@ class LabelsArray:
                 f"through them in 2D, or read at most {limit} whole frames at a time."
             )
 
+    # -- steps ---------------------------------------------------------------------------
+
+    def group(self, grouped: Callable[[], bool], tool: Callable[[], str]) -> None:
+        """Say which assignments make one step of the history together.
+
+        Parameters
+        ----------
+        grouped : callable
+            True while a stroke is being drawn: its assignments are one step, until
+            `end_stroke` or an assignment that is not grouped.
+        tool : callable
+            What the step's name begins with: ``"brush stroke"``.
+        """
+        self._grouped, self._tool = grouped, tool
+
+    def end_stroke(self) -> None:
+        """End the step of a stroke; nothing happens where there is none."""
+        stroke, self._stroke = self._stroke, None
+        if stroke is not None:
+            self._history.end(stroke)
+
+    @contextmanager
+    def _step(self) -> Iterator[Entry]:
+        current = self._history.current()
+        if current is not None:
+            yield current
+            return
+        if self._grouped():
+            if self._stroke is None:
+                self._stroke = self._begin()
+            yield self._stroke
+            return
+        self.end_stroke()
+        entry = self._begin()
+        try:
+            yield entry
+        finally:
+            self._history.end(entry)
+
+    def _begin(self) -> Entry:
+        entry = self._history.begin(None, "human")
+        entry.tool = self._tool()
+        return entry
+
     # -- a person's edits ----------------------------------------------------------------
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -132,8 +194,15 @@ class LabelsArray:
         if not self._writable:
             raise ProjectError("This project is open for reading only; reopen it for writing.")
         frames, rest = _split(key, self.shape)
-        edit = self._volume.edit
         value = np.asarray(value)
+        with self._step() as entry:
+            self._assign(frames, rest, value, entry)
+
+    def _assign(self, frames: Any, rest: tuple[Any, ...], value: Any, entry: Entry) -> None:
+        def edit(t: int, index: Any, part: Any) -> None:
+            self._volume.edit(t, index, part, entry)
+            self._tell("pixels", self.layer_id, t, t + 1)
+
         if isinstance(frames, int) and not _is_detached(rest):
             edit(frames, rest, value)
             return

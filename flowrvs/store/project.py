@@ -7,34 +7,40 @@ import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from flowrvs.errors import MissingPathError, ProjectError, StorageError
 from flowrvs.records import VideoInfo
-from flowrvs.store._catalog import Catalog
+from flowrvs.store._catalog import relative_path
 from flowrvs.store._document import Document, event, placed
 from flowrvs.store._files import read_group, storage_error, write_group
 from flowrvs.store._lock import WriterLock
-from flowrvs.store._pixels import Pixels
 from flowrvs.store._runs import Runs
+from flowrvs.store._steps import ChangeRow, Kind, Step
+from flowrvs.store._surgery import Surgery
+from flowrvs.store._videos import Videos
 
 __all__ = ["SUFFIX", "Project"]
 
 SUFFIX = ".flowrvs"
 """What the name of a project's folder ends in."""
 
-_GROUPS = ("layers", "provenance", "confidence")
+_GROUPS = ("layers", "provenance", "areas", "confidence")
 
 
-class Project(Catalog, Pixels, Runs):
+class Project(Surgery, Runs, Videos):
     """A project on disk; make one with `create` or `open`, and close it.
 
     It is a zarr v3 group that any zarr reader opens: ``layers/<n>`` are label volumes
-    (T, H, W) uint16 whose pixel values are object ids, ``provenance/<object id>`` is
-    (T,) uint8, ``confidence/<n>`` is (T, H, W) uint8 where it was kept; the attributes hold
-    the rest. Nothing of it is ever half written: a process that is killed loses at most the
-    last quarter of a second of painting.
+    (T, H, W) uint16 whose pixel values are object ids; ``provenance/<object id>`` (T,) uint8
+    and ``areas/<object id>`` (T,) int32 are kept per frame; ``confidence/<n>`` (T, H, W) uint8
+    where it was kept; ``history`` holds the undo history; the attributes hold the rest.
+    Nothing of it is ever half written: a process that is killed loses at most the last
+    quarter of a second of painting.
 
     All methods may be called from any thread. One process at a time writes to a project;
     any number may read.
@@ -90,6 +96,8 @@ class Project(Catalog, Pixels, Runs):
             # Opening it proves that it is ours to delete and that nobody is writing to it.
             cls.open(folder).close()
         document = Document(video=placed(video))
+        if document.video.path is not None:
+            document.relative = relative_path(document.video.path, folder.absolute())
         document.history.append(event("created"))
         building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
@@ -167,9 +175,13 @@ class Project(Catalog, Pixels, Runs):
         if self._closed:
             return
         if self._writer is not None:
+            self.settle_strokes()
+            for object_id in list(self._open_runs):
+                self.end_run(object_id)
             self._seal(True)
             try:
                 self._flush_all()
+                self.history.close()
             except StorageError:
                 self._seal(False)
                 raise
@@ -192,8 +204,75 @@ class Project(Catalog, Pixels, Runs):
     def __repr__(self) -> str:
         return f"<Project {self._path} {len(self._doc.objects)} objects>"
 
+    # -- steps ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def edit(
+        self,
+        name: str,
+        kind: Kind = "human",
+        who: str | None = None,
+        on_error: Literal["undo", "keep"] = "undo",
+    ) -> Iterator[None]:
+        """Make everything that this thread changes inside one step to undo.
+
+        Any thread may do so, several at a time. An `edit` inside another one joins it.
+
+        Parameters
+        ----------
+        name : str
+            In the user's words: ``"spread 'the cat', frames 3-40"``.
+        kind : {"human", "model"}
+            Who made it. A person's step ends what could be redone.
+        who : str, optional
+            Name of the person (`History.author` by default) or model.
+        on_error : {"undo", "keep"}
+            What becomes of it when the block raises, `Cancelled` included: everything is as
+            it was before, or what was done so far is the step.
+
+        Examples
+        --------
+        >>> with project.edit("spread 'the cat', frames 3-4"):          # doctest: +SKIP
+        ...     project.write_masks(cat.id, 3, masks)
+        >>> project.undo_name                                           # doctest: +SKIP
+        "spread 'the cat', frames 3-4"
+        """
+        self._check_writable()
+        with self.history.step(name, kind, who, on_error):
+            yield
+
+    def undo(self) -> Step | None:
+        """Take back the last step and return it; None where there is none.
+
+        See `History.undo`, which can be cancelled: a step of many frames takes a while.
+        """
+        return self.history.undo()
+
+    def redo(self) -> Step | None:
+        """Do again what was undone last and return it; None where there is none."""
+        return self.history.redo()
+
+    @property
+    def undo_name(self) -> str | None:
+        """Name of the step that `undo` takes back."""
+        step = self.history.undo_step
+        return None if step is None else step.name
+
+    @property
+    def redo_name(self) -> str | None:
+        """Name of the step that `redo` does again."""
+        step = self.history.redo_step
+        return None if step is None else step.name
+
+    def changes(self, object_id: int, t: int) -> list[ChangeRow]:
+        """Return who touched an object on a frame, newest first."""
+        self._object(object_id)
+        return self.history.changes(object_id, t)
+
+    # -- copies --------------------------------------------------------------------------
+
     def copy_to(self, path: str | os.PathLike[str]) -> Path:
-        """Write a copy of the project as it is now; return its folder.
+        """Write a copy of the project as it is now, undo history included; return its folder.
 
         Raises
         ------
@@ -206,13 +285,19 @@ class Project(Catalog, Pixels, Runs):
         if target.exists():
             raise ProjectError(f"{target} already exists; choose another name.")
         if self._writer is not None:
+            self.settle_strokes()
             self.flush()
+            self.history.settle()
         building = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(
                 self._path, building, ignore=shutil.ignore_patterns("*.partial", "writer")
             )
+            video = self._doc.video.path
+            if video is not None:
+                copied = replace(self._doc, relative=relative_path(video, target))
+                write_group(building, copied.to_attributes())
             building.rename(target)
         except (OSError, shutil.Error) as error:
             shutil.rmtree(building, ignore_errors=True)

@@ -147,14 +147,14 @@ class TestFailingDisk:
     def test_a_full_disk(self, tmp_path: Path) -> None:
         disk = tmp_path / "disk"
         disk.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
             pytest.skip("this machine lets nobody mount")
         try:
             noise = np.random.default_rng(0).integers(1, 9, (40, 100, 100)).astype(np.uint16)
             project = Project.create(disk / "a", VideoInfo(None, "array", 40, 100, 100))
             labels = project.labels(project.add_layer("a").id)
-            (disk / "ballast").write_bytes(bytes(450_000))
+            (disk / "ballast").write_bytes(bytes(1_700_000))
             for t in range(40):
                 labels[t] = noise[t]
             with pytest.raises(StorageError, match="the disk is full; free some space"):

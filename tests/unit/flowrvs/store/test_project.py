@@ -26,7 +26,7 @@ def cat(project: Project) -> ObjectRecord:
 def test_a_fresh_project_knows_its_video(project: Project, info: VideoInfo) -> None:
     assert project.video == info
     assert (project.layers, project.objects, project.expressions) == ({}, {}, {})
-    assert project.history[0]["event"] == "created"
+    assert project.log[0]["event"] == "created"
     assert project.path.name == "a.flowrvs"
 
 
@@ -42,10 +42,10 @@ def test_everything_comes_back_after_closing(tmp_path: Path, info: VideoInfo) ->
         project.labels(layer.id)[3, 2:5, 2:5] = one.id
         project.write_model(layer.id, two.id, 0, FULL)
         project.lock_frames(two.id, 5, 7)
-        before = (project.layers, project.objects, project.expressions, project.history)
+        before = (project.layers, project.objects, project.expressions, project.log)
         pixels = np.asarray(project.labels(layer.id))
     with Project.open(tmp_path / "b") as project:
-        assert (project.layers, project.objects, project.expressions, project.history) == before
+        assert (project.layers, project.objects, project.expressions, project.log) == before
         assert project.video == info
         assert project.expressions[both.exp_id] == Expression(
             both.exp_id, "both  cats", frozenset({one.id, two.id})
