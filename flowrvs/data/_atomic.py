@@ -334,7 +334,9 @@ def hold(target: Path) -> Iterator[None]:
     try:
         if _try_lock(handle) is False:
             raise DatasetError(f"{target} is being written by another program; try again later.")
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
         os.close(handle)

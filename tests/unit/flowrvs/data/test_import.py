@@ -1,0 +1,200 @@
+"""A split's video becomes a project, is corrected and goes home; the rest keeps its bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from flowrvs.data import (
+    MevisSplit,
+    append_projects,
+    check_split,
+    import_split,
+    import_video,
+    list_videos,
+    write_back,
+)
+from flowrvs.data.importing import default_folder
+from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError, ProjectError
+from flowrvs.progress import CancelToken
+from flowrvs.store import Provenance
+
+SHAPES = "two shapes v1.2 снег"
+META, MASKS = "meta_expressions.json", "mask_dict.json"
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def load(split, name):
+    return json.loads((split / name).read_text())
+
+
+@pytest.fixture
+def crossing(small_split):
+    """The split with overlapping objects, foreign nulls, ids in disorder and unknown keys."""
+    masks = load(small_split, MASKS)
+    masks["1"][:3] = masks["0"][:3]
+    masks["1"][5], masks["1"][6], masks["1"][7] = {}, 0, []
+    (small_split / MASKS).write_text(json.dumps(masks, separators=(",", ":")))
+    meta = load(small_split, META)
+    rows = meta["videos"][SHAPES]["expressions"]
+    rows["17"] = {**rows.pop("2"), "note": "kept"}
+    meta["by"] = "somebody else"
+    (small_split / META).write_text(json.dumps(meta, indent=2, ensure_ascii=False))
+    return small_split
+
+
+@pytest.fixture
+def project(crossing, tmp_path):
+    with import_video(crossing, SHAPES, tmp_path / "p") as made:
+        yield made
+
+
+def test_everything_arrives(project, crossing):
+    split = MevisSplit.open(crossing)
+    entry = split.videos[SHAPES]
+    assert [e.text for e in project.expressions.values()] == [
+        e.exp for e in entry.expressions.values()
+    ]
+    for ours, theirs in zip(project.expressions.values(), entry.expressions, strict=True):
+        assert len(ours.object_ids) == len(entry.expressions[theirs].anno_id)
+        seen = project.expression_mask(ours.exp_id, 0, 12)
+        assert np.array_equal(seen, split.target_masks(SHAPES, theirs))
+    assert len(project.objects) == 2
+    assert len({one.layer for one in project.objects.values()}) == 2  # they overlap
+    for one in project.objects:
+        assert (project.provenance(one) == Provenance.HUMAN).all()
+
+
+def test_objects_apart_share_a_layer(small_split, tmp_path):
+    with import_video(small_split, SHAPES, tmp_path / "p") as project:
+        assert len(project.layers) == 1 and len(project.objects) == 2
+
+
+def test_nothing_corrected_changes_no_byte(project, crossing):
+    before = files(crossing)
+    result = write_back(project)
+    assert (result.masks, result.sentences, result.added, result.removed) == (0, 0, 0, 0)
+    assert files(crossing) == before
+
+
+def test_one_corrected_mask_changes_one_entry(project, crossing):
+    before, raw = files(crossing), (crossing / MASKS).read_text()
+    one = project.objects[1]
+    project.labels(one.layer)[4, :3, :3] = one.id
+    result = write_back(project)
+    assert (result.masks, result.sentences) == (1, 0)
+    after = files(crossing)
+    assert [str(p) for p in before if before[p] != after[p]] == [MASKS]
+    old, new = json.loads(raw), load(crossing, MASKS)
+    assert list(old) == list(new)
+    differing = [(k, i) for k in old for i in range(len(old[k])) if old[k][i] != new[k][i]]
+    assert differing == [("0", 4)]
+    # What was not touched has its bytes, foreign spellings of null too.
+    assert (crossing / MASKS).read_text().split('"1":')[1] == raw.split('"1":')[1]
+    split = MevisSplit.open(crossing)
+    assert np.array_equal(split.target_mask(SHAPES, "0", 4), project.object_mask(1, 4, 5)[0])
+    assert write_back(project).masks == 0
+
+
+def test_sentences_and_objects_go_home(project, crossing):
+    meta = load(crossing, META)
+    by_text = {e.text: e.exp_id for e in project.expressions.values()}
+    new = project.add_object("a third one", 1)
+    project.labels(1)[0, 40:, 50:] = new.id
+    project.add_expression("what is down there", [new.id])
+    project.remove_expression(by_text["the square that goes right"])
+    project.set_expression_objects(by_text["the blue square"], [2])
+    result = write_back(project)
+    assert (result.sentences, result.added, result.removed) == (3, 1, 0)
+    after = load(crossing, META)
+    assert list(after) == list(meta) and after["videos"]["grey"] == meta["videos"]["grey"]
+    rows = after["videos"][SHAPES]["expressions"]
+    assert "1" not in rows and rows["17"] == meta["videos"][SHAPES]["expressions"]["17"]
+    assert rows["3"] == {"exp": "the blue square", "obj_id": [2], "anno_id": [1]}
+    (added,) = [r for r in rows.values() if r["exp"] == "what is down there"]
+    assert added["anno_id"] == [3] and len(load(crossing, MASKS)["3"]) == 12
+    assert write_back(project).sentences == 0
+    codes = {f.code for f in check_split(crossing) if f.severity == "error"}
+    assert codes == {"not-null"}  # those that were there before
+
+
+def test_an_erased_object_leaves_its_sentences(project, crossing):
+    project.remove_object(2)
+    assert write_back(project).removed == 1
+    assert list(load(crossing, MASKS)) == ["0", "2"]
+    rows = load(crossing, META)["videos"][SHAPES]["expressions"]
+    assert rows["17"]["anno_id"] == [0] and rows["17"]["note"] == "kept"
+
+
+def test_changes_of_others_are_not_overwritten(project, crossing):
+    masks = load(crossing, MASKS)
+    masks["0"][0] = None
+    (crossing / MASKS).write_text(json.dumps(masks))
+    before = files(crossing)
+    with pytest.raises(DatasetError, match="changed since"):
+        write_back(project)
+    assert files(crossing) == before
+    assert write_back(project, overwrite=True).masks == 1
+
+
+def test_only_mevis_goes_home(project, tmp_path, shapes_mp4):
+    (project.path / "origin.json").unlink()
+    with pytest.raises(InputError, match="append"):
+        write_back(project)
+
+
+def test_appending_keeps_every_byte(project, crossing):
+    before = files(crossing)
+    old_meta, old_masks = load(crossing, META), load(crossing, MASKS)
+    result = append_projects([project], crossing)
+    assert (result.videos, result.objects) == (1, 2)
+    after = files(crossing)
+    name = f"{SHAPES}-2"
+    for path in before:
+        if path.name not in (META, MASKS):
+            assert after[path] == before[path]
+    meta, masks = load(crossing, META), load(crossing, MASKS)
+    assert list(meta["videos"]) == [*old_meta["videos"], name]
+    assert {k: masks[k] for k in old_masks} == old_masks and list(masks)[3:] == ["3", "4"]
+    for path in before:
+        old, new = before[path], after[path]
+        head = len(os.path.commonprefix([old, new]))
+        tail = len(os.path.commonprefix([old[::-1], new[::-1]]))
+        assert head + tail >= len(old)  # what is new was put in at one place
+    assert {f.code for f in check_split(crossing) if f.severity == "error"} == {"not-null"}
+    assert sorted(p.name for p in crossing.parent.iterdir()) == ["valid_u"]
+
+
+def test_a_whole_split(small_split, tmp_path):
+    assert list_videos(small_split) == {SHAPES: 4, "grey": 1}
+    paths = list(import_split(small_split))
+    assert paths[0] == default_folder(small_split, SHAPES)
+    assert [p.name for p in paths] == [f"{SHAPES}.flowrvs", "grey.flowrvs"]
+
+
+def test_errors_leave_nothing(small_split, tmp_path):
+    with pytest.raises(InputError, match="choose one"):
+        import_video(small_split)
+    with pytest.raises(DatasetError, match="no video"):
+        import_video(small_split, "../up")
+    with pytest.raises(MissingPathError):
+        import_video(tmp_path / "none", "x")
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        import_video(
+            small_split, "grey", tmp_path / "q", cancel=token, progress=lambda e: token.cancel()
+        )
+    masks = load(small_split, MASKS)
+    masks["2"].pop()
+    (small_split / MASKS).write_text(json.dumps(masks))
+    with pytest.raises(DatasetError, match="flowrvs check"):
+        import_video(small_split, "grey", tmp_path / "q")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
+    with import_video(small_split, SHAPES, tmp_path / "q"), pytest.raises(ProjectError):
+        import_video(small_split, SHAPES, tmp_path / "q")
