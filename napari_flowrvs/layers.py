@@ -23,8 +23,10 @@ from napari_flowrvs.source import VideoSource
 __all__ = [
     "IMAGE_SUFFIXES",
     "LayerTuple",
+    "adopt",
     "label_layer",
     "layers_of",
+    "new_label",
     "object_colors",
     "object_ids",
     "project_layers",
@@ -100,7 +102,96 @@ def label_layer(project: Project, layer_id: int) -> LayerTuple:
         "colormap": object_colors(project, layer_id),
         "metadata": {KEY: about},
     }
-    return project.labels(layer_id), meta, "labels"
+    return project.labels(layer_id).shown(_silent), meta, "labels"
+
+
+_TOOLS = {"paint": "brush stroke", "erase": "erasing", "fill": "fill", "polygon": "polygon"}
+
+
+def adopt(
+    layer: Any,
+    project: Project,
+    on_message: Callable[[str], None] = _silent,
+    turn: Callable[[bool], object] | None = None,
+) -> Callable[[], None]:
+    """Make a labels layer work on its project in every respect.
+
+    Its ``undo`` and ``redo`` (Ctrl+Z and Ctrl+Shift+Z) become the project's, so that they
+    know model runs and outlive the session; what is drawn between pressing and releasing
+    the mouse is one step; a view in 3D or from the side that would read the whole video
+    is answered by one line.
+
+    Parameters
+    ----------
+    layer : napari.layers.Labels
+        A layer of `project`, made from `label_layer`.
+    project : Project
+        The project.
+    on_message : callable
+        Gets one line for the user.
+    turn : callable, optional
+        ``turn(back)`` undoes or does again; in this thread by default. Steps of many frames
+        are better turned in a worker (`Step.frames`).
+
+    Returns
+    -------
+    callable
+        Gives the layer back to napari.
+    """
+    home = project_of(layer)
+    if home is None:
+        return lambda: None
+    array = project.labels(home[1])
+    array.group(
+        lambda: bool(getattr(layer, "_block_history", False)),
+        lambda: _TOOLS.get(str(getattr(layer, "mode", "")), "edit"),
+    )
+    shown = layer.data
+    if hasattr(shown, "on_refused"):
+        shown.on_refused(on_message)
+
+    def painted(_event: Any = None) -> None:
+        array.end_stroke()
+        # The project has its own history; napari's would only take memory, and go stale.
+        for name in ("_undo_history", "_redo_history"):
+            steps = getattr(layer, name, None)
+            if steps is not None:
+                steps.clear()
+
+    def turned(back: bool) -> None:
+        try:
+            if turn is not None:
+                turn(back)
+                return
+            step = project.undo() if back else project.redo()
+        except FlowRVSError as error:
+            on_message(str(error))
+            return
+        if step is None:
+            on_message("There is nothing to undo." if back else "There is nothing to redo.")
+        elif home[1] in step.layer_ids:
+            layer.refresh(extent=False)
+
+    layer.events.paint.connect(painted)
+    layer.undo = lambda: turned(True)
+    layer.redo = lambda: turned(False)
+
+    def release() -> None:
+        array.end_stroke()
+        array.group(lambda: False, lambda: "edit")
+        layer.events.paint.disconnect(painted)
+        for name in ("undo", "redo"):
+            vars(layer).pop(name, None)
+
+    return release
+
+
+def new_label(layer: Any, project: Project) -> None:
+    """Select the id of the next new object: painting it makes one.
+
+    napari's own action would read the whole video for the largest label.
+    """
+    layer.selected_label = project.next_label
 
 
 def project_layers(project: Project, note: Callable[[str], None] = _silent) -> list[LayerTuple]:

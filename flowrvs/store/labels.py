@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,18 @@ __all__ = ["LabelsArray"]
 
 _MAX_RESULT = 256 * 2**20
 _MAX_VISITED = 4 * 2**30
+_MAX_SHOWN = 600
 _PLAIN = (slice, int)
+
+
+@dataclass(slots=True)
+class _Strokes:
+    """The stroke that is being drawn on a layer, shared by all arrays of it."""
+
+    entry: Entry | None = None
+    grouped: Callable[[], bool] = lambda: False
+    tool: Callable[[], str] = lambda: "edit"
+    told: bool = False
 
 
 class LabelsArray:
@@ -51,9 +64,8 @@ class LabelsArray:
         self._history = history
         self._tell = tell
         self._writable = writable
-        self._stroke: Entry | None = None
-        self._grouped: Callable[[], bool] = lambda: False
-        self._tool: Callable[[], str] = lambda: "edit"
+        self._strokes = _Strokes()
+        self._refused: Callable[[str], None] | None = None
         self.layer_id = layer_id
         self.shape: tuple[int, int, int] = volume.shape
 
@@ -83,7 +95,7 @@ class LabelsArray:
     ) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError("These labels lie on the disk; reading them makes a copy.")
-        whole = self[:]
+        whole = self[...]
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
     # -- reading -------------------------------------------------------------------------
@@ -109,6 +121,8 @@ class LabelsArray:
                 with cache.lock:
                     return np.array(cache.frame(frames[0])[rest])[None]
             like = np.broadcast_to(np.uint16(0), self.shape[1:])[rest]
+            if not self._shows(key, len(frames), like.size * len(frames)):
+                return np.zeros((1,) * (1 + like.ndim), np.uint16)
             self._guard(len(frames), like.size * len(frames))
             if like.shape == self.shape[1:]:
                 return cache.read(frames)[(slice(None), *rest)]
@@ -136,6 +150,42 @@ class LabelsArray:
                 f"through them in 2D, or read at most {limit} whole frames at a time."
             )
 
+    # -- shown in a viewer ---------------------------------------------------------------
+
+    def shown(self, refused: Callable[[str], None]) -> LabelsArray:
+        """Return the same labels for a viewer, which asks for more than it can show.
+
+        Requests by slices that would take long (a video in three dimensions, or seen from
+        the side) give one background pixel, and `refused` gets one line to show: a viewer
+        asks again at every event, and an exception each time would bury the user.
+        """
+        twin = copy.copy(self)
+        twin._refused = refused
+        return twin
+
+    def on_refused(self, refused: Callable[[str], None]) -> None:
+        """Say who gets the line of a request that is not answered; see `shown`."""
+        self._refused = refused
+
+    def _shows(self, key: Any, visited: int, pixels: int) -> bool:
+        """Tell whether a viewer may have what it asks for."""
+        if (
+            self._refused is None
+            or not isinstance(key, tuple)
+            or not all(isinstance(item, slice | int | np.integer) for item in key)
+        ):
+            return True
+        known = visited <= _MAX_SHOWN and pixels * self.dtype.itemsize <= _MAX_RESULT
+        if known:
+            self._strokes.told = False
+        elif not self._strokes.told:
+            self._strokes.told = True
+            self._refused(
+                f"{self.shape[0]} frames are too many to be shown in 3D or from the side; go "
+                "back to 2D frames."
+            )
+        return known
+
     # -- steps ---------------------------------------------------------------------------
 
     def group(self, grouped: Callable[[], bool], tool: Callable[[], str]) -> None:
@@ -149,11 +199,11 @@ class LabelsArray:
         tool : callable
             What the step's name begins with: ``"brush stroke"``.
         """
-        self._grouped, self._tool = grouped, tool
+        self._strokes.grouped, self._strokes.tool = grouped, tool
 
     def end_stroke(self) -> None:
         """End the step of a stroke; nothing happens where there is none."""
-        stroke, self._stroke = self._stroke, None
+        stroke, self._strokes.entry = self._strokes.entry, None
         if stroke is not None:
             self._history.end(stroke)
 
@@ -163,10 +213,10 @@ class LabelsArray:
         if current is not None:
             yield current
             return
-        if self._grouped():
-            if self._stroke is None:
-                self._stroke = self._begin()
-            yield self._stroke
+        if self._strokes.grouped():
+            if self._strokes.entry is None:
+                self._strokes.entry = self._begin()
+            yield self._strokes.entry
             return
         self.end_stroke()
         entry = self._begin()
@@ -177,7 +227,7 @@ class LabelsArray:
 
     def _begin(self) -> Entry:
         entry = self._history.begin(None, "human")
-        entry.tool = self._tool()
+        entry.tool = self._strokes.tool()
         return entry
 
     # -- a person's edits ----------------------------------------------------------------
