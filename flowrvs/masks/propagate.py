@@ -30,9 +30,9 @@ _MARGIN = 40  # working pixels around the object that are looked at
 _OBJECT = 320  # an object longer than this many working pixels is looked at more coarsely
 _BAND = 10.0  # pixels on both sides of the edge that are decided anew
 _EDGE = 3.0  # pixels over which the warped edge is uncertain
-_COLOR = 1.0  # weight of the local colours
+_COLOR = 0.8  # weight of the local colours
 _COLOR_MOST = 4.0
-_KEY = 3.0  # weight of what the key frame shows
+_KEY = 4.0  # weight of what the key frame shows
 _ALIKE = 3.0  # Lab units within which a patch counts as the same
 _RELIABLE = (0.75, 0.95)  # share of pixels that colours put on the right side: no use, full use
 _SURE = 8.0  # logits are clipped to this
@@ -332,7 +332,7 @@ class _Walk:
             looks.append((self._flows.lab(t, region), label[region.slices]))
         for picture, label in looks:
             light = np.median((picture - lab).reshape(-1, 3), axis=0)
-            like = np.exp(-_patch_apart(picture - light, lab) / (_ALIKE**2 + 2 * noise))
+            like = np.exp(-_patch_apart(picture - light, lab) / (_ALIKE**2 + 3 * noise))
             says = np.where(like > alike, like * (2 * label - 1), says)
             alike = np.maximum(alike, like)
         return says
