@@ -163,9 +163,15 @@ class _Keys(Mapping[int, npt.NDArray[np.bool_]]):
     def __init__(self, project: Project, object_id: int, frames: set[int]) -> None:
         self._project = project
         self._object = object_id
+        self._known = frozenset(frames)
         self._frames = sorted(frames)
 
+    def __contains__(self, t: object) -> bool:
+        return t in self._known
+
     def __getitem__(self, t: int) -> npt.NDArray[np.bool_]:
+        if t not in self._known:
+            raise KeyError(t)
         mask: npt.NDArray[np.bool_] = self._project.object_mask(self._object, t, t + 1)[0]
         return mask
 

@@ -20,7 +20,7 @@ __all__ = ["area_jumps", "disagreement", "margin", "queue", "together", "warp_di
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
-_RING = 6  # pixels on both sides of the edge in which a model is always unsure
+_RING = 6  # pixels at most on both sides of the edge in which a model is always unsure
 _NEAR = 5  # frames on each side that an area is compared with
 _OBJECT = 192  # working pixels; a doubt needs no fine edges
 
@@ -38,8 +38,8 @@ def margin(confidence: npt.NDArray[np.uint8], mask: npt.ArrayLike) -> float:
     Returns
     -------
     float
-        Undecided pixels against the object's size. Narrow edges count little: a sure mask
-        has them as well.
+        How undecided the object's inside is on average, and undecided pixels elsewhere
+        against its size. Its edge does not count: a sure mask is undecided there as well.
     """
     drawn = np.asarray(mask, dtype=bool)
     if confidence.shape != drawn.shape:
@@ -48,8 +48,8 @@ def margin(confidence: npt.NDArray[np.uint8], mask: npt.ArrayLike) -> float:
     if not drawn.any():
         return float(np.clip(np.count_nonzero(confidence > 64) / 256, 0, 1))
     core, hull = _core_and_hull(drawn)
-    away = core | ~hull
-    return float(np.clip(unsure[away & (unsure > 0.25)].sum() / max(16, drawn.sum()) * 2, 0, 1))
+    elsewhere = unsure[~hull & (unsure > 0.25)].sum() / drawn.sum()
+    return float(np.clip(unsure[core].mean() + elsewhere, 0, 1))
 
 
 def disagreement(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
@@ -180,4 +180,6 @@ def _apart(a: Mask, b: Mask) -> float:
 
 
 def _core_and_hull(mask: Mask) -> tuple[Mask, Mask]:
-    return binary_erosion(mask, iterations=_RING), binary_dilation(mask, iterations=_RING)
+    ring = int(np.clip(np.sqrt(mask.sum()) / 8, 1, _RING))
+    core: Mask = binary_erosion(mask, iterations=ring)
+    return core if core.any() else mask, binary_dilation(mask, iterations=ring)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flowrvs.editing import Flows, copy_to_next, spread
+from flowrvs.errors import Cancelled, InputError, ProjectError
+from flowrvs.progress import CancelToken
+from flowrvs.store import Provenance
+from flowrvs.video import open_video
+
+
+def draw(project, one, t, mask):
+    labels = project.labels(one.layer)
+    labels[t] = np.where(mask, one.id, labels[t])
+
+
+def iou(a, b):
+    return np.count_nonzero(a & b) / np.count_nonzero(a | b)
+
+
+def test_spread_by_flow_is_previewed_accepted_and_undone(project, video, red, shapes_masks):
+    truth = shapes_masks["red"]
+    draw(project, red, 4, truth[4])
+    events = []
+    preview = spread(project, video, red.id)
+    assert preview.frames == ()
+    found = [s.frame for s in preview.run(progress=events.append)]
+    assert sorted(found) == [t for t in range(12) if t != 4]
+    assert events[-1].fraction == 1
+    assert project.areas(red.id).astype(bool).sum() == 1  # nothing is written yet
+    assert np.mean([iou(preview.mask(t), truth[t]) for t in preview.frames]) > 0.9
+    steps = len(project.history.steps)
+    assert preview.accept().tolist() == sorted(found)
+    assert len(project.history.steps) == steps + 1
+    expected = np.full(12, Provenance.MODEL)
+    expected[4] = Provenance.HUMAN
+    np.testing.assert_array_equal(project.provenance(red.id), expected)
+    np.testing.assert_array_equal(project.object_mask(red.id, 7, 8)[0], preview.mask(7))
+    project.undo()
+    assert project.areas(red.id).astype(bool).tolist() == [t == 4 for t in range(12)]
+    np.testing.assert_array_equal(project.object_mask(red.id, 4, 5)[0], truth[4])
+    project.redo()
+    assert project.areas(red.id).all()
+
+
+def test_a_second_spread_revises_the_first_but_nothing_a_person_drew(
+    project, video, red, shapes_masks
+):
+    truth = shapes_masks["red"]
+    draw(project, red, 0, truth[0])
+    flows = Flows(video)
+    spread(project, video, red.id, flows=flows).finish().accept()
+    small = truth[6].copy()
+    small[:14] = False
+    labels = project.labels(red.layer)
+    labels[6] = np.where(small, red.id, 0)
+    spread(project, video, red.id, flows=flows).finish().accept()
+    np.testing.assert_array_equal(project.object_mask(red.id, 6, 7)[0], small)
+    assert iou(project.object_mask(red.id, 7, 8)[0], np.roll(small, 3, 1)) > 0.8
+
+
+def test_a_person_who_paints_meanwhile_keeps_the_frame(project, video, red, shapes_masks):
+    draw(project, red, 0, shapes_masks["red"][0])
+    preview = spread(project, video, red.id, stop=6).finish()
+    draw(project, red, 3, shapes_masks["green"][3])
+    assert preview.accept(checked=True).tolist() == [1, 2, 4, 5]
+    np.testing.assert_array_equal(project.object_mask(red.id, 3, 4)[0], shapes_masks["green"][3])
+    assert (project.provenance(red.id)[:6] == Provenance.HUMAN).all()
+
+
+def test_chosen_keys_stop_at_other_frames_of_a_person(project, video, red, shapes_masks):
+    for t in (2, 9):
+        draw(project, red, t, shapes_masks["red"][t])
+    preview = spread(project, video, red.id, keys=[2], method="flow").finish()
+    assert preview.frames == (0, 1, 3, 4, 5, 6, 7, 8)
+    copied = spread(project, video, red.id, keys=[2], method="copy").finish()
+    assert copied.frames == preview.frames
+
+
+def test_an_absence_ends_the_spread(project, video, red, shapes_masks):
+    draw(project, red, 2, shapes_masks["red"][2])
+    project.mark_absent(red.id, 5, 7)
+    assert spread(project, video, red.id).finish().frames == (0, 1, 3, 4)
+
+
+def test_shapes_without_the_video(project, video, red, shapes_masks):
+    for t in (1, 8):
+        draw(project, red, t, shapes_masks["red"][t])
+    preview = spread(project, video, red.id, method="shape").finish()
+    assert preview.frames == (2, 3, 4, 5, 6, 7)
+    assert min(iou(preview.mask(t), shapes_masks["red"][t]) for t in preview.frames) > 0.9
+    assert preview.certainty(2) > preview.certainty(4)
+
+
+def test_copy_to_next_and_back(project, video, red, shapes_masks):
+    draw(project, red, 5, shapes_masks["red"][5])
+    draw(project, red, 8, shapes_masks["red"][8])
+    ahead = copy_to_next(project, red.id, 5, 10).finish()
+    assert ahead.frames == (6, 7)
+    assert copy_to_next(project, red.id, 5, -2).finish().frames == (3, 4)
+    ahead.accept([6])
+    np.testing.assert_array_equal(project.object_mask(red.id, 6, 7)[0], shapes_masks["red"][5])
+    assert not project.present(red.id)[7]
+
+
+def test_cancel_keeps_what_was_found(project, video, red, shapes_masks):
+    draw(project, red, 0, shapes_masks["red"][0])
+    token = CancelToken()
+    preview = spread(project, video, red.id)
+    with pytest.raises(Cancelled):
+        for part in preview.run(cancel=token):
+            if part.frame == 3:
+                token.cancel()
+    assert preview.frames == (1, 2, 3)
+    assert preview.accept().tolist() == [1, 2, 3]
+
+
+def test_bad_input_is_told_in_one_line(project, video, red, shapes_frames, shapes_masks):
+    draw(project, red, 0, shapes_masks["red"][0])
+    other = open_video(shapes_frames[:5])
+    for kind, call in [
+        (InputError, lambda: spread(project, video, 77)),
+        (InputError, lambda: spread(project, video, red.id, keys=[])),
+        (InputError, lambda: spread(project, video, red.id, keys=[40])),
+        (InputError, lambda: spread(project, video, red.id, method="magic")),
+        (InputError, lambda: spread(project, video, red.id, start=8, stop=3)),
+        (InputError, lambda: copy_to_next(project, red.id, 0, 0)),
+        (InputError, lambda: spread(project, video, red.id).mask(3)),
+        (ProjectError, lambda: spread(project, other, red.id)),
+    ]:
+        with pytest.raises(kind) as error:
+            call()
+        assert "\n" not in str(error.value)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flowrvs.editing import clean, combine, split_components
+from flowrvs.errors import Cancelled, InputError
+from flowrvs.progress import CancelToken
+from flowrvs.store import Provenance
+
+
+@pytest.fixture
+def dirty(project, red, shapes_masks):
+    """The model drew both squares and a speck as one object; a person drew frame 5 so."""
+    masks = shapes_masks["red"] | shapes_masks["green"]
+    masks[:, 0, 0] = True
+    project.write_model(red.layer, red.id, 0, masks)
+    labels = project.labels(red.layer)
+    labels[5] = np.where(masks[5], red.id, 0)
+    return masks
+
+
+def test_clean_is_one_step_and_keeps_who_drew(project, red, dirty, shapes_masks):
+    preview = clean(project, red.id, 3, 8, "specks", smallest=4).finish()
+    assert preview.frames == (3, 4, 5, 6, 7)
+    assert preview.accept().tolist() == [3, 4, 5, 6, 7]
+    assert not project.object_mask(red.id, 3, 8)[:, 0, 0].any()
+    assert project.object_mask(red.id, 2, 3)[0, 0, 0]
+    drawn = project.provenance(red.id)
+    assert drawn[5] == Provenance.HUMAN
+    assert set(np.delete(drawn, 5)) == {Provenance.MODEL}
+    project.undo()
+    np.testing.assert_array_equal(project.object_mask(red.id, 0, 12), dirty)
+
+
+def test_clean_leaves_locked_frames_and_shows_only_changes(project, red, dirty, shapes_masks):
+    project.lock_frames(red.id, 4, 5)
+    largest = clean(project, red.id, tool="largest").finish()
+    done = largest.accept()
+    assert 4 not in done and len(done) == 11
+    np.testing.assert_array_equal(project.object_mask(red.id, 6, 7)[0], shapes_masks["red"][6])
+    assert clean(project, red.id, 5, 12, "largest").finish().frames == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "area"), [("union", 397), ("subtract", 140), ("intersect", 257), ("replace", 257)]
+)
+def test_combine(project, red, dirty, shapes_masks, rule, area):
+    new = shapes_masks["red"][3].copy()
+    new[0, 0] = True
+    assert dirty[3].sum() == 397
+    preview = combine(project, red.id, [(3, new), (5, np.zeros_like(new))], rule).finish()
+    preview.accept()
+    assert project.areas(red.id)[3] == area
+    assert project.areas(red.id)[5] == 397  # a person's frame
+
+
+def test_split_components_follows_the_parts(project, red, dirty, shapes_masks):
+    steps = len(project.history.steps)
+    made = split_components(project, red.id, smallest=4)
+    assert len(made) == 1
+    assert len(project.history.steps) == steps + 1
+    green = project.object_mask(made[0].id, 0, 12)
+    np.testing.assert_array_equal(green, shapes_masks["green"])
+    assert project.provenance(made[0].id)[5] == Provenance.HUMAN
+    red_now = project.object_mask(red.id, 0, 12)
+    red_now[:, 0, 0] = False
+    np.testing.assert_array_equal(red_now, shapes_masks["red"])
+    project.undo()
+    np.testing.assert_array_equal(project.object_mask(red.id, 0, 12), dirty)
+    assert list(project.objects) == [red.id]
+
+
+def test_split_in_chunks_gives_the_same(project, red, dirty, shapes_masks, monkeypatch):
+    monkeypatch.setattr("flowrvs.editing.tools._TOGETHER", 5)
+    (green,) = split_components(project, red.id, smallest=4)
+    np.testing.assert_array_equal(project.object_mask(green.id, 0, 12), shapes_masks["green"])
+    assert len(project.objects) == 2
+
+
+def test_nothing_to_split(project, red, shapes_masks):
+    project.write_model(red.layer, red.id, 0, shapes_masks["red"])
+    assert split_components(project, red.id) == []
+
+
+def test_a_cancelled_split_leaves_no_trace(project, red, dirty):
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        split_components(project, red.id, cancel=token)
+    assert list(project.objects) == [red.id]
+
+
+def test_bad_input_is_told_in_one_line(project, red):
+    for call in [
+        lambda: clean(project, red.id, tool="polish"),
+        lambda: clean(project, red.id, tool="smooth", smallest=3),
+        lambda: clean(project, red.id, tool="smooth", radius=-1),
+        lambda: clean(project, 99),
+        lambda: clean(project, red.id, 5, 3),
+        lambda: combine(project, red.id, [], "xor"),
+        lambda: split_components(project, red.id, 3, 99),
+    ]:
+        with pytest.raises(InputError) as error:
+            call()
+        assert "\n" not in str(error.value)
