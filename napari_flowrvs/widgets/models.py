@@ -51,6 +51,7 @@ class ModelPanel(QWidget):
         self.stop = QPushButton()
         self.progress = ProgressLine()
         self.problem = Problem()
+        self.problem.fold.button.setText("details")  # the dock has another that owns the letter
         for label in (self.line, self.progress.status, self.problem.line):
             # As high as its text needs at this width, not at the narrowest one.
             label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
@@ -110,14 +111,14 @@ class ModelPanel(QWidget):
         self.line.setVisible(bool(self.presenter.text) and stage is not Stage.FETCHING)
         if not busy:
             self.progress.say("")
-        self.go.setText("&Fetch" if stage is Stage.PLANNED else f"&Get {self.presenter.name}…")
+        self.go.setText("&Get it" if stage is Stage.PLANNED else f"&Get {self.presenter.name}…")
         self.go.setToolTip(
             "Download and convert; it can be stopped and gone on with"
             if stage is Stage.PLANNED
             else "Ask how large it is; nothing is downloaded yet"
         )
         self.go.setVisible(stage in (Stage.ABSENT, Stage.PLANNED))
-        self.stop.setText("&Not now" if stage is Stage.PLANNED else "Sto&p")
+        self.stop.setText("&Not now" if stage is Stage.PLANNED else "Stop")
         self.stop.setToolTip("What has arrived is kept" if busy else "")
         # It stays enabled while stopping: disabled, it would drop the keyboard's focus.
         self.stop.setVisible(stage in (Stage.ASKING, Stage.PLANNED, Stage.FETCHING))

@@ -51,13 +51,19 @@ def panel(qtbot: Any, hub: HubStandIn) -> Iterator[ModelPanel]:
     qtbot.addWidget(strip)
     strip.resize(300, 200)
     strip.choose("mevis")
-    qtbot.waitUntil(strip.isVisible)
+    qtbot.waitUntil(strip.isVisible, timeout=60_000)
     yield strip
     strip.close_all()
 
 
 def idle(qtbot: Any, strip: ModelPanel) -> None:
     qtbot.waitUntil(lambda: not strip.presenter.job.busy, timeout=60_000)
+
+
+def says(qtbot: Any, strip: ModelPanel, text: str) -> None:
+    """Wait until the line below the bar begins with `text`."""
+    begins = strip.progress.status.text
+    qtbot.waitUntil(lambda: begins().startswith(text), timeout=60_000)
 
 
 def press(qtbot: Any, button: Any) -> None:
@@ -101,13 +107,13 @@ def test_the_keyboard_gets_stops_and_goes_on(
     press(qtbot, panel.go)
     idle(qtbot, panel)
     assert panel.presenter.stage is Stage.PLANNED
-    assert "to fetch" in panel.line.text() and panel.go.text() == "&Fetch"
+    assert "to fetch" in panel.line.text() and panel.go.text() == "&Get it"
     assert hub.gets(DIT) == []
 
     gate = hub.gates[DIT] = threading.Event()
     press(qtbot, panel.go)
-    qtbot.waitUntil(lambda: panel.progress.status.text().startswith(f"Fetching {DIT}"))
-    qtbot.waitUntil(lambda: "left" in panel.progress.bar.format(), timeout=10_000)
+    says(qtbot, panel, f"Fetching {DIT}")
+    qtbot.waitUntil(lambda: "left" in panel.progress.bar.format(), timeout=60_000)
     assert panel.progress.bar.isVisible() and not panel.go.isVisible()
     assert panel.focusWidget() is panel.stop
     press(qtbot, panel.stop)
@@ -164,7 +170,7 @@ def test_another_choice_waits_until_the_fetch_has_ended(
     panel.go.click()
     idle(qtbot, panel)
     panel.go.click()
-    qtbot.waitUntil(lambda: panel.progress.status.text().startswith(f"Fetching {DIT}"))
+    says(qtbot, panel, f"Fetching {DIT}")
     panel.choose("tiny")
     assert panel.isVisible() and panel.stop.isVisible()
     gate.set()
@@ -201,7 +207,7 @@ def test_closing_the_dock_stops_a_fetch(
     strip.go.click()
     idle(qtbot, strip)
     strip.go.click()
-    qtbot.waitUntil(lambda: strip.progress.status.text().startswith(f"Fetching {DIT}"))
+    says(qtbot, strip, f"Fetching {DIT}")
     dock.shut_down()
     assert not strip.presenter.job.busy
     assert not [t for t in threading.enumerate() if t.name == "flowrvs"]
