@@ -9,6 +9,7 @@ from .export import (
 )
 from .importing import import_split, import_video, list_videos
 from .mevis import MevisExpression, MevisSplit, MevisVideo, MevisWriter
+from .preview import Preview, PreviewRow, preview_export
 from .repair import repair_split
 from .write_back import WriteBackResult, write_back
 
@@ -20,6 +21,8 @@ __all__ = [
     "MevisSplit",
     "MevisVideo",
     "MevisWriter",
+    "Preview",
+    "PreviewRow",
     "WriteBackResult",
     "append_projects",
     "assign_projects",
@@ -29,6 +32,7 @@ __all__ = [
     "import_split",
     "import_video",
     "list_videos",
+    "preview_export",
     "repair_split",
     "write_back",
 ]

@@ -137,6 +137,8 @@ def _fill(
     progress: ProgressCallback | None,
     cancel: CancelToken | None,
 ) -> Origin:
+    # What was read is where a person begins; there is nothing before it to go back to.
+    project.history.limit_bytes = -1
     groups = separate(clip.objects)
     clock = ProgressClock(len(groups) * len(positions) or 1)
     ids: dict[int, int] = {}

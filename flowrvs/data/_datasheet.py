@@ -8,7 +8,6 @@ from pathlib import Path
 from flowrvs import __version__
 from flowrvs.data._atomic import WRITTEN_BY
 from flowrvs.data._content import ExportResult, Work
-from flowrvs.data._sources import Source
 from flowrvs.store import Provenance
 
 __all__ = ["datasheet"]
@@ -96,8 +95,3 @@ def _range(values: list[int]) -> str:
 
 def _cell(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def preview(sources: list[Source]) -> list[tuple[str, int, int, int]]:
-    """Return (video, frames, objects, sentences) of what an export would write."""
-    return [(s.name, len(s.frames), len(s.objects), len(s.expressions)) for s in sources]

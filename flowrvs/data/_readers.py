@@ -377,9 +377,9 @@ def _values(path: Path) -> npt.NDArray[np.uint8] | None:
     """Return the values of a picture, None where there is none."""
     try:
         with Image.open(path) as picture:
-            if picture.mode not in ("P", "L", "1"):
-                picture = picture.convert("P" if picture.mode == "PA" else "L")
-            return np.asarray(picture, np.uint8)
+            plain = picture.mode in ("P", "L", "1")
+            shown = picture if plain else picture.convert("P" if picture.mode == "PA" else "L")
+            return np.asarray(shown, np.uint8)
     except FileNotFoundError:
         return None
     except (OSError, Image.DecompressionBombError):

@@ -17,7 +17,7 @@ from flowrvs.data.mevis import read_json, split_folder
 from flowrvs.errors import DatasetError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
-__all__ = ["FAULTS", "Finding", "check_split"]
+__all__ = ["FAULTS", "META", "Finding", "check_sentences", "check_split"]
 
 META, MASKS = "meta_expressions.json", "mask_dict.json"
 
@@ -175,7 +175,7 @@ def _video(
     yield from _frames(name, frames)
     size, found = check_pictures(root, name, frames, deep)
     yield from found
-    yield from _sentences(name, rows)
+    yield from check_sentences(name, rows)
     yield from check_mask_pictures(root, name, frames, list(rows), size)
     annotations: dict[str, set[str]] = {}
     for exp_id, row in rows.items():
@@ -213,7 +213,8 @@ def _frames(name: str, frames: list[str]) -> Iterator[Finding]:
             yield _warning("gap-in-frames", META, name, what, "see whether frames are lost")
 
 
-def _sentences(video: str, rows: Mapping[str, Any]) -> Iterator[Finding]:
+def check_sentences(video: str, rows: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what is wrong with the sentences of a video."""
     if not rows:
         what = "it has no expressions"
         yield _warning("no-sentences", META, video, what, "add some or remove the video")
