@@ -66,6 +66,12 @@ def says(qtbot: Any, strip: ModelPanel, text: str) -> None:
     qtbot.waitUntil(lambda: begins().startswith(text), timeout=60_000)
 
 
+def arrived(qtbot: Any, folder: Path) -> None:
+    """Wait until something of the transformer's file is on the disk."""
+    parts = (folder / "home").rglob
+    qtbot.waitUntil(lambda: any(p.stat().st_size for p in parts(f"{DIT}.*.part")), timeout=60_000)
+
+
 def press(qtbot: Any, button: Any) -> None:
     """Press a button as somebody without a mouse does."""
     button.setFocus()
@@ -116,6 +122,7 @@ def test_the_keyboard_gets_stops_and_goes_on(
     qtbot.waitUntil(lambda: "left" in panel.progress.bar.format(), timeout=60_000)
     assert panel.progress.bar.isVisible() and not panel.go.isVisible()
     assert panel.focusWidget() is panel.stop
+    arrived(qtbot, tmp_path)
     press(qtbot, panel.stop)
     idle(qtbot, panel)
     assert panel.progress.status.text().startswith("Stopped. What has arrived is kept")
@@ -208,6 +215,7 @@ def test_closing_the_dock_stops_a_fetch(
     idle(qtbot, strip)
     strip.go.click()
     says(qtbot, strip, f"Fetching {DIT}")
+    arrived(qtbot, tmp_path)
     dock.shut_down()
     assert not strip.presenter.job.busy
     assert not [t for t in threading.enumerate() if t.name == "flowrvs"]
