@@ -36,6 +36,7 @@ from public_code.layouts import (
     Clip,
     change_settings,
     conditioned_parts,
+    round_weights,
     tiny_parts,
     write_split,
 )
@@ -146,6 +147,7 @@ def compare(
     job: dict[str, Any] = {}
     if tiny:
         parts, preset = tiny_parts()
+        round_weights(parts)
         kind, box = "ema", (96, 160)
         job = {"patch": int(preset.vae["patch_size"]), "tokens": preset.max_sequence_length}
         files, sentences = _synthetic(scratch, seed)
@@ -217,7 +219,9 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 
 def _synthetic(scratch: Path, seed: int) -> tuple[dict[str, list[Path]], dict[str, list[str]]]:
     """Make a split of moving shapes, which the bundled model was trained on."""
-    for _ in write_synthetic(scratch / "split" / "valid", videos=2, seed=seed, expressions=4):
+    for _ in write_synthetic(
+        scratch / "split" / "valid", videos=3, seed=seed, frames=17, expressions=4
+    ):
         pass
     split = MevisSplit.open(scratch / "split" / "valid")
     files = {

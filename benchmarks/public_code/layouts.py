@@ -25,6 +25,7 @@ __all__ = [
     "change_settings",
     "conditioned_parts",
     "draw_clip",
+    "round_weights",
     "tiny_parts",
     "write_split",
 ]
@@ -86,9 +87,7 @@ def conditioned_parts(preset: Preset, *, video_injection: bool, seed: int) -> Pu
     parts = build_parts(preset, video_injection=video_injection, seed=seed)
     text = parts.transformer.condition_embedder.text_embedder.linear_2
     text.weight.mul_(4)
-    for model in (parts.transformer, parts.vae, parts.text_encoder):
-        for parameter in model.parameters():
-            parameter.copy_(parameter.bfloat16())
+    round_weights(parts)
     config = parts.vae.config
     wave = torch.randn(1, 3, 3, 5, 6, generator=torch.Generator().manual_seed(seed))
     video = F.interpolate(wave, size=(5, 48, 64), mode="trilinear").clamp(-1, 1)
@@ -112,6 +111,14 @@ def conditioned_parts(preset: Preset, *, video_injection: bool, seed: int) -> Pu
     last.weight.copy_((last.weight * gain).bfloat16())
     last.bias.copy_(((last.bias - logits.mean()) * gain).bfloat16())
     return parts
+
+
+@torch.no_grad()
+def round_weights(parts: PublicParts) -> None:
+    """Round every weight to one that 16 bits hold, as the published code does on loading."""
+    for model in (parts.transformer, parts.vae, parts.text_encoder):
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())
 
 
 def tiny_parts() -> tuple[PublicParts, Preset]:

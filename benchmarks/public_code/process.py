@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import psutil
 
 from tests.fixtures.public_layout import PublicLayout
 
-__all__ = ["Watched", "call_ours", "call_public", "watch"]
+__all__ = ["Watched", "call_ours", "call_public", "call_stages", "watch"]
 
 _HERE = Path(__file__).parent
 
@@ -32,6 +33,8 @@ class Watched:
         Largest sum of bytes over the processes, sampled. A page that several processes
         share counts once for each in `rss`, and once in `pss` (0 where the system does
         not tell).
+    gpu : int
+        Largest use of the GPU by everyone, in bytes, as nvidia-smi tells it; 0 without.
     report : dict
         What the process wrote.
     """
@@ -39,6 +42,7 @@ class Watched:
     seconds: float
     rss: int
     pss: int
+    gpu: int
     report: dict[str, Any]
 
 
@@ -50,7 +54,7 @@ def watch(command: list[str], cwd: Path, report: Path, log: Path, env: dict[str,
     SystemExit
         It failed; with the end of its output.
     """
-    peak = [0, 0]
+    peak = [0, 0, 0]
     stop = threading.Event()
     start = time.perf_counter()
     with log.open("w") as stream:
@@ -83,7 +87,15 @@ def _sample(pid: int, peak: list[int], stop: threading.Event) -> None:
         peak[0] = max(peak[0], sum(_size(one, "rss") for one in family))
         if turn % 5 == 0:  # the system adds up every page for this
             peak[1] = max(peak[1], sum(_size(one, "pss") for one in family))
+        if turn % 10 == 0 and shutil.which("nvidia-smi"):
+            peak[2] = max(peak[2], _gpu_memory())
         turn += 1
+
+
+def _gpu_memory() -> int:
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    told = subprocess.run(query, capture_output=True, text=True).stdout.split()
+    return max((int(value) for value in told if value.isdecimal()), default=0) << 20
 
 
 def _size(process: psutil.Process, kind: str) -> int:
@@ -99,11 +111,12 @@ def call_public(
     public: Path, layout: PublicLayout, folder: Path, *, env: dict[str, str], **job: Any
 ) -> Watched:
     """Run the published code with a working folder that holds the base."""
+    transformer = layout.parts.transformer if layout.parts is not None else None
     content = {
         "public": str(public.resolve()),
         "dit": str(layout.dit.resolve()),
         "vae": str(layout.vae.resolve()),
-        "dvi": layout.parts.transformer.config.in_channels == 32,
+        "dvi": transformer is not None and transformer.config.in_channels == 32,
         "device": "cpu",
         **job,
     }
@@ -113,6 +126,11 @@ def call_public(
 def call_ours(folder: Path, *, env: dict[str, str], **job: Any) -> Watched:
     """Run ours on a converted folder."""
     return _call("ours.py", job, folder, folder, env)
+
+
+def call_stages(folder: Path, *, env: dict[str, str], **job: Any) -> Watched:
+    """Time the parts of ours."""
+    return _call("stages.py", job, folder, folder, env)
 
 
 def _call(
