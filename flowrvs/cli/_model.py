@@ -35,7 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-precision",
         default="full",
         choices=("full", "float8"),
-        help="float8 halves the memory of the text encoder (full)",
+        help="float8 takes a third off the text encoder's memory (full)",
     )
     group.add_argument(
         "--portrait-box",

@@ -54,6 +54,8 @@ def use_fast_layers(vae: AutoencoderKLWan) -> AutoencoderKLWan:
             module.to(memory_format=torch.channels_last)
         elif isinstance(module, WanRMS_norm) and module.channel_first:
             module.forward = MethodType(_norm, module)
+        elif isinstance(module, torch.nn.SiLU):
+            module.forward = MethodType(_silu, module)
         elif isinstance(module, WanUpsample):
             module.forward = MethodType(_upsample, module)
         elif isinstance(module, WanResample) and module.mode == "upsample3d":
@@ -99,12 +101,31 @@ def _folded(self: WanCausalConv3d, x: torch.Tensor, padding: tuple[int, ...]) ->
 
 
 def _norm(self: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
+    if x.ndim == 5 and x.device.type != "cpu" and not torch.is_grad_enabled():
+        # A frame at a time: no float32 copy of a whole group.
+        out = torch.empty_like(x)
+        for frame, normed in zip(x.unbind(2), out.unbind(2), strict=True):
+            normed.copy_(_normed(self, frame))
+        return out
+    return _normed(self, x)
+
+
+def _normed(self: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
     # x / |x| * sqrt(C) is x over the root of the mean square.
     order = (0, *range(2, x.ndim), 1)
     back = (0, x.ndim - 1, *range(1, x.ndim - 1))
     gamma = self.gamma.flatten().to(x.dtype)
     out = F.rms_norm(x.permute(order), (x.shape[1],), gamma, 1e-24).permute(back)
-    return out + self.bias if isinstance(self.bias, torch.Tensor) else out
+    return out + self.bias.view(-1, *[1] * (x.ndim - 2)) if _has_bias(self) else out
+
+
+def _has_bias(self: WanRMS_norm) -> bool:
+    return isinstance(self.bias, torch.Tensor)
+
+
+def _silu(self: torch.nn.SiLU, x: torch.Tensor) -> torch.Tensor:
+    # What it gets is a norm's own result, which nobody else needs.
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def _upsample(self: WanUpsample, x: torch.Tensor) -> torch.Tensor:

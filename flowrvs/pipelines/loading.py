@@ -52,8 +52,8 @@ def load(
     dtype : {"auto", "bfloat16", "float16", "float32"}
         ``"auto"`` is what the device does best: see `choose_dtype`.
     text_precision : {"full", "float8"}
-        ``"float8"`` keeps the text encoder's weights in 8 bits while it is loaded: half
-        the memory, and nearly the same embeddings.
+        ``"float8"`` keeps most of the text encoder's weights in 8 bits while it is loaded:
+        two thirds of the memory, and nearly the same embeddings.
     portrait_box, clamp : bool
         See `FlowRVSPipeline`; the defaults are what the published code does.
     compile : bool

@@ -95,11 +95,11 @@ def estimate_peak(
     decode = _vae_bytes(vae, pixels, at_once, size, encoder=False)
     tokens = latents * cells // 4
     config = transformer.config
-    width_ = config.num_attention_heads * config.attention_head_dim
+    dim = config.num_attention_heads * config.attention_head_dim
     # Residual stream, its float32 copies in the norms and gates, q, k, v and their turned
     # copies; or the feed-forward's hidden layer, twice (before and after the activation).
-    attention = width_ * (6 * size + 3 * 4)
-    forward = width_ * (3 * size + 2 * 4) + 2 * config.ffn_dim * size
+    attention = dim * (6 * size + 3 * 4)
+    forward = dim * (3 * size + 2 * 4) + 2 * config.ffn_dim * size
     deform = sentences * tokens * max(attention, forward)
     heavy = _bytes(transformer)
     if mode == "low":
@@ -172,11 +172,10 @@ def _vae_bytes(vae: torch.nn.Module, pixels: int, frames: int, size: int, *, enc
     cache = sum(
         2 * 2 * blocks * dim * (pixels // 4**level) * size for level, dim in enumerate(dims)
     )
-    widest = config.base_dim * pixels * frames
-    # A residual block's input, its branch, and the norm in float32 (both sides of it).
-    norm = 0 if size == 4 else 2 * 4
-    stage = widest * ((3 if size < 4 else 4) * size + norm)
-    return int(cache + stage)
+    # A residual block's input, its branch, the padded input of a convolution and its
+    # result; the decoder's upsampled pictures are wider than what comes out of them.
+    stage = config.base_dim * pixels * frames * size * (4 if encoder else 5)
+    return int(1.3 * cache + stage)
 
 
 def _bytes(model: torch.nn.Module) -> int:

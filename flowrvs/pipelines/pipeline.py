@@ -27,7 +27,7 @@ from diffusers import (
 )
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
-from flowrvs.errors import CheckpointError, DeviceMemoryError
+from flowrvs.errors import CheckpointError, DeviceMemoryError, InputError
 from flowrvs.models.presets import Preset
 from flowrvs.models.vae import (
     frame_groups,
@@ -388,8 +388,9 @@ class FlowRVSPipeline(DiffusionPipeline):
                         position += part.shape[2]
                         if len(fresh):
                             logits = resize_logits(fresh, geometry).cpu().numpy()
+                            self._check_finite(logits)
                             done += len(fresh)
-                            yield self._finite(logits)
+                            yield logits
             except DeviceMemoryError:
                 if not self._smaller_groups():
                     raise
@@ -488,12 +489,11 @@ class FlowRVSPipeline(DiffusionPipeline):
         release(self._execution_device)
         return True
 
-    def _finite(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _check_finite(self, logits: npt.NDArray[np.float32]) -> None:
         if self.vae.dtype == torch.float16 and not np.isfinite(logits).all():
-            raise DeviceMemoryError(
+            raise InputError(
                 "The model overflows in float16 on this device; choose --dtype float32."
             )
-        return logits
 
     @torch.no_grad()
     def __call__(

@@ -1,0 +1,205 @@
+"""Sentences: the encoder is loaded for new ones alone; options of the box and the clamp."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import UMT5EncoderModel
+
+from flowrvs.errors import CheckpointError
+from flowrvs.pipelines import load
+from flowrvs.pipelines.embeddings import EmbeddingCache, cache_home, fingerprint
+from flowrvs.pipelines.prefetch import prefetch
+from tests.fixtures.micro import micro_pipeline
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model's folder, and a home of its own for what is kept."""
+    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
+    pipe = micro_pipeline(seed=3)
+    pipe.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was loaded as a text encoder."""
+    seen: list[str] = []
+    stock = UMT5EncoderModel.from_pretrained
+
+    def count(path: object, **more: object) -> object:
+        seen.append(str(path))
+        return stock(path, **more)
+
+    monkeypatch.setattr(UMT5EncoderModel, "from_pretrained", count)
+    return seen
+
+
+def test_the_encoder_is_loaded_for_new_sentences_alone(folder: Path, loads: list[str]) -> None:
+    pipe = load(folder, device="cpu")
+    assert not loads and pipe.text_encoder is None
+    first = pipe.encode_prompt(["a red circle", "a cross"])
+    assert len(loads) == 1
+    again = pipe.encode_prompt(["a cross"])
+    assert len(loads) == 1
+
+    other = load(folder, device="cpu")  # another session
+    kept = other.encode_prompt(["a cross", "a red circle"])
+    assert len(loads) == 1
+    torch.testing.assert_close(kept.flip(0), first, rtol=0, atol=0)
+    torch.testing.assert_close(again[0], first[1], rtol=0, atol=0)
+    other.encode_prompt(["a cross", "a blue square"])
+    assert len(loads) == 2
+
+
+def test_embeddings_are_the_encoders(folder: Path) -> None:
+    stock = micro_pipeline(seed=3)
+    texts = ["the red circle", "x"]
+    torch.testing.assert_close(
+        load(folder, device="cpu").encode_prompt(texts), stock.encode_prompt(texts)
+    )
+
+
+def test_another_encoder_has_embeddings_of_its_own(folder: Path, loads: list[str]) -> None:
+    load(folder, device="cpu").encode_prompt(["a cross"])
+    micro_pipeline(seed=4).text_encoder.save_pretrained(folder / "text_encoder")
+    load(folder, device="cpu").encode_prompt(["a cross"])
+    assert len(loads) == 2
+
+
+def test_eight_bits_change_embeddings_little(folder: Path, loads: list[str]) -> None:
+    full = load(folder, device="cpu").encode_prompt(["the red circle"])[0]
+    small = load(folder, device="cpu", text_precision="float8").encode_prompt(["the red circle"])
+    assert len(loads) == 2  # not taken from the other's embeddings
+    assert not torch.equal(full, small[0])
+    filled = full.abs().sum(-1) > 0
+    likeness = torch.cosine_similarity(full[filled], small[0][filled], dim=-1)
+    assert likeness.min() > 0.98
+
+
+def test_a_damaged_encoder_is_told_when_it_is_needed(folder: Path) -> None:
+    weights = folder / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    pipe = load(folder, device="cpu")
+    with pytest.raises(CheckpointError, match=r"text encoder in .* cannot be loaded") as caught:
+        pipe.encode_prompt(["a cross"])
+    assert "\n" not in str(caught.value)
+
+
+class TestCache:
+    def test_what_is_kept_comes_back(self, tmp_path: Path) -> None:
+        cache = EmbeddingCache(tmp_path / "cache")
+        assert cache.get("a") is None
+        embedding = torch.randn(3, 8).bfloat16()
+        cache.put("a", embedding)
+        torch.testing.assert_close(cache.get("a"), embedding, rtol=0, atol=0)
+        assert cache.get("b") is None
+        assert not list(tmp_path.rglob("*.partial"))
+
+    @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+    def test_a_damaged_file_is_only_forgotten(self, tmp_path: Path, damage: bytes | None) -> None:
+        cache = EmbeddingCache(tmp_path)
+        cache.put("a", torch.ones(2, 4))
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:-3] if damage is None else damage)
+        assert cache.get("a") is None
+        cache.put("a", torch.ones(2, 4))
+        assert cache.get("a") is not None
+
+    def test_a_file_under_another_sentences_name_is_not_believed(self, tmp_path: Path) -> None:
+        cache = EmbeddingCache(tmp_path)
+        cache.put("a", torch.ones(2, 4))
+        (file,) = tmp_path.iterdir()
+        file.rename(cache._path("b"))
+        assert cache.get("b") is None
+
+    def test_a_full_or_missing_disk_is_no_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        cache = EmbeddingCache(tmp_path / "file" / "cache")
+        cache.put("a", torch.ones(2, 4))
+        assert cache.get("a") is None
+
+    def test_it_does_not_grow_for_ever(self, tmp_path: Path) -> None:
+        cache = EmbeddingCache(tmp_path, limit=5000)
+        for index in range(10):
+            cache.put(str(index), torch.ones(10, 32))
+            os.utime(cache._path(str(index)), (index, index))
+        cache.put("last", torch.ones(10, 32))
+        kept = [str(i) for i in range(10) if cache.get(str(i)) is not None]
+        assert cache.get("last") is not None
+        assert kept == [str(i) for i in range(10 - len(kept), 10)] and 0 < len(kept) < 5
+
+    def test_home_and_fingerprint(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path))
+        assert cache_home() == tmp_path / "cache"
+        monkeypatch.delenv("FLOWRVS_HOME")
+        assert "flowrvs" in str(cache_home())
+        a, b = tmp_path / "a", tmp_path / "b"
+        for place in (a, b):
+            place.mkdir()
+            (place / "weights").write_bytes(bytes(9 * 2**20))
+        assert fingerprint(a) == fingerprint(b)
+        (b / "weights").write_bytes(bytes(9 * 2**20 - 1) + b"\1")
+        assert fingerprint(a) != fingerprint(b)
+
+
+class TestPrefetch:
+    def test_items_come_in_order_and_ahead(self) -> None:
+        made: list[int] = []
+
+        def items() -> Iterator[int]:
+            for index in range(5):
+                made.append(index)
+                yield index
+
+        ahead = prefetch(items(), depth=2)
+        assert next(ahead) == 0
+        deadline = time.monotonic() + 5
+        while len(made) < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert made == [0, 1, 2]
+        assert list(ahead) == [1, 2, 3, 4]
+
+    def test_errors_come_through_and_closing_stops(self) -> None:
+        def items() -> Iterator[int]:
+            yield 1
+            raise ValueError("broken")
+
+        ahead = prefetch(items())
+        assert next(ahead) == 1
+        with pytest.raises(ValueError, match="broken"):
+            next(ahead)
+        endless = prefetch(iter(int, 1))
+        next(endless)
+        endless.close()
+
+
+def test_the_portrait_box_is_an_option() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (1, 90, 60, 3), np.uint8)
+    pipe = micro_pipeline()
+    assert pipe.encode_video(frames).geometry.model_height == 32  # as the published code does
+    pipe.portrait_box = True
+    geometry = pipe.encode_video(frames).geometry
+    assert (geometry.model_height, geometry.model_width) == (48, 32)
+    assert load("tiny", device="cpu", portrait_box=True).name == "tiny+portrait"
+
+
+def test_the_clamp_is_an_option() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), np.uint8)
+    pipe = micro_pipeline()
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.weight.mul_(100)
+    clamped = pipe(frames, "x").logits
+    pipe.clamp = False
+    free = pipe(frames, "x").logits
+    assert np.abs(clamped).max() == 1 and np.abs(free).max() > 1.5
+    np.testing.assert_allclose(free.clip(-1, 1), clamped, atol=1e-5)
