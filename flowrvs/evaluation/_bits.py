@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Words", "count", "edges", "from_runs", "matches", "overlap", "pack", "unpack"]
+__all__ = ["Match", "Words", "accumulate", "count", "edges", "from_runs", "match", "pack", "unpack"]
 
 Words = npt.NDArray[np.uint64]
 
@@ -59,18 +59,48 @@ def from_runs(runs: npt.NDArray[np.int64], height: int, width: int) -> Words:
     return words
 
 
+def accumulate(flips: Words, width: int) -> Words:
+    """Return the mask whose rows begin as background and change at every bit of `flips`."""
+    words = flips.copy()
+    for shift in (1, 2, 4, 8, 16, 32):
+        words ^= words << np.uint64(shift)
+    ends = np.bitwise_xor.accumulate(words >> np.uint64(63), axis=1)
+    words[:, 1:] ^= np.uint64(0) - ends[:, :-1]
+    if width % 64:
+        words[:, -1] &= np.uint64((1 << width % 64) - 1)
+    return words
+
+
 def count(words: Words) -> int:
     """Return the number of foreground pixels."""
-    return int(np.bitwise_count(words).sum(dtype=np.int64))
+    return int(np.add.reduce(np.bitwise_count(words), axis=None, dtype=np.int64))
 
 
-def overlap(a: Words, b: Words) -> tuple[int, int]:
-    """Return the pixels of the intersection and of the union of two masks."""
-    return count(a & b), count(a | b)
+class Match(NamedTuple):
+    """What two masks of one shape have in common.
+
+    Attributes
+    ----------
+    intersection, union : int
+        Pixels.
+    size_a, near_a, size_b, near_b : int
+        Boundary pixels of each mask, and those with a boundary pixel of the other mask
+        within the radius. All 0 for equal masks, which are not looked at.
+    box : tuple of slice or None
+        Rows and words that hold both masks and their boundaries; None when both are empty.
+    """
+
+    intersection: int
+    union: int
+    size_a: int = 0
+    near_a: int = 0
+    size_b: int = 0
+    near_b: int = 0
+    box: tuple[slice, slice] | None = None
 
 
-def matches(a: Words, b: Words, width: int, radius: int) -> tuple[int, int, int, int]:
-    """Match the boundaries of two masks.
+def match(a: Words, b: Words, width: int, radius: int) -> Match:
+    """Compare two masks, `width` pixels wide, and their boundaries.
 
     Parameters
     ----------
@@ -80,23 +110,24 @@ def matches(a: Words, b: Words, width: int, radius: int) -> tuple[int, int, int,
         Pixels in a row.
     radius : int
         How far a boundary pixel may be from one of the other mask.
-
-    Returns
-    -------
-    size_a, near_a, size_b, near_b : int
-        Boundary pixels of each mask, and those that are matched.
     """
-    box = _box(a | b)
+    either = a | b
+    box = _box(either)
     if box is None:
-        return 0, 0, 0, 0
-    rows, words = box
-    rest = width - words.start * 64
-    both = np.stack([edges(m[rows, words], rest) for m in (a, b)])
-    size_a, size_b = count(both[0]), count(both[1])
+        return Match(0, 0)
+    both = np.stack([a[box], b[box]])
+    intersection, union = count(both[0] & both[1]), count(either[box])
+    if intersection == union:
+        return Match(intersection, union, box=box)
+    rest = width - box[1].start * 64
+    edge_a, edge_b = both[0], both[1] = edges(both[0], rest), edges(both[1], rest)
+    size_a, size_b = count(edge_a), count(edge_b)
     if not size_a or not size_b:
-        return size_a, 0, size_b, 0
+        return Match(intersection, union, size_a, 0, size_b, 0, box)
     near = _dilate(both, radius)
-    return size_a, count(both[0] & near[1]), size_b, count(both[1] & near[0])
+    return Match(
+        intersection, union, size_a, count(edge_a & near[1]), size_b, count(edge_b & near[0]), box
+    )
 
 
 def edges(mask: Words, width: int) -> Words:
@@ -169,15 +200,21 @@ def _dilate(masks: Words, radius: int) -> Words:
     spread = np.ndarray(
         (number, height, parts, 8), np.uint8, padded, strides=(height * row, row, inner, 1)
     )
-    wide = np.ascontiguousarray(spread).view(_WORD)[..., 0]
-    centre = wide.copy()
-    result = np.zeros_like(wide)
+    run = np.ascontiguousarray(spread).view(_WORD)[..., 0]
+    wide = np.empty_like(run)
+    result = np.zeros_like(run)
     shifted = np.empty_like(wide)
+    one, two = np.uint64(1), np.uint64(2)
     for half, distances in enumerate(_disk(radius)):
-        if half:
-            shift = np.uint64(half)
-            wide |= np.left_shift(centre, shift, out=shifted)
-            wide |= np.right_shift(centre, shift, out=shifted)
+        # A run begins at a pixel and grows to 2 * half + 1 pixels; moved back by half of it,
+        # it lies around the pixel.
+        if half == 1:
+            run |= np.left_shift(run, one, out=shifted)
+            run |= np.left_shift(run, one, out=shifted)
+        elif half:
+            run |= np.left_shift(run, two, out=shifted)
+        if distances:
+            np.right_shift(run, np.uint64(half), out=wide)
         for dy in distances:
             if dy == 0:
                 result |= wide

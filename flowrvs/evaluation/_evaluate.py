@@ -115,6 +115,7 @@ def evaluate_masks(
             )
         tally = Tally(video, exp_id, len(pred))
         for index, (one, other) in enumerate(zip(pred, truth, strict=True)):
-            tally.add(index, _bits.pack(one), _bits.pack(other), one.shape[1])
+            words = _bits.pack(other)
+            tally.add(index, _bits.pack(one), words, _bits.count(words), one.shape[1])
         results.append(tally.result())
     return Scores(tuple(results))

@@ -12,7 +12,7 @@ from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import DatasetError
 from flowrvs.evaluation import _bits
 from flowrvs.evaluation._predictions import Predictions
-from flowrvs.evaluation.metrics import packed_f, ratio_j
+from flowrvs.evaluation.metrics import match, match_scores
 from flowrvs.evaluation.scores import ExpressionScore
 from flowrvs.masks import rle
 
@@ -55,40 +55,44 @@ class Tally:
         self._j = np.zeros(frames)
         self._f = np.zeros(frames)
         self._missing: list[int] = []
-        self._areas = [0, 0, 0, 0]
+        self._intersection = self._union = 0
+        self._has_target = self._has_answer = False
         self._jumps: list[float] = []
-        self._last: tuple[int, _bits.Words, _bits.Words] | None = None
+        self._last: tuple[int, _bits.Words, _bits.Words, int] | None = None
 
-    def add(self, index: int, pred: _bits.Words, truth: _bits.Words, width: int) -> None:
+    def add(
+        self, index: int, pred: _bits.Words, truth: _bits.Words, truth_area: int, width: int
+    ) -> None:
         """Count a predicted frame."""
-        intersection, union = _bits.overlap(pred, truth)
-        self._j[index] = ratio_j(intersection, union)
-        self._f[index] = 1.0 if intersection == union else packed_f(pred, truth, width)
-        pred_area, truth_area = _bits.count(pred), _bits.count(truth)
-        self._sum(intersection, union, pred_area, truth_area)
-        # dtSSD: the change of the error, pixel by pixel, is -2..2.
-        over, under = pred & ~truth, truth & ~pred
+        found = match(pred, truth, width)
+        self._j[index], self._f[index] = match_scores(found)
+        self._intersection += found.intersection
+        self._union += found.union
+        self._has_target |= truth_area > 0
+        self._has_answer |= found.intersection + found.union > truth_area
+        wrong = found.union - found.intersection
         if self._last is not None and self._last[0] == index - 1:
-            _, over_before, under_before = self._last
-            ones = (over | under) ^ (over_before | under_before)
-            twos = (over & under_before) | (under & over_before)
-            total = _bits.count(ones) + 4 * _bits.count(twos)
+            # The error e is -1, 0 or 1 a pixel, and its change is summed up as
+            # (e - e')^2 = e^2 + e'^2 - 2 e e'; only where both are wrong is e e' not 0.
+            _, pred_before, truth_before, wrong_before = self._last
+            total = wrong + wrong_before
+            if wrong and wrong_before and found.box is not None:
+                p, p_before = pred[found.box], pred_before[found.box]
+                both = (p ^ truth[found.box]) & (p_before ^ truth_before[found.box])
+                opposite = both & (p ^ p_before)
+                total -= 2 * (_bits.count(both) - 2 * _bits.count(opposite))
             self._jumps.append(math.sqrt(total / (width * len(pred))))
-        self._last = index, over, under
+        self._last = index, pred, truth, wrong
 
-    def miss(self, index: int, truth: _bits.Words | None) -> None:
+    def miss(self, index: int, truth_area: int) -> None:
         """Count a frame that was not predicted."""
         self._missing.append(index)
-        area = 0 if truth is None else _bits.count(truth)
-        self._sum(0, area, 0, area)
-
-    def _sum(self, *areas: int) -> None:
-        self._areas = [a + b for a, b in zip(self._areas, areas, strict=True)]
+        self._union += truth_area
+        self._has_target |= truth_area > 0
 
     def result(self) -> ExpressionScore:
         """Return the score."""
         frames = len(self._j)
-        intersection, union, pred, truth = self._areas
         return ExpressionScore(
             self.video,
             self.exp_id,
@@ -96,10 +100,10 @@ class Tally:
             float(self._f.mean()) if frames else 0.0,
             frames,
             frames - len(self._missing),
-            intersection=intersection,
-            union=union,
-            has_target=truth > 0,
-            has_answer=pred > 0,
+            intersection=self._intersection,
+            union=self._union,
+            has_target=self._has_target,
+            has_answer=self._has_answer,
             dtssd=float(np.mean(self._jumps)) if self._jumps else None,
             frame_j=self._j,
             frame_f=self._f,
@@ -189,12 +193,13 @@ def score(
     tallies = [Tally(job.video, exp_id, len(job.frames)) for exp_id in job.exp_ids]
     for index, frame in enumerate(job.frames):
         truth = _truth(job, index)
+        area = 0 if truth is None else _bits.count(truth)
         for tally in tallies:
             check()
             name = f"{job.video}/{tally.exp_id}/{frame}.png"
             found = pictures.read(name)
             if found is None:
-                tally.miss(index, truth)
+                tally.miss(index, area)
                 continue
             pred, width = found
             size = (len(pred), width)
@@ -203,7 +208,9 @@ def score(
                     f"The prediction {name} is {width}x{len(pred)}, the truth "
                     f"{job.size[1]}x{job.size[0]}; predict at the source's size."
                 )
-            tally.add(index, pred, np.zeros_like(pred) if truth is None else truth, width)
+            if truth is None:
+                truth = np.zeros_like(pred)
+            tally.add(index, pred, truth, area, width)
         advance(len(tallies))
     return [tally.result() for tally in tallies]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +82,8 @@ class Predictions:
         """
         name = self._prefix + name
         if self._zip is None:
-            return (self.path / name).read_bytes()
+            with open(f"{self.path}{os.sep}{name}", "rb", buffering=0) as file:
+                return file.read()
         try:
             return self._zip.read(name)
         except (zipfile.BadZipFile, OSError, EOFError):
@@ -95,7 +97,7 @@ class Predictions:
         DatasetError
             The picture is damaged.
         """
-        where = self.path / (self._prefix + name)
+        where = f"{self.path}{os.sep}{self._prefix}{name}"
         try:
             data = self.data(name)
         except (FileNotFoundError, KeyError):
@@ -103,7 +105,7 @@ class Predictions:
         except OSError as error:
             reason = error.strerror or str(error)
             raise DatasetError(f"{where} cannot be read: {reason}.") from None
-        return read_words(data, str(where))
+        return read_words(data, where)
 
     def __enter__(self) -> Self:
         return self

@@ -47,7 +47,7 @@ def jaccard(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
         The masks differ in shape.
     """
     a, b = _pair(pred, truth, 2)
-    return ratio_j(*_bits.overlap(_bits.pack(a), _bits.pack(b)))
+    return _score(a, b).j
 
 
 def boundary_f(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
@@ -67,7 +67,7 @@ def boundary_f(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
         The masks differ in shape.
     """
     a, b = _pair(pred, truth, 2)
-    return packed_f(_bits.pack(a), _bits.pack(b), a.shape[1])
+    return _score(a, b).f
 
 
 def score_masks(pred: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[float, float]:
@@ -127,7 +127,7 @@ def compare_masks(a: Iterable[npt.ArrayLike], b: Iterable[npt.ArrayLike]) -> Ite
             short = "first" if one is end else "second"
             raise InputError(f"The {short} run of masks ends before frame {index}.")
         one, other = _pair(one, other, 2)
-        yield packed_scores(_bits.pack(one), _bits.pack(other), one.shape[1])
+        yield _score(one, other)
 
 
 @lru_cache(maxsize=64)
@@ -151,26 +151,22 @@ def boundary_map(mask: npt.ArrayLike) -> Mask:
     return _bits.unpack(_bits.edges(_bits.pack(array), width), width)
 
 
-def packed_scores(pred: _bits.Words, truth: _bits.Words, width: int) -> FrameScore:
-    """Return J and F of packed masks, `width` pixels wide."""
-    return FrameScore(ratio_j(*_bits.overlap(pred, truth)), packed_f(pred, truth, width))
+def match(pred: _bits.Words, truth: _bits.Words, width: int) -> _bits.Match:
+    """Match packed masks, `width` pixels wide, within :func:`boundary_radius`."""
+    return _bits.match(pred, truth, width, boundary_radius((len(pred), width)))
 
 
-def ratio_j(intersection: int, union: int) -> float:
-    """Return J from the pixels of intersection and union."""
-    return intersection / union if union else 1.0
-
-
-def packed_f(pred: _bits.Words, truth: _bits.Words, width: int) -> float:
-    """Return F of packed masks, `width` pixels wide."""
-    radius = boundary_radius((pred.shape[0], width))
-    size_a, near_a, size_b, near_b = _bits.matches(pred, truth, width, radius)
-    if not size_a and not size_b:
-        return 1.0
-    if not near_a or not near_b:  # Nothing is near, or one has no boundary.
-        return 0.0
-    precision, recall = near_a / size_a, near_b / size_b
-    return 2 * precision * recall / (precision + recall)
+def match_scores(found: _bits.Match) -> FrameScore:
+    """Return J and F."""
+    if found.intersection == found.union:
+        return FrameScore(1.0, 1.0)
+    j = found.intersection / found.union
+    if not found.near_a or not found.near_b:
+        # Neither has a boundary (one covers the picture and the other is empty), one has
+        # none, or nothing is near.
+        return FrameScore(j, float(not found.size_a and not found.size_b))
+    precision, recall = found.near_a / found.size_a, found.near_b / found.size_b
+    return FrameScore(j, 2 * precision * recall / (precision + recall))
 
 
 def _pair(
@@ -183,3 +179,7 @@ def _pair(
             f"not {a.shape} and {b.shape}."
         )
     return a, b
+
+
+def _score(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> FrameScore:
+    return match_scores(match(_bits.pack(a), _bits.pack(b), a.shape[1]))
