@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ def doubt(
     stop: int | None = None,
     *,
     flows: Flows | None = None,
+    certainty: Mapping[int, float] | None = None,
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
 ) -> Generator[tuple[int, float], None, None]:
@@ -38,6 +39,9 @@ def doubt(
         Of the video. With it a mask is compared with its neighbours, moved by optical flow;
         without it only the model's confidence (where it was kept) and jumps of the area
         count, which takes a tenth of the time.
+    certainty : mapping of int to float, optional
+        How sure a spread was of the frames that it drew (`Preview.certainty`). Its masks
+        agree with the flow that made them, so that only this tells where it went astray.
 
     Yields
     ------
@@ -73,6 +77,8 @@ def doubt(
                 confidence = project.confidence(layer, t, t + 1)
                 if confidence is not None:
                     found.append(measures.margin(confidence[0], masks[t]))
+            if certainty is not None and t in certainty:
+                found.append(1 - certainty[t])
             if flows is not None:
                 found.append(measures.warp_disagreement(flows, t, masks))
             value = float(measures.together(*found))

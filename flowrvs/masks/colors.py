@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.vq import kmeans2
 from scipy.ndimage import gaussian_filter
 
 from flowrvs.masks.flow import Region, sample
@@ -36,14 +35,8 @@ class LocalColors:
 
     def __init__(self, shape: tuple[int, int], lab: Floats, size: int = 128) -> None:
         rng = np.random.default_rng(0)
-        some = lab[rng.permutation(len(lab))[:4000]].astype(np.float64)
-        distinct = np.unique(np.round(some), axis=0)
-        if len(distinct) <= size:
-            self._palette = distinct.astype(np.float32)
-        else:
-            start = distinct[rng.permutation(len(distinct))[:size]]
-            palette, _ = kmeans2(some, start, iter=6, minit="matrix", missing="warn", seed=0)
-            self._palette = palette.astype(np.float32)
+        some = lab[rng.permutation(len(lab))[:4000]]
+        self._palette = _palette(some, size)
         gaps = ((self._palette[:, None] - self._palette[None]) ** 2).sum(-1)
         self._alike = np.exp(-gaps / (2 * _SPREAD**2)).astype(np.float32)
         cells = (shape[0] // _CELL + 2, shape[1] // _CELL + 2)
@@ -111,9 +104,28 @@ class LocalColors:
         return rows.astype(np.float32), columns.astype(np.float32)
 
     def _nearest(self, lab: Floats) -> npt.NDArray[np.intp]:
-        # |a - b|^2 without the term that all share
-        apart = lab @ (-2 * self._palette.T) + (self._palette**2).sum(1)
-        return np.argmin(apart, axis=-1)
+        return _nearest(lab, self._palette)
+
+
+def _palette(colors: Floats, size: int) -> Floats:
+    """Return `size` colours that stand for all, by Lloyd's algorithm; fewer if there are."""
+    distinct = np.unique(np.round(colors), axis=0).astype(np.float32)
+    if len(distinct) <= size:
+        return distinct
+    palette: Floats = distinct[np.linspace(0, len(distinct) - 1, size).astype(np.intp)]
+    for _ in range(6):
+        owner = _nearest(colors, palette)
+        count = np.bincount(owner, minlength=size)[:, None]
+        sums = [np.bincount(owner, weights=values, minlength=size) for values in colors.T]
+        mean = np.stack(sums, axis=1) / np.maximum(count, 1)
+        palette = np.where(count > 0, mean, palette).astype(np.float32)
+    return palette
+
+
+def _nearest(colors: Floats, palette: Floats) -> npt.NDArray[np.intp]:
+    # |a - b|^2 without the term that all share
+    apart = colors @ (-2 * palette.T) + (palette**2).sum(1)
+    return np.argmin(apart, axis=-1)
 
 
 def _at(

@@ -72,3 +72,9 @@ def test_doubt_by_confidence_and_area_alone(project, red, shapes_masks):
     values = [value for _, value in doubt(project, red.id)]
     assert np.argmax(values) == 9 and values[9] > 0.5
     assert np.delete(values, 9).max() < 0.2
+
+
+def test_doubt_knows_where_a_spread_was_unsure(project, red, shapes_masks):
+    project.write_model(red.layer, red.id, 0, shapes_masks["red"])
+    values = dict(doubt(project, red.id, certainty={3: 0.4, 4: 1.0}))
+    assert values[3] == pytest.approx(0.6) and values[4] == values[5] == 0
