@@ -234,7 +234,8 @@ class ProjectCore:
             if old is not None and (value is None or value.layer != old.layer):
                 self._volumes[old.layer].detach(key)
             if value is not None:
-                self._tracks.open(key)
+                # One that comes back has lost all pixels before it went.
+                self._tracks.open(key, new=True)
                 self._volumes[value.layer].attach(key)
 
     def _new_object(
@@ -251,7 +252,6 @@ class ProjectCore:
             color = _color(object_id)
         red, green, blue = (min(1.0, max(0.0, float(c))) for c in color)
         one = ObjectRecord(object_id, str(name), (red, green, blue), layer_id)
-        self._tracks.open(object_id, new=True)
         self._put("objects", object_id, one, entry)
         self._doc_dirty = True
         return one

@@ -324,7 +324,7 @@ class Journal:
             db = self._open()
             assert db is not None
             rows = [
-                StepRow(*row[:9], json.loads(row[9]), json.loads(row[10]))
+                StepRow(*(*row[:9], json.loads(row[9]), json.loads(row[10])))
                 for row in db.execute("SELECT * FROM steps WHERE state != 'dropped' ORDER BY place")
             ]
             flushed = db.execute("SELECT value FROM meta WHERE key = 'flushed'").fetchone()
@@ -362,19 +362,18 @@ class Journal:
     def _by_seq(self, seqs: list[int]) -> Iterator[Record]:
         for seq in seqs:
             for row in self._query("SELECT * FROM records WHERE seq = ?", (seq,)):
-                yield Record(*row[:6], marks=_from_text(row[6]), data=row[7])
+                yield Record(*(*row[:6], _from_text(row[6]), row[7]))
 
     def sizes(self) -> dict[int, int]:
         """Return the bytes that each step takes."""
         return dict(self._query("SELECT step, sum(length(data) + 64) FROM records GROUP BY step"))
 
-    def changes(self, object_id: int, t: int) -> list[tuple[str, str, str, str]]:
-        """Return (time, who, kind, name) of the steps that touched an object on a frame."""
+    def changes(self, object_id: int, t: int) -> list[tuple[int, str, str, str, str]]:
+        """Return (step, time, who, kind, name) of what touched an object on a frame."""
         try:
             return self._query(
-                "SELECT time, who, kind, name FROM changes JOIN steps ON step = id "
-                "WHERE object = ? AND start <= ? AND stop > ? AND state != 'undone' "
-                "ORDER BY id DESC",
+                "SELECT id, time, who, kind, name FROM changes JOIN steps ON step = id "
+                "WHERE object = ? AND start <= ? AND stop > ? ORDER BY id DESC",
                 (object_id, t, t),
             )
         except StorageError:

@@ -151,13 +151,13 @@ class LayerVolume:
                 came, went = _counts(new[changed]), _counts(old[changed])
                 if not came.keys() <= self._members:
                     self._claim(came.keys(), entry)
-                touched = came.keys() | went.keys()
+                touched = {*came, *went}
                 self._begin(t, frame, touched, entry)
                 frame[index] = new
                 self.cache.touch(t)
                 self._count(t, came, went)
             else:
-                touched = _counts(new).keys() or set(self._members)
+                touched = {*_counts(new)} or set(self._members)
                 self._begin(t, frame, touched, entry)
             for object_id in touched & self._members:
                 self._set(object_id, t, Provenance.HUMAN)

@@ -219,9 +219,10 @@ class Pixels(Confidence):
     def counts(self, object_id: int) -> ObjectCounts:
         """Return on how many frames an object is seen, and who drew it; see `areas`."""
         seen = np.flatnonzero(self.present(object_id))
-        rows = [int(n) for n in np.bincount(self.provenance(object_id), minlength=4)]
+        rows = np.bincount(self.provenance(object_id), minlength=4)
+        empty, model, human, locked = (int(n) for n in rows[:4])
         first, last = (int(seen[0]), int(seen[-1])) if len(seen) else (None, None)
-        return ObjectCounts(len(seen), *rows[:4], first, last)
+        return ObjectCounts(len(seen), empty, model, human, locked, first, last)
 
     # -- reading -------------------------------------------------------------------------
 

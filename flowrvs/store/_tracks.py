@@ -66,6 +66,8 @@ class Track:
         self.known = new or (path / "zarr.json").exists()
         if new or not self.known:
             self.values: npt.NDArray[Any] = np.zeros(frames, dtype)
+            if new and path.exists():
+                self.touch(0, frames)
         else:
             self._array = open_array(path, (frames,), dtype)
             self.values = np.array(self._array.read().result())

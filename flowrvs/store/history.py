@@ -127,15 +127,17 @@ class History:
     def changes(self, object_id: int, t: int) -> list[ChangeRow]:
         """Return who touched an object on a frame, newest first, dropped steps included."""
         with self._lock:
+            undone = {one.id for one in self._undone}
             fresh = [
-                one for one in self._changed.values() if one.state != "undone" and not one.logged
+                one for one in self._changed.values() if not one.logged and one.id not in undone
             ]
         rows = [
-            ChangeRow(one.time, one.who, one.kind, one.name)
+            ChangeRow(one.time, one.who, one.kind, one.name or one.tool)
             for one in sorted(fresh, key=lambda one: -one.id)
             if one.touches(object_id, t)
         ]
-        return rows + [ChangeRow(*row) for row in self._journal.changes(object_id, t)]
+        known = self._journal.changes(object_id, t)
+        return rows + [ChangeRow(*row) for step, *row in known if step not in undone]
 
     # -- making steps --------------------------------------------------------------------
 
@@ -147,7 +149,8 @@ class History:
     def begin(self, name: str | None, kind: Kind, who: str | None = None) -> Entry:
         """Open a step; its name may be made at its end."""
         with self._lock:
-            entry = Entry(self._next_step, name, kind, who or self.author, now())
+            who = who or (self.author if kind == "human" else "model")
+            entry = Entry(self._next_step, name, kind, who, now())
             self._next_step += 1
             self._open[entry.id] = entry
             return entry
@@ -444,12 +447,14 @@ class History:
 
     def _load(self, rows: list[StepRow]) -> None:
         sizes = self._journal.sizes() if rows else {}
-        last, previous = 0, 0
-        for row in sorted(rows, key=lambda row: row.first_seq):
-            if row.first_seq < last:
-                self._interleaved |= {row.id, previous}
-            if row.last_seq > last:
-                last, previous = row.last_seq, row.id
+        done = [row for row in rows if row.state != "undone"]
+        newest = 0
+        for i, row in enumerate(done):
+            # Steps end in an order that need not be that of their changes.
+            if newest > row.first_seq > 0:
+                earlier = (one.id for one in done[:i] if one.last_seq > row.first_seq)
+                self._interleaved |= {row.id, *earlier}
+            newest = max(newest, row.last_seq)
         for row in rows:
             entry = Entry.read(row, sizes.get(row.id, 0))
             if entry.state == "open":  # its process was killed

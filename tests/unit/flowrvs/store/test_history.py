@@ -1,0 +1,543 @@
+"""Undo and redo: of strokes, of runs, across them, and across sessions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowrvs.errors import Cancelled, ProjectError
+from flowrvs.progress import CancelToken
+from flowrvs.records import VideoInfo
+from flowrvs.store import Change, ObjectRecord, Project, Provenance
+from flowrvs.store._delta import decode, encode
+
+FULL = np.ones((10, 12, 16), bool)
+LEFT = FULL & (np.arange(16) < 8)
+
+
+@pytest.fixture
+def cat(project: Project) -> ObjectRecord:
+    return project.add_prompt("the cat")[1]
+
+
+def state(project: Project) -> dict[str, Any]:
+    """Everything that a step may change."""
+    return {
+        **{f"pixels {i}": np.asarray(project.labels(i)) for i in project.layers},
+        **{f"provenance {i}": project.provenance(i) for i in project.objects},
+        **{f"areas {i}": project.areas(i) for i in project.objects},
+        "objects": project.objects,
+        "expressions": project.expressions,
+        "runs": {key: run.done for key, run in project.runs.items()},
+    }
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    if one.keys() != other.keys():
+        print(one.keys(), other.keys())
+        return False
+    for key, value in one.items():
+        if isinstance(value, np.ndarray):
+            equal = np.array_equal(value, other[key])
+        else:
+            equal = value == other[key]
+        if not equal:
+            print(f"{key} differs:\n{value}\n{other[key]}")
+            return False
+    return True
+
+
+def test_differences_of_frames() -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.zeros((40, 50), np.uint16)
+    smooth[5:30, 7:40] = 3
+    for before, after in (
+        (smooth * 0, smooth),
+        (smooth, np.roll(smooth, 3, axis=1)),
+        (smooth, rng.integers(0, 60000, smooth.shape).astype(np.uint16)),
+        (smooth, smooth),
+    ):
+        runs = decode(encode(before, after))
+        frame = before.copy()
+        runs.apply(frame, spare=frozenset())
+        np.testing.assert_array_equal(frame, after)
+        runs.apply(frame, back=True, spare=frozenset())
+        np.testing.assert_array_equal(frame, before)
+    with pytest.raises(ValueError, match="damaged"):
+        decode(b"nonsense")
+
+
+class TestSteps:
+    def test_each_kind_of_step_goes_back_and_forth(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        dog = project.add_object("dog", cat.layer)
+        _, bird = project.add_prompt("the bird")
+        sentence = project.add_expression("animals", [cat.id])
+        project.write_masks(cat.id, 0, LEFT)
+        project.write_model(bird.layer, bird.id, 2, FULL[:4])
+        labels = project.labels(cat.layer)
+        actions = [
+            lambda: labels.__setitem__((3, 4), cat.id),
+            lambda: labels.__setitem__((slice(2, 5), slice(0, 6)), dog.id),
+            lambda: labels.__setitem__((1, 1, 1), 77),
+            lambda: project.write_model(cat.layer, dog.id, 5, FULL[:3]),
+            lambda: project.write_model(cat.layer, cat.id, 0, ~LEFT, overwrite="human"),
+            lambda: project.write_masks(dog.id, 6, LEFT[:2], overwrite="human"),
+            lambda: project.accept_frames(bird.id, 0, 10),
+            lambda: project.mark_absent(cat.id, 4, 6),
+            lambda: project.end_object(bird.id, 5),
+            lambda: project.start_object(bird.id, 3),
+            lambda: project.swap_objects(cat.id, dog.id, 2),
+            lambda: project.swap_objects(cat.id, bird.id, 0, 5),
+            lambda: project.split_object(cat.id, 2, 9, FULL[2:9] & (np.arange(16) % 3 == 0)),
+            lambda: project.move_object(dog.id),
+            lambda: project.merge_objects(cat.id, dog.id),
+            lambda: project.merge_objects(cat.id, bird.id, 0, 4),
+            lambda: project.lock_frames(cat.id, 2, 4),
+            lambda: project.unlock_frames(cat.id, 0, 10),
+            lambda: project.release_frames(cat.id, 0, 10),
+            lambda: project.update_object(cat.id, name="Tom", color=(1, 0, 0)),
+            lambda: project.set_expression_objects(sentence.exp_id, []),
+            lambda: project.set_expression_text(sentence.exp_id, "all animals"),
+            lambda: project.remove_expression(sentence.exp_id),
+            lambda: project.remove_object(cat.id),
+        ]
+        states = [state(project)]
+        first = len(project.history.steps)
+        for action in actions:
+            action()
+            states.append(state(project))
+        assert len(project.history.steps) == first + len(actions)
+        for before, after in zip(states, states[1:], strict=False):
+            assert not same(before, after)
+        for rounds in range(2):
+            for wanted in reversed(states[:-1]):
+                assert project.undo() is not None
+                assert same(state(project), wanted), (rounds, project.redo_name)
+            for wanted in states[1:]:
+                assert project.redo() is not None
+                assert same(state(project), wanted), (rounds, project.undo_name)
+        assert project.redo() is None
+
+    def test_names_tell_what_happened(self, project: Project, cat: ObjectRecord) -> None:
+        project.labels(cat.layer)[3, 4] = cat.id
+        assert project.undo_name == "edit on 'the cat', frame 3"
+        run = project.begin_run({"text": "the cat", "model": "m", "range": [0, 10]}, cat.id)
+        project.write_model(cat.layer, cat.id, 0, FULL[:5])
+        project.mark_window_done(run.id, 0)
+        project.write_model(cat.layer, cat.id, 5, FULL[:5])
+        project.end_run(cat.id)
+        assert project.undo_name == "model: 'the cat', frames 0-9"
+        step = project.undo()
+        assert step is not None
+        assert (step.kind, step.who, step.frames, step.start, step.stop) == ("model", "m", 9, 0, 10)
+        assert project.redo_name == "model: 'the cat', frames 0-9"
+        assert project.runs == {}, "a run that was undone can be run again"
+        assert (project.labels(cat.layer)[3] > 0).sum() == 16
+
+    def test_many_writes_are_one_step(self, project: Project, cat: ObjectRecord) -> None:
+        before = state(project)
+        with project.edit("spread 'the cat', frames 0-9"):
+            for t in range(10):
+                project.write_masks(cat.id, t, LEFT[t : t + 1])
+            project.labels(cat.layer)[0, 0] = 0
+            with project.edit("inner"):
+                project.accept_frames(cat.id, 0, 10)
+        assert project.undo_name == "spread 'the cat', frames 0-9"
+        project.undo()
+        assert same(state(project), before)
+
+    def test_a_block_that_raises_leaves_nothing(self, project: Project, cat: ObjectRecord) -> None:
+        project.labels(cat.layer)[2, 2] = cat.id
+        before, steps = state(project), project.history.steps
+        with pytest.raises(Cancelled), project.edit("spread"):
+            project.write_masks(cat.id, 0, FULL)
+            project.add_object("x", cat.layer)
+            raise Cancelled("stop")
+        assert same(state(project), before) and project.history.steps == steps
+        with pytest.raises(Cancelled), project.edit("spread", on_error="keep"):
+            project.write_masks(cat.id, 0, LEFT)
+            raise Cancelled("stop")
+        assert project.undo_name == "spread"
+
+    def test_undo_can_be_cancelled(self, project: Project, cat: ObjectRecord) -> None:
+        project.write_model(cat.layer, cat.id, 0, FULL)
+        before = state(project)
+        token = CancelToken()
+        with pytest.raises(Cancelled):
+            project.history.undo(token, lambda event: token.cancel() if event.done == 4 else None)
+        assert same(state(project), before)
+        project.undo()
+        assert not project.present(cat.id).any()
+
+    def test_a_new_step_ends_what_can_be_redone(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        labels[1, 1] = cat.id
+        project.undo()
+        project.write_model(cat.layer, cat.id, 5, FULL[:1])
+        assert project.history.can_redo, "a model does not"
+        labels[2, 2] = cat.id
+        assert not project.history.can_redo
+
+    def test_not_inside_a_step(self, project: Project, cat: ObjectRecord) -> None:
+        with pytest.raises(ProjectError, match="finish it"), project.edit("x"):
+            project.undo()
+        with Project.open(project.path, read_only=True) as seen:
+            with pytest.raises(ProjectError, match="reading only"):
+                seen.undo()
+
+    def test_who_and_when(self, project: Project, cat: ObjectRecord) -> None:
+        project.history.author = "Ada"
+        project.write_model(cat.layer, cat.id, 0, FULL)
+        project.labels(cat.layer)[3, 3] = 0
+        for _ in range(2):  # from memory, from the disk
+            rows = project.changes(cat.id, 3)
+            assert [(r.kind, r.who == "Ada") for r in rows] == [("human", True), ("model", False)]
+            assert [r.kind for r in project.changes(cat.id, 4)] == ["model"]
+            assert rows[0].when.startswith("20")
+            project.flush()
+        project.undo()
+        assert [r.kind for r in project.changes(cat.id, 3)] == ["model"]
+
+    def test_listeners(self, project: Project, cat: ObjectRecord) -> None:
+        told: list[Change] = []
+        disconnect = project.connect(told.append)
+        project.labels(cat.layer)[3, 4] = cat.id
+        assert Change("pixels", cat.layer, 3, 4) in told and Change("history") in told
+        told.clear()
+        project.undo()
+        assert Change("pixels", cat.layer, 3, 4) in told
+        disconnect()
+        told.clear()
+        project.redo()
+        assert told == []
+
+    def test_what_is_locked_is_not_operated_on(self, project: Project, cat: ObjectRecord) -> None:
+        project.write_masks(cat.id, 0, FULL)
+        project.lock_frames(cat.id, 4, 6)
+        steps = project.history.steps
+        for action in (
+            lambda: project.mark_absent(cat.id, 0, 10),
+            lambda: project.swap_objects(cat.id, cat.id, 0),
+            lambda: project.split_object(cat.id, 3, 5),
+            lambda: project.move_object(cat.id),
+        ):
+            with pytest.raises(ProjectError, match="locked"):
+                action()
+        assert not project.write_masks(cat.id, 4, FULL[:1], overwrite="human").any()
+        assert project.history.steps == steps
+
+
+class TestPersonAndModel:
+    def test_a_stroke_is_undone_while_a_run_goes_on(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        """The run's pixels stay; the stroke's go, wherever the run has got to."""
+        dog = project.add_object("dog", cat.layer)
+        labels = project.labels(cat.layer)
+        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        project.write_model(cat.layer, cat.id, 0, LEFT[:5])
+        labels[2, 3] = dog.id  # before and after the run wrote the frame
+        labels[7, 3] = dog.id
+        project.write_model(cat.layer, cat.id, 5, LEFT[:5])
+        project.undo()
+        project.undo()
+        np.testing.assert_array_equal(labels[2] == cat.id, LEFT[2])
+        assert (labels[7] == cat.id).sum() == 11 * 8, "what the run drew around the stroke"
+        assert not (np.asarray(labels) == dog.id).any()
+        project.end_run(cat.id)
+        project.undo()
+        assert not np.asarray(labels).any()
+
+    def test_undoing_a_run_spares_what_a_person_drew_since(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        labels = project.labels(cat.layer)
+        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        project.write_model(cat.layer, cat.id, 0, LEFT)
+        labels[4, 0] = 0
+        corrected = labels[4]
+        project.end_run(cat.id)
+        project.undo()  # the run: it ended last
+        np.testing.assert_array_equal(labels[4], corrected)
+        assert project.provenance(cat.id).tolist() == [0] * 4 + [2] + [0] * 5
+
+    def test_old_pixels_never_come_back(self, project: Project, cat: ObjectRecord) -> None:
+        """A run drew the same pixels again: they are its own now, and stay."""
+        labels = project.labels(cat.layer)
+        labels[4, :6] = cat.id
+        project.release_frames(cat.id, 0, 10)
+        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        project.write_model(cat.layer, cat.id, 0, FULL)
+        project.undo()
+        project.undo()
+        assert labels[4].all() and project.provenance(cat.id)[4] == Provenance.MODEL
+        project.end_run(cat.id)
+
+    def test_the_order_survives_closing(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        project.write_model(cat.layer, cat.id, 0, LEFT)
+        labels[4, 0] = 0
+        corrected = labels[4]
+        project.end_run(cat.id)
+        project.close()
+        with Project.open(project.path) as again:
+            again.undo()
+            np.testing.assert_array_equal(again.labels(cat.layer)[4], corrected)
+
+    def test_painting_undoing_and_a_run_at_once(self, project: Project, cat: ObjectRecord) -> None:
+        dog = project.add_object("dog", cat.layer)
+        labels = project.labels(cat.layer)
+        stop, failures = threading.Event(), []
+
+        def work() -> None:
+            try:
+                while not stop.is_set():
+                    project.write_model(cat.layer, cat.id, 0, FULL)
+                    project.write_model(cat.layer, cat.id, 0, LEFT)
+            except BaseException as error:
+                failures.append(error)
+
+        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        worker = threading.Thread(target=work)
+        worker.start()
+        rng = np.random.default_rng(0)
+        kept: dict[int, int] = {}
+        for _ in range(150):
+            t, row = int(rng.integers(10)), int(rng.integers(12))
+            labels[t, row] = dog.id
+            if rng.random() < 0.6:
+                project.undo()
+            else:
+                kept[t] = kept.get(t, 0) | 1 << row
+        stop.set()
+        worker.join()
+        assert not failures
+        for t in range(10):
+            rows = (labels[t] == dog.id).all(axis=1)
+            wanted = [bool(kept.get(t, 0) >> row & 1) for row in range(12)]
+            assert rows.tolist() == wanted
+        while project.history.can_undo:
+            project.undo()
+        assert not (np.asarray(labels) == dog.id).any()
+        project.end_run(cat.id)
+        for one in (cat, dog):
+            np.testing.assert_array_equal(
+                project.areas(one.id), (np.asarray(labels) == one.id).sum(axis=(1, 2))
+            )
+
+
+class TestSessions:
+    def test_undo_and_redo_survive_closing(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        states = [state(project)]
+        for action in (
+            lambda: labels.__setitem__((3, 4), cat.id),
+            lambda: project.write_model(cat.layer, cat.id, 0, LEFT),
+            lambda: project.split_object(cat.id, 0, 5),
+            lambda: project.remove_object(cat.id),
+        ):
+            action()
+            states.append(state(project))
+        project.undo()
+        project.close()
+        with Project.open(project.path) as again:
+            assert same(state(again), states[3])
+            assert again.redo_name == "remove 'the cat'"
+            again.redo()
+            assert same(state(again), states[4])
+            for wanted in reversed(states[:4]):
+                again.undo()
+                assert same(state(again), wanted)
+        with Project.open(project.path) as again:
+            for wanted in states[1:]:
+                again.redo()
+                assert same(state(again), wanted)
+
+    def test_a_copy_has_its_own_history(
+        self, project: Project, cat: ObjectRecord, tmp_path: Path
+    ) -> None:
+        project.labels(cat.layer)[3, 4] = cat.id
+        copy = project.copy_to(tmp_path / "copy")
+        with Project.open(copy) as other:
+            other.undo()
+            assert not other.labels(cat.layer)[3].any()
+        assert project.labels(cat.layer)[3].any() and project.history.can_undo
+
+    def test_a_damaged_journal_costs_the_history_only(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        project.labels(cat.layer)[3, 4] = cat.id
+        project.close()
+        journal = project.path / "history" / "journal.sqlite"
+        journal.write_bytes(b"not a database" * 999)
+        with Project.open(project.path) as again:
+            assert again.history.notice is not None and "begins anew" in again.history.notice
+            assert again.labels(cat.layer)[3, 4].all() and not again.history.can_undo
+            again.labels(cat.layer)[5] = 0
+            assert again.history.can_undo
+        with Project.open(project.path) as again:
+            assert again.history.can_undo and again.history.notice is None
+
+    def test_the_oldest_steps_go_first(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        noise = np.random.default_rng(0)
+        project.history.limit_bytes = 20_000
+        for i in range(200):
+            labels[i % 10] = cat.id * (noise.random((12, 16)) > 0.5)
+            if i % 20 == 0:
+                project.flush()
+        project.flush()
+        journal = project.path / "history" / "journal.sqlite"
+        assert 10 < len(project.history.steps) < 150
+        assert journal.stat().st_size < 200_000
+        assert len(project.changes(cat.id, 3)) == 20, "who drew is not forgotten"
+        while project.history.can_undo:
+            project.undo()
+        project.close()
+        with Project.open(project.path) as again:
+            assert not again.history.can_undo
+
+
+PAINTER = """
+import sys, time
+import numpy as np
+from flowrvs.store import Project
+project = Project.open(sys.argv[1])
+labels = project.labels(1)
+model = np.ones((2, 12, 16), bool)
+print("open", flush=True)
+for n in range(1, 100_000):
+    labels[n % 5, (n // 5) % 12] = 2 + n % 3
+    if n % 7 == 0:
+        project.undo()
+    if n % 3 == 0:
+        project.write_model(1, 1, 5 + n % 4, model)
+    if n % 10 == 0:
+        project.lock_frames(1, 0, 1 + n % 9)
+        project.unlock_frames(1, 0, 10)
+    print(n, time.monotonic(), flush=True)
+"""
+
+
+def test_a_killed_painter_can_undo_everything(project: Project, cat: ObjectRecord) -> None:
+    """After a SIGKILL: no more than the last second is missing, and the rest can be undone."""
+    for i in range(3):
+        project.add_object(f"one {i}", cat.layer)
+    empty = state(project)
+    project.close()
+    for wait in (0.9, 0.3):
+        with subprocess.Popen(
+            [sys.executable, "-c", PAINTER, str(project.path)], stdout=subprocess.PIPE, text=True
+        ) as painter:
+            assert painter.stdout is not None
+            assert painter.stdout.readline() == "open\n"
+            time.sleep(wait)
+            os.kill(painter.pid, signal.SIGKILL)
+            killed = time.monotonic()
+            rows = [line.split() for line in painter.stdout.read().splitlines()]
+        done = [int(row[0]) for row in rows if len(row) == 2 and float(row[1]) < killed - 1.2]
+        with Project.open(project.path) as again:
+            pixels = np.asarray(again.labels(cat.layer))
+            for one in again.objects:
+                np.testing.assert_array_equal(
+                    again.areas(one), (pixels == one).sum(axis=(1, 2)), err_msg=str(one)
+                )
+            if done:
+                assert again.history.can_undo
+            while again.history.can_undo:
+                again.undo()
+            assert same(state(again), empty)
+
+
+def test_a_torn_end_of_the_journal_is_ignored(project: Project, cat: ObjectRecord) -> None:
+    """As a power cut leaves it: the last pages of the log are half written."""
+    project.close()
+    script = (
+        "import sys, os, signal; from flowrvs.store import Project\n"
+        "project = Project.open(sys.argv[1]); labels = project.labels(1)\n"
+        "for t in range(8):\n    labels[t, t] = 1\n    project.flush()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    painter = subprocess.run([sys.executable, "-c", script, str(project.path)], check=False)
+    assert painter.returncode == -signal.SIGKILL
+    log = project.path / "history" / "journal.sqlite-wal"
+    data = log.read_bytes()
+    assert len(data) > 20_000
+    log.write_bytes(data[: len(data) - 5000] + os.urandom(3000))
+    with Project.open(project.path) as again:
+        assert again.history.notice is None
+        frames = np.asarray(again.labels(cat.layer))
+        assert all(frames[t, t].all() for t in range(8)), "frames lie safe in their own files"
+        assert 1 <= len(again.history.steps) <= 8
+        while again.history.can_undo:
+            again.undo()
+        left = [t for t in range(8) if again.labels(cat.layer)[t].any()]
+        assert len(left) < 8
+
+
+def test_frames_that_a_kill_kept_from_the_disk_come_from_the_journal(
+    project: Project, cat: ObjectRecord
+) -> None:
+    project.close()
+    before = {p: p.read_bytes() for p in (project.path / "layers").rglob("*") if p.is_file()}
+    with Project.open(project.path) as painter:
+        painter.labels(cat.layer)[4, 2:5] = cat.id
+        painter.labels(cat.layer)[4, 3] = 9
+        painter.labels(cat.layer)[6, 1] = cat.id
+        painter.undo()
+        wanted = state(painter)
+        painter._settle_volumes()
+        painter._save_if_dirty()
+        painter.history.commit()
+        painter.history.flushed = lambda seq: None  # type: ignore[method-assign,assignment]
+    for path in (project.path / "layers").rglob("c.*"):
+        path.unlink()
+    for path, data in before.items():
+        path.write_bytes(data)
+    for name in ("provenance", "areas"):
+        for path in (project.path / name).rglob("c.*"):
+            path.unlink()
+    with Project.open(project.path) as again:
+        assert same(state(again), wanted)
+
+
+def test_ten_thousand_edits(tmp_path: Path) -> None:
+    """The last edit costs what the first one cost, in time and in memory."""
+    with Project.create(tmp_path / "a", VideoInfo(None, "array", 500, 60, 80)) as project:
+        one = project.add_object("one", project.add_layer("a").id)
+        labels = project.labels(one.layer)
+        rng = np.random.default_rng(0)
+
+        def paint(count: int) -> float:
+            took = []
+            for _ in range(count):
+                t, y, x = (int(n) for n in rng.integers(0, (500, 50, 70)))
+                start = time.perf_counter()
+                labels[t, y : y + 10, x : x + 10] = one.id
+                took.append(time.perf_counter() - start)
+            return float(np.median(took))
+
+        paint(500)
+        first = paint(500)
+        paint(8500)
+        last = paint(500)
+        assert last < 3 * first
+        assert len(project.history.steps) > 9000
+        kept = sum(len(e.records or ()) for e in project.history._done)
+        assert project.history._kept_bytes <= 17 * 2**20 and kept <= 10_000
+        start = time.perf_counter()
+        for _ in range(200):
+            project.undo()
+        assert time.perf_counter() - start < 200 * 0.1
