@@ -17,7 +17,7 @@ __all__ = ["read_mask", "read_words"]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _UNREADABLE = "{} is not a readable picture; predict it again."
 _MAX_PIXELS = 1 << 27
-_NONE, _SUB, _UP, _PAETH = 0, 1, 2, 4  # Filters of PNG; Average, 3, is left to Pillow.
+_SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4  # Filters of PNG; Average is left to Pillow.
 
 
 def read_words(data: bytes, where: str) -> tuple[_bits.Words, int]:
@@ -131,10 +131,8 @@ def _inflate(height: int, width: int, stream: bytes) -> _bits.Words | None:
     filters = rows[:, 0]
     if (filters == _SUB).all():
         words = _bits.accumulate(flips, width)
-    elif np.isin(filters, (_NONE, _SUB, _UP, _PAETH)).all():
-        rows_alone = flips.copy()
-        rows_alone[filters == _SUB] = _bits.accumulate(flips[filters == _SUB], width)
-        words = _unfilter(rows_alone, filters.tolist(), width)
+    elif filters.max() <= _PAETH and not (filters == _AVERAGE).any():
+        words = _unfilter(flips, filters, width)
     else:
         return None
     # Were a step up from 255, the picture would have other values.
@@ -143,39 +141,37 @@ def _inflate(height: int, width: int, stream: bytes) -> _bits.Words | None:
     return words
 
 
-def _unfilter(flips: _bits.Words, filters: list[int], width: int) -> _bits.Words:
-    """Undo the filters row by row; a row is one long integer, pixel x its bit x.
+def _unfilter(flips: _bits.Words, filters: npt.NDArray[np.uint8], width: int) -> _bits.Words:
+    """Undo the filters of the rows.
 
     Parameters
     ----------
     flips : Words
-        Where a pixel is not what its filter foretells; of the filter Sub the row itself.
-    filters : list of int
+        Where a pixel is not what its filter foretells.
+    filters : ndarray of uint8, shape (H,)
         The filter of each row.
     width : int
         Pixels in a row.
     """
-    size = flips.shape[1] * 8
-    data = flips.tobytes()
-    nothing = bytes(size)
-    row, octets = 0, nothing
-    result = []
-    for filter_, start in zip(filters, range(0, len(data), size), strict=True):
-        part = data[start : start + size]
-        if part == nothing and (filter_ == _UP or not row):
-            result.append(octets)
-            continue
-        flip = int.from_bytes(part, "little")
-        if filter_ == _UP:
-            new = row ^ flip
-        elif filter_ != _PAETH:
-            new = flip
-        else:
-            new = _unpaeth(flip, row, width)
-        if new != row:
-            row, octets = new, new.to_bytes(size, "little")
-        result.append(octets)
-    return np.frombuffer(b"".join(result), flips.dtype).reshape(flips.shape)
+    rows = flips.copy()
+    alone = filters != _UP
+    alone[0] = True
+    heads = np.maximum.accumulate(np.where(alone, np.arange(len(rows)), 0))
+    differences = filters == _SUB
+    rows[differences] = _bits.accumulate(flips[differences], width)
+    # A row as a long integer: pixel x is bit x.
+    for index in np.flatnonzero(filters == _PAETH).tolist():
+        above = np.bitwise_xor.reduce(rows[heads[index - 1] : index]) if index else rows[0] * 0
+        row = _unpaeth(_to_int(rows[index]), _to_int(above), width)
+        rows[index] = np.frombuffer(row.to_bytes(rows[index].nbytes, "little"), rows.dtype)
+    # A row of the filter Up is all the flips since the row that stands alone.
+    sums = np.zeros((len(rows) + 1, rows.shape[1]), rows.dtype)
+    np.bitwise_xor.accumulate(rows, axis=0, out=sums[1:])
+    return sums[1:] ^ sums[heads]
+
+
+def _to_int(row: _bits.Words) -> int:
+    return int.from_bytes(row.tobytes(), "little")
 
 
 def _unpaeth(flips: int, above: int, width: int) -> int:
