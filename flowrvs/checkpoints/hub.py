@@ -375,7 +375,7 @@ def _explain(error: Exception, repo: str, name: str) -> FlowRVSError:
     elif status in (401, 403):
         text = (
             f"{hub} gives no access to {what} (error {status}): sign in with 'hf auth login' "
-            "or set HF_TOKEN, then run again."
+            "or set a valid HF_TOKEN, then run again."
         )
     elif status == 404:
         text = f"There is no {what} at {hub} (error 404): check HF_ENDPOINT, or update flowrvs."

@@ -249,6 +249,20 @@ def test_ctrl_c_stops_at_once_and_another_process_is_told(hub: HubStandIn, tmp_p
     assert not row["installed"] and row["part"] > 0
 
 
+def test_a_disk_that_fails_on_the_way_keeps_the_part(hub: HubStandIn, tmp_path: Path) -> None:
+    env = environment(hub, tmp_path)
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000));"
+    limited += "from flowrvs.cli import main; sys.exit(main(['models', 'fetch', 'mevis']))"
+    done = subprocess.run([sys.executable, "-c", limited], env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("flowrvs: Cannot write ") and f"{DIT}: File too large" in line
+    part = next((tmp_path / "home").rglob(f"{DIT}.*.part"))
+    assert part.read_bytes() == hub.files[WEIGHTS][DIT][: part.stat().st_size] != b""
+    again = flowrvs(env, "models", "fetch", "mevis", "--dry-run", "--json")
+    assert json.loads(again.stdout)["here"] > part.stat().st_size
+
+
 def test_offline_is_one_line_and_leaves_nothing(hub: HubStandIn, tmp_path: Path) -> None:
     env = environment(hub, tmp_path, HF_HUB_OFFLINE="1")
     done = flowrvs(env, "models", "fetch", "mevis")

@@ -131,7 +131,7 @@ def test_busy_and_failing_servers_are_asked_again(hub: HubStandIn, tmp_path: Pat
     ("answer", "text"),
     [
         ((500, {}), "fails to give me/weights (error 500): run again later"),
-        ((401, {}), "set HF_TOKEN"),
+        ((401, {}), "set a valid HF_TOKEN"),
         ((403, {}), "gives no access to me/weights (error 403)"),
         ((403, {"X-Error-Code": "GatedRepo"}), "asks for consent: accept its terms at"),
         ((404, {"X-Error-Code": "RepoNotFound"}), "There is no me/weights at"),
@@ -212,6 +212,20 @@ def test_cancel_keeps_the_part_even_when_the_server_is_silent(
     assert client.partial(file, tmp_path / "x").read_bytes() == part
     client.download(file, tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == BIG
+
+
+def test_silence_counts_as_a_broken_connection(
+    hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    gate = hub.gates[NAME] = threading.Event()
+    threading.Timer(0.8, gate.set).start()
+    client.download(client.list_files(REPO).file(NAME), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == BIG
+    begins = [a.begins for a in hub.gets(NAME)]
+    assert len(begins) > 1 and begins == sorted(set(begins)) and begins[0] == 0
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(hub: HubStandIn, tmp_path: Path) -> None:
