@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def _export(
     args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken
 ) -> Sequence[ExportResult]:
+    from flowrvs.data._assign import parse_shares
     from flowrvs.data.export import append_projects, export_projects, export_splits
     from flowrvs.errors import InputError
 
@@ -140,32 +141,6 @@ def _export(
         shares = parse_shares(args.assign, args.format)
         return export_splits(args.projects, args.to, shares, seed=args.seed, **options)
     return [export_projects(args.projects, args.to, split=args.split, **options)]
-
-
-def parse_shares(text: str, format: str = "mevis") -> dict[str, float]:
-    """Return the share of every split that ``--assign`` names.
-
-    Raises
-    ------
-    InputError
-        It is neither two or three numbers nor ``name=share,...``.
-    """
-    from flowrvs.errors import InputError
-
-    # MeViS's "valid" goes without masks; "valid_u" is the one with them.
-    names = ("train", "valid_u" if format == "mevis" else "valid", "test")
-    parts = [part.strip() for part in text.split(",")]
-    try:
-        if all("=" in part for part in parts):
-            pairs = [part.rsplit("=", 1) for part in parts]
-            return {name.strip(): float(share) for name, share in pairs}
-        if 2 <= len(parts) <= 3:
-            return dict(zip(names, map(float, parts), strict=False))
-    except ValueError:
-        pass
-    raise InputError(
-        f"--assign {text} is not understood; write 0.8,0.1,0.1 or train=0.8,valid_u=0.2."
-    )
 
 
 def _write_back(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping
 from flowrvs.data._sources import Source
 from flowrvs.errors import InputError
 
-__all__ = ["assign", "stratum"]
+__all__ = ["assign", "parse_shares", "stratum"]
 
 
 def stratum(source: Source) -> tuple[Hashable, ...]:
@@ -62,6 +62,30 @@ def assign(
         done[chosen] += 1
         found[name] = chosen
     return found
+
+
+def parse_shares(text: str, format: str = "mevis") -> dict[str, float]:
+    """Return the share of every split that ``--assign`` names.
+
+    Raises
+    ------
+    InputError
+        It is neither two or three numbers nor ``name=share,...``.
+    """
+    # MeViS's "valid" goes without masks; "valid_u" is the one with them.
+    names = ("train", "valid_u" if format == "mevis" else "valid", "test")
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        if all("=" in part for part in parts):
+            pairs = [part.rsplit("=", 1) for part in parts]
+            return {name.strip(): float(share) for name, share in pairs}
+        if 2 <= len(parts) <= 3:
+            return dict(zip(names, map(float, parts), strict=False))
+    except ValueError:
+        pass
+    raise InputError(
+        f"The shares {text!r} are not understood; write 0.8,0.1,0.1 or train=0.8,valid_u=0.2."
+    )
 
 
 def _quotas(shares: Mapping[str, float], count: int) -> dict[str, int]:

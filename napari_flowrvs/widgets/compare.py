@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels
 from napari.viewer import Viewer
+from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from flowrvs.errors import InputError
@@ -33,6 +34,7 @@ class ComparePanel(QWidget):
 
     def __init__(self, napari_viewer: Viewer, *, runner: Runner = run_in_thread) -> None:
         super().__init__()
+        self._listening = False
         self.viewer = napari_viewer
         self.presenter = ComparePresenter(runner)
         self._build()
@@ -49,6 +51,7 @@ class ComparePanel(QWidget):
             event.connect(self._refresh)
         napari_viewer.events.theme.connect(self._on_theme)
         napari_viewer.dims.events.current_step.connect(self._on_step)
+        self._listening = True
         self._refresh()
         self._on_step()
 
@@ -187,13 +190,17 @@ class ComparePanel(QWidget):
     def close_all(self) -> None:
         """Stop what runs and let go of the viewer."""
         self.presenter.close()
+        if not self._listening:
+            return
+        self._listening = False
         events = self.viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered):
             event.disconnect(self._refresh)
         self.viewer.events.theme.disconnect(self._on_theme)
         self.viewer.dims.events.current_step.disconnect(self._on_step)
 
-    def closeEvent(self, event: Any) -> None:
-        """Stop when the panel is closed."""
-        self.presenter.close()
-        super().closeEvent(event)
+    def event(self, event: QEvent) -> bool:
+        """Stop when the dock was closed: napari then takes its content out of it."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.close_all()
+        return bool(super().event(event))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, SpinBox
 from napari.layers import Image
 from napari.viewer import Viewer
 from qtpy.QtCore import Qt
@@ -24,13 +24,24 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from flowrvs.data._faults import Finding
+from flowrvs.data._origin import Origin
 from flowrvs.data.export import ExportResult
+from flowrvs.data.preview import Preview
+from flowrvs.data.write_back import WriteBackResult
 from flowrvs.errors import InputError
 from napari_flowrvs.layers import KEY, source_of
-from napari_flowrvs.presenters.export import FORMATS, ExportInputs, ExportPresenter
+from napari_flowrvs.presenters.export import (
+    DESCRIPTIONS,
+    FORMATS,
+    Checked,
+    ExportInputs,
+    ExportPresenter,
+)
 from napari_flowrvs.presenters.job import Failure, Phase, Runner
 from napari_flowrvs.widgets import style
-from napari_flowrvs.widgets.parts import Problem, ProgressLine, counted, form_layout
+from napari_flowrvs.widgets.export_preview import PreviewTable
+from napari_flowrvs.widgets.parts import Fold, Problem, ProgressLine, Wrapped, counted, form_layout
 from napari_flowrvs.worker import run_in_thread
 
 __all__ = ["ExportDialog", "show_export"]
@@ -53,8 +64,10 @@ class ExportDialog(QDialog):
         self, viewer: Viewer, *, runner: Runner = run_in_thread, parent: QWidget | None = None
     ) -> None:
         super().__init__(parent)
-        self.setWindowTitle("Export a MeViS split")
+        self.setWindowTitle("Export a dataset")
         self._viewer = viewer
+        self._homes: list[Origin | None] = []
+        self._remarks: list[Finding] = []
         self.presenter = ExportPresenter(runner)
         self._build()
         found = (layer.metadata.get(KEY, {}).get("project") for layer in viewer.layers)
@@ -69,7 +82,14 @@ class ExportDialog(QDialog):
         self.presenter.job.failed.connect(self._on_failed)
         self.presenter.job.cancelled.connect(self._on_cancelled)
         self.presenter.finished.connect(self._on_finished)
+        self.presenter.checked.connect(self._on_checked)
+        self.presenter.returned.connect(self._on_returned)
+        self.presenter.previewed.connect(self._on_previewed)
+        self.presenter.preview_job.failed.connect(self._on_failed)
         self._on_phase(Phase.IDLE)
+        self._on_format()
+        if self.projects.count():
+            self.preview()
 
     def _build(self) -> None:
         self.projects = QListWidget()
@@ -88,7 +108,42 @@ class ExportDialog(QDialog):
         self.split = LineEdit(value="train")
         self.split.tooltip = "train, valid_u, valid, or a name of your own"
         self.format = ComboBox(choices=FORMATS, value=FORMATS[0])
+        self.format.changed.connect(self._on_format)
+        self.about_format = Wrapped()
+        self.home = CheckBox(text="&write back to the dataset", value=False)
+        self.home.tooltip = "Corrections of imported projects go into the split they come from"
+        self.home.changed.connect(self._on_home)
         self.overwrite = CheckBox(text="&replace a split that is there", value=False)
+        self.shares = LineEdit(value="")
+        self.shares.native.setPlaceholderText("one split; or 0.8,0.1,0.1")
+        self.shares.tooltip = "Shares of train, valid_u and test, assigned by video; or name=share"
+        self.seed = SpinBox(value=0, min=0, max=2**31 - 1)
+        self.quality = SpinBox(value=95, min=1, max=100)
+        self.link = CheckBox(text="&hard links of JPEG files", value=False)
+        self.link.tooltip = "No copies of frames that are JPEG files already"
+        self.licence = LineEdit(value="")
+        self.licence.native.setPlaceholderText("of the data, for its README")
+        self.date = LineEdit(value="")
+        self.date.native.setPlaceholderText("for its README")
+        more_form = form_layout()
+        for text, field in (
+            ("sp&lits:", self.shares),
+            ("see&d:", self.seed),
+            ("&quality:", self.quality),
+            ("", self.link),
+            ("l&icence:", self.licence),
+            ("d&ate:", self.date),
+        ):
+            label = QLabel(text)
+            label.setBuddy(field.native)
+            more_form.addRow(label, field.native)
+        more = QWidget()
+        more.setLayout(more_form)
+        self.more = Fold("&more", more)
+        self.table = PreviewTable()
+        self.preview_button = QPushButton("Pre&view")
+        self.preview_button.setAutoDefault(False)
+        self.preview_button.clicked.connect(self.preview)
         form = form_layout()
         for text, field, buddy in (
             ("&projects:", self.projects, self.projects),
@@ -96,6 +151,8 @@ class ExportDialog(QDialog):
             ("&to:", self.to.native, self.to.line_edit.native),
             ("&split:", self.split.native, self.split.native),
             ("&format:", self.format.native, self.format.native),
+            ("", self.about_format, self.about_format),
+            ("", self.home.native, self.home.native),
             ("", self.overwrite.native, self.overwrite.native),
         ):
             label = QLabel(text)
@@ -110,6 +167,7 @@ class ExportDialog(QDialog):
         add.setAutoDefault(False)
         self.cancel_button.clicked.connect(self._cancel_or_close)
         buttons = QHBoxLayout()
+        buttons.addWidget(self.preview_button)
         buttons.addStretch(1)
         buttons.addWidget(self.cancel_button)
         buttons.addWidget(self.export_button)
@@ -118,6 +176,8 @@ class ExportDialog(QDialog):
         layout = QVBoxLayout(self)
         layout.setSpacing(8)
         layout.addLayout(form)
+        layout.addWidget(self.more)
+        layout.addWidget(self.table, 1)
         layout.addWidget(self.progress)
         layout.addWidget(self.problem)
         layout.addLayout(buttons)
@@ -140,6 +200,9 @@ class ExportDialog(QDialog):
         item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
         item.setCheckState(Qt.CheckState.Checked)
         self.projects.addItem(item)
+        self._homes.append(Origin.load(Path(folder)))
+        possible = any(o is not None and o.format == "mevis" for o in self._homes)
+        self.home.native.setVisible(possible)
 
     def inputs(self) -> ExportInputs:
         """Return what the form holds."""
@@ -157,13 +220,29 @@ class ExportDialog(QDialog):
             str(self.format.value),
             bool(self.overwrite.value),
             tuple(source for source in videos if source is not None and source.path is None),
+            str(self.shares.value),
+            int(self.seed.value),
+            int(self.quality.value),
+            bool(self.link.value),
+            str(self.licence.value),
+            str(self.date.value),
+            bool(self.home.value) and not self.home.native.isHidden(),
         )
+
+    def preview(self) -> None:
+        """Show what would be written."""
+        self.problem.clear()
+        try:
+            self.presenter.preview(self.inputs())
+        except InputError as error:
+            self._on_failed(Failure.of(error))
 
     def run(self) -> None:
         """Start the export."""
         if self.presenter.job.busy:
             return
         self.problem.clear()
+        self._remarks = []
         try:
             self.presenter.run(self.inputs())
         except InputError as error:
@@ -181,6 +260,27 @@ class ExportDialog(QDialog):
             f"{counted(result.expressions, 'sentence')}, {counted(result.objects, 'object')} "
             f"in {result.path}"
         )
+
+    def _on_checked(self, checked: Checked) -> None:
+        self._remarks += checked.findings
+        self.table.show_findings(self._remarks, "The linter finds nothing in what was written.")
+
+    def _on_returned(self, result: WriteBackResult) -> None:
+        self.progress.say(
+            f"{result.video}: {counted(result.masks, 'mask')} and "
+            f"{counted(result.sentences, 'sentence')} changed in {result.path}"
+        )
+
+    def _on_previewed(self, preview: Preview) -> None:
+        self.table.show_preview(preview)
+
+    def _on_format(self, value: Any = None) -> None:
+        self.about_format.setText(DESCRIPTIONS[str(self.format.value)])
+
+    def _on_home(self, value: Any = None) -> None:
+        home = bool(self.home.value)
+        for field in (self.to, self.split, self.format, self.shares, self.link, self.quality):
+            field.enabled = not home
 
     def _on_cancelled(self) -> None:
         self.progress.say("Stopped; nothing was written.")
