@@ -105,13 +105,17 @@ def _write(
     parts: Generator[WindowMasks, None, None],
     runs: dict[int, tuple[ObjectRecord, str]],
 ) -> Generator[WindowMasks, None, None]:
-    with closing(parts):
-        for part in parts:
-            one, run_id = runs[part.expression]
-            project.write_model(one.layer, one.id, part.start, part.masks, part.confidence)
-            if part.complete:
-                project.mark_window_done(run_id, part.window.index)
-            yield part
+    try:
+        with closing(parts):
+            for part in parts:
+                one, run_id = runs[part.expression]
+                project.write_model(one.layer, one.id, part.start, part.masks, part.confidence)
+                if part.complete:
+                    project.mark_window_done(run_id, part.window.index)
+                yield part
+    finally:
+        for one, _ in runs.values():
+            project.end_run(one.id)
 
 
 def _key(plan: Plan, text: str, model: str) -> dict[str, object]:

@@ -94,9 +94,7 @@ def load(
         raise CheckpointError(
             f"{folder} cannot be loaded as a FlowRVS pipeline: {reason}"
         ) from error
-    # All of it, as the published code does; diffusers leaves some layers in float32.
-    with quiet():
-        pipeline.transformer.to(number)
+    _cast(pipeline.transformer, number)
     pipeline.transformer.eval().requires_grad_(False)
     pipeline.vae.eval().requires_grad_(False)
     pipeline.portrait_box, pipeline.clamp = portrait_box, clamp
@@ -110,6 +108,17 @@ def load(
         for block in pipeline.transformer.blocks:
             block.compile()
     return pipeline
+
+
+def _cast(transformer: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast all parameters, as the published code does; diffusers leaves some in float32.
+
+    Only the tables of the rotary embedding stay as they are: with that, velocities in
+    bfloat16 are equal to the published code's to the bit.
+    """
+    for name, parameter in transformer.named_parameters():
+        if not name.startswith("rope."):
+            parameter.data = parameter.data.to(dtype)
 
 
 def _name(model: str | PathLike[str], folder: Path, portrait_box: bool) -> str:
