@@ -196,38 +196,48 @@ def block_mean(values: Floats, step: int) -> Floats:
 
 
 def region_around(
-    mask: npt.NDArray[np.bool_], margin: int, step: int, within: Region | None = None
+    mask: npt.NDArray[np.bool_],
+    margin: int,
+    step: int,
+    *,
+    shape: tuple[int, int] | None = None,
+    last: Region | None = None,
 ) -> Region:
     """Return a region that holds a working mask and a margin around it.
 
     Parameters
     ----------
     mask : ndarray of bool, shape (h, w)
-        In working pixels, not empty.
+        In working pixels, not empty; the whole picture, or that of the region `last`.
     margin : int
         Working pixels around it.
     step : int
         Source pixels a working pixel.
-    within : Region, optional
+    shape : tuple of int, optional
+        Rows and columns of the working picture, if the mask is that of `last`.
+    last : Region, optional
         The last region, kept while half the margin is left in it and it is not far too large.
     """
-    h, w = mask.shape
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    h, w = shape or mask.shape
+    top, left = (last.top, last.left) if last is not None else (0, 0)
+    rows = [top + int(i) for i in np.flatnonzero(mask.any(1))[[0, -1]]]
+    columns = [left + int(i) for i in np.flatnonzero(mask.any(0))[[0, -1]]]
 
     def around(m: int, grid: int) -> Region:
         return Region(
-            max(0, (int(rows[0]) - m) // grid * grid),
-            min(h, -(-(int(rows[-1]) + 1 + m) // grid) * grid),
-            max(0, (int(columns[0]) - m) // grid * grid),
-            min(w, -(-(int(columns[-1]) + 1 + m) // grid) * grid),
+            max(0, (rows[0] - m) // grid * grid),
+            min(h, -(-(rows[1] + 1 + m) // grid) * grid),
+            max(0, (columns[0] - m) // grid * grid),
+            min(w, -(-(columns[1] + 1 + m) // grid) * grid),
             step,
         )
 
     wanted = around(margin, _GRID)
-    if within is not None and within.holds(around(margin // 2, 1)):
-        area = within.shape[0] * within.shape[1]
-        if area <= 2 * wanted.shape[0] * wanted.shape[1]:
-            return within
+    if last is not None:
+        needed = around(margin // 2, 1)
+        large = last.shape[0] * last.shape[1] > 2 * wanted.shape[0] * wanted.shape[1]
+        if last.holds(needed) and not large:
+            return last
     return wanted
 
 

@@ -241,8 +241,11 @@ class _Walk:
             for t, mask in sorted(keys.items(), key=lambda item: abs(item[0] - key))
         }
         self._shape = h, w = self._labels[key].shape
-        self._whole = Region(0, h, 0, w, step)
-        self._mask = self._labels[key]  # how surely a pixel is the object's, on the last frame
+        # A larger part of the key frame, for what moves far; whole pictures may be huge.
+        self._around = region_around(self._labels[key] > 0, 4 * _MARGIN, step)
+        self._mask = self._labels[
+            key
+        ].copy()  # how surely a pixel is the object's, on the last frame
         self._area = float(self._mask.sum())
         self._trail = np.zeros((h, w, 2), np.float32)  # from there to the key frame
         self._region = region_around(self._mask > 0, _MARGIN, step)
@@ -267,10 +270,12 @@ class _Walk:
             yield found
 
     def _next(self, t: int, last: int) -> _Found | None:
-        if not (self._mask > 0.5).any():
+        was = self._region
+        if not (self._mask[was.slices] > 0.5).any():
             return None
-        region = region_around(self._mask > 0.5, _MARGIN, self._step, self._region)
-        self._region = region
+        region = region_around(
+            self._mask[was.slices] > 0.5, _MARGIN, self._step, shape=self._shape, last=was
+        )
         flow = self._flows.between(t, last, region)
         rows, columns = np.indices(region.shape, dtype=np.float32) + np.moveaxis(flow, -1, 0)
         back = sample(self._flows.between(last, t, region), rows, columns)
@@ -285,8 +290,6 @@ class _Walk:
         if kept < _LOST:
             return None
         trail = flow + sample(self._trail, rows, columns)
-        self._trail = np.zeros_like(self._trail)
-        self._trail[region.slices] = trail
 
         lab = self._flows.lab(t, region)
         distance = _signed_distance(inside)
@@ -305,8 +308,11 @@ class _Walk:
         self._colors.learn(
             lab, region, (distance > 1).astype(np.float32), (distance < -1).astype(np.float32)
         )
-        self._mask = np.zeros_like(self._mask)
+        self._mask[was.slices] = 0
         self._mask[region.slices] = 1 / (1 + np.exp(-logit))
+        self._trail[was.slices] = 0
+        self._trail[region.slices] = trail
+        self._region = region
         self._area += 0.2 * (float(mask.sum()) - self._area)
         return _Found(t, logit.astype(np.float16), region, self._certainty)
 
@@ -326,8 +332,10 @@ class _Walk:
         says = np.zeros(region.shape, np.float32)
         rows, columns = np.indices(region.shape, dtype=np.float32)
         rows, columns = rows + region.top + trail[..., 0], columns + region.left + trail[..., 1]
-        own = self._flows.lab(self._key, self._whole)
-        looks = [(sample(own, rows, columns), sample(self._labels[self._key], rows, columns))]
+        label = sample(self._labels[self._key], rows, columns)
+        own = self._flows.lab(self._key, self._around)
+        rows, columns = rows - self._around.top, columns - self._around.left
+        looks = [(sample(own, rows, columns), label)]
         for t, label in self._labels.items():
             looks.append((self._flows.lab(t, region), label[region.slices]))
         for picture, label in looks:
@@ -346,8 +354,11 @@ def _patch_apart(a: Floats, b: Floats) -> Floats:
 def _step(mask: Mask) -> int:
     """Return how many source pixels a working pixel takes for an object of this size."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    longest = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    return max(1, -(-int(longest) // _OBJECT))
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    step = -(-max(box.shape) // _OBJECT)
+    if step > 1:  # what is long and thin must not vanish between coarse pixels
+        step = min(step, int(distance_transform_edt(box).max() / 2))
+    return max(1, step)
 
 
 def _signed_distance(mask: Mask) -> Floats:

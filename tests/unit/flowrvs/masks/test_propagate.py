@@ -116,6 +116,17 @@ def test_large_objects_are_looked_at_coarsely():
     assert min(iou(s.mask, masks[s.frame]) for s in found) > 0.97
 
 
+def test_a_long_thin_object_does_not_vanish():
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.integers(0, 99, (20, 180, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    mask = np.zeros((80, 720), bool)
+    mask[40:43, 10:700] = True
+    picture[mask] = 220
+    frames = [picture, np.roll(picture, 1, axis=0)]
+    (found,) = propagate(Flows(frames.__getitem__, (2, 80, 720)), {0: mask})
+    assert iou(found.mask, np.roll(mask, 1, axis=0)) > 0.8
+
+
 def test_stops_where_the_object_is_hidden(hidden_disk):
     flows = Flows(hidden_disk.read, hidden_disk.masks.shape)
     found = {s.frame: s.mask for s in propagate(flows, {0: hidden_disk.masks[0]})}
