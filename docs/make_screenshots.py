@@ -128,6 +128,40 @@ def take(viewer: napari.Viewer, path: Path) -> None:
     print(path)
 
 
+def annotate(viewer: napari.Viewer, dock: SegmentDock, holder: Any, to: Path) -> None:
+    """Take pictures of the other pages: objects, review, a spread that waits to be kept."""
+    desk = dock.desk
+    dock.tabs.setCurrentWidget(dock.objects)
+    dock.objects.presenter.choose_expression(next(iter(desk.project.expressions)))
+    desk.project.lock_frames(desk.object_id, 0, 4)
+    settle()
+    take(viewer, to / "objects.png")
+    dock.tabs.setCurrentWidget(dock.review_panel)
+    settle()
+    wait(lambda: not dock.review.job.busy, 120)
+    dock.review.next()
+    dock.transport.toggle_onion()
+    take(viewer, to / "review.png")
+    dock.transport.toggle_onion()
+    desk.go_to(16)
+    layer = viewer.layers.selection.active
+    layer.brush_size = 5
+    rows, columns = np.nonzero(np.asarray(layer.data[16]) == desk.object_id)
+    for column in range(columns.min(), columns.max(), 3):
+        layer.paint((16, rows.min(), column), desk.object_id)
+    dock.tabs.setCurrentIndex(dock.tabs.count() - 1)
+    desk.set_span(10, 24)
+    dock.correct.spread()
+    wait(lambda: not dock.correct.job.busy, 120)
+    desk.go_to(19)
+    take(viewer, to / "correct.png")
+    settle()
+    holder.grab().save(str(to / "correct-narrow.png"))
+    dock.correct.discard()
+    desk.set_span(None, None)
+    dock.tabs.setCurrentIndex(0)
+
+
 def main() -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -163,6 +197,7 @@ def main() -> None:
                 viewer.window._qt_window.resizeDocks([holder], [300], _horizontal())
                 settle()
                 holder.grab().save(str(args.to / "narrow.png"))
+                annotate(viewer, dock, holder, args.to)
                 dock.options.model.setEditText("/models/missing")
                 dock.run()
                 wait(lambda d=dock: d.problem.isVisible())

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from psygnal import Signal
 
 from flowrvs.errors import InputError
-from flowrvs.store import ObjectRecord, Project
+from flowrvs.store import ObjectCounts, ObjectRecord, Project
 from napari_flowrvs.presenters.desk import Changed, Desk
-from napari_flowrvs.presenters.strip import Counts, counts
 
 __all__ = ["ExpressionRow", "ObjectRow", "ObjectsPresenter"]
 
@@ -29,8 +28,8 @@ class ObjectRow:
         Red, green, blue, 0 to 1.
     layer : str
         Name of the layer that holds it.
-    frames : Counts
-        How many frames are empty, the model's, a person's, locked.
+    frames : ObjectCounts
+        On how many frames it is, and who drew them.
     meant : bool
         The chosen sentence means it.
     """
@@ -39,7 +38,7 @@ class ObjectRow:
     name: str
     color: tuple[float, float, float]
     layer: str
-    frames: Counts
+    frames: ObjectCounts
     meant: bool
 
 
@@ -87,7 +86,7 @@ class ObjectsPresenter:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self._counts: dict[int, Counts] = {}
+        self._counts: dict[int, ObjectCounts] = {}
         self._expression: str | None = None
         desk.project_changed.connect(self._on_project)
         desk.catalog_changed.connect(self._on_catalog)
@@ -96,11 +95,10 @@ class ObjectsPresenter:
 
     # -- rows ----------------------------------------------------------------------------
 
-    def _count(self, object_id: int) -> Counts:
-        project = self.desk.project
-        if object_id not in self._counts and project is not None:
-            self._counts[object_id] = counts(project.provenance(object_id))
-        return self._counts.get(object_id, Counts())
+    def _count(self, project: Project, object_id: int) -> ObjectCounts:
+        if object_id not in self._counts:
+            self._counts[object_id] = project.counts(object_id)
+        return self._counts[object_id]
 
     def objects(self) -> list[ObjectRow]:
         """Return a row for every object, by id."""
@@ -114,7 +112,7 @@ class ObjectsPresenter:
                 one.name,
                 one.color,
                 layers[one.layer].name,
-                self._count(one.id),
+                self._count(project, one.id),
                 one.id in meant,
             )
             for one in sorted(project.objects.values(), key=lambda one: one.id)
@@ -123,10 +121,13 @@ class ObjectsPresenter:
     def expressions(self) -> list[ExpressionRow]:
         """Return a row for every sentence, in the order in which they were added."""
         project = self.desk.project
-        rows = []
-        for one in project.expressions.values() if project is not None else ():
-            found = [self._count(i) for i in one.object_ids]
-            checked, total = sum(c.checked for c in found), sum(c.total for c in found)
+        rows: list[ExpressionRow] = []
+        if project is None:
+            return rows
+        for one in project.expressions.values():
+            found = [self._count(project, i) for i in one.object_ids]
+            checked = sum(c.human + c.locked for c in found)
+            total = len(found) * self.desk.frame_count
             rows.append(ExpressionRow(one.exp_id, one.text, one.object_ids, checked, total))
         return rows
 

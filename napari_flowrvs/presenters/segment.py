@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -216,7 +215,7 @@ class SegmentPresenter:
                 start=inputs.start,
                 stop=inputs.stop,
                 steps=inputs.steps,
-                keep_confidence=_has_room(project, len(prompts)),
+                keep_confidence=True,
                 cancel=cancel,
                 progress=report,
             )
@@ -273,14 +272,3 @@ class SegmentPresenter:
             self._project.flush()
         self._segmenter = None
         return ended
-
-
-def _has_room(project: Project, sentences: int) -> bool:
-    """Tell whether the disk takes the confidence of every pixel too, without growing full."""
-    video = project.video
-    # Mostly flat areas; they were measured to pack to a tenth and less.
-    need = video.frame_count * video.height * video.width * sentences / 10
-    try:
-        return need < shutil.disk_usage(project.path).free / 4
-    except OSError:
-        return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
@@ -11,7 +9,7 @@ from psygnal import Signal
 from flowrvs.store import Provenance
 from napari_flowrvs.presenters.desk import Changed, Desk
 
-__all__ = ["COLORS", "EMPTY_COLORS", "NAMES", "StripPresenter", "counts", "stack"]
+__all__ = ["COLORS", "EMPTY_COLORS", "NAMES", "StripPresenter", "stack"]
 
 #: Red, green, blue of every provenance but EMPTY: three of Okabe and Ito's colours, which
 #: differ in lightness too, so that they stay apart for every kind of sight.
@@ -32,34 +30,8 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How many frames of an object have which provenance.
-
-    Attributes
-    ----------
-    empty, model, human, locked : int
-        Frames.
-    """
-
-    empty: int = 0
-    model: int = 0
-    human: int = 0
-    locked: int = 0
-    total: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "total", self.empty + self.model + self.human + self.locked)
-
-    @property
-    def checked(self) -> int:
-        """Frames that a person has drawn or accepted."""
-        return self.human + self.locked
-
-
-def counts(provenance: npt.NDArray[np.uint8]) -> Counts:
-    """Count `Provenance` values."""
-    return Counts(*(int(n) for n in np.bincount(provenance, minlength=4)[:4]))
+#: How many of the last changes of a frame are told.
+_TOLD = 3
 
 
 def edges(frames: int, width: int) -> npt.NDArray[np.intp]:
@@ -145,8 +117,7 @@ class StripPresenter:
         self.changed.emit()
 
     def _on_object(self, _object_id: int | None) -> None:
-        self._doubt = None
-        self.refresh()
+        self.refresh()  # who measures doubts says what is known of this one
 
     def _on_contents(self, change: Changed) -> None:
         thing = self.desk.object
@@ -184,17 +155,21 @@ class StripPresenter:
         return frame * width / count, (frame + 1) * width / count
 
     def describe(self, frame: int) -> str:
-        """Return a line about a frame: "frame 12: yours, doubt 0.30"."""
+        """Return a line about a frame, "frame 12: yours, doubt 0.30", and who did what."""
         if frame >= len(self.provenance):
             return ""
         text = f"frame {frame}: {NAMES[Provenance(int(self.provenance[frame]))]}"
         if self._doubt is not None and frame < len(self._doubt):
             text += f", doubt {self._doubt[frame]:.2f}"
+        project, thing = self.desk.project, self.desk.object
+        if project is not None and thing is not None:
+            for row in project.changes(thing.id, frame)[:_TOLD]:
+                text += f"\n{row.name}, {row.who}, {row.when[:16].replace('T', ' ')}"
         return text
 
     def summary(self) -> str:
         """Return a line about the object: "12 of 33 frames checked"."""
         if self.desk.object is None:
             return ""
-        found = counts(self.provenance)
-        return f"{found.checked} of {found.total} frames checked"
+        checked = int((self.provenance >= Provenance.HUMAN).sum())
+        return f"{checked} of {len(self.provenance)} frames checked"

@@ -10,6 +10,7 @@ from flowrvs.store import Project
 from napari_flowrvs.layers import KEY, object_colors, object_ids, project_of
 from napari_flowrvs.presenters.desk import Changed, Desk
 from napari_flowrvs.projects import open_projects
+from napari_flowrvs.widgets.bridge import Bridge
 from napari_flowrvs.widgets.viewer_link import ViewerLink
 
 __all__ = ["DeskLink"]
@@ -24,11 +25,14 @@ class DeskLink:
         The viewer.
     desk : Desk
         What the panels share.
+    bridge : Bridge
+        Tells the desk what changes in its project.
     """
 
-    def __init__(self, link: ViewerLink, desk: Desk) -> None:
+    def __init__(self, link: ViewerLink, desk: Desk, bridge: Bridge) -> None:
         self.link = link
         self.desk = desk
+        self.bridge = bridge
         self._active: Labels | None = None
         viewer = link.viewer
         viewer.layers.selection.events.active.connect(self._on_active)
@@ -79,7 +83,7 @@ class DeskLink:
     def _on_painted(self, _event: Any = None) -> None:
         home = None if self._active is None else project_of(self._active)
         if home is not None:
-            self.desk.wrote(home[1], self.desk.frame, self.desk.frame + 1)
+            self.bridge.painted(home[1])
             self._on_label()
 
     def _on_step(self, _event: Any = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_info
@@ -27,11 +27,15 @@ from qtpy.QtWidgets import (
 from flowrvs.errors import InputError
 from flowrvs.store import Project
 from napari_flowrvs.layers import KEY, LayerTuple, source_of
+from napari_flowrvs.presenters.correct import CorrectPresenter
 from napari_flowrvs.presenters.desk import Desk
+from napari_flowrvs.presenters.history import HistoryPresenter
 from napari_flowrvs.presenters.job import Failure, Phase, Runner
+from napari_flowrvs.presenters.links import LinksPresenter
 from napari_flowrvs.presenters.memory import Memory
 from napari_flowrvs.presenters.objects import ObjectsPresenter
 from napari_flowrvs.presenters.opening import OpenPresenter
+from napari_flowrvs.presenters.review import ReviewPresenter
 from napari_flowrvs.presenters.segment import (
     Prompt,
     SegmenterFactory,
@@ -44,12 +48,18 @@ from napari_flowrvs.presenters.strip import StripPresenter
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.bridge import Bridge
+from napari_flowrvs.widgets.correct import CorrectPanel
 from napari_flowrvs.widgets.desk_link import DeskLink
 from napari_flowrvs.widgets.export_dialog import show_export
 from napari_flowrvs.widgets.find import FindPanel
+from napari_flowrvs.widgets.history import HistoryBar
 from napari_flowrvs.widgets.keys import Commands, KeysDialog
+from napari_flowrvs.widgets.links import LinkBar
 from napari_flowrvs.widgets.objects import ObjectsPanel
 from napari_flowrvs.widgets.parts import Problem, ProgressLine, form_layout, row, scrolled
+from napari_flowrvs.widgets.preview import PreviewBar
+from napari_flowrvs.widgets.review import ReviewPanel
 from napari_flowrvs.widgets.strip import ProvenanceStrip, place_strip
 from napari_flowrvs.widgets.transport import OnionSkin, Transport
 from napari_flowrvs.widgets.viewer_link import ViewerLink
@@ -94,8 +104,15 @@ class SegmentDock(QWidget):
         self.opener = OpenPresenter(runner)
         self.desk = Desk()
         self._video: Any = None
-        self.link = ViewerLink(napari_viewer, self._on_videos, self._close_unused)
-        self.desk_link = DeskLink(self.link, self.desk)
+        self.link = ViewerLink(
+            napari_viewer, self._on_videos, self._close_unused, self._on_noted, self._turn
+        )
+        self.bridge = Bridge(self.desk, self)
+        self.desk_link = DeskLink(self.link, self.desk, self.bridge)
+        self.history = HistoryPresenter(self.desk, runner)
+        self.links = LinksPresenter(self.desk, runner)
+        self.review = ReviewPresenter(self.desk, runner)
+        self.correct = CorrectPresenter(self.desk, self.presenter.segmenter_for, runner)
         self.strip = ProvenanceStrip(StripPresenter(self.desk))
         self.commands = Commands(napari_viewer, self._on_failed)
         self._build()
@@ -110,7 +127,11 @@ class SegmentDock(QWidget):
         # What must happen when the widget has gone cannot be asked of the widget.
         self._place = {"docked": False}
         self.destroyed.connect(
-            _closer(self.presenter, self.opener, self.link.projects_shown, self._place)
+            _closer(
+                (self.opener, *self._helpers(), self.presenter),
+                self.link.projects_shown,
+                self._place,
+            )
         )
 
     # -- building --------------------------------------------------------------------
@@ -142,7 +163,7 @@ class SegmentDock(QWidget):
         self.keys_button.setText("&keys")
         self.keys_button.setToolTip("All keys")
         self.keys_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.keys_button.clicked.connect(lambda: KeysDialog(self).show())
+        self.keys_button.clicked.connect(self._show_keys)
         head.addRow(label, row(combo, self.open_button, self.keys_button))
 
         self.find = FindPanel(self.memory)
@@ -156,6 +177,13 @@ class SegmentDock(QWidget):
         self.tabs.addTab(self.area, "Find")
         self.objects = ObjectsPanel(ObjectsPresenter(self.desk), self.commands.attempt)
         self.tabs.addTab(self.objects, "Objects")
+        self.review_panel = ReviewPanel(self.review, self.commands)
+        self.tabs.addTab(self.review_panel, "Review")
+        self.correct_panel = CorrectPanel(self.correct, self.commands, self._model)
+        self.tabs.addTab(scrolled(self.correct_panel), "Correct")
+        self.question = LinkBar(self.links, self.commands.attempt)
+        self.preview = PreviewBar(self.correct, self.desk_link, self.commands)
+        self.history_bar = HistoryBar(self.history)
         self.transport = Transport(self.desk, OnionSkin(self.desk_link), self.commands)
         self.progress = ProgressLine()
         self.problem = Problem()
@@ -164,7 +192,10 @@ class SegmentDock(QWidget):
         outer.setSpacing(6)
         outer.addLayout(head)
         outer.addWidget(self.tabs, 1)
+        outer.addWidget(self.question)
+        outer.addWidget(self.preview)
         outer.addWidget(self.transport)
+        outer.addWidget(self.history_bar)
         outer.addWidget(self.progress)
         outer.addWidget(self.problem)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
@@ -195,6 +226,18 @@ class SegmentDock(QWidget):
         self.opener.job.failed.connect(self._on_failed)
         self.opener.job.phase_changed.connect(self._on_opening)
         self.link.viewer.events.theme.connect(self._on_theme)
+        for job in (self.correct.job, self.history.job):
+            job.progressed.connect(self.progress.show_progress)
+            job.failed.connect(self._on_failed)
+            job.cancelled.connect(self._on_stopped)
+        self.correct.job.completed.connect(self._on_stopped)
+        for job in (self.review.job, self.links.job):
+            job.failed.connect(self._on_failed)
+        self.correct.told.connect(self._on_finished)
+        self.history.done.connect(self._on_finished)
+        self.review.doubt_changed.connect(self.strip.presenter.set_doubt)
+        self.review.fix_requested.connect(self.desk_link.take_brush)
+        self.objects.presenter.brush_requested.connect(self.desk_link.take_brush)
 
     # -- the viewer --------------------------------------------------------------------
 
@@ -220,6 +263,7 @@ class SegmentDock(QWidget):
         self.options.set_video(source)
         rate = None if self._video is None else (self._video.metadata.get(KEY) or {}).get("rate")
         self.desk.set_video(source.frame_count if source else 0, rate)
+        self.correct.set_video(source)
         about = self._video.metadata.get(KEY) if self._video is not None else None
         self.sentences.suggest(tuple(about.get("sentences", ())) if about else ())
 
@@ -299,6 +343,8 @@ class SegmentDock(QWidget):
         self.problem.clear()
         inputs = self.inputs()
         try:
+            if self.correct.job.busy:
+                raise InputError("A correction is being computed: wait for it, or cancel it.")
             self.presenter.run(inputs)
         except InputError as error:
             self._on_failed(Failure.of(error))
@@ -346,6 +392,8 @@ class SegmentDock(QWidget):
 
     def _on_run_finished(self, text: str) -> None:
         self.progress.say(text)
+        if self.presenter.project is not None and self.presenter.project is self.desk.project:
+            self.links.look(self.presenter.project, self.presenter.found)
 
     def _on_finished(self, text: str) -> None:
         self.progress.say(text)
@@ -362,6 +410,14 @@ class SegmentDock(QWidget):
     def _on_stopped(self) -> None:
         self.progress.say("")
 
+    def _show_keys(self) -> None:
+        KeysDialog(self).show()
+
+    def _turn(self, back: bool) -> None:
+        """Undo, or do again: Ctrl+Z and Ctrl+Shift+Z in a layer."""
+        action = self.history.undo if back else self.history.redo
+        self.commands.attempt(action)
+
     def _model(self) -> tuple[str, str]:
         """Return the model and the device of the page Find, when they are free."""
         if self.presenter.job.busy:
@@ -376,7 +432,7 @@ class SegmentDock(QWidget):
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
         """Esc stops what runs."""
-        busy = [job for job in (self.presenter.job,) if job.busy]
+        busy = [job for job in (self.presenter.job, self.correct.job, self.history.job) if job.busy]
         if event.key() == Qt.Key.Key_Escape and busy:
             for job in busy:
                 job.cancel()
@@ -401,12 +457,20 @@ class SegmentDock(QWidget):
         if holder is not None and self.strip.parent() is None:
             place_strip(self.strip, holder)
 
+    def _helpers(self) -> tuple[_Closes, ...]:
+        return self.review, self.links, self.history, self.correct
+
     def shut_down(self) -> None:
         """Cancel what runs, wait for it a moment, and write everything to disk."""
         busy = self.presenter.job.busy
         self.strip.setParent(None)
         self.commands.close()
         self.transport.close_all()
+        self.preview.close_all()
+        self.bridge.close()
+        self.link.let_go()
+        for each in self._helpers():
+            each.close()
         self.opener.close(1.0)
         self.find.models.close_all()
         self.presenter.close()
@@ -415,14 +479,18 @@ class SegmentDock(QWidget):
             self._on_cancelled()
 
 
+class _Closes(Protocol):
+    def close(self, timeout: float = ...) -> bool: ...
+
+
 def _closer(
-    presenter: SegmentPresenter, opener: OpenPresenter, shown: set[str], place: dict[str, bool]
+    presenters: tuple[_Closes, ...], shown: set[str], place: dict[str, bool]
 ) -> Callable[..., None]:
     """Return what to do once the widget has gone."""
 
     def close(_: Any = None) -> None:
-        opener.close(1.0)
-        presenter.close()
+        for presenter in presenters:
+            presenter.close(1.0)
         if not place["docked"]:
             return  # only the dock was closed: the viewer goes on showing the layers
         for folder in shown:

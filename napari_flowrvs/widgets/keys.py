@@ -142,12 +142,17 @@ class Commands:
         return True
 
     def close(self) -> None:
-        """Hear no more keys."""
+        """Hear no more keys, and let go of whoever heard them."""
         self._actions.clear()
+        self._on_failure = _ignore
 
     def belongs_to(self, viewer: Any) -> bool:
         """True for the viewer of these commands."""
         return self._viewer() is getattr(viewer, "__wrapped__", viewer)
+
+
+def _ignore(_failure: Failure) -> None:
+    return None
 
 
 def _run(viewer: Any, name: str) -> None:

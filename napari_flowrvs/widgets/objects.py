@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from qtpy.QtCore import QModelIndex, Qt, QTimer
 from qtpy.QtGui import QColor
@@ -149,9 +150,7 @@ class ObjectsPanel(QWidget):
             for row in actions.objects():
                 if row.id != actions.desk.object_id:
                     name = f"{row.id} {row.name}".replace("&", "&&")
-                    others.addAction(name).triggered.connect(
-                        self._do(lambda do=do, other=row.id: do(other))
-                    )
+                    others.addAction(name).triggered.connect(self._do(partial(do, row.id)))
             others.setEnabled(not others.isEmpty())
 
     # -- showing -------------------------------------------------------------------------

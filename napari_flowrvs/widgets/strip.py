@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QEvent, QObject, QPointF, QRectF, QSize, Qt, QTimer
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPolygonF
+from qtpy.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPolygonF
 from qtpy.QtWidgets import (
     QScrollBar,
     QSizePolicy,
@@ -42,7 +42,6 @@ class ProvenanceStrip(QWidget):
         self.presenter = presenter
         self.setObjectName("provenance-strip")
         self.setAccessibleName("Provenance of each frame")
-        self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self._sliders: QWidget | None = None
@@ -118,11 +117,18 @@ class ProvenanceStrip(QWidget):
             self.presenter.desk.go_to(self._frame(event))
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-        """Go along while dragging; else say what is below the pointer."""
-        frame = self._frame(event)
+        """Go along while dragging."""
         if event.buttons() & Qt.MouseButton.LeftButton:
-            self.presenter.desk.go_to(frame)
-        QToolTip.showText(event.globalPosition().toPoint(), self.presenter.describe(frame), self)
+            self.presenter.desk.go_to(self._frame(event))
+
+    def event(self, event: QEvent) -> bool:
+        """Say what is below a pointer that rests."""
+        if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
+            left, width = self.area()
+            frame = self.presenter.frame_at(event.pos().x() - left, width)
+            QToolTip.showText(event.globalPos(), self.presenter.describe(frame), self)
+            return True
+        return bool(super().event(event))
 
     # -- painting ------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from flowrvs.store import Provenance
+from flowrvs.store import ObjectCounts, Provenance
 from napari_flowrvs.presenters.objects import ExpressionRow, ObjectRow, ObjectsPresenter
-from napari_flowrvs.presenters.strip import COLORS, Counts
+from napari_flowrvs.presenters.strip import COLORS
 
 __all__ = ["ExpressionsModel", "ObjectsModel", "ProvenanceBar", "Table"]
 
@@ -164,14 +164,16 @@ class ExpressionsModel(_Rows):
         return True
 
 
-def _words(frames: Counts) -> str:
+def _words(frames: ObjectCounts) -> str:
     parts = {
         "model": frames.model,
         "yours": frames.human,
         "locked": frames.locked,
         "empty": frames.empty,
     }
-    return ", ".join(f"{n} {name}" for name, n in parts.items() if n)
+    where = "" if frames.first is None else f", frames {frames.first} to {frames.last}"
+    who = ", ".join(f"{n} {name}" for name, n in parts.items() if n)
+    return f"on {frames.present} frames{where}\n{who}"
 
 
 class ProvenanceBar(QStyledItemDelegate):
@@ -181,14 +183,15 @@ class ProvenanceBar(QStyledItemDelegate):
         """Paint a cell: the bar, and how many frames a person has checked."""
         super().paint(painter, option, index)
         frames = index.data(_ROLE.UserRole)
-        if not isinstance(frames, Counts) or not frames.total:
+        if not isinstance(frames, ObjectCounts):
             return
         room = option.rect.adjusted(3, 5, -3, -5)
         shares = zip(COLORS, (frames.model, frames.human, frames.locked), strict=True)
+        total = frames.empty + frames.model + frames.human + frames.locked
         x = room.left()
         known: list[tuple[Provenance, int]] = list(shares)
         for value, count in known:
-            width = max(round(room.width() * count / frames.total), 2) if count else 0
+            width = max(round(room.width() * count / total), 2) if count else 0
             width = min(width, room.right() + 1 - x)
             painter.fillRect(QRect(x, room.top(), width, room.height()), QColor(*COLORS[value]))
             x += width

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 
 from flowrvs.store import Project
 from napari_flowrvs.layers import (
     KEY,
     LayerTuple,
+    adopt,
     label_layer,
+    new_label,
     object_colors,
     object_ids,
     project_of,
@@ -30,7 +33,7 @@ def new_object(layer: Labels) -> None:
     home = project_of(layer)
     project = None if home is None else open_projects.get(home[0])
     if project is not None:
-        layer.selected_label = max(project.objects, default=0) + 1
+        new_label(layer, project)
 
 
 class ViewerLink:
@@ -44,6 +47,10 @@ class ViewerLink:
         Called when the list of videos may have changed.
     on_removed : callable
         Called when a labels layer was removed.
+    on_message : callable
+        Gets one line for the user.
+    turn : callable
+        ``turn(back)`` undoes, or does again: what Ctrl+Z in a layer of a project means.
     """
 
     def __init__(
@@ -51,8 +58,13 @@ class ViewerLink:
         viewer: Viewer,
         on_videos: Callable[[], None],
         on_removed: Callable[[], None],
+        on_message: Callable[[str], None],
+        turn: Callable[[bool], object],
     ) -> None:
         self.viewer = viewer
+        self._on_message = on_message
+        self._turn = turn
+        self._releases: dict[Labels, Callable[[], None]] = {}
         self._on_videos = on_videos
         self._on_removed = on_removed
         #: Project folders that layers of the viewer belong to, or did.
@@ -80,6 +92,18 @@ class ViewerLink:
         layer.events.labels_update.connect(self._painted)
         # napari's own "new label" refuses everything but numpy arrays.
         layer.bind_key("m", new_object, overwrite=True)
+        project = open_projects.get(layer.metadata[KEY]["project"])
+        if project is not None:
+            self._releases[layer] = adopt(layer, project, self._on_message, self._turn)
+
+    def let_go(self) -> None:
+        """Leave the layers to themselves: their undo stays the project's."""
+        releases, self._releases = self._releases, {}
+        for layer, release in releases.items():
+            release()
+            project = open_projects.get(layer.metadata[KEY]["project"])
+            if project is not None:
+                adopt(layer, project, show_info)
 
     def _painted(self, event: Any) -> None:
         layer = event.source
@@ -107,6 +131,9 @@ class ViewerLink:
             layer.events.name.disconnect(self._changed)
             layer.events.data.disconnect(self._changed)
         elif isinstance(layer, Labels):
+            release = self._releases.pop(layer, None)
+            if release is not None:
+                release()
             self._on_removed()
         self._on_videos()
 

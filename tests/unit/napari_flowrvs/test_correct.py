@@ -1,0 +1,195 @@
+"""Corrections as previews, without a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from flowrvs.errors import InputError
+from flowrvs.inference import segment_into
+from flowrvs.store import Project, Provenance
+from flowrvs.video import open_video
+from napari_flowrvs.presenters.correct import CorrectPresenter, Reprompt, Scope
+from napari_flowrvs.presenters.desk import Desk
+from napari_flowrvs.source import VideoSource
+from tests.fixtures.segmenters import ThresholdSegmenter
+
+FRAMES = 12
+
+
+def scene() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """A textured red square that moves right over a textured ground, and where it is."""
+    rng = np.random.default_rng(3)
+    ground = np.repeat(rng.integers(40, 110, (64, 96, 1), np.uint8), 3, axis=2)
+    square = np.stack(
+        [rng.integers(190, 255, (24, 24)), *rng.integers(10, 50, (2, 24, 24))], axis=-1
+    ).astype(np.uint8)
+    frames, masks = np.repeat(ground[None], FRAMES, axis=0), np.zeros((FRAMES, 64, 96), bool)
+    for t in range(FRAMES):
+        frames[t, 20:44, 10 + 2 * t : 34 + 2 * t] = square
+        masks[t, 20:44, 10 + 2 * t : 34 + 2 * t] = True
+    return frames, masks
+
+
+FRAMES_OF_SCENE, TRUTH = scene()
+
+
+def iou(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """Nothing but one object and its first frame, drawn by hand."""
+    with open_video(FRAMES_OF_SCENE) as video:
+        info = video.info
+    with Project.create(tmp_path / "clip", info) as made:
+        _, one = made.add_prompt("the red square")
+        made.labels(one.layer)[0, 20:44, 10:34] = one.id
+        yield made
+
+
+@pytest.fixture
+def desk(project: Project) -> Desk:
+    desk = Desk()
+    desk.frame_requested.connect(desk.set_frame)
+    desk.set_project(project)
+    return desk
+
+
+@pytest.fixture
+def correct(desk: Desk) -> CorrectPresenter:
+    presenter = CorrectPresenter(desk, lambda model, device: ThresholdSegmenter())
+    failures: list[object] = []
+    presenter.job.failed.connect(failures.append)
+    presenter.set_video(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
+    yield presenter
+    presenter.close()
+    assert not failures
+
+
+def test_spreading_shows_a_preview_and_writes_it_as_one_step(
+    correct: CorrectPresenter, desk: Desk, project: Project
+) -> None:
+    ready: list[int] = []
+    told: list[str] = []
+    correct.frames_ready.connect(lambda start, stop: ready.extend(range(start, stop)))
+    correct.told.connect(told.append)
+    correct.spread()
+    assert correct.preview is not None and set(ready) >= set(range(1, FRAMES))
+    assert not project.object_mask(1, 1, FRAMES).any(), "nothing is written yet"
+    shown = [iou(correct.preview.mask(t), TRUTH[t]) for t in range(1, FRAMES)]
+    assert min(shown) > 0.8
+    correct.keep()
+    assert correct.preview is None and f"{FRAMES - 1} frames written" in told[-1]
+    masks = project.object_mask(1, 0, FRAMES)
+    assert min(iou(m, truth) for m, truth in zip(masks, TRUTH, strict=True)) > 0.8
+    assert project.provenance(1).tolist() == [Provenance.HUMAN] + [Provenance.MODEL] * (FRAMES - 1)
+    project.undo()
+    assert not project.object_mask(1, 1, FRAMES).any() and project.object_mask(1, 0, 1).any()
+
+
+def test_a_discarded_preview_leaves_no_trace(correct: CorrectPresenter, project: Project) -> None:
+    seen: list[object] = []
+    correct.preview_changed.connect(seen.append)
+    correct.spread()
+    correct.discard()
+    assert seen[-1] is None and correct.preview is None
+    correct.keep()
+    assert not project.object_mask(1, 1, FRAMES).any()
+
+
+def test_spreading_keeps_to_the_range_and_the_direction(
+    correct: CorrectPresenter, desk: Desk, project: Project
+) -> None:
+    project.labels(1)[6, 20:44, 22:46] = 1
+    desk.set_frame(6)
+    desk.set_span(3, 9)
+    correct.spread("forward")
+    assert correct.preview is not None and set(correct.preview.frames) <= {6, 7, 8}
+    correct.spread("back")
+    assert correct.preview is not None and set(correct.preview.frames) <= {3, 4, 5, 6}
+    correct.keep()
+    drawn = np.flatnonzero(project.object_mask(1, 0, FRAMES).any(axis=(1, 2)))
+    assert drawn.tolist() == [0, 3, 4, 5, 6]
+
+
+def test_filling_in_goes_by_shape(correct: CorrectPresenter, project: Project) -> None:
+    project.labels(1)[10, 20:44, 30:54] = 1
+    correct.interpolate()
+    correct.keep()
+    masks = project.object_mask(1, 0, 11)
+    assert min(iou(m, truth) for m, truth in zip(masks, TRUTH[:11], strict=True)) > 0.8
+
+
+def test_copying_goes_along(correct: CorrectPresenter, desk: Desk, project: Project) -> None:
+    correct.copy_to_next()
+    correct.copy_to_next()
+    assert desk.frame == 2
+    assert np.array_equal(project.object_mask(1, 2, 3)[0], TRUTH[0])
+    assert project.provenance(1)[:3].tolist() == [Provenance.HUMAN] * 3
+
+
+def test_cleaning_changes_what_was_asked_for(correct: CorrectPresenter, project: Project) -> None:
+    project.labels(1)[0, 30:32, 20:22] = 0
+    project.labels(1)[0, 2, 2] = 1
+    correct.clean("fill", Scope.FRAME)
+    correct.keep()
+    assert project.object_mask(1, 0, 1)[0, 30, 20] and project.object_mask(1, 0, 1)[0, 2, 2]
+    correct.clean("largest", Scope.OBJECT)
+    correct.keep()
+    assert np.array_equal(project.object_mask(1, 0, 1)[0], TRUTH[0])
+
+
+@pytest.mark.parametrize("rule", ["union", "replace"])
+def test_asking_again_meets_the_old_masks_by_the_rule(
+    correct: CorrectPresenter, desk: Desk, project: Project, rule: str
+) -> None:
+    project.write_model(1, 1, 2, np.pad(np.ones((4, 8, 8), bool), ((0, 0), (0, 56), (0, 88))))
+    desk.set_span(2, 6)
+    correct.reprompt(Reprompt("the red thing", rule=rule))
+    assert correct.preview is not None and correct.preview.frames == (2, 3, 4, 5)
+    correct.keep()
+    mask = project.object_mask(1, 3, 4)[0]
+    assert iou(mask[10:], TRUTH[3][10:]) > 0.95
+    assert mask[2, 2] == (rule == "union")
+    with pytest.raises(InputError, match="no sentence"):
+        correct.reprompt(Reprompt("   "))
+
+
+def test_the_threshold_is_shown_live_and_applied(
+    correct: CorrectPresenter, desk: Desk, project: Project
+) -> None:
+    assert not correct.has_confidence()
+    with pytest.raises(InputError, match="not kept"):
+        correct.try_threshold(0.0)
+    with open_video(FRAMES_OF_SCENE) as video:
+        parts = segment_into(
+            project, video, ["the red square"], ThresholdSegmenter(), keep_confidence=True
+        )
+        list(parts)
+    assert correct.has_confidence()
+    desk.set_frame(5)
+    shown = project.object_mask(1, 5, 6)[0]
+    correct.try_threshold(-0.9)
+    assert correct.preview is not None and correct.preview.mask(5).sum() > shown.sum()
+    correct.try_threshold(0.0)
+    assert iou(correct.preview.mask(5), shown) > 0.95
+    correct.try_threshold(0.6)
+    stricter = correct.preview.mask(5).sum()
+    correct.keep()
+    assert project.object_mask(1, 5, 6).sum() == stricter < shown.sum()
+    assert project.object_mask(1, 6, 7).sum() > stricter, "only this frame"
+    correct.apply_threshold(0.6, Scope.OBJECT)
+    assert project.object_mask(1, 6, 7).sum() < shown.sum()
+    assert np.array_equal(project.object_mask(1, 0, 1)[0], TRUTH[0]), "a person's frame"
+
+
+def test_one_line_says_what_is_missing(correct: CorrectPresenter, desk: Desk) -> None:
+    desk.set_object(None)
+    with pytest.raises(InputError, match="no object"):
+        correct.spread()
