@@ -11,142 +11,29 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from flowrvs.checkpoints import hub
-from flowrvs.checkpoints.disk import free_bytes, size_text, storage_error
-from flowrvs.checkpoints.hub import HubFile, Listing
+from flowrvs.checkpoints.disk import storage_error
+from flowrvs.checkpoints.fetch_plan import (
+    FetchPlan,
+    downloads_of,
+    kept_on_cancel,
+    plan_fetch,
+    source_of,
+)
+from flowrvs.checkpoints.hub import HubFile
+from flowrvs.checkpoints.hub_retry import interruptible
 from flowrvs.checkpoints.manifest import add_source, check_weights
-from flowrvs.checkpoints.registry import MODELS, HubSource, is_whole, locate, models_home
-from flowrvs.errors import Cancelled, CheckpointError, InputError, StorageError
+from flowrvs.checkpoints.registry import MODELS, is_whole, locate, models_home
+from flowrvs.errors import CheckpointError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback, ProgressClock
 
 __all__ = ["FetchPlan", "fetch", "plan_fetch"]
 
-#: What is taken of the base's folders: nothing that runs, nothing that is unpickled.
-_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
-_CONFIGS = ("transformer/config.json", "vae/config.json", "text_encoder/config.json")
-#: Bytes of a number in a safetensors file, where they are not those of bfloat16.
-_WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2}
-#: Free bytes to leave over.
-_MARGIN = 200 * 1000 * 1000
+#: Seconds between two events, and of waiting for the lock.
 _EVERY = 0.1
-
-
-#: A file of the hub and its path here.
-Download = tuple[HubFile, Path]
-
-
-@dataclass(frozen=True, slots=True)
-class FetchPlan:
-    """What a fetch will do; nothing has been written yet.
-
-    Attributes
-    ----------
-    name : str
-        The model.
-    folder : Path
-        Where it will be.
-    base : tuple of (HubFile, Path)
-        Configs, tokenizer and text encoder, and where each is downloaded to.
-    dit, vae : (HubFile, Path)
-        The two ``.pth`` files.
-    have : int
-        Bytes that an earlier attempt has left.
-    result : int
-        Bytes of the model once converted, estimated.
-    """
-
-    name: str
-    folder: Path
-    base: tuple[Download, ...]
-    dit: Download
-    vae: Download
-    have: int
-    result: int
-
-    @property
-    def files(self) -> tuple[Download, ...]:
-        """All downloads, the small ones first."""
-        return (*self.base, self.dit, self.vae)
-
-    @property
-    def download(self) -> int:
-        """Bytes of all downloads, those that are here included."""
-        return sum(file.size for file, _ in self.files)
-
-    @property
-    def need(self) -> int:
-        """Bytes that must be free now: downloads and result are there at the same time."""
-        return self.download - self.have + self.result + _MARGIN
-
-    @property
-    def free(self) -> int:
-        """Bytes that are free where the model will be."""
-        return free_bytes(self.folder)
-
-    def check(self) -> None:
-        """Raise when the disk is too small.
-
-        Raises
-        ------
-        StorageError
-            Less than `need` bytes are free.
-        """
-        free = self.free
-        if free < self.need:
-            raise StorageError(
-                f"{self.folder.parent} has {size_text(free)} free and {self.name} needs "
-                f"{size_text(self.need)} while it is made ({size_text(self.result)} afterwards): "
-                "free some space, or choose another disk with FLOWRVS_HOME."
-            )
-
-
-def plan_fetch(
-    name: str, *, home: str | PathLike[str] | None = None, cancel: CancelToken | None = None
-) -> FetchPlan:
-    """Ask the hub what fetching a model takes.
-
-    Parameters
-    ----------
-    name : str
-        A name of `MODELS` that is on the hub.
-    home : path-like, optional
-        See `models_home`.
-    cancel : CancelToken, optional
-
-    Returns
-    -------
-    FetchPlan
-
-    Raises
-    ------
-    InputError
-        No such model on the hub.
-    NetworkError
-        The hub cannot be reached or refuses.
-    CheckpointError
-        The repositories do not hold what they should.
-    """
-    source = _source(name)
-    folder = models_home(home) / name
-
-    def ask(stop: CancelToken) -> FetchPlan:
-        base, weights = hub.list_files(source.base, stop), hub.list_files(source.weights, stop)
-        place = _downloads(folder)
-        files = tuple((base.file(each, stop), place / "base" / each) for each in _base_names(base))
-        dit, vae = (
-            (weights.file(each, stop), place / "weights" / each)
-            for each in (_first(weights, source.dit), _first(weights, source.vae))
-        )
-        every = (*files, dit, vae)
-        have = sum(_present(file, path) for file, path in every)
-        return FetchPlan(name, folder, files, dit, vae, have, _result_size(every, stop))
-
-    with _kept_on_cancel():
-        return hub.interruptible(ask, cancel)
 
 
 def fetch(
@@ -191,18 +78,18 @@ def fetch(
     record = MODELS.get(name)
     if record is not None and (record.hub is None or (models_home(home) / name).exists()):
         return locate(name, home=home)
-    source = _source(name)
+    source = source_of(name)
     folder = models_home(home) / name
     report = _throttled(progress or (lambda event: None))
-    with _locked(folder), _kept_on_cancel():
+    with _locked(folder), kept_on_cancel():
         if is_whole(name, home=home):
             return folder  # another process has just finished
         report(Progress(0, 0, f"Asking {source.weights} what there is to fetch"))
-        _sweep(_downloads(folder))
+        _sweep(downloads_of(folder))
         plan = plan_fetch(name, home=home, cancel=cancel)
         plan.check()
         _download_all(plan, report, cancel)
-        downloads = _downloads(folder)
+        downloads = downloads_of(folder)
         faults = check_weights(downloads / "base")
         if faults:
             raise CheckpointError(f"{source.base} is not whole: {faults[0]}; try again later.")
@@ -210,66 +97,11 @@ def fetch(
     return folder
 
 
-def _source(name: str) -> HubSource:
-    record = MODELS.get(name)
-    if record is None or record.hub is None:
-        names = ", ".join(key for key, each in MODELS.items() if each.hub is not None)
-        raise InputError(f"There is nothing to fetch for {name!r}; what can be fetched: {names}.")
-    return record.hub
-
-
-def _downloads(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.download")
-
-
 def _sweep(downloads: Path) -> None:
     """Remove what a run that was killed while converting has left."""
     for path in downloads.iterdir():
         if path.is_dir() and path.name not in ("base", "weights"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _base_names(listing: Listing) -> list[str]:
-    names = [
-        name
-        for name in sorted(listing.entries)
-        if name in _CONFIGS
-        or (name.split("/")[0] in ("tokenizer", "text_encoder") and name.endswith(_SUFFIXES))
-    ]
-    lacks = [name for name in _CONFIGS if name not in names]
-    if not any(name.startswith("tokenizer/") for name in names):
-        lacks.append("tokenizer/")
-    if not any(name.endswith(".safetensors") for name in names):
-        lacks.append("text_encoder/*.safetensors")
-    if lacks:
-        raise CheckpointError(f"{listing.repo} lacks {', '.join(lacks)}; a newer flowrvs may help.")
-    return names
-
-
-def _first(listing: Listing, names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in listing.entries:
-            return name
-    raise CheckpointError(
-        f"{listing.repo} has no {' nor '.join(names)}; a newer flowrvs may know their new names."
-    )
-
-
-def _present(file: HubFile, path: Path) -> int:
-    for place in (path, hub.partial(file, path)):
-        if place.is_file():
-            return min(place.stat().st_size, file.size)
-    return 0
-
-
-def _result_size(files: tuple[Download, ...], cancel: CancelToken) -> int:
-    """Estimate the converted size: the text encoder becomes bfloat16, the rest stays."""
-    shards = [file for file, _ in files if file.name.endswith(".safetensors")]
-    counts = hub.shard_dtypes(shards[0], cancel)
-    width = sum(_WIDTHS.get(dtype, 2) * count for dtype, count in counts.items())
-    share = min(1.0, 2 * sum(counts.values()) / width) if width else 1.0
-    encoder = sum(file.size for file in shards)
-    return sum(file.size for file, _ in files) - encoder + int(encoder * share)
 
 
 def _throttled(report: ProgressCallback) -> ProgressCallback:
@@ -313,7 +145,7 @@ def _download_all(plan: FetchPlan, report: ProgressCallback, cancel: CancelToken
             _forget_others(file, path)
             hub.download(file, path, step=meter.step, say=meter.say, cancel=stop)
 
-    hub.interruptible(work, cancel)
+    interruptible(work, cancel)
 
 
 def _forget_others(file: HubFile, path: Path) -> None:
@@ -361,7 +193,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes from fetching the same model; the lock lies in the downloads."""
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-    downloads = _downloads(folder)
+    downloads = downloads_of(folder)
     with ExitStack() as stack:
         try:
             downloads.mkdir(parents=True, exist_ok=True)
@@ -379,13 +211,3 @@ def _locked(folder: Path) -> Iterator[None]:
             stack.close()
             if downloads.is_dir() and {each.name for each in downloads.iterdir()} <= {"lock"}:
                 shutil.rmtree(downloads, ignore_errors=True)
-
-
-@contextmanager
-def _kept_on_cancel() -> Iterator[None]:
-    try:
-        yield
-    except Cancelled:
-        raise Cancelled(
-            "Stopped on request; what has arrived is kept: fetch again to go on."
-        ) from None

@@ -12,22 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url
-
-# HTTPError is that of whichever HTTP library huggingface_hub is built on.
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    GatedRepoError,
-    HfHubHTTPError,
     HTTPError,
-    OfflineModeIsEnabled,
     SafetensorsParsingError,
 )
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
@@ -37,6 +30,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from flowrvs import __version__
 from flowrvs.checkpoints.disk import feed, storage_error
+from flowrvs.checkpoints.hub_retry import attempts
 from flowrvs.errors import CheckpointError, FlowRVSError, InputError, NetworkError
 from flowrvs.progress import CancelToken
 
@@ -44,19 +38,13 @@ __all__ = [
     "HubFile",
     "Listing",
     "download",
-    "interruptible",
     "list_files",
     "partial",
     "shard_dtypes",
 ]
 
-#: Seconds to wait before each new attempt after a fault; data that arrived starts it anew.
-WAITS = (1.0, 2.0, 4.0, 8.0)
-
 _DEVICES = {"CON", "PRN", "AUX", "NUL"}
-_POLL = 0.1
 
-_T = TypeVar("_T")
 #: Called with counts of bytes that are now on the disk; negative when some are given up.
 Step = Callable[[int], object]
 
@@ -112,7 +100,7 @@ class Listing:
             size, digest = entry.lfs.size, entry.lfs.sha256
         if size is None or not digest:
             url = hf_hub_url(self.repo, name, revision=self.revision)
-            head = _attempts(lambda: get_hf_file_metadata(url), self.repo, cancel)
+            head = attempts(lambda: get_hf_file_metadata(url), self.repo, cancel)
             size, digest = head.size, head.etag
         if not isinstance(size, int) or not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", digest):
             raise CheckpointError(
@@ -136,7 +124,7 @@ def list_files(repo: str, cancel: CancelToken | None = None) -> Listing:
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     _check_endpoint()
     try:
-        info = _attempts(
+        info = attempts(
             lambda: api.model_info(repo, files_metadata=True, timeout=timeout), repo, cancel
         )
         entries = {entry.rfilename: entry for entry in info.siblings or []}
@@ -192,7 +180,7 @@ def shard_dtypes(file: HubFile, cancel: CancelToken | None = None) -> dict[str, 
         )
 
     try:
-        found = _attempts(ask, file.repo, cancel)
+        found = attempts(ask, file.repo, cancel)
     except SafetensorsParsingError:
         return {}
     return {str(dtype): count for dtype, count in found.parameter_count.items()}
@@ -270,7 +258,7 @@ def _size(path: Path) -> int:
 def _fill(file: HubFile, part: Path, step: Step, cancel: CancelToken | None) -> None:
     """Append to `part` until it is as long as `file`."""
     part.touch()
-    _attempts(
+    attempts(
         lambda: _stream(file, part, step, cancel), file.repo, cancel, lambda: _size(part), file.name
     )
 
@@ -311,115 +299,3 @@ def _stream(file: HubFile, part: Path, step: Step, cancel: CancelToken | None) -
                     return
     if have < file.size:
         raise _CutShort(f"{file.name} ended at {have} of {file.size} bytes")
-
-
-def _attempts(
-    work: Callable[[], _T],
-    repo: str,
-    cancel: CancelToken | None,
-    have: Callable[[], int] = lambda: 0,
-    name: str = "",
-) -> _T:
-    """Call `work` until it comes to an end, waiting longer after every fault in a row."""
-    faults = 0
-    while True:
-        before = have()
-        try:
-            return work()
-        except (HTTPError, OfflineModeIsEnabled) as error:
-            faults = 1 if have() > before else faults + 1
-            if not _may_pass(error) or faults > len(WAITS):
-                raise _explain(error, repo, name) from error
-            _wait(max(WAITS[faults - 1], _asked(error)), cancel)
-
-
-def _status(error: Exception) -> int:
-    response = getattr(error, "response", None)
-    return int(response.status_code) if isinstance(error, HfHubHTTPError) and response else 0
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, HfHubHTTPError):
-        return _status(error) in (408, 429) or _status(error) >= 500
-    return not isinstance(error, OfflineModeIsEnabled)
-
-
-def _asked(error: Exception) -> float:
-    """Return the seconds that the server asks to wait, at most a minute."""
-    if not isinstance(error, HfHubHTTPError) or _status(error) not in (429, 503):
-        return 0.0
-    text = str(error.response.headers.get("Retry-After", ""))
-    return min(float(text), 60.0) if text.isdigit() else 0.0
-
-
-def _wait(seconds: float, cancel: CancelToken | None) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        time.sleep(min(_POLL, max(0.0, end - time.monotonic())))
-
-
-def _explain(error: Exception, repo: str, name: str) -> FlowRVSError:
-    """Return the one line that says what to do about `error`."""
-    what = f"{repo}/{name}" if name else repo
-    hub = constants.ENDPOINT
-    status = _status(error)
-    if isinstance(error, OfflineModeIsEnabled):
-        text = (
-            f"HF_HUB_OFFLINE is set, so {what} is not fetched: unset it, or place the model's "
-            "folder by hand."
-        )
-    elif isinstance(error, GatedRepoError):
-        text = f"{what} asks for consent: accept its terms at {hub}/{repo}, then set HF_TOKEN."
-    elif status in (401, 403):
-        text = (
-            f"{hub} gives no access to {what} (error {status}): sign in with 'hf auth login' "
-            "or set a valid HF_TOKEN, then run again."
-        )
-    elif status == 404:
-        text = f"There is no {what} at {hub} (error 404): check HF_ENDPOINT, or update flowrvs."
-    elif status:
-        text = (
-            f"{hub} fails to give {what} (error {status}): run again later to go on; "
-            "what has arrived is kept."
-        )
-    else:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        text = (
-            f"{what} cannot be fetched from {hub} ({reason}): check the connection and the "
-            "proxy, then run again to go on."
-        )
-    return NetworkError(text)
-
-
-def interruptible(work: Callable[[CancelToken], _T], cancel: CancelToken | None) -> _T:
-    """Call `work` on a helper thread, so that a silent server cannot hold back a cancel.
-
-    `work` gets a token of its own; once that is set it must not write any more.
-    """
-    stop = CancelToken()
-    ended = threading.Event()
-    result: list[_T] = []
-    faults: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(work(stop))
-        except BaseException as error:
-            faults.append(error)
-        finally:
-            ended.set()
-
-    threading.Thread(target=run, name="flowrvs-fetch", daemon=True).start()
-    try:
-        while not ended.wait(_POLL):
-            if cancel is not None and cancel.cancelled:
-                stop.cancel()
-                ended.wait(2 * _POLL)
-                cancel.raise_if_cancelled()
-    finally:
-        stop.cancel()
-    if faults:
-        raise faults[0]
-    return result[0]

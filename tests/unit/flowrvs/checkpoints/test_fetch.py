@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flowrvs.checkpoints import hub as client
-from flowrvs.checkpoints import locate
+from flowrvs.checkpoints import hub_retry, locate
 from flowrvs.checkpoints.manifest import read_manifest
 from flowrvs.cli import main
 from tests.fixtures.hub import (
@@ -52,7 +51,7 @@ def hub(layout: PublicLayout) -> Iterator[HubStandIn]:
 def home(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The models' folder of this process, which asks the stand-in."""
     ask_here(hub, monkeypatch, tmp_path)
-    monkeypatch.setattr(client, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(hub_retry, "WAITS", (0.01, 0.01, 0.01))
     monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "models"
 
