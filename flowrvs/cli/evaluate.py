@@ -1,11 +1,12 @@
-"""``flowrvs evaluate``: official J, F and J&F of predictions."""
+"""``flowrvs evaluate``: official J, F and J&F of predictions, and what explains them."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
-HELP = "Score predicted masks against a split: J, F, J&F and coverage."
+HELP = "Score predicted masks against a split: J, F, J&F, coverage and more."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,28 +16,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("split", metavar="SPLIT_DIR", help="the split, with its masks")
     parser.add_argument("--worst", type=int, default=5, metavar="N", help="list the N lowest (5)")
+    parser.add_argument(
+        "--html", metavar="FILE", help="write a report with plots and the worst frames"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes (as many as are of use)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
-    from flowrvs.evaluation import evaluate
+    from flowrvs.data.mevis import MevisSplit
+    from flowrvs.errors import MissingPathError
+    from flowrvs.evaluation import evaluate, format_scores, write_report
 
+    report = None if args.html is None else Path(args.html)
+    if report is not None and not report.absolute().parent.is_dir():
+        raise MissingPathError(f"No folder {report.parent} for the report; create it first.")
+    split = MevisSplit.open(args.split)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
-        scores = evaluate(args.predictions, args.split, cancel=cancel, progress=progress)
+        scores = evaluate(
+            args.predictions, split, workers=args.workers, cancel=cancel, progress=progress
+        )
+        if report is not None:
+            write_report(report, scores, args.predictions, split, cancel=cancel)
     if args.json:
         print(json.dumps(scores.to_dict()))
         return 0
-    print(f"J        {scores.j:.4f}")
-    print(f"F        {scores.f:.4f}")
-    print(f"J&F      {scores.j_and_f:.4f}")
-    print(f"coverage {scores.coverage:.4f}   ({len(scores.expressions)} expressions)")
-    if scores.coverage < 1:
-        missing = [e for e in scores.expressions if e.found < e.frames]
-        print(f"{len(missing)} expressions lack pictures; missing ones score 0.")
-    lowest = sorted(scores.expressions, key=lambda e: e.j + e.f)[: max(args.worst, 0)]
-    if lowest:
-        print("lowest:")
-    for entry in lowest:
-        print(f"  {entry.video}/{entry.exp_id}  J {entry.j:.3f}  F {entry.f:.3f}")
+
+    def sentence(video: str, exp_id: str) -> str:
+        return split.videos[video].expressions[exp_id].exp
+
+    print(format_scores(scores, args.worst, sentence))
+    if report is not None:
+        print(f"\nreport: {report}")
     return 0

@@ -1,4 +1,4 @@
-"""Official scores: J, F and J&F over frames, then over expressions."""
+"""Official scores: J, F and J&F over frames, then over expressions; predictions to score."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from flowrvs.evaluation.metrics import (
     score_masks,
 )
 from flowrvs.evaluation.predict import PredictResult, predict_split
+from flowrvs.evaluation.report import write_report
 from flowrvs.evaluation.scores import THRESHOLDS, ExpressionScore, Scores, VideoScore
 from flowrvs.evaluation.submission import ZIP_LAYOUTS, ZipLayout, verify_zip, zip_predictions
+from flowrvs.evaluation.tables import format_scores
 
 __all__ = [
     "THRESHOLDS",
@@ -27,9 +29,11 @@ __all__ = [
     "compare_masks",
     "evaluate",
     "evaluate_masks",
+    "format_scores",
     "jaccard",
     "predict_split",
     "score_masks",
     "verify_zip",
+    "write_report",
     "zip_predictions",
 ]

@@ -51,7 +51,7 @@ def test_from_a_project_to_scores(project, tiny, tmp_path, capsys):
     assert "coverage 1.0000" in capsys.readouterr().out
     assert main(["evaluate", out, split, "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
-    assert list(scores) == ["J", "F", "J&F", "coverage", "expressions"]
+    assert list(scores)[:5] == ["J", "F", "J&F", "coverage", "expressions"]
     assert scores["J&F"] == pytest.approx((scores["J"] + scores["F"]) / 2)
     # The frames were compressed twice, which blurs the colours that the stand-in goes by.
     assert scores["J"] > 0.7 and scores["F"] > 0.9
