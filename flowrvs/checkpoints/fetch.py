@@ -23,7 +23,6 @@ from flowrvs.checkpoints.fetch_plan import (
     plan_fetch,
     source_of,
 )
-from flowrvs.checkpoints.hub import HubFile
 from flowrvs.checkpoints.hub_retry import interruptible
 from flowrvs.checkpoints.manifest import add_source, check_weights
 from flowrvs.checkpoints.registry import MODELS, is_whole, locate, models_home
@@ -137,22 +136,24 @@ class _Meter:
 
 def _download_all(plan: FetchPlan, report: ProgressCallback, cancel: CancelToken | None) -> None:
     meter = _Meter(report, plan.download, plan.have)
+    _forget_others(plan)
 
     def work(stop: CancelToken) -> None:
         for file, path in plan.files:
             meter.message = f"Fetching {file.name}"
             meter.say(meter.message)
-            _forget_others(file, path)
             hub.download(file, path, step=meter.step, say=meter.say, cancel=stop)
 
     interruptible(work, cancel)
 
 
-def _forget_others(file: HubFile, path: Path) -> None:
-    """Remove parts of an older version of the file."""
-    for part in path.parent.glob(f"{path.name}.*.part"):
-        if part != hub.partial(file, path):
-            part.unlink()
+def _forget_others(plan: FetchPlan) -> None:
+    """Remove files and parts of an older version, which must not get into the model."""
+    wanted = {place for file, path in plan.files for place in (path, hub.partial(file, path))}
+    for folder in ("base", "weights"):
+        for path in (downloads_of(plan.folder) / folder).rglob("*"):
+            if path.is_file() and path not in wanted:
+                path.unlink()
 
 
 def _convert(

@@ -222,10 +222,12 @@ def test_a_killed_fetch_goes_on_with_a_range(hub: HubStandIn, tmp_path: Path) ->
         left = tmp_path / "home" / "models" / ".mevis.download" / name
         left.mkdir()
         (left / "model_index.json").write_text("{}")
+    (left.parent / "base" / "tokenizer" / "old.txt").write_text("of an older commit")
     done = flowrvs(env, "models", "fetch", "mevis")
     assert done.returncode == 0, done.stderr
     assert [a.begins for a in hub.gets(DIT)] == [0, have] and have > 0
     assert [p.name for p in (tmp_path / "home" / "models").iterdir()] == ["mevis"]
+    assert not list((tmp_path / "home").rglob("old.txt"))
 
 
 def test_ctrl_c_stops_at_once_and_another_process_is_told(hub: HubStandIn, tmp_path: Path) -> None:
