@@ -357,7 +357,7 @@ def _step(mask: Mask) -> int:
     box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     step = -(-max(box.shape) // _OBJECT)
     if step > 1:  # what is long and thin must not vanish between coarse pixels
-        step = min(step, int(distance_transform_edt(box).max() / 2))
+        step = min(step, int(distance_transform_edt(np.pad(box, 1)).max() / 2))
     return max(1, step)
 
 
