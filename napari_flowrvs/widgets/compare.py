@@ -8,7 +8,15 @@ import numpy as np
 from napari.layers import Labels
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from flowrvs.errors import InputError
 from napari_flowrvs.presenters.compare import ComparePresenter, Curve, Side
@@ -63,8 +71,11 @@ class ComparePanel(QWidget):
             box.setSizeAdjustPolicy(
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
-        self.selected = QCheckBox("only the &selected label of each")
-        self.selected.setToolTip("Without it, every label of a layer counts as foreground")
+            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.selected = QCheckBox("&selected labels only")
+        self.selected.setToolTip(
+            "Compare the label that is selected in each layer; without it, all labels count"
+        )
         self.button = QPushButton("&Compare")
         self.button.setObjectName("run")
         self.button.clicked.connect(self._compare_or_cancel)

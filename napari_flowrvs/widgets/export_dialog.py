@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QListWidgetItem,
     QMainWindow,
     QPushButton,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -68,6 +69,7 @@ class ExportDialog(QDialog):
         self._viewer = viewer
         self._homes: list[Origin | None] = []
         self._remarks: list[Finding] = []
+        self._written = ""
         self.presenter = ExportPresenter(runner)
         self._build()
         found = (layer.metadata.get(KEY, {}).get("project") for layer in viewer.layers)
@@ -110,6 +112,7 @@ class ExportDialog(QDialog):
         self.format = ComboBox(choices=FORMATS, value=FORMATS[0])
         self.format.changed.connect(self._on_format)
         self.about_format = Wrapped()
+        self.about_format.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
         self.home = CheckBox(text="&write back to the dataset", value=False)
         self.home.tooltip = "Corrections of imported projects go into the split they come from"
         self.home.changed.connect(self._on_home)
@@ -255,14 +258,16 @@ class ExportDialog(QDialog):
         self.cancel_button.setEnabled(phase is not Phase.STOPPING)
 
     def _on_finished(self, result: ExportResult) -> None:
-        self.progress.say(
+        self._written = (
             f"Written: {counted(result.videos, 'video')}, "
             f"{counted(result.expressions, 'sentence')}, {counted(result.objects, 'object')} "
             f"in {result.path}"
         )
+        self.progress.say(" ".join([self._written, *result.notes]))
 
     def _on_checked(self, checked: Checked) -> None:
         self._remarks += checked.findings
+        self.progress.say(" ".join([self._written, *checked.result.notes]))
         self.table.show_findings(self._remarks, "The linter finds nothing in what was written.")
 
     def _on_returned(self, result: WriteBackResult) -> None:

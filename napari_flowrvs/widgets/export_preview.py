@@ -9,6 +9,7 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QHeaderView,
     QListWidget,
+    QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
@@ -37,21 +38,24 @@ class PreviewTable(QWidget):
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setTabKeyNavigation(False)
         self.table.setMinimumSize(40, 84)
+        self.table.setMaximumHeight(190)
         header = self.table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
         self.total = Wrapped()
+        self.total.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Maximum)
         self.findings = QListWidget()
         self.findings.setAccessibleName("The linter's findings")
         self.findings.setWordWrap(True)
         self.findings.setMinimumSize(40, 56)
-        self.findings.setMaximumHeight(120)
+        self.findings.setMaximumHeight(84)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.total)
         layout.addWidget(self.findings)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.hide()
 
     def show_preview(self, preview: Preview) -> None:

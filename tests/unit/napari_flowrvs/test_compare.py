@@ -1,0 +1,101 @@
+"""Two layers compared: the scores of the library, drawn, and a click goes to the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+
+from flowrvs.errors import InputError
+from flowrvs.evaluation import compare_masks
+from napari_flowrvs.presenters.compare import ComparePresenter, Curve, Side
+from napari_flowrvs.widgets.compare import ComparePanel
+
+
+@pytest.fixture
+def layers() -> tuple[Any, Any]:
+    """Labels of 20 frames; the second drifts away and loses the object on frame 15."""
+    one = np.zeros((20, 40, 60), np.uint16)
+    one[:, 10:30, 10:30] = 3
+    one[:, 32:36, 40:50] = 4
+    other = np.stack([np.roll(frame, t // 3, axis=1) for t, frame in enumerate(one)])
+    other[15] = 0
+    return one, other
+
+
+def test_the_curve_is_the_librarys(layers: tuple[Any, Any]) -> None:
+    presenter = ComparePresenter()
+    seen: list[int] = []
+    presenter.scored.connect(lambda curve: seen.append(curve.done))
+    presenter.run(Side("a", layers[0]), Side("b", layers[1]))
+    curve = presenter.curve
+    assert curve is not None and seen == [8, 16, 20]
+    wanted = np.array(list(compare_masks(layers[0] > 0, layers[1] > 0)))
+    assert np.array_equal(curve.j, wanted[:, 0]) and np.array_equal(curve.f, wanted[:, 1])
+    assert curve.worst() == 15
+    assert curve.next_worse(0, 0.2) == 15 and curve.next_worse(15, 0.2) is None
+    assert curve.next_worse(19, 0.2, step=-1) == 15
+    assert "lowest on frame 15" in curve.text()
+
+
+def test_one_label_alone(layers: tuple[Any, Any]) -> None:
+    presenter = ComparePresenter()
+    presenter.run(Side("a", layers[0], 4), Side("b", layers[0], 4))
+    assert presenter.curve is not None and presenter.curve.mean_j == 1
+    presenter.run(Side("a", layers[0], 4), Side("b", layers[0], 3))
+    assert presenter.curve.mean_j == 0
+
+
+def test_layers_that_do_not_fit(layers: tuple[Any, Any]) -> None:
+    with pytest.raises(InputError, match="cannot be compared"):
+        ComparePresenter().run(Side("a", layers[0]), Side("b", layers[1][:5]))
+    assert Curve(("a", "b"), np.full(3, np.nan), np.full(3, np.nan)).worst() is None
+
+
+def test_a_click_goes_to_the_frame(
+    make_napari_viewer: Callable[..., Any], qtbot: Any, layers: tuple[Any, Any]
+) -> None:
+    viewer = make_napari_viewer()
+    for name, data in zip("ab", layers, strict=True):
+        viewer.add_labels(data, name=name)
+    panel = ComparePanel(viewer)
+    viewer.window.add_dock_widget(panel)
+    assert (panel.one.currentText(), panel.other.currentText()) == ("a", "b")
+    qtbot.keyClick(panel.button, Qt.Key.Key_Space)
+    qtbot.waitUntil(lambda: not panel.presenter.job.busy, timeout=20_000)
+    qtbot.waitUntil(lambda: "lowest on frame 15" in panel.summary.text(), timeout=5_000)
+    panel.curve.resize(300, 160)
+    x = round(panel.curve._x(12))
+    qtbot.mouseClick(panel.curve, Qt.MouseButton.LeftButton, pos=QPoint(x, 60))
+    assert viewer.dims.current_step[0] == 12
+    qtbot.keyClick(panel.curve, Qt.Key.Key_Right)
+    assert viewer.dims.current_step[0] == 13
+    panel.worst.click()
+    assert viewer.dims.current_step[0] == 15
+    viewer.dims.set_current_step(0, 3)
+    assert panel.curve.frame == 3
+    before = panel.curve.grab().toImage()
+    panel.curve.show_curve(None)
+    assert panel.curve.grab().toImage() != before
+    panel.other.setCurrentText("a")
+    panel.compare()
+    assert "two different" in panel.problem.line.text()
+
+
+def test_a_long_curve_is_painted_at_once(qtbot: Any) -> None:
+    import time
+
+    from napari_flowrvs.widgets.curve import CurveView
+
+    view = CurveView()
+    qtbot.addWidget(view)
+    view.resize(280, 160)
+    rng = np.random.default_rng(0)
+    view.show_curve(Curve(("a", "b"), rng.random(100_000), rng.random(100_000)))
+    view.grab()
+    start = time.process_time()
+    view.grab()
+    assert time.process_time() - start < 0.5  # a few milliseconds on an idle machine
