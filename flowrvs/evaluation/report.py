@@ -261,4 +261,4 @@ def _fixed(*values: float) -> list[str]:
 
 
 def _maybe(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{round(value, 4) + 0.0:.4f}"

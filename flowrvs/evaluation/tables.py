@@ -34,7 +34,8 @@ def format_scores(
     ]
     lacking = sum(e.found < e.frames for e in scores.expressions)
     if lacking:
-        lines.append(f"{lacking} expressions lack pictures; missing ones score 0.")
+        what = "expression lacks" if lacking == 1 else "expressions lack"
+        lines.append(f"{lacking} {what} pictures; missing ones score 0.")
     lines += ["", *_rates(scores), "", *_precision(scores)]
     videos = sorted(scores.videos, key=lambda v: v.j_and_f)[: max(worst, 0)]
     if videos and len(scores.videos) > 1:
@@ -92,7 +93,7 @@ def _three(*values: float) -> list[str]:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

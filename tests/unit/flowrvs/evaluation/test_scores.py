@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import zipfile
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
-from flowrvs.errors import Cancelled, DatasetError, MissingPathError
+from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError
 from flowrvs.evaluation import evaluate, evaluate_masks, score_masks
 from flowrvs.progress import CancelToken
 
@@ -145,3 +146,62 @@ def test_masks_in_memory_score_as_files_do(split, tmp_path, shapes_masks):
     scores = evaluate_masks(pairs)
     assert [e.j for e in scores.expressions] == [0, 1]
     assert scores.coverage == 1
+
+
+def test_processes_score_as_one_does(split, tmp_path):
+    pred = write_truth(split, tmp_path / "pred")
+    (pred / "one" / "1" / "00003.png").unlink()
+    seen = []
+    alone = evaluate(pred, split)
+    together = evaluate(pred, split, workers=2, progress=seen.append)
+    assert together.to_dict() == alone.to_dict()
+    assert [e.missing for e in together.expressions][1] == (3,)
+    assert seen[-1].done == seen[-1].total == 72 and seen[-1].remaining == 0
+
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        evaluate(pred, split, workers=2, cancel=token, progress=lambda event: token.cancel())
+    (pred / "one" / "1" / "00004.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match="00004.png is not a readable picture"):
+        evaluate(pred, split, workers=2)
+    assert multiprocessing.active_children() == []
+    with pytest.raises(InputError, match="workers"):
+        evaluate(pred, split, workers=-1)
+
+
+def test_an_answer_needs_a_picture(split, tmp_path):
+    """A missing prediction is not right about a missing target, nor does it score."""
+    pred = write_truth(split, tmp_path / "pred")
+    shutil.rmtree(pred / "one" / "2")
+    scores = evaluate(pred, split)
+    entry = next(e for e in scores.expressions if (e.video, e.exp_id) == ("one", "2"))
+    assert (entry.j, entry.f, entry.found, entry.dtssd) == (0, 0, 0, None)
+    assert scores.n_acc == 0.5 and scores.t_acc == 1
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda masks: masks.pop("0"), "no anno_id 0"),
+        (lambda masks: masks["0"].pop(), "11 masks, 'one' 12 frames"),
+        (lambda masks: masks["0"].__setitem__(0, {"counts": "1"}), "no 'size'"),
+        (lambda masks: masks["0"][0].update(counts="1"), "damaged"),
+        (lambda masks: masks["0"][3].update(size=[64, 48]), "differ in size"),
+    ],
+)
+def test_damaged_truth_gets_one_line(split, tmp_path, damage, message):
+    pred = write_truth(split, tmp_path / "pred")
+    path = split / "mask_dict.json"
+    masks = json.loads(path.read_text())
+    damage(masks)
+    path.write_text(json.dumps(masks))
+    with pytest.raises(DatasetError, match=message) as caught:
+        evaluate(pred, split)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_expressions_are_refused(split, tmp_path):
+    pred = write_truth(split, tmp_path / "pred")
+    with pytest.raises(DatasetError, match="no expression '9' of 'one'"):
+        evaluate(pred, split, expressions=[("one", "9")])
+    assert len(evaluate(pred, split, expressions=[("one", "1")] * 2).expressions) == 1
