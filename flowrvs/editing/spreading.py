@@ -49,7 +49,7 @@ class Flows(flow.Flows):
 
 def spread(
     project: Project,
-    video: Video,
+    video: Video | None,
     object_id: int,
     *,
     keys: Sequence[int] | None = None,
@@ -64,8 +64,8 @@ def spread(
     ----------
     project : Project
         Of this video.
-    video : Video
-        Open.
+    video : Video or None
+        Open; ``"shape"`` and ``"copy"`` do without.
     object_id : int
         The object.
     keys : sequence of int, optional
@@ -93,13 +93,16 @@ def spread(
     InputError
         There is no key frame, or the range or the method is unknown.
     """
-    project.check_video(video.info)
-    total = len(video)
+    if video is not None:
+        project.check_video(video.info)
+    total = project.video.frame_count
     stop = total if stop is None else stop
     if not 0 <= start < stop <= total:
         raise InputError(f"Frames {start} to {stop} lie outside the {total} frames.")
     if method not in get_args(Method):
         raise InputError(f"Method {method!r} is unknown; use {', '.join(get_args(Method))}.")
+    if method == "flow" and video is None and flows is None:
+        raise InputError("Spreading by flow needs the video; open it, or use 'shape' or 'copy'.")
     drawn = {int(t) for t in np.flatnonzero(_provenance(project, object_id) >= Provenance.HUMAN)}
     chosen = drawn if keys is None else {int(t) for t in keys}
     if not chosen or not all(0 <= t < total for t in chosen):
@@ -113,8 +116,12 @@ def spread(
 
     def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
         if method == "flow":
+            known = flows
+            if known is None:
+                assert video is not None
+                known = Flows(video)
             return propagate(
-                flows or Flows(video),
+                known,
                 masks,
                 start,
                 stop,

@@ -21,6 +21,7 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 _RING = 6  # pixels at most on both sides of the edge in which a model is always unsure
+_SUREST = 58.5  # 255 * (sigmoid(1) - 0.5): logits are clamped to 1
 _NEAR = 5  # frames on each side that an area is compared with
 _OBJECT = 192  # working pixels; a doubt needs no fine edges
 
@@ -31,7 +32,8 @@ def margin(confidence: npt.NDArray[np.uint8], mask: npt.ArrayLike) -> float:
     Parameters
     ----------
     confidence : ndarray of uint8, shape (H, W)
-        ``round(255 * sigmoid(logit))``.
+        ``round(255 * sigmoid(logit))``. Logits of the model lie within -1 to 1, so that it is
+        69 to 186; what lies beyond is sure as well.
     mask : array_like, shape (H, W)
         The object's mask on this frame.
 
@@ -44,9 +46,9 @@ def margin(confidence: npt.NDArray[np.uint8], mask: npt.ArrayLike) -> float:
     drawn = np.asarray(mask, dtype=bool)
     if confidence.shape != drawn.shape:
         raise InputError(f"Confidence {confidence.shape} does not fit the mask {drawn.shape}.")
-    unsure = np.minimum(confidence, 255 - confidence).astype(np.float32) / 127.5
+    unsure = 1 - np.clip(np.abs(confidence.astype(np.float32) - 127.5) / _SUREST, 0, 1)
     if not drawn.any():
-        return float(np.clip(np.count_nonzero(confidence > 64) / 256, 0, 1))
+        return float(np.clip(np.count_nonzero(unsure > 0.25) / 256, 0, 1))
     core, hull = _core_and_hull(drawn)
     elsewhere = unsure[~hull & (unsure > 0.25)].sum() / drawn.sum()
     return float(np.clip(unsure[core].mean() + elsewhere, 0, 1))

@@ -87,7 +87,7 @@ def test_an_absence_ends_the_spread(project, video, red, shapes_masks):
 def test_shapes_without_the_video(project, video, red, shapes_masks):
     for t in (1, 8):
         draw(project, red, t, shapes_masks["red"][t])
-    preview = spread(project, video, red.id, method="shape").finish()
+    preview = spread(project, None, red.id, method="shape").finish()
     assert preview.frames == (2, 3, 4, 5, 6, 7)
     assert min(iou(preview.mask(t), shapes_masks["red"][t]) for t in preview.frames) > 0.9
     assert preview.certainty(2) > preview.certainty(4)
@@ -125,6 +125,7 @@ def test_bad_input_is_told_in_one_line(project, video, red, shapes_frames, shape
         (InputError, lambda: spread(project, video, red.id, keys=[40])),
         (InputError, lambda: spread(project, video, red.id, method="magic")),
         (InputError, lambda: spread(project, video, red.id, start=8, stop=3)),
+        (InputError, lambda: spread(project, None, red.id)),
         (InputError, lambda: copy_to_next(project, red.id, 0, 0)),
         (InputError, lambda: spread(project, video, red.id).mask(3)),
         (ProjectError, lambda: spread(project, other, red.id)),

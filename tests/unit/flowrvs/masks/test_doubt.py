@@ -14,10 +14,13 @@ def test_margin_tells_a_guess_from_a_sure_mask():
     mask = distance > 0
     sure = np.rint(255 / (1 + np.exp(-distance))).astype(np.uint8)
     unsure = np.where(mask, 140, 10).astype(np.uint8)
-    assert doubt.margin(sure, mask) < 0.1
+    assert doubt.margin(sure, mask) < 0.05
     assert doubt.margin(unsure, mask) > 0.8
+    clamped = np.rint(255 / (1 + np.exp(-np.clip(distance, -1, 1)))).astype(np.uint8)
+    assert (clamped.min(), clamped.max()) == (69, 186)
+    assert doubt.margin(clamped, mask) < 0.05
     nothing = np.zeros_like(mask)
-    assert doubt.margin(np.zeros((80, 80), np.uint8), nothing) == 0
+    assert doubt.margin(np.full((80, 80), 69, np.uint8), nothing) == 0
     assert doubt.margin(np.full((80, 80), 100, np.uint8), nothing) == 1
 
 
