@@ -79,7 +79,7 @@ def _frame(parts: Sequence[str], ticks: Sequence[tuple[str, float]], label: str)
     ]
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(parts)}{''.join(axis)}</svg>"
+        f"{''.join(axis)}{''.join(parts)}</svg>"
     )
 
 

@@ -104,7 +104,7 @@ def _page(title: str, scores: Scores, split: MevisSplit, cases: Sequence[str]) -
     yield histogram([e.j for e in scores.expressions], "Histogram of J over the expressions")
     yield "<h2>Precision: share with J above K</h2>"
     yield _table(
-        ["", *(f"{k:.1f}" for k in THRESHOLDS), "mean"],
+        ["share of the", *(f"{k:.1f}" for k in THRESHOLDS), "mean"],
         (
             [name, *(f"{values[k]:.3f}" for k in THRESHOLDS), f"{sum(values.values()) / 5:.3f}"]
             for name, values in (

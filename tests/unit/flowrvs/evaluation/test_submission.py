@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import warnings
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
 
-from flowrvs.errors import DatasetError, StorageError
-from flowrvs.evaluation import evaluate, predict_split, zip_predictions
+from flowrvs.data._names import is_safe_name
+from flowrvs.data.mevis import MevisWriter
+from flowrvs.errors import (
+    Cancelled,
+    DatasetError,
+    InputError,
+    MissingPathError,
+    StorageError,
+)
+from flowrvs.evaluation import (
+    evaluate,
+    evaluate_masks,
+    predict_split,
+    verify_zip,
+    zip_predictions,
+)
+from flowrvs.progress import CancelToken
 from tests.fixtures.segmenters import ThresholdSegmenter
 
 PICTURES = 2 * 3 * 12
@@ -41,3 +64,156 @@ def test_a_zip_that_does_not_read_back_is_not_kept(split, tmp_path, monkeypatch)
     with pytest.raises(StorageError, match="read back"):
         zip_predictions(split, out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "valid_u"]
+
+
+@pytest.fixture
+def predicted(split, tmp_path):
+    out = tmp_path / "out"
+    predict_split(split, out, ThresholdSegmenter())
+    return out
+
+
+def test_each_layout_has_its_top_and_its_reader(split, predicted, tmp_path):
+    flat = zip_predictions(split, predicted, tmp_path / "flat.zip")
+    deep = zip_predictions(split, predicted, tmp_path / "deep.zip", layout="ytvos")
+    with zipfile.ZipFile(flat) as one, zipfile.ZipFile(deep) as other:
+        assert [f"Annotations/{name}" for name in one.namelist()] == other.namelist()
+    assert verify_zip(split, flat) == verify_zip(split, deep, layout="ytvos") == PICTURES
+    assert evaluate(deep, split).to_dict() == evaluate(predicted, split).to_dict()
+    with pytest.raises(DatasetError, match="lacks 72 of 72 pictures.*another layout"):
+        verify_zip(split, flat, layout="ytvos")
+    with pytest.raises(InputError, match="layout 'davis'; choose mevis or ytvos"):
+        zip_predictions(split, predicted, layout="davis")
+    # A zip is as good a source as a folder.
+    again = zip_predictions(split, deep, tmp_path / "again.zip")
+    assert again.read_bytes() == flat.read_bytes()
+
+
+def test_equal_pictures_give_equal_bytes(split, predicted, tmp_path):
+    first = zip_predictions(split, predicted, tmp_path / "first.zip").read_bytes()
+    for path in predicted.rglob("*.png"):
+        os.utime(path, (1e9, 1e9))
+        path.chmod(0o600)
+    assert zip_predictions(split, predicted, tmp_path / "second.zip").read_bytes() == first
+
+
+def _save(mode, size=(64, 48), value=255, palette=None):
+    def write(path):
+        picture = Image.new(mode, size, value)
+        if palette is not None:
+            picture.putpalette(palette)
+        picture.save(path, "PNG")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write, message",
+    [
+        (_save("L", value=1), "holds the value 1; only 0 and 255"),
+        (_save("L", size=(48, 64)), "is 48x64, its frame 64x48"),
+        (_save("RGB", value=(255, 255, 255)), "has the mode RGB"),
+        (_save("1", value=1), "has the mode 1"),
+        (_save("P", palette=[0, 0, 0] * 256), "has a palette whose 0 is not black or 255 is"),
+        (lambda path: path.write_bytes(b"GIF89a"), "is not a readable PNG"),
+        (lambda path: Image.new("L", (64, 48)).save(path, "BMP"), "is not a readable PNG"),
+        (lambda path: path.write_bytes(b""), "is not a readable PNG"),
+    ],
+)
+def test_pictures_that_a_server_refuses_are_refused_here(split, predicted, write, message):
+    write(predicted / "two v1.0" / "1" / "00003.png")
+    with pytest.raises(DatasetError, match=message) as caught:
+        zip_predictions(split, predicted)
+    assert "00003.png" in str(caught.value) and "\n" not in str(caught.value)
+    assert not predicted.with_name("out.zip").exists()
+
+
+def test_a_palette_of_black_and_a_colour_is_taken(split, predicted):
+    _save("P", palette=[0, 0, 0] * 255 + [0, 200, 0])(predicted / "one" / "0" / "00000.png")
+    assert zip_predictions(split, predicted).is_file()
+
+
+def test_a_foreign_zip_is_judged(split, predicted, tmp_path):
+    good = zip_predictions(split, predicted, tmp_path / "good.zip")
+    with zipfile.ZipFile(good) as file:
+        entries = [(name, file.read(name)) for name in file.namelist()]
+
+    def write(items):
+        path = tmp_path / "foreign.zip"
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            warnings.simplefilter("ignore", UserWarning)  # A name that is there twice.
+            for name, data in items:
+                file.writestr(name, data)
+        return path
+
+    assert verify_zip(split, write(reversed(entries))) == PICTURES
+    cases = {
+        "lacks 1 of 72": entries[1:],
+        "holds 1 files that the split does not list, such as 'notes.txt'": [
+            *entries,
+            ("notes.txt", b""),
+        ],
+        "holds 'one/0/00000.png' twice": [*entries, entries[0]],
+    }
+    for message, items in cases.items():
+        with pytest.raises(DatasetError, match=message):
+            verify_zip(split, write(items))
+    data = bytearray(good.read_bytes())
+    data[80] ^= 255
+    (tmp_path / "spoilt.zip").write_bytes(data)
+    with pytest.raises(DatasetError, match=r"damaged zip file \(Bad CRC-32"):
+        verify_zip(split, tmp_path / "spoilt.zip")
+    (tmp_path / "text.zip").write_text("no zip")
+    with pytest.raises(DatasetError, match="damaged zip file"):
+        verify_zip(split, tmp_path / "text.zip")
+    with pytest.raises(MissingPathError, match="No zip file"):
+        verify_zip(split, tmp_path / "none.zip")
+
+
+def test_a_cancelled_zip_leaves_the_old_one(split, predicted):
+    archive = zip_predictions(split, predicted)
+    before, there = archive.read_bytes(), sorted(archive.parent.iterdir())
+    for stop_at in (1, PICTURES + 5):
+        token, seen = CancelToken(), []
+
+        def watch(event, token=token, seen=seen, stop_at=stop_at):
+            seen.append(event)
+            if event.done == stop_at:
+                token.cancel()
+
+        with pytest.raises(Cancelled):
+            zip_predictions(split, predicted, cancel=token, progress=watch)
+        assert len(seen) == stop_at and seen[0].total == 2 * PICTURES
+    assert archive.read_bytes() == before and sorted(archive.parent.iterdir()) == there
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70))),
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(
+        is_safe_name
+    ),
+    st.sampled_from(["mevis", "ytvos"]),
+)
+def test_what_goes_into_a_zip_comes_out_as_scores(masks, name, layout):
+    """Masks to pictures to a zip to the reader to scores: all as from memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        frames = np.zeros((*masks.shape, 3), np.uint8)
+        truth = np.roll(masks, 1, axis=2)
+        with MevisWriter(root / "split") as writer:
+            writer.add_video(
+                name, frames, objects={1: truth}, expressions={"0": ("it", [1]), "1": ("no", [])}
+            )
+        for exp_id in "01":
+            pictures = root / "pred" / name / exp_id
+            pictures.mkdir(parents=True)
+            for index, mask in enumerate(masks):
+                grey = Image.fromarray(mask.astype(np.uint8) * 255)
+                grey.save(pictures / f"{index:05d}.png", "PNG")
+        archive = zip_predictions(root / "split", root / "pred", layout=layout)
+        scores = evaluate(archive, root / "split").to_dict()
+    expected = evaluate_masks(
+        {(name, "0"): (masks, truth), (name, "1"): (masks, np.zeros_like(masks))}
+    )
+    assert scores == expected.to_dict()
