@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
                 rows.append(str(project.path))
                 counts = len(project.objects), len(project.expressions), len(project.layers)
             if not args.json:
-                print(
-                    f"{rows[0]}: {counts[0]} objects in {counts[2]} layers, {counts[1]} sentences"
-                )
+                words = zip(counts, ("object", "sentence", "layer"), strict=True)
+                text = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in words)
+                print(f"{rows[0]}: {text}")
     if args.json:
         print(json.dumps({"projects": rows}))
     return 0

@@ -95,9 +95,11 @@ def parts_of(
             "targets (groups of objects, or objects that overlap) share pixels"
         )
     if empty:
+        count = "a sentence without target refers"
+        if len(empty) > 1:
+            count = f"{len(empty)} sentences without target refer"
         work.notes.append(
-            f"{source.name}: {len(empty)} {'sentence' if len(empty) == 1 else 'sentences'} without "
-            "target refer to an object id that has no pixel; this format has no other way"
+            f"{source.name}: {count} to an object id without a pixel; this format has no other way"
         )
     return parts
 

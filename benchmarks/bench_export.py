@@ -1,0 +1,96 @@
+"""Export many videos: memory by number of videos, time by number of threads.
+
+Run ``python benchmarks/bench_export.py [--videos 100] [--frames 100] [--height 480]``.
+Every export runs in a process of its own; what counts are the ratios between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import flowrvs
+from flowrvs.data import export_projects
+from flowrvs.store import Project
+
+
+def make(folder: Path, count: int, frames: int, height: int) -> list[Path]:
+    """Make projects of clips that are stored as arrays, two moving objects each."""
+    paths = []
+    width = height * 16 // 9
+    rows, columns = np.mgrid[:height, :width]
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        clip = folder / f"clip{number:03}.npy"
+        data = np.lib.format.open_memmap(
+            clip, mode="w+", dtype=np.uint8, shape=(frames, height, width, 3)
+        )
+        texture = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        for t in range(frames):
+            data[t] = np.roll(texture, t, axis=1)
+        data.flush()
+        del data
+        with flowrvs.open_video(clip) as video:
+            info = video.info
+        with Project.create(folder / f"p{number:03}", info) as project:
+            project.history.limit_bytes = -1
+            for text in ("one", "two"):
+                project.add_prompt(text)
+            for t in range(frames):
+                for key in (1, 2):
+                    x, y = (t * 7 * key) % width, height * key // 3
+                    mask = (rows - y) ** 2 + (columns - x) ** 2 < (height // 6) ** 2
+                    project.write_model(project.objects[key].layer, key, t, mask[None])
+            paths.append(project.path)
+    return paths
+
+
+def run(paths: list[Path], jobs: int) -> dict[str, float]:
+    """Export in a process of its own."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, __file__, "--child", out, str(jobs), *map(str, paths)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def child(out: str, jobs: int, paths: list[str]) -> None:
+    """Export and report the time and the most memory that was used."""
+    start = time.perf_counter()
+    export_projects(paths, out, jobs=jobs)
+    seconds = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "MiB": memory}))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--videos", type=int, default=20)
+    parser.add_argument("--frames", type=int, default=50)
+    parser.add_argument("--height", type=int, default=240)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = make(Path(folder), args.videos, args.frames, args.height)
+        few = run(paths[: max(1, args.videos // 5)], 2)
+        many = run(paths, 2)
+        alone = run(paths, 1)
+    print(f"memory of {args.videos} videos / a fifth of them: {many['MiB'] / few['MiB']:.2f}")
+    print(f"   {few['MiB']:.0f} MiB, {many['MiB']:.0f} MiB")
+    print(f"time of one thread / two threads: {alone['seconds'] / many['seconds']:.2f}")
+    print(f"   {alone['seconds']:.1f} s, {many['seconds']:.1f} s")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1] == "--child":
+        child(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
+    else:
+        main()
