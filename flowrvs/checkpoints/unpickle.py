@@ -24,6 +24,8 @@ _PLAIN = re.compile(
     r"argparse\.Namespace|collections\.(OrderedDict|Counter)|torch\.(\w+Storage|Size|device)|"
     r"torch\._utils\._rebuild\w+|torch\.nn\.parameter\.Parameter"
 )
+# A thousand weights with their averages and an optimizer's state need a few hundred kB.
+_LARGEST = 256 * 1024 * 1024
 _ZIP_MAGIC = b"PK\x03\x04"
 _AGAIN = "download the file again"
 
@@ -86,6 +88,8 @@ def _read_pickle(path: Path) -> bytes:
                 raise CheckpointError(
                     f"{path} is a zip file, but not one that torch.save wrote; {_AGAIN}."
                 )
+            if pickles[0].file_size > _LARGEST:
+                raise CheckpointError(f"{path} holds a pickle too large for weights; {_AGAIN}.")
             return archive.read(pickles[0])
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged ({_short(str(error))}); {_AGAIN}.") from error
