@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
 from flowrvs.store._files import storage_error
+from flowrvs.store._memory import copy_frame
 
 __all__ = ["FrameCache"]
 
-_MAX_FRAMES = 128
-_MAX_BYTES = 256 * 2**20
+_MAX_FRAMES = 64
+_MAX_BYTES = 128 * 2**20
 _BATCH_BYTES = 32 * 2**20
 
 
@@ -66,7 +67,7 @@ class FrameCache:
         """Return the cached frame itself; call `touch` after changing it. Needs `lock`."""
         frame = self._frames.get(t)
         if frame is None:
-            frame = np.require(self._result(self._array[t].read(), t), requirements=["W", "C"])
+            frame = copy_frame(self._result(self._array[t].read(), t))
             self._evict(room=1)  # before, or it might be the only one that can leave
             self._frames[t] = frame
         else:
@@ -121,7 +122,7 @@ class FrameCache:
 
     def _write(self, batch: list[int], before: Callable[[], None] | None) -> None:
         with self.lock:
-            copies = [(t, self._dirty[t], self._frames[t].copy()) for t in batch]
+            copies = [(t, self._dirty[t], copy_frame(self._frames[t])) for t in batch]
         if before is not None:
             before()
         futures = [(t, change, self._array[t].write(copy)) for t, change, copy in copies]

@@ -65,8 +65,11 @@ class Runs:
         return bool(len(places))
 
 
-def encode(before: Labels, after: Labels) -> bytes:
-    """Return the difference of two frames of one shape; empty where there is none."""
+def encode(before: Labels, after: Labels, top: int = 0) -> bytes:
+    """Return the difference of two frames of one shape; empty where there is none.
+
+    `top` is the first row, where only some rows of the frames are given.
+    """
     changed = before != after
     rows = np.flatnonzero(changed.any(axis=1))
     if not len(rows):
@@ -77,10 +80,10 @@ def encode(before: Labels, after: Labels) -> bytes:
     new = after[first:stop].reshape(-1)[places]
     cut = (np.diff(places) != 1) | (np.diff(old) != 0) | (np.diff(new) != 0)
     heads = np.concatenate(([0], np.flatnonzero(cut) + 1))
-    starts = (places[heads] + first * width).astype("<u4")
+    starts = (places[heads] + (top + first) * width).astype("<u4")
     lengths = np.diff(np.append(heads, len(places))).astype("<u4")
     if 12 * len(heads) > 4 * (stop - first) * width:  # noise: whole rows are shorter
-        head = np.array([first, stop, width], "<u4").tobytes()
+        head = np.array([top + first, top + stop, width], "<u4").tobytes()
         rows_of = [
             np.ascontiguousarray(one[first:stop], "<u2").tobytes() for one in (before, after)
         ]

@@ -82,8 +82,8 @@ class Record:
         The objects that it touched.
     data : bytes or None
         The difference of the two frames, or the old and new provenance of the range.
-    frames : pair of ndarray or None
-        The frame before and after, until `pack` was called.
+    frames : tuple of 2 ndarray and int, or None
+        Rows of the frame before and after, and the first of them, until `pack` was called.
     """
 
     seq: int
@@ -94,7 +94,7 @@ class Record:
     role: str
     marks: tuple[Mark, ...]
     data: bytes | None = None
-    frames: tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]] | None = None
+    frames: tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16], int] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def pack(self) -> bytes:

@@ -15,6 +15,7 @@ from flowrvs.store._cache import FrameCache
 from flowrvs.store._delta import decode
 from flowrvs.store._entry import Entry
 from flowrvs.store._journal import Mark, Record
+from flowrvs.store._memory import copy_frame
 from flowrvs.store._tracks import Provenance, Track, Tracks
 from flowrvs.store.history import History
 
@@ -191,7 +192,7 @@ class LayerVolume:
             self._cut(t)
             pending = None
         if pending is None:
-            pending = self._pending[t] = _Pending(entry, frame.copy(), {})
+            pending = self._pending[t] = _Pending(entry, copy_frame(frame), {})
         for object_id in touched:
             if object_id in self._members:
                 if object_id not in pending.marks:
@@ -201,11 +202,11 @@ class LayerVolume:
     def _cut(self, t: int) -> Record:
         """Hand what happened to a frame to the history."""
         pending = self._pending.pop(t)
-        after = self.cache.frame(t).copy()
-        return self._push(pending.entry, t, pending.marks, (pending.before, after))
+        after = copy_frame(self.cache.frame(t))
+        return self._push(pending.entry, t, pending.marks, (pending.before, after, 0))
 
     def _push(
-        self, entry: Entry, t: int, before: dict[int, int], frames: tuple[Labels, Labels]
+        self, entry: Entry, t: int, before: dict[int, int], frames: tuple[Labels, Labels, int]
     ) -> Record:
         marks = tuple(
             Mark(i, old, int(self._provenance[i].values[t]), self._versions.get(i, t))
@@ -274,34 +275,35 @@ class LayerVolume:
         if t in self._pending:
             self._cut(t)
         frame = self.cache.frame(t)
-        wanted = mask
         # A model spares what a person drew of other objects; a person's mask what is locked.
         floor = Provenance.LOCKED if provenance == Provenance.HUMAN else Provenance.HUMAN
         others = self._members - {object_id}
-        kept = [i for i in others if self._provenance[i].values[t] >= floor]
-        if kept:
-            wanted = mask & ~np.isin(frame, kept)
+        wanted = mask
+        for i in others:
+            if self._provenance[i].values[t] >= floor:
+                wanted = wanted & (frame != i)
         before = {object_id: int(track.values[t])}
         changed = (frame == object_id) != wanted
-        if changed.any():
-            old = frame.copy()
-            went = _counts(old[changed])
-            frame[changed & ~wanted] = 0
-            frame[wanted] = object_id
+        rows = np.flatnonzero(changed.any(axis=1))
+        frames = (_NONE, _NONE, 0)
+        if len(rows):
+            top, stop = int(rows[0]), int(rows[-1]) + 1
+            part, cut, new = frame[top:stop], changed[top:stop], wanted[top:stop]
+            old = copy_frame(part)
+            went = _counts(old[cut])
+            np.copyto(part, np.where(new, np.uint16(object_id), np.uint16(0)), where=cut)
             self.cache.touch(t)
-            self._count(t, _counts(frame[changed]), went)
+            self._count(t, {object_id: int(np.count_nonzero(cut & new))}, went)
             for i in went.keys() & others:
                 before[i] = int(self._provenance[i].values[t])
                 if provenance == Provenance.HUMAN:
                     self._set(i, t, Provenance.HUMAN)
-            new = frame.copy()
-        else:
-            old = new = frame  # nothing to pack
+            frames = (old, copy_frame(part), top)
         track.values[t] = provenance
         track.touch(t, t + 1)
         for i in before:
             entry.touch(self.id, i, t, t + 1)
-        return self._push(entry, t, before, (old, new) if old is not new else (_NONE, _NONE))
+        return self._push(entry, t, before, frames)
 
     def remap(self, entry: Entry, t: int, change: Callable[[Labels], Labels | None]) -> bool:
         """Replace frame `t` by ``change(frame)``, whoever drew what; True if it changed.
@@ -320,7 +322,7 @@ class LayerVolume:
             if not changed.any():
                 return False
             went, came = _counts(frame[changed]), _counts(new[changed])
-            old = frame.copy()
+            old = copy_frame(frame)
             frame[...] = new
             self.cache.touch(t)
             self._count(t, came, went)
@@ -331,7 +333,7 @@ class LayerVolume:
             }
             for i in before:
                 entry.touch(self.id, i, t, t + 1)
-            record = self._push(entry, t, before, (old, frame.copy()))
+            record = self._push(entry, t, before, (old, copy_frame(frame), 0))
         record.pack()
         if self.cache.dirty > max(_BACKPRESSURE, self.cache.capacity // 2):
             self.flush()
@@ -389,7 +391,7 @@ class LayerVolume:
                 else:
                     spare.add(mark.object_id)
             frame = self.cache.frame(t)
-            old = frame.copy()
+            old = copy_frame(frame)
             if runs.apply(frame, back=back, spare=frozenset(spare)):
                 self.cache.touch(t)
                 changed = old != frame
@@ -403,7 +405,7 @@ class LayerVolume:
                     track.touch(t, t + 1)
                 self._versions.set(mark.object_id, t, mark.before if back else record.seq)
                 marks.append(Mark(mark.object_id, have, int(track.values[t])))
-            copies = (old, frame.copy())
+            copies = (old, copy_frame(frame), 0)
             done = self._history.push(entry, self.id, (t, t + 1), "back", tuple(marks), copies)
         done.pack()
         if self.cache.dirty > max(_BACKPRESSURE, self.cache.capacity // 2):

@@ -68,9 +68,14 @@ class Videos(Catalog):
         found = list(dict.fromkeys(path for one in near for path in _walk(one)))
         # The same name first; a file that was renamed by its kind.
         for path in sorted(found, key=lambda path: path.name != name):
-            alike = path.name == name or path.suffix.lower() == Path(name).suffix.lower() != ""
-            if alike and fresh(path):
+            if (path.name == name or self._is_alike(path)) and fresh(path):
                 yield path
+
+    def _is_alike(self, path: Path) -> bool:
+        own = self.video
+        if own.kind in ("images", "zarr"):
+            return path.is_dir()
+        return path.suffix.lower() == Path(own.path or "").suffix.lower() and path.is_file()
 
     def _is_ours(self, path: Path) -> bool:
         own = self.video

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from flowrvs.errors import ProjectError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store._entry import Entry, now
@@ -16,6 +19,8 @@ from flowrvs.store._journal import Journal, Mark, Record, StepRow
 from flowrvs.store._steps import ChangeRow, Kind, Step
 
 __all__ = ["History"]
+
+Labels = npt.NDArray[np.uint16]
 
 _MAX_STEPS = 20_000
 _CACHED_BYTES = 16 * 2**20
@@ -229,13 +234,13 @@ class History:
         span: tuple[int, int],
         role: str,
         marks: tuple[Mark, ...],
-        content: bytes | tuple[object, object],
+        content: bytes | tuple[Labels, Labels, int],
     ) -> Record:
         """Take one change of a step; the layer's lock is held."""
         data, frames = (content, None) if isinstance(content, bytes) else (None, content)
         with self._lock:
             self._seq += 1
-            record = Record(self._seq, entry.id, layer, *span, role, marks, data, frames)  # type: ignore[arg-type]
+            record = Record(self._seq, entry.id, layer, *span, role, marks, data, frames)
             if entry.too_big and role[:4] != "back":
                 return record
             self._queue.append(record)

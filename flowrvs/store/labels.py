@@ -113,6 +113,8 @@ class LabelsArray:
         frames, rest = _split(key, self.shape)
         cache = self._volume.cache
         if isinstance(frames, int) and not _is_detached(rest):
+            if self._refused is not None and not _has_arrays(rest) and slice in map(type, rest):
+                self._strokes.told = False  # a view of one frame
             with cache.lock:
                 part = cache.frame(frames)[rest]
                 return part.copy() if isinstance(part, np.ndarray) else part
@@ -270,7 +272,10 @@ class LabelsArray:
         if len(visited) == 1 and isinstance(frames, np.ndarray) and len(rest) == 2:
             rows, columns = rest
             if isinstance(rows, np.ndarray) and isinstance(columns, np.ndarray):
-                _, rows, columns = np.broadcast_arrays(frames, rows, columns)
+                try:
+                    _, rows, columns = np.broadcast_arrays(frames, rows, columns)
+                except ValueError as error:
+                    raise IndexError(f"Index arrays that do not fit each other: {error}") from None
                 edit(visited[0], (rows, columns), value)
                 return
         with self._volume.cache.lock:

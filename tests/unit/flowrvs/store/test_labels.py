@@ -83,6 +83,14 @@ def test_reading_gives_copies(labels: LabelsArray) -> None:
     assert not np.asarray(labels).any()
 
 
+def test_index_arrays_that_do_not_fit_are_refused_as_numpy_does(labels: LabelsArray) -> None:
+    key = (np.array([0]), np.array([0, 0]), np.array([0, 0, 0]))
+    with pytest.raises(IndexError):
+        labels[key]
+    with pytest.raises(IndexError):
+        labels[key] = 3
+
+
 @pytest.mark.parametrize("key", [10, -11, (0, 12), (0, 0, 0, 0), None, 1.5, (..., ...), "t"])
 def test_bad_indices_raise_and_change_nothing(labels: LabelsArray, key: Any) -> None:
     with pytest.raises(IndexError):
@@ -125,7 +133,7 @@ def test_the_cache_forgets_clean_frames_only(tmp_path: Path) -> None:
         cache = project._volumes[1].cache
         project.flush()
         assert cache.dirty == 0
-        assert len(cache._frames) <= cache.capacity == 128
+        assert len(cache._frames) <= cache.capacity == 64
         np.testing.assert_array_equal(labels[:, 0, 0], 1 + np.arange(400) % 5)
 
 
@@ -203,3 +211,30 @@ class TestNapari:
             viewer.dims.set_point(0, 8000)
             layer.paint((8000, 5, 5), 1)
             assert layer.data[8000, 5, 5] == 1
+
+    def test_a_shown_large_volume_is_answered_in_one_line(self, tmp_path: Path) -> None:
+        """No exception, no wait, one message until the view is 2D again."""
+        components = pytest.importorskip("napari.components")
+        with Project.create(tmp_path / "a", VideoInfo(None, "array", 9000, 480, 832)) as project:
+            array = project.labels(project.add_layer("a").id)
+            said: list[str] = []
+            viewer = components.ViewerModel()
+            layer = viewer.add_labels(array.shown(said.append))
+            for rounds in (1, 2):
+                viewer.dims.ndisplay = 3
+                ray = np.array([1.0, 0, 0])
+                layer.get_value((9, 9, 9), view_direction=ray, dims_displayed=[0, 1, 2], world=True)
+                viewer.dims.ndisplay = 2
+                viewer.dims.roll()
+                viewer.dims.set_point(1, 7)
+                layer.refresh()
+                assert len(said) >= rounds and all("9000 frames" in text for text in said)
+                assert len(said) <= 2 * rounds
+                viewer.dims.order = (0, 1, 2)
+            viewer.dims.set_point(0, 8000)
+            layer.paint((8000, 5, 5), 1)
+            assert array[8000, 5, 5] == 1 and layer._slice.image.raw.shape == (480, 832)
+            with pytest.raises(ProjectError, match="9000 frames"):
+                np.asarray(layer.data)
+            with pytest.raises(ProjectError, match="9000 frames"):
+                array[:, :, :]
