@@ -19,10 +19,9 @@ from flowrvs.masks.combine import Rule
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.records import Segmenter
 from flowrvs.store import Project
-from flowrvs.video import Video
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.job import Job, Runner, run_here
-from napari_flowrvs.source import VideoSource
+from napari_flowrvs.presenters.motion import Motion
 
 __all__ = ["RULES", "TOOLS", "CorrectPresenter", "Reprompt", "Scope"]
 
@@ -138,6 +137,8 @@ class CorrectPresenter:
     ----------
     desk : Desk
         What is looked at.
+    motion : Motion
+        The video.
     segmenter : callable
         ``segmenter(model, device)`` gives a loaded model; called in the job.
     runner : Runner
@@ -154,16 +155,16 @@ class CorrectPresenter:
     def __init__(
         self,
         desk: Desk,
+        motion: Motion,
         segmenter: Callable[[str, str], Segmenter],
         runner: Runner = run_here,
     ) -> None:
         self.desk = desk
         self.job = Job(runner)
+        self._motion = motion
         self._segmenter = segmenter
-        self._source: VideoSource | None = None
         self._preview: Shown | None = None
         self._object: int | None = None
-        self._open: tuple[VideoSource, Video, editing.Flows] | None = None
         self.job.failed.connect(self._on_failed)
         desk.project_changed.connect(self._on_project)
 
@@ -178,10 +179,6 @@ class CorrectPresenter:
     def object_id(self) -> int | None:
         """The object of the preview."""
         return self._object
-
-    def set_video(self, source: VideoSource | None) -> None:
-        """Take the video that motion is measured in."""
-        self._source = source
 
     def span(self, scope: Scope) -> tuple[int, int]:
         """Return the frames of a scope: first and one past the last."""
@@ -223,7 +220,7 @@ class CorrectPresenter:
             stop = self.desk.frame + 1
 
         def make() -> editing.Preview:
-            video, flows = self._video()
+            video, flows = self._motion.open()
             return editing.spread(
                 project, video, object_id, start=start, stop=stop, method=method, flows=flows
             )
@@ -262,7 +259,7 @@ class CorrectPresenter:
             report(Progress(0, 0, "Loading the model"))
             segmenter = self._segmenter(inputs.model, inputs.device)
             parts = segment(
-                self._video()[0],
+                self._motion.open()[0],
                 [text],
                 segmenter,
                 start=start,
@@ -338,17 +335,6 @@ class CorrectPresenter:
             self._preview = cast(Shown, item)
             self.preview_changed.emit(item)
 
-    def _video(self) -> tuple[Video, editing.Flows]:
-        """Open the video once, in the job's thread; motion is measured once too."""
-        source = self._source
-        if source is None:
-            raise InputError("There is no video: choose it at the top, so that motion is known.")
-        if self._open is None or self._open[0] is not source:
-            self._close_video()
-            video = source.open()
-            self._open = (source, video, editing.Flows(video))
-        return self._open[1], self._open[2]
-
     # -- the verdict ---------------------------------------------------------------------
 
     def keep(self) -> None:
@@ -401,14 +387,6 @@ class CorrectPresenter:
         if self._preview is not None:
             self._forget()
 
-    def _close_video(self) -> None:
-        opened, self._open = self._open, None
-        if opened is not None:
-            opened[1].close()
-
     def close(self, timeout: float = 5.0) -> bool:
-        """Stop, and close the video."""
-        ended = self.job.close(timeout)
-        if ended:
-            self._close_video()
-        return ended
+        """Stop."""
+        return self.job.close(timeout)

@@ -11,11 +11,12 @@ import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
-from flowrvs.errors import InputError
+from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.presenters.desk import Changed, Desk
 from napari_flowrvs.presenters.job import Job, Runner, run_here
+from napari_flowrvs.presenters.motion import Motion
 
 __all__ = ["Doubtful", "Measured", "ReviewPresenter"]
 
@@ -58,6 +59,8 @@ class ReviewPresenter:
     ----------
     desk : Desk
         What is looked at.
+    motion : Motion, optional
+        The video; without one, masks are not compared with their neighbours.
     runner : Runner
         Where doubts are measured.
     """
@@ -69,8 +72,9 @@ class ReviewPresenter:
     #: Somebody wants to paint an object.
     fix_requested = Signal(int)
 
-    def __init__(self, desk: Desk, runner: Runner = run_here) -> None:
+    def __init__(self, desk: Desk, motion: Motion | None = None, runner: Runner = run_here) -> None:
         self.desk = desk
+        self._motion = motion
         self.job = Job(runner)
         self._doubts: dict[int, npt.NDArray[np.float32]] = {}
         self._stale: dict[int, tuple[int, int]] = {}
@@ -246,10 +250,21 @@ class ReviewPresenter:
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, "Looking for doubtful frames"))
+            flows = self._flows(project)
             for object_id, start, stop in wanted:
-                yield from _measure(project, object_id, start, stop, cancel)
+                yield from _measure(project, object_id, start, stop, flows, cancel)
 
         self.job.start(work, self._on_item)
+
+    def _flows(self, project: Project) -> editing.Flows | None:
+        try:
+            if self._motion is None:
+                return None
+            video, flows = self._motion.open()
+            project.check_video(video.info)
+        except FlowRVSError:
+            return None  # the queue is worth having without motion, too
+        return flows
 
     def _on_item(self, item: object) -> None:
         if isinstance(item, Measured) and item.object_id in self._doubts:
@@ -300,11 +315,16 @@ class ReviewPresenter:
 
 
 def _measure(
-    project: Project, object_id: int, start: int, stop: int, cancel: CancelToken
+    project: Project,
+    object_id: int,
+    start: int,
+    stop: int,
+    flows: editing.Flows | None,
+    cancel: CancelToken,
 ) -> Generator[Measured, None, None]:
     frames: list[int] = []
     doubts: list[float] = []
-    parts = editing.doubt(project, object_id, start=start, stop=stop, cancel=cancel)
+    parts = editing.doubt(project, object_id, start, stop, flows=flows, cancel=cancel)
     with closing(parts):
         for frame, doubt in parts:
             frames.append(frame)

@@ -177,11 +177,10 @@ class CorrectPanel(QWidget):
         grid = QGridLayout()
         grid.setSpacing(4)
         self.threshold_label = QLabel("threshold 0.00")
-        grid.addWidget(self.threshold_label, 0, 0)
-        grid.addWidget(self.slider, 0, 1)
-        grid.addWidget(row(QLabel("on"), self.threshold_scope, stretch=1), 1, 0, 1, 1)
+        grid.addWidget(row(self.threshold_label, self.slider, stretch=1), 0, 0, 1, 2)
+        grid.addWidget(row(QLabel("on"), self.threshold_scope, stretch=1), 1, 0)
         grid.addWidget(self.threshold_button, 1, 1)
-        grid.setColumnStretch(1, 1)
+        grid.setColumnStretch(0, 1)
         return grid
 
     def _build_reprompt(self) -> QGridLayout:

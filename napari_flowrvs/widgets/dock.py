@@ -33,6 +33,7 @@ from napari_flowrvs.presenters.history import HistoryPresenter
 from napari_flowrvs.presenters.job import Failure, Phase, Runner
 from napari_flowrvs.presenters.links import LinksPresenter
 from napari_flowrvs.presenters.memory import Memory
+from napari_flowrvs.presenters.motion import Motion
 from napari_flowrvs.presenters.objects import ObjectsPresenter
 from napari_flowrvs.presenters.opening import OpenPresenter
 from napari_flowrvs.presenters.review import ReviewPresenter
@@ -111,8 +112,11 @@ class SegmentDock(QWidget):
         self.desk_link = DeskLink(self.link, self.desk, self.bridge)
         self.history = HistoryPresenter(self.desk, runner)
         self.links = LinksPresenter(self.desk, runner)
-        self.review = ReviewPresenter(self.desk, runner)
-        self.correct = CorrectPresenter(self.desk, self.presenter.segmenter_for, runner)
+        self.motion = Motion()
+        self.review = ReviewPresenter(self.desk, self.motion, runner)
+        self.correct = CorrectPresenter(
+            self.desk, self.motion, self.presenter.segmenter_for, runner
+        )
         self.strip = ProvenanceStrip(StripPresenter(self.desk))
         self.commands = Commands(napari_viewer, self._on_failed)
         self._build()
@@ -199,7 +203,7 @@ class SegmentDock(QWidget):
         outer.addWidget(self.progress)
         outer.addWidget(self.problem)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        self.setMinimumWidth(240)
+        self.setMinimumWidth(280)
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """As wide as napari's own docks, as tall as the form."""
@@ -263,7 +267,7 @@ class SegmentDock(QWidget):
         self.options.set_video(source)
         rate = None if self._video is None else (self._video.metadata.get(KEY) or {}).get("rate")
         self.desk.set_video(source.frame_count if source else 0, rate)
-        self.correct.set_video(source)
+        self.motion.set_source(source)
         about = self._video.metadata.get(KEY) if self._video is not None else None
         self.sentences.suggest(tuple(about.get("sentences", ())) if about else ())
 
@@ -458,7 +462,7 @@ class SegmentDock(QWidget):
             place_strip(self.strip, holder)
 
     def _helpers(self) -> tuple[_Closes, ...]:
-        return self.review, self.links, self.history, self.correct
+        return self.review, self.links, self.history, self.correct, self.motion
 
     def shut_down(self) -> None:
         """Cancel what runs, wait for it a moment, and write everything to disk."""

@@ -163,9 +163,11 @@ class ProvenanceStrip(QWidget):
         curve = self.presenter.curve(width)
         if curve is None:
             return
+        curve = np.nan_to_num(curve).tolist()
         room = _CURVE - 3
         points = [QPointF(left, _CURVE)]
-        points += [QPointF(left + x + 0.5, _CURVE - room * float(y)) for x, y in enumerate(curve)]
+        # The root lifts small doubts above the line; the order is what counts.
+        points += [QPointF(left + x + 0.5, _CURVE - room * y**0.5) for x, y in enumerate(curve)]
         points.append(QPointF(left + width, _CURVE))
         fill = QColor(text)
         fill.setAlpha(110)

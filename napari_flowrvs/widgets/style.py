@@ -13,6 +13,7 @@ QPlainTextEdit {{
 QPlainTextEdit#details {{ background-color: {console}; }}
 QToolButton {{ background-color: {primary}; border: 1px solid {primary}; border-radius: 2px;
   padding: 3px 6px; }}
+QToolButton[tight="true"] {{ padding: 3px 1px; }}
 QToolButton:hover {{ background-color: {highlight}; border-color: {highlight}; }}
 QToolButton:disabled {{ background-color: {background}; border-color: {primary}; }}
 QToolButton::menu-indicator {{ image: none; }}

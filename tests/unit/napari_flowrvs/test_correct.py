@@ -15,6 +15,7 @@ from flowrvs.store import Project, Provenance
 from flowrvs.video import open_video
 from napari_flowrvs.presenters.correct import CorrectPresenter, Reprompt, Scope
 from napari_flowrvs.presenters.desk import Desk
+from napari_flowrvs.presenters.motion import Motion
 from napari_flowrvs.source import VideoSource
 from tests.fixtures.segmenters import ThresholdSegmenter
 
@@ -63,12 +64,14 @@ def desk(project: Project) -> Desk:
 
 @pytest.fixture
 def correct(desk: Desk) -> CorrectPresenter:
-    presenter = CorrectPresenter(desk, lambda model, device: ThresholdSegmenter())
+    motion = Motion()
+    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
+    presenter = CorrectPresenter(desk, motion, lambda model, device: ThresholdSegmenter())
     failures: list[object] = []
     presenter.job.failed.connect(failures.append)
-    presenter.set_video(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
     yield presenter
     presenter.close()
+    motion.close()
     assert not failures
 
 

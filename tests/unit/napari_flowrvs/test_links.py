@@ -1,0 +1,114 @@
+"""Links after a prompt, and changes that come from other threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowrvs.records import VideoInfo
+from flowrvs.store import Project
+from napari_flowrvs.presenters.desk import Changed, Desk
+from napari_flowrvs.presenters.links import Link, LinksPresenter
+from napari_flowrvs.widgets.bridge import Bridge
+from napari_flowrvs.widgets.links import LinkBar
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """Two squares; a third sentence has drawn both of them once more."""
+    left, right = np.zeros((2, 8, 40, 60), bool)
+    left[:, 5:20, 5:20] = True
+    right[:, 15:35, 30:50] = True
+    with Project.create(tmp_path / "clip", VideoInfo(None, "array", 8, 40, 60)) as made:
+        for text, drawn in (("left", left), ("right", right), ("both squares", left | right)):
+            _, one = made.add_prompt(text)
+            made.write_model(one.layer, one.id, 0, drawn)
+        yield made
+
+
+@pytest.fixture
+def links(project: Project) -> LinksPresenter:
+    desk = Desk()
+    presenter = LinksPresenter(desk)
+    desk.set_project(project)
+    return presenter
+
+
+def test_a_mask_that_is_there_already_is_offered_as_a_link(
+    links: LinksPresenter, project: Project
+) -> None:
+    asked: list[Link | None] = []
+    links.asked.connect(asked.append)
+    links.look(project, [3])
+    assert links.link is not None and asked == [links.link]
+    assert links.link.question == "“both squares” looks like objects 1 + 2 (100% the same)."
+    links.accept()
+    assert project.expressions["2"].object_ids == {1, 2} and 3 not in project.objects
+    assert asked[-1] is None
+    project.undo()
+    assert project.expressions["2"].object_ids == {3}
+    assert project.object_mask(3, 0, 1).any()
+
+
+def test_keeping_it_as_new_changes_nothing(links: LinksPresenter, project: Project) -> None:
+    links.look(project, [3])
+    links.decline()
+    assert links.link is None and project.expressions["2"].object_ids == {3}
+    links.look(project, [1])
+    assert links.link is None, "it is like no other"
+
+
+def test_the_question_is_asked_in_the_dock(
+    qtbot: Any, links: LinksPresenter, project: Project
+) -> None:
+    def attempt(action: Any) -> bool:
+        action()
+        return True
+
+    bar = LinkBar(links, attempt)
+    qtbot.addWidget(bar)
+    assert bar.isHidden()
+    links.look(project, [3])
+    assert not bar.isHidden() and "objects 1 + 2" in bar.text.text()
+    bar.link_button.click()
+    assert bar.isHidden() and project.expressions["2"].object_ids == {1, 2}
+
+
+def test_changes_are_gathered_whichever_thread_they_come_from(qtbot: Any, project: Project) -> None:
+    desk = Desk()
+    bridge = Bridge(desk)
+    drawn: list[Changed] = []
+    written: list[Changed] = []
+    steps: list[int] = []
+    desk.contents_changed.connect(drawn.append)
+    desk.masks_written.connect(written.append)
+    desk.history_changed.connect(lambda: steps.append(1))
+    desk.set_project(project)
+
+    def run() -> None:
+        for t in range(4):
+            project.write_model(1, 1, t, np.zeros((1, 40, 60), bool))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not written, "not on that thread"
+    qtbot.waitUntil(lambda: bool(written), timeout=3_000)
+    assert written == [Changed(1, 0, 4)] and not drawn
+    project.lock_frames(2, 3, 5)
+    qtbot.waitUntil(lambda: bool(drawn) and bool(steps), timeout=3_000)
+    assert drawn == [Changed(2, 3, 5)]
+    project.labels(2)[6, 0, 0] = 2
+    bridge.painted(2)
+    before = len(written)
+    qtbot.waitUntil(lambda: len(written) > before, timeout=3_000)
+    assert len(drawn) == 1, "napari has drawn the stroke itself"
+    bridge.close()
+    project.lock_frames(2, 0, 1)
+    qtbot.wait(100)
+    assert len(drawn) == 1
