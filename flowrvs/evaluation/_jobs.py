@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import DatasetError
 from flowrvs.evaluation import _bits
 from flowrvs.evaluation._predictions import Predictions
 from flowrvs.evaluation.metrics import match, match_scores
 from flowrvs.evaluation.scores import ExpressionScore
 from flowrvs.masks import rle
+
+if TYPE_CHECKING:
+    from flowrvs.data.mevis import MevisSplit
 
 __all__ = ["Job", "Tally", "plan", "score"]
 

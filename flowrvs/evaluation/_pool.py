@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -90,7 +91,8 @@ def _in_processes(
                 if job is None:
                     more = False
                 else:
-                    running[executor.submit(_score, job)] = job
+                    with _no_interrupts():
+                        running[executor.submit(_score, job)] = job
             done, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
             for future in done:
                 finished.append((running.pop(future), future.result()))
@@ -110,9 +112,24 @@ _pictures: Predictions
 _stop: Event
 
 
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl-C, which reaches the whole group, leaves alone.
+
+    They inherit the mask from their first instruction on; here a signal waits until the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(path: Path, stop: Event) -> None:
     global _pictures, _stop
-    # Ctrl-C reaches the whole group; the parent alone decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _pictures, _stop = Predictions(path), stop
 

@@ -7,12 +7,14 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import DatasetError, InputError, MissingPathError
 from flowrvs.evaluation import _bits
 from flowrvs.evaluation._png import read_words
+
+if TYPE_CHECKING:
+    from flowrvs.data.mevis import MevisSplit
 
 __all__ = ["Predictions", "choose_videos"]
 
