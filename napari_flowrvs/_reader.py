@@ -35,8 +35,14 @@ def get_reader(path: _Path | list[str]) -> Callable[[Any], list[Any]] | None:
 def _read(path: _Path | list[str]) -> list[Any]:
     from napari.utils.notifications import show_info
 
-    from napari_flowrvs.layers import layers_of
+    from napari_flowrvs.layers import layers_of, recognise
 
-    layers: list[Any] = layers_of(path[0] if isinstance(path, list) else path, show_info)
+    where = path[0] if isinstance(path, list) else path
+    layers: list[Any] = layers_of(where, show_info)
+    if recognise(where) in ("split", "splits", "video of a split") and len(layers) > 1:
+        # Looking makes no files; a project beside the split is made when it is asked for.
+        show_info(
+            "These masks are for looking. To correct them: File > IO Utilities > Correct a dataset."
+        )
     # An empty list would make napari try other readers; this tells it that all is well.
     return layers or [(None,)]

@@ -111,7 +111,7 @@ def report(
     errors = sum(finding.severity == "error" for finding in findings)
     fixable = sum(finding.fixable for finding in findings)
     if not findings:
-        lines.append(paint(f"{split}: no errors, no warnings", "32"))
+        lines.append(paint(f"{split}: 0 errors, 0 warnings", "32"))
         return lines
     total = f"{_counted(errors, 'error')}, {_counted(len(findings) - errors, 'warning')}"
     lines.append(f"{split}: {total}")

@@ -94,6 +94,7 @@ def write_ome_zarr(folder: Path, work: Work) -> None:
             "omero": {"channels": [_channel(*pair) for pair in zip("RGB", _CHANNELS, strict=True)]},
         }
         groups = _layers(content)
+        values = _label_values(content)
         holder = root.create_group("labels")
         names = ["objects" if n == 1 else f"objects_{n}" for n in range(1, len(groups) + 1)]
         holder.attrs["ome"] = {"version": _OME, "labels": names}
@@ -107,21 +108,21 @@ def write_ome_zarr(folder: Path, work: Work) -> None:
                 dimension_names=["t", "y", "x"],
             )
             for index in range(count):
-                array[index] = _painted(source, {k: content.masks[k][index] for k in keys})
+                array[index] = _painted(source, {values[k]: content.masks[k][index] for k in keys})
             group.attrs["ome"] = {
                 "version": _OME,
                 "multiscales": [_multiscale(name, "tyx", rate)],
                 "image-label": {
                     "colors": [
                         {
-                            "label-value": key,
+                            "label-value": values[key],
                             "rgba": [round(255 * c) for c in source.color(key)] + [255],
                         }
                         for key in keys
                     ],
                     "properties": [
                         {
-                            "label-value": key,
+                            "label-value": values[key],
                             "name": source.object_name(key),
                             "sentences": [
                                 t for t, ids in content.expressions.values() if key in ids
@@ -155,6 +156,14 @@ def _multiscale(name: str, axes: str, rate: float | None) -> dict[str, Any]:
         "axes": described,
         "datasets": [{"path": "0", "coordinateTransformations": steps}],
     }
+
+
+def _label_values(content: Content) -> dict[int, int]:
+    """Return the pixel value of every object: its id, unless an id is 0 or too large."""
+    keys = list(content.masks)
+    if all(0 < key <= 65535 for key in keys):
+        return dict(zip(keys, keys, strict=True))
+    return {key: value for value, key in enumerate(keys, start=1)}
 
 
 def _layers(content: Content) -> list[list[int]]:

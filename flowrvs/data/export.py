@@ -268,7 +268,7 @@ def append_projects(
             write_mevis(atomic.path, work, first_anno=first, truth=truth)
         except OSError as error:
             raise _told(error, target) from error
-        _verify(atomic.path, "mevis", target)
+        _verify(atomic.path, "mevis", target, cancel)
         with contextlib.ExitStack() as files:
             meta = files.enter_context(_spans.mapped(atomic.path / META))
             inner = _spans.member(meta, "videos")
@@ -362,7 +362,7 @@ def _write(
                 (folder.path / "README.md").write_text(text, encoding="utf-8")
             except OSError as error:
                 raise _told(error, target) from error
-            _verify(folder.path, format, target)
+            _verify(folder.path, format, target, cancel)
             results.append(result)
         for folder in folders:
             folder.commit()
@@ -383,10 +383,10 @@ def _told(error: OSError, target: Path) -> FlowRVSError:
     return error if isinstance(error, FlowRVSError) else storage_error(error, target)
 
 
-def _verify(folder: Path, format: str, target: Path) -> None:
+def _verify(folder: Path, format: str, target: Path, cancel: CancelToken | None) -> None:
     """Read what was written before it gets its name."""
     if format == "mevis":
-        errors = [f for f in check_split(folder) if f.severity == "error"]
+        errors = [f for f in check_split(folder, cancel=cancel) if f.severity == "error"]
         if errors:
             raise DatasetError(
                 f"What was written to {target} does not pass its own check "

@@ -78,7 +78,7 @@ def test_check_says_what_is_wrong_and_fails(project, tmp_path, capsys):
     capsys.readouterr()
     assert main(["check", str(split)]) == 2
     out = capsys.readouterr().out
-    assert "error: mask_dict.json: anno_id 0: it has 11 entries for 12 frames" in out
+    assert "mask_dict.json: anno_id 0: it has 11 entries for 12 frames" in out
     assert main(["check", str(split), "--json"]) == 2
     value = json.loads(capsys.readouterr().out)
     assert value["errors"] == 1
@@ -111,3 +111,54 @@ def test_bad_input_is_one_line_and_leaves_nothing(line, project, tmp_path, capsy
 def test_a_project_that_is_open_elsewhere_is_exported(project, tmp_path):
     with Project.open(project):
         assert main(["export", str(project), "--to", str(tmp_path / "d")]) == 0
+
+
+def test_in_corrected_out_again(project, tmp_path, capsys):
+    main(["export", str(project), "--to", str(tmp_path / "d"), "--licence", "CC0"])
+    split = tmp_path / "d" / "train"
+    assert "CC0" in (split / "README.md").read_text()
+    before = (split / "mask_dict.json").read_bytes()
+    capsys.readouterr()
+    assert main(["import", str(split), "--list"]) == 0
+    assert capsys.readouterr().out == "shapes  2 sentences\n"
+    assert main(["import", str(split), "--video", "shapes", "--json"]) == 0
+    (copy,) = json.loads(capsys.readouterr().out)["projects"]
+    with Project.open(copy) as opened:
+        assert len(opened.objects) == 2
+        opened.labels(1)[3, 0, 0] = 1
+    assert main(["export", copy, "--into", str(split)]) == 0
+    assert "1 masks and 0 sentences changed" in capsys.readouterr().out
+    assert (split / "mask_dict.json").read_bytes() != before
+    assert main(["export", copy, "--to", str(tmp_path / "d"), "--append"]) == 0
+    assert main(["import", str(split), "--all", "--out", str(tmp_path / "all")]) == 0
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == [
+        "shapes-2.flowrvs",
+        "shapes.flowrvs",
+    ]
+    capsys.readouterr()
+    assert main(["import", str(split)]) == 2
+    assert "choose one" in capsys.readouterr().err
+
+
+def test_several_splits(project, tmp_path, capsys):
+    out = str(tmp_path / "d")
+    assert main(["export", str(project), "--to", out, "--assign", "train=1,test=0", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["splits"]
+    assert row["path"].endswith("train")
+    for wrong in (["--assign", "x"], ["--append", "--assign", "1,1"], ["--append"]):
+        assert main(["export", str(project), "--to", str(tmp_path / "e"), *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_is_safe_is_repaired(project, tmp_path, capsys):
+    main(["export", str(project), "--to", str(tmp_path / "d")])
+    split = tmp_path / "d" / "train"
+    masks = json.loads((split / "mask_dict.json").read_text())
+    masks["0"][2] = {}
+    (split / "mask_dict.json").write_text(json.dumps(masks))
+    assert main(["check", str(split)]) == 2
+    assert "--fix" in capsys.readouterr().out
+    assert main(["check", str(split), "--fix"]) == 0
+    assert "repaired: mask_dict.json: wrote absent masks as null" in capsys.readouterr().out
+    assert main(["check", str(split), "--fix", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fixed"] == []

@@ -271,7 +271,7 @@ def test_a_report_groups_and_advises(small_split):
     for part in ("2 ERRORS", "[not-null]", "anno_id 2 frame 0", "-> write null", "--fix"):
         assert part in text
     assert "\x1b" not in text
-    assert report("d", [])[-1] == "d: no errors, no warnings"
+    assert report("d", [])[-1] == "d: 0 errors, 0 warnings"
 
 
 def test_errors_in_the_pictures(small_split):

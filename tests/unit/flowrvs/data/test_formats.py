@@ -303,6 +303,8 @@ def test_round_trip_of_a_foreign_split(tmp_path, shapes_frames, shapes_masks):
             expressions={"5": ("red", [0]), "9": ("green", [1])},
         )
     with import_video(tmp_path / "train", "v", tmp_path / "p") as project:
+        for format in ("csv", "overlay", "coco-images", "ome-zarr", "refdavis"):
+            assert export_projects([project], tmp_path / format, format=format).objects == 2
         for format in ("mevis", "ytvos", "coco", "png", "davis"):
             path = export_projects([project], tmp_path / format, format=format).path
             again = read_back(path, "v", tmp_path / f"{format}.p")

@@ -81,7 +81,7 @@ def test_a_split_keeps_masks_sentences_and_names(clip, name):
             assert np.array_equal(split.target_masks(name, exp_id), union(clip, ids))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(clips(), st.sampled_from(["mevis", "coco", "png"]), st.data())
 def test_import_correct_write_back_export_import(clip, format, data):
     frames, pictures, objects, expressions = clip
