@@ -14,10 +14,9 @@ import numpy.typing as npt
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
-from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from flowrvs.video import Video, open_video
-from napari_flowrvs.projects import open_projects, same_video
+from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
 
 __all__ = [
@@ -197,7 +196,7 @@ def new_label(layer: Any, project: Project) -> None:
 def project_layers(project: Project, note: Callable[[str], None] = _silent) -> list[LayerTuple]:
     """Return the video of `project`, where it can be found, and its labels layers."""
     layers = []
-    video = _find_video(project.path, project.video, note)
+    video = _find_video(project, note)
     if video is not None:
         layers.append(video_layer(video))
     layers += [label_layer(project, layer_id) for layer_id in project.layers]
@@ -206,23 +205,20 @@ def project_layers(project: Project, note: Callable[[str], None] = _silent) -> l
     return layers
 
 
-def _find_video(
-    folder: Path, info: VideoInfo, note: Callable[[str], None] = _silent
-) -> Video | None:
-    if info.path is None:
-        note(f"{folder.name} was made from an array: add its video as a layer yourself.")
+def _find_video(project: Project, note: Callable[[str], None] = _silent) -> Video | None:
+    name = project.path.name
+    if project.video.path is None:
+        note(f"{name} was made from an array: add its video as a layer yourself.")
         return None
-    given = Path(info.path)
-    # A project and its video may have been moved together.
-    for path in dict.fromkeys([given, folder.parent / given.name]):
-        try:
-            video = open_video(path)
-        except FlowRVSError:
-            continue
-        if same_video(video.info, info):
-            return video
-        video.close()
-    note(f"The video of {folder.name} was not found at {given}: only its masks are shown.")
+    given = project.video.path
+    try:
+        found = project.find_video()
+        if found is not None:
+            return open_video(found)
+    except FlowRVSError as error:
+        note(str(error))
+        return None
+    note(f"The video of {name} was not found at {given}, nor near it: only its masks are shown.")
     return None
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from flowrvs.errors import FlowRVSError
 from flowrvs.store._catalog import Catalog
 from flowrvs.video import open_video
+from flowrvs.video.probe import fingerprint
 
 __all__ = ["Videos"]
 
 _DEPTH = 2
 _MAX_LOOKS = 2000
+_MAX_OPENED = 50
 
 
 class Videos(Catalog):
@@ -67,8 +69,9 @@ class Videos(Catalog):
         near = [*(one for one in given if one.is_dir()), folder.parent, folder.parent.parent]
         found = list(dict.fromkeys(path for one in near for path in _walk(one)))
         # The same name first; a file that was renamed by its kind.
-        for path in sorted(found, key=lambda path: path.name != name):
-            if (path.name == name or self._is_alike(path)) and fresh(path):
+        alike = [path for path in found if path.name == name or self._is_alike(path)]
+        for path in sorted(alike, key=lambda path: path.name != name)[:_MAX_OPENED]:
+            if fresh(path):
                 yield path
 
     def _is_alike(self, path: Path) -> bool:
@@ -80,9 +83,11 @@ class Videos(Catalog):
     def _is_ours(self, path: Path) -> bool:
         own = self.video
         try:
+            if own.fingerprint is not None and path.is_file():
+                return fingerprint([path]) == own.fingerprint  # quicker than opening it
             with open_video(path) as video:
                 info = video.info
-        except FlowRVSError:
+        except (FlowRVSError, OSError):
             return False
         size = (own.frame_count, own.height, own.width)
         if (info.frame_count, info.height, info.width) != size:

@@ -19,7 +19,14 @@ from flowrvs.video import open_video
 from napari_flowrvs._reader import get_reader
 from napari_flowrvs._sample_data import look_alikes, moving_shapes
 from napari_flowrvs._writer import write_labels, write_project
-from napari_flowrvs.layers import layers_of, project_of, recognise, source_of
+from napari_flowrvs.layers import (
+    adopt,
+    layers_of,
+    new_label,
+    project_of,
+    recognise,
+    source_of,
+)
 from napari_flowrvs.projects import open_projects
 
 Clip = npt.NDArray[np.uint8]
@@ -94,6 +101,81 @@ def test_a_project_brings_back_its_video_and_editable_labels(
         assert again.labels(home[1])[4, 0, 0] == 2
 
 
+class TestAdopted:
+    @pytest.fixture
+    def adopted(self, project_path: Path) -> Any:
+        viewer = show(layers_of(project_path))
+        layer = viewer.layers["green"]
+        project = open_projects.open(project_path)
+        said: list[str] = []
+        release = adopt(layer, project, said.append)
+        layer.brush_size = 4
+        layer.mode = "paint"
+        yield viewer, layer, project, said, release
+        open_projects.close(project)
+
+    def test_a_stroke_is_one_step_of_the_project(self, adopted: Any) -> None:
+        viewer, layer, project, said, _ = adopted
+        before = np.asarray(layer.data)
+        viewer.dims.set_point(0, 9)
+        with layer.block_history():
+            for x in range(10, 30):
+                layer.paint((9, 20, x), 2)
+        assert project.undo_name == "brush stroke on 'green', frame 9"
+        painted = np.asarray(layer.data)
+        layer.undo()
+        np.testing.assert_array_equal(np.asarray(layer.data), before)
+        np.testing.assert_array_equal(layer._slice.image.raw, before[9])
+        layer.redo()
+        np.testing.assert_array_equal(np.asarray(layer.data), painted)
+        np.testing.assert_array_equal(layer._slice.image.raw, painted[9])
+        layer.redo()
+        assert said == ["There is nothing to redo."]
+        assert not layer._undo_history and not layer._redo_history
+        layer.mode = "fill"
+        layer.fill((9, 0, 0), 2)
+        assert project.undo_name.startswith("fill on 'green'")
+
+    def test_strokes_are_undone_after_opening_again(self, adopted: Any) -> None:
+        _, layer, project, _, _ = adopted
+        layer.paint((9, 20, 20), 2)
+        open_projects.close(project)
+        project = open_projects.open(project.path)
+        viewer = show(layers_of(project.path))
+        again = viewer.layers["green"]
+        release = adopt(again, project)
+        again.undo()
+        assert not again.data[9].any()
+        release()
+        open_projects.close(project)
+
+    def test_a_new_label_is_free_in_the_whole_project(self, adopted: Any) -> None:
+        _, layer, project, _, _ = adopted
+        new_label(layer, project)
+        assert layer.selected_label == 3
+        layer.paint((9, 20, 20), 3)
+        new_label(layer, project)
+        assert layer.selected_label == 4
+        assert project.objects[3].layer == project_of(layer)[1]
+
+    def test_released_layers_are_naparis_again(self, adopted: Any) -> None:
+        _, layer, project, _, release = adopted
+        release()
+        layer.paint((9, 20, 20), 2)
+        layer.undo()
+        assert not layer.data[9].any()
+        assert len(project.history.steps) == 4  # two of the fixture, and both assignments
+
+    def test_who_turns_may_be_somebody_else(self, adopted: Any) -> None:
+        _, layer, project, said, release = adopted
+        release()
+        turned: list[bool] = []
+        adopt(layer, project, said.append, turned.append)
+        layer.undo()
+        layer.redo()
+        assert turned == [True, False]
+
+
 def test_a_project_that_moved_with_its_video_finds_it(project_path: Path, tmp_path: Path) -> None:
     there = tmp_path / "elsewhere"
     there.mkdir()
@@ -107,6 +189,9 @@ def test_a_project_without_its_video_shows_its_masks_and_says_so(
     project_path: Path, image_folder: Path
 ) -> None:
     shutil.rmtree(image_folder)
+    alone = project_path.parent / "far" / "away" / project_path.name  # other tests have the video
+    alone.parent.mkdir(parents=True)
+    project_path = project_path.rename(alone)
     notes: list[str] = []
     layers = layers_of(project_path, notes.append)
     assert [kind for *_, kind in layers] == ["labels", "labels"]

@@ -222,11 +222,14 @@ class TestVideo:
         shutil.copytree(home / "work" / "renamed", impostor)
         Image.fromarray(np.zeros((12, 16, 3), np.uint8)).save(impostor / "2.png")
         with Project.open(home / "work" / "p") as project:
-            assert project.find_video([home / "nothing"]) is None
-            assert project.find_video([home / "work" / "renamed"]) == home / "work" / "renamed"
-        (home / "work" / "renamed").rename(home / "work" / "cat")
+            assert project.find_video() == home / "work" / "renamed"
+        far = home.parent / "far" / "away" / "from" / "it"
+        far.mkdir(parents=True)
+        (home / "work" / "renamed").rename(far / "x")
         with Project.open(home / "work" / "p") as project:
-            assert project.find_video() == home / "work" / "cat"
+            assert project.find_video([home / "nothing"]) is None, "the impostor is none"
+            assert project.find_video([far]) == far / "x"
+            assert project.find_video() == far / "x"
 
     def test_a_copy_knows_the_way(self, home: Path, tmp_path: Path) -> None:
         with Project.open(home / "work" / "p") as project:
