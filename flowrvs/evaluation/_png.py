@@ -15,6 +15,7 @@ from flowrvs.evaluation import _bits
 __all__ = ["read_mask", "read_words"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY = np.array([9798, 19235, 3735])  # libpng's shares of red, green and blue, of 2 ** 15
 _UNREADABLE = "{} is not a readable picture; predict it again."
 _MAX_PIXELS = 1 << 27
 _SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4  # Filters of PNG; Average is left to Pillow.
@@ -52,7 +53,7 @@ def read_words(data: bytes, where: str) -> tuple[_bits.Words, int]:
 def read_mask(data: bytes, where: str) -> npt.NDArray[np.bool_]:
     """Read a mask picture: any pixel that is not black is foreground.
 
-    Colours, palettes included, count by their grey value, as the official script
+    Colours, palettes included, count by their 8-bit grey value, as the official script
     (``cv2.IMREAD_GRAYSCALE``) takes them.
 
     Parameters
@@ -73,10 +74,11 @@ def read_mask(data: bytes, where: str) -> npt.NDArray[np.bool_]:
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            grey: Image.Image = picture
-            if picture.mode not in ("1", "L", "I", "I;16", "F"):
-                grey = picture.convert("RGB").convert("L")
-            return np.asarray(grey) != 0
+            if picture.mode in ("1", "L"):
+                return np.asarray(picture) != 0
+            if picture.mode in ("I", "I;16", "F"):  # 16 bits, of which the upper 8 count
+                return np.asarray(picture) >= 256
+            return np.asarray(picture.convert("RGB")) @ _GREY >= 1 << 15
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise DatasetError(_UNREADABLE.format(where)) from None
 

@@ -89,6 +89,30 @@ def test_pictures_of_pillow_and_opencv(suffix, options):
         assert np.array_equal(_bits.unpack(words, width), mask)
 
 
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "P", "I;16", "1"])
+def test_dark_colours_count_as_opencv_counts_them(kind):
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(3)
+    if kind == "P":
+        picture = Image.fromarray(rng.integers(0, 256, (40, 50), np.uint8), "P")
+        picture.putpalette(rng.integers(0, 12, 768, np.uint8).tobytes())
+    elif kind == "I;16":
+        picture = Image.fromarray(rng.integers(0, 700, (40, 50), np.uint16))
+    elif kind == "1":
+        picture = Image.fromarray(rng.random((40, 50)) < 0.5)
+    else:
+        bands = [Image.fromarray(rng.integers(0, 9, (60, 70), np.uint8)) for _ in kind]
+        picture = Image.merge(kind, bands)
+    assert picture.mode == kind
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    data = buffer.getvalue()
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) != 0
+    words, width = read_words(data, "x.png")
+    assert np.array_equal(_bits.unpack(words, width), expected)
+    assert 0 < expected.mean() < 1
+
+
 def test_damaged_pictures_get_one_line():
     rows = np.zeros((30, 50), np.uint8)
     rows[5:20, 7:40] = 255
