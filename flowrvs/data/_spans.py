@@ -70,15 +70,18 @@ def mapped(path: Path) -> Iterator[Buffer]:
     """
     try:
         with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                yield b""
-                return
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                yield data
+            # An empty file cannot be mapped.
+            empty = path.stat().st_size == 0
+            data = None if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise MissingPathError(f"{path} is missing.") from None
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror or error}).") from error
+    if data is None:
+        yield b""
+        return
+    with data:
+        yield data
 
 
 def members(data: Buffer, start: int = 0) -> Iterator[Member]:

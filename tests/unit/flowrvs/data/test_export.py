@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
-import signal
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from flowrvs.errors import Cancelled, DatasetError, InputError, ProjectError, St
 from flowrvs.evaluation import evaluate
 from flowrvs.progress import CancelToken
 from flowrvs.store import Project
+from tests.fixtures.disk import small_disk
 
 
 def fill(project, red, green):
@@ -218,19 +216,6 @@ def test_an_export_is_whole_or_not_there(project, tmp_path, format):
     with small_disk(700), pytest.raises(StorageError, match="Cannot write|cannot be written"):
         export_projects([project], tmp_path / "new", format=format)
     assert sorted(tmp_path.iterdir()) == before
-
-
-@contextlib.contextmanager
-def small_disk(limit):
-    """The system refuses to let any file grow beyond `limit` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_again_is_accepted_and_other_content_refused(project, tmp_path):

@@ -15,12 +15,21 @@ from flowrvs.data import (
     import_split,
     import_video,
     list_videos,
+    repair_split,
     write_back,
 )
 from flowrvs.data.importing import default_folder
-from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError, ProjectError
+from flowrvs.errors import (
+    Cancelled,
+    DatasetError,
+    InputError,
+    MissingPathError,
+    ProjectError,
+    StorageError,
+)
 from flowrvs.progress import CancelToken
 from flowrvs.store import Provenance
+from tests.fixtures.disk import small_disk
 
 SHAPES = "two shapes v1.2 снег"
 META, MASKS = "meta_expressions.json", "mask_dict.json"
@@ -144,6 +153,22 @@ def test_changes_of_others_are_not_overwritten(project, crossing):
         write_back(project)
     assert files(crossing) == before
     assert write_back(project, overwrite=True).masks == 1
+
+
+@pytest.mark.parametrize("action", ["write back", "append", "repair"])
+def test_a_full_disk_changes_nothing(project, crossing, action):
+    before = files(crossing)
+    project.labels(1)[4, :3, :3] = 1
+    project.flush()
+    with small_disk(1000), pytest.raises(StorageError):
+        if action == "write back":
+            write_back(project)
+        elif action == "append":
+            append_projects([project], crossing)
+        else:
+            repair_split(crossing)
+    assert files(crossing) == before
+    assert sorted(p.name for p in crossing.parent.iterdir()) == ["valid_u"]
 
 
 def test_only_mevis_goes_home(project, tmp_path, shapes_mp4):
