@@ -37,6 +37,7 @@ _ALIKE = 3.0  # Lab units within which a patch counts as the same
 _RELIABLE = (0.75, 0.95)  # share of pixels that colours put on the right side: no use, full use
 _SURE = 8.0  # logits are clipped to this
 _COLLAPSE = 0.15  # of the area some frames before: the object is gone
+_BLENDED = 1000  # frames before a key within which the spreads from both sides are blended
 _LOST = 0.35  # share of the object that flow must find again in the last frame
 
 
@@ -118,56 +119,56 @@ def propagate(
             legs.append((ends, first, last))
     # What has one key is final at once, so it comes first.
     legs.sort(key=lambda leg: len(leg[0]))
-    clock = ProgressClock(
-        sum(
-            (last - ends[0] if ends[0] < first else ends[0] - first)
-            + (ends[1] - first if len(ends) == 2 else 0)
-            for ends, first, last in legs
-        )
-    )
-
-    def tick() -> None:
-        event = clock.advance("spreading")
-        if progress is not None:
-            progress(event)
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-
+    clock = ProgressClock(sum(_steps(*leg) for leg in legs))
     if cancel is not None:
         cancel.raise_if_cancelled()
     for beside, first, last in legs:
         masks = {t: _as_mask(keys[t], t, (height, width)) for t in beside}
         masks = {t: mask for t, mask in masks.items() if mask.any()}
-        ends = sorted(masks)
-        if not ends:
-            continue
-        step = max(_step(mask) for mask in masks.values())
-        walk = _Walk(flows, masks, ends[0], step)
-        target = last if ends[0] < first else first
-        if len(ends) == 1:
-            for found in walk.to(target):
-                tick()
-                if first <= found.frame <= last:
-                    yield Spread(found.frame, found.mask((height, width)), found.certainty)
-            continue
-        held: dict[int, _Found] = {}
-        for found in walk.to(target):
-            tick()
-            if first <= found.frame <= last:
-                held[found.frame] = found
-                yield Spread(found.frame, found.mask((height, width)), found.certainty, False)
-        back = _Walk(flows, masks, ends[1], step)
-        for found in back.to(first):
-            tick()
-            if not first <= found.frame <= last:
-                continue
-            other = held.pop(found.frame, None)
-            if other is not None:
-                near = (ends[1] - found.frame) / (ends[1] - ends[0])
-                found = _blend(other, near, found, 1 - near)
-            yield Spread(found.frame, found.mask((height, width)), found.certainty)
-        for t in sorted(held):  # the spread from the later key did not get here
-            yield Spread(t, held[t].mask((height, width)), held[t].certainty)
+        for found in _leg(flows, masks, first, last):
+            event = clock.advance("spreading")
+            if progress is not None:
+                progress(event)
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            if found is not None:
+                yield found
+
+
+def _steps(ends: list[int], first: int, last: int) -> int:
+    """Return how many frames have to be walked for a leg."""
+    there = last - ends[0] if ends[0] < first else ends[0] - first
+    return there + (ends[1] - max(first, ends[1] - _BLENDED) if len(ends) == 2 else 0)
+
+
+def _leg(
+    flows: Flows, masks: Mapping[int, Mask], first: int, last: int
+) -> Generator[Spread | None, None, None]:
+    """Fill the frames next to one key or between two; None for a frame out of range."""
+    ends = sorted(masks)
+    if not ends:
+        return
+    shape = flows.shape[1:]
+    step = max(_step(mask) for mask in masks.values())
+    # Only the last frames are held for a blend: a gap may be an hour long.
+    meet = max(first, ends[1] - _BLENDED) if len(ends) == 2 else last + 1
+    held: dict[int, _Found] = {}
+    for found in _Walk(flows, masks, ends[0], step).to(last if ends[0] < first else first):
+        t = found.frame
+        if t >= meet:
+            held[t] = found
+        yield found.spread(shape, final=t < meet) if first <= t <= last else None
+    if len(ends) < 2:
+        return
+    for found in _Walk(flows, masks, ends[1], step).to(meet):
+        t = found.frame
+        other = held.pop(t, None)
+        if other is not None:
+            near = (ends[1] - t) / (ends[1] - ends[0])
+            found = _blend(other, near, found, 1 - near)
+        yield found.spread(shape) if first <= t <= last else None
+    for t in sorted(held):  # the spread from the later key did not get here
+        yield held[t].spread(shape)
 
 
 def _as_mask(key: npt.ArrayLike, t: int, shape: tuple[int, int]) -> Mask:
@@ -183,6 +184,9 @@ class _Found:
     logit: npt.NDArray[np.float16]
     region: Region
     certainty: float
+
+    def spread(self, shape: tuple[int, int], *, final: bool = True) -> Spread:
+        return Spread(self.frame, self.mask(shape), self.certainty, final)
 
     def mask(self, shape: tuple[int, int]) -> Mask:
         """Return the mask at source size."""
@@ -285,19 +289,23 @@ class _Walk:
         area = float(inside.sum())
         if area < max(4.0, _COLLAPSE * self._area):
             return None
+        lab = self._flows.lab(t, region)
+        before = sample(self._flows.lab(last, region), rows - region.top, columns - region.left)
+        apart = _patch_apart(before, lab)
+        noise = float(np.median(apart))
+        # Flow is undefined in a flat area; there it is enough that the picture looks the same.
         miss = np.hypot(*np.moveaxis(flow + back, -1, 0))
-        kept = float((miss < 1 + 0.1 * np.hypot(*np.moveaxis(flow, -1, 0)))[inside].mean())
+        found = miss < 1 + 0.1 * np.hypot(*np.moveaxis(flow, -1, 0))
+        found |= apart < _ALIKE**2 + 3 * noise
+        kept = float(found[inside].mean())
         if kept < _LOST:
             return None
         trail = flow + sample(self._trail, rows, columns)
 
-        lab = self._flows.lab(t, region)
         distance = _signed_distance(inside)
         logit = np.clip(distance / _EDGE, -_SURE, _SURE)
         band = np.abs(distance) <= _BAND
         logit += _COLOR * self._from_colors(lab, region, distance, band)
-        before = sample(self._flows.lab(last, region), rows - region.top, columns - region.left)
-        noise = float(np.median(_patch_apart(before, lab)))
         logit += _KEY * np.where(band, self._from_keys(lab, region, trail, noise), 0)
         logit = np.clip(logit, -_SURE, _SURE)
         mask = logit > 0
