@@ -145,18 +145,18 @@ class MaskCheck:
             found.append(_error("mask-count", key, what, remedy))
         falsy = [n for n, e in enumerate(entries) if not e and e is not None]
         if falsy:
-            what = f"{len(falsy)} absent masks are written as {entries[falsy[0]]!r}"
+            what = f"absent masks written as {entries[falsy[0]]!r} or the like: {len(falsy)}"
             where = f"{key} frame {falsy[0]}"
             found.append(_error("not-null", where, what, "write null: loaders test for it"))
         for code, what, remedy in (
-            ("plain-rle", "masks are uncompressed", "compress them with pycocotools"),
-            ("empty-rle", "masks have no pixel", "write null where the object is absent"),
+            ("plain-rle", "uncompressed masks", "compress them with pycocotools"),
+            ("empty-rle", "masks without a pixel", "write null where the object is absent"),
         ):
             places = [n for n, e in enumerate(entries) if e and _IS[code](e)]
             if places:
                 make = _error if code == "plain-rle" else _warning
                 where = f"{key} frame {places[0]}"
-                found.append(make(code, where, f"{len(places)} {what}", remedy))
+                found.append(make(code, where, f"{what}: {len(places)}", remedy))
         masks: list[Any] = []
         for index, entry in enumerate(entries):
             fault = _fault(entry, size) if entry else None
@@ -214,7 +214,7 @@ def _overlaps(
                     pair = (here[row][0], here[column][0])
                     pairs.setdefault(pair, []).append(index)
     for (one, other), places in pairs.items():
-        what = f"it overlaps anno_id {other} on {len(places)} frames, first on {frames[places[0]]}"
+        what = f"it overlaps anno_id {other}, first on frame {frames[places[0]]} (of {len(places)})"
         remedy = "see whether both are meant; palette PNGs could not hold it"
         yield _warning("overlap", f"anno_id {one}", what, remedy)
 

@@ -37,15 +37,15 @@ def check_pictures(
     there = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in _PICTURES}
     missing = [frame for frame in frames if frame not in there]
     if missing:
-        what = f"{len(missing)} frames are missing, the first is {missing[0]!r}"
+        what = f"{len(missing)} of {len(frames)} frames missing, the first is {missing[0]!r}"
         error("missing-frame", place, what, "copy the frames again")
     extra = sorted(set(there) - set(frames))
     if extra:
-        what = f"{len(extra)} pictures are not listed, the first is {extra[0]!r}"
+        what = f"pictures that are not listed: {len(extra)}, the first is {extra[0]!r}"
         found.append(Finding("warning", place, "", what, "list or remove them", "unlisted-frame"))
     other = [frame for frame in frames if frame in there and there[frame].suffix != ".jpg"]
     if other:
-        what = f"{len(other)} frames do not end in .jpg, the first is {there[other[0]].name!r}"
+        what = f"frames without .jpg: {len(other)}, the first is {there[other[0]].name!r}"
         error("not-jpg", place, what, "convert them: loaders look for <frame>.jpg")
     first: Size | None = None
     for frame in frames:
