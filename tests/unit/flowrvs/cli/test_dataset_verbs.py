@@ -44,7 +44,7 @@ def test_from_a_project_to_scores(project, tiny, tmp_path, capsys):
     assert "0 errors, 0 warnings" in capsys.readouterr().out
     out = str(tmp_path / "pred")
     assert main(["predict", split, "--out", out, "--zip", "--device", "cpu"]) == 0
-    assert tiny == {"name": "tiny", "device": "cpu", "memory": "auto"}
+    assert tiny.items() >= {"name": "tiny", "device": "cpu", "memory": "auto"}.items()
     assert "2 sentences" in capsys.readouterr().out
     assert (tmp_path / "pred.zip").is_file()
     assert main(["evaluate", out, split]) == 0
