@@ -149,6 +149,8 @@ class CorrectPresenter:
     preview_changed = Signal(object)
     #: Masks of the preview have come: first frame and one past the last.
     frames_ready = Signal(int, int)
+    #: A spread was kept: the object, and how sure it was of each frame that it wrote.
+    kept = Signal(int, dict)
     #: Something to tell the user.
     told = Signal(str)
 
@@ -220,7 +222,8 @@ class CorrectPresenter:
             stop = self.desk.frame + 1
 
         def make() -> editing.Preview:
-            video, flows = self._motion.open()
+            # Shapes need no video, which may have moved or may not be readable here.
+            video, flows = self._motion.open() if method == "flow" else (None, None)
             return editing.spread(
                 project, video, object_id, start=start, stop=stop, method=method, flows=flows
             )
@@ -353,8 +356,11 @@ class CorrectPresenter:
             yield cast(editing.Preview, preview).accept()
 
         def on_written(frames: object) -> None:
+            written = np.asarray(frames)
+            sure = {int(t): cast(editing.Preview, preview).certainty(int(t)) for t in written}
             self._forget()
-            self._tell(preview.name, object_id, np.asarray(frames))
+            self.kept.emit(object_id, sure)
+            self._tell(preview.name, object_id, written)
 
         self.job.start(work, on_written)
 

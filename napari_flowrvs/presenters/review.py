@@ -78,6 +78,7 @@ class ReviewPresenter:
         self.job = Job(runner)
         self._doubts: dict[int, npt.NDArray[np.float32]] = {}
         self._stale: dict[int, tuple[int, int]] = {}
+        self._certainty: dict[int, dict[int, float]] = {}
         self._scope: str | None = None
         self._measuring = False
         self._queue: list[Doubtful] | None = None
@@ -233,6 +234,10 @@ class ReviewPresenter:
         self._measuring = on
         self.measure()
 
+    def note_certainty(self, object_id: int, certainty: dict[int, float]) -> None:
+        """Remember how sure a spread was, which tells where it went astray."""
+        self._certainty.setdefault(object_id, {}).update(certainty)
+
     def measure(self) -> None:
         """Measure what is not known, or has changed, in the background."""
         project = self.desk.project
@@ -252,7 +257,8 @@ class ReviewPresenter:
             report(Progress(0, 0, "Looking for doubtful frames"))
             flows = self._flows(project)
             for object_id, start, stop in wanted:
-                yield from _measure(project, object_id, start, stop, flows, cancel)
+                sure = dict(self._certainty.get(object_id, {}))
+                yield from _measure(project, object_id, start, stop, flows, sure, cancel)
 
         self.job.start(work, self._on_item)
 
@@ -282,6 +288,7 @@ class ReviewPresenter:
         self.job.close(0.0)
         self._doubts.clear()
         self._stale.clear()
+        self._certainty.clear()
         self._scope = None
         self._on_catalog()
 
@@ -320,11 +327,14 @@ def _measure(
     start: int,
     stop: int,
     flows: editing.Flows | None,
+    certainty: dict[int, float],
     cancel: CancelToken,
 ) -> Generator[Measured, None, None]:
     frames: list[int] = []
     doubts: list[float] = []
-    parts = editing.doubt(project, object_id, start, stop, flows=flows, cancel=cancel)
+    parts = editing.doubt(
+        project, object_id, start, stop, flows=flows, certainty=certainty, cancel=cancel
+    )
     with closing(parts):
         for frame, doubt in parts:
             frames.append(frame)

@@ -55,6 +55,7 @@ from napari_flowrvs.widgets.desk_link import DeskLink
 from napari_flowrvs.widgets.export_dialog import show_export
 from napari_flowrvs.widgets.find import FindPanel
 from napari_flowrvs.widgets.history import HistoryBar
+from napari_flowrvs.widgets.import_dialog import show_import
 from napari_flowrvs.widgets.keys import Commands, KeysDialog
 from napari_flowrvs.widgets.links import LinkBar
 from napari_flowrvs.widgets.objects import ObjectsPanel
@@ -157,6 +158,7 @@ class SegmentDock(QWidget):
         menu.addAction("&video file…", self._open_file)
         menu.addAction("&image folder or MeViS folder…", self._open_folder)
         menu.addAction("&project (.flowrvs)…", self._open_project)
+        menu.addAction("&masks of a dataset…", self._import)
         menu.addSeparator()
         menu.addAction("&sample clip", self._open_sample)
         self.open_button.setMenu(menu)
@@ -239,6 +241,7 @@ class SegmentDock(QWidget):
             job.failed.connect(self._on_failed)
         self.correct.told.connect(self._on_finished)
         self.history.done.connect(self._on_finished)
+        self.correct.kept.connect(self.review.note_certainty)
         self.review.doubt_changed.connect(self.strip.presenter.set_doubt)
         self.review.fix_requested.connect(self.desk_link.take_brush)
         self.objects.presenter.brush_requested.connect(self.desk_link.take_brush)
@@ -308,6 +311,9 @@ class SegmentDock(QWidget):
 
     def _open_project(self) -> None:
         self.open_path(QFileDialog.getExistingDirectory(self, "Open a project (.flowrvs)"))
+
+    def _import(self) -> None:
+        show_import(self.link.viewer, self.window())
 
     def _open_sample(self) -> None:
         self.link.viewer.open_sample("napari-flowrvs", "shapes")

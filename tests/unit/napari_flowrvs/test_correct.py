@@ -63,9 +63,14 @@ def desk(project: Project) -> Desk:
 
 
 @pytest.fixture
-def correct(desk: Desk) -> CorrectPresenter:
+def motion() -> Motion:
     motion = Motion()
     motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
+    return motion
+
+
+@pytest.fixture
+def correct(desk: Desk, motion: Motion) -> Iterator[CorrectPresenter]:
     presenter = CorrectPresenter(desk, motion, lambda model, device: ThresholdSegmenter())
     failures: list[object] = []
     presenter.job.failed.connect(failures.append)
@@ -80,6 +85,8 @@ def test_spreading_shows_a_preview_and_writes_it_as_one_step(
 ) -> None:
     ready: list[int] = []
     told: list[str] = []
+    sure: dict[int, float] = {}
+    correct.kept.connect(lambda object_id, certainty: sure.update(certainty))
     correct.frames_ready.connect(lambda start, stop: ready.extend(range(start, stop)))
     correct.told.connect(told.append)
     correct.spread()
@@ -89,6 +96,7 @@ def test_spreading_shows_a_preview_and_writes_it_as_one_step(
     assert min(shown) > 0.8
     correct.keep()
     assert correct.preview is None and f"{FRAMES - 1} frames written" in told[-1]
+    assert sorted(sure) == list(range(1, FRAMES)) and all(0 < c <= 1 for c in sure.values())
     masks = project.object_mask(1, 0, FRAMES)
     assert min(iou(m, truth) for m, truth in zip(masks, TRUTH, strict=True)) > 0.8
     assert project.provenance(1).tolist() == [Provenance.HUMAN] + [Provenance.MODEL] * (FRAMES - 1)
@@ -121,7 +129,10 @@ def test_spreading_keeps_to_the_range_and_the_direction(
     assert drawn.tolist() == [0, 3, 4, 5, 6]
 
 
-def test_filling_in_goes_by_shape(correct: CorrectPresenter, project: Project) -> None:
+def test_filling_in_needs_no_video(
+    correct: CorrectPresenter, motion: Motion, project: Project
+) -> None:
+    motion.set_source(None)
     project.labels(1)[10, 20:44, 30:54] = 1
     correct.interpolate()
     correct.keep()
