@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +111,7 @@ def _plain_grey(data: bytes) -> tuple[int, int, bytes] | None:
     return None
 
 
+@lru_cache(maxsize=8)  # Empty masks, and those that stand still, are equal files.
 def _inflate(height: int, width: int, stream: bytes) -> _bits.Words | None:
     """Read the rows of a PNG of 8-bit grey; None unless all are 0 and 255.
 
@@ -140,6 +142,7 @@ def _inflate(height: int, width: int, stream: bytes) -> _bits.Words | None:
     # Were a step up from 255, the picture would have other values.
     if ((words ^ _bits.pack(steps > 127)) & flips).any():
         return None
+    words.flags.writeable = False
     return words
 
 
@@ -163,8 +166,12 @@ def _unfilter(flips: _bits.Words, filters: npt.NDArray[np.uint8], width: int) ->
     rows[differences] = _bits.accumulate(flips[differences], width)
     # A row as a long integer: pixel x is bit x.
     for index in np.flatnonzero(filters == _PAETH).tolist():
-        above = np.bitwise_xor.reduce(rows[heads[index - 1] : index]) if index else rows[0] * 0
-        row = _unpaeth(_to_int(rows[index]), _to_int(above), width)
+        above = 0
+        if index:
+            head = heads[index - 1]
+            last = rows[head] if head == index - 1 else np.bitwise_xor.reduce(rows[head:index])
+            above = _to_int(last)
+        row = _unpaeth(_to_int(rows[index]), above, width)
         rows[index] = np.frombuffer(row.to_bytes(rows[index].nbytes, "little"), rows.dtype)
     # A row of the filter Up is all the flips since the row that stands alone.
     sums = np.zeros((len(rows) + 1, rows.shape[1]), rows.dtype)
