@@ -30,6 +30,13 @@ class Runs:
     old: Labels
     new: Labels
 
+    def rows(self, width: int) -> tuple[int, int]:
+        """Return the first row and one past the last row that they lie in."""
+        if not len(self.starts):
+            return 0, 0
+        last = int((self.starts.astype(np.int64) + self.lengths - 1).max())
+        return int(self.starts.min()) // width, last // width + 1
+
     def apply(
         self, frame: Labels, *, back: bool = False, strict: bool = True, spare: frozenset[int]
     ) -> bool:

@@ -33,6 +33,8 @@ class _Pending:
     entry: Entry
     before: Labels
     marks: dict[int, int]  # object -> provenance before
+    top: int  # rows that may have changed
+    stop: int
 
 
 class LayerVolume:
@@ -153,13 +155,13 @@ class LayerVolume:
                 if not came.keys() <= self._members:
                     self._claim(came.keys(), entry)
                 touched = {*came, *went}
-                self._begin(t, frame, touched, entry)
+                self._begin(t, frame, touched, entry, _rows(index, len(frame)))
                 frame[index] = new
                 self.cache.touch(t)
                 self._count(t, came, went)
             else:
                 touched = {*_counts(new)} or set(self._members)
-                self._begin(t, frame, touched, entry)
+                self._begin(t, frame, touched, entry, (0, 0))
             for object_id in touched & self._members:
                 self._set(object_id, t, Provenance.HUMAN)
             crowded = len(self._pending) > _BACKPRESSURE
@@ -186,13 +188,24 @@ class LayerVolume:
 
     # -- what the history gets -----------------------------------------------------------
 
-    def _begin(self, t: int, frame: Labels, touched: Iterable[int], entry: Entry) -> None:
+    def _begin(
+        self,
+        t: int,
+        frame: Labels,
+        touched: Iterable[int],
+        entry: Entry,
+        rows: tuple[int, int],
+    ) -> None:
         pending = self._pending.get(t)
         if pending is not None and pending.entry is not entry:
             self._cut(t)
             pending = None
         if pending is None:
-            pending = self._pending[t] = _Pending(entry, copy_frame(frame), {})
+            pending = self._pending[t] = _Pending(entry, copy_frame(frame), {}, *rows)
+        if rows[0] < rows[1]:
+            empty = pending.top >= pending.stop
+            pending.top = rows[0] if empty else min(pending.top, rows[0])
+            pending.stop = rows[1] if empty else max(pending.stop, rows[1])
         for object_id in touched:
             if object_id in self._members:
                 if object_id not in pending.marks:
@@ -202,8 +215,10 @@ class LayerVolume:
     def _cut(self, t: int) -> Record:
         """Hand what happened to a frame to the history."""
         pending = self._pending.pop(t)
-        after = copy_frame(self.cache.frame(t))
-        return self._push(pending.entry, t, pending.marks, (pending.before, after, 0))
+        top, stop = pending.top, pending.stop
+        after = copy_frame(self.cache.frame(t)[top:stop])
+        frames = (pending.before[top:stop], after, top) if top < stop else (_NONE, _NONE, 0)
+        return self._push(pending.entry, t, pending.marks, frames)
 
     def _push(
         self, entry: Entry, t: int, before: dict[int, int], frames: tuple[Labels, Labels, int]
@@ -391,11 +406,13 @@ class LayerVolume:
                 else:
                     spare.add(mark.object_id)
             frame = self.cache.frame(t)
-            old = copy_frame(frame)
+            top, stop = runs.rows(frame.shape[1])
+            part = frame[top:stop]
+            old = copy_frame(part)
             if runs.apply(frame, back=back, spare=frozenset(spare)):
                 self.cache.touch(t)
-                changed = old != frame
-                self._count(t, _counts(frame[changed]), _counts(old[changed]))
+                changed = old != part
+                self._count(t, _counts(part[changed]), _counts(old[changed]))
             marks = []
             for mark in live:
                 track = self._provenance[mark.object_id]
@@ -405,9 +422,10 @@ class LayerVolume:
                     track.touch(t, t + 1)
                 self._versions.set(mark.object_id, t, mark.before if back else record.seq)
                 marks.append(Mark(mark.object_id, have, int(track.values[t])))
-            copies = (old, copy_frame(frame), 0)
+            copies = (old, copy_frame(part), top) if top < stop else (_NONE, _NONE, 0)
             done = self._history.push(entry, self.id, (t, t + 1), "back", tuple(marks), copies)
-        done.pack()
+        if entry.count > _BACKPRESSURE:  # else the flusher does it: a person waits for this
+            done.pack()
         if self.cache.dirty > max(_BACKPRESSURE, self.cache.capacity // 2):
             self.flush()
         self._wake()
@@ -534,6 +552,15 @@ class LayerVolume:
 
 
 _NONE = np.zeros((1, 1), np.uint16)
+
+
+def _rows(index: Any, height: int) -> tuple[int, int]:
+    """Return rows that hold all that an index of a frame means."""
+    rows = index[0] if isinstance(index, tuple) and index else slice(None)
+    if isinstance(rows, slice):
+        found = range(*rows.indices(height))
+        return (min(found), max(found) + 1) if found else (0, 0)
+    return 0, height
 
 
 def drop_axes(value: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:

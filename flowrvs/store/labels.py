@@ -295,15 +295,17 @@ def _split(
     The frames are an int, a list (a slice or a 1-D array of them) or an index array that
     belongs to the arrays of the rest.
     """
-    items: list[Any] = []
     if not isinstance(key, tuple):
         key = (key,)
-    if len(key) == 3 and all(type(item) in _PLAIN for item in key):
-        items.extend(key)  # what a brush asks for, sixty times a stroke
-        key = ()
-    else:
-        key = _fill_ellipsis(key)
-    for item in key:
+    if len(key) == 3:  # what a brush asks for, sixty times a stroke
+        first, *others = key
+        if type(first) is slice and type(others[0]) in _PLAIN and type(others[1]) in _PLAIN:
+            return list(range(*first.indices(shape[0]))), (others[0], others[1])
+        if _is_number(first) and 0 <= first < shape[0]:
+            if all(isinstance(item, slice) or _is_number(item) for item in others):
+                return int(first), (others[0], others[1])
+    items: list[Any] = []
+    for item in _fill_ellipsis(key):
         if isinstance(item, slice):
             items.append(item)
         elif item.dtype == np.bool_:
@@ -325,6 +327,10 @@ def _split(
     if indices.ndim == 1 and not _has_arrays(rest):
         return [int(t) for t in indices], rest
     return indices, rest
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(item, int | np.integer) and type(item) is not bool
 
 
 def _fill_ellipsis(key: tuple[Any, ...]) -> list[Any]:
