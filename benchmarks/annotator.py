@@ -43,7 +43,8 @@ import flowrvs
 from flowrvs import editing
 from flowrvs.masks.flow import Flows, has_dis
 from flowrvs.masks.propagate import propagate
-from flowrvs.store import Project, Provenance
+from flowrvs.store import ObjectRecord, Project, Provenance
+from flowrvs.video import Video
 
 Masks = npt.NDArray[np.bool_]
 GOOD = 0.9
@@ -169,7 +170,15 @@ def mark_absent(project: Project, object_id: int, t: int, truth: Masks) -> tuple
     return low, high
 
 
-def correct(project, video, one, t, drawn, flows, certainty) -> tuple[int, int]:
+def correct(
+    project: Project,
+    video: Video,
+    one: ObjectRecord,
+    t: int,
+    drawn: Masks,
+    flows: editing.Flows,
+    certainty: dict[int, float],
+) -> tuple[int, int]:
     """Draw a mask on a frame and spread it; return the frames that may have changed."""
     labels = project.labels(one.layer)
     labels[t] = np.where(drawn, one.id, 0)

@@ -127,6 +127,18 @@ def test_a_long_thin_object_does_not_vanish():
     assert iou(found.mask, np.roll(mask, 1, axis=0)) > 0.8
 
 
+def test_a_flat_object_is_not_lost():
+    """In a flat area flow does not lead back to where it began; that is no occlusion."""
+    from flowrvs.data.synthetic import generate_clip
+
+    clip = generate_clip(500, frames=97, height=192, width=320)
+    truth = clip.masks[0]
+    flows = Flows(clip.frames.__getitem__, truth.shape)
+    found = {s.frame: s.mask for s in propagate(flows, {20: truth[20]}, 16, 34)}
+    assert sorted(found) == [t for t in range(16, 34) if t != 20]
+    assert min(iou(mask, truth[t]) for t, mask in found.items()) > 0.95
+
+
 def test_stops_where_the_object_is_hidden(hidden_disk):
     flows = Flows(hidden_disk.read, hidden_disk.masks.shape)
     found = {s.frame: s.mask for s in propagate(flows, {0: hidden_disk.masks[0]})}
