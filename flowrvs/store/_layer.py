@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from flowrvs.store.history import History
 __all__ = ["LayerVolume", "drop_axes"]
 
 _BACKPRESSURE = 16
+# While a person paints, a model waits some milliseconds a frame.
+_POLITE, _PAUSE = 0.1, 0.005
 
 Labels = npt.NDArray[np.uint16]
 
@@ -81,6 +84,7 @@ class LayerVolume:
         self._claim = claim
         self._wake = wake
         self._sealed = False
+        self._painted = 0.0
         self._provenance = tracks.provenance
         self._areas = tracks.areas
         self._versions = tracks.versions
@@ -142,6 +146,7 @@ class LayerVolume:
         ProjectError
             A value is no uint16, or the object of another layer.
         """
+        self._painted = time.monotonic()
         with self.cache.lock:
             self._check_open()
             frame = self.cache.frame(t)
@@ -263,6 +268,8 @@ class LayerVolume:
         """
         written = np.zeros(len(masks), np.bool_)
         for i, mask in enumerate(masks):
+            if time.monotonic() - self._painted < _POLITE:
+                time.sleep(_PAUSE)  # a lock is not fair: let the person go first
             with self.cache.lock:
                 self._check_open()
                 record = self._write_frame(entry, object_id, start + i, mask, provenance, limit)
