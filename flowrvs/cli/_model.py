@@ -43,6 +43,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="turn the model's box for portrait videos (the published code does not)",
     )
     group.add_argument(
+        "--sparse",
+        action="store_true",
+        help="decode only where masks are; needs 'flowrvs models calibrate' once",
+    )
+    group.add_argument(
         "--compile", action="store_true", help="compile the transformer: for long jobs"
     )
 
@@ -58,6 +63,7 @@ def load_model(args: argparse.Namespace) -> Segmenter:
         dtype=args.dtype,
         text_precision=args.text_precision,
         portrait_box=args.portrait_box,
+        sparse=args.sparse,
         compile=args.compile,
     )
     line = getattr(pipeline, "memory_line", "")

@@ -11,7 +11,7 @@ from typing import Any
 
 from flowrvs.progress import Progress, ProgressCallback
 
-HELP = "List models, fetch or convert the official weights, or verify a model's folder."
+HELP = "List, fetch, convert, verify or calibrate models."
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
@@ -60,6 +60,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="check headers, sizes and hashes without loading anything",
     )
 
+    calibrate = actions.add_parser(
+        "calibrate",
+        help="learn where a model's masks are, for sparse decoding",
+        description="Run the model on clips, learn from its masks where decoding is needed, and "
+        "write that into the model's folder; --sparse uses it.",
+    )
+    calibrate.add_argument("model", metavar="NAME|DIR", help="a known name or a folder")
+    calibrate.add_argument(
+        "--split",
+        metavar="SPLIT_DIR",
+        help="videos and sentences to learn from (default: synthetic ones)",
+    )
+    calibrate.add_argument(
+        "--clips", type=int, default=24, metavar="N", help="how many clips at most (24)"
+    )
+    calibrate.add_argument("--device", default="auto", metavar="D", help="auto, cpu, ... (auto)")
+
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
@@ -68,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         "fetch": _fetch,
         "convert": _convert,
         "verify": _verify,
+        "calibrate": _calibrate,
     }
     return actions[args.action](args)
 
@@ -202,3 +220,38 @@ def _verify(args: argparse.Namespace) -> int:
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
     how = "" if hashed else f" (there is no {MANIFEST}, so its hashes are unknown)"
     return _say(args, content, f"{args.model} is whole{how}: {parts} parameters")
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from flowrvs.checkpoints import locate
+    from flowrvs.checkpoints.disk import storage_error
+    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+    from flowrvs.errors import InputError
+    from flowrvs.models.locator import LOCATOR_FILE
+    from flowrvs.pipelines import load
+    from flowrvs.pipelines.calibrate import calibrate, split_clips, synthetic_clips
+
+    if args.clips < 4:
+        raise InputError(f"--clips must be 4 or more, not {args.clips}.")
+    folder = locate(args.model)
+    pipeline = load(args.model, device=args.device)
+    frames = min(17, pipeline.window_size)
+    if args.split:
+        clips = split_clips(args.split, args.clips, frames=frames)
+    else:
+        height, width = pipeline.config.sample_height, pipeline.config.sample_width
+        clips = synthetic_clips(args.clips, frames=frames, height=height, width=width)
+    with cancel_on_interrupt() as cancel, progress_line() as progress:
+        result = calibrate(pipeline, clips, total=args.clips, cancel=cancel, progress=progress)
+    path = folder / LOCATOR_FILE
+    try:
+        result.locator.save(path)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    content = {"path": str(path), "kept": result.kept, "foreground": result.foreground}
+    return _say(
+        args,
+        content,
+        f"{path}: decodes {result.kept:.0%} of the picture where {result.foreground:.0%} is "
+        "foreground; use it with --sparse",
+    )

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +30,9 @@ from diffusers import (
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
 from flowrvs.errors import CheckpointError, DeviceMemoryError, InputError
+from flowrvs.models.locator import Locator
 from flowrvs.models.presets import Preset
+from flowrvs.models.tiles import iter_decode_tiles, plan_tiles
 from flowrvs.models.vae import (
     frame_groups,
     iter_decode,
@@ -96,6 +100,8 @@ class FlowRVSPipeline(DiffusionPipeline):
         See `flowrvs.load`.
     memory_line : str
         What memory a window is expected to need, for people; empty on a CPU.
+    locator : Locator or None
+        Decodes only where it sees foreground (`flowrvs.models.tiles`); off by default.
     prompts : PromptEncoder or None
         Embeds sentences; made from the parts at first need.
     """
@@ -146,6 +152,7 @@ class FlowRVSPipeline(DiffusionPipeline):
         self.memory_mode = "full"
         self.memory_line = ""
         self.prompts: PromptEncoder | None = None
+        self.locator: Locator | None = None
         self.injects_video = self._check_channels()
 
     @classmethod
@@ -174,6 +181,17 @@ class FlowRVSPipeline(DiffusionPipeline):
             lower_case=preset.lower_case,
             name=name,
         )
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **options: Any) -> None:
+        """Save it as any diffusers pipeline; the text encoder is loaded for that if need be."""
+        if self.text_encoder is not None or self.prompts is None:
+            super().save_pretrained(save_directory, **options)
+            return
+        self.register_modules(text_encoder=self.prompts.load_encoder())
+        try:
+            super().save_pretrained(save_directory, **options)
+        finally:
+            self.register_modules(text_encoder=None)
 
     def _check_channels(self) -> bool:
         """Whether the transformer takes the video latent too, by the shape of its weights."""
@@ -376,7 +394,7 @@ class FlowRVSPipeline(DiffusionPipeline):
         while done < geometry.frames:
             # After an overflow it begins again with smaller groups, and skips what is out.
             skip, position = done, 0
-            parts = iter_decode(self.vae, latents, group=self.latent_group, clamp=self.clamp)
+            parts = self._decode(latents)
             try:
                 with (
                     memory_guard("the masks"),
@@ -394,6 +412,16 @@ class FlowRVSPipeline(DiffusionPipeline):
             except DeviceMemoryError:
                 if not self._smaller_groups():
                     raise
+
+    def _decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Decode the whole picture, or only where the locator sees foreground."""
+        tiles = None
+        if self.locator is not None:
+            tiles = plan_tiles(self.vae, self.locator.cells(latents))
+        options = {"group": self.latent_group, "clamp": self.clamp}
+        if tiles is None:
+            return iter_decode(self.vae, latents, **options)
+        return iter_decode_tiles(self.vae, latents, tiles, **options)
 
     # -- together -------------------------------------------------------------------
 

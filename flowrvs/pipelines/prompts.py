@@ -159,6 +159,11 @@ class PromptEncoder:
             row[: len(embedding)] = embedding
         return out.to(device)
 
+    def load_encoder(self) -> UMT5EncoderModel:
+        """Return the encoder itself; a source is loaded, on the CPU."""
+        source = self._encoder
+        return source.load() if isinstance(source, EncoderSource) else source
+
     def _compute(self, texts: list[str], device: torch.device) -> None:
         tokens, mask = tokenize(self._tokenizer, texts, self._length)
         source = self._encoder

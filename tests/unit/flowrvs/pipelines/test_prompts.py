@@ -69,6 +69,16 @@ def test_embeddings_are_the_encoders(folder: Path) -> None:
     )
 
 
+def test_a_loaded_model_is_saved_with_its_encoder(folder: Path, tmp_path: Path) -> None:
+    first = load(folder, device="cpu")
+    first.save_pretrained(tmp_path / "copy")
+    assert first.text_encoder is None
+    torch.testing.assert_close(
+        load(tmp_path / "copy", device="cpu").encode_prompt(["a cross"]),
+        first.encode_prompt(["a cross"]),
+    )
+
+
 def test_another_encoder_has_embeddings_of_its_own(folder: Path, loads: list[str]) -> None:
     load(folder, device="cpu").encode_prompt(["a cross"])
     micro_pipeline(seed=4).text_encoder.save_pretrained(folder / "text_encoder")

@@ -1,0 +1,133 @@
+"""Tiles equal the full decoding inside of them; the locator finds where they must be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+
+from flowrvs.errors import CheckpointError
+from flowrvs.models.fast_vae import use_fast_layers
+from flowrvs.models.locator import Locator, fit_locator, foreground_pixels
+from flowrvs.models.presets import PRESETS, build_vae
+from flowrvs.models.tiles import Tile, iter_decode_tiles, plan_tiles, tile_cost
+from flowrvs.models.vae import decode_frames
+from flowrvs.pipelines import load
+from flowrvs.pipelines.calibrate import calibrate, synthetic_clips
+
+TILES = {
+    "inside": [Tile(3, 6, 4, 9)],
+    "corner": [Tile(0, 2, 0, 3)],
+    "two": [Tile(0, 3, 12, 16), Tile(9, 12, 1, 4)],
+    "whole": [Tile(0, 12, 0, 16)],
+    "none": [],
+}
+
+
+@pytest.fixture(scope="module", params=["space to depth", "Wan"])
+def vae(request: pytest.FixtureRequest) -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    if request.param == "Wan":
+        return AutoencoderKLWan(base_dim=4, out_channels=1)
+    return use_fast_layers(build_vae(PRESETS["micro"], mask_decoder=True))
+
+
+@pytest.mark.parametrize("tiles", TILES.values(), ids=TILES)
+@pytest.mark.parametrize("group", [1, 3])
+@torch.no_grad()
+def test_a_tile_is_what_the_full_decoding_has_there(
+    vae: AutoencoderKLWan, tiles: list[Tile], group: int
+) -> None:
+    latents = 3 * torch.randn(1, 16, 4, 12, 16, generator=torch.Generator().manual_seed(0))
+    full = decode_frames(vae, latents, group=group)
+    parts = list(iter_decode_tiles(vae, latents, tiles, group=group))
+    expected = torch.full_like(full, -1.0)
+    for tile in tiles:
+        box = tile.scaled(8)
+        where = (..., slice(box.top, box.bottom), slice(box.left, box.right))
+        expected[where] = full[where]
+    assert full.std() > 0.01
+    torch.testing.assert_close(torch.cat(parts, dim=2), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_boxes_cover_the_cells_and_join_where_that_is_cheaper(vae: AutoencoderKLWan) -> None:
+    cells = np.zeros((60, 104), bool)
+    cells[5:9, 7:12] = cells[6, 14] = cells[50:55, 90:100] = True
+    tiles = plan_tiles(vae, cells)
+    assert tiles is not None and len(tiles) == 2  # the two near ones are one
+    covered = np.zeros_like(cells)
+    for tile in tiles:
+        covered[tile.top : tile.bottom, tile.left : tile.right] = True
+    assert (covered >= cells).all()
+    assert 0 < sum(tile_cost(vae, tile, 60, 104) for tile in tiles) < 0.4
+    assert plan_tiles(vae, np.zeros((60, 104), bool)) == []
+    assert plan_tiles(vae, np.ones((60, 104), bool)) is None
+
+
+def _samples(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    samples = []
+    for _ in range(count):
+        pixels = (torch.rand(1, 3, 6, 8, generator=generator) > 0.9).float() * 20
+        latents = 0.3 * torch.randn(1, 4, 3, 6, 8, generator=generator)
+        latents[:, 2] += pixels / 10
+        samples.append((latents, pixels))
+    return samples
+
+
+def test_a_locator_learns_what_is_foreground(tmp_path: Path) -> None:
+    locator, kept, foreground = fit_locator(_samples(24), steps=200)
+    assert foreground <= kept < 1.5 * foreground + 0.02
+    for latents, pixels in _samples(6):
+        truth = (pixels[0] > 0).any(0).numpy()
+        assert (locator.cells(latents) >= truth).mean() > 0.999
+    again, *_ = fit_locator(_samples(24), steps=200)
+    assert again.threshold == locator.threshold
+    locator.save(tmp_path / "locator.safetensors")
+    read = Locator.load(tmp_path / "locator.safetensors")
+    latents = _samples(1)[0][0]
+    assert read.threshold == locator.threshold
+    torch.testing.assert_close(read(latents), locator(latents))
+
+
+def test_too_little_to_learn_from_and_damaged_files(tmp_path: Path) -> None:
+    empty = [(latents, torch.zeros_like(pixels)) for latents, pixels in _samples(12)]
+    with pytest.raises(CheckpointError, match="too little"):
+        fit_locator(empty)
+    (tmp_path / "l").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="calibrate"):
+        Locator.load(tmp_path / "l")
+
+
+def test_pixels_are_counted_by_cell_and_latent_frame() -> None:
+    logits = torch.full((1, 1, 5, 16, 24), -1.0)
+    logits[0, 0, 0, 0:2, 0:3] = logits[0, 0, 4, 9, 20] = 1.0
+    counts = foreground_pixels(logits, torch.zeros(1, 16, 2, 2, 3))
+    assert counts.shape == (1, 2, 2, 3) and counts.sum() == 7
+    assert counts[0, 0, 0, 0] == 6 and counts[0, 1, 1, 2] == 1
+
+
+def test_sparse_masks_are_the_full_ones() -> None:
+    full, sparse = load("tiny", device="cpu"), load("tiny", device="cpu", sparse=True)
+    assert sparse.name == "tiny+sparse"
+    both = either = 0
+    ((frames, texts),) = synthetic_clips(1, frames=17, height=96, width=160)
+    for text in texts:
+        a, b = full(frames, text).masks, sparse(frames, text).masks
+        both, either = both + int((a & b).sum()), either + int((a | b).sum())
+    assert either > 1000 and both / either > 0.999
+
+
+def test_a_model_without_a_locator_says_so(tmp_path: Path) -> None:
+    load("tiny", device="cpu").save_pretrained(tmp_path / "m")
+    with pytest.raises(MissingPathError, match="models calibrate"):
+        load(tmp_path / "m", sparse=True)
+
+
+def test_calibrating_the_bundled_model() -> None:
+    pipe = load("tiny", device="cpu")
+    result = calibrate(pipe, synthetic_clips(3, frames=5, height=96, width=160), total=3)
+    assert result.foreground < result.kept < 0.9
