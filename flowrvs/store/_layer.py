@@ -406,9 +406,9 @@ class LayerVolume:
                 self._cut(t)
             spare, live = set(), []
             for mark in record.marks:
-                expected = record.seq if back else mark.before
                 known = mark.object_id in self._provenance
-                if known and self._versions.get(mark.object_id, t) in (0, expected):
+                # A later number is somebody else's: what was undone gave its number back.
+                if known and self._versions.get(mark.object_id, t) <= record.seq:
                     live.append(mark)
                 else:
                     spare.add(mark.object_id)
