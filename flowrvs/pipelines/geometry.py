@@ -142,10 +142,26 @@ def normalise(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def resize_logits(logits: torch.Tensor, geometry: ClipGeometry) -> torch.Tensor:
-    """Resize logits of shape (n, H', W') to the source size, float32, (n, H, W)."""
+    """Resize logits to the source size, as the published code does.
+
+    That means in the model's own number format. It also takes the sigmoid in that format,
+    so that in bfloat16 a logit up to about 0.008 becomes one half, which is background:
+    those are 0 here.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (n, H', W')
+
+    Returns
+    -------
+    Tensor of float32, shape (n, H, W)
+    """
     size = (geometry.height, geometry.width)
-    if logits.shape[1:] == size:
-        return logits.float()
-    return F.interpolate(
-        logits.float().unsqueeze(1), size=size, mode="bilinear", align_corners=False
-    ).squeeze(1)
+    if logits.shape[1:] != size:
+        logits = F.interpolate(
+            logits.unsqueeze(1), size=size, mode="bilinear", align_corners=False
+        ).squeeze(1)
+    if logits.dtype != torch.float32:
+        half = (logits > 0) & ~(torch.sigmoid(logits) > 0.5)
+        logits = logits.masked_fill(half, 0)
+    return logits.float()

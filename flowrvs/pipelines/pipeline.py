@@ -418,10 +418,10 @@ class FlowRVSPipeline(DiffusionPipeline):
         tiles = None
         if self.locator is not None:
             tiles = plan_tiles(self.vae, self.locator.cells(latents))
-        options = {"group": self.latent_group, "clamp": self.clamp}
+        group, clamp = self.latent_group, self.clamp
         if tiles is None:
-            return iter_decode(self.vae, latents, **options)
-        return iter_decode_tiles(self.vae, latents, tiles, **options)
+            return iter_decode(self.vae, latents, group=group, clamp=clamp)
+        return iter_decode_tiles(self.vae, latents, tiles, group=group, clamp=clamp)
 
     # -- together -------------------------------------------------------------------
 

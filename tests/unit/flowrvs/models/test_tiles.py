@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from flowrvs.errors import CheckpointError
+from flowrvs.errors import CheckpointError, MissingPathError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import Locator, fit_locator, foreground_pixels
 from flowrvs.models.presets import PRESETS, build_vae

@@ -13,7 +13,14 @@ import torch.nn.functional as F
 from flowrvs.errors import Cancelled, CheckpointError, InputError, VideoError
 from flowrvs.models.presets import PRESETS, build_transformer, build_vae
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.geometry import fit_inside, iter_clip, normalise, plan_clip
+from flowrvs.pipelines.geometry import (
+    ClipGeometry,
+    fit_inside,
+    iter_clip,
+    normalise,
+    plan_clip,
+    resize_logits,
+)
 from flowrvs.pipelines.loading import load
 from flowrvs.pipelines.schedule import flow_sigmas
 from flowrvs.progress import CancelToken
@@ -83,6 +90,18 @@ def test_frames_fit_inside_the_production_box(
 
 def test_a_very_long_picture_keeps_one_token_row() -> None:
     assert fit_inside(4, 4000, 96, 160, 16) == (16, 160)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_masks_are_those_of_a_sigmoid_in_the_models_format(dtype: torch.dtype) -> None:
+    """The published code resizes, takes the sigmoid and compares with 0.5 in bfloat16."""
+    logits = (torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0)) / 50).to(dtype)
+    geometry = ClipGeometry(3, 37, 20, 5, 16, 16)
+    published = F.interpolate(logits[:, None], (37, 20), mode="bilinear", align_corners=False)
+    expected = torch.sigmoid(published[:, 0]) > 0.5
+    ours = resize_logits(logits, geometry)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours > 0, expected)
 
 
 def test_saving_and_loading_gives_equal_logits(frames: np.ndarray, tmp_path: Path) -> None:
