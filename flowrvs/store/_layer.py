@@ -531,14 +531,10 @@ class LayerVolume:
             Something could not be written; it is kept and tried again at the next flush.
         """
 
-        def first() -> None:
-            self.before()
-            self._flush_tracks()
-
         # Whoever flushes while another does waits for it: on return, all is on the disk.
         with self._flush_lock:
-            first()
-            self.cache.flush(before=first)
+            self._flush_tracks()
+            self.cache.flush(before=self._flush_tracks)
 
     def _tracks(self) -> list[Track]:
         areas = [self._areas[i] for i in self._members]
@@ -549,6 +545,7 @@ class LayerVolume:
         with self.cache.lock:
             taken = [(track, track.take()) for track in self._tracks() if track.dirty]
         try:
+            self.before()  # after the copies: what they hold must be in the journal
             for wait in [track.write(pieces) for track, pieces in taken]:
                 wait()
         except BaseException:
