@@ -25,12 +25,13 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from public_code.layouts import (
@@ -186,14 +187,21 @@ def compare(
                 public_logits = [part[: len(frames)] for part in theirs[number][position:stop]]
                 own = floor = None
                 if full is not None:
-                    truth = [part[: len(frames)] > 0 for part in full[number][position:stop]]
+                    exact = [part[: len(frames)] for part in full[number][position:stop]]
+                    truth = _masks(exact, "float32")
                     own = min(map(_iou, output.masks, truth))
-                    floor = min(map(_iou, (part > 0 for part in public_logits), truth))
+                    floor = min(map(_iou, _masks(public_logits, dtype), truth))
                 what = (name, dtype, key, count)
                 yield _row(what, output.logits, output.masks, public_logits, own, floor)
                 position = stop
         if dtype == "float32":
             full = theirs
+
+
+def _masks(logits: Sequence[np.ndarray], dtype: str) -> np.ndarray:
+    """Take the masks as the published code does: its sigmoid is in its number format."""
+    values = torch.from_numpy(np.stack(logits)).to(getattr(torch, dtype))
+    return (torch.sigmoid(values) > 0.5).numpy()
 
 
 def _row(
@@ -205,16 +213,17 @@ def _row(
     floor: float | None,
 ) -> Row:
     theirs = np.stack(public)
+    found = _masks(public, what[1])
     spread = max((float(np.abs(theirs[0] - other).max()) for other in theirs[1:]), default=0.0)
     return Row(
         *what,
         difference=float(np.abs(logits - theirs).max()),
-        iou=min(map(_iou, masks, theirs > 0)),
-        foreground=float((theirs > 0).mean()),
+        iou=min(map(_iou, masks, found)),
+        foreground=float(found.mean()),
         cut_off=float((np.abs(theirs) >= 1).mean()),
         text=spread,
-        both=int(np.count_nonzero(masks & (theirs > 0))),
-        either=int(np.count_nonzero(masks | (theirs > 0))),
+        both=int(np.count_nonzero(masks & found)),
+        either=int(np.count_nonzero(masks | found)),
         exact=exact,
         floor=floor,
     )
