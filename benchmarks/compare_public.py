@@ -11,11 +11,9 @@ the production widths with two layers.
 
 Bars: in float32, logits within 1e-4 of each other on every clip, and over all masks of a
 model IoU >= 0.9999 (of one small mask a single pixel on the border is more than that). In
-bfloat16, IoU >= 0.995 over all masks of a model; random weights put every logit near 0,
-where 16 bits alone move masks, so there it is enough when our 16-bit masks are as near to
-the published code's 32-bit masks as its own 16-bit ones are (to 0.005). Exits with 1 when
-a bar is missed. "foreground" and "cut off" (beyond -1 and 1) show that the masks say
-something.
+bfloat16, IoU >= 0.995 over all masks of a model. Exits with 1 when a bar is missed.
+"foreground" and "cut off" (beyond -1 and 1) show that the masks say something; the last two
+columns compare 16-bit masks, ours and the published ones, with the published 32-bit masks.
 """
 
 from __future__ import annotations
@@ -261,11 +259,7 @@ def missed(rows: list[Row]) -> list[str]:
         far = [row.clip for row in rows if row.difference > 1e-4]
         faults = [f"{what}: logits differ on {', '.join(far)}"] if far else []
         return faults + ([f"{what}: IoU {pooled:.6f}"] if pooled < 0.9999 else [])
-    if pooled >= 0.995:
-        return []
-    own = [(row.exact, row.floor) for row in rows if row.exact is not None]
-    near = own and all(exact > floor - 0.005 for exact, floor in own if floor is not None)
-    return [] if near and model != "tiny" else [f"{what}: IoU {pooled:.4f}"]
+    return [] if pooled >= 0.995 else [f"{what}: IoU {pooled:.4f}"]
 
 
 def main() -> int:

@@ -199,6 +199,8 @@ class SegmentPresenter:
             cancel.raise_if_cancelled()
             report(Progress(0, 0, f"Loading the model {Path(inputs.model).name}"))
             segmenter = self.segmenter_for(inputs.model.strip(), inputs.device)
+            if line := getattr(segmenter, "memory_line", ""):
+                report(Progress(0, 0, line))
             cancel.raise_if_cancelled()
             folder.parent.mkdir(parents=True, exist_ok=True)
             project = self._projects.ensure(folder, video.info)
