@@ -43,6 +43,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="turn the model's box for portrait videos (the published code does not)",
     )
     group.add_argument(
+        "--fast",
+        action="store_true",
+        help="in 16 bits, the quickest kernels instead of the published code's roundings",
+    )
+    group.add_argument(
         "--sparse",
         action="store_true",
         help="decode only where masks are; needs 'flowrvs models calibrate' once",
@@ -63,6 +68,7 @@ def load_model(args: argparse.Namespace) -> Segmenter:
         dtype=args.dtype,
         text_precision=args.text_precision,
         portrait_box=args.portrait_box,
+        fast=args.fast,
         sparse=args.sparse,
         compile=args.compile,
     )

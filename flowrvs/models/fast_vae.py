@@ -33,7 +33,7 @@ _LAST = torch.channels_last_3d
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
-def use_fast_layers(vae: _Module) -> _Module:
+def use_fast_layers(vae: _Module, *, exact: bool = True) -> _Module:
     """Give the layers of a VAE their quicker forward passes.
 
     Values of the parameters are untouched, so saving and loading are not affected.
@@ -42,13 +42,15 @@ def use_fast_layers(vae: _Module) -> _Module:
     ----------
     vae : AutoencoderKLWan
         Or some of its layers; changed in place.
+    exact : bool
+        In half precision, change only what is equal to the stock layers to the bit.
 
     Returns
     -------
     AutoencoderKLWan
         `vae`.
     """
-    half = next(vae.parameters()).dtype != torch.float32
+    half = exact and next(vae.parameters()).dtype != torch.float32
     for module in vae.modules():
         # In half precision another layout chooses other kernels, which round differently;
         # there the stock convolutions stay, and masks are the published ones to the bit.
@@ -58,7 +60,7 @@ def use_fast_layers(vae: _Module) -> _Module:
         elif isinstance(module, torch.nn.Conv2d) and not half:
             module.to(memory_format=torch.channels_last)
         elif isinstance(module, WanRMS_norm) and module.channel_first:
-            module.forward = MethodType(_norm, module)
+            module.forward = MethodType(_stock_norm if half else _norm, module)
         elif isinstance(module, torch.nn.SiLU):
             module.forward = MethodType(_silu, module)
         elif isinstance(module, WanUpsample):
@@ -106,21 +108,23 @@ def _folded(self: WanCausalConv3d, x: torch.Tensor, padding: tuple[int, ...]) ->
 
 
 def _norm(self: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
-    if x.dtype == torch.float32 or torch.is_grad_enabled():
-        # x / |x| * sqrt(C) is x over the root of the mean square.
-        order = (0, *range(2, x.ndim), 1)
-        back = (0, x.ndim - 1, *range(1, x.ndim - 1))
-        gamma = self.gamma.flatten().to(x.dtype)
-        out = F.rms_norm(x.permute(order), (x.shape[1],), gamma, 1e-24).permute(back)
-    else:
-        # The stock layer rounds three times in half precision. Fused, masks would differ
-        # from the published ones (IoU 0.99); so it computes the same here, but a frame at
-        # a time, and the group is never there in float32.
-        out = torch.empty_like(x)
-        frames = zip(x.unbind(2), out.unbind(2), strict=True) if x.ndim == 5 else [(x, out)]
-        for frame, normed in frames:
-            normed.copy_(F.normalize(frame.float(), dim=1))
-        out.mul_(self.scale).mul_(self.gamma)
+    # x / |x| * sqrt(C) is x over the root of the mean square.
+    order = (0, *range(2, x.ndim), 1)
+    back = (0, x.ndim - 1, *range(1, x.ndim - 1))
+    gamma = self.gamma.flatten().to(x.dtype)
+    out = F.rms_norm(x.permute(order), (x.shape[1],), gamma, 1e-24).permute(back)
+    return out + self.bias if _has_bias(self) else out
+
+
+def _stock_norm(self: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
+    # The stock layer rounds three times in half precision. Fused, masks would differ from
+    # the published ones (IoU 0.99); so it computes the same here, but a frame at a time,
+    # and the group is never there in float32.
+    out = torch.empty_like(x)
+    frames = zip(x.unbind(2), out.unbind(2), strict=True) if x.ndim == 5 else [(x, out)]
+    for frame, normed in frames:
+        normed.copy_(F.normalize(frame.float(), dim=1))
+    out.mul_(self.scale).mul_(self.gamma)
     return out + self.bias if _has_bias(self) else out
 
 

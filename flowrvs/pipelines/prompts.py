@@ -21,6 +21,7 @@ __all__ = ["EncoderSource", "PromptEncoder"]
 
 #: What a pass over 256 tokens needs beside the weights.
 _ROOM = 2**30
+_LARGE = 2**27
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +187,5 @@ class PromptEncoder:
                     self._cache.put(text, embedding)
         if isinstance(source, EncoderSource):
             del encoder
-            release(device)
+            if source.size > _LARGE:  # collecting takes longer than a small one is worth
+                release(device)
