@@ -1,0 +1,182 @@
+"""The state of a label volume: its frames, the tracks of its objects, and writing both."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.errors import ProjectError
+from flowrvs.store._cache import FrameCache
+from flowrvs.store._entry import Entry
+from flowrvs.store._tracks import Provenance, Track, Tracks
+from flowrvs.store.history import History
+
+__all__ = ["BACKPRESSURE", "Labels", "LayerState", "Pending", "count_values"]
+
+BACKPRESSURE = 16
+
+Labels = npt.NDArray[np.uint16]
+
+
+@dataclass(slots=True)
+class Pending:
+    """A frame that a step is still changing: as it was before, and what it touched."""
+
+    entry: Entry
+    before: Labels
+    marks: dict[int, int]  # object -> provenance before
+    top: int  # rows that may have changed
+    stop: int
+
+
+class LayerState:
+    """The part of `LayerVolume` that knows objects and the disk."""
+
+    def __init__(
+        self,
+        layer_id: int,
+        cache: FrameCache,
+        tracks: Tracks,
+        history: History,
+        claim: Callable[[Iterable[int], Entry], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.id = layer_id
+        self.cache = cache
+        self.shape = cache.shape
+        self.path = cache.path
+        self._history = history
+        self._claim = claim
+        self._wake = wake
+        self._sealed = False
+        self._provenance = tracks.provenance
+        self._areas = tracks.areas
+        self._versions = tracks.versions
+        self._members: set[int] = set()
+        self._pending: dict[int, Pending] = {}
+        self._painted = 0.0
+        self._flush_lock = threading.Lock()
+
+    # -- objects -------------------------------------------------------------------------
+
+    def attach(self, object_id: int) -> None:
+        """Take in an object whose tracks are open."""
+        with self.cache.lock:
+            self._members.add(object_id)
+
+    def detach(self, object_id: int) -> None:
+        """Let go of an object; its pixels and tracks are not touched."""
+        with self.cache.lock:
+            self._members.discard(object_id)
+
+    def provenance(self, object_id: int) -> npt.NDArray[np.uint8]:
+        """Return a copy of an object's provenance, shape (T,)."""
+        with self.cache.lock:
+            return self._provenance[object_id].values.copy()
+
+    def areas(self, object_id: int) -> npt.NDArray[np.int32]:
+        """Return a copy of an object's number of pixels per frame, shape (T,)."""
+        self.measure()
+        with self.cache.lock:
+            return self._areas[object_id].values.copy()
+
+    def measure(self) -> None:
+        """Count the pixels of objects whose areas were never counted (earlier formats)."""
+        with self.cache.lock:
+            unknown = [i for i in self._members if not self._areas[i].known]
+            drawn = np.zeros(self.shape[0], np.bool_)
+            for i in unknown:
+                drawn |= self._provenance[i].values > Provenance.EMPTY
+        for t in np.flatnonzero(drawn):
+            with self.cache.lock:  # a frame at a time: painting goes on meanwhile
+                counts = np.bincount(self.cache.read([int(t)]).ravel(), minlength=1)
+                for i in unknown:
+                    self._areas[i].values[t] = counts[i] if i < len(counts) else 0
+        with self.cache.lock:
+            for i in unknown:
+                self._areas[i].known = True
+                self._areas[i].touch(0, self.shape[0])
+
+    def _check_open(self) -> None:
+        if self._sealed:
+            raise ProjectError(f"{self.path.parents[1]} was closed; open it again to edit.")
+
+    def _set(self, object_id: int, t: int, value: int) -> None:
+        track = self._provenance[object_id]
+        if track.values[t] < value:  # a lock stays a lock under a person's hand
+            track.values[t] = value
+            track.touch(t, t + 1)
+
+    def _count(self, t: int, came: dict[int, int], went: dict[int, int]) -> None:
+        for object_id in came.keys() | went.keys():
+            track = self._areas.get(object_id)
+            if track is not None:
+                track.values[t] += came.get(object_id, 0) - went.get(object_id, 0)
+                track.touch(t, t + 1)
+
+    # -- the disk ------------------------------------------------------------------------
+
+    def seal(self, sealed: bool) -> None:
+        """Refuse edits from now on, or take them again."""
+        with self.cache.lock:
+            self._sealed = sealed
+
+    @property
+    def dirty(self) -> int:
+        """Number of frames and pieces of provenance that wait to be written."""
+        with self.cache.lock:
+            waiting = sum(track.dirty for track in self._tracks())
+        return self.cache.dirty + waiting
+
+    #: Called before pixels are written, to save the objects and the changes that they mean.
+    before: Callable[[], None] = staticmethod(lambda: None)
+
+    def flush(self) -> None:
+        """Write what changed; provenance first.
+
+        A kill between the two then leaves a frame marked as a person's without its last
+        stroke, never a person's stroke that the model would paint over.
+
+        Raises
+        ------
+        StorageError
+            Something could not be written; it is kept and tried again at the next flush.
+        """
+
+        # Whoever flushes while another does waits for it: on return, all is on the disk.
+        with self._flush_lock:
+            self._flush_tracks()
+            self.cache.flush(before=self._flush_tracks)
+
+    def _tracks(self) -> list[Track]:
+        areas = [self._areas[i] for i in self._members]
+        # Areas that were never counted are none yet.
+        return [self._provenance[i] for i in self._members] + [a for a in areas if a.known]
+
+    def _flush_tracks(self) -> None:
+        with self.cache.lock:
+            taken = [(track, track.take()) for track in self._tracks() if track.dirty]
+        try:
+            self.before()  # after the copies: what they hold must be in the journal
+            for wait in [track.write(pieces) for track, pieces in taken]:
+                wait()
+        except BaseException:
+            with self.cache.lock:
+                for track, pieces in taken:
+                    track.give_back(pieces)
+            raise
+
+    def _relieve(self) -> None:
+        """Write what changed if much is waiting: a slow disk must not fill the memory."""
+        if self.cache.dirty > max(BACKPRESSURE, self.cache.capacity // 2):
+            self.flush()
+
+
+def count_values(labels: npt.NDArray[np.uint16]) -> dict[int, int]:
+    """Return how often each value but 0 occurs; counting is ten times as quick as sorting."""
+    counts = np.bincount(labels.ravel())
+    return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i}

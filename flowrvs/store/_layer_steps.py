@@ -1,0 +1,176 @@
+"""Steps of a label volume: handing changes to the history, undoing and replaying them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from flowrvs.store._delta import decode
+from flowrvs.store._entry import Entry
+from flowrvs.store._journal import Mark, Record
+from flowrvs.store._layer_state import BACKPRESSURE, Labels, LayerState, Pending, count_values
+from flowrvs.store._memory import copy_frame
+
+__all__ = ["NO_ROWS", "LayerSteps"]
+
+NO_ROWS = np.zeros((1, 1), np.uint16)
+
+
+class LayerSteps(LayerState):
+    """The part of `LayerVolume` that makes, undoes and replays steps."""
+
+    # -- what the history gets -----------------------------------------------------------
+
+    def _begin(
+        self,
+        t: int,
+        frame: Labels,
+        touched: Iterable[int],
+        entry: Entry,
+        rows: tuple[int, int],
+    ) -> None:
+        pending = self._pending.get(t)
+        if pending is not None and pending.entry is not entry:
+            self._cut(t)
+            pending = None
+        if pending is None:
+            pending = self._pending[t] = Pending(entry, copy_frame(frame), {}, *rows)
+        if rows[0] < rows[1]:
+            empty = pending.top >= pending.stop
+            pending.top = rows[0] if empty else min(pending.top, rows[0])
+            pending.stop = rows[1] if empty else max(pending.stop, rows[1])
+        for object_id in touched:
+            if object_id in self._members:
+                if object_id not in pending.marks:
+                    pending.marks[object_id] = int(self._provenance[object_id].values[t])
+                entry.touch(self.id, object_id, t, t + 1)
+
+    def _cut(self, t: int) -> Record:
+        """Hand what happened to a frame to the history."""
+        pending = self._pending.pop(t)
+        top, stop = pending.top, pending.stop
+        after = copy_frame(self.cache.frame(t)[top:stop])
+        frames = (pending.before[top:stop], after, top) if top < stop else (NO_ROWS, NO_ROWS, 0)
+        return self._push(pending.entry, t, pending.marks, frames)
+
+    def _push(
+        self, entry: Entry, t: int, before: dict[int, int], frames: tuple[Labels, Labels, int]
+    ) -> Record:
+        marks = tuple(
+            Mark(i, old, int(self._provenance[i].values[t]), self._versions.get(i, t))
+            for i, old in before.items()
+            if i in self._provenance
+        )
+        record = self._history.push(entry, self.id, (t, t + 1), "pixels", marks, frames)
+        for mark in marks:
+            self._versions.set(mark.object_id, t, record.seq)
+        return record
+
+    def settle(self, *, pack: bool = False) -> None:
+        """Hand all that strokes changed to the history; `pack` it here and now."""
+        for t in list(self._pending):
+            with self.cache.lock:
+                if t not in self._pending:
+                    continue
+                record = self._cut(t)
+            if pack:
+                record.pack()
+
+    # -- undo and redo -------------------------------------------------------------------
+
+    def turn(self, record: Record, back: bool, entry: Entry) -> None:
+        """Undo or redo one change; what others wrote since then stays."""
+        if record.role == "range":
+            self._turn_range(record, back, entry)
+            return
+        t = record.start
+        runs = decode(record.pack())
+        with self.cache.lock:
+            if t in self._pending:
+                self._cut(t)
+            spare, live = set(), []
+            for mark in record.marks:
+                known = mark.object_id in self._provenance
+                # A later number is somebody else's: what was undone gave its number back.
+                if known and self._versions.get(mark.object_id, t) <= record.seq:
+                    live.append(mark)
+                else:
+                    spare.add(mark.object_id)
+            frame = self.cache.frame(t)
+            top, stop = runs.rows(frame.shape[1])
+            part = frame[top:stop]
+            old = copy_frame(part)
+            if runs.apply(frame, back=back, spare=frozenset(spare)):
+                self.cache.touch(t)
+                changed = old != part
+                self._count(t, count_values(part[changed]), count_values(old[changed]))
+            marks = []
+            for mark in live:
+                track = self._provenance[mark.object_id]
+                have, want = (mark.new, mark.old) if back else (mark.old, mark.new)
+                if track.values[t] == have != want:
+                    track.values[t] = want
+                    track.touch(t, t + 1)
+                self._versions.set(mark.object_id, t, mark.before if back else record.seq)
+                marks.append(Mark(mark.object_id, have, int(track.values[t])))
+            copies = (old, copy_frame(part), top) if top < stop else (NO_ROWS, NO_ROWS, 0)
+            done = self._history.push(entry, self.id, (t, t + 1), "back", tuple(marks), copies)
+        if entry.count > BACKPRESSURE:  # else the flusher does it: a person waits for this
+            done.pack()
+        self._relieve()
+        self._wake()
+
+    def _turn_range(self, record: Record, back: bool, entry: Entry) -> None:
+        (mark,) = record.marks
+        old, new = record.unpack_range()
+        have, want = (new, old) if back else (old, new)
+        with self.cache.lock:
+            track = self._provenance.get(mark.object_id)
+            if track is None:
+                return
+            values = track.values[record.start : record.stop]
+            since = self._versions.part(mark.object_id, record.start, record.stop)
+            free = values == have
+            if back:
+                free &= since < record.seq
+            before = values.copy()
+            values[free] = want[free]
+            track.touch(record.start, record.stop)
+            span = (record.start, record.stop)
+            data = Record.pack_range(before, values)
+            self._history.push(entry, self.id, span, "back-range", record.marks, data)
+        self._wake()
+
+    def replay(self, record: Record) -> None:
+        """Do again what a killed process had in its journal but perhaps not in its frames."""
+        with self.cache.lock:
+            if record.role.endswith("range"):
+                for mark in record.marks:
+                    track = self._provenance.get(mark.object_id)
+                    if track is not None:
+                        track.values[record.start : record.stop] = record.unpack_range()[1]
+                        track.touch(record.start, record.stop)
+                return
+            t = record.start
+            frame = self.cache.frame(t)
+            if decode(record.pack()).apply(frame, strict=False, spare=frozenset()):
+                self.cache.touch(t)
+            counts = np.bincount(frame.ravel())
+            for object_id in self._members:
+                track = self._areas[object_id]
+                track.values[t] = counts[object_id] if object_id < len(counts) else 0
+                track.touch(t, t + 1)
+            for mark in record.marks:
+                if mark.object_id in self._provenance:
+                    self._provenance[mark.object_id].values[t] = mark.new
+                    self._provenance[mark.object_id].touch(t, t + 1)
+        self._relieve()
+
+    def remember(self, record: Record) -> None:
+        """Note who changed a frame last, from the journal."""
+        if record.role == "pixels":
+            with self.cache.lock:
+                for mark in record.marks:
+                    if self._versions.get(mark.object_id, record.start) < record.seq:
+                        self._versions.set(mark.object_id, record.start, record.seq)
