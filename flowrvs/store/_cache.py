@@ -101,13 +101,15 @@ class FrameCache:
             for i, t, future in missing:
                 out[i] = self._result(future, t)
 
-    def flush(self, before: Callable[[], None] | None = None) -> None:
+    def flush(self, before: Callable[[], None] | None = None, frames: int | None = None) -> None:
         """Write every frame that was dirty when this began; one thread at a time.
 
         Parameters
         ----------
         before : callable, optional
             Called before each batch, after its frames were copied.
+        frames : int, optional
+            At most so many, those that wait longest; all by default.
 
         Raises
         ------
@@ -115,7 +117,7 @@ class FrameCache:
             A frame could not be written; it stays in memory, dirty.
         """
         with self.lock:
-            waiting = list(self._dirty)
+            waiting = list(self._dirty)[:frames]
         step = max(1, min(16, _BATCH_BYTES // self.frame_bytes))
         for first in range(0, len(waiting), step):
             self._write(waiting[first : first + step], before)

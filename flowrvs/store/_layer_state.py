@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import ProjectError
+from flowrvs.errors import FlowRVSError, ProjectError
 from flowrvs.store._cache import FrameCache
 from flowrvs.store._entry import Entry
 from flowrvs.store._tracks import Provenance, Track, Tracks
@@ -18,6 +19,8 @@ from flowrvs.store.history import History
 __all__ = ["BACKPRESSURE", "Labels", "LayerState", "Pending", "count_values"]
 
 BACKPRESSURE = 16
+# Seconds that a person waits for a flush, and between tries on a disk that refuses.
+_PATIENCE, _RETRY = 0.05, 2.0
 
 Labels = npt.NDArray[np.uint16]
 
@@ -27,10 +30,23 @@ class Pending:
     """A frame that a step is still changing: as it was before, and what it touched."""
 
     entry: Entry
-    before: Labels
+    before: Labels  # only the rows that may have changed
     marks: dict[int, int]  # object -> provenance before
-    top: int  # rows that may have changed
-    stop: int
+    top: int = 0
+    stop: int = 0
+
+    def keep(self, frame: Labels, top: int, stop: int) -> None:
+        """Copy the rows that are about to change, before they do."""
+        if top >= stop:
+            return
+        if self.top >= self.stop:
+            self.top = self.stop = top
+        if top < self.top:
+            self.before[top : self.top] = frame[top : self.top]
+            self.top = top
+        if stop > self.stop:
+            self.before[self.stop : stop] = frame[self.stop : stop]
+            self.stop = stop
 
 
 class LayerState:
@@ -59,6 +75,7 @@ class LayerState:
         self._members: set[int] = set()
         self._pending: dict[int, Pending] = {}
         self._painted = 0.0
+        self._stuck = 0.0
         self._flush_lock = threading.Lock()
 
     # -- objects -------------------------------------------------------------------------
@@ -107,7 +124,7 @@ class LayerState:
 
     def _set(self, object_id: int, t: int, value: int) -> None:
         track = self._provenance[object_id]
-        if track.values[t] < value:  # a lock stays a lock under a person's hand
+        if track.values.item(t) < int(value):  # a lock stays a lock under a person's hand
             track.values[t] = value
             track.touch(t, t + 1)
 
@@ -175,8 +192,28 @@ class LayerState:
         if self.cache.dirty > max(BACKPRESSURE, self.cache.capacity // 2):
             self.flush()
 
+    def make_room(self) -> None:
+        """Write some frames where a person changes them more quickly than the disk takes them.
+
+        Call it without locks. What cannot be written stays in memory; the next flush tells
+        why.
+        """
+        if self.cache.dirty <= self.cache.capacity or time.monotonic() < self._stuck:
+            return
+        if not self._flush_lock.acquire(timeout=_PATIENCE):
+            return
+        try:
+            self.cache.flush(before=self._flush_tracks, frames=BACKPRESSURE)
+        except FlowRVSError:
+            self._stuck = time.monotonic() + _RETRY
+        finally:
+            self._flush_lock.release()
+
 
 def count_values(labels: npt.NDArray[np.uint16]) -> dict[int, int]:
     """Return how often each value but 0 occurs; counting is ten times as quick as sorting."""
-    counts = np.bincount(labels.ravel())
+    flat = labels.ravel()
+    if len(flat) and (flat == flat[0]).all():  # a brush over one object
+        return {int(flat[0]): len(flat)} if flat[0] else {}
+    counts = np.bincount(flat)
     return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i}

@@ -10,7 +10,7 @@ from flowrvs.store._delta import decode
 from flowrvs.store._entry import Entry
 from flowrvs.store._journal import Mark, Record
 from flowrvs.store._layer_state import BACKPRESSURE, Labels, LayerState, Pending, count_values
-from flowrvs.store._memory import copy_frame
+from flowrvs.store._memory import copy_frame, new_frame
 
 __all__ = ["NO_ROWS", "LayerSteps"]
 
@@ -35,11 +35,8 @@ class LayerSteps(LayerState):
             self._cut(t)
             pending = None
         if pending is None:
-            pending = self._pending[t] = Pending(entry, copy_frame(frame), {}, *rows)
-        if rows[0] < rows[1]:
-            empty = pending.top >= pending.stop
-            pending.top = rows[0] if empty else min(pending.top, rows[0])
-            pending.stop = rows[1] if empty else max(pending.stop, rows[1])
+            pending = self._pending[t] = Pending(entry, new_frame(frame.shape, frame.dtype), {})
+        pending.keep(frame, *rows)
         for object_id in touched:
             if object_id in self._members:
                 if object_id not in pending.marks:
@@ -118,7 +115,9 @@ class LayerSteps(LayerState):
             done = self._history.push(entry, self.id, (t, t + 1), "back", tuple(marks), copies)
         if entry.count > BACKPRESSURE:  # else the flusher does it: a person waits for this
             done.pack()
-        self._relieve()
+            self._relieve()
+        else:
+            self.make_room()
         self._wake()
 
     def _turn_range(self, record: Record, back: bool, entry: Entry) -> None:

@@ -249,6 +249,7 @@ class LabelsArray:
         value = np.asarray(value)
         with self._step() as entry:
             self._assign(frames, rest, value, entry)
+        self._volume.make_room()
 
     def _assign(self, frames: Any, rest: tuple[Any, ...], value: Any, entry: Entry) -> None:
         def edit(t: int, index: Any, part: Any) -> None:
@@ -266,6 +267,7 @@ class LabelsArray:
             values = np.broadcast_to(drop_axes(value, 1 + len(shape)), (len(frames), *shape))
             for t, part in zip(frames, values, strict=True):
                 edit(t, rest, part)
+                self._volume.make_room()
             return
         visited, key = _compact(frames, rest)
         self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
