@@ -16,6 +16,7 @@ from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 from flowrvs.store import Project
 from flowrvs.video import Video, open_video
+from napari_flowrvs.locks import protect
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
 
@@ -118,7 +119,7 @@ def adopt(
     Its ``undo`` and ``redo`` (Ctrl+Z and Ctrl+Shift+Z) become the project's, so that they
     know model runs and outlive the session; what is drawn between pressing and releasing
     the mouse is one step; a view in 3D or from the side that would read the whole video
-    is answered by one line.
+    is answered by one line, and so is a tool on a frame where the selected object is locked.
 
     Parameters
     ----------
@@ -174,11 +175,13 @@ def adopt(
     layer.events.paint.connect(painted)
     layer.undo = lambda: turned(True)
     layer.redo = lambda: turned(False)
+    unprotect = protect(layer, project, home[1], on_message)
 
     def release() -> None:
         array.end_stroke()
         array.group(lambda: False, lambda: "edit")
         layer.events.paint.disconnect(painted)
+        unprotect()
         for name in ("undo", "redo"):
             vars(layer).pop(name, None)
 

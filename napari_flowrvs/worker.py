@@ -10,12 +10,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from qtpy.QtCore import QCoreApplication, QObject, Qt, Signal, Slot
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, Signal, Slot
 
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from napari_flowrvs.presenters.job import Work, consume
 
-__all__ = ["ThreadTask", "run_in_thread"]
+__all__ = ["ThreadTask", "run_in_thread", "run_soon"]
+
+#: How long a step may hold the interface up before it goes on alone.
+_SOON_S = 0.025
 
 # A task must live until its last message was delivered, whoever forgot it.
 _alive: set[ThreadTask] = set()
@@ -96,6 +99,10 @@ class ThreadTask:
             app.aboutToQuit.disconnect(self._token.cancel)
         self._done(error)
 
+    def deliver(self) -> None:
+        """Call back now what was posted so far; on the thread that made the task."""
+        QCoreApplication.sendPostedEvents(self._mailbox, QEvent.Type.MetaCall.value)
+
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds; True once the work has ended."""
         self._thread.join(timeout)
@@ -112,3 +119,22 @@ def run_in_thread(
 ) -> ThreadTask:
     """Run `work` on a thread of its own; a :class:`~napari_flowrvs.presenters.job.Runner`."""
     return ThreadTask(work, token, item, progress, done)
+
+
+def run_soon(
+    work: Work,
+    token: CancelToken,
+    *,
+    item: Callable[[object], None],
+    progress: ProgressCallback,
+    done: Callable[[BaseException | None], None],
+) -> ThreadTask:
+    """Run `work` on a thread of its own, and wait for it while nobody would notice.
+
+    Work of less than 25 ms has called back when this returns, as if it had run here: no
+    button was disabled and no bar shown for it.
+    """
+    task = ThreadTask(work, token, item, progress, done)
+    if task.wait(_SOON_S):
+        task.deliver()
+    return task

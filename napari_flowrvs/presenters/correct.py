@@ -22,6 +22,7 @@ from flowrvs.store import Project
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.job import Job, Runner, run_here
 from napari_flowrvs.presenters.motion import Motion
+from napari_flowrvs.presenters.steps import Steps
 
 __all__ = ["RULES", "TOOLS", "CorrectPresenter", "Reprompt", "Scope"]
 
@@ -143,6 +144,8 @@ class CorrectPresenter:
         ``segmenter(model, device)`` gives a loaded model; called in the job.
     runner : Runner
         Where jobs run.
+    steps : Steps, optional
+        Where masks are copied.
     """
 
     #: A preview has begun, is complete, or has gone: preview | None.
@@ -160,8 +163,10 @@ class CorrectPresenter:
         motion: Motion,
         segmenter: Callable[[str, str], Segmenter],
         runner: Runner = run_here,
+        steps: Steps | None = None,
     ) -> None:
         self.desk = desk
+        self.steps = Steps() if steps is None else steps
         self.job = Job(runner)
         self._motion = motion
         self._segmenter = segmenter
@@ -232,15 +237,26 @@ class CorrectPresenter:
 
     def copy_to_next(self, n: int = 1) -> None:
         """Copy the mask that is shown to the next frame, keep it, and go there."""
+        self.steps.ask(lambda: self._copy(n))
+
+    def _copy(self, n: int) -> None:
         project, object_id = self._target()
         t = self.desk.frame
-        preview = editing.copy_to_next(project, object_id, t, n)
-        preview.finish()
-        written = preview.accept(checked=True)
-        if not len(written):
-            raise InputError(f"Frame {t + n} is locked or yours already: it stays as it is.")
-        self.desk.touched_objects([object_id], int(written.min()), int(written.max()) + 1)
-        self.desk.go_to(t + n)
+
+        def action(cancel: CancelToken, report: ProgressCallback) -> npt.NDArray[np.intp]:
+            preview = editing.copy_to_next(project, object_id, t, n)
+            preview.finish()
+            written = preview.accept(checked=True)
+            if not len(written):
+                raise InputError(f"Frame {t + n} is locked or yours already: it stays as it is.")
+            return written
+
+        def then(written: npt.NDArray[np.intp]) -> None:
+            if project is self.desk.project:
+                self.desk.touched_objects([object_id], int(written.min()), int(written.max()) + 1)
+                self.desk.go_to(t + n)
+
+        self.steps.run("Copying the mask", action, then)
 
     def clean(self, tool: str, scope: Scope) -> None:
         """Clean masks with one of `TOOLS`."""

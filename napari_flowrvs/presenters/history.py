@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-
 from psygnal import Signal
 
-from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.store import Project, Step
 from napari_flowrvs.presenters.desk import Desk
-from napari_flowrvs.presenters.job import Job, Runner, run_here
+from napari_flowrvs.presenters.steps import Steps
 
 __all__ = ["HistoryPresenter"]
 
-#: A step of more frames is undone in the background.
-_MANY = 20
-
 
 class HistoryPresenter:
-    """Undoes and redoes steps of the desk's project, the large ones in a job.
+    """Undoes and redoes steps of the desk's project, in the order of the keys.
 
     Parameters
     ----------
     desk : Desk
         Whose project.
-    runner : Runner
-        Where jobs run.
+    steps : Steps, optional
+        Where they are undone.
     """
 
     #: Other steps can be undone or redone.
@@ -33,9 +27,9 @@ class HistoryPresenter:
     #: A step was undone or redone; the text is for the user.
     done = Signal(str)
 
-    def __init__(self, desk: Desk, runner: Runner = run_here) -> None:
+    def __init__(self, desk: Desk, steps: Steps | None = None) -> None:
         self.desk = desk
-        self.job = Job(runner)
+        self.steps = Steps() if steps is None else steps
         desk.project_changed.connect(self._on_project)
         desk.history_changed.connect(self._on_project)
 
@@ -50,38 +44,32 @@ class HistoryPresenter:
         return None if self.desk.project is None else self.desk.project.redo_name
 
     def undo(self) -> None:
-        """Undo the last step; nothing happens while another is being undone."""
-        project = self.desk.project
-        if project is not None and not self.job.busy:
-            self._run(project, project.history.undo_step, project.history.undo, "Undone")
+        """Undo the last step, once those before have been written."""
+        self.steps.ask(lambda: self._turn(back=True))
 
     def redo(self) -> None:
         """Redo the step that was undone last."""
+        self.steps.ask(lambda: self._turn(back=False))
+
+    def _turn(self, *, back: bool) -> None:
         project = self.desk.project
-        if project is not None and not self.job.busy:
-            self._run(project, project.history.redo_step, project.history.redo, "Redone")
-
-    def _run(
-        self,
-        project: Project,
-        step: Step | None,
-        action: Callable[..., Step | None],
-        word: str,
-    ) -> None:
+        if project is None:
+            return
+        history = project.history
+        step = history.undo_step if back else history.redo_step
         if step is None:
-            self.done.emit(f"There is nothing to {'undo' if word == 'Undone' else 'redo'}.")
+            self.done.emit(f"There is nothing to {'undo' if back else 'redo'}.")
             return
-        if step.frames <= _MANY:
-            action()
-            self._tell(word, step)
+        action = history.undo if back else history.redo
+        self.steps.run(
+            f"{'Undoing' if back else 'Redoing'} {step.name}",
+            lambda cancel, report: action(cancel=cancel, progress=report),
+            lambda turned: self._tell(project, "Undone" if back else "Redone", turned),
+        )
+
+    def _tell(self, project: Project, word: str, step: Step | None) -> None:
+        if step is None or project is not self.desk.project:
             return
-
-        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            yield action(cancel=cancel, progress=report)
-
-        self.job.start(work, lambda _step: self._tell(word, step))
-
-    def _tell(self, word: str, step: Step) -> None:
         self.done.emit(f"{word}: {step.name}")
         for layer_id in step.layer_ids:
             self.desk.touched(layer_id, step.start, step.stop)
@@ -90,7 +78,3 @@ class HistoryPresenter:
 
     def _on_project(self, _project: object = None) -> None:
         self.changed.emit()
-
-    def close(self, timeout: float = 5.0) -> bool:
-        """Let go of a running job."""
-        return self.job.close(timeout)

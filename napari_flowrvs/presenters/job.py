@@ -184,7 +184,7 @@ class Job:
 
         self._set_phase(Phase.RUNNING)
         task = self._runner(work, self._token, item=item, progress=progress, done=done)
-        if self.busy:
+        if self.busy and mine == self._generation:
             self._task = task
 
     def _end(self, error: BaseException | None) -> None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from psygnal import Signal
 
+from flowrvs import editing
 from flowrvs.errors import InputError
 from flowrvs.store import ObjectCounts, ObjectRecord, Project
 from napari_flowrvs.presenters.desk import Changed, Desk
+from napari_flowrvs.presenters.steps import Steps
 
 __all__ = ["ExpressionRow", "ObjectRow", "ObjectsPresenter"]
 
@@ -75,6 +77,8 @@ class ObjectsPresenter:
     ----------
     desk : Desk
         What is looked at.
+    steps : Steps, optional
+        Where masks are changed: that takes its time in a long video.
     """
 
     #: Rows were added, changed or removed.
@@ -84,8 +88,9 @@ class ObjectsPresenter:
     #: Somebody wants to paint an object.
     brush_requested = Signal(int)
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, steps: Steps | None = None) -> None:
         self.desk = desk
+        self.steps = Steps() if steps is None else steps
         self._counts: dict[int, ObjectCounts] = {}
         self._expression: str | None = None
         desk.project_changed.connect(self._on_project)
@@ -220,49 +225,56 @@ class ObjectsPresenter:
 
     def delete(self) -> None:
         """Delete the desk's object with its masks; a step that can be undone."""
-        project, thing = self._chosen()
-        project.remove_object(thing.id)
-        self.desk.set_object(min(project.objects, default=None))
-        self._changed(thing.layer, 0, self.desk.frame_count)
+
+        def then(project: Project, thing: ObjectRecord) -> None:
+            self.desk.set_object(min(project.objects, default=None))
+            self._changed({thing.layer}, 0, self.desk.frame_count)
+
+        self._do("Deleting", lambda project, thing: project.remove_object(thing.id), then)
 
     def absent(self) -> None:
         """Say that the object is not there on the chosen range."""
-        self._on_range(lambda project, one, a, b: project.mark_absent(one, a, b))
+        self._on_range("Emptying", lambda project, one, a, b: project.mark_absent(one, a, b))
 
     def lock(self) -> None:
         """Protect the object's masks on the range."""
-        self._on_range(lambda project, one, a, b: project.lock_frames(one, a, b))
+        self._on_range("Locking", lambda project, one, a, b: project.lock_frames(one, a, b))
 
     def unlock(self) -> None:
         """Undo `lock`; the frames stay a person's."""
-        self._on_range(lambda project, one, a, b: project.unlock_frames(one, a, b))
+        self._on_range("Unlocking", lambda project, one, a, b: project.unlock_frames(one, a, b))
 
     def release(self) -> None:
         """Let the model draw again over what a person drew on the range."""
-        self._on_range(lambda project, one, a, b: project.release_frames(one, a, b))
+        self._on_range("Releasing", lambda project, one, a, b: project.release_frames(one, a, b))
 
     def start_here(self) -> None:
         """Let the object begin on the frame that is shown."""
-        project, thing = self._chosen()
-        project.start_object(thing.id, self.desk.frame)
-        self._changed(thing.layer, 0, self.desk.frame)
+        frame = self.desk.frame
+        self._do(
+            "Cutting",
+            lambda project, thing: project.start_object(thing.id, frame),
+            lambda _, thing: self._changed({thing.layer}, 0, frame),
+        )
 
     def end_here(self) -> None:
         """Let the object end on the frame that is shown."""
-        project, thing = self._chosen()
-        project.end_object(thing.id, self.desk.frame + 1)
-        self._changed(thing.layer, self.desk.frame + 1, self.desk.frame_count)
+        frame = self.desk.frame
+        self._do(
+            "Cutting",
+            lambda project, thing: project.end_object(thing.id, frame + 1),
+            lambda _, thing: self._changed({thing.layer}, frame + 1, self.desk.frame_count),
+        )
 
     def split_pieces(self) -> None:
         """Make every connected piece but the largest an object of its own, on the range."""
-        project, thing = self._chosen()
         start, stop = self.desk.span
-        from flowrvs import editing
 
-        made = editing.split_components(project, thing.id, start, stop)
-        if not made:
-            raise InputError(f"{thing.name!r} is in one piece on frames {start} to {stop - 1}.")
-        self._changed(thing.layer, start, stop)
+        def split(project: Project, thing: ObjectRecord) -> None:
+            if not editing.split_components(project, thing.id, start, stop):
+                raise InputError(f"{thing.name!r} is in one piece on frames {start} to {stop - 1}.")
+
+        self._do("Splitting", split, lambda _, thing: self._changed({thing.layer}, start, stop))
 
     def split_by_painting(self) -> None:
         """Make a new object in the same layer and ask for the brush: what it covers is cut."""
@@ -271,19 +283,21 @@ class ObjectsPresenter:
 
     def merge(self, other: int) -> None:
         """Give the desk's object all masks of another one, which goes."""
-        project, thing = self._chosen()
-        layers = {thing.layer, project.objects[other].layer}
-        project.merge_objects(thing.id, other)
-        for layer_id in layers:
-            self._changed(layer_id, 0, self.desk.frame_count)
+        layers = self._layers(other)
+        self._do(
+            "Merging",
+            lambda project, thing: project.merge_objects(thing.id, other),
+            lambda _, thing: self._changed({*layers, thing.layer}, 0, self.desk.frame_count),
+        )
 
     def swap(self, other: int) -> None:
         """Exchange the masks of the desk's object and another one, from this frame on."""
-        project, thing = self._chosen()
-        layers = {thing.layer, project.objects[other].layer}
-        project.swap_objects(thing.id, other, self.desk.frame)
-        for layer_id in layers:
-            self._changed(layer_id, self.desk.frame, self.desk.frame_count)
+        layers, frame = self._layers(other), self.desk.frame
+        self._do(
+            "Swapping",
+            lambda project, thing: project.swap_objects(thing.id, other, frame),
+            lambda _, thing: self._changed({*layers, thing.layer}, frame, self.desk.frame_count),
+        )
 
     # -- inside --------------------------------------------------------------------------
 
@@ -298,16 +312,42 @@ class ObjectsPresenter:
             raise InputError("There is no object to work on: choose one.")
         return project, thing
 
-    def _on_range(self, action: Callable[[Project, int, int, int], object]) -> None:
+    def _layers(self, other: int) -> set[int]:
+        return {self._project().objects[other].layer}
+
+    def _do(
+        self,
+        word: str,
+        action: Callable[[Project, ObjectRecord], object],
+        then: Callable[[Project, ObjectRecord], object],
+    ) -> None:
+        """Change the object that is chosen now, when its turn comes."""
         project, thing = self._chosen()
+
+        def told(_result: object) -> None:
+            if project is self.desk.project:
+                then(project, thing)
+
+        self.steps.ask(
+            lambda: self.steps.run(
+                f"{word} {thing.name!r}", lambda cancel, report: action(project, thing), told
+            )
+        )
+
+    def _on_range(self, word: str, action: Callable[[Project, int, int, int], object]) -> None:
+        self._chosen()
         if not self.desk.span_chosen:
             raise InputError("Choose a range first: on its first and last frame (keys I, Shift+I).")
         start, stop = self.desk.span
-        action(project, thing.id, start, stop)
-        self._changed(thing.layer, start, stop)
+        self._do(
+            word,
+            lambda project, thing: action(project, thing.id, start, stop),
+            lambda _, thing: self._changed({thing.layer}, start, stop),
+        )
 
-    def _changed(self, layer_id: int, start: int, stop: int) -> None:
-        self.desk.touched(layer_id, start, stop)
+    def _changed(self, layer_ids: set[int], start: int, stop: int) -> None:
+        for layer_id in layer_ids:
+            self.desk.touched(layer_id, start, stop)
         self.desk.catalog_changed.emit()
 
     def _on_project(self, _project: object) -> None:

@@ -7,12 +7,16 @@ from collections.abc import Callable
 
 from psygnal import Signal
 
+from napari_flowrvs.presenters.ahead import Ahead
 from napari_flowrvs.presenters.desk import Desk
 
 __all__ = ["Player"]
 
 #: For a video without a rate of its own.
 _RATE = 10.0
+
+#: Seconds after which to look again for a frame that is still being read.
+_AGAIN = 0.005
 
 
 class Player:
@@ -27,13 +31,21 @@ class Player:
         Whose frames are shown; a chosen range is repeated.
     clock : callable
         Seconds, monotonic.
+    ahead : Ahead, optional
+        Reads frames before they are due; one that was not read yet is not shown.
     """
 
     #: True when it begins, False when it stops.
     playing_changed = Signal(bool)
 
-    def __init__(self, desk: Desk, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        clock: Callable[[], float] = time.monotonic,
+        ahead: Ahead | None = None,
+    ) -> None:
         self.desk = desk
+        self._ahead = ahead
         self._clock = clock
         self._playing = False
         self._began = 0.0
@@ -64,12 +76,16 @@ class Player:
         self._began = self._clock()
         if not self._playing:
             self._playing = True
+            if self._ahead is not None:
+                self._ahead.start()
             self.playing_changed.emit(True)
 
     def stop(self) -> None:
         """Stay on the frame that is shown."""
         if self._playing:
             self._playing = False
+            if self._ahead is not None:
+                self._ahead.close()
             self.playing_changed.emit(False)
 
     def toggle(self) -> None:
@@ -94,17 +110,31 @@ class Player:
         due = self._first + int((before - self._began) * self.rate)
         if due >= stop:
             if not self.desk.span_chosen:
+                if self._reached(stop - 1) != stop - 1:
+                    return _AGAIN
                 self.desk.go_to(stop - 1)
                 self.stop()
                 return None
             self._first, self._began = start, before
             due = start
-        if due != self.desk.frame:
-            self.desk.go_to(due)
+        shown = self._reached(due)
+        if shown is None:
+            return _AGAIN
+        if shown != self.desk.frame:
+            self.desk.go_to(shown)
         after = self._clock()
         # Where the next frame begins; the quarter of a millisecond keeps rounding out.
         wanted = self._began + (due - self._first + 1) / self.rate + 0.00025
         return max(wanted - after, after - before, 0.0)
+
+    def _reached(self, due: int) -> int | None:
+        """Return the frame that can be shown without waiting; None to stay."""
+        if self._ahead is None:
+            return due
+        start, stop = self._bounds()
+        self._ahead.want(due, start, stop, repeat=self.desk.span_chosen)
+        before = self.desk.frame
+        return self._ahead.reached(due, before if before < due else start)
 
     def _on_project(self, _project: object) -> None:
         self.stop()

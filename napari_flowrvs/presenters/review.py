@@ -17,6 +17,7 @@ from flowrvs.store import Project, Provenance
 from napari_flowrvs.presenters.desk import Changed, Desk
 from napari_flowrvs.presenters.job import Job, Runner, run_here
 from napari_flowrvs.presenters.motion import Motion
+from napari_flowrvs.presenters.steps import Steps
 
 __all__ = ["Doubtful", "Measured", "ReviewPresenter"]
 
@@ -63,6 +64,8 @@ class ReviewPresenter:
         The video; without one, masks are not compared with their neighbours.
     runner : Runner
         Where doubts are measured.
+    steps : Steps, optional
+        Where verdicts are written.
     """
 
     #: The queue or the progress has changed.
@@ -72,8 +75,15 @@ class ReviewPresenter:
     #: Somebody wants to paint an object.
     fix_requested = Signal(int)
 
-    def __init__(self, desk: Desk, motion: Motion | None = None, runner: Runner = run_here) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        motion: Motion | None = None,
+        runner: Runner = run_here,
+        steps: Steps | None = None,
+    ) -> None:
         self.desk = desk
+        self.steps = Steps() if steps is None else steps
         self._motion = motion
         self.job = Job(runner)
         self._doubts: dict[int, npt.NDArray[np.float32]] = {}
@@ -176,40 +186,80 @@ class ReviewPresenter:
 
     def accept(self) -> None:
         """Accept the frame that is shown, of every object under review, and go on."""
-        self._judge("accept", lambda project, one, t: project.accept_frames(one, t, t + 1))
+        self.steps.ask(
+            lambda: self._judge(
+                "accept",
+                self._reviewed(),
+                lambda project, one, t: project.accept_frames(one, t, t + 1),
+            )
+        )
 
     def absent(self) -> None:
         """Say that the desk's object is not on the frame that is shown, and go on."""
-        chosen = self._chosen()
-        self._judge("absent", lambda project, one, t: project.mark_absent(one, t, t + 1), chosen)
+        self.steps.ask(
+            lambda: self._judge(
+                "absent",
+                (self._chosen(),),
+                lambda project, one, t: project.mark_absent(one, t, t + 1),
+            )
+        )
 
     def accept_here(self) -> None:
         """Accept every frame up to the one that is shown."""
-        project, stop = self._project(), self.desk.frame + 1
-        with project.edit(f"accept frames 0-{stop - 1}"):
-            for object_id in self._reviewed():
-                project.accept_frames(object_id, 0, stop)
-        self.desk.touched_objects(self.objects(), 0, stop)
+        self.steps.ask(self._accept_here)
+
+    def _accept_here(self) -> None:
+        stop = self.desk.frame + 1
+        self._write(
+            f"accept frames 0-{stop - 1}",
+            self._reviewed(),
+            lambda project, one: project.accept_frames(one, 0, stop),
+            0,
+            stop,
+        )
 
     def fix(self) -> None:
         """Ask for the brush on the desk's object."""
         self.fix_requested.emit(self._chosen())
 
     def _judge(
-        self,
-        word: str,
-        verdict: Callable[[Project, int, int], object],
-        object_id: int | None = None,
+        self, word: str, ids: tuple[int, ...], verdict: Callable[[Project, int, int], object]
     ) -> None:
-        project, t = self._project(), self.desk.frame
-        place = self._place()
-        ids = self._reviewed() if object_id is None else (object_id,)
-        with project.edit(f"{word} frame {t}"):
-            for one in ids:
-                verdict(project, one, t)
-        self.desk.touched_objects(ids, t, t + 1)
-        # The judged frame has left the queue, so that the next one has its place.
-        self._show(0 if place is None else place)
+        t, place = self.desk.frame, self._place()
+        self._write(
+            f"{word} frame {t}",
+            ids,
+            lambda project, one: verdict(project, one, t),
+            t,
+            t + 1,
+            # The judged frame has left the queue, so that the next one has its place.
+            lambda: self._show(0 if place is None else place),
+        )
+
+    def _write(
+        self,
+        name: str,
+        ids: tuple[int, ...],
+        verdict: Callable[[Project, int], object],
+        start: int,
+        stop: int,
+        then: Callable[[], object] | None = None,
+    ) -> None:
+        """Write one verdict about some objects as one step."""
+        project = self._project()
+
+        def action(cancel: CancelToken, report: ProgressCallback) -> None:
+            with project.edit(name):
+                for one in ids:
+                    verdict(project, one)
+
+        def told(_result: None) -> None:
+            if project is self.desk.project:
+                self.desk.touched_objects(ids, start, stop)
+                if then is not None:
+                    then()
+
+        self.steps.run(name.capitalize(), action, told)
 
     def _project(self) -> Project:
         if self.desk.project is None:

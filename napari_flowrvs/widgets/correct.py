@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from napari_flowrvs.presenters.correct import RULES, TOOLS, CorrectPresenter, Reprompt, Scope
 from napari_flowrvs.widgets.keys import Commands, set_tip
 from napari_flowrvs.widgets.objects import tool_button
-from napari_flowrvs.widgets.parts import Wrapped, row, rule
+from napari_flowrvs.widgets.parts import Wrapped, enable, row, rule
 
 __all__ = ["CorrectPanel"]
 
@@ -103,7 +103,8 @@ class CorrectPanel(QWidget):
         box.addWidget(rule())
         box.addLayout(self._build_reprompt())
         box.addStretch(1)
-        self._tools = [*self.findChildren(QPushButton), self.slider]
+        scored = (self.threshold_button,)
+        self._tools = [b for b in self.findChildren(QPushButton) if b not in scored]
         commands.add(
             spread=presenter.spread,
             spread_forward=lambda: presenter.spread("forward"),
@@ -117,6 +118,7 @@ class CorrectPanel(QWidget):
         self.desk.project_changed.connect(self._on_span)
         self.desk.span_changed.connect(self._on_span)
         presenter.job.phase_changed.connect(self._on_object)
+        presenter.steps.busy_changed.connect(self._on_object)
         self._on_object()
         self._on_span()
 
@@ -221,11 +223,10 @@ class CorrectPanel(QWidget):
             if thing is None
             else f"object {thing.id}: {thing.name}"
         )
-        for tool in self._tools:
-            tool.setEnabled(thing is not None and not self.presenter.job.busy)
-        kept = thing is not None and self.presenter.has_confidence()
-        self.slider.setEnabled(kept)
-        self.threshold_button.setEnabled(kept)
+        free = not self.presenter.job.busy and not self.presenter.steps.busy
+        enable(self._tools, thing is not None and free)
+        kept = thing is not None and free and self.presenter.has_confidence()
+        enable((self.slider, self.threshold_button), kept)
         if not self.sentence.isModified():
             self.sentence.setText("" if thing is None else thing.name)
 

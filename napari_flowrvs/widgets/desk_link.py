@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from napari.layers import Labels
+import numpy as np
+from napari.layers import Image, Labels
 
 from flowrvs.store import Project
 from napari_flowrvs.layers import KEY, object_colors, object_ids, project_of
@@ -144,6 +147,19 @@ class DeskLink:
             layer.colormap = object_colors(project, home[1])
             layer.selected_label = chosen
 
+    def readers(self) -> list[Callable[[int], object]]:
+        """Return what brings a frame of each visible layer into that layer's own cache."""
+        found: list[Callable[[int], object]] = []
+        for layer in self.link.viewer.layers:
+            data = layer.data
+            if not layer.visible:
+                continue
+            if isinstance(layer, Labels) and project_of(layer) is not None:
+                found.append(partial(_touch, data))
+            elif isinstance(layer, Image) and "video" in (layer.metadata.get(KEY) or {}):
+                found.append(partial(_decode, data))
+        return found
+
     def take_brush(self, object_id: int) -> None:
         """Be ready to paint an object."""
         self.desk.choose(object_id)
@@ -162,3 +178,11 @@ class DeskLink:
             and (home := project_of(layer)) is not None
             and home[0] == str(project.path)
         ]
+
+
+def _touch(labels: Any, frame: int) -> None:
+    labels[frame, :1, :1]
+
+
+def _decode(video: Any, frame: int) -> None:
+    np.asarray(video[frame])

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QKeyEvent, QShowEvent
 from qtpy.QtWidgets import (
-    QFileDialog,
-    QLabel,
     QMainWindow,
-    QMenu,
     QSizePolicy,
     QTabWidget,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -27,25 +22,16 @@ from qtpy.QtWidgets import (
 from flowrvs.errors import InputError
 from flowrvs.store import Project
 from napari_flowrvs.layers import KEY, LayerTuple, source_of
-from napari_flowrvs.presenters.correct import CorrectPresenter
-from napari_flowrvs.presenters.desk import Desk
-from napari_flowrvs.presenters.history import HistoryPresenter
 from napari_flowrvs.presenters.job import Failure, Phase, Runner
-from napari_flowrvs.presenters.links import LinksPresenter
 from napari_flowrvs.presenters.memory import Memory
-from napari_flowrvs.presenters.motion import Motion
-from napari_flowrvs.presenters.objects import ObjectsPresenter
-from napari_flowrvs.presenters.opening import OpenPresenter
-from napari_flowrvs.presenters.review import ReviewPresenter
+from napari_flowrvs.presenters.room import Room
 from napari_flowrvs.presenters.segment import (
     Prompt,
     SegmenterFactory,
     SegmentInputs,
-    SegmentPresenter,
     Written,
     load_segmenter,
 )
-from napari_flowrvs.presenters.strip import StripPresenter
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.widgets import style
@@ -54,27 +40,19 @@ from napari_flowrvs.widgets.correct import CorrectPanel
 from napari_flowrvs.widgets.desk_link import DeskLink
 from napari_flowrvs.widgets.export_dialog import show_export
 from napari_flowrvs.widgets.find import FindPanel
-from napari_flowrvs.widgets.history import HistoryBar
-from napari_flowrvs.widgets.import_dialog import show_import
-from napari_flowrvs.widgets.keys import Commands, KeysDialog
-from napari_flowrvs.widgets.links import LinkBar
+from napari_flowrvs.widgets.footer import Footer
+from napari_flowrvs.widgets.head import VideoHead
+from napari_flowrvs.widgets.keys import Commands
 from napari_flowrvs.widgets.objects import ObjectsPanel
-from napari_flowrvs.widgets.parts import Problem, ProgressLine, form_layout, row, scrolled
-from napari_flowrvs.widgets.preview import PreviewBar
+from napari_flowrvs.widgets.parts import scrolled
 from napari_flowrvs.widgets.review import ReviewPanel
 from napari_flowrvs.widgets.strip import ProvenanceStrip, place_strip
-from napari_flowrvs.widgets.transport import OnionSkin, Transport
 from napari_flowrvs.widgets.viewer_link import ViewerLink
-from napari_flowrvs.worker import run_in_thread
+from napari_flowrvs.worker import run_in_thread, run_soon
 
 __all__ = ["SegmentDock"]
 
 _WATCH_MS = 2000
-_NO_VIDEO = "no video: open one, or File > Open Sample"
-_VIDEO_FILTER = (
-    "Videos (*.mp4 *.m4v *.mov *.avi *.mkv *.webm *.mpg *.mpeg *.ts *.wmv *.gif *.tif *.tiff);;"
-    "All files (*)"
-)
 
 
 class SegmentDock(QWidget):
@@ -102,23 +80,17 @@ class SegmentDock(QWidget):
     ) -> None:
         super().__init__()
         self.memory = Memory() if memory is None else memory
-        self.presenter = SegmentPresenter(runner, load)
-        self.opener = OpenPresenter(runner)
-        self.desk = Desk()
+        self.room = Room(load, runner, run_soon)
+        self.presenter, self.opener = self.room.segment, self.room.opener
+        self.desk, self.motion, self.history = self.room.desk, self.room.motion, self.room.history
+        self.links, self.review, self.correct = self.room.links, self.room.review, self.room.correct
         self._video: Any = None
         self.link = ViewerLink(
             napari_viewer, self._on_videos, self._close_unused, self._on_noted, self._turn
         )
         self.bridge = Bridge(self.desk, self)
         self.desk_link = DeskLink(self.link, self.desk, self.bridge)
-        self.history = HistoryPresenter(self.desk, runner)
-        self.links = LinksPresenter(self.desk, runner)
-        self.motion = Motion()
-        self.review = ReviewPresenter(self.desk, self.motion, runner)
-        self.correct = CorrectPresenter(
-            self.desk, self.motion, self.presenter.segmenter_for, runner
-        )
-        self.strip = ProvenanceStrip(StripPresenter(self.desk))
+        self.strip = ProvenanceStrip(self.room.strip)
         self.commands = Commands(napari_viewer, self._on_failed)
         self._build()
         self._connect()
@@ -131,47 +103,13 @@ class SegmentDock(QWidget):
         self._watch.start(_WATCH_MS)
         # What must happen when the widget has gone cannot be asked of the widget.
         self._place = {"docked": False}
-        self.destroyed.connect(
-            _closer(
-                (self.opener, *self._helpers(), self.presenter),
-                self.link.projects_shown,
-                self._place,
-            )
-        )
+        self.destroyed.connect(_closer(self.room, self.link.projects_shown, self._place))
 
     # -- building --------------------------------------------------------------------
 
     def _build(self) -> None:
-        # ComboBox of magicgui: its choices are layers, not names, which may repeat.
-        self.videos = ComboBox(choices=self._choices)
-        self.videos.tooltip = "The layer to look at: any image layer with frames"
-        combo = self.videos.native
-        combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        combo.setMinimumWidth(60)
-        combo.setAccessibleName("Video")
-        self.open_button = QToolButton()
-        self.open_button.setText("&open")
-        self.open_button.setToolTip("Open a video, a folder or a project")
-        self.open_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.open_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        menu = QMenu(self)
-        menu.addAction("&video file…", self._open_file)
-        menu.addAction("&image folder or MeViS folder…", self._open_folder)
-        menu.addAction("&project (.flowrvs)…", self._open_project)
-        menu.addAction("&masks of a dataset…", self._import)
-        menu.addSeparator()
-        menu.addAction("&sample clip", self._open_sample)
-        self.open_button.setMenu(menu)
-        label = QLabel("v&ideo:")
-        label.setBuddy(combo)
-        head = form_layout()
-        self.keys_button = QToolButton()
-        self.keys_button.setText("&keys")
-        self.keys_button.setToolTip("All keys")
-        self.keys_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.keys_button.clicked.connect(self._show_keys)
-        head.addRow(label, row(combo, self.open_button, self.keys_button))
-
+        self.head = VideoHead(self.link.viewer, self._choices)
+        self.videos, self.open_button = self.head.videos, self.head.open_button
         self.find = FindPanel(self.memory)
         self.sentences, self.options = self.find.sentences, self.find.options
         self.run_button, self.cancel_button = self.find.run_button, self.find.cancel_button
@@ -181,29 +119,21 @@ class SegmentDock(QWidget):
         self.tabs.setUsesScrollButtons(False)
         self.area = scrolled(self.find)
         self.tabs.addTab(self.area, "Find")
-        self.objects = ObjectsPanel(ObjectsPresenter(self.desk), self.commands.attempt)
+        self.objects = ObjectsPanel(self.room.objects, self.commands.attempt)
         self.tabs.addTab(self.objects, "Objects")
         self.review_panel = ReviewPanel(self.review, self.commands)
         self.tabs.addTab(self.review_panel, "Review")
         self.correct_panel = CorrectPanel(self.correct, self.commands, self._model)
         self.tabs.addTab(scrolled(self.correct_panel), "Correct")
-        self.question = LinkBar(self.links, self.commands.attempt)
-        self.preview = PreviewBar(self.correct, self.desk_link, self.commands)
-        self.history_bar = HistoryBar(self.history)
-        self.transport = Transport(self.desk, OnionSkin(self.desk_link), self.commands)
-        self.progress = ProgressLine()
-        self.problem = Problem()
+        self.footer = Footer(self.room, self.desk_link, self.commands, self._on_failed)
+        self.progress, self.problem = self.footer.progress, self.footer.problem
+        self.transport, self.preview = self.footer.transport, self.footer.preview
         outer = QVBoxLayout(self)
         outer.setContentsMargins(6, 6, 6, 6)
         outer.setSpacing(6)
-        outer.addLayout(head)
+        outer.addWidget(self.head)
         outer.addWidget(self.tabs, 1)
-        outer.addWidget(self.question)
-        outer.addWidget(self.preview)
-        outer.addWidget(self.transport)
-        outer.addWidget(self.history_bar)
-        outer.addWidget(self.progress)
-        outer.addWidget(self.problem)
+        outer.addWidget(self.footer)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.setMinimumWidth(280)
 
@@ -218,6 +148,8 @@ class SegmentDock(QWidget):
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.cancel)
         self.export_button.clicked.connect(self._export)
+        self.find.compare_button.clicked.connect(self._compare)
+        self.head.path_chosen.connect(self.open_path)
         self.sentences.run_requested.connect(self.run)
         self.presenter.job.phase_changed.connect(self._on_phase)
         self.presenter.job.progressed.connect(self._on_progress)
@@ -232,24 +164,13 @@ class SegmentDock(QWidget):
         self.opener.job.failed.connect(self._on_failed)
         self.opener.job.phase_changed.connect(self._on_opening)
         self.link.viewer.events.theme.connect(self._on_theme)
-        for job in (self.correct.job, self.history.job):
-            job.progressed.connect(self.progress.show_progress)
-            job.failed.connect(self._on_failed)
-            job.cancelled.connect(self._on_stopped)
-        self.correct.job.completed.connect(self._on_stopped)
-        for job in (self.review.job, self.links.job):
-            job.failed.connect(self._on_failed)
-        self.correct.told.connect(self._on_finished)
-        self.history.done.connect(self._on_finished)
-        self.correct.kept.connect(self.review.note_certainty)
-        self.review.doubt_changed.connect(self.strip.presenter.set_doubt)
         self.review.fix_requested.connect(self.desk_link.take_brush)
-        self.objects.presenter.brush_requested.connect(self.desk_link.take_brush)
+        self.room.objects.brush_requested.connect(self.desk_link.take_brush)
 
     # -- the viewer --------------------------------------------------------------------
 
-    def _choices(self, _widget: Any = None) -> list[tuple[str, Any]]:
-        return self.link.videos() if hasattr(self, "link") else []
+    def _choices(self) -> list[tuple[str, Any]]:
+        return self.link.videos()
 
     def _on_videos(self) -> None:
         if not hasattr(self, "videos"):
@@ -260,8 +181,6 @@ class SegmentDock(QWidget):
             layers = [layer for _, layer in self.link.videos()]
             if layers:
                 self.videos.value = before if before in layers else layers[0]
-        combo = self.videos.native
-        combo.setPlaceholderText(_NO_VIDEO)
         self._on_video_chosen()
 
     def _on_video_chosen(self, _value: Any = None) -> None:
@@ -283,7 +202,7 @@ class SegmentDock(QWidget):
 
     def _close_unused(self) -> None:
         """Let go of the projects whose layers were removed, once no job writes to them."""
-        if self.presenter.job.busy:
+        if self.presenter.job.busy or self.room.steps.busy:
             return
         for folder in self.link.unused():
             project = open_projects.get(folder)
@@ -301,22 +220,6 @@ class SegmentDock(QWidget):
         self._storage_error = error
 
     # -- opening -----------------------------------------------------------------------
-
-    def _open_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Open a video", "", _VIDEO_FILTER)
-        self.open_path(path)
-
-    def _open_folder(self) -> None:
-        self.open_path(QFileDialog.getExistingDirectory(self, "Open a folder of images"))
-
-    def _open_project(self) -> None:
-        self.open_path(QFileDialog.getExistingDirectory(self, "Open a project (.flowrvs)"))
-
-    def _import(self) -> None:
-        show_import(self.link.viewer, self.window())
-
-    def _open_sample(self) -> None:
-        self.link.viewer.open_sample("napari-flowrvs", "shapes")
 
     def open_path(self, path: str | Path) -> None:
         """Open anything the plugin knows, away from this thread; "" is ignored."""
@@ -405,9 +308,6 @@ class SegmentDock(QWidget):
         if self.presenter.project is not None and self.presenter.project is self.desk.project:
             self.links.look(self.presenter.project, self.presenter.found)
 
-    def _on_finished(self, text: str) -> None:
-        self.progress.say(text)
-
     def _on_cancelled(self) -> None:
         self.progress.say("Stopped. Finished frames are kept; Run goes on where it stopped.")
 
@@ -416,12 +316,6 @@ class SegmentDock(QWidget):
             self.progress.say("")
         self.problem.show_failure(failure)
         self.area.ensureWidgetVisible(self.problem)
-
-    def _on_stopped(self) -> None:
-        self.progress.say("")
-
-    def _show_keys(self) -> None:
-        KeysDialog(self).show()
 
     def _turn(self, back: bool) -> None:
         """Undo, or do again: Ctrl+Z and Ctrl+Shift+Z in a layer."""
@@ -438,11 +332,14 @@ class SegmentDock(QWidget):
     def _export(self) -> None:
         show_export(self.link.viewer, self.window())
 
+    def _compare(self) -> None:
+        self.link.viewer.window.add_plugin_dock_widget("napari-flowrvs", "Compare two layers")
+
     # -- keyboard and closing ------------------------------------------------------------
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
         """Esc stops what runs."""
-        busy = [job for job in (self.presenter.job, self.correct.job, self.history.job) if job.busy]
+        busy = self.room.stoppable()
         if event.key() == Qt.Key.Key_Escape and busy:
             for job in busy:
                 job.cancel()
@@ -467,40 +364,26 @@ class SegmentDock(QWidget):
         if holder is not None and self.strip.parent() is None:
             place_strip(self.strip, holder)
 
-    def _helpers(self) -> tuple[_Closes, ...]:
-        return self.review, self.links, self.history, self.correct, self.motion
-
     def shut_down(self) -> None:
         """Cancel what runs, wait for it a moment, and write everything to disk."""
         busy = self.presenter.job.busy
         self.strip.setParent(None)
         self.commands.close()
-        self.transport.close_all()
-        self.preview.close_all()
+        self.footer.close_all()
         self.bridge.close()
         self.link.let_go()
-        for each in self._helpers():
-            each.close()
-        self.opener.close(1.0)
         self.find.models.close_all()
-        self.presenter.close()
+        self.room.close()
         if busy:
             self._on_phase(Phase.IDLE)
             self._on_cancelled()
 
 
-class _Closes(Protocol):
-    def close(self, timeout: float = ...) -> bool: ...
-
-
-def _closer(
-    presenters: tuple[_Closes, ...], shown: set[str], place: dict[str, bool]
-) -> Callable[..., None]:
+def _closer(room: Room, shown: set[str], place: dict[str, bool]) -> Callable[..., None]:
     """Return what to do once the widget has gone."""
 
     def close(_: Any = None) -> None:
-        for presenter in presenters:
-            presenter.close(1.0)
+        room.close(1.0)
         if not place["docked"]:
             return  # only the dock was closed: the viewer goes on showing the layers
         for folder in shown:

@@ -14,7 +14,7 @@ __all__ = ["FindPanel"]
 
 
 class FindPanel(QWidget):
-    """What a run needs, the buttons that start and stop it, and the export.
+    """What a run needs, the buttons that start and stop it, and what comes after it.
 
     Parameters
     ----------
@@ -35,6 +35,8 @@ class FindPanel(QWidget):
         self.cancel_button.setToolTip("Stop; finished frames are kept (Esc)")
         self.export_button = QPushButton("E&xport MeViS split…")
         self.export_button.setToolTip("Write masks and sentences as a dataset split")
+        self.compare_button = QPushButton("Compare two layers…")
+        self.compare_button.setToolTip("J and F of every frame of two label layers")
         buttons = QHBoxLayout()
         buttons.setSpacing(4)
         buttons.addWidget(self.run_button, 2)
@@ -48,4 +50,5 @@ class FindPanel(QWidget):
         self.box.addLayout(buttons)
         self.box.addWidget(rule())
         self.box.addWidget(self.export_button)
+        self.box.addWidget(self.compare_button)
         self.box.addStretch(1)

@@ -6,6 +6,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QSizePolicy, QToolButton, QWidget
 
 from napari_flowrvs.presenters.history import HistoryPresenter
+from napari_flowrvs.widgets.parts import enable
 
 __all__ = ["HistoryBar"]
 
@@ -36,16 +37,16 @@ class HistoryBar(QWidget):
             button.clicked.connect(lambda _on=False, action=action: action())
             layout.addWidget(button, stretch)
         presenter.changed.connect(self.refresh)
-        presenter.job.phase_changed.connect(self.refresh)
+        presenter.steps.busy_changed.connect(self.refresh)
         self.refresh()
 
     def refresh(self, _value: object = None) -> None:
         """Show the names of the steps."""
-        busy = self.presenter.job.busy
+        busy = self.presenter.steps.busy
         for button, word, keys, name in (
             (self.undo_button, "undo", "Ctrl+Z", self.presenter.undo_name),
             (self.redo_button, "redo", "Ctrl+Shift+Z", self.presenter.redo_name),
         ):
-            button.setEnabled(name is not None and not busy)
+            enable((button,), name is not None and not busy)
             button.setText(word if name is None else f"{word}: {name}")
             button.setToolTip(f"{word.capitalize()} {name or 'nothing'} ({keys})")

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_flowrvs.presenters.objects import ObjectsPresenter
+from napari_flowrvs.widgets.parts import enable
 from napari_flowrvs.widgets.tables import ExpressionsModel, ObjectsModel, ProvenanceBar, Table
 
 __all__ = ["ObjectsPanel", "tool_button"]
@@ -61,6 +62,7 @@ class ObjectsPanel(QWidget):
         presenter.changed.connect(self.refresh)
         presenter.counted.connect(self._on_counted)
         presenter.desk.object_changed.connect(self._on_object)
+        presenter.steps.busy_changed.connect(self._enable)
         self.refresh()
 
     def _build(self) -> None:
@@ -166,11 +168,14 @@ class ObjectsPanel(QWidget):
         self.objects_model.show_rows(self.presenter.objects())
         self._on_object(self.presenter.desk.object_id)
         self.remove_sentence.setEnabled(self.presenter.expression_id is not None)
-        project = self.presenter.desk.project
-        self.add_object.setEnabled(project is not None)
-        for button in (self.absent_button, self.lock_button, self.delete_button, self.more_button):
-            button.setEnabled(self.presenter.desk.object_id is not None)
-        self.add_sentence.setEnabled(project is not None)
+        self._enable()
+
+    def _enable(self, _busy: bool = False) -> None:
+        free = self.presenter.desk.project is not None and not self.presenter.steps.busy
+        chosen = self.presenter.desk.object_id is not None
+        enable((self.add_object, self.add_sentence), free)
+        actions = (self.absent_button, self.lock_button, self.delete_button, self.more_button)
+        enable(actions, free and chosen)
 
     def _on_object(self, object_id: int | None) -> None:
         self.objects.select_row(self.objects_model.place(object_id))

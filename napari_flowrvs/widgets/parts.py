@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt, Signal
+from collections.abc import Iterable
+
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
+    QApplication,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -27,12 +30,16 @@ __all__ = [
     "ProgressLine",
     "Wrapped",
     "counted",
+    "enable",
     "form_layout",
     "row",
     "rule",
     "scrolled",
     "time_left",
 ]
+
+
+_LATE_MS = 200
 
 
 def form_layout() -> QFormLayout:
@@ -54,6 +61,27 @@ def row(*widgets: QWidget, stretch: int = 0) -> QWidget:
     for i, widget in enumerate(widgets):
         layout.addWidget(widget, 1 if i == stretch else 0)
     return holder
+
+
+def enable(widgets: Iterable[QWidget], on: bool) -> None:
+    """Enable or disable `widgets`; the one that had the focus gets it back.
+
+    Unless it has gone elsewhere meanwhile: a disabled widget hands it to the next one.
+    """
+    for widget in widgets:
+        if on == widget.isEnabled():
+            continue
+        if not on:
+            held = widget.hasFocus()
+            widget.setEnabled(False)
+            heir = QApplication.focusWidget() if held else None
+            widget.setProperty("heir", heir)
+        else:
+            widget.setEnabled(True)
+            heir = widget.property("heir")
+            widget.setProperty("heir", None)
+            if heir is not None and heir is QApplication.focusWidget():
+                widget.setFocus()
 
 
 def rule() -> QFrame:
@@ -200,9 +228,34 @@ class ProgressLine(QWidget):
         layout.addWidget(self.status)
         self.bar.hide()
         self.status.hide()
+        self._event: Progress | None = None
+        self._late = QTimer(self)
+        self._late.setSingleShot(True)
+        self._late.setInterval(_LATE_MS)
+        self._late.timeout.connect(self._on_late)
+
+    def show_late(self, event: Progress) -> None:
+        """Show an event only if `rest` has not come 200 ms after the first one."""
+        if self.bar.isVisible():
+            self.show_progress(event)
+            return
+        self._event = event
+        if not self._late.isActive():
+            self._late.start()
+
+    def _on_late(self) -> None:
+        if self._event is not None:
+            self.show_progress(self._event)
+
+    def rest(self) -> None:
+        """Take the bar away, with what it said; a text of `say` stays."""
+        self._late.stop()
+        if not self.bar.isHidden():
+            self.say("")
 
     def show_progress(self, event: Progress) -> None:
         """Show an event; one without a total is shown as busy."""
+        self._late.stop()
         if event.total:
             self.bar.setRange(0, event.total)
             self.bar.setValue(event.done)
@@ -217,6 +270,7 @@ class ProgressLine(QWidget):
 
     def say(self, text: str) -> None:
         """Show `text` without a bar."""
+        self._late.stop()
         self.bar.hide()
         self.status.setText(text)
         self.status.setVisible(bool(text))

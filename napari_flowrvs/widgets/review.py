@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_flowrvs.presenters.review import Doubtful, ReviewPresenter
 from napari_flowrvs.widgets.keys import Commands, set_tip
-from napari_flowrvs.widgets.parts import row
+from napari_flowrvs.widgets.parts import enable, row
 from napari_flowrvs.widgets.tables import Table
 
 __all__ = ["QueueModel", "ReviewPanel"]
@@ -142,6 +142,7 @@ class ReviewPanel(QWidget):
         presenter.changed.connect(self._on_changed)
         self.desk.frame_changed.connect(self._mark)
         self.desk.object_changed.connect(self._on_changed)
+        presenter.steps.busy_changed.connect(self._enable)
         self.refresh()
 
     def _on_changed(self, _value: object = None) -> None:
@@ -179,9 +180,13 @@ class ReviewPanel(QWidget):
         self.bar.setRange(0, max(total, 1))
         self.bar.setValue(checked)
         self.bar.setFormat(f"{checked} of {total} frames checked")
-        for button in self.buttons.values():
-            button.setEnabled(total > 0)
+        self._enable()
         self._mark()
+
+    def _enable(self, _busy: bool = False) -> None:
+        enable(
+            self.buttons.values(), bool(self.presenter.objects()) and not self.presenter.steps.busy
+        )
 
     def _mark(self, _frame: int = 0) -> None:
         place = next(

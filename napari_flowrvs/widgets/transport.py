@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QHBoxLayout, QToolButton, QWidget
 
 from napari_flowrvs.ghosts import Neighbours
 from napari_flowrvs.layers import KEY
+from napari_flowrvs.presenters.ahead import Ahead
 from napari_flowrvs.presenters.desk import Changed, Desk
 from napari_flowrvs.presenters.player import Player
 from napari_flowrvs.widgets.desk_link import DeskLink
@@ -88,13 +89,18 @@ class Transport(QWidget):
         The outlines.
     commands : Commands
         Where its keys are heard.
+    ahead : Ahead, optional
+        Reads frames before they are played.
     """
 
-    def __init__(self, desk: Desk, onion: OnionSkin, commands: Commands) -> None:
+    def __init__(
+        self, desk: Desk, onion: OnionSkin, commands: Commands, ahead: Ahead | None = None
+    ) -> None:
         super().__init__()
         self.desk = desk
         self.onion = onion
-        self.player = Player(desk)
+        self.player = Player(desk, ahead=ahead)
+        self._ahead = ahead
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
@@ -150,4 +156,6 @@ class Transport(QWidget):
     def close_all(self) -> None:
         """Stop, and take the outlines away."""
         self.player.stop()
+        if self._ahead is not None:
+            self._ahead.close(2.0)
         self.onion.show(False)

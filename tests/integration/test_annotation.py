@@ -205,10 +205,10 @@ def test_a_clip_is_annotated_by_keyboard(person: Person, folder: Path, tmp_path:
     assert min(iou(project, t) for t in BROKEN) > 0.85
     # Undo the spread and do it again.
     person.press("Ctrl+Z")
-    person.until(lambda: not dock.history.job.busy)
+    person.until(lambda: not dock.history.steps.busy)
     assert iou(project, BROKEN[-1]) < 0.6 and iou(project, fixed) > 0.9
     person.press("Ctrl+Shift+Z")
-    person.until(lambda: not dock.history.job.busy)
+    person.until(lambda: not dock.history.steps.busy)
     assert min(iou(project, t) for t in BROKEN) > 0.85
     # Accept: the doubtful ones one by one, then all of it.
     person.press("Alt+I")
@@ -217,10 +217,12 @@ def test_a_clip_is_annotated_by_keyboard(person: Person, folder: Path, tmp_path:
     person.press("N")
     for _ in range(3):
         person.press("A")
+    person.until(lambda: not dock.history.steps.busy)
     assert dock.review.progress() == (4, FRAMES)
     person.press("Alt+Right")
     assert desk.frame == FRAMES - 1
     person.press("Shift+A")
+    person.until(lambda: not dock.history.steps.busy)
     assert dock.review.progress() == (FRAMES, FRAMES) and dock.review.queue() == []
     person.look("done")
     viewer.theme = "light"

@@ -1,0 +1,150 @@
+"""Steps in their order, away from the interface; and frames read ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from qtpy.QtWidgets import QPushButton, QWidget
+
+from flowrvs.errors import InputError
+from flowrvs.progress import Progress
+from napari_flowrvs.presenters.ahead import Ahead
+from napari_flowrvs.presenters.steps import Steps
+from napari_flowrvs.widgets.parts import ProgressLine, enable
+from napari_flowrvs.worker import run_in_thread, run_soon
+
+
+def test_a_short_step_has_ended_when_it_was_asked_for(qtbot: Any) -> None:
+    steps, busy, got = Steps(run_soon), [], []
+    steps.busy_changed.connect(busy.append)
+    # A machine under load may hold one up; not ten.
+    for _ in range(10):
+        before = len(got)
+        steps.ask(lambda: steps.run("short", lambda c, r: threading.current_thread(), got.append))
+        if len(got) > before:
+            break
+        qtbot.waitUntil(lambda: not steps.busy, timeout=5_000)
+        busy.clear()
+    assert got[-1] is not threading.main_thread() and not busy and not steps.busy
+
+
+def test_a_long_step_leaves_the_interface_alone_and_keeps_the_order(qtbot: Any) -> None:
+    steps, gate = Steps(run_soon), threading.Event()
+    busy: list[bool] = []
+    done: list[str] = []
+    steps.busy_changed.connect(busy.append)
+    begin = time.perf_counter()
+    steps.ask(lambda: steps.run("long", lambda c, r: gate.wait(20), lambda _: done.append("long")))
+    assert time.perf_counter() - begin < 1 and busy == [True] and steps.busy
+    for name in ("second", "third"):
+        steps.ask(
+            lambda name=name: steps.run(
+                name, lambda c, r: None, lambda _, name=name: done.append(name)
+            )
+        )
+    assert not done
+    gate.set()
+    qtbot.waitUntil(lambda: len(done) == 3, timeout=5_000)
+    qtbot.waitUntil(lambda: not steps.busy, timeout=5_000)
+    assert done == ["long", "second", "third"] and busy == [True, False]
+
+
+def test_what_waits_behind_an_error_is_dropped(qtbot: Any) -> None:
+    steps, gate = Steps(run_soon), threading.Event()
+    said: list[str] = []
+    done: list[object] = []
+    steps.job.failed.connect(lambda failure: said.append(failure.summary))
+
+    def fail(cancel: object, report: object) -> None:
+        gate.wait(20)
+        raise InputError("That cannot be.")
+
+    steps.ask(lambda: steps.run("fail", fail, done.append))
+    steps.ask(lambda: steps.run("next", lambda c, r: None, done.append))
+    gate.set()
+    qtbot.waitUntil(lambda: bool(said), timeout=5_000)
+    assert said == ["That cannot be."] and not done and not steps.busy
+
+
+def test_only_so_many_steps_wait(qtbot: Any) -> None:
+    steps, gate = Steps(run_soon), threading.Event()
+    for _ in range(9):
+        steps.ask(lambda: steps.run("long", lambda c, r: gate.wait(20), lambda _: None))
+    with pytest.raises(InputError, match="wait a moment"):
+        steps.ask(lambda: None)
+    gate.set()
+    assert steps.close()
+
+
+def test_the_bar_comes_late_and_only_if_it_is_needed(qtbot: Any) -> None:
+    line = ProgressLine()
+    qtbot.addWidget(line)
+    line.show()
+    line.show_late(Progress(0, 0, "short"))
+    assert line.bar.isHidden()
+    line.say("Undone: stroke")
+    line.rest()
+    qtbot.wait(260)
+    assert line.bar.isHidden() and line.status.text() == "Undone: stroke"
+    line.show_late(Progress(0, 0, "long"))
+    qtbot.waitUntil(line.bar.isVisible, timeout=3_000)
+    assert line.status.text() == "long"
+    line.rest()
+    assert line.bar.isHidden() and not line.status.text()
+
+
+def test_a_button_gets_the_focus_back(qtbot: Any) -> None:
+    page = QWidget()
+    one, two = QPushButton(page), QPushButton(page)
+    qtbot.addWidget(page)
+    page.show()
+    page.activateWindow()
+    qtbot.waitUntil(page.isActiveWindow, timeout=3_000)
+    one.setFocus()
+    enable((one,), False)
+    assert not one.isEnabled() and not one.hasFocus()
+    enable((one,), True)
+    assert one.hasFocus()
+    enable((one,), False)
+    two.setFocus()
+    one_again = QPushButton(page)
+    one_again.show()
+    one_again.setFocus()
+    enable((one,), True)
+    assert one_again.hasFocus(), "the user has gone elsewhere"
+
+
+def test_frames_are_read_ahead_of_the_player(qtbot: Any) -> None:
+    gate, read = threading.Semaphore(0), []
+
+    def reader(frame: int) -> None:
+        gate.acquire(timeout=20)
+        read.append((frame, threading.current_thread()))
+
+    ahead = Ahead(lambda: [reader], run_in_thread)
+    ahead.start()
+    ahead.want(3, 0, 5, repeat=True)
+    assert ahead.reached(3, 0) is None
+    gate.release(2)
+    qtbot.waitUntil(lambda: ahead.reached(4, 0) == 4, timeout=5_000)
+    assert ahead.reached(3, 0) == 3 and ahead.reached(2, 0) is None
+    gate.release(50)
+    qtbot.waitUntil(lambda: ahead.reached(1, 0) == 1, timeout=5_000)
+    assert [frame for frame, _ in read][:4] == [3, 4, 0, 1], "the range is repeated"
+    assert all(thread is not threading.main_thread() for _, thread in read)
+    assert ahead.close(5.0)
+    assert ahead.reached(7, 0) == 7, "nobody reads: whoever shows it does"
+
+
+def test_a_frame_that_cannot_be_read_stops_nothing(qtbot: Any) -> None:
+    def broken(frame: int) -> None:
+        raise OSError("gone")
+
+    ahead = Ahead(lambda: [broken], run_in_thread)
+    ahead.start()
+    ahead.want(0, 0, 9, repeat=False)
+    qtbot.waitUntil(lambda: ahead.reached(2, 2) == 2, timeout=5_000)
+    assert ahead.close(5.0)
