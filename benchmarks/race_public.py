@@ -95,6 +95,7 @@ def _race(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
     entrants: dict[str, dict[str, Any]] = {
         _REFERENCE: {"dtype": "bfloat16"},
         "ours, whole videos": {"window": "whole"},
+        "ours, bfloat16, fast": {"window": "whole", "load": {"dtype": "bfloat16", "fast": True}},
         "published, float32": {"dtype": "float32"},
         "ours, windows of 17": {"window": preset.window_size},
     }
@@ -111,9 +112,14 @@ def _race(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
                     args.public, layout, scratch, env=env, runs=[run], **public, **options
                 )
             else:
-                run |= {"root": str(split), **options}
+                run |= {"root": str(split), "window": options["window"]}
                 result = call_ours(
-                    scratch, env=env, model=str(model), threads=args.threads, runs=[run]
+                    scratch,
+                    env=env,
+                    model=str(model),
+                    threads=args.threads,
+                    runs=[run],
+                    **options.get("load", {}),
                 )
             seen[name].append(result)
             if not args.json:

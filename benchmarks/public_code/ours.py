@@ -31,7 +31,7 @@ def main() -> None:
     load = flowrvs.load
     report: dict[str, Any] = {"imports": time.perf_counter() - _BEGAN}
     start = time.perf_counter()
-    options = {key: job[key] for key in ("device", "memory", "dtype") if key in job}
+    options = {key: job[key] for key in ("device", "memory", "dtype", "fast") if key in job}
     pipe = load(job["model"], **options)
     report["load"] = time.perf_counter() - start
     cuda = job.get("device", "cpu").startswith("cuda")

@@ -24,7 +24,9 @@ _SAMPLE = 2**22
 def cache_home() -> Path:
     """Folder of what can be computed again: ``$FLOWRVS_HOME/cache``, or the user's cache."""
     home = os.environ.get("FLOWRVS_HOME")
-    return Path(home) / "cache" if home else platformdirs.user_cache_path("flowrvs")
+    if home:
+        return Path(home).expanduser() / "cache"
+    return platformdirs.user_cache_path("flowrvs", appauthor=False)
 
 
 def fingerprint(*folders: Path) -> str:

@@ -104,11 +104,21 @@ def load(
         raise CheckpointError(
             f"{folder} cannot be loaded as a FlowRVS pipeline: {reason}"
         ) from error
+    _check_weights(folder, pipeline)
     _cast(pipeline.transformer, number)
     pipeline.transformer.eval().requires_grad_(False)
     pipeline.vae.eval().requires_grad_(False)
     pipeline.portrait_box, pipeline.clamp = portrait_box, clamp
-    pipeline.name = _name(model, folder, portrait=portrait_box, fast=fast, sparse=sparse)
+    pipeline.name = _name(
+        model,
+        folder,
+        bfloat16=number == torch.bfloat16,
+        float16=number == torch.float16,
+        float8=text_precision == "float8",
+        portrait=portrait_box,
+        fast=fast,
+        sparse=sparse,
+    )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.prompts = _prompts(pipeline, folder, target, number, text_precision)
     place(pipeline, target, memory)
@@ -120,6 +130,18 @@ def load(
         for block in pipeline.transformer.blocks:
             block.compile()
     return pipeline
+
+
+def _check_weights(folder: Path, pipeline: FlowRVSPipeline) -> None:
+    """Refuse a model of which weights are missing; diffusers leaves those without numbers."""
+    for part in ("transformer", "vae"):
+        lacks = [name for name, p in getattr(pipeline, part).named_parameters() if p.is_meta]
+        if lacks:
+            more = f" and {len(lacks) - 3} more" if len(lacks) > 3 else ""
+            raise CheckpointError(
+                f"{folder / part} lacks the weights {', '.join(lacks[:3])}{more}; "
+                "fetch or copy the model again."
+            )
 
 
 def _cast(transformer: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -518,10 +518,16 @@ class FlowRVSPipeline(DiffusionPipeline):
         return True
 
     def _check_finite(self, logits: npt.NDArray[np.float32]) -> None:
-        if self.vae.dtype == torch.float16 and not np.isfinite(logits).all():
+        if np.isfinite(logits).all():
+            return
+        if self.vae.dtype == torch.float16:
             raise InputError(
                 "The model overflows in float16 on this device; choose --dtype float32."
             )
+        raise CheckpointError(
+            f"The model {self.name} computes no numbers: its weights are damaged; run 'flowrvs "
+            "models verify' on it, or fetch it again."
+        )
 
     @torch.no_grad()
     def __call__(

@@ -148,7 +148,7 @@ class PromptEncoder:
         for text in dict.fromkeys(cleaned):
             if text not in self._known:
                 kept = self._cache.get(text) if self._cache is not None else None
-                if kept is None:
+                if kept is None or not self._fits(kept):
                     new.append(text)
                 else:
                     self._known[text] = kept
@@ -159,6 +159,15 @@ class PromptEncoder:
         for row, embedding in zip(out, rows, strict=True):
             row[: len(embedding)] = embedding
         return out.to(device)
+
+    def _fits(self, kept: torch.Tensor) -> bool:
+        """Whether what the disk gave can be an embedding; the encoder is asked otherwise."""
+        return (
+            kept.ndim == 2
+            and 1 <= len(kept) <= self._length
+            and kept.is_floating_point()
+            and bool(kept.isfinite().all())
+        )
 
     def load_encoder(self) -> UMT5EncoderModel:
         """Return the encoder itself; a source is loaded, on the CPU."""

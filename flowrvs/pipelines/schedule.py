@@ -34,4 +34,7 @@ def set_flow_timesteps(
     scheduler: FlowMatchEulerDiscreteScheduler, steps: int, device: object = None
 ) -> None:
     """Give a stock scheduler (shift 1) exactly the times of `flow_sigmas`."""
-    scheduler.set_timesteps(sigmas=flow_sigmas(steps), device=device)
+    sigmas = flow_sigmas(steps)
+    # Whole ones, as the published code's: 0.571 * 1000 is not 571.
+    timesteps = [float(round(1000 * sigma)) for sigma in sigmas]
+    scheduler.set_timesteps(sigmas=sigmas, timesteps=timesteps, device=device)
