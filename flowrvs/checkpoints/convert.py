@@ -27,7 +27,7 @@ from flowrvs.checkpoints.convert_write import (
     write_shards,
 )
 from flowrvs.checkpoints.disk import free_bytes, size_text, storage_error
-from flowrvs.checkpoints.manifest import write_manifest
+from flowrvs.checkpoints.manifest import is_file_name, write_manifest
 from flowrvs.checkpoints.unpickle import open_checkpoint
 from flowrvs.errors import (
     Cancelled,
@@ -120,7 +120,8 @@ def convert(
     Cancelled
         On request; nothing is left.
     """
-    base, dit, vae, out = Path(base), Path(dit), Path(vae), Path(out)
+    base, dit, vae = Path(base), Path(dit), Path(vae)
+    out = Path(os.path.abspath(out))  # "." has no name to build a hidden one from
     cast, text_cast = _dtype(dtype), _dtype(text_dtype)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} already exists; choose another folder for the converted model.")
@@ -162,7 +163,7 @@ def convert(
             for part in parts:
                 _write(part, folder / part.name, step)
                 verify_shards(folder / part.name, part.shards)
-            _compose(base, folder, name or out.absolute().name, tokenizer)
+            _compose(base, folder, name or out.name, tokenizer)
             source = {"base": base.name, "dit": dit.name, "vae": vae.name}
             write_manifest(folder, source, progress=hashing, cancel=cancel)
             step(0, "Done")
@@ -188,7 +189,8 @@ def _transformer(base: Path, dit: Path, cast: torch.dtype | None, limit: int) ->
     from diffusers import WanTransformer3DModel
 
     config = _config(base, "transformer")
-    latent = int(config.get("out_channels") or config.get("in_channels") or 16)
+    with _judged(base, "transformer"):
+        latent = int(config.get("out_channels") or config.get("in_channels") or 16)
     inputs = latent_inputs(open_checkpoint(dit), str(dit))
     if inputs not in (latent, 2 * latent):
         raise CheckpointError(
@@ -209,8 +211,8 @@ def _vae(base: Path, path: Path, cast: torch.dtype | None, limit: int) -> _Part:
     from diffusers import AutoencoderKLWan
 
     config = _config(base, "vae")
-    config["out_channels"] = int(config.get("patch_size") or 1) ** 2
     with torch.device("meta"), _judged(base, "vae"):
+        config["out_channels"] = int(config.get("patch_size") or 1) ** 2
         model = AutoencoderKLWan.from_config(config)
     shapes = _shapes(model)
     source = MappedTensors(lambda: vae_weights(open_checkpoint(path), shapes, str(path)))
@@ -312,7 +314,7 @@ def _config(base: Path, part: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{base} lacks {part}/config.json; download the base again."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; download it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no config; download it again.")
@@ -339,7 +341,10 @@ def _tokenizer(base: Path) -> str:
     if not folder.is_dir():
         raise CheckpointError(f"{base} lacks tokenizer/; download the base again.")
     with _judged(base, "tokenizer"):
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Else transformers asks the person whether to run code of the folder.
+        loaded = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     return type(loaded).__name__
 
 
@@ -352,9 +357,11 @@ def _weight_files(folder: Path) -> tuple[list[Path], list[Path]]:
         return [], [folder / "model.safetensors"]
     try:
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is no index of shards; download it again.") from error
-    files = [folder / Path(str(name)).name for name in sorted(names)]
+    if not all(isinstance(name, str) and is_file_name(name) for name in names):
+        raise CheckpointError(f"{index} names files outside its folder; download it again.")
+    files = [folder / name for name in sorted(names)]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; download them again.")

@@ -200,4 +200,5 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    shown = [name if name.isprintable() else ascii(name) for name in names[:_SHOWN]]
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

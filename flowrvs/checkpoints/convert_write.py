@@ -173,8 +173,16 @@ def _write_shard(
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, (_, dtype) in ordered:
 
-            def take(piece: torch.Tensor, dtype: torch.dtype = dtype) -> None:
-                numbers = piece.to(dtype).contiguous().view(torch.uint8).numpy()
+            def take(
+                piece: torch.Tensor, dtype: torch.dtype = dtype, name: str = name
+            ) -> None:
+                piece = piece.to(dtype)
+                if not torch.isfinite(piece).all():
+                    raise CheckpointError(
+                        f"{name} is not finite in {str(dtype).removeprefix('torch.')}: the file is "
+                        "damaged, or the precision too narrow for it; try float32."
+                    )
+                numbers = piece.contiguous().view(torch.uint8).numpy()
                 stream.write(memoryview(numbers))
                 step(numbers.size)
 

@@ -33,6 +33,7 @@ __all__ = [
     "check_indices",
     "check_weights",
     "count_numbers",
+    "is_file_name",
     "read_manifest",
     "verify_folder",
     "verify_manifest",
@@ -43,6 +44,8 @@ __all__ = [
 MANIFEST = "flowrvs-manifest.json"
 
 _FORMAT = 1
+#: What the safetensors library accepts.
+_LARGEST_HEADER = 100_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -126,7 +129,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise MissingPathError(f"{folder} has no {MANIFEST}, so its hashes are unknown.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; fetch the model again.") from error
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not all(map(_is_entry, files.items())):
@@ -249,14 +252,21 @@ def check_weights(folder: Path) -> list[str]:
 def _check_index(name: str, path: Path) -> list[str]:
     try:
         shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [f"{name} is no index of shards"]
+    if not all(isinstance(shard, str) and is_file_name(shard) for shard in shards):
+        return [f"{name} is no index of shards of its folder"]
     parent = PurePosixPath(name).parent
     return [
-        f"{parent / str(shard)} is missing"
-        for shard in sorted(map(str, shards))
+        f"{parent / shard} is missing"
+        for shard in sorted(shards)
         if not (path.parent / shard).is_file()
     ]
+
+
+def is_file_name(name: str) -> bool:
+    """Return True for the name of a file, without a folder."""
+    return PurePosixPath(name).name == name and len(name) < 256 and name.isprintable()
 
 
 def _check_shard(name: str, path: Path) -> list[str]:
@@ -277,13 +287,22 @@ def _expected_size(path: Path, size: int) -> int | None:
     """Return the size that the header of a shard promises; None when it has no header."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            # Cut within the header, or no safetensors file at all: a header is never huge.
-            return 8 + length if 8 <= size and length < 100_000_000 else None
+        if size < 8 or length > _LARGEST_HEADER:
+            return None  # no safetensors file at all
+        if length > size - 8:
+            return 8 + length  # cut within the header
         try:
             header = json.loads(stream.read(length))
-            ends = [e["data_offsets"][1] for k, e in header.items() if k != "__metadata__"]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            ends = [int(e["data_offsets"][1]) for k, e in header.items() if k != "__metadata__"]
+        except (
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ):
             return None
     return 8 + length + max(ends, default=0)
 

@@ -22,6 +22,9 @@ _NEEDED = (
     "text_encoder/config.json",
 )
 
+#: Either of these holds the words of the tokenizer.
+_VOCABULARIES = ("tokenizer.json", "spiece.model")
+
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
@@ -159,6 +162,9 @@ def _missing(folder: Path) -> list[str]:
     for part in ("transformer", "vae", "text_encoder"):
         if f"{part}/config.json" not in missing and not any((folder / part).glob("*.safetensors")):
             missing.append(f"{part}/*.safetensors")
+    # Without its vocabulary transformers makes an empty tokenizer, to which all words are one.
+    if not any((folder / "tokenizer" / name).is_file() for name in _VOCABULARIES):
+        missing.append("tokenizer/tokenizer.json")
     return missing + [fault.split(" ", 1)[0] for fault in check_indices(folder)]
 
 

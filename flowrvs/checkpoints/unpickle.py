@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import pickletools
 import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,15 @@ def _read_pickle(path: Path) -> bytes:
             if pickles[0].file_size > _LARGEST:
                 raise CheckpointError(f"{path} holds a pickle too large for weights; {_AGAIN}.")
             return archive.read(pickles[0])
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        OverflowError,
+        RuntimeError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise CheckpointError(f"{path} is damaged ({_short(str(error))}); {_AGAIN}.") from error
     except OSError as error:
         reason = error.strerror or str(error)
@@ -157,8 +166,9 @@ def _plain(name: str) -> bool:
 
 def _refuse(path: Path, names: list[str]) -> None:
     if names:
+        shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:3])
         raise CheckpointError(
-            f"{path} is refused: its pickle would run {', '.join(names[:3])}, which no weights "
+            f"{path} is refused: its pickle would run {shown}, which no weights "
             "need; delete the file and download it from its authors."
         )
 

@@ -115,18 +115,19 @@ def predict_split(
     if window is None:
         whole = getattr(segmenter, "whole_video", False)
         window = "whole" if whole else segmenter.window_size
-    _claim(
-        root,
-        {
-            "model": segmenter.name,
-            "steps": steps,
-            "window": window,
-            "overlap": overlap,
-            "split": source.folder.name,
-        },
-    )
+    record = {
+        "model": segmenter.name,
+        "steps": steps,
+        "window": window,
+        "overlap": overlap,
+        "split": source.folder.name,
+    }
+    claimed = _is_claimed(root, record)
     sizes = (window, overlap)
     jobs = [_job(source, root, name, segmenter, steps, sizes) for name in names]
+    # After the plans: a request that was refused must not stand in the way of the next.
+    if not claimed:
+        _claim(root, record)
     clock = ProgressClock(sum(j.total for j in jobs), sum(j.finished for j in jobs))
     if progress is not None:
         progress(clock.event("starting"))
@@ -265,25 +266,31 @@ def _pictures(folder: Path) -> set[str]:
         return set()
 
 
-def _claim(root: Path, record: dict[str, object]) -> None:
-    """Note what made the predictions in `root`; refuse to mix them with others."""
+def _is_claimed(root: Path, record: dict[str, object]) -> bool:
+    """Return True where these predictions were begun; refuse to mix them with others."""
     path = root / _RECORD
     if root.exists() and not root.is_dir():
         raise DatasetError(f"{root} is a file; choose another folder for the predictions.")
     if path.is_file():
         before = read_json(path)
         if before != record:
-            changed = next(key for key in record if before.get(key) != record[key])
+            keys = [*record, *before]
+            changed = next(key for key in keys if before.get(key) != record.get(key))
             raise DatasetError(
                 f"{root} holds predictions with {changed} {before.get(changed)!r}, not "
-                f"{record[changed]!r}; choose another folder."
+                f"{record.get(changed)!r}; choose another folder."
             )
-        return
+        return True
+    return False
+
+
+def _claim(root: Path, record: dict[str, object]) -> None:
+    """Note what makes the predictions in `root`."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, root) from error
-    write_atomic(path, (json.dumps(record) + "\n").encode())
+    write_atomic(root / _RECORD, (json.dumps(record) + "\n").encode())
 
 
 def _png(mask: npt.NDArray[np.bool_]) -> bytes:

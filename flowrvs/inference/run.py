@@ -83,8 +83,8 @@ def make_plan(
     sentences = tuple(" ".join(text.split()) for text in texts)
     if not sentences or not all(sentences):
         raise InputError("A sentence is missing or blank; describe what to find.")
-    if steps < 1:
-        raise InputError(f"{steps} steps are impossible; use at least 1.")
+    if not 1 <= steps <= 1000:
+        raise InputError(f"{steps} steps are impossible; use 1 to 1000.")
     size = segmenter.window_size if window is None else window
     if overlap is None:  # the model's wish, where a smaller window leaves room for it
         overlap = segmenter.overlap if window is None else min(segmenter.overlap, window // 2)

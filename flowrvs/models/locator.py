@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from flowrvs.errors import CheckpointError
 
@@ -70,9 +70,16 @@ class Locator(torch.nn.Module):
         return grown.cpu().numpy()
 
     def save(self, path: Path) -> None:
-        """Write it as safetensors."""
+        """Write it as safetensors.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written to.
+        """
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        save_file(state, path, metadata={"threshold": repr(float(self.threshold))})
+        # Not `save_file`, whose errors are no OSError.
+        path.write_bytes(save(state, metadata={"threshold": repr(float(self.threshold))}))
 
     @classmethod
     def load(cls, path: Path) -> Locator:

@@ -110,8 +110,11 @@ class LabelsArray:
         IndexError
             It lies outside, or numpy would not take it either.
         """
-        frames, rest = _split(key, self.shape)
         cache = self._volume.cache
+        if self._refused is not None and type(key) is int and 0 <= key < len(self):
+            with cache.lock:  # napari asks for the dtype of frame 0 at every stamp
+                return cache.snapshot(key)
+        frames, rest = _split(key, self.shape)
         if isinstance(frames, int) and not _is_detached(rest):
             if self._refused is not None and not _has_arrays(rest) and slice in map(type, rest):
                 self._strokes.told = False  # a view of one frame
@@ -160,6 +163,7 @@ class LabelsArray:
         Requests by slices that would take long (a video in three dimensions, or seen from
         the side) give one background pixel, and `refused` gets one line to show: a viewer
         asks again at every event, and an exception each time would bury the user.
+        A whole frame, ``labels[t]``, is a copy for reading only.
         """
         twin = copy.copy(self)
         twin._refused = refused

@@ -324,3 +324,65 @@ def test_memory_does_not_grow_with_the_weights(layout: PublicLayout, tmp_path: P
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     control, peak = map(int, done.stdout.split())
     assert peak - control < weights // 3
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(float("nan"), None), (float("inf"), None), (1e30, "float16")]
+)
+def test_weights_that_are_no_numbers_are_refused(
+    broken: PublicLayout, tmp_path: Path, value: float, dtype: str | None
+) -> None:
+    content = torch.load(broken.vae, weights_only=True)
+    content["model"]["vae.quant_conv.weight"].view(-1)[5] = value
+    torch.save(content, broken.vae)
+    with pytest.raises(CheckpointError, match=r"quant_conv.weight is not finite in float\d\d"):
+        _run(broken, tmp_path / "out", dtype=dtype)
+    assert [p.name for p in tmp_path.iterdir()] == ["public"]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("transformer", "out_channels", "x"),
+        ("vae", "patch_size", [1]),
+    ],
+)
+def test_a_config_of_nonsense_is_one_line(
+    broken: PublicLayout, tmp_path: Path, part: str, key: str, value: object
+) -> None:
+    path = broken.base / part / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=f"describes no {part}"):
+        _run(broken, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "x" * 5000])
+def test_an_index_of_the_base_stays_in_its_folder(
+    broken: PublicLayout, tmp_path: Path, name: str
+) -> None:
+    path = broken.base / "text_encoder" / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"shared.weight": name}}))
+    with pytest.raises(CheckpointError, match="names files outside its folder"):
+        _run(broken, tmp_path / "out")
+
+
+def test_code_of_the_base_is_not_asked_for(
+    broken: PublicLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = tmp_path / "ran"
+    path = broken.base / "tokenizer" / "tokenizer_config.json"
+    more = {"tokenizer_class": "Other", "auto_map": {"AutoTokenizer": ["other.Other"] * 2}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    (path.parent / "other.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    with pytest.raises(CheckpointError, match="describes no tokenizer"):
+        _run(broken, tmp_path / "out")
+    assert not mark.exists() and "[y/N]" not in capsys.readouterr().out
+
+
+def test_the_working_folder_can_be_filled(
+    layout: PublicLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert _run(layout, Path(".")) == tmp_path / "mine"
+    assert json.loads((tmp_path / "mine" / "model_index.json").read_text())["name"] == "mine"

@@ -120,3 +120,31 @@ def test_cancel_leaves_the_old_manifest(folder: Path) -> None:
     assert read_manifest(folder)["source"] == {"old": True}
     with pytest.raises(Cancelled):
         verify_manifest(folder, cancel=token)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "9"]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_header_of_nonsense_is_a_fault(folder: Path, header: str) -> None:
+    text = header.encode()
+    (folder / SHARD).write_bytes(len(text).to_bytes(8, "little") + text)
+    (fault,) = check_weights(folder)
+    assert fault.startswith(SHARD)
+
+
+@pytest.mark.parametrize("name", ["../text_encoder/model-00001-of-00002.safetensors", "x" * 5000])
+def test_an_index_that_leads_elsewhere_is_a_fault(folder: Path, name: str) -> None:
+    index = "text_encoder/model.safetensors.index.json"
+    (folder / index).write_text(json.dumps({"weight_map": {"w0": name}}))
+    assert check_weights(folder) == [f"{index} is no index of shards of its folder"]
+
+
+def test_nested_json_is_one_line(folder: Path) -> None:
+    (folder / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        verify_manifest(folder)

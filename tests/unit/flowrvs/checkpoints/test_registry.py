@@ -75,6 +75,7 @@ def test_unknown_names_are_one_line(placed: Path, name: str) -> None:
         ("model_index.json", "model_index.json"),
         ("transformer", "transformer/config.json"),
         ("vae/diffusion_pytorch_model.safetensors", r"vae/\*.safetensors"),
+        ("tokenizer", "tokenizer/tokenizer.json"),
     ],
 )
 def test_a_partial_folder_names_what_it_lacks(placed: Path, gone: str, text: str) -> None:

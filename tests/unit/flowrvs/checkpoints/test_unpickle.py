@@ -185,3 +185,22 @@ def test_a_tensor_larger_than_its_file(tmp_path: Path) -> None:
         tensor = open_checkpoint(changed)["model"]["a"]
         assert tensor.untyped_storage().nbytes() <= changed.stat().st_size
         raise CheckpointError("cannot be read, or no larger than the file")
+
+
+def test_names_in_the_zip_that_are_no_text(tmp_path: Path) -> None:
+    path = _save({"a": torch.zeros(4)}, tmp_path / "a.pth")
+    content = path.read_bytes()
+    cut = content.rindex(b"a/version")
+    path.write_bytes(content[:cut] + b"\xff" + content[cut + 1 :])
+    with pytest.raises(CheckpointError, match="is damaged.*download the file again"):
+        open_checkpoint(path)
+
+
+def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path) -> None:
+    program = b"\x80\x04\x8c\x06o\x1b[2J\n\x8c\x03sys\x93."
+    with (
+        pytest.warns(UserWarning, match="pickle protocol 4"),
+        pytest.raises(CheckpointError, match="is refused") as caught,
+    ):
+        open_checkpoint(_zip(program, tmp_path / "bad.pth"))
+    assert str(caught.value).isprintable()

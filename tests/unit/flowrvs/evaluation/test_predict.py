@@ -120,3 +120,23 @@ def test_bad_input_gets_one_line(split, tmp_path):
     shutil.rmtree(split / "JPEGImages" / "one")
     with pytest.raises(MissingPathError, match="00000.jpg"):
         predict_split(split, tmp_path / "out", ThresholdSegmenter())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"window": 4, "overlap": 9}, {"window": 0}, {"steps": 0}, {"steps": 1001}]
+)
+def test_a_refused_request_is_not_in_the_way(split, tmp_path, wrong):
+    out = tmp_path / "out"
+    with pytest.raises(InputError):
+        predict_split(split, out, ThresholdSegmenter(), **wrong)
+    assert not out.exists()
+    assert predict_split(split, out, ThresholdSegmenter()).frames == 72
+
+
+def test_a_record_of_more_than_is_known_is_refused(split, tmp_path):
+    out = tmp_path / "out"
+    predict_split(split, out, ThresholdSegmenter())
+    path = out / ".flowrvs-predict.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "new": 1}))
+    with pytest.raises(DatasetError, match="with new 1"):
+        predict_split(split, out, ThresholdSegmenter())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -213,3 +214,44 @@ def test_the_clamp_is_an_option() -> None:
     free = pipe(frames, "x").logits
     assert np.abs(clamped).max() == 1 and np.abs(free).max() > 1.5
     np.testing.assert_allclose(free.clip(-1, 1), clamped, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        torch.zeros(99, 32),
+        torch.zeros(32),
+        torch.zeros(3, 32, dtype=torch.int32),
+        torch.full((3, 32), torch.nan),
+    ],
+)
+def test_what_cannot_be_an_embedding_is_computed_again(
+    folder: Path, loads: list[str], kept: torch.Tensor
+) -> None:
+    wanted = load(folder, device="cpu").encode_prompt("a cross")
+    (path,) = (cache_home() / "embeddings").rglob("*.safetensors")
+    EmbeddingCache(path.parent).put("a cross", kept)
+    torch.testing.assert_close(load(folder, device="cpu").encode_prompt("a cross"), wanted)
+    assert len(loads) == 2
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    path = folder / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "num_layers": config["num_layers"] + 1}))
+    with pytest.raises(CheckpointError, match=r"transformer lacks the weights blocks\.\d"):
+        load(folder, device="cpu")
+
+
+def test_damaged_weights_are_no_empty_masks(folder: Path) -> None:
+    pipe = load(folder, device="cpu")
+    next(pipe.transformer.parameters()).data.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="its weights are damaged"):
+        pipe(np.zeros((1, 32, 32, 3), np.uint8), "a cross")
+
+
+def test_the_name_says_what_changes_masks(folder: Path) -> None:
+    assert load(folder, device="cpu").name == "model"
+    assert load(folder, device="cpu", dtype="bfloat16").name == "model+bfloat16"
+    eight = load(folder, device="cpu", dtype="float16", text_precision="float8")
+    assert eight.name == "model+float16+float8"
