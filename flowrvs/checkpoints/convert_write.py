@@ -173,9 +173,7 @@ def _write_shard(
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, (_, dtype) in ordered:
 
-            def take(
-                piece: torch.Tensor, dtype: torch.dtype = dtype, name: str = name
-            ) -> None:
+            def take(piece: torch.Tensor, dtype: torch.dtype = dtype, name: str = name) -> None:
                 piece = piece.to(dtype)
                 if not torch.isfinite(piece).all():
                     raise CheckpointError(

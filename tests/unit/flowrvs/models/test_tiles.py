@@ -131,3 +131,8 @@ def test_calibrating_the_bundled_model() -> None:
     pipe = load("tiny", device="cpu")
     result = calibrate(pipe, synthetic_clips(3, frames=5, height=96, width=160), total=3)
     assert result.foreground < result.kept < 0.9
+
+
+def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Locator().save(tmp_path / "missing" / "locator.safetensors")
