@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import dask.array as da
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = [
     "source_of",
     "split_layers",
     "video_layer",
+    "video_of",
 ]
 
 #: What napari readers return: data, arguments of the layer, kind of layer.
@@ -52,6 +54,10 @@ _META = "meta_expressions.json"
 _UNKNOWN = (0.6, 0.6, 0.6, 1.0)
 
 
+#: The videos behind layers, by the name of their lazy array.
+_shown: WeakValueDictionary[str, Video] = WeakValueDictionary()
+
+
 def _silent(_: str) -> None:
     return None
 
@@ -59,6 +65,7 @@ def _silent(_: str) -> None:
 def video_layer(video: Video, name: str | None = None) -> LayerTuple:
     """Return a lazy image layer of `video`, one that remembers its path."""
     info = video.info
+    _shown[video.frames.name] = video
     if name is None:
         name = Path(info.path).stem if info.path else "video"
     meta = {
@@ -70,6 +77,11 @@ def video_layer(video: Video, name: str | None = None) -> LayerTuple:
         "metadata": {KEY: {"video": info.path, "rate": info.rate}},
     }
     return video.frames, meta, "image"
+
+
+def video_of(layer: Any) -> Video | None:
+    """Return the video that `video_layer` showed in a layer, for its cache of frames."""
+    return _shown.get(getattr(layer.data, "name", ""))
 
 
 def object_ids(project: Project, layer_id: int) -> list[int]:

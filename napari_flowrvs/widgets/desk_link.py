@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 from napari.layers import Image, Labels
 
 from flowrvs.store import Project
-from napari_flowrvs.layers import KEY, object_colors, object_ids, project_of
+from flowrvs.video import Video
+from napari_flowrvs.layers import KEY, object_colors, object_ids, project_of, video_of
 from napari_flowrvs.presenters.desk import Changed, Desk
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.widgets.bridge import Bridge
@@ -156,8 +156,8 @@ class DeskLink:
                 continue
             if isinstance(layer, Labels) and project_of(layer) is not None:
                 found.append(partial(_touch, data))
-            elif isinstance(layer, Image) and "video" in (layer.metadata.get(KEY) or {}):
-                found.append(partial(_decode, data))
+            elif isinstance(layer, Image) and (video := video_of(layer)) is not None:
+                found.append(partial(_decode, video))
         return found
 
     def take_brush(self, object_id: int) -> None:
@@ -184,5 +184,5 @@ def _touch(labels: Any, frame: int) -> None:
     labels[frame, :1, :1]
 
 
-def _decode(video: Any, frame: int) -> None:
-    np.asarray(video[frame])
+def _decode(video: Video, frame: int) -> None:
+    video.read(frame, frame + 1)

@@ -19,7 +19,9 @@ from napari_flowrvs.layers import layers_of
 from napari_flowrvs.presenters.job import Phase
 from napari_flowrvs.presenters.memory import Memory
 from napari_flowrvs.projects import open_projects
+from napari_flowrvs.widgets.compare import ComparePanel
 from napari_flowrvs.widgets.dock import SegmentDock
+from napari_flowrvs.widgets.import_dialog import ImportDialog
 from tests.fixtures.segmenters import ThresholdSegmenter
 from tests.unit.napari_flowrvs.conftest import GatedSegmenter, make_clip
 
@@ -561,3 +563,16 @@ def test_strokes_that_cannot_be_written_are_told_once(
     dock.problem.clear()
     dock.check_storage()
     assert dock.problem.isHidden()
+
+
+def test_datasets_and_comparisons_are_opened_from_the_dock(make_dock: MakeDock, qtbot: Any) -> None:
+    viewer, dock = make_dock()
+    action = next(a for a in dock.head.menu.actions() if "correct a dataset" in a.text())
+    action.trigger()
+    (dialog,) = viewer.window._qt_window.findChildren(ImportDialog)
+    dialog.reject()
+    dock.find.compare_button.click()
+    dock.find.compare_button.click()
+    panels = viewer.window._qt_window.findChildren(ComparePanel)
+    assert len(panels) == 1, "a second click shows the same one"
+    panels[0].close_all()
