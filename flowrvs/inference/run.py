@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -83,6 +84,10 @@ def make_plan(
     sentences = tuple(" ".join(text.split()) for text in texts)
     if not sentences or not all(sentences):
         raise InputError("A sentence is missing or blank; describe what to find.")
+    for text in sentences:
+        # Models drop these; better refused here than after hours.
+        if not html.unescape(text).translate({34: None, 92: None}).strip():
+            raise InputError(f"The sentence {text!r} says nothing; describe what to find.")
     if not 1 <= steps <= 1000:
         raise InputError(f"{steps} steps are impossible; use 1 to 1000.")
     size = segmenter.window_size if window is None else window

@@ -138,8 +138,10 @@ class PromptEncoder:
         Raises
         ------
         InputError
-            A sentence is empty.
+            A sentence is empty, or there is none.
         """
+        if not texts:
+            raise InputError("There is no sentence; type what to look for.")
         cleaned = [clean_prompt(t.lower() if self._lower_case else t) for t in texts]
         for text, source in zip(cleaned, texts, strict=True):
             if not text.strip():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import UMT5EncoderModel
 
-from flowrvs.errors import CheckpointError
+from flowrvs.errors import CheckpointError, InputError
 from flowrvs.pipelines import load
 from flowrvs.pipelines.embeddings import EmbeddingCache, cache_home, fingerprint
 from flowrvs.pipelines.prefetch import prefetch
@@ -255,3 +255,8 @@ def test_the_name_says_what_changes_masks(folder: Path) -> None:
     assert load(folder, device="cpu", dtype="bfloat16").name == "model+bfloat16"
     eight = load(folder, device="cpu", dtype="float16", text_precision="float8")
     assert eight.name == "model+float16+float8"
+
+
+def test_no_sentence_is_one_line(folder: Path) -> None:
+    with pytest.raises(InputError, match="no sentence"):
+        load(folder, device="cpu").encode_prompt([])
