@@ -1,9 +1,9 @@
 """Open a downloaded ``.pth`` file without running what is in it.
 
 ``torch.load(weights_only=True)`` is the gate (before torch 2.10 a file could corrupt memory
-through it, CVE-2026-24747: hence the lower bound in setup.cfg); ``argparse.Namespace``, which training
-runs put beside their weights, is the only class allowed beyond torch's own. Tensors are
-mapped from the file and read when they are looked at.
+through it, CVE-2026-24747: hence the lower bound in setup.cfg). ``argparse.Namespace``,
+which training runs put beside their weights, is the only class allowed beyond torch's own.
+Tensors are mapped from the file and read when they are looked at.
 """
 
 from __future__ import annotations
