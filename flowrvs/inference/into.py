@@ -85,7 +85,7 @@ def segment_into(
     for i, text in enumerate(plan.texts):
         _, one = project.add_prompt(text)
         if all(one.id != other.id for other, _ in runs.values()):
-            run = project.begin_run(_key(plan, text, segmenter.name), one.id, resume=resume)
+            run = project.begin_run(_key(plan, text, segmenter), one.id, resume=resume)
             runs[i] = (one, run.id)
             done[i] = run.done
     parts = run_plan(
@@ -118,10 +118,11 @@ def _write(
             project.end_run(one.id)
 
 
-def _key(plan: Plan, text: str, model: str) -> dict[str, object]:
+def _key(plan: Plan, text: str, segmenter: Segmenter) -> dict[str, object]:
     return {
         "text": text,
-        "model": model,
+        "model": segmenter.name,
+        "weights": getattr(segmenter, "weights", ""),
         "steps": plan.steps,
         "threshold": plan.threshold,
         "window": plan.window_size,

@@ -119,6 +119,7 @@ def load(
         fast=fast,
         sparse=sparse,
     )
+    pipeline.weights = fingerprint(folder / "transformer", folder / "vae")[:12]
     pipeline.set_progress_bar_config(disable=True)
     pipeline.prompts = _prompts(pipeline, folder, target, number, text_precision)
     place(pipeline, target, memory)

@@ -100,6 +100,8 @@ class FlowRVSPipeline(DiffusionPipeline):
         See `flowrvs.load`.
     memory_line : str
         What memory a window is expected to need, for people; empty on a CPU.
+    weights : str
+        Hash of its weights' files: two models of one name do not continue each other's runs.
     locator : Locator or None
         Decodes only where it sees foreground (`flowrvs.models.tiles`); off by default.
     prompts : PromptEncoder or None
@@ -151,6 +153,7 @@ class FlowRVSPipeline(DiffusionPipeline):
         self.clamp = True
         self.memory_mode = "full"
         self.memory_line = ""
+        self.weights = ""
         self.prompts: PromptEncoder | None = None
         self.locator: Locator | None = None
         self.injects_video = self._check_channels()

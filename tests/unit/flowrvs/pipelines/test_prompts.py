@@ -87,6 +87,14 @@ def test_another_encoder_has_embeddings_of_its_own(folder: Path, loads: list[str
     assert len(loads) == 2
 
 
+def test_other_weights_under_the_same_name_are_another_model(folder: Path) -> None:
+    first = load(folder, device="cpu")
+    assert load(folder, device="cpu").weights == first.weights
+    micro_pipeline(seed=5).vae.save_pretrained(folder / "vae")
+    other = load(folder, device="cpu")
+    assert other.name == first.name and other.weights != first.weights
+
+
 def test_eight_bits_change_embeddings_little(folder: Path, loads: list[str]) -> None:
     full = load(folder, device="cpu").encode_prompt(["the red circle"])[0]
     small = load(folder, device="cpu", text_precision="float8").encode_prompt(["the red circle"])
