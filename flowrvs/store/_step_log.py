@@ -186,6 +186,8 @@ class StepLog:
 
     def _load(self, rows: list[StepRow]) -> None:
         sizes = self._journal.sizes() if rows else {}
+        # A step has its place when it ends: those that a kill left open are the latest.
+        rows = sorted(rows, key=lambda row: (row.state == "open", row.place, row.first_seq))
         done = [row for row in rows if row.state != "undone"]
         newest = 0
         for i, row in enumerate(done):

@@ -461,6 +461,29 @@ def test_a_killed_painter_can_undo_everything(project: Project, cat: ObjectRecor
             assert same(state(again), empty)
 
 
+def test_a_step_that_a_kill_left_open_is_undone_first(
+    project: Project, cat: ObjectRecord
+) -> None:
+    """It changed what steps before it had made; undone last, it would keep them."""
+    empty = state(project)
+    project.close()
+    script = (
+        "import sys, os, signal; import numpy as np; from flowrvs.store import Project\n"
+        "project = Project.open(sys.argv[1]); mask = np.ones((2, 12, 16), bool)\n"
+        "project.write_model(1, 1, 5, mask); project.flush()\n"
+        "with project.edit('again', kind='model'):\n"
+        "    project.write_model(1, 1, 5, mask); project.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(project.path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with Project.open(project.path) as again:
+        assert [step.kind for step in again.history.steps] == ["model", "model"]
+        while again.history.can_undo:
+            again.undo()
+        assert same(state(again), empty)
+
+
 def test_a_torn_end_of_the_journal_is_ignored(project: Project, cat: ObjectRecord) -> None:
     """As a power cut leaves it: the last pages of the log are half written."""
     project.close()
