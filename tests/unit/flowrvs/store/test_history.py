@@ -461,9 +461,7 @@ def test_a_killed_painter_can_undo_everything(project: Project, cat: ObjectRecor
             assert same(state(again), empty)
 
 
-def test_a_step_that_a_kill_left_open_is_undone_first(
-    project: Project, cat: ObjectRecord
-) -> None:
+def test_a_step_that_a_kill_left_open_is_undone_first(project: Project, cat: ObjectRecord) -> None:
     """It changed what steps before it had made; undone last, it would keep them."""
     empty = state(project)
     project.close()
