@@ -118,7 +118,7 @@ def test_edits_survive_a_second_run(loaded: list, shapes_mp4: Path) -> None:
         (["--stop", "13"], "12 frames"),
         (["--window", "4", "--overlap", "4"], "use 0 to 3"),
         (["--overlap", "9"], "use 0 to 8"),
-        (["--steps", "0"], "at least 1"),
+        (["--steps", "0"], "use 1 to 1000"),
         (["-p", " "], "blank"),
         (["--overlay", "nowhere/o.mp4"], "nowhere"),
         (["--scheduler", "tcp://a:1"], "--scheduler"),
