@@ -67,8 +67,7 @@ def load(
         models calibrate``): quicker the smaller the masks are. Masks may lose pixels that
         the locator misses (IoU 0.999 or better on clips it was not fitted to).
     compile : bool
-        Compile the transformer's blocks. The first window takes a minute or more longer:
-        for long jobs.
+        Compile the transformer's blocks. The first window takes longer: for long jobs.
 
     Returns
     -------

@@ -5,20 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import napari
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, SpinBox
 from napari.layers import Image
 from napari.viewer import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QApplication,
-    QDialog,
     QFileDialog,
     QHBoxLayout,
     QLabel,
     QListWidget,
     QListWidgetItem,
-    QMainWindow,
     QPushButton,
     QSizePolicy,
     QVBoxLayout,
@@ -42,13 +38,14 @@ from napari_flowrvs.presenters.export import (
 from napari_flowrvs.presenters.job import Failure, Phase, Runner
 from napari_flowrvs.widgets import style
 from napari_flowrvs.widgets.export_preview import PreviewTable
+from napari_flowrvs.widgets.job_dialog import JobDialog, show_dialog
 from napari_flowrvs.widgets.parts import Fold, Problem, ProgressLine, Wrapped, counted, form_layout
 from napari_flowrvs.worker import run_in_thread
 
 __all__ = ["ExportDialog", "show_export"]
 
 
-class ExportDialog(QDialog):
+class ExportDialog(JobDialog):
     """Chooses projects, a destination and a split name, and writes.
 
     Parameters
@@ -290,32 +287,7 @@ class ExportDialog(QDialog):
     def _on_cancelled(self) -> None:
         self.progress.say("Stopped; nothing was written.")
 
-    def _on_failed(self, failure: Failure) -> None:
-        self.progress.say("")
-        self.problem.show_failure(failure)
-
-    def _cancel_or_close(self) -> None:
-        if self.presenter.job.busy:
-            self.presenter.job.cancel()
-        else:
-            self.reject()
-
-    def done(self, result: int) -> None:
-        """Stop a running export when the dialog closes."""
-        self.presenter.close()
-        super().done(result)
-
 
 def show_export(viewer: Any = None, parent: QWidget | None = None) -> ExportDialog | None:
     """Open the export form of `viewer`, the current one by default."""
-    if viewer is None:
-        viewer = napari.current_viewer()
-    if viewer is None:
-        return None
-    if parent is None:
-        windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
-        parent = next((w for w in windows if w.isActiveWindow()), windows[0] if windows else None)
-    dialog = ExportDialog(viewer, parent=parent)
-    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-    dialog.show()
-    return dialog
+    return show_dialog(ExportDialog, viewer, parent)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import napari
 from magicgui.widgets import FileEdit
 from napari.viewer import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QApplication,
-    QDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QListWidget,
     QListWidgetItem,
-    QMainWindow,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -27,13 +23,14 @@ from napari_flowrvs.layers import LayerTuple
 from napari_flowrvs.presenters.importing import ImportPresenter
 from napari_flowrvs.presenters.job import Failure, Phase, Runner
 from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.job_dialog import JobDialog, show_dialog
 from napari_flowrvs.widgets.parts import Problem, ProgressLine, counted, form_layout
 from napari_flowrvs.worker import run_in_thread
 
 __all__ = ["ImportDialog", "show_import"]
 
 
-class ImportDialog(QDialog):
+class ImportDialog(JobDialog):
     """Chooses a dataset and a video of it, and opens it as a project.
 
     Parameters
@@ -172,32 +169,7 @@ class ImportDialog(QDialog):
         self.close_button.setText("&Close" if idle else "&Cancel")
         self.close_button.setEnabled(phase is not Phase.STOPPING)
 
-    def _on_failed(self, failure: Failure) -> None:
-        self.progress.say("")
-        self.problem.show_failure(failure)
-
-    def _cancel_or_close(self) -> None:
-        if self.presenter.job.busy:
-            self.presenter.job.cancel()
-        else:
-            self.reject()
-
-    def done(self, result: int) -> None:
-        """Stop what is being read when the dialog closes."""
-        self.presenter.close()
-        super().done(result)
-
 
 def show_import(viewer: Any = None, parent: QWidget | None = None) -> ImportDialog | None:
     """Open the form above `viewer`, the current one by default."""
-    if viewer is None:
-        viewer = napari.current_viewer()
-    if viewer is None:
-        return None
-    if parent is None:
-        windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
-        parent = next((w for w in windows if w.isActiveWindow()), windows[0] if windows else None)
-    dialog = ImportDialog(viewer, parent=parent)
-    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-    dialog.show()
-    return dialog
+    return show_dialog(ImportDialog, viewer, parent)
