@@ -134,8 +134,10 @@ class FrameCache:
             self._write(waiting[first : first + step], before)
 
     def _write(self, batch: list[int], before: Callable[[], None] | None) -> None:
-        with self.lock:
-            copies = [(t, self._dirty[t], copy_frame(self._frames[t])) for t in batch]
+        copies = []
+        for t in batch:
+            with self.lock:  # a frame at a time: a brush waits for it
+                copies.append((t, self._dirty[t], copy_frame(self._frames[t])))
         if before is not None:
             before()
         futures = [(t, change, self._array[t].write(copy)) for t, change, copy in copies]

@@ -19,8 +19,8 @@ from flowrvs.store._tracks import Provenance
 
 __all__ = ["LayerVolume", "drop_axes"]
 
-# While a person paints, a model waits some milliseconds a frame.
-_POLITE, _PAUSE = 0.1, 0.005
+# While a person's brush is down, a model waits up to so many seconds before each frame.
+_BRUSH, _PAUSE, _PATIENT = 0.03, 0.005, 0.05
 
 
 class LayerVolume(LayerSteps):
@@ -112,8 +112,7 @@ class LayerVolume(LayerSteps):
         """
         written = np.zeros(len(masks), np.bool_)
         for i, mask in enumerate(masks):
-            if time.monotonic() - self._painted < _POLITE:
-                time.sleep(_PAUSE)  # a lock is not fair: let the person go first
+            self._give_way()
             with self.cache.lock:
                 self._check_open()
                 record = self._write_frame(entry, object_id, start + i, mask, provenance, limit)
@@ -123,6 +122,12 @@ class LayerVolume(LayerSteps):
             self._relieve()
         self._wake()
         return written
+
+    def _give_way(self) -> None:
+        """Let a person who is painting go first; neither a lock nor the GIL is fair."""
+        start = time.monotonic()
+        while (now := time.monotonic()) - self._painted < _BRUSH and now - start < _PATIENT:
+            time.sleep(_PAUSE)
 
     def _write_frame(
         self,
