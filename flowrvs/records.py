@@ -107,6 +107,9 @@ class WindowMasks:
     complete : bool
         Whether these are the last frames that the window completes. A window's masks come
         in pieces, in order, so that memory does not grow with its length.
+    disagreement : ndarray of float32, shape (T,), or None
+        Where windows overlap, 1 - IoU of what they said of the frame (the largest, of more
+        than two); NaN where one window alone saw it.
     """
 
     expression: int
@@ -115,6 +118,7 @@ class WindowMasks:
     window: Window
     confidence: npt.NDArray[np.uint8] | None = None
     complete: bool = True
+    disagreement: npt.NDArray[np.float32] | None = None
 
     @property
     def stop(self) -> int:

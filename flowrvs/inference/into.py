@@ -109,7 +109,11 @@ def _write(
         with closing(parts):
             for part in parts:
                 one, run_id = runs[part.expression]
-                project.write_model(one.layer, one.id, part.start, part.masks, part.confidence)
+                written = project.write_model(
+                    one.layer, one.id, part.start, part.masks, part.confidence
+                )
+                if part.disagreement is not None:
+                    project.keep_disagreement(one.id, part.start, part.disagreement, written)
                 if part.complete:
                     project.mark_window_done(run_id, part.window.index)
                 yield part

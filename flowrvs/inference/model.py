@@ -18,7 +18,8 @@ from flowrvs.records import Segmenter
 
 __all__ = ["WindowModel"]
 
-_Pieces = Generator[tuple[int, npt.NDArray[np.float32]], None, None]
+Floats = npt.NDArray[np.float32]
+_Pieces = Generator[tuple[int, Floats, Floats], None, None]
 
 _SMALLEST = 5
 
@@ -37,6 +38,8 @@ class WindowModel:
         Euler steps.
     overlap : int
         Frames that shorter windows share, up to half of them.
+    threshold : float
+        Logits above it are foreground, where shorter windows are compared.
     cancel : CancelToken
     on_step : callable
         Called after every model step.
@@ -47,12 +50,14 @@ class WindowModel:
         segmenter: Segmenter,
         steps: int,
         overlap: int,
+        threshold: float,
         cancel: CancelToken,
         on_step: Callable[[], None],
     ) -> None:
         self._segmenter = segmenter
         self._steps = steps
         self._overlap = overlap
+        self._threshold = threshold
         self._cancel = cancel
         self._on_step = on_step
         self._limit: int | None = None
@@ -63,7 +68,7 @@ class WindowModel:
         return "" if self._limit is None else f" ({self._limit} at once: little memory)"
 
     def run(self, frames: WindowFrames, texts: Sequence[str]) -> _Pieces:
-        """Yield the place of a sentence and logits of its next frames.
+        """Yield the place of a sentence, logits of its next frames, and how sure they are.
 
         The pieces of a sentence come in order; those of several may take turns.
 
@@ -77,6 +82,8 @@ class WindowModel:
         place : int
             Index into `texts`.
         logits : ndarray of float32, shape (n, H, W)
+        apart : ndarray of float32, shape (n,)
+            How far shorter windows disagreed about each of them; NaN where there was one.
 
         Raises
         ------
@@ -92,7 +99,7 @@ class WindowModel:
                 with closing(pieces):
                     for place, logits in pieces:
                         given[place] += len(logits)
-                        yield place, logits
+                        yield place, logits, np.full(len(logits), np.nan, np.float32)
                 return
             except DeviceMemoryError:
                 limit = max(_SMALLEST, len(frames) // 8 * 4 + 1)
@@ -106,16 +113,16 @@ class WindowModel:
         overlap = min(self._overlap, self._limit // 2)
         windows = plan_windows(len(frames), self._limit, overlap)
         left = [place for place, count in enumerate(given) if count < len(frames)]
-        stitchers = {place: Stitcher(windows) for place in left}
+        stitchers = {place: Stitcher(windows, self._threshold) for place in left}
         for window in windows:
             part = frames.part(window.start, window.stop)
-            for index, logits in self.run(part, [texts[place] for place in left]):
+            for index, logits, known in self.run(part, [texts[place] for place in left]):
                 place = left[index]
-                first, final = stitchers[place].push(window.index, logits)
-                final = final[max(0, given[place] - first) :]
-                if len(final):
-                    given[place] += len(final)
-                    yield place, final
+                first, final, apart = stitchers[place].push(window.index, logits, known)
+                skip = max(0, given[place] - first)
+                if skip < len(final):
+                    given[place] += len(final) - skip
+                    yield place, final[skip:], apart[skip:]
 
 
 def _logits(

@@ -212,8 +212,8 @@ def run_plan(
     jobs = [(window, sentences) for window, sentences in jobs if sentences]
     left = sum(_units(plan, len(sentences)) for _, sentences in jobs)
     steps = _Steps(ProgressClock(whole, max(0, whole - left)), progress)
-    stitchers = {i: Stitcher(plan.windows) for i in wanted}
-    model = WindowModel(segmenter, plan.steps, plan.overlap, cancel, steps.step)
+    stitchers = {i: Stitcher(plan.windows, plan.threshold) for i in wanted}
+    model = WindowModel(segmenter, plan.steps, plan.overlap, plan.threshold, cancel, steps.step)
     kept = kept_frames(plan.windows)
     for window, sentences in jobs:
         cancel.raise_if_cancelled()
@@ -226,9 +226,9 @@ def run_plan(
         texts = [plan.texts[i] for i in sentences]
         pieces = model.run(frames, texts)
         with closing(pieces):
-            for place, logits in pieces:
+            for place, logits, known in pieces:
                 i = sentences[place]
-                first, final = stitchers[i].push(window.index, logits)
+                first, final, apart = stitchers[i].push(window.index, logits, known)
                 if len(final) and window.index not in done[i]:
                     yield WindowMasks(
                         expression=i,
@@ -237,6 +237,7 @@ def run_plan(
                         window=window,
                         confidence=to_confidence(final) if keep_confidence else None,
                         complete=first + len(final) == kept[window.index].stop,
+                        disagreement=apart,
                     )
                 cancel.raise_if_cancelled()
         steps.end()

@@ -15,7 +15,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, median_filter
 from flowrvs.errors import InputError
 from flowrvs.masks.flow import Flows, Region, block_mean, region_around, sample
 
-__all__ = ["area_jumps", "disagreement", "margin", "queue", "together", "warp_disagreement"]
+__all__ = ["area_jumps", "margin", "queue", "together", "warp_disagreement"]
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -52,13 +52,6 @@ def margin(confidence: npt.NDArray[np.uint8], mask: npt.ArrayLike) -> float:
     core, hull = _core_and_hull(drawn)
     elsewhere = unsure[~hull & (unsure > 0.25)].sum() / drawn.sum()
     return float(np.clip(unsure[core].mean() + elsewhere, 0, 1))
-
-
-def disagreement(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """Return 1 - IoU of what two windows, or two models, say of one frame; 0 if both are empty."""
-    a, b = np.asarray(one, dtype=bool), np.asarray(other, dtype=bool)
-    either = np.count_nonzero(a | b)
-    return 1 - np.count_nonzero(a & b) / either if either else 0.0
 
 
 def area_jumps(areas: npt.ArrayLike) -> Floats:

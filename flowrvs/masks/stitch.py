@@ -1,4 +1,4 @@
-"""Seams: joining the logits of windows that share frames."""
+"""Seams: joining the logits of windows that share frames, and how far these disagree."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from flowrvs.masks.threshold import threshold as to_mask
 from flowrvs.records import Window
 
-__all__ = ["Stitcher", "crossfade"]
+__all__ = ["Stitcher", "crossfade", "disagreement"]
+
+Floats = npt.NDArray[np.float32]
+
+
+def disagreement(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """Return 1 - IoU of what two windows, or two models, say of one frame; 0 if both are empty."""
+    a, b = np.asarray(one, dtype=bool), np.asarray(other, dtype=bool)
+    either = np.count_nonzero(a | b)
+    return 1 - np.count_nonzero(a & b) / either if either else 0.0
 
 
 def crossfade(
@@ -52,18 +62,22 @@ class Stitcher:
     ----------
     windows : sequence of Window
         The plan; starts and stops never decrease, and neighbours touch or overlap.
+    threshold : float
+        Logits above it are foreground, where windows are compared.
     """
 
-    def __init__(self, windows: Sequence[Window]) -> None:
+    def __init__(self, windows: Sequence[Window], threshold: float = 0.0) -> None:
         self._windows = windows
+        self._threshold = threshold
         self._index: int | None = None
         self._received = 0
-        self._before: npt.NDArray[np.float32] | None = None
-        self._tail: list[npt.NDArray[np.float32]] = []
+        # Logits and disagreements of the frames that the window before has left open.
+        self._before: tuple[Floats, Floats] | None = None
+        self._tail: list[tuple[Floats, Floats]] = []
 
     def push(
-        self, index: int, logits: npt.NDArray[np.float32]
-    ) -> tuple[int, npt.NDArray[np.float32]]:
+        self, index: int, logits: Floats, apart: Floats | None = None
+    ) -> tuple[int, Floats, Floats]:
         """Take the next frames of window `index` and return those that are now final.
 
         A window completes its frames up to the first one of the next window, or all of
@@ -76,6 +90,8 @@ class Stitcher:
             The window's place in the plan.
         logits : ndarray of float32, shape (n, H, W)
             Its next n frames; its pieces come in order.
+        apart : ndarray of float32, shape (n,), optional
+            How far its own parts disagreed, where it was joined of some; NaN elsewhere.
 
         Returns
         -------
@@ -83,30 +99,43 @@ class Stitcher:
             Native index of the first final frame.
         final : ndarray of float32, shape (m, H, W)
             m may be 0.
+        apart : ndarray of float32, shape (m,)
+            The largest `disagreement` of windows about each of them; NaN where one window
+            alone saw it.
         """
         window = self._windows[index]
         if index != self._index:
             self._begin(index)
         first, stop = self._received, self._received + len(logits)
         self._received = stop
-        if self._before is not None and first < len(self._before):
-            shared = len(self._before)
+        apart = np.full(len(logits), np.nan, np.float32) if apart is None else apart.copy()
+        if self._before is not None and first < len(self._before[0]):
+            shared = len(self._before[0])
             both = min(stop, shared) - first
-            old = self._before[first : first + both]
+            old, known = (each[first : first + both] for each in self._before)
+            found = self._compare(old, logits[:both])
+            apart[:both] = np.fmax(np.fmax(apart[:both], known), found)
             blended = crossfade(old, logits[:both], first=first, shared=shared)
             logits = blended if both == len(logits) else np.concatenate([blended, logits[both:]])
         if stop >= window.stop - window.start:
             self._before = None
         if index + 1 == len(self._windows):
-            return window.start + first, logits
+            return window.start + first, logits, apart
         final = max(0, self._windows[index + 1].start - window.start - first)
         if final < len(logits):
             # A copy: the view would keep the frames before it.
-            self._tail.append(logits[final:].copy())
-        return window.start + first, logits[:final]
+            self._tail.append((logits[final:].copy(), apart[final:]))
+        return window.start + first, logits[:final], apart[:final]
+
+    def _compare(self, one: Floats, other: Floats) -> list[float]:
+        a, b = to_mask(one, self._threshold), to_mask(other, self._threshold)
+        return [disagreement(*pair) for pair in zip(a, b, strict=True)]
 
     def _begin(self, index: int) -> None:
         follows = self._index is not None and self._index == index - 1
         tail = self._tail if follows else []
-        self._before = np.concatenate(tail) if tail else None
+        self._before = None
+        if tail:
+            logits, apart = (np.concatenate(each) for each in zip(*tail, strict=True))
+            self._before = logits, apart
         self._index, self._received, self._tail = index, 0, []

@@ -1,9 +1,11 @@
-"""The model's confidence of every pixel, kept where the disk has room."""
+"""What tells how sure a model was: by pixel where the disk has room, and by frame."""
 
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,18 @@ import numpy.typing as npt
 
 from flowrvs.errors import InputError, StorageError
 from flowrvs.store._core import ProjectCore
-from flowrvs.store._document import ConfidenceRecord, ObjectRecord
+from flowrvs.store._document import ConfidenceRecord, Document, ObjectRecord
 from flowrvs.store._entry import Spans
-from flowrvs.store._files import create_array, open_array, storage_error
+from flowrvs.store._files import create_array, open_array, storage_error, write_group
+from flowrvs.store._lock import WriterLock
 from flowrvs.store._tracks import Provenance
 
 __all__ = ["Confidence"]
 
 _SPARE_BYTES = 2 * 2**30
 _BLOCK = 16
+_CHUNK = 4096
+_PARTS = 1000  # in which a disagreement is kept
 
 
 class Confidence(ProjectCore):
@@ -27,6 +32,11 @@ class Confidence(ProjectCore):
 
     #: Why confidence is not kept any more; None while it is.
     confidence_notice: str | None = None
+
+    def __init__(self, path: Path, document: Document, lock: WriterLock | None) -> None:
+        self._disagreement: dict[int, Any] = {}
+        self._disagreement_lock = threading.Lock()  # not the document's: a brush may want that
+        super().__init__(path, document, lock)
 
     def confidence(self, layer_id: int, start: int, stop: int) -> npt.NDArray[np.uint8] | None:
         """Return a layer's confidence, (n, H, W) uint8, or None where none was kept.
@@ -103,7 +113,91 @@ class Confidence(ProjectCore):
         self._tell("pixels", one.layer, start, stop)
         return written
 
+    # -- windows that overlap ------------------------------------------------------------
+
+    def keep_disagreement(
+        self,
+        object_id: int,
+        start: int,
+        disagreement: npt.NDArray[np.float32],
+        written: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Keep how far windows disagreed about the masks that a model has just written.
+
+        It is safe on the disk when this returns. A disk without room for these few bytes
+        ends it, as it does for the confidence; `confidence_notice` tells.
+
+        Parameters
+        ----------
+        object_id : int
+            The object.
+        start : int
+            Frame of the first value.
+        disagreement : ndarray of float32, shape (n,)
+            0 to 1; NaN where one window alone saw the frame (`WindowMasks.disagreement`).
+        written : ndarray of bool, shape (n,), optional
+            The frames that were written, as `write_model` returned; all by default.
+        """
+        self._check_writable()
+        stop = start + len(disagreement)
+        self._check_range(start, stop)
+        one = self._object(object_id)
+        if self.confidence_notice is not None:
+            return
+        path = self._seams_path(object_id)
+        areas = self._volume(one.layer).areas(object_id)[start:stop]
+        try:
+            with self._disagreement_lock:
+                array = self._seams(object_id)
+                if array is None:
+                    if np.isnan(disagreement).all():
+                        return
+                    array = self._make_seams(object_id)
+                kept = np.array(array[start:stop].read().result())
+                rows = np.stack([_parts(disagreement), areas], axis=1)
+                kept = rows if written is None else np.where(written[:, None], rows, kept)
+                array[start:stop].write(kept.astype(np.int32)).result()
+        except Exception as error:  # masks are worth more: the run goes on without
+            told = error if isinstance(error, StorageError) else storage_error(error, path)
+            self.confidence_notice = f"Confidence is not kept any more: {told}"
+
+    def disagreement(self, object_id: int) -> npt.NDArray[np.float32]:
+        """Return how far windows disagreed about an object's masks, (T,), 0 to 1.
+
+        NaN where one window alone saw the frame, where nothing was kept, and where the mask
+        is another one by now.
+        """
+        one = self._object(object_id)
+        values = np.full(self._shape[0], np.nan, np.float32)
+        with self._disagreement_lock:
+            array = self._seams(object_id)
+        if array is None:
+            return values
+        parts, areas = np.array(array.read().result()).T
+        # Whatever changed a mask since then - a tool, an undo - has changed its area.
+        known = (parts > 0) & (areas == self._volume(one.layer).areas(object_id))
+        values[known] = (parts[known] - 1) / np.float32(_PARTS)
+        return values
+
     # -- inside --------------------------------------------------------------------------
+
+    def _seams_path(self, object_id: int) -> Path:
+        return self._path / "disagreement" / str(object_id)
+
+    def _seams(self, object_id: int) -> Any:
+        path = self._seams_path(object_id)
+        if object_id not in self._disagreement and (path / "zarr.json").exists():
+            self._disagreement[object_id] = open_array(path, (self._shape[0], 2), "int32")
+        return self._disagreement.get(object_id)
+
+    def _make_seams(self, object_id: int) -> Any:
+        path, frames = self._seams_path(object_id), self._shape[0]
+        if not (path.parent / "zarr.json").exists():  # a project of before
+            write_group(path.parent, {})
+        chunk = (min(frames, _CHUNK), 2)
+        array = create_array(path, (frames, 2), chunk, "int32", ("t", "value"))
+        self._disagreement[object_id] = array
+        return array
 
     def _keep_confidence(
         self,
@@ -166,3 +260,10 @@ def _runs(frames: Iterable[int]) -> list[tuple[int, int]]:
     for t in frames:
         runs.add(int(t), int(t) + 1)
     return [(start, stop) for start, stop in runs.runs]
+
+
+def _parts(disagreement: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """Return disagreements as whole numbers from 1; 0 where nothing is known."""
+    known = np.isfinite(disagreement)
+    values = np.rint(_PARTS * np.clip(np.where(known, disagreement, 0), 0, 1)) + 1
+    return np.where(known, values, 0).astype(np.int32)

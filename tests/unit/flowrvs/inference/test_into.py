@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +189,125 @@ def test_confidence_is_kept_on_request(project: Project, video: Video) -> None:
     kept = project.confidence(1, 0, 12)
     assert kept is not None
     np.testing.assert_array_equal(kept > 127, project.object_mask(1, 0, 12))
+
+
+def _apart(project: Project) -> npt.NDArray[np.float32]:
+    return np.stack([project.disagreement(i) for i in sorted(project.objects)])
+
+
+@pytest.fixture
+def doubted(video: Video) -> npt.NDArray[np.float32]:
+    """How far windows disagree in an uninterrupted run."""
+    apart = np.full((2, 12), np.nan, np.float32)
+    for part in segment(video, TEXTS, WindowSegmenter(), **PLAN):
+        assert part.disagreement is not None
+        apart[part.expression, part.start : part.stop] = part.disagreement
+    overlaps = np.flatnonzero(np.isfinite(apart[0]))
+    assert overlaps.tolist() == [3, 4, 6, 7, 8, 9, 10] and np.nanmax(apart) > 0.1
+    return apart
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3, 7])
+@pytest.mark.parametrize("piece", [0, 2])
+def test_what_windows_disagreed_about_is_kept_and_survives_a_resume(
+    project: Project,
+    video: Video,
+    doubted: npt.NDArray[np.float32],
+    stop_after: int,
+    piece: int,
+) -> None:
+    if stop_after:
+        run = segment_into(project, video, TEXTS, WindowSegmenter(piece=piece), **PLAN)
+        for _ in range(stop_after):
+            next(run)
+        run.close()
+    list(segment_into(project, video, TEXTS, WindowSegmenter(piece=piece), **PLAN))
+    np.testing.assert_allclose(_apart(project), doubted, atol=6e-4)
+    project.close()
+    with Project.open(project.path, read_only=True) as again:
+        np.testing.assert_allclose(_apart(again), doubted, atol=6e-4)
+
+
+_KILLED = """
+import os, signal, sys
+import numpy as np
+from flowrvs.inference import segment_into
+from flowrvs.store import Project
+from flowrvs.video import open_video
+from tests.fixtures.segmenters import WindowSegmenter
+video = open_video(np.load(sys.argv[2]))
+project = Project.open(sys.argv[1])
+texts = ["the red one", "the green one"]
+run = segment_into(project, video, texts, WindowSegmenter(), window=5, overlap=2)
+for n, part in enumerate(run):
+    if n == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_windows_disagreed_about_survives_a_kill(
+    project: Project,
+    video: Video,
+    shapes_frames: npt.NDArray[np.uint8],
+    doubted: npt.NDArray[np.float32],
+    tmp_path: Path,
+) -> None:
+    project.close()
+    np.save(tmp_path / "frames.npy", shapes_frames)
+    command = [sys.executable, "-c", _KILLED, str(project.path), str(tmp_path / "frames.npy")]
+    root = Path(__file__).resolve().parents[4]
+    assert subprocess.run(command, cwd=root).returncode == -signal.SIGKILL
+    with Project.open(project.path) as again:
+        known = np.isfinite(_apart(again))
+        np.testing.assert_allclose(_apart(again)[known], doubted[known], atol=6e-4)
+        assert known.any()
+        list(segment_into(again, video, TEXTS, WindowSegmenter(), **PLAN))
+        np.testing.assert_allclose(_apart(again), doubted, atol=6e-4)
+
+
+def test_a_project_of_before_knows_of_no_disagreement(
+    project: Project, video: Video, doubted: npt.NDArray[np.float32]
+) -> None:
+    list(segment_into(project, video, TEXTS, WindowSegmenter(), **PLAN))
+    project.close()
+    shutil.rmtree(project.path / "disagreement")
+    with Project.open(project.path) as again:
+        assert np.isnan(_apart(again)).all()
+        list(segment_into(again, video, TEXTS, WindowSegmenter(), resume=False, **PLAN))
+        np.testing.assert_allclose(_apart(again), doubted, atol=6e-4)
+        copy = again.copy_to(again.path.with_name("copy"))
+    with Project.open(copy) as copied:
+        np.testing.assert_allclose(_apart(copied), doubted, atol=6e-4)
+
+
+def test_a_repeated_run_replaces_what_windows_disagreed_about(
+    project: Project, video: Video, doubted: npt.NDArray[np.float32]
+) -> None:
+    list(segment_into(project, video, TEXTS, WindowSegmenter(), **PLAN))
+    list(segment_into(project, video, TEXTS, WindowSegmenter(), window=12, overlap=0))
+    assert np.isnan(_apart(project)).all()
+    project.undo()
+    project.undo()
+    assert np.isnan(_apart(project)).all(), "masks of before, but nothing is known of them"
+    list(segment_into(project, video, TEXTS, WindowSegmenter(), resume=False, **PLAN))
+    np.testing.assert_allclose(_apart(project), doubted, atol=6e-4)
+
+
+def test_halves_of_a_window_disagree_too(project: Project, video: Video) -> None:
+    small = WindowSegmenter(window_size=12, overlap=2, room=6)
+    list(segment_into(project, video, ["red"], small))
+    assert np.isfinite(project.disagreement(1)).sum() >= 2
+
+
+def test_disagreement_is_about_the_masks_that_the_model_drew(
+    project: Project, video: Video, doubted: npt.NDArray[np.float32]
+) -> None:
+    list(segment_into(project, video, TEXTS, WindowSegmenter(), **PLAN))
+    t = int(np.nanargmax(doubted[0]))
+    project.write_masks(1, t, np.zeros((1, 48, 64), bool), provenance=Provenance.MODEL)
+    assert np.isnan(project.disagreement(1)[t])
+    project.undo()
+    assert project.disagreement(1)[t] == pytest.approx(doubted[0, t], abs=6e-4)
 
 
 def test_another_video_is_refused(project: Project, shapes_frames: npt.NDArray[np.uint8]) -> None:

@@ -24,14 +24,6 @@ def test_margin_tells_a_guess_from_a_sure_mask():
     assert doubt.margin(np.full((80, 80), 100, np.uint8), nothing) == 1
 
 
-def test_disagreement():
-    a, b = np.zeros((4, 4)), np.zeros((4, 4))
-    assert doubt.disagreement(a, b) == 0
-    a[:2] = 1
-    b[1:3] = 1
-    assert doubt.disagreement(a, b) == pytest.approx(2 / 3)
-
-
 def test_area_jumps_find_the_odd_frame():
     areas = 1000 + 10 * np.arange(40)
     areas[17] = 300

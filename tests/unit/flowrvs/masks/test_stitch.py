@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowrvs.inference import kept_frames, plan_windows
-from flowrvs.masks.stitch import Stitcher, crossfade
+from flowrvs.masks.stitch import Stitcher, crossfade, disagreement
 from flowrvs.masks.threshold import confidence, threshold
 
 
@@ -25,8 +25,8 @@ def test_windows_that_agree_are_joined_without_a_trace(size: int, overlap: int) 
     stitcher = Stitcher(windows)
     parts = [stitcher.push(w.index, logits[w.start : w.stop]) for w in windows]
     kept = [(k.start, len(k)) for k in kept_frames(windows)]
-    assert [(start, len(final)) for start, final in parts] == kept
-    np.testing.assert_allclose(np.concatenate([final for _, final in parts]), logits, atol=1e-6)
+    assert [(start, len(final)) for start, final, _ in parts] == kept
+    np.testing.assert_allclose(np.concatenate([final for _, final, _ in parts]), logits, atol=1e-6)
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 5])
@@ -38,14 +38,17 @@ def test_pieces_give_what_whole_windows_give(size: int, overlap: int, piece: int
     logits = random.normal(size=shape).astype(np.float32)  # windows that disagree
     whole, other = Stitcher(windows), Stitcher(windows)
     for window in windows:
-        start, expected = whole.push(window.index, logits[window.index])
-        position, parts = start, []
+        start, expected, doubted = whole.push(window.index, logits[window.index])
+        position, parts, apart = start, [], []
         for first in range(0, size, piece):
-            at, final = other.push(window.index, logits[window.index, first : first + piece])
+            piece_of = logits[window.index, first : first + piece]
+            at, final, known = other.push(window.index, piece_of)
             assert at == position or not len(final)
             position += len(final)
             parts.append(final)
+            apart.append(known)
         np.testing.assert_array_equal(np.concatenate(parts), expected)
+        np.testing.assert_array_equal(np.concatenate(apart), doubted)
 
 
 def test_a_gap_begins_anew() -> None:
@@ -53,8 +56,8 @@ def test_a_gap_begins_anew() -> None:
     ones = np.ones((5, 1, 1), np.float32)
     stitcher = Stitcher(windows)
     stitcher.push(0, -ones)
-    start, final = stitcher.push(2, ones)
-    assert start == windows[2].start
+    start, final, apart = stitcher.push(2, ones)
+    assert start == windows[2].start and np.isnan(apart).all()
     np.testing.assert_array_equal(final, ones[:2])
 
 
@@ -69,3 +72,36 @@ def test_confidence_is_the_rounded_sigmoid() -> None:
     np.testing.assert_array_equal(confidence(logits), np.rint(255 / (1 + np.exp(-logits))))
     assert confidence(np.array([-1e9, 1e9, np.nan])).tolist() == [0, 255, 0]
     assert confidence(logits).dtype == np.uint8
+
+
+def test_disagreement() -> None:
+    a, b = np.zeros((4, 4)), np.zeros((4, 4))
+    assert disagreement(a, b) == 0
+    a[:2] = 1
+    b[1:3] = 1
+    assert disagreement(a, b) == pytest.approx(2 / 3)
+
+
+def test_windows_that_disagree_are_told_where_they_overlap() -> None:
+    windows = plan_windows(8, 5, 2)
+    left, right = np.full((5, 2, 2), -1, np.float32), np.full((5, 2, 2), -1, np.float32)
+    left[:, 0], right[:, :, 0] = 1, 1
+    stitcher = Stitcher(windows)
+    assert np.isnan(stitcher.push(0, left)[2]).all()
+    apart = stitcher.push(1, right)[2]
+    np.testing.assert_allclose(apart, [2 / 3, 2 / 3, np.nan, np.nan, np.nan], rtol=1e-6)
+
+
+def test_the_largest_of_several_disagreements_counts() -> None:
+    windows = plan_windows(7, 5, 4)
+    stitcher = Stitcher(windows)
+    ones = np.ones((5, 1, 1), np.float32)
+    stitcher.push(0, ones)
+    stitcher.push(1, -ones)
+    apart = stitcher.push(2, -3 * ones)[2]
+    # Frames 2 and 3: the first window saw them too, and blended with the second one they are
+    # still its; frame 5 was seen by windows that agree, frame 6 by the last one alone.
+    np.testing.assert_array_equal(apart[:3], [1, 1, 1])
+    assert apart[3] == 0 and np.isnan(apart[4])
+    known = np.array([0.25, np.nan, 0.5, np.nan, np.nan], np.float32)
+    np.testing.assert_array_equal(Stitcher(windows[:1]).push(0, ones, known)[2], known)
