@@ -17,6 +17,7 @@ from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 from flowrvs.store import Project
 from flowrvs.video import Video, open_video
+from napari_flowrvs.brush import quicken
 from napari_flowrvs.locks import protect
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
@@ -188,11 +189,13 @@ def adopt(
     layer.undo = lambda: turned(True)
     layer.redo = lambda: turned(False)
     unprotect = protect(layer, project, home[1], on_message)
+    unquicken = quicken(layer, array)
 
     def release() -> None:
         array.end_stroke()
         array.group(lambda: False, lambda: "edit")
         layer.events.paint.disconnect(painted)
+        unquicken()
         unprotect()
         for name in ("undo", "redo"):
             vars(layer).pop(name, None)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from flowrvs.store import Project, Provenance
+from flowrvs.store import Project
 
 __all__ = ["TOOLS", "protect"]
 
-#: The methods of napari's labels layer that draw.
-TOOLS = ("paint", "fill", "paint_polygon", "data_setitem")
+#: The methods of napari's labels layer through which every tool draws: brush, eraser, fill
+#: and polygon through the first, other plugins through the second.
+TOOLS = ("_apply_mask_to_data", "data_setitem")
 
 #: A stroke is sixty stamps a second, and one of its refusals is enough to read.
 _AGAIN_S = 2.0
@@ -22,10 +23,11 @@ _AGAIN_S = 2.0
 def protect(
     layer: Any, project: Project, layer_id: int, on_message: Callable[[str], None]
 ) -> Callable[[], None]:
-    """Let no tool of `layer` draw where the selected object is locked.
+    """Let no tool of `layer` change the pixels of an object where it is locked.
 
-    Nothing is drawn then, not even on the screen, and `on_message` gets one line. The
-    eraser counts as drawing the selected object.
+    The project would not take them anyway; here they are spared on the screen, too, and
+    `on_message` gets one line. A brush draws around what is locked. Where the object that it
+    draws is locked itself, it draws nothing; an eraser counts as drawing the selected object.
 
     Parameters
     ----------
@@ -43,49 +45,59 @@ def protect(
     callable
         Gives the tools back to napari.
     """
-    last = (-1, -1, 0.0)
+    labels = project.labels(layer_id)
+    last: tuple[int, int, float] = (-1, -1, 0.0)
 
-    def refuses(frame: int, label: Any) -> bool:
+    def tell(object_id: int, frame: int) -> None:
         nonlocal last
-        objects = project.objects
-        for one in {int(layer.selected_label), *_values(label)}:
-            thing = objects.get(one)
-            if thing is None or thing.layer != layer_id:
+        now = time.monotonic()
+        if last[:2] != (object_id, frame) or now - last[2] > _AGAIN_S:
+            on_message(
+                f"Object {object_id}, {project.objects[object_id].name!r}, is locked on frame "
+                f"{frame}: unlock it on the page Objects to draw there."
+            )
+        last = (object_id, frame, now)
+
+    def drawn(labels: Iterable[int]) -> set[int]:
+        return {int(layer.selected_label), *labels}
+
+    inside = layer._apply_mask_to_data
+
+    def apply(data: Any, mask: Any, label: Any, place: Sequence[Any]) -> Any:
+        copied = False
+        for i, frame in enumerate(range(place[0].start, place[0].stop)):
+            locked = labels.locked(frame)
+            if not locked:
                 continue
-            if project.provenance(one)[frame] == Provenance.LOCKED:
-                now = time.monotonic()
-                if last[:2] != (one, frame) or now - last[2] > _AGAIN_S:
-                    on_message(
-                        f"Object {one}, {thing.name!r}, is locked on frame {frame}: unlock it "
-                        "on the page Objects to draw there."
-                    )
-                last = (one, frame, now)
-                return True
-        return False
+            part = mask[i]
+            banned = drawn([int(label)]).intersection(locked)
+            spared = part if banned else part & np.isin(data[i], locked)
+            if not spared.any():
+                continue
+            tell(min(banned) if banned else int(data[i][spared][0]), frame)
+            if not copied:  # napari's own, and perhaps one shape for all frames
+                mask, copied = np.array(mask), True
+            mask[i] &= ~spared
+        return inside(data, mask, label, place)
 
-    def guarded(name: str, frame_of: Callable[[Any], int | None]) -> None:
-        tool = getattr(layer, name)
+    setitem = layer.data_setitem
 
-        def draw(where: Any, label: Any, *rest: Any, **options: Any) -> Any:
-            frame = frame_of(where)
-            if frame is not None and 0 <= frame < project.video.frame_count:
-                if refuses(frame, label):
-                    return None
-            return tool(where, label, *rest, **options)
+    def assign(indices: Any, value: Any, *rest: Any, **options: Any) -> Any:
+        frames = {int(t) for t in np.unique(indices[0])}
+        for frame in sorted(frames):
+            locked = labels.locked(frame)
+            values = {int(one) for one in np.unique(value)}
+            banned = drawn(values).intersection(locked) if locked else set()
+            if banned:
+                tell(min(banned), frame)
+                return None
+        return setitem(indices, value, *rest, **options)
 
-        setattr(layer, name, draw)
-
-    guarded("paint", lambda coord: round(float(coord[0])))
-    guarded("fill", lambda coord: round(float(coord[0])))
-    guarded("paint_polygon", lambda points: int(points[0][0]))
-    guarded("data_setitem", lambda indices: int(indices[0].flat[0]) if indices[0].size else None)
+    layer._apply_mask_to_data = apply
+    layer.data_setitem = assign
 
     def release() -> None:
         for name in TOOLS:
             vars(layer).pop(name, None)
 
     return release
-
-
-def _values(label: Any) -> set[int]:
-    return {int(value) for value in np.unique(label)} if np.ndim(label) else {int(label)}

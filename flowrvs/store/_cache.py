@@ -53,7 +53,6 @@ class FrameCache:
         self._frames: OrderedDict[int, npt.NDArray[Any]] = OrderedDict()
         self._dirty: dict[int, int] = {}  # frame -> number of its last change
         self._changes = 0
-        self._snapshot: tuple[int, npt.NDArray[Any]] | None = None
 
     def share(self, caches: int) -> None:
         """Take an equal part of the memory that all caches of a project may use."""
@@ -79,16 +78,6 @@ class FrameCache:
         """Mark a frame as changed, to be written at the next flush. Needs `lock`."""
         self._changes += 1
         self._dirty[t] = self._changes
-        if self._snapshot is not None and self._snapshot[0] == t:
-            self._snapshot = None
-
-    def snapshot(self, t: int) -> npt.NDArray[Any]:
-        """Return a copy for reading only, the same one until the frame changes. Needs `lock`."""
-        if self._snapshot is None or self._snapshot[0] != t:
-            copy = self.frame(t).copy()
-            copy.flags.writeable = False
-            self._snapshot = (t, copy)
-        return self._snapshot[1]
 
     def read(self, frames: Sequence[int]) -> npt.NDArray[Any]:
         """Return copies of some frames, shape (n, H, W), without filling the cache."""

@@ -52,12 +52,34 @@ class LayerVolume(LayerSteps):
 
     # -- a person ------------------------------------------------------------------------
 
-    def edit(self, t: int, index: Any, value: Any, entry: Entry) -> None:
+    def edit(
+        self, t: int, index: Any, value: Any, entry: Entry, base: Labels | None = None
+    ) -> list[int]:
         """Assign to a part of frame `t` as a person does.
 
         The objects whose pixels came or went become `Provenance.HUMAN` on this frame. An
         assignment that changes nothing says "this is right" about the values assigned, or
-        about every object of the layer if it assigned background only.
+        about every object of the layer if it assigned background only. Pixels that belong,
+        or would belong, to an object that is locked here stay as they are.
+
+        Parameters
+        ----------
+        t : int
+            The frame.
+        index : index of a frame
+            The part.
+        value : int or array of int
+            What it is given.
+        entry : Entry
+            The step.
+        base : ndarray of uint16, optional
+            The part as it was when the person's tool read it: only what the tool changed is
+            assigned, so that what a model wrote in between is not taken back.
+
+        Returns
+        -------
+        list of int
+            The locked objects that stood in the way.
 
         Raises
         ------
@@ -65,6 +87,7 @@ class LayerVolume(LayerSteps):
             A value is no uint16, or the object of another layer.
         """
         self._painted = time.monotonic()
+        locked: list[int] = []
         with self.cache.lock:
             self._check_open()
             frame = self.cache.frame(t)
@@ -73,15 +96,26 @@ class LayerVolume(LayerSteps):
             if new.shape != old.shape:
                 new = np.broadcast_to(new, old.shape)
             changed = old != new
-            if changed.any():
-                came, went = count_values(new[changed]), count_values(old[changed])
+            whole = base is None
+            if base is not None:
+                changed &= drop_axes(base, old.ndim) != new
+            came, went = _counts(old, new, changed)
+            if came or went:
                 if not came.keys() <= self._members:
                     self._claim(came.keys(), entry)
+                locked = self._locked_of({*came, *went}, t)
+                if locked:
+                    whole = False
+                    changed &= ~(np.isin(old, locked) | np.isin(new, locked))
+                    came, went = _counts(old, new, changed)
+            if came or went:
                 touched = {*came, *went}
                 self._begin(t, frame, touched, entry, _rows(index, len(frame)))
-                frame[index] = new
+                frame[index] = new if whole else np.where(changed, new, old)
                 self.cache.touch(t)
                 self._count(t, came, went)
+            elif locked:
+                return locked
             else:
                 touched = {*count_values(new)} or set(self._members)
                 self._begin(t, frame, touched, entry, (0, 0))
@@ -91,6 +125,49 @@ class LayerVolume(LayerSteps):
         if crowded:
             self.settle(pack=True)
         self._wake()
+        return locked
+
+    def stamp(
+        self,
+        t: int,
+        rows: slice,
+        columns: slice,
+        mask: npt.NDArray[np.bool_],
+        label: int,
+        only: int | None,
+        entry: Entry,
+    ) -> tuple[Labels, npt.NDArray[np.bool_]] | None:
+        """Give the pixels of a brush a label; see `LabelsArray.paint`."""
+        self._painted = time.monotonic()
+        with self.cache.lock:
+            self._check_open()
+            frame = self.cache.frame(t)
+            part = frame[rows, columns]
+            changed = mask & (part != label)
+            if only is not None:
+                changed &= part == only
+            locked = self._locked_of(self._members, t)
+            if locked:
+                changed &= label not in locked and ~np.isin(part, locked)
+            old = part[changed]
+            if not old.size:
+                return None
+            came = {label: old.size} if label else {}
+            if label and label not in self._members:
+                self._claim([label], entry)
+            went = count_values(old) if old.any() else {}
+            before = part.copy()
+            self._begin(t, frame, {*came, *went}, entry, (rows.start, rows.stop))
+            part[changed] = label
+            self.cache.touch(t)
+            self._count(t, came, went)
+            for object_id in {*came, *went} & self._members:
+                self._set(object_id, t, Provenance.HUMAN)
+            crowded = len(self._pending) > BACKPRESSURE
+        if crowded:
+            self.settle(pack=True)
+        self._wake()
+        return before, changed
 
     # -- whole masks ---------------------------------------------------------------------
 
@@ -247,6 +324,15 @@ class LayerVolume(LayerSteps):
             mask: npt.NDArray[np.bool_] = labels == object_ids[0]
             return mask
         return np.isin(labels, list(object_ids))
+
+
+def _counts(
+    old: npt.NDArray[np.uint16], new: npt.NDArray[np.uint16], changed: npt.NDArray[np.bool_]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Return how many pixels of each value came, and how many went."""
+    went = old[changed]
+    # Two values that differ cannot both be background.
+    return (count_values(new[changed]), count_values(went)) if went.size else ({}, {})
 
 
 def _rows(index: Any, height: int) -> tuple[int, int]:

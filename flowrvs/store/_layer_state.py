@@ -95,6 +95,15 @@ class LayerState:
         with self.cache.lock:
             return self._provenance[object_id].values.copy()
 
+    def locked(self, t: int) -> list[int]:
+        """Return the objects that are locked on frame `t`."""
+        with self.cache.lock:
+            return self._locked_of(self._members, t)
+
+    def _locked_of(self, object_ids: Iterable[int], t: int) -> list[int]:
+        tracks, locked = self._provenance, Provenance.LOCKED
+        return [i for i in object_ids if i in tracks and tracks[i].values.item(t) == locked]
+
     def areas(self, object_id: int) -> npt.NDArray[np.int32]:
         """Return a copy of an object's number of pixels per frame, shape (T,)."""
         self.measure()

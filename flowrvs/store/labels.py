@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
 from flowrvs.store._entry import Entry
+from flowrvs.store._indexing import compact, has_arrays, is_detached, split
 from flowrvs.store._layer import LayerVolume, drop_axes
 from flowrvs.store.history import History
 
@@ -22,7 +23,7 @@ __all__ = ["LabelsArray"]
 _MAX_RESULT = 256 * 2**20
 _MAX_VISITED = 4 * 2**30
 _MAX_SHOWN = 600
-_PLAIN = (slice, int)
+_READ_ONLY = "This project is open for reading only; reopen it for writing."
 
 
 @dataclass(slots=True)
@@ -33,6 +34,8 @@ class _Strokes:
     grouped: Callable[[], bool] = lambda: False
     tool: Callable[[], str] = lambda: "edit"
     told: bool = False
+    # Frame, index and content of what a viewer's tool read last.
+    read: tuple[int, Any, npt.NDArray[np.uint16]] | None = None
 
 
 class LabelsArray:
@@ -111,20 +114,20 @@ class LabelsArray:
             It lies outside, or numpy would not take it either.
         """
         cache = self._volume.cache
-        if self._refused is not None and type(key) is int and 0 <= key < len(self):
-            with cache.lock:  # napari asks for the dtype of frame 0 at every stamp
-                return cache.snapshot(key)
-        frames, rest = _split(key, self.shape)
-        if isinstance(frames, int) and not _is_detached(rest):
-            if self._refused is not None and not _has_arrays(rest) and slice in map(type, rest):
+        frames, rest = split(key, self.shape)
+        if isinstance(frames, int) and not is_detached(rest):
+            if self._refused is not None and not has_arrays(rest) and slice in map(type, rest):
                 self._strokes.told = False  # a view of one frame
             with cache.lock:
                 part = cache.frame(frames)[rest]
                 return part.copy() if isinstance(part, np.ndarray) else part
-        if isinstance(frames, list) and not _has_arrays(rest):
+        if isinstance(frames, list) and not has_arrays(rest):
             if len(frames) == 1:  # napari's brush asks with slices, also for its one frame
                 with cache.lock:
-                    return np.array(cache.frame(frames[0])[rest])[None]
+                    part = np.array(cache.frame(frames[0])[rest])[None]
+                if self._refused is not None:
+                    self._strokes.read = (frames[0], rest, part.copy())
+                return part
             like = np.broadcast_to(np.uint16(0), self.shape[1:])[rest]
             if not self._shows(key, len(frames), like.size * len(frames)):
                 return np.zeros((1,) * (1 + like.ndim), np.uint16)
@@ -135,7 +138,7 @@ class LabelsArray:
             for i, block in self._blocks(frames):
                 out[i : i + len(block)] = block[(slice(None), *rest)]
             return out
-        visited, key = _compact(frames, rest)
+        visited, key = compact(frames, rest)
         self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
         return cache.read(visited)[key]
 
@@ -163,7 +166,6 @@ class LabelsArray:
         Requests by slices that would take long (a video in three dimensions, or seen from
         the side) give one background pixel, and `refused` gets one line to show: a viewer
         asks again at every event, and an exception each time would bury the user.
-        A whole frame, ``labels[t]``, is a copy for reading only.
         """
         twin = copy.copy(self)
         twin._refused = refused
@@ -236,6 +238,10 @@ class LabelsArray:
         entry.tool = self._strokes.tool()
         return entry
 
+    def locked(self, t: int) -> list[int]:
+        """Return the ids of the objects that are locked on frame `t`; a matter of microseconds."""
+        return self._volume.locked(t)
+
     # -- a person's edits ----------------------------------------------------------------
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -248,24 +254,67 @@ class LabelsArray:
             only, or the request needs too much memory at once.
         """
         if not self._writable:
-            raise ProjectError("This project is open for reading only; reopen it for writing.")
-        frames, rest = _split(key, self.shape)
+            raise ProjectError(_READ_ONLY)
+        frames, rest = split(key, self.shape)
         value = np.asarray(value)
         with self._step() as entry:
             self._assign(frames, rest, value, entry)
         self._volume.make_room()
 
+    def paint(
+        self,
+        t: int,
+        rows: slice,
+        columns: slice,
+        mask: npt.NDArray[np.bool_],
+        label: int,
+        only: int | None = None,
+    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.bool_]] | None:
+        """Give pixels a label as a brush does: one assignment that looks at them once.
+
+        Parameters
+        ----------
+        t : int
+            The frame.
+        rows, columns : slice
+            The box of the brush in it, with both bounds inside the frame.
+        mask : ndarray of bool, shape of the box
+            The brush.
+        label : int
+            0 to 65535.
+        only : int, optional
+            Change pixels of this label only.
+
+        Returns
+        -------
+        tuple or None
+            The box before, and the pixels of it that changed; None if none did.
+
+        Raises
+        ------
+        ProjectError
+            The label is another layer's object, or the project is open for reading only.
+        """
+        if not self._writable:
+            raise ProjectError(_READ_ONLY)
+        with self._step() as entry:
+            drawn = self._volume.stamp(t, rows, columns, mask, label, only, entry)
+            if drawn is not None:
+                self._tell("pixels", self.layer_id, t, t + 1)
+        self._volume.make_room()
+        return drawn
+
     def _assign(self, frames: Any, rest: tuple[Any, ...], value: Any, entry: Entry) -> None:
-        def edit(t: int, index: Any, part: Any) -> None:
-            self._volume.edit(t, index, part, entry)
+        def edit(t: int, index: Any, part: Any, base: Any = None) -> None:
+            self._volume.edit(t, index, part, entry, base)
             self._tell("pixels", self.layer_id, t, t + 1)
 
-        if isinstance(frames, int) and not _is_detached(rest):
+        if isinstance(frames, int) and not is_detached(rest):
             edit(frames, rest, value)
             return
-        if isinstance(frames, list) and not _has_arrays(rest):
+        if isinstance(frames, list) and not has_arrays(rest):
             if len(frames) == 1:
-                edit(frames[0], rest, value)
+                edit(frames[0], rest, value, self._taken(frames[0], rest))
                 return
             shape = np.broadcast_to(np.uint16(0), self.shape[1:])[rest].shape
             values = np.broadcast_to(drop_axes(value, 1 + len(shape)), (len(frames), *shape))
@@ -273,7 +322,7 @@ class LabelsArray:
                 edit(t, rest, part)
                 self._volume.make_room()
             return
-        visited, key = _compact(frames, rest)
+        visited, key = compact(frames, rest)
         self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
         if len(visited) == 1 and isinstance(frames, np.ndarray) and len(rest) == 2:
             rows, columns = rest
@@ -292,96 +341,9 @@ class LabelsArray:
                 where = np.nonzero(old != new)
                 edit(t, where, new[where]) if len(where[0]) else edit(t, (0, 0), old[0, 0])
 
-
-def _split(
-    key: Any, shape: tuple[int, int, int]
-) -> tuple[int | list[int] | npt.NDArray[np.intp], tuple[Any, ...]]:
-    """Split an index into its frames and what it takes from each of them.
-
-    The frames are an int, a list (a slice or a 1-D array of them) or an index array that
-    belongs to the arrays of the rest.
-    """
-    if not isinstance(key, tuple):
-        key = (key,)
-    if len(key) == 3:  # what a brush asks for, sixty times a stroke
-        first, *others = key
-        if type(first) is slice and type(others[0]) in _PLAIN and type(others[1]) in _PLAIN:
-            return list(range(*first.indices(shape[0]))), (others[0], others[1])
-        if _is_number(first) and 0 <= first < shape[0]:
-            if all(isinstance(item, slice) or _is_number(item) for item in others):
-                return int(first), (others[0], others[1])
-    items: list[Any] = []
-    for item in _fill_ellipsis(key):
-        if isinstance(item, slice):
-            items.append(item)
-        elif item.dtype == np.bool_:
-            axes = shape[len(items) : len(items) + item.ndim]
-            if item.shape != axes:
-                raise IndexError(f"A mask of shape {item.shape} does not fit axes of {axes}.")
-            items.extend(item.nonzero())
-        else:
-            items.append(int(item) if item.ndim == 0 else item.astype(np.intp))
-    first, rest = items[0], (items[1], items[2])
-    if isinstance(first, slice):
-        return list(range(*first.indices(shape[0]))), rest
-    indices = np.asarray(first)
-    if ((indices < -shape[0]) | (indices >= shape[0])).any():
-        raise IndexError(f"Frame {first} lies outside the {shape[0]} frames.")
-    indices = np.where(indices < 0, indices + shape[0], indices)
-    if isinstance(first, int):
-        return int(indices), rest
-    if indices.ndim == 1 and not _has_arrays(rest):
-        return [int(t) for t in indices], rest
-    return indices, rest
-
-
-def _is_number(item: Any) -> bool:
-    return isinstance(item, int | np.integer) and type(item) is not bool
-
-
-def _fill_ellipsis(key: tuple[Any, ...]) -> list[Any]:
-    """Return slices and index arrays that name all three axes."""
-    items: list[Any] = []
-    axes, place = 0, None
-    for item in key:
-        if item is None:
-            raise IndexError("Labels take no new axes; add them to the result.")
-        if item is Ellipsis:
-            if place is not None:
-                raise IndexError("An index can only have a single ellipsis ('...').")
-            place = len(items)
-            continue
-        if not isinstance(item, slice):
-            item = np.asarray(item)
-            if item.dtype == np.bool_ and item.ndim == 0 or item.dtype.kind not in "biu":
-                if item.size:
-                    raise IndexError("Labels are indexed by whole numbers, slices and masks.")
-                item = item.astype(np.intp)  # an empty list is float to numpy
-        axes += item.ndim if not isinstance(item, slice) and item.dtype == np.bool_ else 1
-        items.append(item)
-    if axes > 3:
-        raise IndexError(f"Labels have 3 axes, but {axes} were indexed.")
-    place = len(items) if place is None else place
-    items[place:place] = [slice(None)] * (3 - axes)
-    return items
-
-
-def _has_arrays(rest: Sequence[Any]) -> bool:
-    return any(isinstance(item, np.ndarray) for item in rest)
-
-
-def _is_detached(rest: Sequence[Any]) -> bool:
-    """Tell whether numpy would move an axis: ``labels[5, :, columns]``."""
-    return isinstance(rest[0], slice) and isinstance(rest[1], np.ndarray)
-
-
-def _compact(
-    frames: int | list[int] | npt.NDArray[np.intp], rest: tuple[Any, ...]
-) -> tuple[list[int], tuple[Any, ...]]:
-    """Return the frames that are needed and the index into a block of just those."""
-    if isinstance(frames, list):
-        return frames, (slice(None), *rest)
-    if isinstance(frames, int):
-        return [frames], (0, *rest)
-    visited, inverse = np.unique(frames, return_inverse=True)
-    return [int(t) for t in visited], (inverse.reshape(frames.shape), *rest)
+    def _taken(self, t: int, rest: tuple[Any, ...]) -> npt.NDArray[np.uint16] | None:
+        """Return what a viewer's tool read just here, before it gives it back changed."""
+        read, self._strokes.read = self._strokes.read, None
+        if self._refused is None or read is None or read[:2] != (t, rest):
+            return None
+        return read[2]

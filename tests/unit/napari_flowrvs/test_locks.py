@@ -10,7 +10,7 @@ import pytest
 from napari.layers import Labels
 
 from flowrvs.records import VideoInfo
-from flowrvs.store import Project
+from flowrvs.store import Project, Provenance
 from napari_flowrvs.layers import adopt, label_layer
 from napari_flowrvs.projects import open_projects
 
@@ -76,3 +76,44 @@ def test_a_released_layer_has_its_own_tools(adopted: Adopted) -> None:
     layer, _, _, release = adopted
     release()
     assert not {"paint", "fill", "paint_polygon", "data_setitem"} & set(vars(layer))
+
+
+@pytest.mark.parametrize("tool", ["paint", "erase", "fill", "polygon"])
+def test_another_object_s_tool_draws_around_what_is_locked(adopted: Adopted, tool: str) -> None:
+    layer, project, said, _ = adopted
+    layer.selected_label = 2
+    if tool == "fill":
+        layer.fill((0, 6, 6), 2)
+    elif tool == "polygon":
+        layer.paint_polygon([(0, 4, 4), (0, 12, 4), (0, 12, 12), (0, 4, 12)], 2)
+    else:
+        layer.brush_size = 9
+        layer.paint((0, 9, 9), 2 if tool == "paint" else 0)
+    frame = project.labels(1)[0]
+    assert (frame[5:9, 5:9] == 1).all(), "the locked object is whole"
+    assert np.array_equal(layer._slice.image.raw, frame), "on the screen, too"
+    assert (frame == 2).any() == (tool in ("paint", "polygon"))
+    (line,) = said
+    assert "'one', is locked on frame 0" in line
+
+
+def test_a_brush_through_frames_spares_the_locked_one_only(adopted: Adopted) -> None:
+    layer, project, said, _ = adopted
+    layer.selected_label, layer.n_edit_dimensions, layer.brush_size = 2, 3, 9
+    layer.paint((1, 7, 7), 2)
+    frames = project.labels(1)[:]
+    assert (frames[0, 5:9, 5:9] == 1).all() and (frames[1, 5:9, 5:9] == 2).all()
+    assert len(said) == 1
+
+
+def test_the_project_itself_keeps_what_is_locked(adopted: Adopted) -> None:
+    _, project, _, _ = adopted
+    labels = project.labels(1)
+    labels[0] = 2
+    assert (labels[0][5:9, 5:9] == 1).all() and (labels[0] == 2).sum() == 20 * 30 - 16
+    labels[0, 0, 0] = 1
+    assert labels[0, 0, 0] == 2, "nor does a locked object grow"
+    labels[0, 6, 6] = 0
+    assert labels[0, 6, 6] == 1 and project.provenance(1)[0] == Provenance.LOCKED
+    project.undo()
+    assert (labels[0] > 0).sum() == 16, "one step, which is the only one"
