@@ -23,6 +23,16 @@ def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return edge
 
 
+def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    """Return the rows and columns that hold all of a mask; None for an empty one."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return None
+    top, stop = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:stop].any(axis=0))
+    return slice(top, stop), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 class _Frames:
     """A (T, H, W) array of small numbers that is computed frame by frame.
 
@@ -82,8 +92,10 @@ class Neighbours(_Frames):
         for other, value in ((t - 1, 1), (t + 1, 2)):
             if 0 <= other < self.shape[0]:
                 mask = self._labels[other] == self.object_id
-                if mask.any():
-                    out[outline(mask)] = value
+                box = _box(mask)
+                if box is not None:
+                    # Most objects are small beside the frame.
+                    out[box][outline(mask[box])] = value
         return out
 
 

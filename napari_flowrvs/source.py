@@ -3,18 +3,103 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import platformdirs
 
 from flowrvs.video import Video, open_video
 
-__all__ = ["VideoSource", "default_project"]
+__all__ = ["ShownVideo", "VideoSource", "default_project"]
+
+Picture = npt.NDArray[np.uint8]
+
+
+class ShownVideo:
+    """A video as a viewer takes it: an array that is read on the thread that asks.
+
+    napari would have dask read each frame on a thread of its own, and wait for that. The
+    frame read last is kept, for a viewer asks for it again; those that `hold` has read are
+    at hand without decoding.
+
+    Parameters
+    ----------
+    video : Video
+        What is shown.
+    """
+
+    ndim = 4
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, video: Video) -> None:
+        self.video = video
+        self.shape = video.shape
+        #: By which `video_of` finds the video.
+        self.name = video.frames.name
+        # Replaced, never changed: any thread may look while another one holds frames.
+        self._held: dict[int, Picture] = {}
+        self._last: tuple[int, Picture] | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all frames would need in memory."""
+        return self.size
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame."""
+        return math.prod(self.shape[1:])
+
+    def hold(self, t: int) -> None:
+        """Read a frame and keep it at hand; on any one thread."""
+        if t not in self._held:
+            self._held = {**self._held, t: self.video.read(t, t + 1)[0]}
+
+    def let_go(self, but: Collection[int] = ()) -> None:
+        """Keep no more frames at hand than those of `but`; on the thread that holds."""
+        self._held = {t: frame for t, frame in self._held.items() if t in but}
+
+    def frame(self, t: int) -> Picture:
+        """Return a frame, (H, W, 3), for reading only."""
+        held, last = self._held.get(t), self._last
+        if held is None and last is not None and last[0] == t:
+            held = last[1]
+        if held is None:
+            held = self.video.read(t, t + 1)[0]
+        self._last = (t, held)
+        return held
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Any:
+        if copy is False:
+            raise ValueError("The frames lie in a file; reading them makes a copy.")
+        return np.asarray(self.video.frames).astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return some of it, as `Video.frames` would."""
+        items = key if isinstance(key, tuple) else (key,)
+        first, rest = (items[0], items[1:]) if items else (slice(None), ())
+        if isinstance(first, int | np.integer) and 0 <= first < len(self):
+            return self.frame(int(first))[rest]
+        if isinstance(first, slice):
+            wanted = range(*first.indices(len(self)))
+            if len(wanted) == 1:
+                return self.frame(wanted[0])[None][(slice(None), *rest)]
+        return np.asarray(self.video.frames[key])
 
 
 @dataclass(frozen=True, eq=False)

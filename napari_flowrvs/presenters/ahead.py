@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
 
 from flowrvs.progress import CancelToken, ProgressCallback
 from napari_flowrvs.presenters.job import Job, Runner
 
-__all__ = ["Ahead"]
+__all__ = ["Ahead", "Reader"]
 
-#: So many frames; a video's cache holds more of them, at any usual size.
+#: So many frames at most, and so many bytes of all layers together.
 _FRAMES = 12
+_BYTES = 96 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What brings frames of a layer to where they are shown from without waiting.
+
+    Attributes
+    ----------
+    read : callable
+        ``read(t)`` brings a frame.
+    frame_bytes : int
+        What a frame takes there.
+    keep : callable
+        ``keep(frames)`` lets go of all others.
+    """
+
+    read: Callable[[int], object]
+    frame_bytes: int = 0
+    keep: Callable[[Collection[int]], object] = lambda frames: None
 
 
 class Ahead:
     """Reads the frames after the one that is due, on a thread of its own.
 
-    What is read is not kept here: the layers keep decoded frames themselves.
+    What is read is not kept here but by the layers, which hold a few frames of a large
+    picture and more of a small one.
 
     Parameters
     ----------
     readers : callable
-        Gives, at the start of playing, what reads a frame of each layer that is shown.
+        Gives, at the start of playing, a `Reader` of each layer that is shown.
     runner : Runner
         Where they read; one that returns at once.
     """
 
-    def __init__(
-        self, readers: Callable[[], Sequence[Callable[[int], object]]], runner: Runner
-    ) -> None:
+    def __init__(self, readers: Callable[[], Sequence[Reader]], runner: Runner) -> None:
         self._readers = readers
         self._job = Job(runner)
         self._changed = threading.Condition()
         self._ready: set[int] = set()
         self._wanted: list[int] = []
+        self._count = _FRAMES
 
     def start(self) -> None:
         """Begin; nothing is read before `want`."""
@@ -42,38 +63,47 @@ class Ahead:
         readers = tuple(self._readers())
         if not readers:
             return
+        together = sum(reader.frame_bytes for reader in readers)
+        # The layers' caches must not lose one before it is shown.
+        self._count = max(3, min(_FRAMES, _BYTES // max(together, 1)))
         ready: set[int] = set()
         with self._changed:
             self._ready, self._wanted = ready, []
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            while True:
-                with self._changed:
-                    frame = next((t for t in self._wanted if t not in ready), None)
-                    if frame is None:
-                        self._changed.wait(0.1)
-                cancel.raise_if_cancelled()
-                if frame is not None:
-                    for read in readers:
-                        try:
-                            read(frame)
-                        except Exception:  # whoever shows the frame says what is wrong with it
-                            continue
+            try:
+                while True:
                     with self._changed:
-                        ready.add(frame)
-                    yield frame
+                        frame = next((t for t in self._wanted if t not in ready), None)
+                        if frame is None:
+                            self._changed.wait(0.1)
+                        kept = {*self._wanted, *ready}
+                    cancel.raise_if_cancelled()
+                    if frame is not None:
+                        for reader in readers:
+                            try:
+                                reader.read(frame)
+                                reader.keep(kept)
+                            except Exception:  # whoever shows it says what is wrong with it
+                                continue
+                        with self._changed:
+                            ready.add(frame)
+                        yield None
+            finally:
+                for reader in readers:
+                    reader.keep(())
 
         self._job.start(work, lambda _frame: None)
 
     def want(self, due: int, start: int, stop: int, *, repeat: bool) -> None:
         """Say which frame is due, and which range is played."""
-        wanted = [due + i for i in range(_FRAMES)]
+        wanted = [due + i for i in range(self._count)]
         if repeat:
             wanted = [start + (t - start) % (stop - start) for t in wanted]
         with self._changed:
             self._wanted = [t for t in wanted if t < stop]
             # What was passed long ago may have left the layers' own caches.
-            self._ready.intersection_update({*self._wanted, *range(due - _FRAMES, due)})
+            self._ready.intersection_update({*self._wanted, *range(due - self._count, due)})
             self._changed.notify_all()
 
     def reached(self, due: int, floor: int) -> int | None:
@@ -81,7 +111,7 @@ class Ahead:
         if not self._job.busy:
             return due
         with self._changed:
-            for t in range(due, max(floor, due - _FRAMES) - 1, -1):
+            for t in range(due, max(floor, due - self._count) - 1, -1):
                 if t in self._ready:
                     return t
         return None

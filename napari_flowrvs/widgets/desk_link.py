@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from napari.layers import Image, Labels
+from napari.layers import Labels
 
 from flowrvs.store import Project
-from flowrvs.video import Video
-from napari_flowrvs.layers import KEY, object_colors, object_ids, project_of, video_of
+from napari_flowrvs.layers import KEY, object_colors, object_ids, project_of
+from napari_flowrvs.presenters.ahead import Reader
 from napari_flowrvs.presenters.desk import Changed, Desk
 from napari_flowrvs.projects import open_projects
+from napari_flowrvs.source import ShownVideo
 from napari_flowrvs.widgets.bridge import Bridge
 from napari_flowrvs.widgets.viewer_link import ViewerLink
 
@@ -147,17 +147,17 @@ class DeskLink:
             layer.colormap = object_colors(project, home[1])
             layer.selected_label = chosen
 
-    def readers(self) -> list[Callable[[int], object]]:
+    def readers(self) -> list[Reader]:
         """Return what brings a frame of each visible layer into that layer's own cache."""
-        found: list[Callable[[int], object]] = []
+        found: list[Reader] = []
         for layer in self.link.viewer.layers:
             data = layer.data
             if not layer.visible:
                 continue
             if isinstance(layer, Labels) and project_of(layer) is not None:
-                found.append(partial(_touch, data))
-            elif isinstance(layer, Image) and (video := video_of(layer)) is not None:
-                found.append(partial(_decode, video))
+                found.append(Reader(partial(_touch, data), data.nbytes // max(len(data), 1)))
+            elif isinstance(data, ShownVideo):
+                found.append(Reader(data.hold, data.frame_bytes, data.let_go))
         return found
 
     def take_brush(self, object_id: int) -> None:
@@ -182,7 +182,3 @@ class DeskLink:
 
 def _touch(labels: Any, frame: int) -> None:
     labels[frame, :1, :1]
-
-
-def _decode(video: Video, frame: int) -> None:
-    video.read(frame, frame + 1)

@@ -24,6 +24,10 @@ __all__ = ["ProvenanceStrip", "place_strip"]
 _CURVE = 16
 _BAR = 10
 _DEBOUNCE_MS = 80
+_MOVED = (
+    *(QEvent.Type.Resize, QEvent.Type.Move, QEvent.Type.LayoutRequest),
+    *(QEvent.Type.Show, QEvent.Type.ParentChange, QEvent.Type.StyleChange),
+)
 
 
 class ProvenanceStrip(QWidget):
@@ -45,6 +49,7 @@ class ProvenanceStrip(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self._sliders: QWidget | None = None
+        self._area: tuple[int, int] | None = None
         self._image: QImage | None = None
         self._made: tuple[Any, ...] = ()
         # Strokes and jobs may change it a hundred times a second.
@@ -71,7 +76,9 @@ class ProvenanceStrip(QWidget):
         self._on_moved()
 
     def _on_moved(self, _value: object = None) -> None:
-        self.setVisible(self.presenter.desk.project is not None)
+        shown = self.presenter.desk.project is not None
+        if shown == self.isHidden():
+            self.setVisible(shown)
         self.update()
 
     # -- geometry ------------------------------------------------------------------------
@@ -83,13 +90,19 @@ class ProvenanceStrip(QWidget):
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """Paint again when the sliders were moved or laid out."""
-        if event.type() in (QEvent.Type.Resize, QEvent.Type.Move, QEvent.Type.LayoutRequest):
+        if event.type() in _MOVED:
+            self._area = None
             self.update()
         return False
 
     def area(self) -> tuple[int, int]:
         """Return where the frames begin, and their width, in pixels."""
-        # Looked up each time: napari makes new sliders when the number of axes changes.
+        if self._area is None:
+            self._area = self._measure()
+        return self._area or (0, max(self.width(), 1))
+
+    def _measure(self) -> tuple[int, int] | None:
+        # napari makes new sliders when the number of axes changes.
         bars = [] if self._sliders is None else self._sliders.findChildren(QScrollBar)
         for bar in bars:
             if bar.isVisible() and bar.window() is self.window():
@@ -103,7 +116,7 @@ class ProvenanceStrip(QWidget):
                 )
                 corner = bar.mapTo(self.window(), groove.topLeft())
                 return self.mapFrom(self.window(), corner).x(), max(groove.width(), 1)
-        return 0, max(self.width(), 1)
+        return None
 
     def _frame(self, event: QMouseEvent) -> int:
         left, width = self.area()
@@ -123,6 +136,8 @@ class ProvenanceStrip(QWidget):
 
     def event(self, event: QEvent) -> bool:
         """Say what is below a pointer that rests."""
+        if event.type() in _MOVED:
+            self._area = None
         if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
             left, width = self.area()
             frame = self.presenter.frame_at(event.pos().x() - left, width)
@@ -158,6 +173,7 @@ class ProvenanceStrip(QWidget):
         self._paint_span(painter, left, width, text)
         self._paint_frame(painter, left, width, text)
         self._paint_words(painter, left, text)
+        painter.end()  # not when Python happens to collect it
 
     def _paint_curve(self, painter: QPainter, left: int, width: int, text: QColor) -> None:
         curve = self.presenter.curve(width)

@@ -236,6 +236,9 @@ class Table(QTableView):
     def select_row(self, row: int) -> None:
         """Mark a row without telling anybody; -1 marks none."""
         model = self.selectionModel()
+        marked = [index.row() for index in model.selectedRows()]
+        if marked == ([] if row < 0 else [row]) and (row < 0 or self.currentIndex().row() == row):
+            return  # it is asked for at every frame of a video that is played
         before = model.blockSignals(True)
         if row < 0:
             self.clearSelection()

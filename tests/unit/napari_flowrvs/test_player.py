@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 
+from flowrvs.video import open_video
 from napari_flowrvs.ghosts import Neighbours, Preview, outline
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.player import Player
+from napari_flowrvs.source import ShownVideo
 
 
 class Clock:
@@ -114,3 +120,62 @@ def test_a_preview_shows_what_is_ready() -> None:
     assert not preview[4].any()
     preview.ready.add(4)
     assert np.array_equal(preview[4] > 0, masks[4]) and np.bincount(preview[4].ravel())[2] == 16
+
+
+def test_a_shown_video_is_the_video(shapes_frames: Any) -> None:
+    with open_video(shapes_frames) as video:
+        shown = ShownVideo(video)
+        assert shown.shape == shapes_frames.shape and shown.dtype == np.uint8
+        assert shown.size == shown.nbytes == shapes_frames.size and len(shown) == 12
+        for key in (
+            *(3, np.int64(3), -1, (3, slice(4, 9)), (slice(2, 3), slice(None), 5), slice(2, 7)),
+            *((slice(None, None, 5), slice(None), slice(None), 0), (Ellipsis, 1), [2, 4]),
+            (slice(3, 4), slice(None), slice(None), slice(None)),
+        ):
+            assert np.array_equal(np.asarray(shown[key]), shapes_frames[key]), key
+        assert np.array_equal(np.asarray(shown), shapes_frames)
+
+
+def test_frames_that_are_held_are_read_once(shapes_frames: Any) -> None:
+    asked: list[int] = []
+
+    class Counting:
+        shape, dtype, ndim = shapes_frames.shape, shapes_frames.dtype, 4
+
+        def __getitem__(self, key: Any) -> Any:
+            first = key[0] if isinstance(key, tuple) else key
+            asked.append(first.start if isinstance(first, slice) else int(first))
+            return shapes_frames[key]
+
+    with open_video(Counting()) as video:
+        shown = ShownVideo(video)
+        asked.clear()
+        for t in (4, 5):
+            shown.hold(t)
+        assert asked == [4, 5]
+        assert np.array_equal(shown[4], shapes_frames[4])
+        assert np.array_equal(shown[5, :, :, 1], shapes_frames[5, ..., 1])
+        assert asked == [4, 5], "they are at hand"
+        shown.let_go({4})
+        assert np.array_equal(shown[5], shapes_frames[5]) and asked == [4, 5], "shown last"
+        shown[4], shown[5]
+        assert asked == [4, 5, 5]
+
+
+def test_a_video_in_the_viewer_is_read_on_the_thread_that_shows_it(shapes_frames: Any) -> None:
+    asked: list[threading.Thread] = []
+
+    class Asked:
+        shape, dtype, ndim = shapes_frames.shape, shapes_frames.dtype, 4
+
+        def __getitem__(self, key: Any) -> Any:
+            asked.append(threading.current_thread())
+            return shapes_frames[key]
+
+    viewer = ViewerModel()
+    with open_video(Asked()) as video:
+        layer = viewer.add_image(ShownVideo(video), rgb=True, cache=False)
+        asked.clear()
+        viewer.dims.set_point(0, 7)
+        assert asked and set(asked) == {threading.current_thread()}
+        assert np.array_equal(layer._slice.image.raw, shapes_frames[7])

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QPushButton, QWidget
 
 from flowrvs.errors import InputError
 from flowrvs.progress import Progress
-from napari_flowrvs.presenters.ahead import Ahead
+from napari_flowrvs.presenters.ahead import Ahead, Reader
 from napari_flowrvs.presenters.steps import Steps
 from napari_flowrvs.widgets.parts import ProgressLine, enable
 from napari_flowrvs.worker import run_in_thread, run_soon
@@ -124,7 +124,7 @@ def test_frames_are_read_ahead_of_the_player(qtbot: Any) -> None:
         gate.acquire(timeout=20)
         read.append((frame, threading.current_thread()))
 
-    ahead = Ahead(lambda: [reader], run_in_thread)
+    ahead = Ahead(lambda: [Reader(reader)], run_in_thread)
     ahead.start()
     ahead.want(3, 0, 5, repeat=True)
     assert ahead.reached(3, 0) is None
@@ -143,8 +143,24 @@ def test_a_frame_that_cannot_be_read_stops_nothing(qtbot: Any) -> None:
     def broken(frame: int) -> None:
         raise OSError("gone")
 
-    ahead = Ahead(lambda: [broken], run_in_thread)
+    ahead = Ahead(lambda: [Reader(broken)], run_in_thread)
     ahead.start()
     ahead.want(0, 0, 9, repeat=False)
     qtbot.waitUntil(lambda: ahead.reached(2, 2) == 2, timeout=5_000)
     assert ahead.close(5.0)
+
+
+def test_large_frames_are_read_a_few_ahead_and_let_go(qtbot: Any) -> None:
+    read: list[int] = []
+    kept: list[set[int]] = []
+    reader = Reader(read.append, 30 * 2**20, lambda frames: kept.append(set(frames)))
+    ahead = Ahead(lambda: [reader], run_in_thread)
+    ahead.start()
+    ahead.want(10, 0, 100, repeat=False)
+    qtbot.waitUntil(lambda: ahead.reached(12, 12) == 12, timeout=5_000)
+    ahead.want(20, 0, 100, repeat=False)
+    qtbot.waitUntil(lambda: ahead.reached(22, 22) == 22, timeout=5_000)
+    assert read == [10, 11, 12, 20, 21, 22], "three of them, not twelve"
+    assert ahead.close(5.0)
+    assert {20, 21, 22} <= kept[-2] and not kept[-2] & {10, 11, 12}
+    assert kept[-1] == set(), "nothing is held once it has stopped"
