@@ -47,6 +47,18 @@ class Preset:
     lower_case: bool = False
     notes: str = field(default="", compare=False)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The numbers that a pipeline takes beside its models."""
+        return {
+            "max_sequence_length": self.max_sequence_length,
+            "sample_height": self.sample_height,
+            "sample_width": self.sample_width,
+            "window_size": self.window_size,
+            "overlap": self.overlap,
+            "lower_case": self.lower_case,
+        }
+
 
 def _tiny_vae(base_dim: int) -> dict[str, Any]:
     # Space-to-depth first (the stock ``patch_size``): the widest feature maps are a

@@ -13,8 +13,7 @@ by one, so that a video is encoded once for any number of sentences::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from typing import Any
 
@@ -29,34 +28,22 @@ from diffusers import (
 )
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
-from flowrvs.errors import CheckpointError, DeviceMemoryError, InputError
 from flowrvs.models.locator import Locator
 from flowrvs.models.presets import Preset
-from flowrvs.models.tiles import iter_decode_tiles, plan_tiles
-from flowrvs.models.vae import (
-    frame_groups,
-    iter_decode,
-    iter_encode,
-    latent_statistics,
-    spatial_factor,
-    temporal_factor,
-)
-from flowrvs.pipelines.devices import release
-from flowrvs.pipelines.geometry import iter_clip, normalise, plan_clip, resize_logits
-from flowrvs.pipelines.interrupt import interruptible
-from flowrvs.pipelines.outputs import EncodedVideo, FlowRVSOutput, memory_guard
-from flowrvs.pipelines.prefetch import prefetch
+from flowrvs.models.vae import spatial_factor, temporal_factor
+from flowrvs.pipelines.checks import check_finite, injects_video
+from flowrvs.pipelines.geometry import plan_clip
+from flowrvs.pipelines.outputs import EncodedVideo, FlowRVSOutput
 from flowrvs.pipelines.prompts import PromptEncoder
-from flowrvs.pipelines.schedule import set_flow_timesteps
+from flowrvs.pipelines.room import LimitedRoom
+from flowrvs.pipelines.stages import decode_clip, deform_latents, encode_clip
 from flowrvs.progress import CancelToken
 from flowrvs.records import FrameBlock
 
 __all__ = ["EncodedVideo", "FlowRVSOutput", "FlowRVSPipeline"]
 
-_BATCH_TOKENS = 4096
 
-
-class FlowRVSPipeline(DiffusionPipeline):
+class FlowRVSPipeline(LimitedRoom, DiffusionPipeline):
     """Deform a video into the masks of what a sentence refers to.
 
     Parameters
@@ -86,20 +73,14 @@ class FlowRVSPipeline(DiffusionPipeline):
 
     Attributes
     ----------
-    latent_group : int
-        Latent frames that the VAE computes at once; halved when the device is full.
-    sentence_batch : int
-        Sentences that the transformer takes at once; 0 chooses by the size of the clip.
     portrait_box : bool
         Turn the box for portrait videos. The published code does not: a portrait video
         becomes 480 pixels high.
     clamp : bool
         Clamp logits to [-1, 1] as the published code does; without it the confidence far
         from 0 is told apart, and masks are the same.
-    memory_mode : str
-        See `flowrvs.load`.
-    memory_line : str
-        What memory a window is expected to need, for people; empty on a CPU.
+    latent_group, sentence_batch, memory_mode, memory_line
+        See `flowrvs.pipelines.room.LimitedRoom`.
     weights : str
         Hash of its weights' files: two models of one name do not continue each other's runs.
     locator : Locator or None
@@ -147,16 +128,12 @@ class FlowRVSPipeline(DiffusionPipeline):
         )
         # The label under which its masks are stored; a loader may make it more precise.
         self.name = name
-        self.latent_group = 4
-        self.sentence_batch = 0
         self.portrait_box = False
         self.clamp = True
-        self.memory_mode = "full"
-        self.memory_line = ""
         self.weights = ""
         self.prompts: PromptEncoder | None = None
         self.locator: Locator | None = None
-        self.injects_video = self._check_channels()
+        self.injects_video = injects_video(transformer, vae)
 
     @classmethod
     def from_parts(
@@ -176,13 +153,8 @@ class FlowRVSPipeline(DiffusionPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-            max_sequence_length=preset.max_sequence_length,
-            sample_height=preset.sample_height,
-            sample_width=preset.sample_width,
-            window_size=preset.window_size,
-            overlap=preset.overlap,
-            lower_case=preset.lower_case,
             name=name,
+            **preset.settings,
         )
 
     def save_pretrained(self, save_directory: str | PathLike[str], **options: Any) -> None:
@@ -195,24 +167,6 @@ class FlowRVSPipeline(DiffusionPipeline):
             super().save_pretrained(save_directory, **options)
         finally:
             self.register_modules(text_encoder=None)
-
-    def _check_channels(self) -> bool:
-        """Whether the transformer takes the video latent too, by the shape of its weights."""
-        latent = int(self.vae.config.z_dim)
-        found = int(self.transformer.patch_embedding.weight.shape[1])
-        if found not in (latent, 2 * latent):
-            raise CheckpointError(
-                f"The transformer takes {found} channels, but the VAE's latent has {latent}; "
-                f"it must take {latent}, or {2 * latent} with the video injected."
-            )
-        patch = int(self.vae.config.patch_size or 1)
-        outputs = int(self.vae.config.out_channels) // patch**2
-        if outputs != 1:
-            raise CheckpointError(
-                f"The VAE decodes {outputs} channels, not one mask; use a VAE whose decoder was "
-                "tuned for masks."
-            )
-        return found == 2 * latent
 
     @property
     def window_size(self) -> int:
@@ -254,7 +208,6 @@ class FlowRVSPipeline(DiffusionPipeline):
         InputError
             A sentence is empty.
         """
-        wanted = [texts] if isinstance(texts, str) else list(texts)
         if self.prompts is None:
             self.prompts = PromptEncoder(
                 self.tokenizer,
@@ -262,6 +215,7 @@ class FlowRVSPipeline(DiffusionPipeline):
                 length=int(self.config.max_sequence_length),
                 lower_case=bool(self.config.lower_case),
             )
+        wanted = [texts] if isinstance(texts, str) else list(texts)
         embeddings = self.prompts.encode(wanted, self._execution_device)
         return embeddings.to(self.transformer.dtype)
 
@@ -285,32 +239,19 @@ class FlowRVSPipeline(DiffusionPipeline):
         -------
         EncodedVideo
         """
-        temporal = temporal_factor(self.vae)
         box = (int(self.config.sample_height), int(self.config.sample_width))
         if self.portrait_box and frames.shape[1] > frames.shape[2]:
             box = box[::-1]
-        geometry = plan_clip(frames, box=box, multiple=self.token_pixels, temporal=temporal)
-        mean, std = (s.to(self._execution_device) for s in latent_statistics(self.vae))
-
-        def run(group: int) -> torch.Tensor:
-            bounds = frame_groups(geometry.model_frames, group, temporal)
-            clip = prefetch(iter_clip(frames, geometry, bounds))
-            with closing(clip), interruptible(self.vae.encoder.down_blocks, cancel):
-                return torch.cat(list(iter_encode(self.vae, self._inputs(clip))), dim=2)
-
+        geometry = plan_clip(
+            frames, box=box, multiple=self.token_pixels, temporal=temporal_factor(self.vae)
+        )
         self._onload(self.vae)
-        moments = self._shrinking(run, f"{geometry.frames} frames")
-        latents = moments[:, : self.vae.config.z_dim]
-        latents = (latents - mean.to(latents)) / std.to(latents)
-        return EncodedVideo(latents.to(self.transformer.dtype), geometry)
-
-    def _inputs(self, clip: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         device = self._execution_device
-        for frames in clip:
-            if device.type == "cuda":
-                frames = frames.pin_memory()
-            # Bytes travel, floats are made on the device.
-            yield normalise(frames.to(device, non_blocking=True), self.vae.dtype)
+        latents = self._in_groups(
+            lambda group: encode_clip(self.vae, frames, geometry, group, device, cancel),
+            f"{geometry.frames} frames",
+        )
+        return EncodedVideo(latents.to(self.transformer.dtype), geometry)
 
     @torch.no_grad()
     def deform(
@@ -341,28 +282,11 @@ class FlowRVSPipeline(DiffusionPipeline):
         Tensor, shape (N, z_dim, t, h, w)
             Mask latents ``x1``; not to be de-normalised.
         """
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
-        set_flow_timesteps(scheduler, steps, clip.latents.device)
-        start = clip.latents.expand(len(embeddings), -1, -1, -1, -1)
-        state = start
         self._onload(self.transformer)
-        for time in scheduler.timesteps:
-            inputs = torch.cat([state, start], dim=1) if self.injects_video else state
-            with (
-                memory_guard(f"{len(embeddings)} sentence(s)"),
-                interruptible(self.transformer.blocks, cancel),
-            ):
-                velocity = self.transformer(
-                    hidden_states=inputs,
-                    timestep=time.expand(len(inputs)),
-                    encoder_hidden_states=embeddings,
-                    return_dict=False,
-                )[0]
-            state = scheduler.step(velocity, time, state, return_dict=False)[0]
-            if on_step is not None:
-                for _ in range(len(embeddings)):
-                    on_step()
-        return state
+        start, inject = clip.latents, self.injects_video
+        return deform_latents(
+            self.transformer, self.scheduler, start, embeddings, steps, inject, cancel, on_step
+        )
 
     @torch.no_grad()
     def decode_masks(
@@ -390,43 +314,25 @@ class FlowRVSPipeline(DiffusionPipeline):
         DeviceMemoryError
             Not even one latent frame at a time fits.
         """
-        geometry = clip.geometry
         self._onload(self.vae)
         latents = latents.to(self.vae.dtype)
-        done = 0
-        while done < geometry.frames:
-            # After an overflow it begins again with smaller groups, and skips what is out.
-            skip, position = done, 0
-            parts = self._decode(latents)
-            try:
-                with (
-                    memory_guard("the masks"),
-                    interruptible(self.vae.decoder.up_blocks, cancel),
-                ):
-                    for part in parts:
-                        stop = min(position + part.shape[2], geometry.frames)
-                        fresh = part[0, 0, max(0, skip - position) : stop - position]
-                        position += part.shape[2]
-                        if len(fresh):
-                            logits = resize_logits(fresh, geometry).cpu().numpy()
-                            self._check_finite(logits)
-                            done += len(fresh)
-                            yield logits
-            except DeviceMemoryError:
-                if not self._smaller_groups():
-                    raise
-
-    def _decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Decode the whole picture, or only where the locator sees foreground."""
-        tiles = None
-        if self.locator is not None:
-            tiles = plan_tiles(self.vae, self.locator.cells(latents))
-        group, clamp = self.latent_group, self.clamp
-        if tiles is None:
-            return iter_decode(self.vae, latents, group=group, clamp=clamp)
-        return iter_decode_tiles(self.vae, latents, tiles, group=group, clamp=clamp)
-
-    # -- together -------------------------------------------------------------------
+        parts = self._to_the_end(
+            lambda skip: decode_clip(
+                self.vae,
+                latents,
+                clip.geometry,
+                group=self.latent_group,
+                clamp=self.clamp,
+                locator=self.locator,
+                skip=skip,
+                cancel=cancel,
+            ),
+            clip.geometry.frames,
+        )
+        for part in parts:
+            logits = part.numpy()
+            check_finite(logits, self.vae.dtype, self.name)
+            yield logits
 
     @torch.no_grad()
     def segment_window(
@@ -446,91 +352,15 @@ class FlowRVSPipeline(DiffusionPipeline):
         token.raise_if_cancelled()
         clip = self.encode_video(frames, cancel=token)
         notify()
-        for latents in self._deform_all(clip, embeddings, steps, token, notify):
+
+        def run(rows: torch.Tensor) -> torch.Tensor:
+            return self.deform(clip, rows, steps=steps, cancel=token, on_step=notify)
+
+        for latents in self._in_batches(run, clip, embeddings):
             for row in latents:
                 token.raise_if_cancelled()
                 yield from self.decode_masks(row[None], clip, cancel=token)
                 notify()
-
-    def _deform_all(
-        self,
-        clip: EncodedVideo,
-        embeddings: torch.Tensor,
-        steps: int,
-        cancel: CancelToken,
-        notify: Callable[[], None],
-    ) -> Iterator[torch.Tensor]:
-        """Yield mask latents in batches of sentences; all at once where models take turns."""
-        done: list[torch.Tensor] = []
-        first = 0
-        while first < len(embeddings):
-            count = min(self.batch_size(clip), len(embeddings) - first)
-            rows = embeddings[first : first + count]
-            try:
-                latents = self.deform(clip, rows, steps=steps, cancel=cancel, on_step=notify)
-            except DeviceMemoryError:
-                if count == 1:
-                    raise
-                self.sentence_batch = count // 2
-                release(clip.latents.device)
-                continue
-            first += count
-            if self.takes_turns:
-                done.append(latents)
-            else:
-                yield latents
-        yield from done
-
-    # -- memory ---------------------------------------------------------------------
-
-    @property
-    def takes_turns(self) -> bool:
-        """Whether its models are on the device one at a time."""
-        return bool(getattr(self, "_all_hooks", None))
-
-    def batch_size(self, clip: EncodedVideo) -> int:
-        """Sentences that go through the transformer at once."""
-        if self.sentence_batch:
-            return self.sentence_batch
-        _, _, frames, height, width = clip.latents.shape
-        # Beyond some thousand tokens a device is busy with one sentence.
-        return max(1, min(8, _BATCH_TOKENS * 4 // (frames * height * width)))
-
-    def _onload(self, model: torch.nn.Module) -> None:
-        """Bring a model to the device where models take turns (accelerate's own hook)."""
-        hook = getattr(model, "_hf_hook", None)
-        if hook is not None and hasattr(hook, "pre_forward"):
-            hook.pre_forward(model)
-
-    def _shrinking(self, run: Callable[[int], torch.Tensor], what: str) -> torch.Tensor:
-        """Run with smaller and smaller groups of frames until the device has room."""
-        while True:
-            try:
-                with memory_guard(what):
-                    return run(self.latent_group)
-            except DeviceMemoryError:
-                if not self._smaller_groups():
-                    raise
-
-    def _smaller_groups(self) -> bool:
-        """Halve the groups of latent frames; False if they cannot be smaller."""
-        if self.latent_group == 1:
-            return False
-        self.latent_group //= 2
-        release(self._execution_device)
-        return True
-
-    def _check_finite(self, logits: npt.NDArray[np.float32]) -> None:
-        if np.isfinite(logits).all():
-            return
-        if self.vae.dtype == torch.float16:
-            raise InputError(
-                "The model overflows in float16 on this device; choose --dtype float32."
-            )
-        raise CheckpointError(
-            f"The model {self.name} computes no numbers: its weights are damaged; run 'flowrvs "
-            "models verify' on it, or fetch it again."
-        )
 
     @torch.no_grad()
     def __call__(
@@ -561,7 +391,5 @@ class FlowRVSPipeline(DiffusionPipeline):
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         parts = list(self.segment_window(video, texts, steps=num_inference_steps))
         logits = np.concatenate(parts).reshape(len(texts), *video.shape[:3])
-        masks = logits > 0
-        if not return_dict:
-            return masks, logits
-        return FlowRVSOutput(masks=masks, logits=logits)
+        output = FlowRVSOutput(masks=logits > 0, logits=logits)
+        return output if return_dict else output.to_tuple()
