@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
-from weakref import WeakValueDictionary
 
 import dask.array as da
 import numpy as np
@@ -20,7 +19,7 @@ from flowrvs.video import Video, open_video
 from napari_flowrvs.brush import quicken
 from napari_flowrvs.locks import protect
 from napari_flowrvs.projects import open_projects
-from napari_flowrvs.source import VideoSource
+from napari_flowrvs.source import ShownVideo, VideoSource
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -55,10 +54,6 @@ _META = "meta_expressions.json"
 _UNKNOWN = (0.6, 0.6, 0.6, 1.0)
 
 
-#: The videos behind layers, by the name of their lazy array.
-_shown: WeakValueDictionary[str, Video] = WeakValueDictionary()
-
-
 def _silent(_: str) -> None:
     return None
 
@@ -66,23 +61,20 @@ def _silent(_: str) -> None:
 def video_layer(video: Video, name: str | None = None) -> LayerTuple:
     """Return a lazy image layer of `video`, one that remembers its path."""
     info = video.info
-    _shown[video.frames.name] = video
     if name is None:
         name = Path(info.path).stem if info.path else "video"
     meta = {
         "name": name,
         "rgb": True,
-        # The video has its own cache of decoded frames; dask's would take a quarter of the RAM.
-        "cache": False,
         "axis_labels": AXES,
         "metadata": {KEY: {"video": info.path, "rate": info.rate}},
     }
-    return video.frames, meta, "image"
+    return ShownVideo(video), meta, "image"
 
 
 def video_of(layer: Any) -> Video | None:
     """Return the video that `video_layer` showed in a layer, for its cache of frames."""
-    return _shown.get(getattr(layer.data, "name", ""))
+    return layer.data.video if isinstance(layer.data, ShownVideo) else None
 
 
 def object_ids(project: Project, layer_id: int) -> list[int]:
