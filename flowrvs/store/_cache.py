@@ -54,6 +54,9 @@ class FrameCache:
         self._dirty: dict[int, int] = {}  # frame -> number of its last change
         self._changes = 0
 
+    #: Called with a frame that is read as empty: raises if the disk it should lie on is gone.
+    check: Callable[[int], None] = staticmethod(lambda t: None)
+
     def share(self, caches: int) -> None:
         """Take an equal part of the memory that all caches of a project may use."""
         self.capacity = max(4, min(_MAX_FRAMES, _MAX_BYTES // caches // self.frame_bytes))
@@ -68,6 +71,8 @@ class FrameCache:
         frame = self._frames.get(t)
         if frame is None:
             frame = copy_frame(self._result(self._array[t].read(), t))
+            if not frame.any():
+                self.check(t)
             self._evict(room=1)  # before, or it might be the only one that can leave
             self._frames[t] = frame
         else:
@@ -100,6 +105,8 @@ class FrameCache:
             # read again by others while these reads are under way.
             for i, t, future in missing:
                 out[i] = self._result(future, t)
+                if not out[i].any():
+                    self.check(t)
 
     def flush(self, before: Callable[[], None] | None = None, frames: int | None = None) -> None:
         """Write every frame that was dirty when this began; one thread at a time.

@@ -78,8 +78,7 @@ class Catalog(ProjectCore):
     @property
     def storage_error(self) -> StorageError | None:
         """Why the last write in the background failed; None while all is well."""
-        error = self._flusher.error
-        return error if isinstance(error, StorageError) else None
+        return self._flusher.error
 
     @property
     def unsaved(self) -> int:
@@ -118,6 +117,7 @@ class Catalog(ProjectCore):
     def add_layer(self, name: str) -> LayerRecord:
         """Make an empty layer."""
         self._check_writable()
+        self._check_there()
         with self._lock:
             layer = LayerRecord(self._doc.new_id("layer", 1), str(name))
             shape = self._shape

@@ -12,6 +12,7 @@ from typing import Any
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression
 from flowrvs.store._cache import FrameCache
+from flowrvs.store._delta import DamagedError
 from flowrvs.store._document import Document, ObjectRecord, from_row, to_row
 from flowrvs.store._entry import Entry
 from flowrvs.store._files import open_array, write_group
@@ -46,6 +47,7 @@ class ProjectCore:
         self._lock = threading.RLock()  # the document's; taken after a layer's, never before
         self._doc_dirty = False
         self._batches = 0
+        self._opened = False
         self._closed = False
         self._volumes: dict[int, LayerVolume] = {}
         self._arrays: dict[int, LabelsArray] = {}
@@ -62,6 +64,7 @@ class ProjectCore:
             self._volumes[one.layer].attach(one.id)
         if lock is not None:
             self._replay()
+        self._opened = True
 
     # -- saving --------------------------------------------------------------------------
 
@@ -82,13 +85,14 @@ class ProjectCore:
 
     def _flush_all(self) -> None:
         trouble: StorageError | None = None
+        self._check_there()
         self._settle_volumes()
-        self._save_if_dirty()
         safe = 0
         try:
             safe = self.history.commit()
         except StorageError as error:
             trouble = error  # what was drawn matters more than what can be undone
+        self._save_if_dirty()
         for volume in list(self._volumes.values()):
             volume.flush()
         self.history.flushed(safe)
@@ -96,10 +100,26 @@ class ProjectCore:
             raise trouble
 
     def _before_pixels(self) -> None:
+        self._check_there()
         self._settle_volumes()
-        self._save_if_dirty()
         with contextlib.suppress(StorageError):
             self.history.commit()
+        self._save_if_dirty()
+
+    def _check_there(self) -> None:
+        """Raise a `StorageError` where the folder is gone: writing would make half a new one."""
+        if self._writer is not None:
+            self._writer.check()
+        elif not self._path.exists():
+            raise StorageError(f"{self._path} has vanished; put it back.")
+
+    def _frame_missing(self, layer_id: int, t: int) -> bool:
+        """Note that a frame is empty that should not be; False where that may be in order."""
+        if self._writer is None or not self._opened:  # others write, or the journal is read
+            return False
+        path = self._path / "layers" / str(layer_id)
+        self.history.damaged(f"Frame {t} is missing in {path}: what was drawn there is lost.")
+        return True
 
     def _settle_volumes(self) -> None:
         for volume in list(self._volumes.values()):
@@ -107,16 +127,22 @@ class ProjectCore:
 
     def _replay(self) -> None:
         """Do what a killed process had in its journal and perhaps not in its frames."""
+        steps = self.history.unsaved()
+        for entry in steps:  # names that were in the journal, and not in the document yet
+            self._turn_rows(entry, entry.state == "undone", additions=True)
         for record in self.history.unflushed():
             volume = self._volumes.get(record.layer)
             if volume is None:
                 continue
-            for mark in record.marks:
-                if mark.new and mark.object_id not in self._doc.objects:
-                    # Its label was drawn, and the kill came before it had a name.
-                    self._claim(record.layer, [mark.object_id], None)
-            volume.replay(record)
-        if any(volume.dirty for volume in self._volumes.values()):
+            try:
+                volume.replay(record)
+            except DamagedError:
+                self.history.damaged()
+            except ProjectError as error:  # its frame cannot be read; the others can
+                self.history.damaged(str(error))
+        for entry in steps:
+            self._turn_rows(entry, entry.state == "undone", additions=False)
+        if self._doc_dirty or any(volume.dirty for volume in self._volumes.values()):
             self._flusher.wake()
 
     def _seal(self, closed: bool) -> None:
@@ -174,6 +200,11 @@ class ProjectCore:
 
     def turn_catalog(self, entry: Entry, back: bool, *, additions: bool) -> None:
         """Undo or redo what was done to names: additions before pixels, removals after."""
+        if self._turn_rows(entry, back, additions=additions):
+            self._flusher.wake()
+            self._tell("catalog")
+
+    def _turn_rows(self, entry: Entry, back: bool, *, additions: bool) -> bool:
         turned = False
         with self._lock:
             for section in SECTIONS if additions else reversed(SECTIONS):
@@ -185,9 +216,7 @@ class ProjectCore:
                         turned = True
             if turned:
                 self._doc_dirty = True
-        if turned:
-            self._flusher.wake()
-            self._tell("catalog")
+        return turned
 
     def describe(self, object_ids: frozenset[int]) -> str:
         """Name some objects."""
@@ -301,6 +330,7 @@ class ProjectCore:
             self._flusher.wake,
         )
         volume.before = self._before_pixels
+        volume.there, volume.missing = self._check_there, self._frame_missing
         self._volumes[layer_id] = volume
         for each in self._volumes.values():
             each.cache.share(len(self._volumes))
@@ -349,7 +379,11 @@ class ProjectCore:
             self._doc_dirty = True
             if self._batches:
                 return
+            # Changes first: names without their pixels mean less than pixels without names.
+            with contextlib.suppress(StorageError):
+                self.history.commit()
             try:
+                self._check_there()
                 write_group(self._path, self._doc.to_attributes())
             except StorageError:
                 self._flusher.wake()  # it tries again until it fits

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Runs", "decode", "encode"]
+__all__ = ["DamagedError", "Runs", "decode", "encode"]
 
 Labels = npt.NDArray[np.uint16]
+
+
+class DamagedError(ValueError):
+    """The bytes of a change do not say what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def decode(data: bytes) -> Runs:
 
     Raises
     ------
-    ValueError
+    DamagedError
         The bytes are damaged.
     """
     if not data:
@@ -115,7 +119,7 @@ def decode(data: bytes) -> Runs:
     try:
         raw = zlib.decompress(data)
     except zlib.error as error:
-        raise ValueError("a damaged difference of frames") from error
+        raise DamagedError("a damaged difference of frames") from error
     if raw[:1] == b"D":
         first, stop, width = (int(n) for n in np.frombuffer(raw, "<u4", 3, offset=1))
         old, new = np.frombuffer(raw, "<u2", offset=13).reshape(2, (stop - first) * width)
@@ -123,8 +127,8 @@ def decode(data: bytes) -> Runs:
         starts = (places + first * width).astype(np.uint32)
         return Runs(starts, np.ones(len(places), np.uint32), old[places], new[places])
     count, rest = divmod(len(raw) - 1, 12)
-    if rest:
-        raise ValueError("a damaged difference of frames")
+    if rest or raw[:1] != b"R":
+        raise DamagedError("a damaged difference of frames")
     steps, lengths = np.frombuffer(raw, "<u4", 2 * count, offset=1).reshape(2, count)
     old, new = np.frombuffer(raw, "<u2", 2 * count, offset=1 + 8 * count).reshape(2, count)
     return Runs(np.cumsum(steps, dtype=np.uint32), lengths, old, new)

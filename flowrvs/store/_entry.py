@@ -76,8 +76,8 @@ class Entry:
         ``{section: {key: [before, after]}}`` of the document.
     records : list of Record or None
         Its changes, while there are few; None once they are read from the journal only.
-    bytes, weight : int
-        What its changes take in the journal, and in memory.
+    bytes, kept : int
+        What its changes take in the journal; what is counted of them in memory.
     logged : bool
         Whether the journal knows who touched what.
     """
@@ -97,6 +97,7 @@ class Entry:
     catalog: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     records: list[Record] | None = field(default_factory=list)
     bytes: int = 0
+    kept: int = 0
     logged: bool = False
     too_big: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
@@ -105,11 +106,6 @@ class Entry:
     def empty(self) -> bool:
         """True if nothing was touched."""
         return not (self.touched or self.layers or self.catalog)
-
-    @property
-    def weight(self) -> int:
-        """Bytes of the changes that are kept in memory."""
-        return sum(300 + len(r.data or b"") for r in self.records or ())
 
     @property
     def span(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from flowrvs.errors import FlowRVSError
+from flowrvs.errors import StorageError
 
 __all__ = ["Flusher"]
 
@@ -16,7 +16,7 @@ class Flusher:
     Parameters
     ----------
     flush : callable
-        Writes what is dirty; raises a `FlowRVSError` where it could not.
+        Writes what is dirty; raises where it could not.
     interval : float
         Seconds from a change until it is written.
     retry : float
@@ -24,7 +24,7 @@ class Flusher:
 
     Attributes
     ----------
-    error : FlowRVSError or None
+    error : StorageError or None
         Why the last try failed; None when everything is written or on its way.
     """
 
@@ -38,7 +38,7 @@ class Flusher:
         self._stopped = threading.Event()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self.error: FlowRVSError | None = None
+        self.error: StorageError | None = None
 
     def wake(self) -> None:
         """Have what is dirty written soon; cheap enough for every stamp of a brush."""
@@ -70,6 +70,18 @@ class Flusher:
             try:
                 self._flush()
                 self.error = None
-            except FlowRVSError as error:
-                self.error = error
+            except Exception as error:
+                # Whatever it was: a thread that died of it would never write again.
+                told = _told(error)
+                if str(told) != str(self.error):  # the same trouble is told once
+                    self.error = told
                 self._wanted.set()
+
+
+def _told(error: Exception) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    told = StorageError(f"Not everything could be saved: {text} It is kept and tried again.")
+    told.__cause__ = error
+    return told

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import StorageError
-from flowrvs.store._delta import encode
+from flowrvs.errors import ProjectError, StorageError
+from flowrvs.store._delta import DamagedError, encode
 from flowrvs.store._files import create_array, storage_error
 
 __all__ = ["Journal", "Mark", "Record", "StepRow"]
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY, step INTEGER, layer INTEGER, start INTEGER, stop INTEGER,
     role TEXT, marks TEXT, data BLOB);
 CREATE INDEX IF NOT EXISTS records_of_step ON records (step, seq);
+CREATE INDEX IF NOT EXISTS records_of_frame ON records (layer, start, seq);
 CREATE TABLE IF NOT EXISTS changes (object INTEGER, start INTEGER, stop INTEGER, step INTEGER);
 CREATE INDEX IF NOT EXISTS changes_of_object ON changes (object, start);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER);
@@ -38,9 +39,11 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER);
 # What undo wrote goes when it is safe, not before.
 _DELETE = "DELETE FROM records WHERE step = ? AND role NOT LIKE 'back%'"
 
-_DELETE_BACK = "DELETE FROM records WHERE role LIKE 'back%' AND seq <= ?"
+_DELETE_BACK = "DELETE FROM records WHERE role LIKE 'back%' AND seq > ? AND seq <= ?"
 
 _FULL = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,20 @@ class Record:
         return zlib.compress(old.tobytes() + new.tobytes(), 1)
 
     def unpack_range(self) -> npt.NDArray[np.uint8]:
-        """Return old and new provenance of the range, shape (2, n)."""
-        return np.frombuffer(zlib.decompress(self.pack()), np.uint8).reshape(2, -1)
+        """Return old and new provenance of the range, shape (2, n).
+
+        Raises
+        ------
+        DamagedError
+            The bytes are damaged.
+        """
+        try:
+            values = np.frombuffer(zlib.decompress(self.pack()), np.uint8)
+        except zlib.error as error:
+            raise DamagedError("a damaged range of provenance") from error
+        if len(values) != 2 * (self.stop - self.start):
+            raise DamagedError("a damaged range of provenance")
+        return values.reshape(2, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +167,10 @@ class Journal:
         self._writable = writable
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
+        self._closed = False
+        self._swept = 0  # what undo wrote up to this number is gone
+        #: How often the file was damaged and begun anew: what was in it is gone.
+        self.damages = 0
         #: What the user should know of a journal that could not be read.
         self.notice: str | None = None
 
@@ -159,6 +178,8 @@ class Journal:
         """Return the open file; None where there is none to read."""
         if self._db is not None:
             return self._db
+        if self._closed:  # opened again, it would keep others out
+            raise ProjectError(f"{self.path.parents[1]} was closed; open it again.")
         if not self._writable:
             if not self.path.exists():
                 return None
@@ -171,7 +192,7 @@ class Journal:
         try:
             self._db = self._connect()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            if not _is_damage(error):
                 raise
             self._set_aside()
             self._db = self._connect()
@@ -196,10 +217,22 @@ class Journal:
         return db
 
     def _set_aside(self) -> None:
+        """Keep a damaged file under another name, for those who can read more of it."""
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+        folder, number = self.path.parent, 0
+        prefix = "damaged-"
+        while (folder / f"{prefix}{self.path.name}").exists():
+            number += 1
+            prefix = f"damaged-{number}-"
         for suffix in ("", "-wal", "-shm"):
             file = Path(f"{self.path}{suffix}")
             if file.exists():
-                file.replace(file.with_name(f"damaged-{file.name}"))
+                file.replace(file.with_name(f"{prefix}{file.name}"))
+        self._swept = 0
+        self.damages += 1
         self.notice = (
             f"The undo history in {self.path.parent} was damaged and begins anew; the masks "
             "are as they were saved."
@@ -210,6 +243,10 @@ class Journal:
         try:
             yield
         except sqlite3.Error as error:
+            if self._writable and _is_damage(error):
+                with self._lock:
+                    self._set_aside()
+                raise StorageError(self.notice or "") from error
             code = _FULL.get(getattr(error, "sqlite_errorcode", -1) & 0xFF)
             cause: Exception = error if code is None else OSError(code, str(error))
             raise storage_error(cause, self.path.parent) from error
@@ -280,8 +317,9 @@ class Journal:
                     db.execute("DELETE FROM steps WHERE id = ?", (step,))
                 if flushed:
                     db.execute("REPLACE INTO meta VALUES ('flushed', ?)", (flushed,))
-                    db.execute(_DELETE_BACK, (flushed,))
+                    db.execute(_DELETE_BACK, (self._swept, flushed))
                 db.execute("COMMIT")
+                self._swept = max(self._swept, flushed)
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
@@ -294,6 +332,7 @@ class Journal:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.close()
                 self._db = None
+            self._closed = True
 
     def settle(self) -> None:
         """Fold the log into the file, so that a copy of the file is complete."""
@@ -307,15 +346,17 @@ class Journal:
         """Return the steps that can be undone or redone, what is flushed, the last number."""
         if not self.path.exists():
             return [], 0, 0
+        if self._writable and not self.path.stat().st_size:
+            self._set_aside()  # a journal is never empty
+            return [], 0, 0
         try:
             return self._load()
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
             if not self._writable:
                 return [], 0, 0
-            if isinstance(error, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.Error) and not _is_damage(error):
                 with self._errors():
                     raise
-            self.close()
             self._set_aside()
             return [], 0, 0
 
@@ -344,25 +385,38 @@ class Journal:
             found = None if db is None else db.execute("SELECT max(id) FROM steps").fetchone()[0]
             return found or 0
 
-    def records(self, step: int, *, back: bool = False) -> Iterator[Record]:
-        """Yield the changes of a step, the last one first if `back`."""
-        order = "DESC" if back else "ASC"
-        seqs = self._query(
-            "SELECT seq FROM records WHERE step = ? AND role NOT LIKE 'back%' "
-            f"ORDER BY seq {order}",
-            (step,),
+    def seqs(self, step: int) -> list[int]:
+        """Return the numbers of a step's changes, in order."""
+        rows = self._query(
+            "SELECT seq FROM records WHERE step = ? AND role NOT LIKE 'back%' ORDER BY seq", (step,)
         )
-        yield from self._by_seq([seq for (seq,) in seqs])
+        return [seq for (seq,) in rows]
 
     def after(self, seq: int) -> Iterator[Record]:
         """Yield every change after number `seq`, in order."""
         seqs = self._query("SELECT seq FROM records WHERE seq > ? ORDER BY seq", (seq,))
-        yield from self._by_seq([one for (one,) in seqs])
+        yield from self.by_seq([one for (one,) in seqs])
 
-    def _by_seq(self, seqs: list[int]) -> Iterator[Record]:
+    def steps_after(self, seq: int) -> set[int]:
+        """Return the steps that changed something, or were undone or redone, after `seq`."""
+        rows = self._query("SELECT DISTINCT step FROM records WHERE seq > ?", (seq,))
+        return {step for (step,) in rows}
+
+    def by_seq(self, seqs: list[int]) -> Iterator[Record]:
+        """Yield changes by their numbers, one by one, so that many need no memory."""
         for seq in seqs:
             for row in self._query("SELECT * FROM records WHERE seq = ?", (seq,)):
-                yield Record(*(*row[:6], _from_text(row[6]), row[7]))
+                try:
+                    yield Record(*(*row[:6], _from_text(row[6]), row[7]))
+                except (ValueError, TypeError):
+                    self.damaged()
+
+    def damaged(self, text: str | None = None) -> None:
+        """Note what cannot be read; by default a change in the history."""
+        self.notice = text or (
+            f"A part of the undo history in {self.path.parent} is damaged: what it held stays "
+            "as it is."
+        )
 
     def sizes(self) -> dict[int, int]:
         """Return the bytes that each step takes."""
@@ -387,6 +441,10 @@ class Journal:
         with self._lock, self._errors():
             db = self._open()
             return [] if db is None else db.execute(text, values).fetchall()
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return (getattr(error, "sqlite_errorcode", None) or -1) & 0xFF in _DAMAGED
 
 
 def _fields(record: Record) -> tuple[int, int, int, int, int]:

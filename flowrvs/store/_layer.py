@@ -101,14 +101,14 @@ class LayerVolume(LayerSteps):
                 changed &= drop_axes(base, old.ndim) != new
             came, went = _counts(old, new, changed)
             if came or went:
-                if not came.keys() <= self._members:
-                    self._claim(came.keys(), entry)
                 locked = self._locked_of({*came, *went}, t)
                 if locked:
                     whole = False
                     changed &= ~(np.isin(old, locked) | np.isin(new, locked))
                     came, went = _counts(old, new, changed)
             if came or went:
+                if not came.keys() <= self._members:
+                    self._claim(came.keys(), entry)
                 touched = {*came, *went}
                 self._begin(t, frame, touched, entry, _rows(index, len(frame)))
                 frame[index] = new if whole else np.where(changed, new, old)

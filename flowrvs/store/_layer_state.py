@@ -77,6 +77,7 @@ class LayerState:
         self._painted = 0.0
         self._stuck = 0.0
         self._flush_lock = threading.Lock()
+        cache.check = self._check_frame
 
     # -- objects -------------------------------------------------------------------------
 
@@ -126,6 +127,23 @@ class LayerState:
             for i in unknown:
                 self._areas[i].known = True
                 self._areas[i].touch(0, self.shape[0])
+
+    #: Raises where the project's folder is gone.
+    there: Callable[[], None] = staticmethod(lambda: None)
+    #: Notes that a frame is empty that should not be, if so; see `ProjectCore`.
+    missing: Callable[[int, int], bool] = staticmethod(lambda layer, t: False)
+
+    def _check_frame(self, t: int) -> None:
+        """Look twice at a frame that is empty: a disk that is gone looks the same."""
+        areas = [self._areas[i] for i in self._members]
+        if not any(not one.known or one.values[t] for one in areas):
+            return
+        self.there()
+        drawn = [one for one in areas if one.known and one.values[t]]
+        if drawn and self.missing(self.id, t):
+            for one in drawn:
+                one.values[t] = 0
+                one.touch(t, t + 1)
 
     def _check_open(self) -> None:
         if self._sealed:

@@ -7,8 +7,8 @@ import os
 import socket
 from pathlib import Path
 
-from flowrvs.errors import ProjectError
-from flowrvs.store._files import storage_error, write_group
+from flowrvs.errors import ProjectError, StorageError
+from flowrvs.store._files import storage_error
 
 __all__ = ["WriterLock"]
 
@@ -36,11 +36,11 @@ class WriterLock:
     """
 
     def __init__(self, project: Path) -> None:
-        path = project / "writer" / "zarr.json"
-        if not path.exists():
-            write_group(path.parent, {})
+        self._path = path = project / "writer" / "zarr.json"
         try:
-            handle = os.open(path, os.O_RDWR)
+            path.parent.mkdir(exist_ok=True)
+            # Made in place: of two that come at once, both must see the same file.
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise storage_error(error, project) from error
         if not _try_lock(handle):
@@ -59,6 +59,26 @@ class WriterLock:
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
+
+    def check(self) -> None:
+        """Make sure that what is written lands in the project that is locked.
+
+        Raises
+        ------
+        StorageError
+            Its folder was moved or deleted, or another one lies in its place.
+        """
+        assert self._handle is not None
+        project = self._path.parents[1]
+        try:
+            same = os.path.samestat(os.stat(self._path), os.fstat(self._handle))
+        except OSError as error:
+            raise storage_error(error, project) from error
+        if not same:
+            raise StorageError(
+                f"Cannot write to {project}: another folder lies in its place; put the old one "
+                "back. Nothing in memory is lost."
+            )
 
     def _say(self, attributes: dict[str, int | str]) -> None:
         # Written in place, padded to one size, in one call: the lock belongs to this inode,

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from flowrvs.errors import StorageError
 from flowrvs.store._entry import Entry
 from flowrvs.store._journal import Journal, Mark, Record, StepRow
 
@@ -62,12 +63,13 @@ class StepLog:
         self._changed: dict[int, Entry] = {}
         self._dropped: list[int] = []
         self._forgotten: list[int] = []
-        self._kept: deque[tuple[Entry, int]] = deque()
+        self._kept: deque[Entry] = deque()
         self._kept_bytes = 0
         self._bytes = 0
         self.limit_bytes = 256 * 2**20
         self.author = _login()
         rows, self._flushed, self._seq = journal.load()
+        self._damages = journal.damages
         self._saved_flushed = self._flushed
         self._next_step = max(journal.last_step(), max((row.id for row in rows), default=0)) + 1
         self._place = max((row.place for row in rows), default=0)
@@ -90,7 +92,7 @@ class StepLog:
         with self._lock:
             self._seq += 1
             record = Record(self._seq, entry.id, layer, *span, role, marks, data, frames)
-            if entry.too_big and role[:4] != "back":
+            if (entry.too_big or entry.state == "forgotten") and role[:4] != "back":
                 return record
             self._queue.append(record)
             if role[:4] != "back":
@@ -114,61 +116,91 @@ class StepLog:
             It stays in memory and is written at the next call.
         """
         with self._commit_lock:
-            with self._lock:
-                self._committing, self._queue = self._queue, []
-                changed, self._changed = self._changed, {}
-                dropped, self._dropped = self._dropped, []
-                forgotten, self._forgotten = self._forgotten, []
-                seq, flushed = self._seq, self._flushed
-                rows = [one.row() for one in changed.values() if one.state != "forgotten"]
-                closing = [
-                    one
-                    for one in changed.values()
-                    if not one.logged and one.state not in ("open", "forgotten")
-                ]
-            if not (self._committing or changed or dropped or forgotten):
-                return seq
-            gone = {*dropped, *forgotten}
-            records = [r for r in self._committing if r.step not in gone or r.role[:4] == "back"]
-            log = [(o, a, b, one.id) for one in closing for o, a, b in one.spans()]
-            try:
-                self._journal.commit(
-                    steps=rows,
-                    records=records,
-                    changes=log,
-                    dropped=dropped,
-                    forgotten=forgotten,
-                    flushed=flushed,
-                )
-            except BaseException:
-                with self._lock:
-                    self._queue = self._committing + self._queue
-                    self._committing = []
-                    self._changed = {**changed, **self._changed}
-                    self._dropped = dropped + self._dropped
-                    self._forgotten = forgotten + self._forgotten
-                raise
-            with self._lock:
-                self._committing = []
-                self._saved_flushed = flushed
-                for one in closing:
-                    one.logged = True
-                for record in records:
-                    owner = self._open.get(record.step) or changed.get(record.step)
-                    if owner is not None and record.role[:4] != "back":
-                        owner.bytes += len(record.data or b"") + 64
-                        self._bytes += len(record.data or b"") + 64
-                self._trim()
+            for _ in range(2):
+                if self._journal.damages != self._damages:
+                    self._begin_anew()
+                try:
+                    return self._commit()
+                except StorageError:
+                    if self._journal.damages == self._damages:
+                        raise
+            return self._commit()
+
+    def _commit(self) -> int:
+        with self._lock:
+            self._committing, self._queue = self._queue, []
+            changed, self._changed = self._changed, {}
+            dropped, self._dropped = self._dropped, []
+            forgotten, self._forgotten = self._forgotten, []
+            seq, flushed = self._seq, self._flushed
+            rows = [one.row() for one in changed.values() if one.state != "forgotten"]
+            closing = [
+                one
+                for one in changed.values()
+                if not one.logged and one.state not in ("open", "forgotten")
+            ]
+        if not (self._committing or changed or dropped or forgotten):
             return seq
+        gone = {*dropped, *forgotten}
+        records = [r for r in self._committing if r.step not in gone or r.role[:4] == "back"]
+        log = [(o, a, b, one.id) for one in closing for o, a, b in one.spans()]
+        try:
+            self._journal.commit(
+                steps=rows,
+                records=records,
+                changes=log,
+                dropped=dropped,
+                forgotten=forgotten,
+                flushed=flushed,
+            )
+        except BaseException:
+            with self._lock:
+                self._queue = self._committing + self._queue
+                self._committing = []
+                self._changed = {**changed, **self._changed}
+                self._dropped = dropped + self._dropped
+                self._forgotten = forgotten + self._forgotten
+            raise
+        with self._lock:
+            self._committing = []
+            self._saved_flushed = flushed
+            for one in closing:
+                one.logged = True
+            for record in records:
+                owner = self._open.get(record.step) or changed.get(record.step)
+                if owner is None or owner.state in ("forgotten", "dropped"):
+                    continue
+                if record.role[:4] != "back":
+                    size = len(record.data or b"") + 64
+                    owner.bytes += size
+                    self._bytes += size
+                    if owner.kept:
+                        owner.kept += size
+                        self._kept_bytes += size
+            self._trim()
+        return seq
 
     def flushed(self, seq: int) -> None:
         """Note that the pixels of all changes up to `seq` are safe."""
         with self._lock:
             self._flushed = max(self._flushed, seq)
 
+    def damaged(self, text: str | None = None) -> None:
+        """Note, for `History.notice`, what could not be read."""
+        self._journal.damaged(text)
+
     def settle(self) -> None:
         """Make the journal's file complete, to be copied."""
         self._journal.settle()
+
+    def unsaved(self) -> list[Entry]:
+        """Return the steps that were made, undone or redone shortly before a kill, in order."""
+        late = self._journal.steps_after(self._flushed)
+        known = [*self._done, *self._undone]
+        first = min((one.place for one in known if one.id in late), default=None)
+        if first is None:
+            return []
+        return sorted((one for one in known if one.place >= first), key=lambda one: one.place)
 
     def unflushed(self) -> Iterator[Record]:
         """Yield the changes whose pixels may not have been written when the process ended."""
@@ -180,7 +212,7 @@ class StepLog:
         with self._lock:
             wanted, self._interleaved = self._interleaved, set()
         for step in sorted(wanted):
-            yield from self._journal.records(step)
+            yield from self._journal.by_seq(self._journal.seqs(step))
 
     # -- inside --------------------------------------------------------------------------
 
@@ -196,6 +228,9 @@ class StepLog:
                 earlier = (one.id for one in done[:i] if one.last_seq > row.first_seq)
                 self._interleaved |= {row.id, *earlier}
             newest = max(newest, row.last_seq)
+        undone = [row.first_seq for row in rows if row.state == "undone" and row.first_seq]
+        if undone:  # what was drawn after them stays when they are done again
+            self._interleaved |= {row.id for row in done if row.last_seq > min(undone)}
         for row in rows:
             entry = Entry.read(row, sizes.get(row.id, 0))
             if entry.state == "open":  # its process was killed
@@ -220,18 +255,44 @@ class StepLog:
         for entry in entries:
             entry.state, entry.records = "forgotten", None
             self._bytes -= entry.bytes
+            self._unkeep(entry)
             self._changed.pop(entry.id, None)
             self._forgotten.append(entry.id)
+
+    def _begin_anew(self) -> None:
+        """Fill a new journal with what is in memory: the old one turned out to be damaged."""
+        with self._lock:
+            self._damages = self._journal.damages
+            queued = {record.seq for record in self._queue}
+            again: list[Record] = []
+            for entry in [*self._done, *self._undone, *self._open.values()]:
+                self._bytes -= entry.bytes
+                entry.bytes, entry.logged = 0, False
+                if entry.records is not None:
+                    again += [one for one in entry.records if one.seq not in queued]
+                    self._changed[entry.id] = entry
+                elif entry.state == "open":
+                    entry.too_big = True
+                else:
+                    entry.state = "dropped"
+            self._queue = again + self._queue
+            self._done = deque(one for one in self._done if one.state == "done")
+            self._undone = [one for one in self._undone if one.state == "undone"]
 
     def _keep(self, entry: Entry) -> None:
         """Keep the changes of the newest steps in memory: undo does not wait for the disk."""
         if entry.records is not None:
-            self._kept.append((entry, entry.weight))
-            self._kept_bytes += entry.weight
-        while self._kept_bytes > _CACHED_BYTES:
-            oldest, weight = self._kept.popleft()
-            self._kept_bytes -= weight
+            entry.kept = entry.bytes + 300 * (1 + len(entry.records))
+            self._kept.append(entry)
+            self._kept_bytes += entry.kept
+        while self._kept and (self._kept_bytes > _CACHED_BYTES or not self._kept[0].kept):
+            oldest = self._kept.popleft()
+            self._unkeep(oldest)
             oldest.records = None
+
+    def _unkeep(self, entry: Entry) -> None:
+        self._kept_bytes -= entry.kept
+        entry.kept = 0
 
     def _trim(self) -> None:
         """Drop the oldest steps over the limit."""
@@ -243,6 +304,7 @@ class StepLog:
                 self._drop(entry)
 
     def _drop(self, entry: Entry) -> None:
+        self._unkeep(entry)
         entry.records = None
         self._bytes -= entry.bytes
         entry.bytes = 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from flowrvs.errors import ProjectError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.store._delta import DamagedError
 from flowrvs.store._entry import Entry
 from flowrvs.store._journal import Record
 from flowrvs.store._step_log import StepLog
@@ -91,33 +92,43 @@ class Turns(StepLog):
             for record in self._records(entry, back):
                 if cancel is not None:
                     cancel.raise_if_cancelled()
-                self._host.turn_record(record, back, entry)
+                self._turn_one(record, back, entry)
                 turned += 1
                 if progress is not None:
                     progress(clock.advance("Undoing" if back else "Doing again"))
         except BaseException:
             for i, record in enumerate(self._records(entry, back)):
                 if i < turned:
-                    self._host.turn_record(record, not back, entry)
+                    self._turn_one(record, not back, entry)
             self._host.turn_catalog(entry, not back, additions=False)
             raise
         self._host.turn_catalog(entry, back, additions=False)
+
+    def _turn_one(self, record: Record, back: bool, entry: Entry) -> None:
+        try:
+            self._host.turn_record(record, back, entry)
+        except DamagedError:
+            self._journal.damaged()  # one frame stays; the others need not
 
     def _records(self, entry: Entry, back: bool) -> Iterator[Record]:
         """Yield the changes of a step one by one, so that a long one needs no memory."""
         with self._lock:
             kept = entry.records
-            waiting = [r for r in [*self._committing, *self._queue] if r.step == entry.id]
-            waiting = [r for r in waiting if r.role[:4] != "back"]
+            waiting = {
+                record.seq: record
+                for record in [*self._committing, *self._queue]
+                if record.step == entry.id and record.role[:4] != "back"
+            }
         if kept is not None:
             yield from reversed(kept) if back else list(kept)
             return
-        seen = {record.seq for record in waiting}
-        if back:
-            yield from reversed(waiting)
-        yield from (r for r in self._journal.records(entry.id, back=back) if r.seq not in seen)
-        if not back:
-            yield from waiting
+        # What waits may be new, or the newer form of what the journal has.
+        seqs = waiting.keys() | set(self._journal.seqs(entry.id))
+        for seq in sorted(seqs, reverse=back):
+            if seq in waiting:
+                yield waiting[seq]
+            else:
+                yield from self._journal.by_seq([seq])
 
 
 def as_step(entry: Entry) -> Step:

@@ -99,6 +99,7 @@ class History(Turns):
             if self._open.pop(entry.id, None) is None:
                 return
             if entry.empty:
+                self._forget([entry])
                 return
             if not entry.name:
                 entry.name = self._name(entry)

@@ -331,15 +331,21 @@ class LabelsArray:
                     _, rows, columns = np.broadcast_arrays(frames, rows, columns)
                 except ValueError as error:
                     raise IndexError(f"Index arrays that do not fit each other: {error}") from None
-                edit(visited[0], (rows, columns), value)
-                return
+                seen = np.zeros(self.shape[1:], np.bool_)
+                seen[rows, columns] = True
+                if np.count_nonzero(seen) == rows.size:  # no pixel is named twice
+                    edit(visited[0], (rows, columns), value)
+                    return
         with self._volume.cache.lock:
             block = self._volume.cache.read(visited)
             before = block.copy()
             block[key] = value
-            for t, old, new in zip(visited, before, block, strict=True):
-                where = np.nonzero(old != new)
-                edit(t, where, new[where]) if len(where[0]) else edit(t, (0, 0), old[0, 0])
+            meant = np.zeros(block.shape, np.bool_)
+            meant[key] = True
+            for t, old, new, here in zip(visited, before, block, meant, strict=True):
+                changed = old != new
+                where = np.nonzero(changed if changed.any() else here)
+                edit(t, where, new[where])
 
     def _taken(self, t: int, rest: tuple[Any, ...]) -> npt.NDArray[np.uint16] | None:
         """Return what a viewer's tool read just here, before it gives it back changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,3 +196,154 @@ def test_the_document_is_never_half_written(project: Project) -> None:
         project.add_expression(f"sentence {i}")
         document = json.loads((project.path / "zarr.json").read_text())
         assert len(document["attributes"]["expressions"]) == i + 1
+
+
+class TestVanishedFolder:
+    """A disk that is unplugged, a folder that is renamed while it is open."""
+
+    def test_nothing_is_written_elsewhere(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        labels[3, 4] = cat.id
+        project.flush()
+        away = project.path.with_name("away")
+        project.path.rename(away)
+        labels[5, 6] = cat.id
+        with pytest.raises(StorageError, match="the folder has vanished; put it back"):
+            project.flush()
+        with pytest.raises(StorageError, match="vanished"):
+            project.add_layer("another")
+        time.sleep(0.6)  # the flusher tries, too
+        assert not project.path.exists(), "half a project in the old place helps nobody"
+        away.rename(project.path)
+        project.flush()
+        with Project.open(project.path, read_only=True) as seen:
+            assert seen.object_mask(cat.id, 0, 10).sum() == 2 * 16
+
+    def test_another_one_in_its_place(self, project: Project, cat: ObjectRecord) -> None:
+        project.flush()
+        away = project.path.with_name("away")
+        project.path.rename(away)
+        with Project.create(project.path, project.video) as other:
+            other.add_layer("theirs")
+        project.labels(cat.layer)[5, 6] = cat.id
+        with pytest.raises(StorageError, match="another folder lies in its place"):
+            project.flush()
+        with Project.open(project.path, read_only=True) as other:
+            assert [layer.name for layer in other.layers.values()] == ["theirs"]
+        shutil.rmtree(project.path)
+        away.rename(project.path)
+
+    def test_frames_that_cannot_be_read_are_not_taken_for_empty(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        project.write_masks(cat.id, 0, np.ones((10, 12, 16), bool))
+        project.close()
+        with Project.open(project.path) as again:
+            away = again.path.with_name("away")
+            again.path.rename(away)
+            with pytest.raises(StorageError, match="vanished"):
+                again.labels(cat.layer)[5, 6] = 0  # the frame is on the disk that is gone
+            away.rename(again.path)
+            again.labels(cat.layer)[5, 6] = 0
+            assert again.object_mask(cat.id, 5, 6).sum() == 11 * 16
+
+    def test_a_frame_that_is_gone_is_told(self, project: Project, cat: ObjectRecord) -> None:
+        project.write_masks(cat.id, 0, np.ones((10, 12, 16), bool))
+        project.close()
+        (project.path / "layers" / "1" / "c.5.0.0").unlink()
+        with Project.open(project.path) as again:
+            assert again.areas(cat.id)[5] == 12 * 16 and again.history.notice is None
+            assert not again.labels(cat.layer)[5].any()
+            assert "Frame 5 is missing" in str(again.history.notice)
+            assert again.areas(cat.id)[5] == 0
+            again.labels(cat.layer)[5, 3] = cat.id
+            assert again.areas(cat.id)[5] == 16
+
+
+def test_a_flusher_survives_whatever_happens(project: Project, cat: ObjectRecord) -> None:
+    """An error that nobody thought of is told, and tried again: painting goes on being saved."""
+    commit, told = project.history.commit, []
+
+    def broken() -> int:
+        if len(told) < 2:
+            told.append(1)
+            raise MemoryError("no room for a list")
+        return commit()
+
+    project._flusher._retry = 0.05
+    project.history.commit = broken  # type: ignore[method-assign]
+    project.labels(cat.layer)[3, 4] = cat.id
+    deadline = time.monotonic() + 20
+    while project.storage_error is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "no room for a list" in str(project.storage_error)
+    while project.unsaved and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert project.unsaved == 0 and len(told) == 2
+
+
+def test_the_same_trouble_is_told_once(project: Project, cat: ObjectRecord) -> None:
+    project._flusher._retry = 0.02
+    project.flush()
+    away = project.path.with_name("away")
+    project.path.rename(away)
+    project.labels(cat.layer)[3, 4] = cat.id
+    errors = set()
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        errors.add(id(project.storage_error))
+        time.sleep(0.005)
+    away.rename(project.path)
+    assert len(errors - {id(None)}) == 1
+
+
+def test_two_processes_at_once_get_one_lock(project: Project) -> None:
+    """Also where the lock's file is not there yet, as in a copy."""
+    copy = project.copy_to(project.path.with_name("copy"))
+    script = (
+        "import sys, time; from flowrvs.store import Project; from flowrvs.errors import *\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try:\n    p = Project.open(sys.argv[1]); print('mine', flush=True); sys.stdin.readline()\n"
+        "except ProjectError:\n    print('theirs', flush=True)"
+    )
+    for _ in range(2):
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, str(copy)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(3)
+        ]
+        for racer in racers:
+            assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write("\n")
+            racer.stdin.flush()
+        said = [racer.stdout.readline() for racer in racers if racer.stdout is not None]
+        for racer in racers:
+            racer.communicate("\n")
+        assert sorted(said) == ["mine\n", "theirs\n", "theirs\n"]
+        shutil.rmtree(copy / "writer")
+
+
+def test_a_lock_of_a_dead_process_on_another_computer(project: Project) -> None:
+    project.close()
+    holder = {"zarr_format": 3, "node_type": "group", "attributes": {"pid": 1, "host": "elsewhere"}}
+    (project.path / "writer" / "zarr.json").write_text(json.dumps(holder))
+    Project.open(project.path).close()
+    (project.path / "writer" / "zarr.json").write_text("")
+    Project.open(project.path).close()
+
+
+def test_a_closed_project_keeps_nobody_out(project: Project, cat: ObjectRecord) -> None:
+    project.labels(cat.layer)[3, 4] = cat.id
+    project.close()
+    with pytest.raises(ProjectError, match="was closed"):
+        project.undo()
+    with pytest.raises(ProjectError, match="was closed"):
+        project.history.changes(cat.id, 3)
+    with Project.open(project.path) as again:
+        assert again.undo() is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowrvs.errors import Cancelled, ProjectError
+from flowrvs.errors import Cancelled, ProjectError, StorageError
 from flowrvs.progress import CancelToken
 from flowrvs.records import VideoInfo
 from flowrvs.store import Change, ObjectRecord, Project, Provenance
@@ -562,3 +563,146 @@ def test_ten_thousand_edits(tmp_path: Path) -> None:
         for _ in range(200):
             project.undo()
         assert time.perf_counter() - start < 200 * 0.1
+
+
+class TestReplay:
+    """What a kill left in the journal, and neither in the frames nor in the document."""
+
+    def test_an_object_that_was_removed_stays_removed(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        labels = project.labels(cat.layer)
+        labels[3, 4] = 7  # a new object
+        project.update_object(7, name="seven")
+        project.remove_object(7)
+        copy = project.copy_to(project.path.with_name("copy"))  # as a kill would leave it
+        with Project.open(copy) as again:
+            assert set(again.objects) == {cat.id}
+            again.undo()
+            assert again.objects[7].name == "seven" and again.areas(7)[3] == 16
+
+    def test_names_follow_the_pixels(self, project: Project, cat: ObjectRecord) -> None:
+        """Killed after the journal, before the document: the pixels have their object."""
+        dog = project.add_object("dog", cat.layer)
+        project.write_masks(dog.id, 0, FULL)
+        project.close()
+        document = (project.path / "zarr.json").read_bytes()
+        with Project.open(project.path) as again:
+            again.labels(cat.layer)[3, 4] = 9
+            again.merge_objects(cat.id, dog.id)
+            again.undo(), again.redo()
+            wanted = state(again)
+            copy = again.copy_to(project.path.with_name("copy"))
+        (copy / "zarr.json").write_bytes(document)
+        with Project.open(copy) as again:
+            assert same(state(again), wanted)
+            again.undo()
+            assert set(again.objects) == {cat.id, dog.id, 9}
+
+    def test_a_step_that_touched_nothing_is_no_step(self, project: Project) -> None:
+        layer = project.add_layer("empty")
+        project.labels(layer.id)[3, 4] = 0
+        assert project.history.steps == ()
+        copy = project.copy_to(project.path.with_name("copy"))
+        with Project.open(copy) as again:
+            assert again.history.steps == ()
+
+
+class TestDamage:
+    """Bytes that a disk gives back otherwise: one line, and as much as possible is kept."""
+
+    def _damage(self, project: Project, text: str) -> None:
+        db = sqlite3.connect(project.path / "history" / "journal.sqlite")
+        db.execute(text)
+        db.commit()
+        db.close()
+
+    def test_one_change_of_many(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        for t in range(4):
+            labels[t, t] = cat.id
+        with project.edit("all"):
+            for t in range(4):
+                labels[t, 8] = cat.id
+        project.close()
+        self._damage(project, "UPDATE records SET data = X'0102' WHERE start = 2")
+        with Project.open(project.path) as again:
+            assert again.history.notice is None
+            while again.undo() is not None:
+                pass
+            assert "is damaged" in str(again.history.notice)
+            assert "\n" not in str(again.history.notice)
+            areas = again.areas(cat.id).tolist()
+            assert areas == [0, 0, 32, 0, 0, 0, 0, 0, 0, 0]
+            while again.redo() is not None:
+                pass
+            assert again.areas(cat.id).tolist() == [32] * 4 + [0] * 6
+
+    def test_a_change_that_a_kill_left_for_later(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        for t in range(4):
+            labels[t, t] = cat.id
+        project.lock_frames(cat.id, 0, 3)
+        copy = project.copy_to(project.path.with_name("copy"))
+        project = Project.open(copy, read_only=True)
+        self._damage(project, "UPDATE records SET data = X'0102' WHERE start = 2 or role = 'range'")
+        self._damage(project, "UPDATE records SET marks = 'x' WHERE start = 1")
+        with Project.open(copy) as again:
+            assert "is damaged" in str(again.history.notice)
+            assert again.areas(cat.id).tolist()[:4] == [16] * 4
+
+    def test_in_the_middle_of_a_session(self, project: Project, cat: ObjectRecord) -> None:
+        """A new journal begins; what is in memory of the old one is in it."""
+        labels = project.labels(cat.layer)
+        labels[0, 0] = cat.id
+        project.close()
+        with Project.open(project.path) as again:
+            labels = again.labels(cat.layer)
+            labels[1, 1] = cat.id
+            again.flush()
+            journal = project.path / "history" / "journal.sqlite"
+            again.history.settle()
+            journal.write_bytes(b"\0" * journal.stat().st_size)
+            again.history._journal._db.close()
+            again.history._journal._db = None
+            labels[2, 2] = cat.id
+            again.flush()
+            assert "begins anew" in str(again.history.notice)
+            assert [step.start for step in again.history.steps] == [1, 2]
+        with Project.open(project.path) as again:
+            assert [step.start for step in again.history.steps] == [1, 2]
+            again.undo(), again.undo()
+            assert again.areas(cat.id).tolist() == [16] + [0] * 9
+        assert (project.path / "history" / "damaged-journal.sqlite").exists()
+
+    def test_an_empty_file_is_told(self, project: Project, cat: ObjectRecord) -> None:
+        project.labels(cat.layer)[0, 0] = cat.id
+        project.close()
+        for count in (1, 2):
+            (project.path / "history" / "journal.sqlite").write_bytes(b"")
+            with Project.open(project.path) as again:
+                assert "begins anew" in str(again.history.notice)
+                again.labels(cat.layer)[count, 0] = cat.id
+            found = list((project.path / "history").glob("damaged*sqlite"))
+            assert len(found) == count, "an older one is not overwritten"
+
+    def test_half_a_file(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        noise = np.random.default_rng(0)
+        for t in range(100):
+            labels[t % 10] = noise.random((12, 16)) > 0.5
+        project.close()
+        journal = project.path / "history" / "journal.sqlite"
+        data = journal.read_bytes()
+        journal.write_bytes(data[: len(data) // 2])
+        pixels = np.asarray(labels)
+        with Project.open(project.path) as again:
+            for _ in range(120):
+                try:
+                    again.undo()
+                except StorageError as error:
+                    assert "\n" not in str(error)
+            assert again.history.notice is not None
+            again.labels(cat.layer)[0] = 0
+            again.flush()
+            np.testing.assert_array_equal(np.asarray(again.labels(cat.layer))[9], pixels[9])
