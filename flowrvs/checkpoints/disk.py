@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import errno
+import glob
 import hashlib
 import os
+import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from flowrvs.errors import StorageError
+from flowrvs.errors import FlowRVSError, storage_error
 from flowrvs.progress import CancelToken
 
 __all__ = [
+    "appears_whole",
+    "copy_file",
     "feed",
     "folder_bytes",
     "free_bytes",
     "sha256",
     "size_text",
-    "storage_error",
     "write_text",
 ]
 
-#: Bytes between two looks at the cancel token.
+#: Bytes between two looks at a cancel token.
 CHUNK = 4 * 1024 * 1024
 
 
@@ -84,14 +87,6 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """Return the one-line error for a failed write under `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"The disk is full while writing {path}; free some space, run again.")
-    reason = error.strerror or str(error)
-    return StorageError(f"Cannot write {path}: {reason}; choose a folder that you can write to.")
-
-
 def write_text(path: Path, text: str) -> None:
     """Write `text` under a temporary name beside `path`, then rename.
 
@@ -107,3 +102,57 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise storage_error(error, path) from error
+
+
+def copy_file(source: Path, target: Path, step: Callable[[int], object]) -> None:
+    """Copy a file, calling `step` with every count of bytes; it may raise to stop."""
+    with source.open("rb") as stream, target.open("wb") as out:
+        while block := stream.read(CHUNK):
+            out.write(block)
+            step(len(block))
+
+
+@contextmanager
+def appears_whole(out: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `out`, which takes its name at the end or goes.
+
+    Raises
+    ------
+    StorageError
+        The disk is full, read-only or failing.
+    """
+    folder = out.with_name(f".{out.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(out)
+        folder.mkdir()
+        yield folder
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    except OSError as error:
+        if isinstance(error, FlowRVSError):
+            raise
+        raise storage_error(error, out) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(out: Path) -> None:
+    """Remove what killed runs left beside `out`."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
+        pid = left.name.rpartition("partial-")[2].partition("-")[0]
+        if pid.isdecimal() and int(pid) != os.getpid() and not _runs(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":  # there, asking would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -19,11 +19,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flowrvs.checkpoints.disk import sha256, size_text, write_text
+from flowrvs.checkpoints.finite import first_damaged
 from flowrvs.errors import CheckpointError, MissingPathError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
@@ -209,16 +210,21 @@ def _hashes(
     cancel: CancelToken | None,
 ) -> dict[str, str]:
     clock = ProgressClock(total)
-    hashes = {}
-    for name, path in files.items():
+    return {
+        name: sha256(path, cancel=cancel, step=_stepper(clock, f"{verb} {name}", progress))
+        for name, path in files.items()
+    }
 
-        def step(count: int, message: str = f"{verb} {name}") -> None:
-            event = clock.advance(message, count)
-            if progress is not None:
-                progress(event)
 
-        hashes[name] = sha256(path, cancel=cancel, step=step)
-    return hashes
+def _stepper(
+    clock: ProgressClock, message: str, progress: ProgressCallback | None
+) -> Callable[[int], None]:
+    def step(count: int) -> None:
+        event = clock.advance(message, count)
+        if progress is not None:
+            progress(event)
+
+    return step
 
 
 def check_indices(folder: Path) -> list[str]:
@@ -307,6 +313,29 @@ def _expected_size(path: Path, size: int) -> int | None:
     return 8 + length + max(ends, default=0)
 
 
+def _check_numbers(
+    folder: Path,
+    broken: Collection[str],
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> list[str]:
+    """Return one line for every shard with NaN or infinity; those of `broken` are left out."""
+    shards = {
+        name: path
+        for name, path in _files(folder).items()
+        if name.endswith(".safetensors") and name not in broken
+    }
+    clock = ProgressClock(sum(path.stat().st_size for path in shards.values()))
+    faults = []
+    for name, path in shards.items():
+        tensor = first_damaged(
+            path, cancel=cancel, step=_stepper(clock, f"Reading {name}", progress)
+        )
+        if tensor is not None:
+            faults.append(f"{name} is damaged: {tensor} holds NaN or infinity")
+    return faults
+
+
 def count_numbers(folder: Path) -> dict[str, int]:
     """Return how many numbers the weights of each part hold, from the headers alone."""
     from safetensors import safe_open
@@ -325,7 +354,7 @@ def verify_folder(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> tuple[list[str], bool]:
-    """Check the shards of a model, then its hashes where there is a manifest.
+    """Check the shards of a model, then its hashes, or its numbers where no hash is known.
 
     Parameters
     ----------
@@ -342,8 +371,8 @@ def verify_folder(
         True when there was a manifest to compare with.
     """
     faults = check_weights(folder)
-    if not (folder / MANIFEST).is_file():
-        return faults, False
     named = [fault.split(" is ", 1)[0] for fault in faults]
+    if not (folder / MANIFEST).is_file():
+        return faults + _check_numbers(folder, named, progress, cancel), False
     more = verify_manifest(folder, progress, cancel)
     return faults + [fault for fault in more if fault.split(" is ", 1)[0] not in named], True

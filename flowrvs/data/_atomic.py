@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import filecmp
 import os
 import shutil
@@ -16,14 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flowrvs.errors import DatasetError, FlowRVSError, StorageError
+from flowrvs.errors import DatasetError, FlowRVSError, storage_error
 
 __all__ = [
     "WRITTEN_BY",
     "AtomicFolder",
     "hold",
     "leftovers",
-    "storage_error",
     "sweep",
     "write_atomic",
 ]
@@ -33,14 +31,6 @@ _MARKS = ("meta_expressions.json", "instances.json", "ImageSets")
 
 WRITTEN_BY = "Written by flowrvs"
 """What the datasheet of an export says, by which it is known again."""
-
-
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """Return the one-line error for a failed write under `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"The disk is full while writing {path}; free some space, run again.")
-    reason = error.strerror or str(error)
-    return StorageError(f"Cannot write {path}: {reason}; choose a folder that you can write to.")
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flowrvs.data import _spans
-from flowrvs.data._atomic import hold, storage_error
-from flowrvs.errors import DatasetError
+from flowrvs.data._atomic import hold
+from flowrvs.errors import DatasetError, storage_error
 
 __all__ = ["amend", "style"]
 

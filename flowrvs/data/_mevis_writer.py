@@ -13,10 +13,10 @@ from typing import Any, Self, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.data._atomic import AtomicFolder, storage_error
+from flowrvs.data._atomic import AtomicFolder
 from flowrvs.data._frames import Frame, write_frames
 from flowrvs.data._names import safe_name
-from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.errors import DatasetError, FlowRVSError, storage_error
 from flowrvs.masks import rle
 
 __all__ = ["MevisFiles", "MevisWriter"]

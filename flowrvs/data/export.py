@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowrvs.data import _spans
 from flowrvs.data._assign import assign, stratum
-from flowrvs.data._atomic import AtomicFolder, storage_error, write_atomic
+from flowrvs.data._atomic import AtomicFolder, write_atomic
 from flowrvs.data._content import ExportResult, Work, clock_for
 from flowrvs.data._datasheet import datasheet
 from flowrvs.data._formats import DESCRIPTIONS, WRITERS, write_mevis
@@ -19,7 +19,7 @@ from flowrvs.data._merge import MASKS, META, amend
 from flowrvs.data._names import safe_name
 from flowrvs.data._sources import Source, collect, unused
 from flowrvs.data.check import check_split
-from flowrvs.errors import DatasetError, FlowRVSError, InputError
+from flowrvs.errors import DatasetError, FlowRVSError, InputError, storage_error
 from flowrvs.progress import CancelToken, ProgressCallback
 
 if TYPE_CHECKING:

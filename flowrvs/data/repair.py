@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from flowrvs.data import _spans
-from flowrvs.data._atomic import hold, storage_error, sweep
+from flowrvs.data._atomic import hold, sweep
 from flowrvs.data._check_masks import is_plain
 from flowrvs.data._merge import MASKS, META, style
 from flowrvs.data.mevis import split_folder
-from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.errors import DatasetError, FlowRVSError, storage_error
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 

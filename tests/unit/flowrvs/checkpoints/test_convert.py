@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 
 import flowrvs
+from flowrvs.checkpoints import convert as convert_module
 from flowrvs.checkpoints import convert_write
 from flowrvs.checkpoints.convert import convert
 from flowrvs.checkpoints.manifest import check_weights, verify_manifest
@@ -279,6 +280,35 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr("flowrvs.checkpoints.convert.free_bytes", lambda folder: 1000)
     with pytest.raises(StorageError, match=r"needs .* but 1.0 kB are free"):
         _run(layout, tmp_path / "made")
+
+
+def test_a_text_encoder_on_another_disk_is_copied_and_counted(
+    layout: PublicLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    linked = _run(layout, tmp_path / "linked")
+    sizes = {path: path.stat().st_size for path in linked.glob("*/*.safetensors")}
+    encoder = {p: size for p, size in sizes.items() if p.parent.name == "text_encoder"}
+    written = sum(
+        size - 8 - int.from_bytes(path.read_bytes()[:8], "little")  # without its header
+        for path, size in sizes.items()
+        if path not in encoder
+    )
+    monkeypatch.setattr(convert_module.os, "link", apart)
+    events: list[Progress] = []
+    copied = _run(layout, tmp_path / "copied", progress=events.append)
+    assert events[-1].done == events[-1].total
+    for path in encoder:
+        copy = copied / path.relative_to(linked)
+        assert copy.read_bytes() == path.read_bytes() and not copy.samefile(path)
+    assert verify_manifest(copied) == []
+    # Room for what is written, but not for the copy as well.
+    monkeypatch.setattr(convert_module, "free_bytes", lambda folder: written)
+    with pytest.raises(StorageError, match="are free"):
+        _run(layout, tmp_path / "made")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copied", "linked"]
 
 
 def test_a_folder_in_use_is_left_alone(layout: PublicLayout, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from flowrvs.checkpoints.manifest import (
     MANIFEST,
@@ -148,3 +150,33 @@ def test_nested_json_is_one_line(folder: Path) -> None:
     (folder / MANIFEST).write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="cannot be read"):
         verify_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "damage"),
+    [
+        ("float32", np.nan),
+        ("float32", np.inf),
+        ("float16", -np.inf),
+        ("bfloat16", np.nan),
+        ("float64", np.nan),
+    ],
+)
+def test_numbers_that_are_none_are_found_without_a_manifest(
+    folder: Path, code: str, damage: float
+) -> None:
+    weights = torch.full((5, 7), 3.0).to(getattr(torch, code))
+    weights[0, 0] = torch.finfo(weights.dtype).max
+    counts = torch.full((3,), -1, dtype=torch.int64)  # all bits set, and no fault
+    save_torch({"sound": weights.clone(), "w": weights, "n": counts}, folder / SHARD)
+    events: list[Progress] = []
+    assert verify_folder(folder, events.append) == ([], False)
+    assert 0 < events[-1].done <= events[-1].total
+    weights[3, 2] = damage
+    save_torch({"sound": torch.ones(3), "w": weights, "n": counts}, folder / SHARD)
+    faults, hashed = verify_folder(folder)
+    assert faults == [f"{SHARD} is damaged: w holds NaN or infinity"] and not hashed
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        verify_folder(folder, cancel=token)
