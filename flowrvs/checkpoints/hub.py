@@ -29,9 +29,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from flowrvs import __version__
-from flowrvs.checkpoints.disk import feed, storage_error
+from flowrvs.checkpoints.disk import feed
 from flowrvs.checkpoints.hub_retry import attempts
-from flowrvs.errors import CheckpointError, FlowRVSError, InputError, NetworkError
+from flowrvs.errors import CheckpointError, FlowRVSError, InputError, NetworkError, storage_error
 from flowrvs.progress import CancelToken
 
 __all__ = [
@@ -128,9 +128,9 @@ def list_files(repo: str, cancel: CancelToken | None = None) -> Listing:
             lambda: api.model_info(repo, files_metadata=True, timeout=timeout), repo, cancel
         )
         entries = {entry.rfilename: entry for entry in info.siblings or []}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, FlowRVSError):
-            raise
+    except FlowRVSError:
+        raise
+    except Exception as error:  # a login page, or a proxy whose address is none
         raise NetworkError(
             f"{constants.ENDPOINT} does not answer as a hub does ({type(error).__name__}): check "
             "HF_ENDPOINT, the proxy, and whether the network wants a login."

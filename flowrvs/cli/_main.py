@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from flowrvs import __version__
@@ -28,6 +30,9 @@ VERBS = (
     "train",
     "models",
 )
+
+#: Verbs that import huggingface_hub, which fails where its settings are malformed.
+_MODEL_VERBS = ("demo", "segment", "predict", "train", "models")
 
 #: Exit codes: done, a fault of the program, bad input, cancelled.
 DONE, FAULT, INPUT, CANCELLED = 0, 1, 2, 130
@@ -67,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         module = importlib.import_module(name)
         child = verbs.add_parser(verb, help=module.HELP, description=module.HELP)
         module.add_arguments(child)
-        child.set_defaults(run=module.run)
+        child.set_defaults(run=module.run, loads_models=verb in _MODEL_VERBS)
     _add_common(parser)
     return parser
 
@@ -113,36 +118,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
     except _UsageError as error:
-        return _fail(INPUT, str(error), verbose=False)
+        return _fail(INPUT, str(error), as_json="--json" in argv)
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else DONE
     if not hasattr(args, "run"):
         parser.print_help(sys.stderr)
         return INPUT
+    fail = partial(_fail, verbose=args.verbose, as_json=args.json)
     try:
+        if args.loads_models:
+            from flowrvs.checkpoints.settings import check_settings
+
+            check_settings()
         code = args.run(args)
         sys.stdout.flush()
         return code or DONE
     except (Cancelled, KeyboardInterrupt) as error:
-        return _fail(CANCELLED, str(error) or "Stopped on request.", verbose=args.verbose)
+        return fail(CANCELLED, str(error) or "Stopped on request.")
     except BrokenPipeError:
         # The reader (head, less) left; a second message at exit would help nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except FlowRVSError as error:
-        return _fail(INPUT, str(error), verbose=args.verbose)
+        return fail(INPUT, str(error))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        return _fail(INPUT, f"{error.strerror or error}{where}", verbose=args.verbose)
+        return fail(INPUT, f"{error.strerror or error}{where}")
     except Exception as error:
         what = f"internal error, {type(error).__name__}: {error}"
         hint = "" if args.verbose else " (-v shows where)"
-        return _fail(FAULT, what + hint, verbose=args.verbose)
+        return fail(FAULT, what + hint)
 
 
-def _fail(code: int, message: str, *, verbose: bool) -> int:
-    """Say `message` in one line on standard error and return `code`."""
+def _fail(code: int, message: str, *, verbose: bool = False, as_json: bool = False) -> int:
+    """Say `message` in one line on standard error, and as JSON, and return `code`."""
     if verbose:
         traceback.print_exc(file=sys.stderr)
-    print(f"flowrvs: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    print(f"flowrvs: {line}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": line, "code": code}))
     return code

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -207,10 +209,13 @@ def _verify(args: argparse.Namespace) -> int:
         faults, hashed = verify_folder(folder, _in_megabytes(progress), cancel)
     content: dict[str, Any] = {"model": str(args.model), "path": str(folder), "hashed": hashed}
     if faults:
-        if args.json:
-            print(json.dumps({**content, "whole": False, "faults": faults}))
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise CheckpointError(f"{folder}: {faults[0]}{more}; fetch or copy the model again.")
+        error = f"{folder}: {faults[0]}{more}; fetch or copy the model again."
+        if not args.json:
+            raise CheckpointError(error)
+        print(f"flowrvs: {error}", file=sys.stderr)
+        print(json.dumps({**content, "whole": False, "faults": faults, "error": error, "code": 2}))
+        return 2
     counts = count_numbers(folder)
     if not args.hashes_only:
         from flowrvs.pipelines import load
@@ -224,9 +229,14 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _calibrate(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints import locate
-    from flowrvs.checkpoints.disk import storage_error
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
-    from flowrvs.errors import InputError
+    from flowrvs.errors import (
+        Cancelled,
+        FlowRVSError,
+        InputError,
+        StorageError,
+        storage_error,
+    )
     from flowrvs.models.locator import LOCATOR_FILE
     from flowrvs.pipelines import load
     from flowrvs.pipelines.calibrate import calibrate, split_clips, synthetic_clips
@@ -234,6 +244,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     if args.clips < 4:
         raise InputError(f"--clips must be 4 or more, not {args.clips}.")
     folder = locate(args.model)
+    if not os.access(folder, os.W_OK):  # better told now than after minutes
+        raise StorageError(f"Cannot write to {folder}; copy the model to a folder of your own.")
     pipeline = load(args.model, device=args.device)
     frames = min(17, pipeline.window_size)
     if args.split:
@@ -241,12 +253,17 @@ def _calibrate(args: argparse.Namespace) -> int:
     else:
         height, width = pipeline.config.sample_height, pipeline.config.sample_width
         clips = synthetic_clips(args.clips, frames=frames, height=height, width=width)
-    with cancel_on_interrupt() as cancel, progress_line() as progress:
-        result = calibrate(pipeline, clips, total=args.clips, cancel=cancel, progress=progress)
     path = folder / LOCATOR_FILE
     try:
-        result.locator.save(path)
+        with cancel_on_interrupt() as cancel, progress_line() as progress:
+            result = calibrate(pipeline, clips, total=args.clips, cancel=cancel, progress=progress)
+            cancel.raise_if_cancelled()
+            result.locator.save(path)
+    except Cancelled:
+        raise Cancelled(f"Stopped on request; {path} is as it was.") from None
     except OSError as error:
+        if isinstance(error, FlowRVSError):
+            raise
         raise storage_error(error, path) from error
     content = {"path": str(path), "kept": result.kept, "foreground": result.foreground}
     return _say(

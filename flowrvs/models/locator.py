@@ -8,6 +8,7 @@ it was not fitted to, so that next to none of their foreground is lost.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from flowrvs.errors import CheckpointError
+from flowrvs.progress import CancelToken
 
 __all__ = ["LOCATOR_FILE", "Locator", "fit_locator", "foreground_pixels"]
 
@@ -70,16 +72,21 @@ class Locator(torch.nn.Module):
         return grown.cpu().numpy()
 
     def save(self, path: Path) -> None:
-        """Write it as safetensors.
+        """Write it as safetensors, whole or not at all.
 
         Raises
         ------
         OSError
-            The folder cannot be written to.
+            The folder cannot be written to; a locator that is there stays.
         """
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        # Not `save_file`, whose errors are no OSError.
-        path.write_bytes(save(state, metadata={"threshold": repr(float(self.threshold))}))
+        part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            # Not `save_file`, whose errors are no OSError.
+            part.write_bytes(save(state, metadata={"threshold": repr(float(self.threshold))}))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Locator:
@@ -126,7 +133,11 @@ def foreground_pixels(logits: torch.Tensor, latents: torch.Tensor) -> torch.Tens
 
 
 def fit_locator(
-    samples: Sequence[tuple[torch.Tensor, torch.Tensor]], *, steps: int = 600, seed: int = 0
+    samples: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    steps: int = 600,
+    seed: int = 0,
+    cancel: CancelToken | None = None,
 ) -> tuple[Locator, float, float]:
     """Fit a locator; every fourth sample is held out and sets its threshold.
 
@@ -138,6 +149,8 @@ def fit_locator(
         Steps of Adam.
     seed : int
         Of the first weights and of the order of samples.
+    cancel : CancelToken, optional
+        Checked before every step.
 
     Returns
     -------
@@ -151,6 +164,8 @@ def fit_locator(
     ------
     CheckpointError
         There is too little foreground to learn from.
+    Cancelled
+        `cancel` was set.
     """
     held, used = list(samples[::4]), [s for i, s in enumerate(samples) if i % 4]
     if len(samples) < 8 or not all(any(c.any() for _, c in part) for part in (held, used)):
@@ -165,6 +180,8 @@ def fit_locator(
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.enable_grad():
         for _ in range(steps):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
             latents, pixels = used[int(torch.randint(len(used), (), generator=generator))]
             scores = locator(latents)
             # To miss a cell is worse than to keep one too many.

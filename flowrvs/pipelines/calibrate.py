@@ -13,6 +13,7 @@ from flowrvs.data.mevis import MevisSplit
 from flowrvs.data.synthetic import generate_clip
 from flowrvs.models.locator import Locator, fit_locator, foreground_pixels
 from flowrvs.models.vae import decode_frames
+from flowrvs.pipelines.interrupt import interruptible
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.video import open_video
@@ -79,9 +80,9 @@ def calibrate(
     total : int
         How many clips, for the progress.
     cancel : CancelToken, optional
-        Checked before every block of the models.
+        Checked before every block of the models, and every step of the fit.
     progress : callable, optional
-        Called after every clip.
+        Called after every clip, and when the fit begins.
 
     Returns
     -------
@@ -91,6 +92,8 @@ def calibrate(
     ------
     CheckpointError
         The model found too little in them.
+    Cancelled
+        `cancel` was set.
     """
     samples = []
     clock = ProgressClock(total)
@@ -98,8 +101,11 @@ def calibrate(
         clip = pipeline.encode_video(frames, cancel=cancel)
         for row in pipeline.encode_prompt(texts):
             latents = pipeline.deform(clip, row[None], cancel=cancel).to(pipeline.vae.dtype)
-            logits = decode_frames(pipeline.vae, latents, group=pipeline.latent_group)
+            with interruptible(pipeline.vae.decoder.up_blocks, cancel):
+                logits = decode_frames(pipeline.vae, latents, group=pipeline.latent_group)
             samples.append((latents.float(), foreground_pixels(logits.float(), latents)))
         if progress is not None:
             progress(clock.advance("calibrating"))
-    return Calibration(*fit_locator(samples))
+    if progress is not None:
+        progress(clock.event("fitting"))
+    return Calibration(*fit_locator(samples, cancel=cancel))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,3 +136,37 @@ def test_python_m_flowrvs_prints_one_json_object(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert isinstance(json.loads(done.stdout), dict)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_ENDPOINT", "https://host:abc"),
+        ("HF_ENDPOINT", "http://[::1"),
+        ("HF_HUB_ETAG_TIMEOUT", "soon"),
+    ],
+)
+def test_malformed_settings_of_the_hub_are_named(name: str, value: str) -> None:
+    """In a process of its own: huggingface_hub reads them when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flowrvs", "models", "fetch", "mevis", "--dry-run"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, name: value},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"flowrvs: {name} is {value!r}")
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+@pytest.mark.parametrize("argv", [["demo", "--json"], ["--json", "bogus"]])
+def test_an_error_is_json_too(
+    argv: list[str], raising: Raise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(VideoError("Broken."))
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    said = json.loads(captured.out)
+    assert said["code"] == 2
+    assert captured.err == f"flowrvs: {said['error']}\n"

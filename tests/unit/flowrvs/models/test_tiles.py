@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from flowrvs.errors import CheckpointError, MissingPathError
+from flowrvs.errors import Cancelled, CheckpointError, MissingPathError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import Locator, fit_locator, foreground_pixels
 from flowrvs.models.presets import PRESETS, build_vae
@@ -17,6 +17,8 @@ from flowrvs.models.tiles import Tile, iter_decode_tiles, plan_tiles, tile_cost
 from flowrvs.models.vae import decode_frames
 from flowrvs.pipelines import load
 from flowrvs.pipelines.calibrate import calibrate, synthetic_clips
+from flowrvs.progress import CancelToken
+from tests.fixtures.disk import small_disk
 
 TILES = {
     "inside": [Tile(3, 6, 4, 9)],
@@ -136,3 +138,27 @@ def test_calibrating_the_bundled_model() -> None:
 def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Locator().save(tmp_path / "missing" / "locator.safetensors")
+
+
+def test_a_fit_stops_at_once_and_a_save_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = CancelToken()
+    seen: list[int] = []
+    forward = Locator.forward
+
+    def count(self: Locator, latents: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        if len(seen) == 3:
+            token.cancel()
+        return forward(self, latents)
+
+    monkeypatch.setattr(Locator, "forward", count)
+    with pytest.raises(Cancelled):
+        fit_locator(_samples(24), cancel=token)
+    assert len(seen) == 3
+    path = tmp_path / "locator.safetensors"
+    path.write_bytes(b"before")
+    with small_disk(1000), pytest.raises(OSError, match="too large"):
+        Locator().save(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"before"
