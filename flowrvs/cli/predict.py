@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from flowrvs.cli._model import add_model_arguments, load_model
 
@@ -82,6 +83,13 @@ def run(args: argparse.Namespace) -> int:
                 cancel=cancel,
                 progress=progress,
             )
+    if result.blank:
+        names = ", ".join(result.blank[:5]) + (", ..." if len(result.blank) > 5 else "")
+        print(
+            f"warning: {len(result.blank)} of the sentences say nothing and are predicted as "
+            f"background: {names}",
+            file=sys.stderr,
+        )
     if args.json:
         print(
             json.dumps(
@@ -91,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
                     "expressions": result.expressions,
                     "frames": result.frames,
                     "skipped": result.skipped,
+                    "blank": list(result.blank),
                     "zip": None if archive is None else str(archive),
                 }
             )

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowrvs.data._atomic import storage_error, write_atomic
+from flowrvs.data._atomic import write_atomic
 from flowrvs.data.mevis import MevisSplit, read_json
-from flowrvs.errors import DatasetError
+from flowrvs.errors import DatasetError, storage_error
 from flowrvs.evaluation._predictions import choose_videos
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import Segmenter
@@ -43,6 +43,9 @@ class PredictResult:
         What the run was asked for.
     skipped : int
         Expressions that were complete before it began.
+    blank : tuple of str
+        ``<video>/<exp_id>`` of the sentences that say nothing, and were predicted as
+        background without asking the model.
     """
 
     out: Path
@@ -50,6 +53,7 @@ class PredictResult:
     expressions: int
     frames: int
     skipped: int
+    blank: tuple[str, ...] = ()
 
 
 def predict_split(
@@ -68,7 +72,9 @@ def predict_split(
 
     Pictures have the source's size and the values 0 and 255, and each appears whole.
     A run that was stopped goes on where it was: windows whose pictures are there are
-    not predicted again. A video is encoded once for all its sentences.
+    not predicted again. A video is encoded once for all its sentences. A sentence that
+    says nothing (blank, or quotation marks alone) means nothing: its pictures are background,
+    so that the split is complete, and the result names it.
 
     Parameters
     ----------
@@ -136,28 +142,36 @@ def predict_split(
             cancel.raise_if_cancelled()
         if job.finished < job.total:
             _predict_video(source, root, job, segmenter, clock, progress, cancel)
-    count = sum(len(job.exp_ids) for job in jobs)
+    count = sum(len(job.exp_ids) + len(job.blank) for job in jobs)
     skipped = sum(len(done) == len(job.kept) for job in jobs for done in job.done.values())
-    return PredictResult(root, len(jobs), count, clock.total, skipped)
+    skipped += sum(not missing for job in jobs for missing in job.blank.values())
+    blank = tuple(f"{job.video}/{exp_id}" for job in jobs for exp_id in job.blank)
+    return PredictResult(root, len(jobs), count, clock.total, skipped, blank)
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A video, its plan, and the windows whose pictures are there, by sentence."""
+    """A video, its plan, and the windows whose pictures are there, by sentence.
+
+    `blank` are the frames that the sentences without content lack.
+    """
 
     video: str
+    frames: tuple[str, ...]
     exp_ids: list[str]
+    blank: dict[str, list[str]]
     plan: Plan | None
     kept: tuple[range, ...]
     done: dict[int, frozenset[int]]
 
     @property
     def total(self) -> int:
-        return len(self.exp_ids) * sum(len(frames) for frames in self.kept)
+        return (len(self.exp_ids) + len(self.blank)) * len(self.frames)
 
     @property
     def finished(self) -> int:
-        return sum(len(self.kept[index]) for done in self.done.values() for index in done)
+        done = sum(len(self.kept[index]) for done in self.done.values() for index in done)
+        return done + sum(len(self.frames) - len(missing) for missing in self.blank.values())
 
 
 def _job(
@@ -169,18 +183,18 @@ def _job(
     sizes: tuple[int | Literal["whole"], int | None],
 ) -> _Job:
     from flowrvs.inference import kept_frames
-    from flowrvs.inference.run import make_plan
+    from flowrvs.inference.run import make_plan, says_nothing
 
     entry = source.videos[name]
-    exp_ids = list(entry.expressions)
-    for exp_id in exp_ids:
-        if not entry.expressions[exp_id].exp.strip():
-            raise DatasetError(
-                f"Expression {exp_id!r} of {name!r} in {source.folder} is empty; "
-                "run 'flowrvs check' on the split."
-            )
+    exp_ids, blank = [], {}
+    for exp_id, expression in entry.expressions.items():
+        if says_nothing(expression.exp):
+            there = _pictures(root / name / exp_id)
+            blank[exp_id] = [frame for frame in entry.frames if f"{frame}.png" not in there]
+        else:
+            exp_ids.append(exp_id)
     if not exp_ids:
-        return _Job(name, [], None, (), {})
+        return _Job(name, entry.frames, [], blank, None, (), {})
     texts = [entry.expressions[exp_id].exp for exp_id in exp_ids]
     window, overlap = sizes
     plan = make_plan(
@@ -200,7 +214,7 @@ def _job(
             for index, frames in enumerate(kept)
             if all(f"{entry.frames[frame]}.png" in there for frame in frames)
         )
-    return _Job(name, exp_ids, plan, kept, done)
+    return _Job(name, entry.frames, exp_ids, blank, plan, kept, done)
 
 
 def _predict_video(
@@ -214,27 +228,36 @@ def _predict_video(
 ) -> None:
     from flowrvs.inference.run import run_plan
 
-    assert job.plan is not None
-    frames = source.videos[job.video].frames
     todo = {n: done for n, done in job.done.items() if len(done) < len(job.kept)}
     folders = {n: root / job.video / job.exp_ids[n] for n in todo}
+    blank = {root / job.video / exp_id: missing for exp_id, missing in job.blank.items() if missing}
     try:
-        for folder in folders.values():
+        for folder in (*folders.values(), *blank):
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".*.partial"):  # of a run that was killed
                 left.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(error, root) from error
-    with (
-        _open(source, job.video) as video,
-        closing(run_plan(video, job.plan, segmenter, todo, cancel=cancel)) as parts,
-    ):
-        for part in parts:
-            for offset, mask in enumerate(part.masks):
-                frame = frames[part.start + offset]
-                write_atomic(folders[part.expression] / f"{frame}.png", _png(mask))
-            if progress is not None:
-                progress(clock.advance(f"predicting {job.video}", len(part.masks)))
+
+    def tell(count: int) -> None:
+        event = clock.advance(f"predicting {job.video}", count)
+        if progress is not None:
+            progress(event)
+
+    with _open(source, job.video) as video:
+        background = _png(np.zeros((video.info.height, video.info.width), bool))
+        for folder, missing in blank.items():
+            for frame in missing:
+                write_atomic(folder / f"{frame}.png", background)
+            tell(len(missing))
+        if job.plan is None:
+            return
+        with closing(run_plan(video, job.plan, segmenter, todo, cancel=cancel)) as parts:
+            for part in parts:
+                for offset, mask in enumerate(part.masks):
+                    frame = job.frames[part.start + offset]
+                    write_atomic(folders[part.expression] / f"{frame}.png", _png(mask))
+                tell(len(part.masks))
 
 
 def _open(source: MevisSplit, name: str) -> Video:

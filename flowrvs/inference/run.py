@@ -21,7 +21,7 @@ from flowrvs.records import Segmenter, Window, WindowMasks
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["Plan", "make_plan", "run_plan", "segment"]
+__all__ = ["Plan", "make_plan", "run_plan", "says_nothing", "segment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,7 @@ def make_plan(
     if not sentences or not all(sentences):
         raise InputError("A sentence is missing or blank; describe what to find.")
     for text in sentences:
-        # Models drop these; better refused here than after hours.
-        if not html.unescape(text).translate({34: None, 92: None}).strip():
+        if says_nothing(text):  # better refused here than after hours
             raise InputError(f"The sentence {text!r} says nothing; describe what to find.")
     if not 1 <= steps <= 1000:
         raise InputError(f"{steps} steps are impossible; use 1 to 1000.")
@@ -95,6 +94,11 @@ def make_plan(
         overlap = segmenter.overlap if window is None else min(segmenter.overlap, window // 2)
     windows = plan_windows(frame_count, size, overlap, start, stop)
     return Plan(sentences, windows, steps, float(threshold), size, overlap)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether nothing is left of a sentence once a model has cleaned it."""
+    return not html.unescape(text).translate({ord('"'): None, ord("\\"): None}).strip()
 
 
 def segment(

@@ -140,3 +140,30 @@ def test_a_record_of_more_than_is_known_is_refused(split, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "new": 1}))
     with pytest.raises(DatasetError, match="with new 1"):
         predict_split(split, out, ThresholdSegmenter())
+
+
+@pytest.mark.parametrize("text", ["", " \t", '""', "\\", "&nbsp;", "&quot;"])
+def test_a_sentence_that_says_nothing_is_background(split, tmp_path, text):
+    path = split / "meta_expressions.json"
+    meta = json.loads(path.read_text())
+    meta["videos"]["one"]["expressions"]["0"]["exp"] = text
+    for entry in meta["videos"]["two v1.0"]["expressions"].values():
+        entry["exp"] = text
+    path.write_text(json.dumps(meta))
+    out = tmp_path / "out"
+    segmenter = ThresholdSegmenter()
+    result = predict_split(split, out, segmenter)
+    assert result.blank == ("one/0", *(f"two v1.0/{n}" for n in "012"))
+    assert (result.expressions, result.frames, result.skipped) == (6, 72, 0)
+    assert {texts for _, texts in segmenter.calls} == {("the green square", "nothing at all")}
+    pictures = sorted((out / "one" / "0").iterdir())
+    assert len(pictures) == 12
+    for picture in pictures:
+        with Image.open(picture) as shown:
+            assert shown.mode == "L" and shown.size == (64, 48) and not np.asarray(shown).any()
+    assert evaluate(out, split).coverage == 1
+    pictures[3].unlink()
+    events = []
+    again = predict_split(split, out, segmenter, progress=events.append)
+    assert again.skipped == 5 and pictures[3].is_file()
+    assert (events[0].done, events[-1].done) == (71, 72)
