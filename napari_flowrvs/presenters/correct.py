@@ -13,12 +13,12 @@ import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
-from flowrvs.errors import InputError
+from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.inference import segment
 from flowrvs.masks.combine import Rule
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.records import Segmenter
-from flowrvs.store import Project
+from flowrvs.store import Project, Provenance
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.job import Job, Runner, run_here
 from napari_flowrvs.presenters.motion import Motion
@@ -60,7 +60,7 @@ class Reprompt:
     ----------
     text : str
         A sentence; the object's own one may be asked again.
-    model, device : str
+    model, device, memory : str
         As for a run.
     steps : int
         Euler steps.
@@ -79,6 +79,7 @@ class Reprompt:
     threshold: float = 0.0
     rule: Rule = "replace"
     scope: Scope = Scope.RANGE
+    memory: str = "auto"
 
 
 class Shown(Protocol):
@@ -141,7 +142,7 @@ class CorrectPresenter:
     motion : Motion
         The video.
     segmenter : callable
-        ``segmenter(model, device)`` gives a loaded model; called in the job.
+        ``segmenter(model, device, memory)`` gives a loaded model; called in the job.
     runner : Runner
         Where jobs run.
     steps : Steps, optional
@@ -161,7 +162,7 @@ class CorrectPresenter:
         self,
         desk: Desk,
         motion: Motion,
-        segmenter: Callable[[str, str], Segmenter],
+        segmenter: Callable[[str, str, str], Segmenter],
         runner: Runner = run_here,
         steps: Steps | None = None,
     ) -> None:
@@ -172,8 +173,11 @@ class CorrectPresenter:
         self._segmenter = segmenter
         self._preview: Shown | None = None
         self._object: int | None = None
+        self._nothing = ""
         self.job.failed.connect(self._on_failed)
+        self.job.completed.connect(self._on_completed)
         desk.project_changed.connect(self._on_project)
+        desk.frame_changed.connect(self._on_frame)
 
     # -- state ---------------------------------------------------------------------------
 
@@ -212,13 +216,23 @@ class CorrectPresenter:
         direction : {"both", "forward", "back"}
             Over the whole range, or from the frame that is shown to one of its ends.
         """
-        self._spread("flow", direction)
+        self._spread(
+            "flow",
+            direction,
+            "There is nothing to spread to: the frames of the range are yours or locked, or what "
+            "you drew is hidden on them.",
+        )
 
     def interpolate(self) -> None:
         """Fill in between corrected frames by shape, whatever the video shows."""
-        self._spread("shape", "both")
+        self._spread(
+            "shape",
+            "both",
+            "There is nothing between to fill in: draw the object on two frames of the range, "
+            "with others between them.",
+        )
 
-    def _spread(self, method: Literal["flow", "shape", "copy"], direction: str) -> None:
+    def _spread(self, method: Literal["flow", "shape"], direction: str, nothing: str) -> None:
         project, object_id = self._target()
         start, stop = self.desk.span
         if direction == "forward":
@@ -233,7 +247,7 @@ class CorrectPresenter:
                 project, video, object_id, start=start, stop=stop, method=method, flows=flows
             )
 
-        self._compute(object_id, make)
+        self._compute(object_id, make, nothing)
 
     def copy_to_next(self, n: int = 1) -> None:
         """Copy the mask that is shown to the next frame, keep it, and go there."""
@@ -262,7 +276,11 @@ class CorrectPresenter:
         """Clean masks with one of `TOOLS`."""
         project, object_id = self._target()
         start, stop = self.span(scope)
-        self._compute(object_id, lambda: editing.clean(project, object_id, start, stop, tool))
+        self._compute(
+            object_id,
+            lambda: editing.clean(project, object_id, start, stop, tool),
+            f"There is nothing to clean up ({TOOLS[tool]}): all is as it would be, or locked.",
+        )
 
     def reprompt(self, inputs: Reprompt) -> None:
         """Ask a model again about this object on some frames."""
@@ -276,7 +294,7 @@ class CorrectPresenter:
             cancel: CancelToken, report: ProgressCallback
         ) -> Generator[tuple[int, npt.NDArray[np.bool_]], None, None]:
             report(Progress(0, 0, "Loading the model"))
-            segmenter = self._segmenter(inputs.model, inputs.device)
+            segmenter = self._segmenter(inputs.model, inputs.device, inputs.memory)
             parts = segment(
                 self._motion.open()[0],
                 [text],
@@ -297,7 +315,7 @@ class CorrectPresenter:
             preview.name = f"ask '{text}', frames {start} to {stop - 1}"
             yield from _run(preview, cancel, None)
 
-        self._start(object_id, work)
+        self._start(object_id, work, "The answer changes nothing on these frames.")
 
     def has_confidence(self) -> bool:
         """True where the model's confidence of the desk's object was kept."""
@@ -312,12 +330,16 @@ class CorrectPresenter:
         """Show what a threshold, as a logit, makes of the frame that is shown."""
         project, object_id = self._target()
         t, layer_id = self.desk.frame, project.objects[object_id].layer
+        if self.desk.provenance()[t] > Provenance.MODEL:
+            raise InputError(
+                f"Frame {t} is yours, or locked: only the model's frames get another threshold."
+            )
         confidence = project.confidence(layer_id, t, t + 1)
         if confidence is None or not project.confidence_frames(object_id)[t]:
             raise InputError(f"The model's confidence on frame {t} was not kept: ask again.")
         found = confidence[0] > _byte(threshold)
         self._object = object_id
-        self._preview = _Trial(f"threshold {threshold:+.2f}", t, found, threshold)
+        self._preview = _Trial(f"threshold {threshold:+.2f} on frame {t}", t, found, threshold)
         self.preview_changed.emit(self._preview)
 
     def apply_threshold(self, threshold: float, scope: Scope) -> None:
@@ -336,15 +358,22 @@ class CorrectPresenter:
 
         self.job.start(work, on_written)
 
-    def _compute(self, object_id: int, make: Callable[[], editing.Preview]) -> None:
+    def _compute(self, object_id: int, make: Callable[[], editing.Preview], nothing: str) -> None:
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             yield from _run(make(), cancel, report)
 
-        self._start(object_id, work)
+        self._start(object_id, work, nothing)
 
-    def _start(self, object_id: int, work: Callable[..., Generator[object, None, None]]) -> None:
+    def _start(
+        self,
+        object_id: int,
+        work: Callable[..., Generator[object, None, None]],
+        nothing: str,
+    ) -> None:
+        """Compute a preview; `nothing` is said where it would write no frame."""
         self.discard()
         self._object = object_id
+        self._nothing = nothing
         self.job.start(work, self._on_item)
 
     def _on_item(self, item: object) -> None:
@@ -364,6 +393,7 @@ class CorrectPresenter:
         if self.job.busy:
             raise InputError("The preview is still being computed: wait for it, or cancel it.")
         if isinstance(preview, _Trial):
+            # It is of the frame that is shown: it follows.
             self.apply_threshold(preview.threshold, Scope.FRAME)
             return
 
@@ -384,7 +414,9 @@ class CorrectPresenter:
         if len(frames):
             start, stop = int(frames.min()), int(frames.max()) + 1
             self.desk.touched_objects([object_id], start, stop)
-        self.told.emit(f"{name}: {len(frames)} frame{'s' * (len(frames) != 1)} written.")
+            self.told.emit(f"{name}: {len(frames)} frame{'s' * (len(frames) != 1)} written.")
+        else:
+            self.told.emit(f"{name}: nothing was written, the frames are yours, locked or empty.")
 
     def discard(self) -> None:
         """Forget the preview; nothing was written. While it is computed, stop that."""
@@ -399,6 +431,19 @@ class CorrectPresenter:
         self.preview_changed.emit(None)
 
     # -- the end -------------------------------------------------------------------------
+
+    def _on_frame(self, _frame: int) -> None:
+        """Let a threshold that is tried follow the frame; where it cannot, forget it."""
+        if isinstance(self._preview, _Trial) and not self.job.busy:
+            try:
+                self.try_threshold(self._preview.threshold)
+            except FlowRVSError:
+                self._forget()
+
+    def _on_completed(self) -> None:
+        if self._preview is not None and not self._preview.frames:
+            self._forget()
+            self.told.emit(self._nothing)
 
     def _on_failed(self, _failure: object) -> None:
         if self._preview is not None:

@@ -1,4 +1,4 @@
-"""Opening videos and projects away from the interface's thread, as a view-model."""
+"""Opening videos and projects, and copying them, away from the interface's thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from psygnal import Signal
 
+from flowrvs.errors import InputError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from flowrvs.store import Project
 from napari_flowrvs.layers import LayerTuple, layers_of
 from napari_flowrvs.presenters.job import Job, Runner, run_here
 
@@ -17,6 +19,8 @@ __all__ = ["OpenPresenter"]
 
 class OpenPresenter:
     """Reads anything the plugin knows into layer data; probing and hashing happen in the job.
+
+    Copies of projects are written here, too.
 
     Parameters
     ----------
@@ -46,6 +50,24 @@ class OpenPresenter:
                     np.asarray(data[(len(data) - 1) // 2])
             yield layers
             yield from notes
+
+        self.job.start(work, self._on_item)
+
+    def copy(self, project: Project | None, path: str | Path) -> None:
+        """Start to write a copy of a project; work goes on in the project itself.
+
+        Raises
+        ------
+        InputError
+            There is no project.
+        """
+        if project is None:
+            raise InputError("There is no project yet: Run, Draw by hand, or open one first.")
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            report(Progress(0, 0, f"Copying {project.path.name}"))
+            target = project.copy_to(Path(path).expanduser())
+            yield f"A copy was saved: {target}. You go on working in {project.path.name}."
 
         self.job.start(work, self._on_item)
 

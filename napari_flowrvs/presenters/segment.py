@@ -14,24 +14,35 @@ from flowrvs.checkpoints import locate
 from flowrvs.errors import InputError
 from flowrvs.inference import segment_into
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
-from flowrvs.records import Segmenter
+from flowrvs.records import Segmenter, VideoInfo
 from flowrvs.store import Project
 from napari_flowrvs.presenters.job import Job, Runner, run_here
 from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource, default_project
 
-__all__ = ["DEVICES", "Prompt", "SegmentInputs", "SegmentPresenter", "Written", "load_segmenter"]
+__all__ = [
+    "DEVICES",
+    "MEMORY",
+    "Prompt",
+    "SegmentInputs",
+    "SegmentPresenter",
+    "Written",
+    "load_segmenter",
+]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-#: Makes a segmenter from the name or folder of a model and a device.
-SegmenterFactory = Callable[[str, str], Segmenter]
+#: What stays on the device, from the quickest to the smallest, as `flowrvs.load` knows it.
+MEMORY = ("auto", "full", "offload", "low")
+
+#: Makes a segmenter: ``load(model, device)``, with ``memory=`` where a mode was chosen.
+SegmenterFactory = Callable[..., Segmenter]
 
 
-def load_segmenter(model: str, device: str) -> Segmenter:
+def load_segmenter(model: str, device: str, memory: str = "auto") -> Segmenter:
     """Load a model by name or folder; this imports torch, so call it from a worker."""
     locate(model)  # a wrong name is told before the seconds that importing torch takes
-    return flowrvs.load(model, device=device, memory="auto")
+    return flowrvs.load(model, device=device, memory=memory)
 
 
 @dataclass(frozen=True)
@@ -44,8 +55,8 @@ class SegmentInputs:
         The chosen video.
     texts : tuple of str
         Sentences; blank and repeated ones are dropped.
-    model, device : str
-        Name or folder of the model; one of `DEVICES`.
+    model, device, memory : str
+        Name or folder of the model; one of `DEVICES`; one of `MEMORY`.
     start, stop : int
         First native frame and one past the last; None for the end of the video.
     steps : int
@@ -62,6 +73,7 @@ class SegmentInputs:
     stop: int | None = None
     steps: int = 1
     project: str | None = None
+    memory: str = "auto"
     sentences: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,19 +89,30 @@ class SegmentInputs:
         InputError
             Something is missing; the message says what to do.
         """
-        if self.video is None:
-            raise InputError("There is no video: open one, or load a sample.")
+        video = self.check_place()
         if not self.sentences:
             raise InputError("There is no sentence: type what to find, one sentence a line.")
         if not self.model.strip():
             raise InputError("There is no model: type tiny, or choose the folder of one.")
-        count = self.video.frame_count
+        count = video.frame_count
         stop = count if self.stop is None else self.stop
         if not 0 <= self.start < stop <= count:
             raise InputError(
-                f"Frames {self.start} to {stop - 1} are not in {self.video.name}, "
+                f"Frames {self.start} to {stop - 1} are not in {video.name}, "
                 f"which has frames 0 to {count - 1}: change the range."
             )
+        return video
+
+    def check_place(self) -> VideoSource:
+        """Return the video when a project can be made for it, with or without a model.
+
+        Raises
+        ------
+        InputError
+            There is no video, or the project's name is no project's.
+        """
+        if self.video is None:
+            raise InputError("There is no video: open one, or load a sample.")
         if self.project and not self.project.rstrip("/\\").endswith(".flowrvs"):
             raise InputError(f"{self.project}: the name of a project folder ends in .flowrvs.")
         return self.video
@@ -119,6 +142,11 @@ class _Prompted:
     prompts: tuple[Prompt, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    memory: str
+
+
 class SegmentPresenter:
     """Runs sentences over a video and writes the masks into its project.
 
@@ -138,6 +166,10 @@ class SegmentPresenter:
     written = Signal(object, Written)  # Project, Written
     #: The run has ended well; the text is for the user.
     finished = Signal(str)
+    #: A model was loaded: the memory that it is expected to need, "" where nothing is known.
+    estimated = Signal(str)
+    #: Objects are ready to be drawn by hand: the project, and the first of them.
+    begun = Signal(object, int)  # Project, int
 
     def __init__(
         self,
@@ -148,7 +180,8 @@ class SegmentPresenter:
         self.job = Job(runner)
         self._load = load
         self._projects = projects
-        self._segmenter: tuple[tuple[str, str], Segmenter] | None = None
+        self._segmenter: tuple[tuple[str, str, str], Segmenter] | None = None
+        self._by_hand = False
         self._project: Project | None = None
         self._prompts: tuple[Prompt, ...] = ()
         self._frames: dict[int, int] = {}
@@ -174,14 +207,46 @@ class SegmentPresenter:
             The inputs are not complete; nothing was started.
         """
         source = inputs.check()
-        self._prompts = ()
-        self._frames = {}
-        self._found = set()
+        self._forget(by_hand=False)
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             return self._work(source, inputs, cancel, report)
 
         self.job.start(work, self._on_item)
+
+    def begin_by_hand(self, inputs: SegmentInputs) -> None:
+        """Make the project, and an object for each sentence, without asking any model.
+
+        Where there is no sentence, one object is made that no sentence means yet.
+
+        Raises
+        ------
+        InputError
+            There is no video; nothing was started.
+        """
+        source = inputs.check_place()
+        self._forget(by_hand=True)
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            report(Progress(0, 0, f"Opening {source.name}"))
+            with source.open() as video:
+                project = self._open(source, inputs, video.info)
+            cancel.raise_if_cancelled()
+            yield _Prompted(project, _prompts(project, inputs.sentences or ("",)))
+            project.flush()
+
+        self.job.start(work, self._on_item)
+
+    def _forget(self, *, by_hand: bool) -> None:
+        self._prompts = ()
+        self._frames = {}
+        self._found = set()
+        self._by_hand = by_hand
+
+    def _open(self, source: VideoSource, inputs: SegmentInputs, video: VideoInfo) -> Project:
+        folder = Path(inputs.project) if inputs.project else default_project(source)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return self._projects.ensure(folder, video)
 
     def _work(
         self,
@@ -198,17 +263,12 @@ class SegmentPresenter:
                 self._projects.ensure(folder, video.info)
             cancel.raise_if_cancelled()
             report(Progress(0, 0, f"Loading the model {Path(inputs.model).name}"))
-            segmenter = self.segmenter_for(inputs.model.strip(), inputs.device)
-            if line := getattr(segmenter, "memory_line", ""):
-                report(Progress(0, 0, line))
+            segmenter = self.segmenter_for(inputs.model.strip(), inputs.device, inputs.memory)
+            yield _Loaded(str(getattr(segmenter, "memory_line", "")))
             cancel.raise_if_cancelled()
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            project = self._projects.ensure(folder, video.info)
-            prompts = []
-            for text in inputs.sentences:
-                _, thing = project.add_prompt(text)
-                prompts.append(Prompt(text, thing.layer, thing.id))
-            yield _Prompted(project, tuple(prompts))
+            project = self._open(source, inputs, video.info)
+            prompts = _prompts(project, inputs.sentences)
+            yield _Prompted(project, prompts)
             parts = segment_into(
                 project,
                 video,
@@ -228,25 +288,31 @@ class SegmentPresenter:
                     yield Written(prompts[part.expression].layer_id, part.start, part.stop)
             project.flush()
 
-    def segmenter_for(self, model: str, device: str) -> Segmenter:
+    def segmenter_for(self, model: str, device: str, memory: str = "auto") -> Segmenter:
         """Return a loaded model; call it in a job, never in two at once."""
-        key = (model, device)
+        key = (model, device, memory)
         if self._segmenter is None or self._segmenter[0] != key:
             self._segmenter = None  # the old one's memory first
-            self._segmenter = (key, self._load(model, device))
+            chosen = {} if memory == "auto" else {"memory": memory}
+            self._segmenter = (key, self._load(model, device, **chosen))
         return self._segmenter[1]
 
     def _on_item(self, item: object) -> None:
         if isinstance(item, _Prompted):
             self._project, self._prompts = item.project, item.prompts
             self.prompted.emit(item.project, item.prompts)
+        elif isinstance(item, _Loaded):
+            self.estimated.emit(item.memory)
         elif isinstance(item, Written):
             seen = self._frames.get(item.layer_id, 0)
             self._frames[item.layer_id] = seen + item.stop - item.start
             self.written.emit(self._project, item)
 
     def _on_completed(self) -> None:
-        self.finished.emit(self._summary())
+        if self._by_hand and self._project is not None:
+            self.begun.emit(self._project, self._prompts[0].object_id)
+        else:
+            self.finished.emit(self._summary())
 
     def _summary(self) -> str:
         if not self._frames:
@@ -274,3 +340,16 @@ class SegmentPresenter:
             self._project.flush()
         self._segmenter = None
         return ended
+
+
+def _prompts(project: Project, texts: tuple[str, ...]) -> tuple[Prompt, ...]:
+    """Return a layer and an object for each text; "" is an object without a sentence."""
+    found = []
+    for text in texts:
+        if text:
+            thing = project.add_prompt(text)[1]
+        else:
+            name = f"object {project.next_label}"
+            thing = project.add_object(name, project.add_layer(name).id)
+        found.append(Prompt(text, thing.layer, thing.id))
+    return tuple(found)

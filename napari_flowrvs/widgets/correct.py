@@ -73,15 +73,15 @@ class CorrectPanel(QWidget):
     commands : Commands
         Where its keys are heard.
     model : callable
-        ``model()`` gives the name or folder of the model and the device, as chosen on the
-        page Find.
+        ``model()`` gives the name or folder of the model, the device and the memory mode,
+        as chosen on the page Find.
     """
 
     def __init__(
         self,
         presenter: CorrectPresenter,
         commands: Commands,
-        model: Callable[[], tuple[str, str]],
+        model: Callable[[], tuple[str, str, str]],
     ) -> None:
         super().__init__()
         self.presenter = presenter
@@ -218,17 +218,23 @@ class CorrectPanel(QWidget):
 
     def _on_object(self, _value: object = None) -> None:
         thing = self.desk.object
-        self.object_label.setText(
-            "Choose an object on the page Objects."
-            if thing is None
-            else f"object {thing.id}: {thing.name}"
-        )
+        self.object_label.setText(self._about())
         free = not self.presenter.job.busy and not self.presenter.steps.busy
         enable(self._tools, thing is not None and free)
         kept = thing is not None and free and self.presenter.has_confidence()
         enable((self.slider, self.threshold_button), kept)
         if not self.sentence.isModified():
             self.sentence.setText("" if thing is None else thing.name)
+
+    def _about(self) -> str:
+        thing = self.desk.object
+        if thing is not None:
+            return f"object {thing.id}: {thing.name}"
+        if self.desk.project is None:
+            return (
+                "There is no object yet: Run or Draw by hand on the page Find, or open a project."
+            )
+        return "Choose an object on the page Objects."
 
     def _on_span(self, _span: object = None) -> None:
         start, stop = self.desk.span
@@ -264,7 +270,10 @@ class CorrectPanel(QWidget):
         self._commands.attempt(lambda: self.presenter.apply_threshold(self.threshold, scope))
 
     def _ask(self) -> None:
-        model, device = self._model()
+        self._commands.attempt(self._reprompt)
+
+    def _reprompt(self) -> None:
+        model, device, memory = self._model()
         inputs = Reprompt(
             self.sentence.text(),
             model,
@@ -273,5 +282,6 @@ class CorrectPanel(QWidget):
             self.cut.value(),
             self.rule.currentData(),
             _scope(self.ask_scope),
+            memory,
         )
-        self._commands.attempt(lambda: self.presenter.reprompt(inputs))
+        self.presenter.reprompt(inputs)

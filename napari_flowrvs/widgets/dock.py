@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from napari.layers import Labels
+from napari.settings import get_settings
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QKeyEvent, QShowEvent
 from qtpy.QtWidgets import (
+    QApplication,
     QMainWindow,
     QSizePolicy,
     QTabWidget,
@@ -42,9 +45,9 @@ from napari_flowrvs.widgets.export_dialog import show_export
 from napari_flowrvs.widgets.find import FindPanel
 from napari_flowrvs.widgets.footer import Footer
 from napari_flowrvs.widgets.head import VideoHead
-from napari_flowrvs.widgets.keys import Commands
+from napari_flowrvs.widgets.keys import Commands, key_of
 from napari_flowrvs.widgets.objects import ObjectsPanel
-from napari_flowrvs.widgets.parts import scrolled
+from napari_flowrvs.widgets.parts import pass_letters, scrolled
 from napari_flowrvs.widgets.review import ReviewPanel
 from napari_flowrvs.widgets.strip import ProvenanceStrip, place_strip
 from napari_flowrvs.widgets.viewer_link import ViewerLink
@@ -91,13 +94,14 @@ class SegmentDock(QWidget):
         self.bridge = Bridge(self.desk, self)
         self.desk_link = DeskLink(self.link, self.desk, self.bridge)
         self.strip = ProvenanceStrip(self.room.strip)
-        self.commands = Commands(napari_viewer, self._on_failed)
+        self.commands = Commands(napari_viewer, self._on_refused, self._on_done)
         self._build()
         self._connect()
         self._on_videos()
         self._on_theme()
         self._on_phase(Phase.IDLE)
         self._storage_error: Exception | None = None
+        self._noticed: set[tuple[Path, str]] = set()
         self._watch = QTimer(self)
         self._watch.timeout.connect(self.check_storage)
         self._watch.start(_WATCH_MS)
@@ -113,6 +117,7 @@ class SegmentDock(QWidget):
         self.find = FindPanel(self.memory)
         self.sentences, self.options = self.find.sentences, self.find.options
         self.run_button, self.cancel_button = self.find.run_button, self.find.cancel_button
+        self.draw_button = self.find.draw_button
         self.export_button = self.find.export_button
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
@@ -135,7 +140,7 @@ class SegmentDock(QWidget):
         outer.addWidget(self.tabs, 1)
         outer.addWidget(self.footer)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        self.setMinimumWidth(280)
+        pass_letters(self)
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """As wide as napari's own docks, as tall as the form."""
@@ -147,9 +152,12 @@ class SegmentDock(QWidget):
         self.videos.changed.connect(self._on_video_chosen)
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.cancel)
+        self.draw_button.clicked.connect(self.draw)
         self.export_button.clicked.connect(self._export)
         self.find.compare_button.clicked.connect(self._compare)
         self.head.path_chosen.connect(self.open_path)
+        self.head.copy_chosen.connect(self.copy_project)
+        self.desk.project_changed.connect(self._tell_head)
         self.sentences.run_requested.connect(self.run)
         self.presenter.job.phase_changed.connect(self._on_phase)
         self.presenter.job.progressed.connect(self._on_progress)
@@ -158,12 +166,16 @@ class SegmentDock(QWidget):
         self.presenter.prompted.connect(self._on_prompted)
         self.presenter.written.connect(self._on_written)
         self.presenter.finished.connect(self._on_run_finished)
+        self.presenter.estimated.connect(self._on_loaded)
+        self.presenter.begun.connect(self._on_begun)
         self.opener.opened.connect(self._on_opened)
         self.opener.noted.connect(self._on_noted)
         self.opener.job.progressed.connect(self._on_progress)
         self.opener.job.failed.connect(self._on_failed)
         self.opener.job.phase_changed.connect(self._on_opening)
         self.link.viewer.events.theme.connect(self._on_theme)
+        get_settings().appearance.events.font_size.connect(self._on_theme)
+        self.link.viewer.layers.selection.events.active.connect(self._on_active)
         self.review.fix_requested.connect(self.desk_link.take_brush)
         self.room.objects.brush_requested.connect(self.desk_link.take_brush)
 
@@ -186,6 +198,9 @@ class SegmentDock(QWidget):
     def _on_video_chosen(self, _value: Any = None) -> None:
         self._video = self.videos.value
         source = self.source()
+        self.problem.pass_by()
+        self._tell_head()
+        self.find.hint.setVisible(source is None)
         self.options.set_video(source)
         rate = None if self._video is None else (self._video.metadata.get(KEY) or {}).get("rate")
         self.desk.set_video(source.frame_count if source else 0, rate)
@@ -193,12 +208,27 @@ class SegmentDock(QWidget):
         about = self._video.metadata.get(KEY) if self._video is not None else None
         self.sentences.suggest(tuple(about.get("sentences", ())) if about else ())
 
+    def _tell_head(self, _project: Any = None) -> None:
+        source, project = self.source(), self.desk.project
+        name = "" if source is None else source.name
+        self.head.tell(name, None if project is None else str(project.path))
+
     def source(self) -> VideoSource | None:
         """Return the chosen video."""
         return None if self._video is None else source_of(self._video)
 
     def _on_theme(self, _event: Any = None) -> None:
         self.setStyleSheet(style.sheet(self.link.viewer.theme))
+
+    def _on_active(self, _event: Any = None) -> None:
+        """Say it when somebody is about to draw where nothing keeps it."""
+        layer = self.link.viewer.layers.selection.active
+        alien = isinstance(layer, Labels) and KEY not in layer.metadata
+        if alien and self.link.videos() and not self.room.stoppable():
+            self.progress.say(
+                f"The layer {layer.name!r} is not part of a project: nothing here works on it, "
+                "and nobody saves it. Draw by hand, on the page Find, makes a layer that is."
+            )
 
     def _close_unused(self) -> None:
         """Let go of the projects whose layers were removed, once no job writes to them."""
@@ -211,9 +241,18 @@ class SegmentDock(QWidget):
         self.desk_link.forget_closed()
 
     def check_storage(self) -> None:
-        """Say it when strokes cannot be written: the store writes them in the background."""
-        open_ones = (open_projects.get(folder) for folder in self.link.projects_shown)
-        errors = (project.storage_error for project in open_ones if project is not None)
+        """Say it when strokes cannot be written, and once what a project notices about itself.
+
+        The store writes in the background, and nobody asks for what it may find.
+        """
+        open_ones = [open_projects.get(folder) for folder in self.link.projects_shown]
+        projects = [project for project in open_ones if project is not None]
+        for project in projects:
+            for notice in (project.history.notice, project.confidence_notice):
+                if notice and (project.path, notice) not in self._noticed:
+                    self._noticed.add((project.path, notice))
+                    self.problem.show_failure(Failure(f"{project.path.name}: {notice}", ""))
+        errors = (project.storage_error for project in projects)
         error = next((each for each in errors if each is not None), None)
         if error is not None and error is not self._storage_error:
             self._on_failed(Failure.of(error))
@@ -226,6 +265,11 @@ class SegmentDock(QWidget):
         if path and not self.opener.job.busy:
             self.problem.clear()
             self.opener.open(path)
+
+    def copy_project(self, path: str) -> None:
+        """Save a copy of the project, away from this thread; "" is ignored."""
+        if path and not self.opener.job.busy:
+            self.commands.attempt(lambda: self.opener.copy(self.desk.project, path))
 
     def _on_opening(self, phase: Phase) -> None:
         self.open_button.setEnabled(phase is Phase.IDLE)
@@ -251,20 +295,28 @@ class SegmentDock(QWidget):
 
     def run(self) -> None:
         """Start a run with what the form holds; nothing happens while one is running."""
-        if self.presenter.job.busy:
-            return
-        self.problem.clear()
         inputs = self.inputs()
+        if not self._start(self.presenter.run, inputs):
+            if not inputs.sentences and inputs.video is not None:
+                self.sentences.edit.setFocus()
+
+    def draw(self) -> None:
+        """Make objects to draw by hand, without a model."""
+        self._start(self.presenter.begin_by_hand, self.inputs())
+
+    def _start(self, begin: Callable[[SegmentInputs], object], inputs: SegmentInputs) -> bool:
+        if self.presenter.job.busy:
+            return True
+        self.problem.clear()
         try:
             if self.correct.job.busy:
                 raise InputError("A correction is being computed: wait for it, or cancel it.")
-            self.presenter.run(inputs)
+            begin(inputs)
         except InputError as error:
-            self._on_failed(Failure.of(error))
-            if not inputs.sentences and inputs.video is not None:
-                self.sentences.edit.setFocus()
-            return
+            self._on_refused(Failure.of(error))
+            return False
         self.sentences.remember(inputs.sentences)
+        return True
 
     def cancel(self) -> None:
         """Stop the run at its next step."""
@@ -275,6 +327,7 @@ class SegmentDock(QWidget):
         held = self.cancel_button.hasFocus() or self.run_button.hasFocus()
         self.cancel_button.setEnabled(phase is Phase.RUNNING)
         self.run_button.setEnabled(idle)
+        self.draw_button.setEnabled(idle)
         if held:
             # A disabled button drops the focus; the keyboard should stay where it was.
             (self.run_button if idle else self.cancel_button).setFocus()
@@ -292,7 +345,6 @@ class SegmentDock(QWidget):
             self.progress.show_progress(event)
 
     def _on_prompted(self, project: Project, prompts: tuple[Prompt, ...]) -> None:
-        self.options.remember()
         made = self.link.show_prompts(project, prompts, self._video)
         if made:
             self.link.viewer.layers.selection.active = made[0]
@@ -308,6 +360,19 @@ class SegmentDock(QWidget):
         if self.presenter.project is not None and self.presenter.project is self.desk.project:
             self.links.look(self.presenter.project, self.presenter.found)
 
+    def _on_loaded(self, memory: str) -> None:
+        self.options.remember()
+        self.options.show_estimate(memory)
+
+    def _on_begun(self, project: Project, object_id: int) -> None:
+        self.desk_link.take_brush(object_id)
+        self._leave()
+        self.progress.say(
+            f"Draw “{project.objects[object_id].name}” here, and again some frames on "
+            f"({key_of('forward')}). Then, on the page Correct, {key_of('interpolate')} fills in "
+            f"between, or {key_of('spread')} follows the motion."
+        )
+
     def _on_cancelled(self) -> None:
         self.progress.say("Stopped. Finished frames are kept; Run goes on where it stopped.")
 
@@ -315,19 +380,24 @@ class SegmentDock(QWidget):
         if not self.presenter.job.busy:
             self.progress.say("")
         self.problem.show_failure(failure)
-        self.area.ensureWidgetVisible(self.problem)
+
+    def _on_refused(self, failure: Failure) -> None:
+        self.problem.show_failure(failure, passing=True)
+
+    def _on_done(self) -> None:
+        self.problem.pass_by()
 
     def _turn(self, back: bool) -> None:
         """Undo, or do again: Ctrl+Z and Ctrl+Shift+Z in a layer."""
         action = self.history.undo if back else self.history.redo
         self.commands.attempt(action)
 
-    def _model(self) -> tuple[str, str]:
-        """Return the model and the device of the page Find, when they are free."""
+    def _model(self) -> tuple[str, str, str]:
+        """Return model, device and memory mode of the page Find, when they are free."""
         if self.presenter.job.busy:
             raise InputError("A run is going on: wait for it, or cancel it.")
         inputs = self.inputs()
-        return inputs.model, inputs.device
+        return inputs.model, inputs.device, inputs.memory
 
     def _export(self) -> None:
         show_export(self.link.viewer, self.window())
@@ -338,14 +408,22 @@ class SegmentDock(QWidget):
     # -- keyboard and closing ------------------------------------------------------------
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
-        """Esc stops what runs."""
-        busy = self.room.stoppable()
-        if event.key() == Qt.Key.Key_Escape and busy:
+        """Esc stops what runs; where nothing does, the keys are the viewer's again."""
+        if event.key() == Qt.Key.Key_Escape:
+            busy = self.room.stoppable()
             for job in busy:
                 job.cancel()
+            if not busy:
+                self._leave()
             event.accept()
         else:
             super().keyPressEvent(event)
+
+    def _leave(self) -> None:
+        """Give the keyboard to the viewer."""
+        held = QApplication.focusWidget()
+        if held is not None and self.isAncestorOf(held):
+            held.clearFocus()
 
     def event(self, event: QEvent) -> bool:
         """Stop when the dock was closed: napari then takes its content out of it."""
@@ -367,6 +445,7 @@ class SegmentDock(QWidget):
     def shut_down(self) -> None:
         """Cancel what runs, wait for it a moment, and write everything to disk."""
         busy = self.presenter.job.busy
+        get_settings().appearance.events.font_size.disconnect(self._on_theme)
         self.strip.setParent(None)
         self.commands.close()
         self.footer.close_all()

@@ -79,7 +79,7 @@ KEYS: dict[str, tuple[Shortcut, ...]] = {
     "Correct": (
         Shortcut("spread", "Spread corrections over the range, both ways", "S"),
         Shortcut("spread_forward", "Spread corrections forwards from this frame", "Shift+S"),
-        Shortcut("spread_back", "Spread corrections backwards from this frame", "Alt+S"),
+        Shortcut("spread_back", "Spread corrections backwards from this frame", "Shift+B"),
         Shortcut("interpolate", "Fill in between corrected frames", "T"),
         Shortcut("copy", "Copy this mask to the next frame and go there", "Shift+T"),
         Shortcut("clean", "Clean up as chosen on the page Correct", "Shift+C"),
@@ -94,6 +94,7 @@ NAPARI_KEYS = (
     ("Ctrl+Z, Ctrl+Shift+Z", "Undo, redo"),
     ("1 or E", "Eraser"),
     ("2 or P", "Brush"),
+    ("3", "Polygon: click the corners, Enter ends it"),
     ("4 or F", "Fill"),
     ("5 or L", "Pick the object below the pointer"),
     ("M", "Paint a new object"),
@@ -112,10 +113,18 @@ class Commands:
         The viewer whose keys they are.
     on_failure : callable
         Shows why something cannot be done.
+    on_success : callable, optional
+        Called when something could be done after all.
     """
 
-    def __init__(self, viewer: Any, on_failure: Callable[[Failure], None]) -> None:
+    def __init__(
+        self,
+        viewer: Any,
+        on_failure: Callable[[Failure], None],
+        on_success: Callable[[], None] | None = None,
+    ) -> None:
         self._on_failure = on_failure
+        self._on_success = on_success or _nothing
         # napari gives plugins a proxy and its keys the viewer itself.
         self._viewer = weakref.ref(getattr(viewer, "__wrapped__", viewer))
         self._actions: dict[str, Callable[[], object]] = {}
@@ -139,12 +148,13 @@ class Commands:
         except FlowRVSError as error:
             self._on_failure(Failure.of(error))
             return False
+        self._on_success()
         return True
 
     def close(self) -> None:
         """Hear no more keys, and let go of whoever heard them."""
         self._actions.clear()
-        self._on_failure = _ignore
+        self._on_failure, self._on_success = _ignore, _nothing
 
     def belongs_to(self, viewer: Any) -> bool:
         """True for the viewer of these commands."""
@@ -152,6 +162,10 @@ class Commands:
 
 
 def _ignore(_failure: Failure) -> None:
+    return None
+
+
+def _nothing() -> None:
     return None
 
 

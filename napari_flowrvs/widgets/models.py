@@ -8,7 +8,6 @@ from qtpy.QtCore import QLocale
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QPushButton,
-    QSizePolicy,
     QStyledItemDelegate,
     QVBoxLayout,
     QWidget,
@@ -51,10 +50,6 @@ class ModelPanel(QWidget):
         self.stop = QPushButton()
         self.progress = ProgressLine()
         self.problem = Problem()
-        self.problem.fold.button.setText("details")  # the dock has another that owns the letter
-        for label in (self.line, self.progress.status, self.problem.line):
-            # As high as its text needs at this width, not at the narrowest one.
-            label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         buttons = QHBoxLayout()
         buttons.setSpacing(4)
         buttons.addWidget(self.go, 1)
@@ -118,7 +113,7 @@ class ModelPanel(QWidget):
             else "Ask how large it is; nothing is downloaded yet"
         )
         self.go.setVisible(stage in (Stage.ABSENT, Stage.PLANNED))
-        self.stop.setText("&Not now" if stage is Stage.PLANNED else "Stop")
+        self.stop.setText("Not now" if stage is Stage.PLANNED else "Stop")
         self.stop.setToolTip("What has arrived is kept" if busy else "")
         # It stays enabled while stopping: disabled, it would drop the keyboard's focus.
         self.stop.setVisible(stage in (Stage.ASKING, Stage.PLANNED, Stage.FETCHING))

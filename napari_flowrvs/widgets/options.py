@@ -1,4 +1,4 @@
-"""Model, device, frame range, steps and project folder."""
+"""Model, device, memory, frame range, steps and project folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from qtpy.QtWidgets import (
 
 from flowrvs.checkpoints import MODELS
 from napari_flowrvs.presenters.memory import Memory
-from napari_flowrvs.presenters.segment import DEVICES, SegmentInputs
+from napari_flowrvs.presenters.segment import DEVICES, MEMORY, SegmentInputs
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.widgets.models import ModelNames
-from napari_flowrvs.widgets.parts import form_layout, row
+from napari_flowrvs.widgets.parts import Wrapped, form_layout, row
 
 __all__ = ["OptionsPanel", "choose_button"]
 
@@ -55,18 +55,30 @@ class OptionsPanel(QWidget):
         self._build_model()
         self.device = ComboBox(choices=DEVICES, value="auto")
         self.device.tooltip = "Where the model runs; auto takes a GPU when there is one"
+        self.memory = ComboBox(choices=MEMORY, value="auto")
+        self.memory.tooltip = (
+            "What stays on the GPU: full is the quickest, low the smallest;\n"
+            "auto takes the first that fits"
+        )
+        self.memory.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.memory.native.setMinimumWidth(60)
+        self.device.native.setAccessibleName("Device")
+        self.memory.native.setAccessibleName("Memory mode")
+        self.estimate = Wrapped()
+        self.estimate.setAccessibleName("Expected memory")
+        self.estimate.hide()
         self.first = SpinBox(min=0, max=0, value=0)
         self.last = SpinBox(min=0, max=0, value=0)
         self.first.tooltip = "First frame, as the slider counts"
         self.last.tooltip = "Last frame, included"
-        for spin in (self.first.native, self.last.native):
+        self.steps = SpinBox(min=1, max=100, value=1)
+        self.steps.tooltip = "Euler steps of the flow; the public recipe takes one"
+        for spin in (self.first.native, self.last.native, self.steps.native):
             # Buttons would leave no room for the frame numbers of an hour at 300 px.
             spin.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
             spin.setProperty("bare", True)
         self.first.native.setAccessibleName("First frame")
         self.last.native.setAccessibleName("Last frame")
-        self.steps = SpinBox(min=1, max=100, value=1)
-        self.steps.tooltip = "Euler steps of the flow; the public recipe takes one"
         self.project = FileEdit(mode="d")
         self.project.tooltip = "Where masks, corrections and sentences are kept"
         self._prepare_project()
@@ -75,18 +87,24 @@ class OptionsPanel(QWidget):
         self.last.changed.connect(self._on_range)
         frames = row(self.first.native, QLabel("to"), self.last.native)
         frames.layout().setStretch(2, 1)
+        pair = row(self.steps.native, QLabel("memory:"), self.memory.native, stretch=2)
         layout = form_layout()
         for text, field, buddy in (
             ("&model:", row(self.model, self.model_button), self.model),
-            ("devic&e:", self.device.native, self.device.native),
+            ("&device:", self.device.native, self.device.native),
             ("fr&ames:", frames, self.first.native),
-            ("s&teps:", self.steps.native, self.steps.native),
+            ("s&teps:", pair, self.steps.native),
             ("pro&ject:", self.project.native, self.project.line_edit.native),
         ):
             label = QLabel(text)
             label.setBuddy(buddy)
             layout.addRow(label, field)
+            if field is pair:
+                layout.addRow(self.estimate)
         self.setLayout(layout)
+        for chooser in (self.device, self.memory):
+            chooser.changed.connect(lambda _value: self.show_estimate(""))
+        self.model.currentTextChanged.connect(lambda _text: self.show_estimate(""))
 
     def _build_model(self) -> None:
         self.model = QComboBox()
@@ -125,6 +143,11 @@ class OptionsPanel(QWidget):
             self.last.value = self.first.value
         self._chosen = (self.first.value, self.last.value) != (0, self._count - 1)
 
+    def show_estimate(self, line: str) -> None:
+        """Say what memory the loaded model needs; "" where nothing is known."""
+        self.estimate.setText(line)
+        self.estimate.setVisible(bool(line))
+
     def set_video(self, source: VideoSource | None) -> None:
         """Offer the frames of `source`; the whole of it when the range was not narrowed."""
         self._count = source.frame_count if source else 0
@@ -162,6 +185,7 @@ class OptionsPanel(QWidget):
             inputs,
             model=self.model.currentText().strip(),
             device=str(self.device.value),
+            memory=str(self.memory.value),
             start=0 if whole else int(self.first.value),
             stop=None if whole else int(self.last.value) + 1,
             steps=int(self.steps.value),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtGui import QFontDatabase
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QFontDatabase, QKeyEvent
 from qtpy.QtWidgets import (
+    QAbstractSpinBox,
     QApplication,
+    QComboBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -16,6 +18,8 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QScrollArea,
     QSizePolicy,
+    QSlider,
+    QTabBar,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -32,6 +36,7 @@ __all__ = [
     "counted",
     "enable",
     "form_layout",
+    "pass_letters",
     "row",
     "rule",
     "scrolled",
@@ -93,13 +98,57 @@ def rule() -> QFrame:
 
 def scrolled(page: QWidget) -> QScrollArea:
     """Return `page` in an area that scrolls up and down only."""
-    area = QScrollArea()
+    area = _Area()
     area.setWidget(page)
     area.setWidgetResizable(True)
     area.setFrameShape(QScrollArea.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
     return area
+
+
+class _Letters(QObject):
+    """Lets the viewer have the keys that a list or a spin box has no use for.
+
+    A list would look for an entry that begins with the letter, and so change what was
+    chosen; a spin box would swallow it.
+    """
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
+        """Leave printed characters to whoever is around the widget."""
+        if isinstance(event, QKeyEvent) and event.type() == QEvent.Type.KeyPress:
+            text = event.text()
+            control = event.modifiers() & Qt.KeyboardModifier.ControlModifier
+            own = " " if isinstance(watched, QComboBox) else "0123456789.,+-"
+            if text.isprintable() and text and text not in own and not control:
+                event.ignore()
+                return True
+        return False
+
+
+def pass_letters(parent: QWidget) -> None:
+    """Keep lists, spin boxes, sliders and tabs in `parent` from taking the viewer's keys."""
+    letters = _Letters(parent)
+    for combo in parent.findChildren(QComboBox):
+        if not combo.isEditable():
+            combo.installEventFilter(letters)
+            combo.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    for spin in parent.findChildren(QAbstractSpinBox):
+        spin.installEventFilter(letters)
+    for other in (*parent.findChildren(QSlider), *parent.findChildren(QTabBar)):
+        # After a click the arrow keys would turn pages, or move the slider, not the frame.
+        other.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+
+
+class _Area(QScrollArea):
+    """Scrolls up and down only, and so is never narrower than what is in it."""
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        """As wide as the page needs, and a bar beside it."""
+        page = self.widget()
+        bar = self.verticalScrollBar()
+        room = 0 if page is None else page.minimumSizeHint().width()
+        return QSize(room + (0 if bar is None else bar.sizeHint().width()), 60)
 
 
 class Wrapped(QLabel):
@@ -111,7 +160,11 @@ class Wrapped(QLabel):
         self.setMinimumWidth(40)
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        # As high as its text needs at this width: at the narrowest one, a sentence would
+        # push the whole window off the screen.
+        policy = QSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
 
 
 class Fold(QWidget):
@@ -156,10 +209,14 @@ class Fold(QWidget):
 
 
 class Problem(QFrame):
-    """One line that says what went wrong, with its traceback behind a fold."""
+    """One line that says what went wrong, with its traceback behind a fold.
+
+    What was merely refused has no traceback, and goes when something else is done.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._passing = False
         self.setObjectName("problem")
         self.line = Wrapped()
         self.line.setAccessibleName("Error")
@@ -172,23 +229,42 @@ class Problem(QFrame):
         self.details.setFixedHeight(140)
         self.details.setMinimumWidth(40)
         self.details.setAccessibleName("Traceback")
-        self.fold = Fold("&details", self.details)
+        self.fold = Fold("details", self.details)
+        self.close_button = QToolButton()
+        self.close_button.setObjectName("fold")
+        self.close_button.setText("×")
+        self.close_button.setToolTip("Dismiss")
+        self.close_button.setAccessibleName("Dismiss the error")
+        self.close_button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.close_button.clicked.connect(self.clear)
+        head = QHBoxLayout()
+        head.setSpacing(2)
+        head.addWidget(self.line, 1)
+        head.addWidget(self.close_button, 0, Qt.AlignmentFlag.AlignTop)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 4, 6, 4)
         layout.setSpacing(2)
-        layout.addWidget(self.line)
+        layout.addLayout(head)
         layout.addWidget(self.fold)
         self.hide()
 
-    def show_failure(self, failure: Failure) -> None:
-        """Show `failure`, folded."""
+    def show_failure(self, failure: Failure, *, passing: bool = False) -> None:
+        """Show `failure`, folded; a `passing` one was refused before anything was done."""
+        self._passing = passing
         self.line.setText(failure.summary)
         self.details.setPlainText(failure.details)
         self.fold.set_open(False)
+        self.fold.setVisible(bool(failure.details) and not passing)
         self.show()
+
+    def pass_by(self) -> None:
+        """Forget what was merely refused; anything worse stays until it is dismissed."""
+        if self._passing:
+            self.clear()
 
     def clear(self) -> None:
         """Forget the failure and hide."""
+        self._passing = False
         self.line.setText("")
         self.details.setPlainText("")
         self.hide()

@@ -69,18 +69,22 @@ class PreviewBar(QFrame):
         """The layer that shows it."""
         return self._layer
 
-    def _on_preview(self, preview: object) -> None:
-        self._take_away()
-        self.setVisible(preview is not None)
+    def _on_preview(self, _preview: object) -> None:
+        shown, project = self.presenter.preview, self.presenter.desk.project
+        if shown is None or project is None:
+            self._take_away()
+        else:
+            video = project.video
+            self._array = Preview((video.frame_count, video.height, video.width), shown.mask)
+            self._array.ready.update(shown.frames)
+            if self._layer is not None and self._layer in self._link.link.viewer.layers:
+                self._layer.data = self._array  # a slider that moves: no new layer each time
+            else:
+                self._add_layer(self._array)
+        self.setVisible(shown is not None)
         self._say()
-        desk = self.presenter.desk
-        shown = self.presenter.preview
-        if shown is None or desk.project is None:
-            return
-        video = desk.project.video
-        shape = (video.frame_count, video.height, video.width)
-        self._array = Preview(shape, shown.mask)
-        self._array.ready.update(shown.frames)
+
+    def _add_layer(self, array: Preview) -> None:
         meta = {
             "name": "preview",
             "colormap": _COLORS,
@@ -92,7 +96,9 @@ class PreviewBar(QFrame):
             meta |= {"scale": like.scale, "translate": like.translate, "units": like.units}
         layers = self._link.link.viewer.layers
         active = layers.selection.active
-        self._layer = Layer.create(self._array, meta, "labels")
+        if like is not None and not isinstance(active, Labels):
+            active = like  # an image layer has keys of its own, Y among them
+        self._layer = Layer.create(array, meta, "labels")
         self._layer.editable = False
         layers.append(self._layer)
         layers.selection.active = active

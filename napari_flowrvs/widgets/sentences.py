@@ -40,7 +40,7 @@ class SentencesPanel(QWidget):
         self._memory = memory
         self._suggested: tuple[str, ...] = ()
         self._position = -1
-        label = QLabel("&sentences, one a line:")
+        label = QLabel("se&ntences, one a line:")
         # Made as children in the order in which Tab visits them.
         self.edit = QPlainTextEdit(self)
         self.edit.setPlaceholderText("the red circle moving left")

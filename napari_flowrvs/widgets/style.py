@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from napari.settings import get_settings
 from napari.utils.theme import get_theme
 
 __all__ = ["sheet"]
 
+#: napari's own sheet gives labels and push buttons the size that the user chose, and
+#: leaves the rest of what is used here as it is.
 _SHEET = """
+QToolButton, QLineEdit, QPlainTextEdit, QTableView, QHeaderView::section, QProgressBar,
+QListWidget, QSpinBox, QDoubleSpinBox, QMenu {{ font-size: {font_size}; }}
 QPlainTextEdit {{
   background-color: {primary}; border: 1px solid {primary}; border-radius: 2px; padding: 2px;
 }}
@@ -58,7 +63,7 @@ QListWidget {{ background-color: {primary}; border: 1px solid {primary}; border-
 
 
 def sheet(theme_id: str) -> str:
-    """Return the style sheet for one of napari's themes, in its colours."""
+    """Return the style sheet for one of napari's themes, in its colours and the chosen size."""
     theme = get_theme(theme_id)
     colors = {
         name: getattr(theme, name).as_rgb()
@@ -75,6 +80,7 @@ def sheet(theme_id: str) -> str:
     }
     dark = theme.type == "dark"
     return _SHEET.format(
+        font_size=f"{get_settings().appearance.font_size}pt",
         **colors,
         on_current="rgb(255, 255, 255)" if dark else theme.text.as_rgb(),
         focus="rgb(240, 241, 242)" if dark else "rgb(40, 40, 40)",

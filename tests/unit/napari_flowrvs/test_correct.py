@@ -71,7 +71,7 @@ def motion() -> Motion:
 
 @pytest.fixture
 def correct(desk: Desk, motion: Motion) -> Iterator[CorrectPresenter]:
-    presenter = CorrectPresenter(desk, motion, lambda model, device: ThresholdSegmenter())
+    presenter = CorrectPresenter(desk, motion, lambda model, device, memory: ThresholdSegmenter())
     failures: list[object] = []
     presenter.job.failed.connect(failures.append)
     yield presenter
@@ -179,6 +179,9 @@ def test_the_threshold_is_shown_live_and_applied(
     correct: CorrectPresenter, desk: Desk, project: Project
 ) -> None:
     assert not correct.has_confidence()
+    with pytest.raises(InputError, match="yours"):
+        correct.try_threshold(0.0)
+    desk.set_frame(1)
     with pytest.raises(InputError, match="not kept"):
         correct.try_threshold(0.0)
     with open_video(FRAMES_OF_SCENE) as video:
@@ -198,9 +201,40 @@ def test_the_threshold_is_shown_live_and_applied(
     correct.keep()
     assert project.object_mask(1, 5, 6).sum() == stricter < shown.sum()
     assert project.object_mask(1, 6, 7).sum() > stricter, "only this frame"
+    # A threshold that is tried goes along with the frame, and is kept for what is shown.
+    correct.try_threshold(0.6)
+    desk.set_frame(8)
+    assert correct.preview is not None and correct.preview.frames == (8,)
+    assert not np.array_equal(project.object_mask(1, 8, 9)[0], correct.preview.mask(8))
+    kept = correct.preview.mask(8)
+    correct.keep()
+    assert np.array_equal(project.object_mask(1, 8, 9)[0], kept)
+    correct.try_threshold(0.6)
+    desk.set_frame(0)
+    assert correct.preview is None, "a person's frame has no other threshold"
+    with pytest.raises(InputError, match="yours"):
+        correct.try_threshold(0.6)
     correct.apply_threshold(0.6, Scope.OBJECT)
     assert project.object_mask(1, 6, 7).sum() < shown.sum()
     assert np.array_equal(project.object_mask(1, 0, 1)[0], TRUTH[0]), "a person's frame"
+
+
+def test_a_preview_of_nothing_is_not_asked_about(
+    correct: CorrectPresenter, desk: Desk, project: Project
+) -> None:
+    told: list[str] = []
+    correct.told.connect(told.append)
+    correct.interpolate()
+    assert correct.preview is None and "on two frames" in told[-1]
+    correct.clean("fill", Scope.FRAME)
+    assert correct.preview is None and "nothing to clean up (fill holes)" in told[-1]
+    project.lock_frames(1, 0, FRAMES)
+    correct.spread()
+    assert correct.preview is None and "nothing to spread" in told[-1]
+    desk.set_span(1, 4)
+    correct.reprompt(Reprompt("the red thing"))
+    correct.keep()
+    assert correct.preview is None and "nothing was written" in told[-1]
 
 
 def test_one_line_says_what_is_missing(correct: CorrectPresenter, desk: Desk) -> None:

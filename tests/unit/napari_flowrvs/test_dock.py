@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from napari.settings import get_settings
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton, QWidget
 
 from flowrvs.errors import CheckpointError, StorageError
-from flowrvs.store import Project
+from flowrvs.store import Project, Provenance
 from napari_flowrvs.layers import layers_of
-from napari_flowrvs.presenters.job import Phase
+from napari_flowrvs.presenters.job import Failure, Phase
 from napari_flowrvs.presenters.memory import Memory
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.widgets.compare import ComparePanel
 from napari_flowrvs.widgets.dock import SegmentDock
 from napari_flowrvs.widgets.import_dialog import ImportDialog
+from napari_flowrvs.widgets.keys import KEYS
 from tests.fixtures.segmenters import ThresholdSegmenter
 from tests.unit.napari_flowrvs.conftest import GatedSegmenter, make_clip
 
@@ -210,6 +212,8 @@ def test_an_error_is_one_line_with_a_traceback_behind_a_fold(
     finish(qtbot, dock)
     assert not dock.problem.isHidden()
     assert str(error) in dock.problem.line.text()
+    dock.commands.run("range_all")
+    assert not dock.problem.isHidden(), "what failed stays until it is dismissed"
     assert "\n" not in dock.problem.line.text()
     assert "Traceback" in dock.problem.details.toPlainText()
     assert dock.problem.details.isHidden()
@@ -227,7 +231,14 @@ def test_a_missing_sentence_is_asked_for(opened: tuple[Any, SegmentDock]) -> Non
     viewer, dock = opened
     dock.run()
     assert "no sentence" in dock.problem.line.text()
+    assert dock.problem.fold.isHidden(), "nobody needs a traceback of that"
+    dock.commands.run("range_all")
+    assert dock.problem.isHidden(), "something else was done"
+    dock.run()
+    dock.problem.close_button.click()
+    assert dock.problem.isHidden() and dock.find.hint.isHidden()
     viewer.layers.clear()
+    assert not dock.find.hint.isHidden()
     dock.sentences.set_texts(("red",))
     dock.run()
     assert "no video" in dock.problem.line.text()
@@ -412,6 +423,128 @@ def test_mnemonics_are_unique_and_lead_somewhere(make_dock: MakeDock) -> None:
             letters.append(button.text()[button.text().index("&") + 1].lower())
     assert len(letters) == len(set(letters)) >= 11
     assert not set(letters) & set("fvlpwh"), "these open napari's menus"
+    assert not set(letters) & set("sc"), "these take napari's pictures of the canvas"
+    ours = {each.key for group in KEYS.values() for each in group}
+    assert not {f"Alt+{letter.upper()}" for letter in letters} & ours
+
+
+def test_drawing_begins_without_a_model(
+    make_dock: MakeDock, qtbot: Any, image_folder: Path
+) -> None:
+    def load(model: str, device: str) -> ThresholdSegmenter:
+        raise CheckpointError("there are no weights")
+
+    viewer, dock = make_dock(load=load)
+    dock.draw_button.click()
+    assert "no video" in dock.problem.line.text()
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    assert dock.problem.isHidden()
+    alien = viewer.add_labels(np.zeros((24, 40, 60), np.uint8), name="mine")
+    assert "'mine' is not part of a project" in dock.progress.status.text()
+    viewer.layers.remove(alien)
+    dock.draw_button.click()
+    finish(qtbot, dock)
+    layer = viewer.layers.selection.active
+    assert layer.name == "object 1" and layer.mode == "paint" and layer.selected_label == 1
+    assert "Draw “object 1” here" in dock.progress.status.text()
+    viewer.dims.set_current_step(0, 3)
+    layer.paint((3, 10, 10), 1)
+    assert dock.desk.provenance()[3] == Provenance.HUMAN
+    dock.sentences.set_texts(("the red square",))
+    dock.draw_button.click()
+    finish(qtbot, dock)
+    assert viewer.layers.selection.active.name == "the red square"
+    assert dock.desk.object_id == 2 and dock.problem.isHidden()
+    assert [e.text for e in dock.desk.project.expressions.values()] == ["the red square"]
+
+
+def test_the_memory_mode_is_chosen_in_the_dock(
+    make_dock: MakeDock, qtbot: Any, image_folder: Path
+) -> None:
+    seen: list[str] = []
+
+    def load(model: str, device: str, memory: str = "auto") -> ThresholdSegmenter:
+        seen.append(memory)
+        fake = ThresholdSegmenter()
+        fake.memory_line = f"Memory mode {memory}: about 4 GB."  # type: ignore[attr-defined]
+        return fake
+
+    _, dock = make_dock(load=load)
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    assert dock.options.estimate.isHidden()
+    dock.options.memory.value = "low"
+    dock.sentences.set_texts(("red",))
+    dock.run()
+    finish(qtbot, dock)
+    assert seen == ["low"]
+    assert dock.options.estimate.text() == "Memory mode low: about 4 GB."
+    assert not dock.options.estimate.isHidden()
+    dock.options.memory.value = "full"
+    assert dock.options.estimate.isHidden(), "it was of another mode"
+
+
+def test_letters_are_the_viewers_except_where_one_types(
+    opened: tuple[Any, SegmentDock], qtbot: Any
+) -> None:
+    viewer, dock = opened
+    dock.window().show()
+    viewer.dims.set_current_step(0, 4)
+    panel = dock.correct_panel
+    for widget in (panel.clean_scope, panel.first, panel.cut, panel.slider, dock.tabs.tabBar()):
+        dock.desk.set_span(None, None)
+        before = panel.clean_scope.currentIndex()
+        qtbot.keyClick(widget, Qt.Key.Key_I)
+        assert dock.desk.span == (4, 24), widget
+        assert panel.clean_scope.currentIndex() == before
+    dock.desk.set_span(None, None)
+    for widget in (dock.sentences.edit, panel.sentence):
+        qtbot.keyClicks(widget, "iiIaA")
+    assert not dock.desk.span_chosen and dock.desk.project is None
+    assert dock.sentences.texts == ("iiIaA",) and panel.sentence.text() == "iiIaA"
+    panel.first.selectAll()
+    qtbot.keyClicks(panel.first, "7")
+    assert "7" in panel.first.text()
+    dock.sentences.edit.setFocus()
+    qtbot.keyClick(dock.sentences.edit, Qt.Key.Key_Escape)
+    assert not dock.sentences.edit.hasFocus(), "Esc gives the keys to the viewer"
+
+
+def test_a_long_line_does_not_make_the_window_higher(make_dock: MakeDock) -> None:
+    _, dock = make_dock()
+    before = dock.minimumSizeHint()
+    dock.progress.say("What to do next, and why, and what may come of it. " * 12)
+    dock.problem.show_failure(Failure("What went wrong. " * 40, "traceback"))
+    assert dock.minimumSizeHint().height() < before.height() + 150
+    assert dock.minimumSizeHint().width() == before.width() <= 300
+
+
+def test_the_size_of_the_letters_is_followed(make_dock: MakeDock, qtbot: Any) -> None:
+    _, dock = make_dock(show=True)
+    appearance = get_settings().appearance
+    before, height = appearance.font_size, dock.open_button.fontMetrics().height()
+    width = dock.minimumSizeHint().width()
+    try:
+        appearance.font_size = before * 2
+        qtbot.waitUntil(lambda: dock.open_button.fontMetrics().height() > height)
+        assert dock.minimumSizeHint().width() > width, "nothing is cut off"
+    finally:
+        appearance.font_size = before
+
+
+def test_what_a_project_notices_is_told_once(
+    opened: tuple[Any, SegmentDock], qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, dock = opened
+    dock.draw_button.click()
+    finish(qtbot, dock)
+    monkeypatch.setattr(Project, "confidence_notice", "Confidence is not kept any more: why.")
+    dock.check_storage()
+    assert dock.problem.line.text().startswith("squares.flowrvs: Confidence")
+    dock.problem.close_button.click()
+    dock.check_storage()
+    assert dock.problem.isHidden()
 
 
 def test_it_fits_in_300_pixels(make_dock: MakeDock, qtbot: Any, image_folder: Path) -> None:

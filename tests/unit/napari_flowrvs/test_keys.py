@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from app_model.types import KeyBinding
+from napari._app_model import get_app_model
+from napari.components import ViewerModel
+from napari.layers import Labels
 from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
 from qtpy.QtCore import QPoint, Qt
@@ -113,6 +116,13 @@ def test_napari_knows_the_actions_and_lets_the_user_change_them(opened: Opened, 
     assert all(known[name].description.startswith("FlowRVS: ") for name in ids)
     keys = [each.key for group in KEYS.values() for each in group]
     assert len(keys) == len(set(keys))
+    # Neither the viewer, nor a labels layer, nor a menu of napari hears one of them first.
+    taken = {str(key) for key in (*viewer.keymap, *Labels.class_keymap)}
+    app = get_app_model()
+    taken |= {str(each.keybinding) for each in app.keybindings}
+    mine = {str(KeyBinding.from_str(key)) for key in keys}
+    bound = {str(key) for key in ViewerModel.class_keymap}
+    assert mine <= bound and not mine & taken
     shortcuts = get_settings().shortcuts
     before = dict(shortcuts.shortcuts)
     try:

@@ -11,7 +11,7 @@ import pytest
 from flowrvs.errors import CheckpointError, InputError
 from flowrvs.store import Project
 from napari_flowrvs.presenters.job import Failure
-from napari_flowrvs.presenters.segment import SegmentInputs, SegmentPresenter, Written
+from napari_flowrvs.presenters.segment import MEMORY, SegmentInputs, SegmentPresenter, Written
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource, default_project
 from tests.fixtures.segmenters import ThresholdSegmenter
@@ -181,6 +181,59 @@ def test_the_model_is_loaded_once_and_again_when_it_changes(image_folder: Path, 
     for text, device in (("red", "auto"), ("green", "auto"), ("blue", "cpu")):
         presenter.run(SegmentInputs(source, (text,), device=device))
     assert loads == [("tiny", "auto"), ("tiny", "cpu")]
+
+
+def test_a_memory_mode_reaches_the_model_and_what_it_needs_is_told(
+    image_folder: Path, clip: Clip
+) -> None:
+    loads: list[tuple[str, ...]] = []
+
+    def load(model: str, device: str, memory: str = "auto") -> ThresholdSegmenter:
+        loads.append((model, device, memory))
+        segmenter = ThresholdSegmenter()
+        segmenter.memory_line = f"about {len(loads)} GB"  # type: ignore[attr-defined]
+        return segmenter
+
+    presenter = SegmentPresenter(load=load)
+    told: list[str] = []
+    presenter.estimated.connect(told.append)
+    source = source_of_folder(image_folder, clip)
+    for text, memory in (("red", "auto"), ("green", "low"), ("blue", "low")):
+        presenter.run(SegmentInputs(source, (text,), memory=memory))
+    assert loads == [("tiny", "auto", "auto"), ("tiny", "auto", "low")]
+    assert told == ["about 1 GB", "about 2 GB", "about 2 GB"]
+    assert presenter.segmenter_for("tiny", "auto", "low") and len(loads) == 2
+
+
+def test_the_memory_modes_are_those_of_the_library() -> None:
+    from flowrvs.pipelines.memory import MODES
+
+    assert MEMORY == MODES
+
+
+def test_drawing_by_hand_needs_a_video_but_no_model(image_folder: Path, clip: Clip) -> None:
+    def load(model: str, device: str) -> ThresholdSegmenter:
+        raise CheckpointError("there are no weights")
+
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    begun: list[int] = []
+    presenter.begun.connect(lambda project, object_id: begun.append(object_id))
+    with pytest.raises(InputError, match="no video"):
+        presenter.begin_by_hand(SegmentInputs(None, ("a",)))
+    source = source_of_folder(image_folder, clip)
+    presenter.begin_by_hand(SegmentInputs(source, ("the red square", "the green one"), model=""))
+    project = presenter.project
+    assert seen["failed"] == [] and seen["finished"] == [] and begun == [1]
+    assert [e.text for e in project.expressions.values()] == ["the red square", "the green one"]
+    assert {o.layer for o in project.objects.values()} == {1, 2}
+    # No sentence: an object that none means yet; a sentence twice: the object that it has.
+    presenter.begin_by_hand(SegmentInputs(source))
+    presenter.begin_by_hand(SegmentInputs(source, ("the green one",)))
+    assert begun == [1, 3, 2]
+    assert project.objects[3].name == "object 3" and len(project.expressions) == 2
+    with Project.open(project.path, read_only=True) as again:
+        assert set(again.objects) == {1, 2, 3}
 
 
 def test_edits_made_before_a_window_is_finished_are_kept(
