@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
+from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.store._document import LayerRecord, ObjectRecord
 from flowrvs.store._entry import Entry
 from flowrvs.store._files import create_array
 from flowrvs.store._pixels import Pixels, frames_text
+from flowrvs.store._staged import Staged
 from flowrvs.store._tracks import Provenance
 
 __all__ = ["Surgery"]
@@ -20,29 +23,53 @@ __all__ = ["Surgery"]
 Labels = npt.NDArray[np.uint16]
 
 
+class How(TypedDict, total=False):
+    """Arguments that all of it takes."""
+
+    cancel: CancelToken | None
+    progress: ProgressCallback | None
+
+
 class Surgery(Pixels):
     """The part of `Project` that changes what belongs to which object.
 
     A person asked for it, so all of it also touches frames of a person; only locked frames
     are refused, before anything is done.
+
+    What takes long takes a `CancelToken` and reports `Progress`. It raises `Cancelled` on
+    request, at once and with everything as it was: new frames are made beside the project
+    and put into it when all are ready.
     """
 
-    def mark_absent(self, object_id: int, start: int, stop: int) -> None:
+    def mark_absent(
+        self,
+        object_id: int,
+        start: int,
+        stop: int,
+        *,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
         """Erase an object on frames ``start`` to ``stop - 1``: a person says it is not there."""
         one = self._checked(object_id, start, stop)
         human = np.uint8(Provenance.HUMAN)
-        with self.history.step(f"{one.name!r} absent, {frames_text(start, stop)}") as entry:
-            self._remap(entry, one.layer, start, stop, [object_id], {object_id: 0})
-            self._provide(entry, one, start, stop, lambda old: np.maximum(old, human))
+        text = f"{one.name!r} absent, {frames_text(start, stop)}"
+        with self._staged([one.layer]) as staged:
+            frames = self._frames_of([object_id], start, stop)
+            staged.make(frames, _mapper({object_id: 0}), f"Emptying {one.name!r}", cancel, progress)
+            with self.history.step(text) as entry:
+                self._checked(object_id, start, stop)
+                staged.finish(entry)
+                self._provide(entry, one, start, stop, lambda old: np.maximum(old, human))
         self._tell("pixels", one.layer, start, stop)
 
-    def start_object(self, object_id: int, t: int) -> None:
+    def start_object(self, object_id: int, t: int, **how: Unpack[How]) -> None:
         """Say that an object appears on frame `t`: it is absent before."""
-        self.mark_absent(object_id, 0, t)
+        self.mark_absent(object_id, 0, t, **how)
 
-    def end_object(self, object_id: int, t: int) -> None:
+    def end_object(self, object_id: int, t: int, **how: Unpack[How]) -> None:
         """Say that frame ``t - 1`` is the last one of an object: it is absent from `t` on."""
-        self.mark_absent(object_id, t, self._shape[0])
+        self.mark_absent(object_id, t, self._shape[0], **how)
 
     def split_object(
         self,
@@ -51,6 +78,9 @@ class Surgery(Pixels):
         stop: int,
         masks: npt.NDArray[np.bool_] | None = None,
         name: str | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
     ) -> ObjectRecord:
         """Make a new object of a part of another one, in the same layer.
 
@@ -76,29 +106,49 @@ class Surgery(Pixels):
                 f"Masks of shape {masks.shape} do not fit {stop - start} frames of "
                 f"{self._shape[1:]} pixels."
             )
-        volume = self._volume(one.layer)
         taken = np.zeros(stop - start, np.bool_)
-        with self.history.step(f"split {one.name!r}, {frames_text(start, stop)}") as entry:
-            with volume.cache.lock, self._lock:
+        new_id = self.next_label
+
+        def cut(t: int, frames: list[Labels]) -> list[Labels]:
+            part = frames[0] == object_id
+            if masks is not None:
+                part &= masks[t - start]
+            taken[t - start] = part.any()
+            return [np.where(part, np.uint16(new_id), frames[0])]
+
+        with self._staged([one.layer]) as staged:
+            with self._lock:
                 new_id = self._doc.new_id("object", 1)
-                new = self._new_object(new_id, name or f"{one.name} (part)", one.layer)
-            self._save()
-            for t in self._frames_of([object_id], start, stop):
-
-                def cut(frame: Labels, t: int = t) -> Labels:
-                    part = frame == object_id
-                    if masks is not None:
-                        part &= masks[t - start]
-                    taken[t - start] = part.any()
-                    return np.where(part, np.uint16(new_id), frame)
-
-                volume.remap(entry, t, cut)
-            old = self.provenance(object_id)[start:stop]
-            self._provide(entry, new, start, stop, lambda _: np.where(taken, old, 0))
+            try:
+                frames = self._frames_of([object_id], start, stop)
+                staged.make(frames, cut, f"Splitting {one.name!r}", cancel, progress)
+            except BaseException:
+                with self._lock:
+                    if self._doc.next_ids["object"] == new_id + 1:
+                        self._doc.next_ids["object"] = new_id
+                raise
+            text = f"split {one.name!r}, {frames_text(start, stop)}"
+            with self.history.step(text) as entry:
+                self._checked(object_id, start, stop)
+                with self._volume(one.layer).cache.lock, self._lock:
+                    new = self._new_object(new_id, name or f"{one.name} (part)", one.layer)
+                self._save()
+                staged.finish(entry)
+                old = self.provenance(object_id)[start:stop]
+                self._provide(entry, new, start, stop, lambda _: np.where(taken, old, 0))
         self._told_all(one.layer, start, stop)
         return new
 
-    def merge_objects(self, keep: int, gone: int, start: int = 0, stop: int | None = None) -> None:
+    def merge_objects(
+        self,
+        keep: int,
+        gone: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
         """Give the pixels of one object to another, also one of another layer.
 
         Parameters
@@ -114,34 +164,51 @@ class Surgery(Pixels):
         stop = self._shape[0] if stop is None else stop
         one, other = self._checked(keep, start, stop), self._checked(gone, start, stop)
         text = f"merge {other.name!r} into {one.name!r}, {frames_text(start, stop)}"
-        with self.history.step(text) as entry:
-            was = self.provenance(gone)[start:stop]
-            if one.layer == other.layer:
-                self._remap(entry, one.layer, start, stop, [gone], {gone: keep})
-            else:
-                for t in self._frames_of([gone], start, stop):
-                    part = self.object_mask(gone, t, t + 1)[0]
-                    self._volume(one.layer).remap(
-                        entry,
-                        t,
-                        lambda frame, part=part: np.where(part, np.uint16(keep), frame),  # type: ignore[misc]
-                    )
-                self._remap(entry, other.layer, start, stop, [gone], {gone: 0})
-            self._provide(entry, one, start, stop, lambda old: np.maximum(old, was))
-            self._provide(entry, other, start, stop, np.zeros_like)
-            if (start, stop) == (0, self._shape[0]):
-                for expression in list(self._doc.expressions.values()):
-                    if gone in expression.object_ids:
-                        ids = (expression.object_ids - {gone}) | {keep}
-                        self._put(
-                            "expressions", expression.exp_id, replace(expression, object_ids=ids)
-                        )
-                self._forget_object(gone)
+        volume = self._volume(one.layer)
+
+        def across(t: int, frames: list[Labels]) -> list[Labels]:
+            to, source = frames
+            part = source == gone
+            free = part & ~np.isin(to, volume.locked(t))
+            return [np.where(free, np.uint16(keep), to), np.where(part, np.uint16(0), source)]
+
+        within = one.layer == other.layer
+        with self._staged([one.layer, other.layer]) as staged:
+            staged.make(
+                self._frames_of([gone], start, stop),
+                _mapper({gone: keep}) if within else across,
+                f"Merging {other.name!r} into {one.name!r}",
+                cancel,
+                progress,
+            )
+            with self.history.step(text) as entry:
+                for object_id in (keep, gone):
+                    self._checked(object_id, start, stop)
+                staged.finish(entry)
+                was = self.provenance(gone)[start:stop]
+                self._provide(entry, one, start, stop, lambda old: np.maximum(old, was))
+                self._provide(entry, other, start, stop, np.zeros_like)
+                if (start, stop) == (0, self._shape[0]):
+                    for expression in list(self._doc.expressions.values()):
+                        if gone in expression.object_ids:
+                            ids = (expression.object_ids - {gone}) | {keep}
+                            meant = replace(expression, object_ids=ids)
+                            self._put("expressions", expression.exp_id, meant)
+                    self._forget_object(gone)
         self._told_all(one.layer, start, stop)
         if other.layer != one.layer:
             self._tell("pixels", other.layer, start, stop)
 
-    def swap_objects(self, a: int, b: int, start: int, stop: int | None = None) -> None:
+    def swap_objects(
+        self,
+        a: int,
+        b: int,
+        start: int,
+        stop: int | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
         """Exchange two objects from a frame on: their masks, and who drew them.
 
         They may be of different layers.
@@ -151,24 +218,41 @@ class Surgery(Pixels):
         if a == b:
             raise ProjectError("An object cannot be swapped with itself; choose another one.")
         text = f"swap {one.name!r} and {other.name!r}, {frames_text(start, stop)}"
-        with self.history.step(text) as entry:
-            first, second = self.provenance(a)[start:stop], self.provenance(b)[start:stop]
-            if one.layer == other.layer:
-                self._remap(entry, one.layer, start, stop, [a, b], {a: b, b: a})
-            else:
-                for t in self._frames_of([a, b], start, stop):
-                    of_a, of_b = self.object_mask(a, t, t + 1)[0], self.object_mask(b, t, t + 1)[0]
-                    for layer, number, old, new in (
-                        (one.layer, a, of_a, of_b),
-                        (other.layer, b, of_b, of_a),
-                    ):
-                        self._volume(layer).remap(entry, t, _replacer(number, old, new))
-            self._provide(entry, one, start, stop, lambda _: second)
-            self._provide(entry, other, start, stop, lambda _: first)
+
+        def across(t: int, frames: list[Labels]) -> list[Labels]:
+            of_a, of_b = frames[0] == a, frames[1] == b
+            return [
+                _replaced(frames[0], a, of_a, of_b),
+                _replaced(frames[1], b, of_b, of_a),
+            ]
+
+        within = one.layer == other.layer
+        with self._staged([one.layer, other.layer]) as staged:
+            staged.make(
+                self._frames_of([a, b], start, stop),
+                _mapper({a: b, b: a}) if within else across,
+                f"Swapping {one.name!r} and {other.name!r}",
+                cancel,
+                progress,
+            )
+            with self.history.step(text) as entry:
+                for object_id in (a, b):
+                    self._checked(object_id, start, stop)
+                staged.finish(entry)
+                first, second = self.provenance(a)[start:stop], self.provenance(b)[start:stop]
+                self._provide(entry, one, start, stop, lambda _: second)
+                self._provide(entry, other, start, stop, lambda _: first)
         for layer in {one.layer, other.layer}:
             self._tell("pixels", layer, start, stop)
 
-    def move_object(self, object_id: int, layer_id: int | None = None) -> ObjectRecord:
+    def move_object(
+        self,
+        object_id: int,
+        layer_id: int | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> ObjectRecord:
         """Move an object to another layer, so that it may overlap those of its old one.
 
         Parameters
@@ -188,41 +272,54 @@ class Surgery(Pixels):
                     create_array(path, self._shape, (1, *self._shape[1:]), "uint16", "tyx")
                     self._put("layers", layer.id, layer)
                 layer_id = layer.id
-            target = self._volume(layer_id)
+            self._volume(layer_id)
             if layer_id == one.layer:
                 return one
             moved = replace(one, layer=layer_id)
-            present = self._frames_of([object_id], 0, self._shape[0])
+
+            def change(t: int, frames: list[Labels]) -> list[Labels]:
+                source, there = frames
+                part = source == object_id
+                free = part & (there == 0)
+                return [
+                    np.where(part, np.uint16(0), source),
+                    np.where(free, np.uint16(object_id), there),
+                ]
+
+            with self._staged([one.layer, layer_id]) as staged:
+                staged.make(
+                    self._frames_of([object_id], 0, self._shape[0]),
+                    change,
+                    f"Moving {one.name!r}",
+                    cancel,
+                    progress,
+                )
+                staged.finish(entry)
             with self._lock:
                 self._put("objects", object_id, moved)
                 self._save()
-            for t in present:
-                part = self._volume(one.layer).masks([object_id], t, t + 1)[0]
-                self._volume(one.layer).remap(
-                    entry,
-                    t,
-                    lambda frame, part=part: np.where(part, np.uint16(0), frame),  # type: ignore[misc]
-                )
-                target.remap(
-                    entry,
-                    t,
-                    lambda frame, part=part: np.where(  # type: ignore[misc]
-                        part & (frame == 0), np.uint16(object_id), frame
-                    ),
-                )
         for layer_number in (one.layer, layer_id):
             self._told_all(layer_number, 0, self._shape[0])
         return moved
 
-    def remove_object(self, object_id: int) -> None:
+    def remove_object(
+        self,
+        object_id: int,
+        *,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
         """Erase an object: its pixels, provenance, runs, and its place in expressions."""
         self._check_writable()
         one = self._object(object_id)
         frames = self._shape[0]
-        with self.history.step(f"remove {one.name!r}") as entry:
-            self._remap(entry, one.layer, 0, frames, [object_id], {object_id: 0})
-            self._provide(entry, one, 0, frames, np.zeros_like)
-            self._forget_object(object_id)
+        with self._staged([one.layer]) as staged:
+            drawn = self._frames_of([object_id], 0, frames)
+            staged.make(drawn, _mapper({object_id: 0}), f"Deleting {one.name!r}", cancel, progress)
+            with self.history.step(f"remove {one.name!r}") as entry:
+                staged.finish(entry)
+                self._provide(entry, one, 0, frames, np.zeros_like)
+                self._forget_object(object_id)
         self._told_all(one.layer, 0, frames)
 
     # -- inside --------------------------------------------------------------------------
@@ -245,21 +342,9 @@ class Surgery(Pixels):
             seen |= self.present(object_id)[start:stop]
         return [start + int(t) for t in np.flatnonzero(seen)]
 
-    def _remap(
-        self,
-        entry: Entry,
-        layer_id: int,
-        start: int,
-        stop: int,
-        object_ids: list[int],
-        values: dict[int, int],
-    ) -> None:
-        table = np.arange(65536, dtype=np.uint16)
-        for old, new in values.items():
-            table[old] = new
-        volume = self._volume(layer_id)
-        for t in self._frames_of(object_ids, start, stop):
-            volume.remap(entry, t, lambda frame: table[frame])
+    def _staged(self, layer_ids: list[int]) -> Staged:
+        volumes = [self._volume(layer_id) for layer_id in dict.fromkeys(layer_ids)]
+        return Staged(self._path, volumes, self.history)
 
     def _provide(
         self,
@@ -293,13 +378,23 @@ class Surgery(Pixels):
         self._tell("pixels", layer_id, start, stop)
 
 
-def _replacer(
-    number: int, old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]
-) -> Callable[[Labels], Labels]:
-    def change(frame: Labels) -> Labels:
-        out = frame.copy()
-        out[old] = 0
-        out[new] = number
-        return out
+def _mapper(values: dict[int, int]) -> Callable[[int, list[Labels]], list[Labels]]:
+    """Return what gives pixels of a value another one."""
+
+    def change(t: int, frames: list[Labels]) -> list[Labels]:
+        (frame,) = frames
+        new = frame.copy()
+        for old, value in values.items():
+            new[frame == old] = value
+        return [new]
 
     return change
+
+
+def _replaced(
+    frame: Labels, number: int, old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]
+) -> Labels:
+    out = frame.copy()
+    out[old] = 0
+    out[new] = number
+    return out

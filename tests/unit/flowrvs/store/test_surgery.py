@@ -1,0 +1,178 @@
+"""Objects cut and joined over many frames: stopped midway, painted on meanwhile, killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowrvs.errors import Cancelled, StorageError
+from flowrvs.progress import CancelToken, Progress
+from flowrvs.records import VideoInfo
+from flowrvs.store import Project
+
+FRAMES, SHAPE = 60, (12, 16)
+DRAWN = 50  # of the frames; more than are changed in place
+LEFT = np.zeros((DRAWN, *SHAPE), bool)
+LEFT[:, :, :6] = True
+RIGHT = np.zeros((DRAWN, *SHAPE), bool)
+RIGHT[:, 2:, 9:] = True
+
+ACTIONS: dict[str, Callable[..., object]] = {
+    "merge": lambda project, **how: project.merge_objects(1, 2, **how),
+    "merge across": lambda project, **how: project.merge_objects(1, 3, **how),
+    "swap": lambda project, **how: project.swap_objects(1, 2, 5, **how),
+    "swap across": lambda project, **how: project.swap_objects(3, 1, 0, **how),
+    "absent": lambda project, **how: project.mark_absent(1, 3, 55, **how),
+    "end": lambda project, **how: project.end_object(2, 10, **how),
+    "start": lambda project, **how: project.start_object(2, 40, **how),
+    "split": lambda project, **how: project.split_object(1, 0, 60, **how),
+    "move": lambda project, **how: project.move_object(1, 2, **how),
+    "move away": lambda project, **how: project.move_object(1, **how),
+    "remove": lambda project, **how: project.remove_object(1, **how),
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """Objects 1 and 2 in one layer and 3 in another; on half of the frames a person's."""
+    info = VideoInfo(None, "array", FRAMES, *SHAPE)
+    with Project.create(tmp_path / "long", info) as made:
+        made.add_prompt("one")
+        made.add_object("two", 1)
+        made.add_prompt("three")
+        made.write_model(1, 1, 0, LEFT)
+        made.write_masks(2, 0, RIGHT)
+        made.write_model(2, 3, 0, LEFT | RIGHT)
+        made.accept_frames(1, 20, 40)
+        yield made
+
+
+def state(project: Project) -> list[Any]:
+    """All there is to know of a project."""
+    numbers = [(project.provenance(i), project.areas(i)) for i in sorted(project.objects)]
+    for i in project.objects:
+        pixels = project.object_mask(i, 0, FRAMES).sum(axis=(1, 2))
+        np.testing.assert_array_equal(project.areas(i), pixels)
+    return [
+        {layer: project.labels(layer)[:].tobytes() for layer in project.layers},
+        [(a.tobytes(), b.tobytes()) for a, b in numbers],
+        *(project.objects, project.expressions, project.next_label, project.undo_name),
+        project.history.steps,
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIONS if name != "move away"])
+def test_whoever_stops_midway_has_changed_nothing(project: Project, name: str) -> None:
+    project.flush()
+    before, token, heard, at = state(project), CancelToken(), [], 17
+
+    def progress(event: Progress) -> None:
+        heard.append(event)
+        if event.done == at:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        ACTIONS[name](project, cancel=token, progress=progress)
+    assert heard[-1].done == at < heard[-1].total and heard[-1].remaining is not None
+    assert state(project) == before
+    project.close()
+    with Project.open(project.path) as again:
+        assert state(again)[:2] == before[:2], "nor on the disk"
+
+
+def test_a_new_layer_goes_too_when_a_move_is_stopped(project: Project) -> None:
+    before, token = state(project), CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        ACTIONS["move away"](project, cancel=token)
+    assert state(project)[:3] == before[:3] and project.undo_name == before[5]
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_it_is_one_step_that_survives_closing(project: Project, name: str) -> None:
+    before = state(project)
+    ACTIONS[name](project)
+    after = state(project)
+    assert after[0] != before[0] and len(after[-1]) == len(before[-1]) + 1
+    project.undo()
+    undone = state(project)
+    assert undone[0] == before[0] and undone[1:4] == before[1:4]
+    project.redo()
+    assert state(project)[:4] == after[:4]
+    project.close()
+    with Project.open(project.path) as again:
+        assert state(again)[:4] == after[:4]
+        again.undo()
+        assert state(again)[:4] == before[:4]
+
+
+@pytest.mark.parametrize("name", ["merge", "merge across"])
+def test_who_paints_meanwhile_is_not_lost(project: Project, name: str) -> None:
+    gone = 2 if name == "merge" else 3
+    layer = project.objects[gone].layer
+
+    def progress(event: Progress) -> None:
+        if event.done == 30:  # frames 7 and 8 are ready, frame 45 is not
+            for t in (7, 8, 45):
+                project.labels(layer)[t, 0, 7] = gone
+            project.flush()
+            project.labels(1)[9, 5, 12] = 0
+            project.labels(1)[10, 0, 15] = project.next_label
+
+    ACTIONS[name](project, progress=progress)
+    mask = project.object_mask(1, 0, FRAMES)
+    assert mask[[7, 8, 45], 0, 7].all(), "what was drawn last is merged, too"
+    assert not mask[6, 0, 7]
+    if name == "merge":
+        assert not mask[9, 5, 12], "what was erased is not there to be merged"
+    assert project.labels(1)[10, 0, 15] not in (0, 1)
+    state(project)  # areas agree with pixels
+
+
+def test_a_disk_that_fails_midway_leaves_everything_as_it_was(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.close()
+    replace, moved = os.replace, []
+
+    def fail(source: Any, target: Any) -> None:
+        if ".staged-" in str(source):
+            moved.append(target)
+            if len(moved) > 5:
+                raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with Project.open(project.path) as again:  # with no frame in memory
+        before = state(again)
+        monkeypatch.setattr(os, "replace", fail)
+        with pytest.raises(StorageError, match="disk is full"):
+            ACTIONS["merge"](again)
+        monkeypatch.undo()
+        assert len(moved) > 5
+        after = state(again)
+        assert after[0] == before[0] and after[1:4] == before[1:4]
+        ACTIONS["merge"](again)
+        assert again.object_mask(1, 0, DRAWN).sum() == (LEFT | RIGHT).sum()
+
+
+def test_what_a_kill_left_is_swept(project: Project) -> None:
+    left = project.path / ".staged-dead.partial"
+    (left / "0").mkdir(parents=True)
+    (left / "spool").write_bytes(b"x")
+    ACTIONS["absent"](project)
+    assert not left.exists()
+
+
+def test_a_few_frames_need_no_folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("no folder is needed")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    project.mark_absent(1, 4, 12)
+    assert project.present(1)[:13].tolist() == [True] * 4 + [False] * 8 + [True]
+    state(project)
