@@ -68,15 +68,19 @@ class LinksPresenter:
         return self._links[0] if self._links else None
 
     def look(self, project: Project, object_ids: Iterable[int]) -> None:
-        """Compare objects that sentences have just made with the older ones."""
-        new = sorted(object_ids)
+        """Compare objects that sentences have just made with the older ones.
+
+        Two new ones that coincide are asked about once, as if the second had come later.
+        """
+        new = sorted(object_ids, reverse=True)
         if self.job.busy:
             return
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             for object_id in new:
                 match = editing.link_offer(project, object_id, cancel=cancel)
-                if match is not None:
+                asked = {one for one in new if one > object_id}
+                if match is not None and asked.isdisjoint(match.object_ids):
                     yield Link(project.objects[object_id].name, object_id, match)
 
         self.job.start(work, self._on_item)

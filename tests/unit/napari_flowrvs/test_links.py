@@ -63,6 +63,20 @@ def test_keeping_it_as_new_changes_nothing(links: LinksPresenter, project: Proje
     assert links.link is None, "it is like no other"
 
 
+def test_of_two_new_objects_the_first_stays(links: LinksPresenter, project: Project) -> None:
+    _, twin = project.add_prompt("the same again")
+    project.write_model(
+        twin.layer, twin.id, 0, project.object_mask(1, 0, project.video.frame_count)
+    )
+    questions: list[object] = []
+    links.asked.connect(questions.append)
+    links.look(project, [1, twin.id])
+    assert links.link is not None and links.link.object_id == twin.id
+    assert links.link.match.object_ids == (1,)
+    links.decline()
+    assert links.link is None and len(questions) == 2, "not asked the other way round"
+
+
 def test_the_question_is_asked_in_the_dock(
     qtbot: Any, links: LinksPresenter, project: Project
 ) -> None:
