@@ -8,9 +8,10 @@ for the whole process while it runs; hence this small one.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
-from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, Signal, Slot
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer, Signal, Slot
 
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from napari_flowrvs.presenters.job import Work, consume
@@ -19,6 +20,9 @@ __all__ = ["ThreadTask", "run_in_thread", "run_soon"]
 
 #: How long a step may hold the interface up before it goes on alone.
 _SOON_S = 0.025
+
+#: The shortest time between two events of progress: quicker ones are passed over.
+_PACE_S = 0.04
 
 # A task must live until its last message was delivered, whoever forgot it.
 _alive: set[ThreadTask] = set()
@@ -56,7 +60,8 @@ class ThreadTask:
     token : CancelToken
         Also cancelled when the application quits.
     item, progress, done : callable
-        Called on the thread that made the task; `done` once, last.
+        Called on the thread that made the task; `done` once, last. Of many events of
+        progress only the latest are passed on, twenty-five a second.
     """
 
     def __init__(
@@ -72,6 +77,9 @@ class ThreadTask:
         self._token = token
         self._item = item
         self._progress = progress
+        self._event: Progress | None = None
+        self._posting = threading.Lock()
+        self._told = 0.0
         self._done = done
         # A daemon, so that a model step of a minute does not keep a closed napari alive:
         # the store survives being killed at any moment.
@@ -90,10 +98,27 @@ class ThreadTask:
         self._mailbox.post(lambda: self._item(part))
 
     def _post_progress(self, event: Progress) -> None:
-        self._mailbox.post(lambda: self._progress(event))
+        with self._posting:
+            waiting, self._event = self._event is not None, event
+        if not waiting:
+            self._mailbox.post(self._tell)
+
+    def _tell(self) -> None:
+        """Pass the latest event on, or wait for its time."""
+        early = self._told + _PACE_S - time.monotonic()
+        if early > 0:
+            QTimer.singleShot(max(1, round(1e3 * early)), self._tell)
+            return
+        with self._posting:
+            event, self._event = self._event, None
+        if event is not None:
+            self._told = time.monotonic()
+            self._progress(event)
 
     def _finish(self, error: BaseException | None) -> None:
         _alive.discard(self)
+        with self._posting:
+            self._event = None
         app = QCoreApplication.instance()
         if app is not None:
             app.aboutToQuit.disconnect(self._token.cancel)

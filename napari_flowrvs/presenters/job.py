@@ -14,10 +14,23 @@ from psygnal import Signal
 from flowrvs.errors import Cancelled, FlowRVSError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 
-__all__ = ["Failure", "Job", "Phase", "Runner", "Task", "Work", "consume", "run_here"]
+__all__ = ["Failure", "Job", "Last", "Phase", "Runner", "Task", "Work", "consume", "run_here"]
 
 #: A task: a generator that checks the token, reports progress and yields small records.
 Work = Callable[[CancelToken, ProgressCallback], Generator[object, None, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The last item of a task: all is done, and it is too late to stop.
+
+    Attributes
+    ----------
+    part : object
+        What is handed on.
+    """
+
+    part: object
 
 
 class Phase(enum.Enum):
@@ -89,8 +102,11 @@ def consume(
     try:
         with closing(work(token, progress)) as parts:
             for part in parts:
-                item(part)
-                token.raise_if_cancelled()
+                if isinstance(part, Last):
+                    item(part.part)
+                else:
+                    item(part)
+                    token.raise_if_cancelled()
     except BaseException as error:
         return error
     return None

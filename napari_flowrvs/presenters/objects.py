@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 from psygnal import Signal
 
 from flowrvs import editing
 from flowrvs.errors import InputError
+from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.store import ObjectCounts, ObjectRecord, Project
 from napari_flowrvs.presenters.desk import Changed, Desk
 from napari_flowrvs.presenters.steps import Steps
 
 __all__ = ["ExpressionRow", "ObjectRow", "ObjectsPresenter"]
+
+
+class How(TypedDict):
+    """What every long change of a project takes."""
+
+    cancel: CancelToken
+    progress: ProgressCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,30 +239,30 @@ class ObjectsPresenter:
             self.desk.set_object(min(project.objects, default=None))
             self._changed({thing.layer}, 0, self.desk.frame_count)
 
-        self._do("Deleting", lambda project, thing: project.remove_object(thing.id), then)
+        self._do("Deleting", lambda p, thing, **how: p.remove_object(thing.id, **how), then)
 
     def absent(self) -> None:
         """Say that the object is not there on the chosen range."""
-        self._on_range("Emptying", lambda project, one, a, b: project.mark_absent(one, a, b))
+        self._on_range("Emptying", lambda p, one, a, b, **how: p.mark_absent(one, a, b, **how))
 
     def lock(self) -> None:
         """Protect the object's masks on the range."""
-        self._on_range("Locking", lambda project, one, a, b: project.lock_frames(one, a, b))
+        self._on_range("Locking", lambda p, one, a, b, **_: p.lock_frames(one, a, b))
 
     def unlock(self) -> None:
         """Undo `lock`; the frames stay a person's."""
-        self._on_range("Unlocking", lambda project, one, a, b: project.unlock_frames(one, a, b))
+        self._on_range("Unlocking", lambda p, one, a, b, **_: p.unlock_frames(one, a, b))
 
     def release(self) -> None:
         """Let the model draw again over what a person drew on the range."""
-        self._on_range("Releasing", lambda project, one, a, b: project.release_frames(one, a, b))
+        self._on_range("Releasing", lambda p, one, a, b, **_: p.release_frames(one, a, b))
 
     def start_here(self) -> None:
         """Let the object begin on the frame that is shown."""
         frame = self.desk.frame
         self._do(
             "Cutting",
-            lambda project, thing: project.start_object(thing.id, frame),
+            lambda p, thing, **how: p.start_object(thing.id, frame, **how),
             lambda _, thing: self._changed({thing.layer}, 0, frame),
         )
 
@@ -262,7 +271,7 @@ class ObjectsPresenter:
         frame = self.desk.frame
         self._do(
             "Cutting",
-            lambda project, thing: project.end_object(thing.id, frame + 1),
+            lambda p, thing, **how: p.end_object(thing.id, frame + 1, **how),
             lambda _, thing: self._changed({thing.layer}, frame + 1, self.desk.frame_count),
         )
 
@@ -270,8 +279,8 @@ class ObjectsPresenter:
         """Make every connected piece but the largest an object of its own, on the range."""
         start, stop = self.desk.span
 
-        def split(project: Project, thing: ObjectRecord) -> None:
-            if not editing.split_components(project, thing.id, start, stop):
+        def split(project: Project, thing: ObjectRecord, **how: Unpack[How]) -> None:
+            if not editing.split_components(project, thing.id, start, stop, **how):
                 raise InputError(f"{thing.name!r} is in one piece on frames {start} to {stop - 1}.")
 
         self._do("Splitting", split, lambda _, thing: self._changed({thing.layer}, start, stop))
@@ -286,7 +295,7 @@ class ObjectsPresenter:
         layers = self._layers(other)
         self._do(
             "Merging",
-            lambda project, thing: project.merge_objects(thing.id, other),
+            lambda p, thing, **how: p.merge_objects(thing.id, other, **how),
             lambda _, thing: self._changed({*layers, thing.layer}, 0, self.desk.frame_count),
         )
 
@@ -295,7 +304,7 @@ class ObjectsPresenter:
         layers, frame = self._layers(other), self.desk.frame
         self._do(
             "Swapping",
-            lambda project, thing: project.swap_objects(thing.id, other, frame),
+            lambda p, thing, **how: p.swap_objects(thing.id, other, frame, **how),
             lambda _, thing: self._changed({*layers, thing.layer}, frame, self.desk.frame_count),
         )
 
@@ -318,10 +327,13 @@ class ObjectsPresenter:
     def _do(
         self,
         word: str,
-        action: Callable[[Project, ObjectRecord], object],
+        action: Callable[..., object],
         then: Callable[[Project, ObjectRecord], object],
     ) -> None:
-        """Change the object that is chosen now, when its turn comes."""
+        """Call ``action(project, thing, cancel=, progress=)`` when its turn comes.
+
+        `thing` is the object that is chosen now.
+        """
         project, thing = self._chosen()
 
         def told(_result: object) -> None:
@@ -330,18 +342,20 @@ class ObjectsPresenter:
 
         self.steps.ask(
             lambda: self.steps.run(
-                f"{word} {thing.name!r}", lambda cancel, report: action(project, thing), told
+                f"{word} {thing.name!r}",
+                lambda cancel, report: action(project, thing, cancel=cancel, progress=report),
+                told,
             )
         )
 
-    def _on_range(self, word: str, action: Callable[[Project, int, int, int], object]) -> None:
+    def _on_range(self, word: str, action: Callable[..., object]) -> None:
         self._chosen()
         if not self.desk.span_chosen:
             raise InputError("Choose a range first: on its first and last frame (keys I, Shift+I).")
         start, stop = self.desk.span
         self._do(
             word,
-            lambda project, thing: action(project, thing.id, start, stop),
+            lambda project, thing, **how: action(project, thing.id, start, stop, **how),
             lambda _, thing: self._changed({thing.layer}, start, stop),
         )
 

@@ -10,7 +10,7 @@ from psygnal import Signal
 
 from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
-from napari_flowrvs.presenters.job import Failure, Job, Runner, run_here
+from napari_flowrvs.presenters.job import Failure, Job, Last, Runner, run_here
 
 __all__ = ["Steps"]
 
@@ -81,7 +81,7 @@ class Steps:
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, name))
-            yield action(cancel, report)
+            yield Last(action(cancel, report))
 
         def told(result: object) -> None:
             then(cast(T, result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from qtpy.QtCore import Qt
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
+from flowrvs.store._staged import Staged
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.objects import ObjectsPresenter
+from napari_flowrvs.presenters.steps import Steps
 from napari_flowrvs.widgets.objects import ObjectsPanel
+from napari_flowrvs.worker import run_in_thread
 
 
 @pytest.fixture
@@ -146,3 +150,74 @@ def test_a_running_job_does_not_disturb_an_edit(
     row = page.objects_model.index(1, 2)
     qtbot.waitUntil(lambda: row.data(Qt.ItemDataRole.UserRole).model == 10, timeout=3_000)
     assert not resets and page.objects.currentIndex().row() == 1
+
+
+@pytest.fixture
+def painted(tmp_path: Path) -> Iterator[Project]:
+    """Two objects in a layer and one in another, on 40 frames each."""
+    with Project.create(tmp_path / "long", VideoInfo(None, "array", 40, 6, 8)) as made:
+        made.add_prompt("the cat")
+        made.add_object("the dog", 1)
+        made.add_prompt("the bird")
+        masks = np.zeros((40, 6, 8), bool)
+        for object_id, columns in ((1, slice(0, 3)), (2, slice(3, 6)), (3, slice(0, 8))):
+            masks[:] = False
+            masks[:, :, columns] = True
+            made.write_model(made.objects[object_id].layer, object_id, 0, masks)
+        yield made
+
+
+LONG: dict[str, Callable[[ObjectsPresenter], None]] = {
+    "merge": lambda presenter: presenter.merge(2),
+    "merge across": lambda presenter: presenter.merge(3),
+    "swap": lambda presenter: presenter.swap(2),
+    "delete": lambda presenter: presenter.delete(),
+    "absent": lambda presenter: presenter.absent(),
+    "begins here": lambda presenter: presenter.start_here(),
+    "ends here": lambda presenter: presenter.end_here(),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_work_is_done_elsewhere_and_can_be_stopped(
+    qtbot: Any, painted: Project, name: str
+) -> None:
+    desk = Desk()
+    presenter = ObjectsPresenter(desk, Steps(run_in_thread))
+    desk.set_project(painted)
+    desk.set_frame({"begins here": 39, "ends here": 0, "swap": 0}.get(name, 5))
+    desk.set_span(0, 39)
+    job = presenter.steps.job
+    first, gate = threading.Event(), threading.Event()
+    threads: set[threading.Thread] = set()
+    make = Staged._make
+
+    def held(staged: Staged, t: int) -> Any:
+        threads.add(threading.current_thread())
+        if t == 20:
+            first.set()
+            gate.wait(20)
+        return make(staged, t)
+
+    before = {i: painted.object_mask(i, 0, 40) for i in painted.objects}
+    known = (painted.objects, painted.expressions, painted.history.steps)
+    ended: list[str] = []
+    job.cancelled.connect(lambda: ended.append("cancelled"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Staged, "_make", held)
+        LONG[name](presenter)
+        assert presenter.steps.busy, "the interface is free meanwhile"
+        qtbot.waitUntil(first.is_set, timeout=5_000)
+        job.cancel()
+        gate.set()
+        qtbot.waitUntil(lambda: not presenter.steps.busy, timeout=5_000)
+    assert ended == ["cancelled"] and threading.main_thread() not in threads
+    assert (painted.objects, painted.expressions, painted.history.steps) == known
+    for i, masks in before.items():
+        np.testing.assert_array_equal(painted.object_mask(i, 0, 40), masks)
+    LONG[name](presenter)
+    qtbot.waitUntil(lambda: not presenter.steps.busy, timeout=10_000)
+    assert len(painted.history.steps) == len(known[2]) + 1
+    painted.undo()
+    for i, masks in before.items():
+        np.testing.assert_array_equal(painted.object_mask(i, 0, 40), masks)

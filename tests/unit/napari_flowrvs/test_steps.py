@@ -164,3 +164,32 @@ def test_large_frames_are_read_a_few_ahead_and_let_go(qtbot: Any) -> None:
     assert ahead.close(5.0)
     assert {20, 21, 22} <= kept[-2] and not kept[-2] & {10, 11, 12}
     assert kept[-1] == set(), "nothing is held once it has stopped"
+
+
+def test_of_many_events_of_progress_the_latest_arrive(qtbot: Any) -> None:
+    steps, gate, heard = Steps(run_soon), threading.Event(), []
+    steps.job.progressed.connect(heard.append)
+
+    def action(cancel: object, report: Any) -> None:
+        for i in range(5000):
+            report(Progress(i + 1, 5000, "many"))
+        gate.wait(20)
+
+    steps.run("many", action, lambda _: None)
+    qtbot.waitUntil(lambda: bool(heard) and heard[-1].done == 5000, timeout=10_000)
+    assert len(heard) < 500
+    gate.set()
+    qtbot.waitUntil(lambda: not steps.busy, timeout=5_000)
+
+
+def test_it_may_be_too_late_to_stop(qtbot: Any) -> None:
+    steps, gate = Steps(run_soon), threading.Event()
+    got: list[object] = []
+    ended: list[str] = []
+    steps.job.cancelled.connect(lambda: ended.append("cancelled"))
+    steps.job.completed.connect(lambda: ended.append("completed"))
+    steps.run("long", lambda cancel, report: gate.wait(20), got.append)
+    steps.job.cancel()
+    gate.set()
+    qtbot.waitUntil(lambda: not steps.busy, timeout=5_000)
+    assert got == [True] and ended == ["completed"], "what is done is not called stopped"
