@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Annotations", "Source", "collect", "unused"]
 
 _CHUNK = 16
+_FEW = 6  # up to which comparing with each costs less than counting all
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -192,16 +193,17 @@ class Source:
             layers.setdefault(key, (known, {}))[1][inner] = outer
         for (_, layer), (known, ids) in layers.items():
             labels = known.project.labels(layer)
-            for index, position in enumerate(self.positions):
-                if cancel is not None and index % _CHUNK == 0:
+            for start in range(0, len(self.positions), _CHUNK):
+                if cancel is not None:
                     cancel.raise_if_cancelled()
-                frame = labels[position]
-                counts = np.bincount(frame.ravel())
-                for inner in np.flatnonzero(counts).tolist():
-                    if inner in ids:
+                part = self.positions[start : start + _CHUNK]
+                # Runs of frames go by the project's cache, which is for painting.
+                frames = (frame for first, last in _spans(part) for frame in labels[first:last])
+                for index, frame in enumerate(frames, start):
+                    for inner in _seen(frame, ids):
                         yield index, ids[inner], frame == inner
-                if advance is not None:
-                    advance(len(ids))
+                    if advance is not None:
+                        advance(len(ids))
 
     def masks(
         self,
@@ -356,6 +358,13 @@ def _frame_names(info: VideoInfo, origin: Origin | None) -> tuple[list[str], lis
     ):
         return native, everything
     return frame_names(info.frame_count), everything
+
+
+def _seen(frame: npt.NDArray[np.uint16], ids: Collection[int]) -> list[int]:
+    """Return those of `ids` that are on a frame, ascending."""
+    if len(ids) <= _FEW:
+        return [inner for inner in sorted(ids) if (frame == inner).any()]
+    return [inner for inner in np.flatnonzero(np.bincount(frame.ravel())).tolist() if inner in ids]
 
 
 def _spans(positions: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from flowrvs.data import _spans
 from flowrvs.data._assign import assign, stratum
-from flowrvs.data._atomic import AtomicFolder, write_atomic
+from flowrvs.data._atomic import AtomicFolder
 from flowrvs.data._content import ExportResult, Work, clock_for
-from flowrvs.data._datasheet import datasheet
 from flowrvs.data._formats import DESCRIPTIONS, WRITERS, write_mevis
 from flowrvs.data._merge import MASKS, META, amend
-from flowrvs.data._names import safe_name
-from flowrvs.data._sources import Source, collect, unused
-from flowrvs.data.check import check_split
-from flowrvs.errors import DatasetError, FlowRVSError, InputError, storage_error
+from flowrvs.data._sources import Source, unused
+from flowrvs.data._writing import Options, Projects, gather, release, told, verify, write_splits
+from flowrvs.errors import DatasetError
 from flowrvs.progress import CancelToken, ProgressCallback
 
 if TYPE_CHECKING:
-    from flowrvs.store import Project
     from flowrvs.video import Video
 
 __all__ = [
@@ -39,11 +35,9 @@ __all__ = [
 FORMATS = tuple(WRITERS)
 """Formats that :func:`export_projects` writes."""
 
-_Projects = Sequence["Project | str | os.PathLike[str]"]
-
 
 def export_projects(
-    projects: _Projects,
+    projects: Projects,
     to: str | os.PathLike[str],
     *,
     format: str = "mevis",
@@ -118,25 +112,16 @@ def export_projects(
     Cancelled
         `cancel` was set; nothing was written.
     """
-    sources = _sources(projects, videos, to, [split], format, quality)
-    (result,) = _write(
-        {split: sources},
-        to,
-        format,
-        overwrite,
-        quality,
-        link,
-        jobs,
-        licence,
-        date,
-        progress,
-        cancel,
+    sources = gather(projects, videos, to, [split], format, quality)
+    options = Options(
+        format, overwrite, quality, link, jobs, licence, date, progress=progress, cancel=cancel
     )
+    (result,) = write_splits({split: sources}, to, options)
     return result
 
 
 def export_splits(
-    projects: _Projects,
+    projects: Projects,
     to: str | os.PathLike[str],
     shares: Mapping[str, float],
     *,
@@ -178,28 +163,29 @@ def export_splits(
     FlowRVSError
         As in `export_projects`.
     """
-    sources = _sources(projects, videos, to, list(shares), format, quality)
+    sources = gather(projects, videos, to, list(shares), format, quality)
     chosen = _assigned(sources, shares, seed)
     groups = {s: [x for x in sources if chosen[x.name] == s] for s in shares}
     groups = {split: found for split, found in groups.items() if found}
-    return _write(
-        groups, to, format, overwrite, quality, link, jobs, licence, date, progress, cancel
+    options = Options(
+        format, overwrite, quality, link, jobs, licence, date, progress=progress, cancel=cancel
     )
+    return write_splits(groups, to, options)
 
 
 def assign_projects(
-    projects: _Projects,
+    projects: Projects,
     shares: Mapping[str, float],
     *,
     seed: int = 0,
     videos: Sequence[Video | None] | None = None,
 ) -> dict[str, str]:
     """Return the split that `export_splits` would put every video into."""
-    return _assigned(_sources(projects, videos, None, list(shares), "mevis", 95), shares, seed)
+    return _assigned(gather(projects, videos, None, list(shares), "mevis", 95), shares, seed)
 
 
 def append_projects(
-    projects: _Projects,
+    projects: Projects,
     split: str | os.PathLike[str],
     *,
     videos: Sequence[Video | None] | None = None,
@@ -235,7 +221,7 @@ def append_projects(
     if not (target / META).is_file():
         raise DatasetError(f"{target} is no MeViS-style split; export without --append first.")
     truth = (target / MASKS).is_file()
-    sources = _sources(projects, videos, None, [target.name], "mevis", quality)
+    sources = gather(projects, videos, None, [target.name], "mevis", quality)
     with _spans.mapped(target / META) as data:
         found = _spans.member(data, "videos")
         if found is None:
@@ -253,7 +239,7 @@ def append_projects(
     with contextlib.ExitStack() as stack:
         atomic = AtomicFolder(beside)
         stack.callback(atomic.abort)
-        stack.callback(_release, sources)
+        stack.callback(release, sources)
         work = Work(
             sources,
             target,
@@ -267,8 +253,8 @@ def append_projects(
         try:
             write_mevis(atomic.path, work, first_anno=first, truth=truth)
         except OSError as error:
-            raise _told(error, target) from error
-        _verify(atomic.path, "mevis", target, cancel)
+            raise told(error, target) from error
+        verify(atomic.path, "mevis", target, cancel)
         with contextlib.ExitStack() as files:
             meta = files.enter_context(_spans.mapped(atomic.path / META))
             inner = _spans.member(meta, "videos")
@@ -290,130 +276,5 @@ def append_projects(
         return work.result("mevis")
 
 
-def _sources(
-    projects: _Projects,
-    videos: Sequence[Video | None] | None,
-    to: str | os.PathLike[str] | None,
-    splits: Sequence[str],
-    format: str,
-    quality: int,
-) -> list[Source]:
-    """Check what was asked for and arrange the projects into videos."""
-    if format not in WRITERS:
-        raise InputError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
-    if not 1 <= quality <= 100:
-        raise InputError(f"The JPEG quality is 1 to 100, not {quality}.")
-    for split in splits:
-        safe_name(split, "split")
-    if not projects:
-        raise InputError("There is no project to export; give one at least.")
-    given = list(videos) if videos is not None else [None] * len(projects)
-    if len(given) != len(projects):
-        raise InputError(f"{len(given)} videos were given for {len(projects)} projects.")
-    sources = collect(projects, given)
-    if to is not None:
-        for split in splits:
-            _keep_apart(Path(to) / split, sources)
-    return sources
-
-
 def _assigned(sources: Sequence[Source], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     return assign({source.name: stratum(source) for source in sources}, shares, seed)
-
-
-def _write(
-    groups: Mapping[str, list[Source]],
-    to: str | os.PathLike[str],
-    format: str,
-    overwrite: bool,
-    quality: int,
-    link: bool,
-    jobs: int | None,
-    licence: str,
-    date: str,
-    progress: ProgressCallback | None,
-    cancel: CancelToken | None,
-) -> list[ExportResult]:
-    """Write every group beside its place, check it, and give all of them their names."""
-    clock = clock_for([source for group in groups.values() for source in group])
-    folders: list[AtomicFolder] = []
-    results = []
-    with contextlib.ExitStack() as stack:
-        for split, sources in groups.items():
-            target = Path(to) / split
-            stack.callback(_release, sources)
-            folder = AtomicFolder(target, overwrite=overwrite)
-            stack.callback(folder.abort)
-            folders.append(folder)
-            work = Work(
-                sources,
-                target,
-                clock,
-                quality=quality,
-                link=link,
-                jobs=jobs,
-                progress=progress,
-                cancel=cancel,
-            )
-            try:
-                WRITERS[format](folder.path, work)
-                result = work.result(format)
-                text = datasheet(work, result, licence=licence, date=date)
-                (folder.path / "README.md").write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise _told(error, target) from error
-            _verify(folder.path, format, target, cancel)
-            results.append(result)
-        for folder in folders:
-            folder.commit()
-        if format in ("ytvos", "refdavis"):
-            # Where the loaders of these formats look for the sentences.
-            for folder in folders:
-                copy = Path(to) / "meta_expressions" / folder.target.name / META
-                try:
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    write_atomic(copy, (folder.target / META).read_bytes())
-                except OSError as error:
-                    raise _told(error, copy) from error
-    return results
-
-
-def _told(error: OSError, target: Path) -> FlowRVSError:
-    # Errors of the exception tree, some of which are OSErrors too, say more.
-    return error if isinstance(error, FlowRVSError) else storage_error(error, target)
-
-
-def _verify(folder: Path, format: str, target: Path, cancel: CancelToken | None) -> None:
-    """Read what was written before it gets its name."""
-    if format == "mevis":
-        errors = [f for f in check_split(folder, cancel=cancel) if f.severity == "error"]
-        if errors:
-            raise DatasetError(
-                f"What was written to {target} does not pass its own check "
-                f"({errors[0].file}: {errors[0].problem}); nothing was changed, try again."
-            )
-        return
-    for path in folder.rglob("*"):
-        if path.is_file() and path.stat().st_size == 0 and path.suffix != ".txt":
-            raise DatasetError(f"{path.name} of {target} came out empty; nothing was changed.")
-    for path in folder.glob("*.json"):
-        json.loads(path.read_bytes())
-
-
-def _release(sources: Sequence[Source]) -> None:
-    for source in sources:
-        source.release()
-
-
-def _keep_apart(target: Path, sources: Sequence[Source]) -> None:
-    """Refuse a target that replacing would destroy the sources."""
-    place = target.resolve()
-    for source in sources:
-        kept = [known.path.resolve() for known in source.projects]
-        inside = any(folder in place.parents for folder in kept)
-        if source.info.path is not None:
-            kept.append(Path(source.info.path).resolve())
-        if inside or any(place in (s, *s.parents) for s in kept):
-            raise InputError(
-                f"{target} would replace or lie in what is being exported; choose another folder."
-            )
