@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flowrvs.editing.links import accept_link, link_offer
 from flowrvs.editing.preview import Preview
-from flowrvs.editing.review import doubt, review_order
+from flowrvs.editing.review import doubt, quick_doubt, review_order
 from flowrvs.editing.spreading import Flows, copy_to_next, spread
 from flowrvs.editing.tools import clean, combine, split_components
 from flowrvs.masks.match import Match
@@ -25,6 +25,7 @@ __all__ = [
     "copy_to_next",
     "doubt",
     "link_offer",
+    "quick_doubt",
     "review_order",
     "split_components",
     "spread",

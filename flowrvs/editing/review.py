@@ -13,7 +13,43 @@ from flowrvs.masks.flow import Flows
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store import Project, Provenance
 
-__all__ = ["doubt", "review_order"]
+__all__ = ["doubt", "quick_doubt", "review_order"]
+
+
+def quick_doubt(
+    project: Project, object_id: int, *, certainty: Mapping[int, float] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return a first guess of `doubt` for all frames, without looking at a pixel.
+
+    It knows of jumps of the area, of windows that disagreed, of how sure a spread was, and
+    that nobody has drawn a frame yet; a hundred thousand frames take a moment.
+
+    Parameters
+    ----------
+    project : Project
+    object_id : int
+    certainty : mapping of int to float, optional
+        As for `doubt`.
+
+    Returns
+    -------
+    ndarray of float32, shape (T,)
+        0 to 1; 0 for frames that a person drew or checked.
+    """
+    if object_id not in project.objects:
+        raise InputError(f"There is no object {object_id} in {project.path}.")
+    provenance = project.provenance(object_id)
+    spread = np.zeros(len(provenance), np.float32)
+    for t, sure in (certainty or {}).items():
+        spread[t] = 1 - sure
+    values = measures.together(
+        area=measures.area_jumps(project.areas(object_id)),
+        windows=project.disagreement(object_id, between=True),
+        spread=spread,
+        gap=measures.gaps(provenance > Provenance.EMPTY),
+    )
+    values[provenance >= Provenance.HUMAN] = 0
+    return values
 
 
 def doubt(
@@ -36,12 +72,12 @@ def doubt(
     start, stop : int
         The frames; all by default.
     flows : Flows, optional
-        Of the video. With it a mask is compared with its neighbours, moved by optical flow;
-        without it only the model's confidence (where it was kept) and jumps of the area
-        count, which takes a tenth of the time.
+        Of the video. With it a mask is compared with others nearby, moved by optical flow,
+        and with the picture; without it only what `quick_doubt` knows and the model's
+        confidence (where it was kept) count, which takes a tenth of the time.
     certainty : mapping of int to float, optional
-        How sure a spread was of the frames that it drew (`Preview.certainty`). Its masks
-        agree with the flow that made them, so that only this tells where it went astray.
+        How sure a spread was of the frames that it drew (`Preview.certainty`), as long as
+        they are its.
 
     Yields
     ------
@@ -51,43 +87,44 @@ def doubt(
     """
     total = project.video.frame_count
     stop = total if stop is None else stop
-    if object_id not in project.objects:
-        raise InputError(f"There is no object {object_id} in {project.path}.")
+    quick = quick_doubt(project, object_id, certainty=certainty)
     if not 0 <= start < stop <= total:
         raise InputError(f"Frames {start} to {stop} lie outside the {total} frames.")
-    areas = project.areas(object_id)
-    jumps = measures.area_jumps(areas)
-    human = project.provenance(object_id) >= Provenance.HUMAN
-    sure = project.confidence_frames(object_id)
+    areas, provenance = project.areas(object_id), project.provenance(object_id)
+    sure = project.confidence_frames(object_id) & (provenance == Provenance.MODEL)
     layer = project.objects[object_id].layer
     clock = ProgressClock(stop - start)
     masks: dict[int, npt.NDArray[np.bool_]] = {}
     for t in range(start, stop):
         if cancel is not None:
             cancel.raise_if_cancelled()
-        near = [n for n in (t - 1, t, t + 1) if 0 <= n < total]
-        value = 0.0
-        if not human[t] and (areas[near].any() or sure[t]):
-            masks = {
-                n: masks[n] if n in masks else project.object_mask(object_id, n, n + 1)[0]
-                for n in near
-            }
-            found = [float(jumps[t])]
+        near = [t + n for n in (-measures.FAR, -1, 0, 1, measures.FAR) if 0 <= t + n < total]
+        found: dict[str, float] = {}
+        if provenance[t] < Provenance.HUMAN and (areas[near].any() or sure[t]):
+            window = range(t - measures.FAR, t + measures.FAR + 1)
+            masks = {n: mask for n, mask in masks.items() if n in window}
+            for n in near:
+                if n not in masks:
+                    masks[n] = project.object_mask(object_id, n, n + 1)[0]
             if sure[t]:
                 confidence = project.confidence(layer, t, t + 1)
-                if confidence is not None:
-                    found.append(measures.margin(confidence[0], masks[t]))
-            if certainty is not None and t in certainty:
-                found.append(1 - certainty[t])
+                unsure = None if confidence is None else measures.margin(confidence[0], masks[t])
+                if unsure is not None:
+                    found["margin"] = unsure
             if flows is not None:
-                found.append(measures.warp_disagreement(flows, t, masks))
-            value = float(measures.together(*found))
+                found["warp"] = measures.warp_disagreement(flows, t, {n: masks[n] for n in near})
+                found["edge"] = measures.edge_likeness(flows, t, masks[t])
+        value = float(quick[t])
+        if found:
+            value = 1 - (1 - value) * (1 - float(measures.together(**found)))
         if progress is not None:
             progress(clock.advance("looking for doubtful frames"))
         yield t, value
 
 
-def review_order(doubts: npt.ArrayLike, provenance: npt.ArrayLike, apart: int = 5) -> list[int]:
+def review_order(
+    doubts: npt.ArrayLike, provenance: npt.ArrayLike, apart: int = 5, most: int | None = None
+) -> list[int]:
     """Return the frames that no person has checked, most doubtful first.
 
     Parameters
@@ -98,5 +135,7 @@ def review_order(doubts: npt.ArrayLike, provenance: npt.ArrayLike, apart: int = 
     apart : int
         Frames nearer than this to one in the queue come after all others, as correcting
         that one may correct them.
+    most : int, optional
+        How many to return; all by default.
     """
-    return measures.queue(doubts, np.asarray(provenance) < Provenance.HUMAN, apart)
+    return measures.queue(doubts, np.asarray(provenance) < Provenance.HUMAN, apart, most)

@@ -24,7 +24,8 @@ __all__ = ["Confidence"]
 _SPARE_BYTES = 2 * 2**30
 _BLOCK = 16
 _CHUNK = 4096
-_PARTS = 1000  # in which a disagreement is kept
+_PARTS = 1000  # in which a disagreement is kept, from 1 on
+_ALONE = -1  # one window alone saw the frame
 
 
 class Confidence(ProjectCore):
@@ -150,8 +151,6 @@ class Confidence(ProjectCore):
             with self._disagreement_lock:
                 array = self._seams(object_id)
                 if array is None:
-                    if np.isnan(disagreement).all():
-                        return
                     array = self._make_seams(object_id)
                 kept = np.array(array[start:stop].read().result())
                 rows = np.stack([_parts(disagreement), areas], axis=1)
@@ -161,11 +160,12 @@ class Confidence(ProjectCore):
             told = error if isinstance(error, StorageError) else storage_error(error, path)
             self.confidence_notice = f"Confidence is not kept any more: {told}"
 
-    def disagreement(self, object_id: int) -> npt.NDArray[np.float32]:
+    def disagreement(self, object_id: int, *, between: bool = False) -> npt.NDArray[np.float32]:
         """Return how far windows disagreed about an object's masks, (T,), 0 to 1.
 
         NaN where one window alone saw the frame, where nothing was kept, and where the mask
-        is another one by now.
+        is another one by now. With `between`, frames of one window have what lies between
+        the frames before and after them that two windows saw.
         """
         one = self._object(object_id)
         values = np.full(self._shape[0], np.nan, np.float32)
@@ -175,7 +175,12 @@ class Confidence(ProjectCore):
             return values
         parts, areas = np.array(array.read().result()).T
         # Whatever changed a mask since then - a tool, an undo - has changed its area.
-        known = (parts > 0) & (areas == self._volume(one.layer).areas(object_id))
+        kept = areas == self._volume(one.layer).areas(object_id)
+        told = np.flatnonzero(parts > 0)
+        if between and len(told):
+            wanted = np.flatnonzero(kept & (parts == _ALONE))
+            values[wanted] = np.interp(wanted, told, (parts[told] - 1) / _PARTS)
+        known = kept & (parts > 0)
         values[known] = (parts[known] - 1) / np.float32(_PARTS)
         return values
 
@@ -263,7 +268,7 @@ def _runs(frames: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _parts(disagreement: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """Return disagreements as whole numbers from 1; 0 where nothing is known."""
+    """Return disagreements as whole numbers."""
     known = np.isfinite(disagreement)
     values = np.rint(_PARTS * np.clip(np.where(known, disagreement, 0), 0, 1)) + 1
-    return np.where(known, values, 0).astype(np.int32)
+    return np.where(known, values, _ALONE).astype(np.int32)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowrvs.editing import Flows, accept_link, doubt, link_offer, review_order
+from flowrvs.editing import Flows, accept_link, doubt, link_offer, quick_doubt, review_order
 from flowrvs.errors import InputError
+from flowrvs.store import Provenance
 
 
 @pytest.fixture
@@ -72,9 +73,48 @@ def test_doubt_by_confidence_and_area_alone(project, red, shapes_masks):
     values = [value for _, value in doubt(project, red.id)]
     assert np.argmax(values) == 9 and values[9] > 0.5
     assert np.delete(values, 9).max() < 0.2
+    project.write_masks(red.id, 9, np.roll(masks[9:10], 3, axis=1), provenance=Provenance.MODEL)
+    assert dict(doubt(project, red.id))[9] < 0.1, "a tool drew it: the model's word is void"
 
 
 def test_doubt_knows_where_a_spread_was_unsure(project, red, shapes_masks):
     project.write_model(red.layer, red.id, 0, shapes_masks["red"])
     values = dict(doubt(project, red.id, certainty={3: 0.4, 4: 1.0}))
-    assert values[3] == pytest.approx(0.6) and values[4] == values[5] == 0
+    assert values[3] > 0.1 and values[4] == values[5] == 0
+
+
+def test_doubt_knows_where_windows_disagreed(project, red, shapes_masks):
+    masks = shapes_masks["red"]
+    apart = np.full(12, np.nan, np.float32)
+    apart[[3, 4, 8]] = 0, 0.1, 0.9
+    written = project.write_model(red.layer, red.id, 0, masks)
+    project.keep_disagreement(red.id, 0, apart, written)
+    quick = quick_doubt(project, red.id)
+    assert np.argmax(quick) == 8 and quick[3] == 0
+    assert quick[4] < quick[6] < quick[8], "one window saw it: what lies between counts"
+    np.testing.assert_allclose([v for _, v in doubt(project, red.id)], quick, atol=1e-6)
+    project.accept_frames(red.id, 8, 9)
+    assert quick_doubt(project, red.id)[8] == 0
+    project.undo()
+    project.write_masks(red.id, 8, masks[8:9, ::-1] & masks[8:9], provenance=Provenance.MODEL)
+    assert quick_doubt(project, red.id)[8] < quick[8] or not (masks[8, ::-1] & masks[8]).any()
+
+
+def test_what_nobody_drew_is_asked_for_in_the_middle(project, red, shapes_masks):
+    assert np.flatnonzero(quick_doubt(project, red.id)).tolist() == [5]
+    project.write_model(red.layer, red.id, 0, shapes_masks["red"][:3])
+    values = np.array([v for _, v in doubt(project, red.id)])
+    assert np.argmax(values) == 7 and values[10] == 0
+    assert review_order(values, project.provenance(red.id), most=2)[0] == 7
+    with pytest.raises(InputError):
+        quick_doubt(project, 99)
+
+
+def test_after_undo_of_a_run_its_confidence_counts_no_more(project, red, shapes_masks):
+    masks = shapes_masks["red"]
+    run = project.begin_run({"text": "red"}, red.id)
+    project.write_model(red.layer, red.id, 0, masks, np.where(masks, 135, 120).astype(np.uint8))
+    project.end_run(red.id)
+    assert run.id and min(v for _, v in doubt(project, red.id)) > 0.5
+    project.undo()
+    assert np.flatnonzero([v for _, v in doubt(project, red.id)]).tolist() == [5]

@@ -12,16 +12,26 @@ def test_margin_tells_a_guess_from_a_sure_mask():
     rows, columns = np.indices((80, 80))
     distance = 25 - np.hypot(rows - 40, columns - 40)
     mask = distance > 0
-    sure = np.rint(255 / (1 + np.exp(-distance))).astype(np.uint8)
-    unsure = np.where(mask, 140, 10).astype(np.uint8)
+
+    def bytes_of(logits):
+        return np.rint(255 / (1 + np.exp(-np.clip(logits, -1, 1)))).astype(np.uint8)
+
+    sure, unsure = bytes_of(distance), bytes_of(distance / 25)
     assert doubt.margin(sure, mask) < 0.05
-    assert doubt.margin(unsure, mask) > 0.7
-    clamped = np.rint(255 / (1 + np.exp(-np.clip(distance, -1, 1)))).astype(np.uint8)
-    assert (clamped.min(), clamped.max()) == (69, 186)
-    assert doubt.margin(clamped, mask) < 0.05
+    assert doubt.margin(unsure, mask) > 0.3
+    higher = sure > 160  # another threshold is as good
+    assert higher.sum() < mask.sum() and doubt.margin(sure, higher) < 0.1
     nothing = np.zeros_like(mask)
     assert doubt.margin(np.full((80, 80), 69, np.uint8), nothing) == 0
-    assert doubt.margin(np.full((80, 80), 100, np.uint8), nothing) == 1
+    assert doubt.margin(np.full((80, 80), 120, np.uint8), nothing) > 0.9
+
+
+def test_a_mask_that_somebody_drew_anew_has_no_margin():
+    confidence = np.full((40, 40), 69, np.uint8)
+    confidence[5:20, 5:20] = 186
+    moved = np.roll(confidence > 127, 10, axis=0)
+    assert doubt.margin(confidence, confidence > 127) == 0
+    assert doubt.margin(confidence, moved) is None
 
 
 def test_area_jumps_find_the_odd_frame():
@@ -46,9 +56,36 @@ def test_warped_neighbours_find_the_wrong_mask(disk):
     assert doubt.warp_disagreement(flows, 5, {5: disk.masks[5]}) == 0
 
 
-def test_together_is_never_less_than_the_worst():
-    joined = doubt.together([0, 0.5, 1], None, [0.2, 0.5, np.nan])
-    np.testing.assert_allclose(joined, [0.2, 0.75, 1])
+def test_masks_farther_away_find_a_run_of_wrong_ones(disk):
+    flows = Flows(disk.read, disk.masks.shape)
+    masks = {t: np.roll(disk.masks[t], 9, axis=0) for t in (4, 5, 6)}
+    near = doubt.warp_disagreement(flows, 5, masks)
+    masks |= {t: disk.masks[t] for t in (1, 9)}
+    assert doubt.warp_disagreement(flows, 5, masks) > near + 0.1, "near ones err alike"
+
+
+def test_an_edge_within_one_colour_is_doubtful(disk):
+    flows = Flows(disk.read, disk.masks.shape)
+    right = doubt.edge_likeness(flows, 5, disk.masks[5])
+    beside = doubt.edge_likeness(flows, 5, np.roll(disk.masks[5], 15, axis=0))
+    assert right < beside
+    assert doubt.edge_likeness(flows, 5, np.zeros_like(disk.masks[5])) == 0
+    assert doubt.edge_likeness(flows, 5, np.ones_like(disk.masks[5])) == 0
+
+
+def test_a_gap_is_looked_at_in_its_middle():
+    drawn = np.array([0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0], bool)
+    values = doubt.gaps(drawn)
+    assert np.flatnonzero(values).tolist() == [1, 7, 11]
+    assert doubt.gaps(np.zeros(1, bool)).tolist() == [0.5]
+    assert not doubt.gaps(np.ones(4, bool)).any()
+
+
+def test_together_grows_with_each_measure():
+    one = doubt.together(warp=[0, 0.5, 1, np.nan])
+    both = doubt.together(warp=[0, 0.5, 1, np.nan], margin=None, area=np.full(4, 0.5))
+    assert one[0] == one[3] == 0 and (np.diff(one[:3]) > 0).all()
+    assert (both > one).all() and (both <= 1).all()
 
 
 def test_queue_spreads_out_and_leaves_out_checked_frames():
@@ -59,13 +96,16 @@ def test_queue_spreads_out_and_leaves_out_checked_frames():
     assert order[:2] == [1, 7]
     assert sorted(order) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert order.index(2) > order.index(4)
+    for most in (0, 1, 3, 9, 20):
+        assert doubt.queue(doubts, waiting, apart=3, most=most) == order[:most]
 
 
 def test_bad_input_is_told():
     for call in [
         lambda: doubt.margin(np.zeros((3, 3), np.uint8), np.zeros((4, 4))),
         lambda: doubt.area_jumps(np.zeros((2, 2))),
-        lambda: doubt.together(None),
+        lambda: doubt.together(warp=None),
+        lambda: doubt.together(wrap=[0.5]),
         lambda: doubt.queue([1, 2], [True]),
     ]:
         with pytest.raises(InputError):
