@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
-from flowrvs.errors import FlowRVSError, InputError
+from flowrvs.errors import FlowRVSError, InputError, MissingPathError, VideoError
+from flowrvs.masks.doubt import FAR
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.presenters.desk import Changed, Desk
@@ -22,6 +24,8 @@ from napari_flowrvs.presenters.steps import Steps
 __all__ = ["Doubtful", "Measured", "ReviewPresenter"]
 
 _BATCH = 16
+_LONGEST = 5000  # entries of an object's queue: more are looked for when these are done
+_REORDER = 2.0  # seconds between two orders while doubts are measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Doubtful:
     frame, object_id : int
         What to look at.
     doubt : float
-        0 to 1; 0 where it was not measured yet.
+        0 to 1; NaN where nothing was measured yet.
     """
 
     frame: int
@@ -43,11 +47,11 @@ class Doubtful:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Doubts of one object, as they come."""
+    """Doubts of one object on consecutive frames, as they come."""
 
     object_id: int
-    frames: tuple[int, ...]
-    doubts: tuple[float, ...]
+    start: int
+    doubts: npt.NDArray[np.float32]
 
 
 class ReviewPresenter:
@@ -74,6 +78,8 @@ class ReviewPresenter:
     doubt_changed = Signal(object)  # ndarray of float32 | None
     #: Somebody wants to paint an object.
     fix_requested = Signal(int)
+    #: What a verdict about many frames was about.
+    told = Signal(str)
 
     def __init__(
         self,
@@ -87,11 +93,14 @@ class ReviewPresenter:
         self._motion = motion
         self.job = Job(runner)
         self._doubts: dict[int, npt.NDArray[np.float32]] = {}
-        self._stale: dict[int, tuple[int, int]] = {}
-        self._certainty: dict[int, dict[int, float]] = {}
+        self._stale: dict[int, npt.NDArray[np.bool_]] = {}
+        self._certainty: dict[int, dict[int, tuple[float, int]]] = {}
         self._scope: str | None = None
         self._measuring = False
+        self._eager = False  # somebody wants to be led, and nothing is known yet
+        self._orders: dict[int, list[int]] = {}
         self._queue: list[Doubtful] | None = None
+        self._ordered = 0.0
         self._led: tuple[int, int | None] | None = None
         self.job.completed.connect(self._on_measured)
         desk.project_changed.connect(self._on_project)
@@ -123,32 +132,50 @@ class ReviewPresenter:
         return () if self.desk.object_id is None else (self.desk.object_id,)
 
     def queue(self) -> list[Doubtful]:
-        """Return the unchecked frames, most doubtful first."""
+        """Return the unchecked frames, most doubtful first; of a long video those to begin with."""
         if self._queue is None:
-            found: list[tuple[int, Doubtful]] = []
-            for object_id in self.objects():
-                provenance = self._project().provenance(object_id)
-                doubts = self._doubts.get(object_id)
-                if doubts is None:
-                    doubts = np.zeros(len(provenance), np.float32)
-                order = editing.review_order(np.nan_to_num(doubts), provenance)
-                found += [
-                    (place, Doubtful(t, object_id, float(np.nan_to_num(doubts[t]))))
-                    for place, t in enumerate(order)
+            ids = self.objects()
+            orders = [self._order(i) for i in ids]
+            places = np.concatenate([np.zeros(0), *(np.arange(len(each)) for each in orders)])
+            frames = np.concatenate([np.zeros(0, np.intp), *orders]).astype(np.intp)
+            owners = np.repeat(np.arange(len(ids)), [len(each) for each in orders])
+            unknown = np.full(self.desk.frame_count, np.nan, np.float32)
+            known = [self._doubts.get(i, unknown) for i in ids]
+            doubts = np.concatenate(
+                [
+                    np.zeros(0, np.float32),
+                    *(one[each] for one, each in zip(known, orders, strict=True)),
                 ]
+            )
             # The first of every object, then the second ones: each order is kept.
-            found.sort(key=lambda pair: (pair[0], -pair[1].doubt))
-            self._queue = [each for _, each in found]
+            order = np.lexsort((-np.nan_to_num(doubts), places))
+            self._queue = [
+                Doubtful(int(frames[i]), ids[owners[i]], float(doubts[i])) for i in order
+            ]
         return self._queue
 
-    def progress(self) -> tuple[int, int]:
-        """Return how many frames were checked, and how many there are to check."""
-        checked = total = 0
-        for object_id in self.objects():
+    def _order(self, object_id: int) -> list[int]:
+        if object_id not in self._orders:
             provenance = self._project().provenance(object_id)
-            checked += int((provenance >= Provenance.HUMAN).sum())
-            total += len(provenance)
-        return checked, total
+            doubts = self._doubts.get(object_id, np.zeros(len(provenance), np.float32))
+            self._orders[object_id] = editing.review_order(
+                np.nan_to_num(doubts), provenance, most=_LONGEST
+            )
+        return self._orders[object_id]
+
+    def progress(self, exp_id: str | None = None) -> tuple[int, int]:
+        """Return how many frames were checked, and how many there are to check.
+
+        Frames of two objects count twice. A sentence can be named; by default it is what is
+        reviewed.
+        """
+        project = self.desk.project
+        if project is None:
+            return 0, 0
+        named = None if exp_id is None else project.expressions.get(exp_id)
+        ids = self.objects() if named is None else tuple(named.object_ids)
+        checked = sum(int(np.count_nonzero(project.provenance(i) >= Provenance.HUMAN)) for i in ids)
+        return checked, len(ids) * self.desk.frame_count
 
     # -- going through it ----------------------------------------------------------------
 
@@ -175,7 +202,14 @@ class ReviewPresenter:
         self.desk.go_to(each.frame)
 
     def next(self) -> None:
-        """Go to the most doubtful frame; once there, to the one after it in the queue."""
+        """Go to the most doubtful frame; once there, to the one after it in the queue.
+
+        Where no doubt was measured yet, it is now, and the frame is shown once it is known.
+        """
+        if any(i not in self._doubts for i in self.objects()):
+            self._eager = True
+            self.measure()
+            return
         place = self._place()
         self._show(0 if place is None else place + 1)
 
@@ -209,13 +243,24 @@ class ReviewPresenter:
         self.steps.ask(self._accept_here)
 
     def _accept_here(self) -> None:
-        stop = self.desk.frame + 1
+        stop, ids = self.desk.frame + 1, self._reviewed()
+        project = self._project()
+        nobodys = sum(
+            int(np.count_nonzero(project.provenance(i)[:stop] == Provenance.EMPTY)) for i in ids
+        )
+
+        def then() -> None:
+            # A model does not fill in what a person has accepted: say so while undo is near.
+            empty = f"; nobody had drawn on {nobodys} of them" if nobodys else ""
+            self.told.emit(f"Accepted frames 0 to {stop - 1}{empty}.")
+
         self._write(
             f"accept frames 0-{stop - 1}",
-            self._reviewed(),
+            ids,
             lambda project, one: project.accept_frames(one, 0, stop),
             0,
             stop,
+            then,
         )
 
     def fix(self) -> None:
@@ -226,14 +271,16 @@ class ReviewPresenter:
         self, word: str, ids: tuple[int, ...], verdict: Callable[[Project, int, int], object]
     ) -> None:
         t, place = self.desk.frame, self._place()
+        # What is judged leaves the queue, so that the one after it gets its place.
+        before = self.queue()[: place or 0]
+        target = len([each for each in before if each.frame != t or each.object_id not in ids])
         self._write(
             f"{word} frame {t}",
             ids,
             lambda project, one: verdict(project, one, t),
             t,
             t + 1,
-            # The judged frame has left the queue, so that the next one has its place.
-            lambda: self._show(0 if place is None else place),
+            lambda: self._show(target),
         )
 
     def _write(
@@ -286,29 +333,45 @@ class ReviewPresenter:
 
     def note_certainty(self, object_id: int, certainty: dict[int, float]) -> None:
         """Remember how sure a spread was, which tells where it went astray."""
-        self._certainty.setdefault(object_id, {}).update(certainty)
+        project = self.desk.project
+        if project is not None and object_id in project.objects:
+            areas = project.areas(object_id)
+            noted = {t: (sure, int(areas[t])) for t, sure in certainty.items()}
+            self._certainty.setdefault(object_id, {}).update(noted)
+
+    def _sure(self, project: Project, object_id: int) -> dict[int, float]:
+        """Return what is known of masks that are still those that a spread drew."""
+        areas = project.areas(object_id)
+        noted = dict(self._certainty.get(object_id, {}))
+        return {t: sure for t, (sure, area) in noted.items() if areas[t] == area}
 
     def measure(self) -> None:
         """Measure what is not known, or has changed, in the background."""
         project = self.desk.project
-        if not self._measuring or project is None or self.job.busy:
+        if not (self._measuring or self._eager) or project is None or self.job.busy:
             return
-        wanted = []
+        wanted: list[tuple[int, bool, list[tuple[int, int]]]] = []
         for object_id in self.objects():
-            if object_id not in self._doubts:
-                self._doubts[object_id] = np.full(self.desk.frame_count, np.nan, np.float32)
-                self._stale[object_id] = (0, self.desk.frame_count)
-            if object_id in self._stale:
-                wanted.append((object_id, *self._stale.pop(object_id)))
+            new = object_id not in self._doubts
+            stale = self._stale.pop(object_id, np.full(self.desk.frame_count, new))
+            if stale.any():
+                wanted.append((object_id, new, _runs(stale)))
         if not wanted:
             return
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, "Looking for doubtful frames"))
+            for object_id, new, _ in wanted:
+                if new:  # a first order, at once
+                    quick = editing.quick_doubt(
+                        project, object_id, certainty=self._sure(project, object_id)
+                    )
+                    yield Measured(object_id, 0, quick)
             flows = self._flows(project)
-            for object_id, start, stop in wanted:
-                sure = dict(self._certainty.get(object_id, {}))
-                yield from _measure(project, object_id, start, stop, flows, sure, cancel)
+            for object_id, _, runs in wanted:
+                sure = self._sure(project, object_id)
+                for start, stop in runs:
+                    yield from _measure(project, object_id, start, stop, flows, sure, cancel)
 
         self.job.start(work, self._on_item)
 
@@ -323,10 +386,29 @@ class ReviewPresenter:
         return flows
 
     def _on_item(self, item: object) -> None:
-        if isinstance(item, Measured) and item.object_id in self._doubts:
-            self._doubts[item.object_id][list(item.frames)] = item.doubts
-            if item.object_id == self.desk.object_id:
-                self.doubt_changed.emit(self._doubts[item.object_id])
+        if not isinstance(item, Measured) or self.desk.project is None:
+            return
+        first = item.object_id not in self._doubts
+        unknown = np.full(self.desk.frame_count, np.nan, np.float32)
+        doubts = self._doubts.setdefault(item.object_id, unknown)
+        doubts[item.start : item.start + len(item.doubts)] = item.doubts
+        if item.object_id == self.desk.object_id:
+            self.doubt_changed.emit(doubts)
+        # A list that is always in motion cannot be read.
+        if first or time.monotonic() - self._ordered > _REORDER:
+            self._ordered = time.monotonic()
+            self._forget_order(item.object_id)
+            self.changed.emit()
+        if self._eager and all(i in self._doubts for i in self.objects()):
+            self._eager = False
+            self.next()
+
+    def _forget_order(self, object_id: int | None = None) -> None:
+        self._queue = None
+        if object_id is None:
+            self._orders.clear()
+        else:
+            self._orders.pop(object_id, None)
 
     def _on_measured(self) -> None:
         self._on_catalog()
@@ -340,6 +422,7 @@ class ReviewPresenter:
         self._stale.clear()
         self._certainty.clear()
         self._scope = None
+        self._eager = False
         self._on_catalog()
 
     def _on_object(self, object_id: int | None) -> None:
@@ -349,19 +432,20 @@ class ReviewPresenter:
             self._on_catalog()
 
     def _on_catalog(self) -> None:
-        self._queue = None
+        self._forget_order()
         self.changed.emit()
         self.measure()
 
     def _on_contents(self, change: Changed) -> None:
         project = self.desk.project
         for one in project.objects.values() if project is not None else ():
-            if one.id in self._doubts and change.layer_id in (None, one.layer):
-                start, stop = self._stale.get(one.id, (change.start, change.stop))
+            if change.layer_id not in (None, one.layer):
+                continue
+            self._orders.pop(one.id, None)
+            if one.id in self._doubts:
+                stale = self._stale.setdefault(one.id, np.zeros(self.desk.frame_count, np.bool_))
                 # The frames on either side are compared with what has changed.
-                low = max(min(start, change.start - 1), 0)
-                high = min(max(stop, change.stop + 1), self.desk.frame_count)
-                self._stale[one.id] = (low, high)
+                stale[max(change.start - FAR, 0) : change.stop + FAR] = True
         self._queue = None
         self.changed.emit()
 
@@ -369,6 +453,12 @@ class ReviewPresenter:
         """Stop measuring."""
         self._measuring = False
         return self.job.close(timeout)
+
+
+def _runs(frames: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return the runs of true frames, first and one past the last."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], frames, [0]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def _measure(
@@ -380,16 +470,26 @@ def _measure(
     certainty: dict[int, float],
     cancel: CancelToken,
 ) -> Generator[Measured, None, None]:
-    frames: list[int] = []
-    doubts: list[float] = []
-    parts = editing.doubt(
-        project, object_id, start, stop, flows=flows, certainty=certainty, cancel=cancel
-    )
-    with closing(parts):
-        for frame, doubt in parts:
-            frames.append(frame)
-            doubts.append(doubt)
-            if len(frames) == _BATCH:
-                yield Measured(object_id, tuple(frames), tuple(doubts))
-                frames, doubts = [], []
-    yield Measured(object_id, tuple(frames), tuple(doubts))
+    found: list[float] = []
+    looked: editing.Flows | None = flows
+    while start < stop:
+        parts = editing.doubt(
+            project, object_id, start, stop, flows=looked, certainty=certainty, cancel=cancel
+        )
+        try:
+            with closing(parts):
+                for t, doubt in parts:
+                    found.append(doubt)
+                    if len(found) == _BATCH or t + 1 == stop or looked is not flows:
+                        yield Measured(object_id, start, np.array(found, np.float32))
+                        start, found = t + 1, []
+                    if looked is not flows:
+                        break
+            looked = flows
+        except (VideoError, MissingPathError):
+            if looked is None:
+                raise
+            if found:
+                yield Measured(object_id, start, np.array(found, np.float32))
+                start, found = start + len(found), []
+            looked = None  # this frame, or one near it, cannot be read

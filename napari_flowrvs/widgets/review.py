@@ -42,9 +42,15 @@ class QueueModel(QAbstractTableModel):
 
     def show_rows(self, rows: list[Doubtful], names: dict[int, str]) -> None:
         """Take new rows."""
-        self.beginResetModel()
-        self.rows, self._names = rows[:_SHOWN], names
-        self.endResetModel()
+        rows = rows[:_SHOWN]
+        same = [_key(row) for row in rows] == [_key(row) for row in self.rows]
+        if not same:
+            self.beginResetModel()
+        self.rows, self._names = rows, names
+        if not same:
+            self.endResetModel()
+        elif rows:
+            self.dataChanged.emit(self.index(0, 0), self.index(len(rows) - 1, 2))
 
     def rowCount(  # noqa: N802
         self, parent: QModelIndex | QPersistentModelIndex | None = None
@@ -76,6 +82,10 @@ class QueueModel(QAbstractTableModel):
         name = self._names.get(each.object_id, "")
         doubt = "" if each.doubt != each.doubt else f"{each.doubt:.2f}"
         return (str(each.frame), f"{each.object_id} {name}", doubt)[index.column()]
+
+
+def _key(row: Doubtful) -> tuple[int, int]:
+    return row.frame, row.object_id
 
 
 class ReviewPanel(QWidget):
@@ -168,20 +178,37 @@ class ReviewPanel(QWidget):
     def refresh(self) -> None:
         """Show the queue as it is now."""
         project = self.desk.project
-        self.scope.clear()
-        thing = self.desk.object
-        self.scope.addItem("the chosen object" if thing is None else f"object {thing.id}", None)
-        for one in project.expressions.values() if project is not None else ():
-            self.scope.addItem(one.text, one.exp_id)
-        self.scope.setCurrentIndex(max(self.scope.findData(self.presenter.scope), 0))
+        self._show_scopes()
         names = {} if project is None else {i: o.name for i, o in project.objects.items()}
+        scroll = self.table.verticalScrollBar()
+        place = scroll.value()
         self.model.show_rows(self.presenter.queue(), names)
+        scroll.setValue(place)  # the order may change while somebody looks at it
         checked, total = self.presenter.progress()
         self.bar.setRange(0, max(total, 1))
         self.bar.setValue(checked)
         self.bar.setFormat(f"{checked} of {total} frames checked")
         self._enable()
         self._mark()
+
+    def _show_scopes(self) -> None:
+        project, thing = self.desk.project, self.desk.object
+        items: list[tuple[str, str | None]] = [
+            ("the chosen object" if thing is None else f"object {thing.id}", None)
+        ]
+        for one in project.expressions.values() if project is not None else ():
+            checked, total = self.presenter.progress(one.exp_id)
+            share = f"{100 * checked // total} %" if total else "no object"
+            items.append((f"{one.text}  ({share})", one.exp_id))
+        known = [self.scope.itemData(i) for i in range(self.scope.count())]
+        if known != [exp_id for _, exp_id in items]:
+            self.scope.clear()
+            for text, exp_id in items:
+                self.scope.addItem(text, exp_id)
+        else:  # the list may be open
+            for i, (text, _) in enumerate(items):
+                self.scope.setItemText(i, text)
+        self.scope.setCurrentIndex(max(self.scope.findData(self.presenter.scope), 0))
 
     def _enable(self, _busy: bool = False) -> None:
         enable(

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
+from napari_flowrvs.presenters import review as module
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.history import HistoryPresenter
+from napari_flowrvs.presenters.motion import Motion
 from napari_flowrvs.presenters.review import ReviewPresenter
 from napari_flowrvs.presenters.strip import StripPresenter
+from napari_flowrvs.source import VideoSource
 
 FRAMES = 16
 BROKEN = 9
@@ -153,3 +157,149 @@ def test_undo_and_redo_go_to_where_something_happened(
     review.accept_here()
     history.undo()
     assert review.progress() == (1, FRAMES)
+
+
+def test_without_the_page_open_the_first_key_measures(desk: Desk, project: Project) -> None:
+    presenter = ReviewPresenter(desk)
+    desk.set_project(project)
+    assert all(np.isnan(each.doubt) for each in presenter.queue())
+    presenter.next()
+    assert desk.frame == BROKEN and presenter.queue()[0].doubt > 0.2
+
+
+def test_accepting_for_two_objects_skips_no_entry(
+    review: ReviewPresenter, desk: Desk, project: Project
+) -> None:
+    project.set_expression_objects("0", [1, 2])
+    review.set_scope("0")
+    queue = review.queue()
+    place = next(i for i, each in enumerate(queue) if (each.frame, each.object_id) == (BROKEN, 2))
+    assert place > 0, "the broken one comes first"
+    review.show(queue[place])
+    review.accept()
+    after = [each for each in queue[place + 1 :] if each.frame != BROKEN]
+    assert (desk.frame, desk.object_id) == (after[0].frame, after[0].object_id)
+
+
+def test_progress_of_each_sentence(review: ReviewPresenter, desk: Desk, project: Project) -> None:
+    project.set_expression_objects("1", [1])  # two sentences mean one object
+    desk.set_frame(3)
+    review.accept()
+    assert review.progress("0") == review.progress("1") == review.progress() == (1, FRAMES)
+    project.set_expression_objects("1", [])
+    assert review.progress("1") == (0, 0)
+    review.set_scope("1")
+    assert review.queue() == [] and review.progress() == (0, 0)
+    with pytest.raises(InputError, match="nothing to review"):
+        review.accept()
+
+
+def test_accepting_what_nobody_drew_is_told(
+    review: ReviewPresenter, desk: Desk, project: Project
+) -> None:
+    new = project.add_object("late", project.add_layer("late").id)
+    project.labels(new.layer)[10, :5] = new.id
+    desk.set_object(new.id)
+    told: list[str] = []
+    review.told.connect(told.append)
+    desk.set_frame(11)
+    review.accept_here()
+    assert told == ["Accepted frames 0 to 11; nobody had drawn on 11 of them."]
+    assert project.undo_name == "accept frames 0-11"
+    assert (project.provenance(new.id)[12:] == Provenance.EMPTY).all()
+    assert review.queue()[0].frame == 13, "the middle of what nobody drew"
+    desk.set_object(2)
+    review.accept_here()
+    assert told[1] == "Accepted frames 0 to 11."
+
+
+def test_a_video_of_one_frame(tmp_path: Path, desk: Desk) -> None:
+    with Project.create(tmp_path / "one", VideoInfo(None, "array", 1, 40, 60)) as made:
+        presenter = ReviewPresenter(desk)
+        _, one = made.add_prompt("the square")
+        desk.set_project(made)
+        presenter.set_measuring(True)
+        assert [(e.frame, e.object_id) for e in presenter.queue()] == [(0, one.id)]
+        made.write_model(one.layer, one.id, 0, np.ones((1, 40, 60), bool))
+        desk.touched(one.layer, 0, 1)
+        presenter.measure()
+        presenter.next()
+        presenter.previous()
+        presenter.accept()
+        assert presenter.queue() == [] and presenter.progress() == (1, 1)
+        presenter.accept_here()
+        presenter.absent()
+        assert not made.object_mask(one.id, 0, 1).any()
+
+
+def test_only_what_has_changed_is_measured_again(
+    review: ReviewPresenter, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    measure = module._measure
+
+    def noted(*arguments):
+        asked.append(arguments[2:4])
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_measure", noted)
+    desk.touched(1, 0, 1)
+    desk.touched(1, FRAMES - 1, FRAMES)
+    desk.touched(2, 4, 5)  # of an object that nobody has looked at
+    review.measure()
+    assert asked == [(0, 5), (FRAMES - 5, FRAMES)]
+
+
+def test_a_spread_that_was_undone_was_unsure_of_nothing(
+    review: ReviewPresenter, desk: Desk, project: Project
+) -> None:
+    def doubt_of(t: int) -> float:
+        return next(each.doubt for each in review.queue() if each.frame == t)
+
+    before = doubt_of(3)
+    project.write_masks(1, 3, np.ones((1, 40, 60), bool), provenance=Provenance.MODEL)
+    review.note_certainty(1, {3: 0.0})
+    desk.touched(1, 3, 4)
+    review.measure()
+    assert doubt_of(3) > before
+    project.undo()
+    desk.touched(1, 3, 4)
+    review.measure()
+    assert doubt_of(3) == pytest.approx(before)
+
+
+def test_a_frame_that_cannot_be_read_leaves_the_rest(tmp_path: Path, desk: Desk) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (FRAMES, 40, 60, 3), np.uint8)
+    for t, frame in enumerate(noise):
+        Image.fromarray(frame).save(folder / f"{t:02}.png")
+    motion = Motion()
+    motion.set_source(VideoSource("frames", FRAMES, str(folder)))
+    video, _ = motion.open()
+    with Project.create(tmp_path / "noise", video.info) as made:
+        _, one = made.add_prompt("the square")
+        made.write_model(one.layer, one.id, 0, noise[..., 0] > 99)
+        (folder / "07.png").unlink()
+        presenter = ReviewPresenter(desk, motion)
+        failed: list[object] = []
+        presenter.job.failed.connect(failed.append)
+        desk.set_project(made)
+        presenter.set_measuring(True)
+        doubts = {each.frame: each.doubt for each in presenter.queue()}
+        assert failed == [] and len(doubts) == FRAMES
+        seen = {t for t, doubt in doubts.items() if doubt > 0.3}  # noise moves nowhere
+        unseen = {3, 6, 7, 8, 11}  # these need the frame that is gone
+        assert seen == set(range(FRAMES)) - unseen
+    motion.close()
+
+
+def test_the_queue_of_an_hour_is_there_at_once(tmp_path: Path, desk: Desk) -> None:
+    count = 108_000
+    with Project.create(tmp_path / "long", VideoInfo(None, "array", count, 8, 8)) as made:
+        presenter = ReviewPresenter(desk)
+        made.add_object("far", made.add_layer("one").id)
+        desk.set_project(made)
+        queue = presenter.queue()
+        assert len(queue) == 5000 and len({each.frame for each in queue}) == 5000
+        assert presenter.progress() == (0, count)
