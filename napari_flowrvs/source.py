@@ -41,8 +41,6 @@ class ShownVideo:
     def __init__(self, video: Video) -> None:
         self.video = video
         self.shape = video.shape
-        #: By which `video_of` finds the video.
-        self.name = video.frames.name
         # Replaced, never changed: any thread may look while another one holds frames.
         self._held: dict[int, Picture] = {}
         self._last: tuple[int, Picture] | None = None
@@ -68,7 +66,7 @@ class ShownVideo:
     def hold(self, t: int) -> None:
         """Read a frame and keep it at hand; on any one thread."""
         if t not in self._held:
-            self._held = {**self._held, t: self.video.read(t, t + 1)[0]}
+            self._held = {**self._held, t: self._read(t)}
 
     def let_go(self, but: Collection[int] = ()) -> None:
         """Keep no more frames at hand than those of `but`; on the thread that holds."""
@@ -80,9 +78,14 @@ class ShownVideo:
         if held is None and last is not None and last[0] == t:
             held = last[1]
         if held is None:
-            held = self.video.read(t, t + 1)[0]
+            held = self._read(t)
         self._last = (t, held)
         return held
+
+    def _read(self, t: int) -> Picture:
+        frame: Picture = self.video.read(t, t + 1)[0]
+        frame.flags.writeable = False  # it will be shown again
+        return frame
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Any:
         if copy is False:

@@ -265,6 +265,8 @@ class Surgery(Pixels):
         """
         one = self._checked(object_id, 0, self._shape[0])
         with self.history.step(f"move {one.name!r} to another layer") as entry:
+            # A stroke in the old layer must come before, or undo would leave it behind.
+            self._settle_volumes()
             if layer_id is None:
                 with self._lock:
                     layer = LayerRecord(self._doc.new_id("layer", 1), one.name)

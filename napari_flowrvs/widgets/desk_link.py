@@ -14,6 +14,7 @@ from napari_flowrvs.presenters.desk import Changed, Desk
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo
 from napari_flowrvs.widgets.bridge import Bridge
+from napari_flowrvs.widgets.colors import show_colors
 from napari_flowrvs.widgets.viewer_link import ViewerLink
 
 __all__ = ["DeskLink"]
@@ -143,9 +144,7 @@ class DeskLink:
             if project is None or home is None or home[1] not in project.layers:
                 continue
             layer.metadata[KEY]["objects"] = object_ids(project, home[1])
-            chosen = layer.selected_label
-            layer.colormap = object_colors(project, home[1])
-            layer.selected_label = chosen
+            show_colors(layer, object_colors(project, home[1]))
 
     def readers(self) -> list[Reader]:
         """Return what brings a frame of each visible layer into that layer's own cache."""

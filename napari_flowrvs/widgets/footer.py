@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
 from napari_flowrvs.presenters.ahead import Ahead
 from napari_flowrvs.presenters.job import Failure
@@ -52,19 +53,24 @@ class Footer(QWidget):
         )
         self.history = HistoryBar(room.history)
         self.progress = ProgressLine()
+        self.stop_button = QToolButton()
+        self.stop_button.setText("stop")
+        self.stop_button.setToolTip("Stop, and leave everything as it was (Esc)")
+        self.stop_button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.stop_button.clicked.connect(self._stop)
+        self.stop_button.hide()
         self.problem = Problem()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
-        for part in (
-            self.question,
-            self.preview,
-            self.transport,
-            self.history,
-            self.progress,
-            self.problem,
-        ):
+        line = QHBoxLayout()
+        line.setSpacing(4)
+        line.addWidget(self.progress, 1)
+        line.addWidget(self.stop_button, 0, Qt.AlignmentFlag.AlignTop)
+        for part in (self.question, self.preview, self.transport, self.history):
             layout.addWidget(part)
+        layout.addLayout(line)
+        layout.addWidget(self.problem)
         self._follow(on_failed)
 
     def _follow(self, on_failed: Callable[[Failure], None]) -> None:
@@ -73,8 +79,10 @@ class Footer(QWidget):
         room.steps.job.progressed.connect(self._on_step)
         for job in (room.correct.job, room.steps.job):
             job.failed.connect(on_failed)
+            job.failed.connect(self._on_failed_end)
             job.cancelled.connect(self._on_end)
             job.completed.connect(self._on_end)
+        room.steps.job.cancelled.connect(self._on_stopped)
         for other in (room.review.job, room.links.job):
             other.failed.connect(on_failed)
         room.correct.told.connect(self.progress.say)
@@ -83,8 +91,20 @@ class Footer(QWidget):
     def _on_step(self, event: object) -> None:
         if not self._room.segment.job.busy:  # the bar is the run's
             self.progress.show_late(event)  # type: ignore[arg-type]
+            self.stop_button.setVisible(self.progress.bar.isVisible())
+
+    def _on_failed_end(self, _failure: Failure) -> None:
+        self.stop_button.hide()
+
+    def _stop(self) -> None:
+        self._room.steps.job.cancel()
+
+    def _on_stopped(self) -> None:
+        if not self._room.segment.job.busy:
+            self.progress.say("Stopped: everything is as it was.")
 
     def _on_end(self) -> None:
+        self.stop_button.hide()
         if not self._room.segment.job.busy:
             self.progress.rest()
 

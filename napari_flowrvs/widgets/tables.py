@@ -263,7 +263,9 @@ class Table(QTableView):
             *(keys.Key_Space, keys.Key_F2, keys.Key_Return, keys.Key_Enter),
         )
         if event.key() in (keys.Key_Return, keys.Key_Enter):
-            self.edit(self.currentIndex())
+            # The one that ends an edit comes here, too.
+            if self.state() != QAbstractItemView.State.EditingState:
+                self.edit(self.currentIndex())
         elif event.key() in own and not event.modifiers():
             super().keyPressEvent(event)
         else:

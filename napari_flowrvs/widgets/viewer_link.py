@@ -24,6 +24,7 @@ from napari_flowrvs.layers import (
 from napari_flowrvs.presenters.segment import Prompt, Written
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.widgets.colors import quick, show_colors
 
 __all__ = ["ViewerLink", "new_object"]
 
@@ -114,9 +115,7 @@ class ViewerLink:
         ids = object_ids(project, home[1])
         if ids != layer.metadata[KEY].get("objects"):
             layer.metadata[KEY]["objects"] = ids
-            chosen = layer.selected_label
-            layer.colormap = object_colors(project, home[1])
-            layer.selected_label = chosen
+            show_colors(layer, object_colors(project, home[1]))
 
     def _changed(self, _event: Any = None) -> None:
         self._on_videos()
@@ -188,7 +187,7 @@ class ViewerLink:
     def add(self, layer: LayerTuple) -> Any:
         """Add a layer from its data."""
         data, meta, kind = layer
-        made = Layer.create(data, dict(meta), kind)
+        made = Layer.create(data, quick(meta), kind)
         self.viewer.add_layer(made)
         return made
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from napari.layers import Labels
+from napari.utils.colormaps import DirectLabelColormap
 
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.strip import COLORS, EMPTY_COLORS, StripPresenter, stack
+from napari_flowrvs.widgets.colors import ObjectColors, show_colors
 
 
 @pytest.fixture
@@ -115,3 +118,33 @@ def test_the_doubt_of_a_bin_is_its_largest(desk: Desk) -> None:
     assert strip.describe(9) == "frame 9: empty, doubt 0.90"
     strip.set_doubt(None)
     assert strip.describe(9) == "frame 9: empty"
+
+
+def test_colours_are_napari_s_own_without_its_slow_table() -> None:
+    colors = {None: (0.6, 0.6, 0.6, 1), 0: (0, 0, 0, 0), 3: (1, 0, 0, 1), 700: (0, 0.5, 1, 1)}
+    ours, plain = ObjectColors(color_dict=colors), DirectLabelColormap(color_dict=colors)
+    for dtype in (np.uint8, np.uint16, np.int32):
+        values = np.array([[0, 3, 5], [7, 3, 0]], dtype)
+        if dtype is not np.uint8:
+            values[0, 2] = 700
+        np.testing.assert_array_equal(ours.map(values), plain.map(values))
+        ours.use_selection = plain.use_selection = True
+        ours.selection = plain.selection = 3
+        np.testing.assert_array_equal(ours.map(values), plain.map(values))
+        ours.use_selection = plain.use_selection = False
+    every = np.arange(65536, dtype=np.uint16)
+    np.testing.assert_array_equal(ours.map(every), plain.map(every))
+
+
+def test_a_layer_is_drawn_again_for_new_colours_only() -> None:
+    layer = Labels(np.zeros((2, 6, 8), np.uint16), colormap={None: "gray", 0: "transparent"})
+    drawn: list[int] = []
+    layer.events.colormap.connect(lambda: drawn.append(1))
+    colors = {None: (0.6, 0.6, 0.6, 1.0), 0: (0.0, 0.0, 0.0, 0.0), 2: (1.0, 0.5, 0.1, 1.0)}
+    layer.selected_label = 2
+    for _ in range(3):
+        show_colors(layer, colors)
+    assert len(drawn) == 1 and layer.selected_label == 2
+    show_colors(layer, {**colors, 2: (0.0, 0.5, 0.1, 1.0)})
+    show_colors(layer, {**colors, 5: (1.0, 0.5, 0.1, 1.0)})
+    assert len(drawn) == 3 and layer.get_color(2)[0] == pytest.approx(1.0)
