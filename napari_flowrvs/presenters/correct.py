@@ -206,6 +206,13 @@ class CorrectPresenter:
             raise InputError("A correction is being computed: wait for it, or cancel it.")
         return self.desk.project, self.desk.object_id
 
+    def own_sentence(self) -> str:
+        """Return a sentence that means the desk's object alone, or with others; or ""."""
+        project, object_id = self.desk.project, self.desk.object_id
+        meant = [] if project is None else list(project.expressions.values())
+        found = [one for one in meant if object_id in one.object_ids]
+        return min(found, key=lambda one: len(one.object_ids)).text if found else ""
+
     # -- tools ---------------------------------------------------------------------------
 
     def spread(self, direction: str = "both") -> None:

@@ -224,7 +224,7 @@ class CorrectPanel(QWidget):
         kept = thing is not None and free and self.presenter.has_confidence()
         enable((self.slider, self.threshold_button), kept)
         if not self.sentence.isModified():
-            self.sentence.setText("" if thing is None else thing.name)
+            self.sentence.setText(self.presenter.own_sentence())
 
     def _about(self) -> str:
         thing = self.desk.object

@@ -51,6 +51,7 @@ from napari_flowrvs.widgets.parts import pass_letters, scrolled
 from napari_flowrvs.widgets.review import ReviewPanel
 from napari_flowrvs.widgets.strip import ProvenanceStrip, place_strip
 from napari_flowrvs.widgets.viewer_link import ViewerLink
+from napari_flowrvs.widgets.watch import StorageWatch
 from napari_flowrvs.worker import run_in_thread, run_soon
 
 __all__ = ["SegmentDock"]
@@ -100,11 +101,10 @@ class SegmentDock(QWidget):
         self._on_videos()
         self._on_theme()
         self._on_phase(Phase.IDLE)
-        self._storage_error: Exception | None = None
-        self._noticed: set[tuple[Path, str]] = set()
-        self._watch = QTimer(self)
-        self._watch.timeout.connect(self.check_storage)
-        self._watch.start(_WATCH_MS)
+        self.watch = StorageWatch(self.link.projects_shown, self._on_failed)
+        self._watching = QTimer(self)
+        self._watching.timeout.connect(self.watch.check)
+        self._watching.start(_WATCH_MS)
         # What must happen when the widget has gone cannot be asked of the widget.
         self._place = {"docked": False}
         self.destroyed.connect(_closer(self.room, self.link.projects_shown, self._place))
@@ -239,24 +239,6 @@ class SegmentDock(QWidget):
             if project is not None:
                 open_projects.close(project)
         self.desk_link.forget_closed()
-
-    def check_storage(self) -> None:
-        """Say it when strokes cannot be written, and once what a project notices about itself.
-
-        The store writes in the background, and nobody asks for what it may find.
-        """
-        open_ones = [open_projects.get(folder) for folder in self.link.projects_shown]
-        projects = [project for project in open_ones if project is not None]
-        for project in projects:
-            for notice in (project.history.notice, project.confidence_notice):
-                if notice and (project.path, notice) not in self._noticed:
-                    self._noticed.add((project.path, notice))
-                    self.problem.show_failure(Failure(f"{project.path.name}: {notice}", ""))
-        errors = (project.storage_error for project in projects)
-        error = next((each for each in errors if each is not None), None)
-        if error is not None and error is not self._storage_error:
-            self._on_failed(Failure.of(error))
-        self._storage_error = error
 
     # -- opening -----------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ def _button(text: str, tip: str) -> QToolButton:
     button = QToolButton()
     button.setText(text)
     button.setToolTip(tip)
+    button.setProperty("tight", True)  # the name of the video wants the room
     button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
     return button
 

@@ -1,170 +1,33 @@
-"""A whole clip by keyboard: prompt, review, fix, spread, undo, export; with pictures.
+"""A whole clip by keyboard and mouse: prompt, review, fix, spread, undo, export; with pictures.
 
 The pictures go to ``$FLOWRVS_PICTURES``, where it is set, to be looked at.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pytest
-from PIL import Image
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QMainWindow
+from qtpy.QtWidgets import QLineEdit
 
 from flowrvs.cli import main
-from flowrvs.progress import CancelToken
-from flowrvs.store import Project, Provenance
-from napari_flowrvs.layers import layers_of
-from napari_flowrvs.presenters.memory import Memory
+from flowrvs.store import Provenance
+from napari_flowrvs.presenters.correct import RULES
 from napari_flowrvs.projects import open_projects
-from napari_flowrvs.widgets.dock import SegmentDock
-from tests.fixtures.segmenters import ThresholdSegmenter
+from tests.integration.annotator import BROKEN, FRAMES, SIDE, TRUTH, Person, corner, iou
 
-FRAMES = 40
-SIZE = (120, 200)
-#: Frames on which the model loses the lower half.
-BROKEN = range(18, 24)
+MakePerson = Callable[..., Person]
 
 
-def scene() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """A textured red square that moves right and down, over a textured ground."""
-    rng = np.random.default_rng(5)
-    ground = np.repeat(rng.integers(40, 110, (*SIZE, 1), np.uint8), 3, axis=2)
-    square = np.stack(
-        [rng.integers(190, 255, (36, 36)), *rng.integers(10, 50, (2, 36, 36))], axis=-1
-    ).astype(np.uint8)
-    frames, masks = np.repeat(ground[None], FRAMES, axis=0), np.zeros((FRAMES, *SIZE), bool)
-    for t in range(FRAMES):
-        y, x = 20 + t, 10 + 3 * t
-        frames[t, y : y + 36, x : x + 36] = square
-        masks[t, y : y + 36, x : x + 36] = True
-    return frames, masks
-
-
-CLIP, TRUTH = scene()
-
-
-@dataclass
-class FlawedSegmenter(ThresholdSegmenter):
-    """Finds the square, but loses its lower half on some frames."""
-
-    def segment_window(
-        self,
-        frames: npt.NDArray[np.uint8],
-        texts: Sequence[str],
-        *,
-        steps: int = 1,
-        cancel: CancelToken | None = None,
-        on_step: Callable[[], None] | None = None,
-    ) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the logits of every sentence, float32 (T, H, W)."""
-        for logits in super().segment_window(
-            frames, texts, steps=steps, cancel=cancel, on_step=on_step
-        ):
-            for i, frame in enumerate(frames):
-                t = int(np.abs(CLIP.astype(np.int16) - frame).mean(axis=(1, 2, 3)).argmin())
-                if t in BROKEN:
-                    logits[i, 20 + t + 18 :] = -1
-            yield np.clip(logits * 10, -1, 1)  # as sure as a model
-
-
-def iou(project: Project, t: int) -> float:
-    mask = project.object_mask(1, t, t + 1)[0]
-    return float((mask & TRUTH[t]).sum() / (mask | TRUTH[t]).sum())
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "scene"
-    folder.mkdir()
-    for t, frame in enumerate(CLIP):
-        Image.fromarray(frame).save(folder / f"{t:05}.png")
-    return folder
-
-
-class Person:
-    """Presses keys where a person's hands would be, and takes pictures."""
-
-    def __init__(self, qtbot: Any, viewer: Any, dock: SegmentDock, pictures: Path) -> None:
-        self.qtbot, self.viewer, self.dock, self.pictures = qtbot, viewer, dock, pictures
-        self.pressed = 0
-
-    @property
-    def window(self) -> QMainWindow:
-        """The window of the viewer."""
-        return self.viewer.window._qt_window
-
-    def press(self, key: str, where: Any = None) -> None:
-        """Press a key such as "Shift+N", on the canvas unless it is said where."""
-        *modifiers, letter = key.split("+")
-        flags = Qt.KeyboardModifier.NoModifier
-        for name in modifiers:
-            name = "Control" if name == "Ctrl" else name
-            flags |= getattr(Qt.KeyboardModifier, f"{name}Modifier")
-        target = self.viewer.window._qt_viewer.canvas.native if where is None else where
-        self.qtbot.keyClick(target, getattr(Qt.Key, f"Key_{letter}"), flags)
-        self.pressed += 1
-        QApplication.processEvents()
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        self.qtbot.waitUntil(condition, timeout=30_000)
-
-    def page(self, name: str) -> None:
-        """Choose a page with the arrow keys."""
-        bar = self.dock.tabs.tabBar()
-        bar.setFocus()
-        wanted = [bar.tabText(i) for i in range(bar.count())].index(name)
-        while bar.currentIndex() != wanted:
-            self.press("Right" if bar.currentIndex() < wanted else "Left", bar)
-        self.viewer.window._qt_viewer.canvas.native.setFocus()
-
-    def look(self, name: str) -> None:
-        """Take a picture."""
-        self.qtbot.wait(250)
-        picture = self.window.grab()
-        assert picture.save(str(self.pictures / f"{name}.png"))
-
-
-@pytest.fixture
-def person(
-    make_napari_viewer: Callable[..., Any],
-    folder: Path,
-    tmp_path: Path,
-    qtbot: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Person]:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    pictures = Path(os.environ.get("FLOWRVS_PICTURES", tmp_path / "pictures"))
-    pictures.mkdir(parents=True, exist_ok=True)
-    viewer = make_napari_viewer(show=True)
-    viewer.window._qt_window.resize(1280, 900)
-    memory = Memory(tmp_path / "memory.json")
-    dock = SegmentDock(viewer, load=lambda model, device: FlawedSegmenter(), memory=memory)
-    viewer.window.add_dock_widget(dock, name="Segment a video by sentences", area="right")
-    for layer in layers_of(folder):
-        dock.link.add(layer)
-    person = Person(qtbot, viewer, dock, pictures)
-    yield person
-    dock.shut_down()
-    open_projects.close_all()
-    vars(person).clear()  # pytest keeps it longer than the viewer may live
-
-
-def test_a_clip_is_annotated_by_keyboard(person: Person, folder: Path, tmp_path: Path) -> None:
+def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path) -> None:
+    person = make_person()
     dock, viewer, desk = person.dock, person.viewer, person.dock.desk
-    # Prompt.
+    # Prompt; what is typed is no shortcut.
     person.qtbot.keyClicks(dock.sentences.edit, "the red square")
     person.press("Ctrl+Return", dock.sentences.edit)
-    person.until(lambda: not dock.presenter.job.busy)
+    person.rest()
     project = desk.project
-    assert project is not None and desk.object_id == 1
+    assert project is not None and desk.object_id == 1 and not desk.span_chosen
     assert all(iou(project, t) < 0.6 for t in BROKEN) and iou(project, 5) > 0.99
     # Review: what is doubtful is what is broken, or beside it.
     person.page("Review")
@@ -179,13 +42,8 @@ def test_a_clip_is_annotated_by_keyboard(person: Person, folder: Path, tmp_path:
     person.press("R")
     layer = viewer.layers.selection.active
     assert layer.mode == "paint" and layer.selected_label == 1
-    layer.brush_shape = "square"
-    layer.brush_size = 4
-    y, x = 20 + fixed, 10 + 3 * fixed
-    for row in range(y + 19, y + 35, 2):
-        layer.paint((fixed, row, x + 1), 1, refresh=False)
-        for column in range(x + 1, x + 35, 2):
-            layer.paint((fixed, row, column), 1)
+    y, x = corner(fixed)
+    person.fill(y + SIDE // 2, x, y + SIDE, x + SIDE, size=6)
     assert iou(project, fixed) > 0.9
     assert project.provenance(1)[fixed] == Provenance.HUMAN
     # Spread it over the broken stretch.
@@ -197,19 +55,32 @@ def test_a_clip_is_annotated_by_keyboard(person: Person, folder: Path, tmp_path:
     assert desk.span == (BROKEN[0], BROKEN[-1] + 1)
     person.press("S")
     person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
-    desk.go_to(BROKEN[-1])
     person.look("spread")
     assert iou(project, BROKEN[-1]) < 0.6, "a preview writes nothing"
+    person.press("Shift+Y")
+    assert dock.correct.preview is None and "preview" not in viewer.layers
+    person.press("S")
+    person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
+    # An image layer has a Y of its own: the keys are heard all the same.
     person.press("Y")
     person.until(lambda: dock.correct.preview is None and not dock.correct.job.busy)
     assert min(iou(project, t) for t in BROKEN) > 0.85
     # Undo the spread and do it again.
     person.press("Ctrl+Z")
-    person.until(lambda: not dock.history.steps.busy)
+    person.rest()
     assert iou(project, BROKEN[-1]) < 0.6 and iou(project, fixed) > 0.9
     person.press("Ctrl+Shift+Z")
-    person.until(lambda: not dock.history.steps.busy)
+    person.rest()
     assert min(iou(project, t) for t in BROKEN) > 0.85
+    # Onion skin, and watching.
+    person.press("G")
+    assert "neighbours" in viewer.layers
+    person.press("G")
+    person.press("K")
+    before = desk.frame
+    person.until(lambda: desk.frame != before)
+    person.press("K")
+    assert not dock.transport.player.playing
     # Accept: the doubtful ones one by one, then all of it.
     person.press("Alt+I")
     person.page("Review")
@@ -217,21 +88,20 @@ def test_a_clip_is_annotated_by_keyboard(person: Person, folder: Path, tmp_path:
     person.press("N")
     for _ in range(3):
         person.press("A")
-    person.until(lambda: not dock.history.steps.busy)
+    person.rest()
     assert dock.review.progress() == (4, FRAMES)
+    person.press("Alt+Left")
+    assert desk.frame == 0
     person.press("Alt+Right")
     assert desk.frame == FRAMES - 1
+    person.press("Shift+Left")
+    assert desk.frame == FRAMES - 11
+    person.press("Shift+Right")
     person.press("Shift+A")
-    person.until(lambda: not dock.history.steps.busy)
+    person.rest()
     assert dock.review.progress() == (FRAMES, FRAMES) and dock.review.queue() == []
     person.look("done")
-    viewer.theme = "light"
-    person.page("Objects")
-    person.look("light")
-    person.window.resize(820, 700)
-    person.page("Correct")
-    person.look("narrow")
-    assert person.pressed < 60
+    assert person.pressed < 70
     # Export; nothing of it needs the window any more.
     project.flush()
     out = tmp_path / "data"
@@ -240,3 +110,135 @@ def test_a_clip_is_annotated_by_keyboard(person: Person, folder: Path, tmp_path:
     open_projects.close_all()
     assert main(["export", path, "--to", str(out)]) == 0
     assert main(["check", str(out / "train")]) == 0
+
+
+def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson) -> None:
+    person = make_person()
+    dock, viewer, desk = person.dock, person.viewer, person.dock.desk
+    panel = dock.correct_panel
+    # Two sentences that mean the same are linked.
+    dock.sentences.set_texts(("the red square", "the thing that is red"))
+    person.click(dock.run_button)
+    person.rest()
+    project = desk.project
+    assert project is not None and not dock.footer.question.isHidden()
+    assert "looks like object" in dock.footer.question.text.text()
+    person.click(dock.footer.question.link_button)
+    assert set(project.objects) == {1} and dock.footer.question.isHidden()
+    assert [e.object_ids for e in project.expressions.values()] == [{1}, {1}]
+    # The threshold: shown while the slider moves, along with the frame; then kept.
+    person.page("Correct")
+    desk.choose(1)
+    desk.go_to(5)
+    pixels = project.object_mask(1, 5, 6).sum()
+    panel.slider.setFocus()
+    for _ in range(6):
+        person.press("PageUp", panel.slider)
+    assert dock.correct.preview is not None and dock.preview.layer is not None
+    assert "on frame 5: 1 frame" in dock.preview.text.text()
+    person.press("Right")
+    assert "on frame 6" in dock.preview.text.text() and desk.frame == 6
+    person.click(dock.preview.discard_button)
+    assert project.object_mask(1, 5, 6).sum() == pixels
+    # Ask again, with two steps on the broken stretch, by every rule; one of them is kept.
+    desk.set_span(BROKEN.start, BROKEN.stop)
+    panel.steps.setValue(2)
+    for rule in (*(rule for rule in RULES if rule != "replace"), "replace"):
+        panel.rule.setCurrentText(RULES[rule])
+        person.type("the red square", panel.sentence)
+        person.click(panel.ask_button)
+        person.rest()
+        preview = dock.correct.preview
+        frame = BROKEN[0]
+        if preview is None:  # it would change nothing
+            assert rule in ("keep", "intersect"), rule
+            continue
+        area = preview.mask(frame).sum() / TRUTH[frame].sum()
+        if rule in ("union", "replace"):
+            assert area > 0.95
+        else:
+            assert area < 0.6
+    person.click(dock.preview.keep_button)
+    person.rest()
+    assert min(iou(project, t) for t in BROKEN) > 0.95
+    # Clean up: a hole and a speck on one frame.
+    desk.go_to(2)
+    layer = viewer.layers["the red square"]
+    person.press("1")
+    layer.brush_size = 4
+    y, x = corner(2)
+    person.stroke((y + 18, x + 18))
+    person.press("2")
+    person.stroke((110, 190))
+    assert iou(project, 2) < 0.995
+    for tool in ("fill holes", "largest piece only"):
+        panel.tool.setCurrentText(tool)
+        person.press("Shift+C")
+        person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
+        person.press("Y")
+        person.rest()
+    assert iou(project, 2) == 1
+    # A locked range refuses the brush, and says so.
+    desk.go_to(2)
+    person.press("I")
+    person.press("Shift+I")
+    person.page("Objects")
+    person.click(dock.objects.lock_button)
+    person.rest()
+    assert project.provenance(1)[2] == Provenance.LOCKED
+    person.stroke((110, 20))
+    assert iou(project, 2) == 1
+    {a.text().replace("&", ""): a for a in _menu(dock)}["unlock the range"].trigger()
+    person.rest()
+    # Names, and split by painting; then merged again, and undone.
+    row = dock.objects.objects_model.index(0, 1)
+    dock.objects.objects.setFocus()
+    dock.objects.objects.setCurrentIndex(row)
+    person.press("F2", dock.objects.objects)
+    person.type("square nadi", dock.objects.objects.findChild(QLineEdit))
+    assert project.objects[1].name == "square nadi" and desk.frame == 2, "letters are letters"
+    desk.go_to(10)
+    person.press("Alt+I")
+    actions = {a.text().replace("&", ""): a for a in _menu(dock)}
+    actions["split by drawing: paint the part"].trigger()
+    assert desk.object_id is not None and desk.object_id != 1
+    new, (y, x) = desk.object_id, corner(10)
+    person.fill(y, x, y + SIDE, x + 12, size=6)
+    assert iou(project, 10) < 0.75 and project.object_mask(new, 10, 11).any()
+    desk.choose(1)
+    merge = next(a for a in _menu(dock) if a.text().startswith("&merge")).menu()
+    assert merge is not None
+    merge.actions()[0].trigger()
+    person.rest()
+    assert set(project.objects) == {1}, dock.problem.line.text()
+    assert iou(project, 10) > 0.98
+    # It ends here: nothing after it; undone by the button, across a second run.
+    desk.go_to(35)
+    {a.text().replace("&", ""): a for a in _menu(dock)}["ends on this frame"].trigger()
+    person.rest()
+    assert not project.object_mask(1, 36, 40).any()
+    ended = project.undo_name
+    dock.tabs.setCurrentIndex(0)
+    dock.options.steps.value = 2
+    dock.sentences.set_texts(("the red square",))
+    person.click(dock.run_button)
+    person.rest()
+    assert not project.object_mask(1, 36, 40).any(), "what a person said stays"
+    assert iou(project, 20) > 0.95
+    undo = dock.footer.history.undo_button
+    for _ in range(10):
+        last = project.undo_name == ended
+        person.until(undo.isEnabled)
+        person.click(undo)
+        person.rest()
+        if last:
+            break
+    assert project.object_mask(1, 36, 40).any(axis=(1, 2)).all()
+    person.look("tools")
+
+
+def _menu(dock: object) -> list:  # type: ignore[type-arg]
+    """Return the entries below *more…*."""
+    objects = dock.objects  # type: ignore[attr-defined]
+    objects._fill_menu()
+    return list(objects.menu.actions())

@@ -241,3 +241,16 @@ def test_one_line_says_what_is_missing(correct: CorrectPresenter, desk: Desk) ->
     desk.set_object(None)
     with pytest.raises(InputError, match="no object"):
         correct.spread()
+
+
+def test_asking_again_begins_with_the_sentence_that_means_the_object(
+    correct: CorrectPresenter, desk: Desk, project: Project
+) -> None:
+    assert correct.own_sentence() == "the red square"
+    drawn = project.add_object("object 2", 1)
+    desk.set_object(drawn.id)
+    assert correct.own_sentence() == "", "its name is no sentence"
+    project.add_expression("all of them", [1, drawn.id])
+    assert correct.own_sentence() == "all of them"
+    desk.set_object(1)
+    assert correct.own_sentence() == "the red square"

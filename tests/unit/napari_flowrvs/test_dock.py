@@ -540,10 +540,10 @@ def test_what_a_project_notices_is_told_once(
     dock.draw_button.click()
     finish(qtbot, dock)
     monkeypatch.setattr(Project, "confidence_notice", "Confidence is not kept any more: why.")
-    dock.check_storage()
+    dock.watch.check()
     assert dock.problem.line.text().startswith("squares.flowrvs: Confidence")
     dock.problem.close_button.click()
-    dock.check_storage()
+    dock.watch.check()
     assert dock.problem.isHidden()
 
 
@@ -687,14 +687,14 @@ def test_strokes_that_cannot_be_written_are_told_once(
     dock.sentences.set_texts(("red",))
     dock.run()
     finish(qtbot, dock)
-    dock.check_storage()
+    dock.watch.check()
     assert dock.problem.isHidden()
     error = StorageError("The disk is full: free some space.")
     monkeypatch.setattr(Project, "storage_error", property(lambda self: error))
-    dock.check_storage()
+    dock.watch.check()
     assert dock.problem.line.text() == str(error)
     dock.problem.clear()
-    dock.check_storage()
+    dock.watch.check()
     assert dock.problem.isHidden()
 
 
