@@ -11,7 +11,7 @@ from typing import Protocol
 
 from psygnal import Signal
 
-from flowrvs.errors import Cancelled, FlowRVSError
+from flowrvs.errors import Cancelled, FlowRVSError, InputError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 
 __all__ = ["Failure", "Job", "Last", "Phase", "Runner", "Task", "Work", "consume", "run_here"]
@@ -51,10 +51,13 @@ class Failure:
         One line: what is wrong, where, what to do.
     details : str
         The traceback.
+    refused : bool
+        Something was asked for that cannot be done: nothing has gone wrong.
     """
 
     summary: str
     details: str
+    refused: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -63,7 +66,8 @@ class Failure:
         first = lines[0] if lines else ""
         if not isinstance(error, FlowRVSError):
             first = f"Unexpected {type(error).__name__}" + (f": {first}" if first else "")
-        return cls(first or type(error).__name__, "".join(traceback.format_exception(error)))
+        details = "".join(traceback.format_exception(error))
+        return cls(first or type(error).__name__, details, type(error) is InputError)
 
 
 class Task(Protocol):

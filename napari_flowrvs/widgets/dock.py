@@ -361,7 +361,7 @@ class SegmentDock(QWidget):
     def _on_failed(self, failure: Failure) -> None:
         if not self.presenter.job.busy:
             self.progress.say("")
-        self.problem.show_failure(failure)
+        self.problem.show_failure(failure, passing=failure.refused)
 
     def _on_refused(self, failure: Failure) -> None:
         self.problem.show_failure(failure, passing=True)

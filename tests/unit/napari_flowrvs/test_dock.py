@@ -14,7 +14,7 @@ from napari.settings import get_settings
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton, QWidget
 
-from flowrvs.errors import CheckpointError, StorageError
+from flowrvs.errors import CheckpointError, InputError, StorageError
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.layers import layers_of
 from napari_flowrvs.presenters.job import Failure, Phase
@@ -234,6 +234,10 @@ def test_a_missing_sentence_is_asked_for(opened: tuple[Any, SegmentDock]) -> Non
     assert dock.problem.fold.isHidden(), "nobody needs a traceback of that"
     dock.commands.run("range_all")
     assert dock.problem.isHidden(), "something else was done"
+    dock._on_failed(Failure.of(InputError("The object has no key frame.")))
+    assert dock.problem.fold.isHidden(), "found out in a job, and refused all the same"
+    dock.commands.run("range_all")
+    assert dock.problem.isHidden()
     dock.run()
     dock.problem.close_button.click()
     assert dock.problem.isHidden() and dock.find.hint.isHidden()
