@@ -57,6 +57,7 @@ class ProjectCore:
         self._tracks = Tracks(path, document.video.frame_count)
         self._flusher = Flusher(self._flush_all)
         self.history = History(self, Journal(path, writable=lock is not None))
+        self._tracks.versions.source = self.history.in_force
         for layer in document.layers.values():
             self._open_layer(layer.id)
         for one in document.objects.values():
@@ -186,9 +187,6 @@ class ProjectCore:
         for array in list(self._arrays.values()):
             array.end_stroke()
         self._settle_volumes()
-        for record in self.history.interleaved():
-            if record.layer in self._volumes:
-                self._volumes[record.layer].remember(record)
 
     def turn_record(self, record: Record, back: bool, entry: Entry) -> None:
         """Undo or redo one change."""

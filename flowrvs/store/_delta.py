@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DamagedError", "Runs", "decode", "encode"]
+__all__ = ["DamagedError", "Labels", "Runs", "decode", "encode"]
 
 Labels = npt.NDArray[np.uint16]
 
@@ -41,6 +41,50 @@ class Runs:
         last = int((self.starts.astype(np.int64) + self.lengths - 1).max())
         return int(self.starts.min()) // width, last // width + 1
 
+    def split(self, values: frozenset[int]) -> tuple[Runs, Runs]:
+        """Return the runs that have nothing to do with some values, and those that have."""
+        some = np.fromiter(values, np.uint16)
+        hit = np.isin(self.old, some) | np.isin(self.new, some)
+        return self._take(~hit), self._take(hit)
+
+    def _take(self, which: npt.NDArray[np.bool_]) -> Runs:
+        return Runs(self.starts[which], self.lengths[which], self.old[which], self.new[which])
+
+    def joined(self, other: Runs) -> Runs:
+        """Return these runs and other ones."""
+        return Runs(
+            np.concatenate((self.starts, other.starts)),
+            np.concatenate((self.lengths, other.lengths)),
+            np.concatenate((self.old, other.old)),
+            np.concatenate((self.new, other.new)),
+        )
+
+    def places(self) -> npt.NDArray[np.int64]:
+        """Return the pixels in the flat frame."""
+        if not len(self.starts):
+            return np.zeros(0, np.int64)
+        ends = np.cumsum(self.lengths, dtype=np.int64)
+        places: npt.NDArray[np.int64]
+        places = np.arange(ends[-1]) + np.repeat(self.starts - (ends - self.lengths), self.lengths)
+        return places
+
+    def put(self, frame: Labels, values: Labels) -> None:
+        """Give the pixels of each run one value, whatever they have."""
+        frame.reshape(-1)[self.places()] = np.repeat(values, self.lengths)
+
+    def pack(self) -> bytes:
+        """Return what `decode` reads."""
+        if not len(self.starts):
+            return b""
+        # Distances are small where starts are not, and compress better.
+        starts = self.starts.astype("<u4")
+        steps = np.diff(starts, prepend=starts.dtype.type(0))
+        parts = (
+            *(steps, self.lengths.astype("<u4")),
+            *(self.old.astype("<u2"), self.new.astype("<u2")),
+        )
+        return zlib.compress(b"R" + b"".join(part.tobytes() for part in parts), 1)
+
     def apply(
         self, frame: Labels, *, back: bool = False, strict: bool = True, spare: frozenset[int]
     ) -> bool:
@@ -57,20 +101,15 @@ class Runs:
         spare : frozenset of int
             Runs that come from or go to these values are left alone.
         """
-        starts, lengths, old, new = self.starts, self.lengths, self.old, self.new
-        if spare:
-            banned = np.fromiter(spare, np.uint16)
-            free = ~(np.isin(old, banned) | np.isin(new, banned))
-            starts, lengths, old, new = starts[free], lengths[free], old[free], new[free]
-        if not len(starts):
+        runs = self.split(spare)[0] if spare else self
+        if not len(runs.starts):
             return False
-        ends = np.cumsum(lengths, dtype=np.int64)
-        places = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
-        source, target = (new, old) if back else (old, new)
-        values = np.repeat(target, lengths)
+        places = runs.places()
+        source, target = (runs.new, runs.old) if back else (runs.old, runs.new)
+        values = np.repeat(target, runs.lengths)
         flat = frame.reshape(-1)
         if strict:
-            free = flat[places] == np.repeat(source, lengths)
+            free = flat[places] == np.repeat(source, runs.lengths)
             places, values = places[free], values[free]
         flat[places] = values
         return bool(len(places))
@@ -99,10 +138,7 @@ def encode(before: Labels, after: Labels, top: int = 0) -> bytes:
             np.ascontiguousarray(one[first:stop], "<u2").tobytes() for one in (before, after)
         ]
         return zlib.compress(b"D" + head + b"".join(rows_of), 1)
-    # Distances are small where starts are not, and compress better.
-    steps = np.diff(starts, prepend=starts.dtype.type(0))
-    parts = (steps, lengths, old[heads].astype("<u2"), new[heads].astype("<u2"))
-    return zlib.compress(b"R" + b"".join(part.tobytes() for part in parts), 1)
+    return Runs(starts, lengths, old[heads], new[heads]).pack()
 
 
 def decode(data: bytes) -> Runs:

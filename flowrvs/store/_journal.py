@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY, step INTEGER, layer INTEGER, start INTEGER, stop INTEGER,
     role TEXT, marks TEXT, data BLOB);
 CREATE INDEX IF NOT EXISTS records_of_step ON records (step, seq);
-CREATE INDEX IF NOT EXISTS records_of_frame ON records (layer, start, seq);
+CREATE INDEX IF NOT EXISTS records_of_frame ON records (start, layer, seq);
+CREATE INDEX IF NOT EXISTS records_of_ranges ON records (layer, seq) WHERE role = 'range';
 CREATE TABLE IF NOT EXISTS changes (object INTEGER, start INTEGER, stop INTEGER, step INTEGER);
 CREATE INDEX IF NOT EXISTS changes_of_object ON changes (object, start);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER);
@@ -87,6 +88,8 @@ class Record:
         The difference of the two frames, or the old and new provenance of the range.
     frames : tuple of 2 ndarray and int, or None
         Rows of the frame before and after, and the first of them, until `pack` was called.
+    counted : int
+        How many bytes its step counts for it.
     """
 
     seq: int
@@ -98,6 +101,7 @@ class Record:
     marks: tuple[Mark, ...]
     data: bytes | None = None
     frames: tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16], int] | None = None
+    counted: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def pack(self) -> bytes:
@@ -397,6 +401,36 @@ class Journal:
         seqs = self._query("SELECT seq FROM records WHERE seq > ? ORDER BY seq", (seq,))
         yield from self.by_seq([one for (one,) in seqs])
 
+    def of_frame(self, layer: int, t: int, seq: int) -> list[tuple[int, int]]:
+        """Return (number, step) of the changes of a frame after change `seq`."""
+        return self._query(
+            "SELECT seq, step FROM records WHERE layer = ? AND start = ? AND seq > ? "
+            "AND role = 'pixels' ORDER BY seq",
+            (layer, t, seq),
+        )
+
+    def marks_of(self, start: int, stop: int) -> Iterator[tuple[int, int, int, tuple[Mark, ...]]]:
+        """Yield (number, step, frame, marks) of the changes of the pixels of some frames."""
+        for first in range(start, stop, 4096):
+            for seq, step, t, text in self._query(
+                "SELECT seq, step, start, marks FROM records WHERE start >= ? AND start < ? "
+                "AND role = 'pixels' ORDER BY seq",
+                (first, min(stop, first + 4096)),
+            ):
+                try:
+                    yield seq, step, t, _from_text(text)
+                except (ValueError, TypeError):
+                    self.damaged()
+
+    def ranges(self, layer: int, t: int, seq: int) -> Iterator[Record]:
+        """Yield the changes of provenance after change `seq` whose range holds a frame."""
+        rows = self._query(
+            "SELECT seq FROM records WHERE layer = ? AND seq > ? AND role = 'range' "
+            "AND start <= ? AND stop > ? ORDER BY seq",
+            (layer, seq, t, t),
+        )
+        yield from self.by_seq([one for (one,) in rows])
+
     def steps_after(self, seq: int) -> set[int]:
         """Return the steps that changed something, or were undone or redone, after `seq`."""
         rows = self._query("SELECT DISTINCT step FROM records WHERE seq > ?", (seq,))
@@ -407,7 +441,8 @@ class Journal:
         for seq in seqs:
             for row in self._query("SELECT * FROM records WHERE seq = ?", (seq,)):
                 try:
-                    yield Record(*(*row[:6], _from_text(row[6]), row[7]))
+                    marks, size = _from_text(row[6]), len(row[7]) + 64
+                    yield Record(*(*row[:6], marks, row[7], None, size))
                 except (ValueError, TypeError):
                     self.damaged()
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from flowrvs.store._delta import decode
+from flowrvs.store._delta import decode, encode
 from flowrvs.store._entry import Entry
+from flowrvs.store._handing import hand_on, hand_on_range, hand_over
 from flowrvs.store._journal import Mark, Record
 from flowrvs.store._layer_state import BACKPRESSURE, Labels, LayerState, Pending, count_values
 from flowrvs.store._memory import copy_frame, new_frame
@@ -80,22 +81,34 @@ class LayerSteps(LayerState):
         """Undo or redo one change; what others wrote since then stays."""
         if record.role == "range":
             self._turn_range(record, back, entry)
+        if record.role != "pixels":
             return
         t = record.start
         runs = decode(record.pack())
         with self.cache.lock:
             if t in self._pending:
                 self._cut(t)
-            spare, live = set(), []
+            live: list[Mark] = []
+            later: list[Mark] = []
             for mark in record.marks:
                 known = mark.object_id in self._provenance
                 # A later number is somebody else's: what was undone gave its number back.
-                if known and self._versions.get(mark.object_id, t) <= record.seq:
-                    live.append(mark)
-                else:
-                    spare.add(mark.object_id)
+                mine = known and self._versions.get(mark.object_id, t) <= record.seq
+                (live if mine else later).append(mark)
+            spare = {mark.object_id for mark in later}
             frame = self.cache.frame(t)
             top, stop = runs.rows(frame.shape[1])
+            if back:
+                now = {m.object_id: int(self._provenance[m.object_id].values[t]) for m in live}
+                if hand_over(self._history, record, now):
+                    return
+                runs, places = hand_on(self._history, record, runs, later, frame)
+                if len(places):
+                    # Should a kill come now: what is seen, for pixels that nobody changes.
+                    other = frame.copy()
+                    other.reshape(-1)[places] = ~other.reshape(-1)[places]
+                    data = encode(other, frame)
+                    self._history.push(entry, self.id, (t, t + 1), "back", (), data)
             part = frame[top:stop]
             old = copy_frame(part)
             if runs.apply(frame, back=back, spare=frozenset(spare)):
@@ -133,6 +146,9 @@ class LayerSteps(LayerState):
             free = values == have
             if back:
                 free &= since < record.seq
+                later = np.flatnonzero((old != new) & (since >= record.seq))
+                if len(later):
+                    hand_on_range(self._history, record, old, new, later)
             before = values.copy()
             values[free] = want[free]
             track.touch(record.start, record.stop)
@@ -165,11 +181,3 @@ class LayerSteps(LayerState):
                     self._provenance[mark.object_id].values[t] = mark.new
                     self._provenance[mark.object_id].touch(t, t + 1)
         self._relieve()
-
-    def remember(self, record: Record) -> None:
-        """Note who changed a frame last, from the journal."""
-        if record.role == "pixels":
-            with self.cache.lock:
-                for mark in record.marks:
-                    if self._versions.get(mark.object_id, record.start) < record.seq:
-                        self._versions.set(mark.object_id, record.start, record.seq)

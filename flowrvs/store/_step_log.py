@@ -6,6 +6,7 @@ import getpass
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +56,7 @@ class StepLog:
         self._turning = threading.Lock()
         self._commit_lock = threading.Lock()
         self._local = threading.local()
+        self._known: dict[int, Entry] = {}  # every step that can be undone or redone
         self._open: dict[int, Entry] = {}
         self._done: deque[Entry] = deque()
         self._undone: list[Entry] = []
@@ -73,7 +75,6 @@ class StepLog:
         self._saved_flushed = self._flushed
         self._next_step = max(journal.last_step(), max((row.id for row in rows), default=0)) + 1
         self._place = max((row.place for row in rows), default=0)
-        self._interleaved: set[int] = set()
         self._load(rows)
 
     # -- taking changes in ----------------------------------------------------------------
@@ -99,6 +100,92 @@ class StepLog:
                 entry.add(record)
                 self._changed[entry.id] = entry
             return record
+
+    def successor(
+        self, layer: int, t: int, object_id: int, seq: int, *, any_before: bool = False
+    ) -> Record | None:
+        """Return the change of an object on a frame that came right after change `seq`.
+
+        With `any_before` it is the first one that is in force, whatever it says of `seq`.
+        """
+        with self._lock:
+            fresh = {
+                record.seq: record
+                for record in [*self._committing, *self._queue]
+                if record.layer == layer and record.start == t and record.role == "pixels"
+            }
+        found = dict(self._journal.of_frame(layer, t, seq))
+        found.update({one: record.step for one, record in fresh.items() if one > seq})
+        for one, step in sorted(found.items()):
+            with self._lock:
+                entry = self._known.get(step)
+                if entry is None or entry.state not in ("open", "done"):
+                    continue
+                kept = entry.records
+                record = fresh.get(one) or next((r for r in kept or () if r.seq == one), None)
+            if record is None:
+                record = next(self._journal.by_seq([one]), None)
+            if record is not None and any(
+                mark.object_id == object_id and (any_before or mark.before == seq)
+                for mark in record.marks
+            ):
+                return record
+        return None
+
+    def range_after(self, layer: int, t: int, object_id: int, seq: int) -> Entry | None:
+        """Return the first step that changed the provenance of an object there after `seq`."""
+        with self._lock:
+            found = {
+                record.seq: record
+                for record in [*self._committing, *self._queue]
+                if record.role == "range" and record.seq > seq
+            }
+        for record in self._journal.ranges(layer, t, seq):
+            found.setdefault(record.seq, record)
+        for _, record in sorted(found.items()):
+            inside = record.layer == layer and record.start <= t < record.stop
+            if inside and record.marks[0].object_id == object_id:
+                old, new = record.unpack_range()[:, t - record.start]
+                with self._lock:
+                    entry = self._known.get(record.step)
+                if old != new and entry is not None and entry.state in ("open", "done"):
+                    return entry
+        return None
+
+    def move(self, record: Record, heir: Entry) -> None:
+        """Make a change a part of another step, which was made later."""
+        moved = replace(record, step=heir.id, data=record.pack(), frames=None, counted=0)
+        with self._lock:
+            owner = self._known.get(record.step)
+            if owner is not None:
+                owner.bytes -= record.counted
+                self._bytes -= record.counted
+                if owner.records is not None:
+                    nothing = replace(moved, step=owner.id, role="nothing", marks=(), data=b"")
+                    for i, one in enumerate(owner.records):
+                        if one.seq == record.seq:
+                            owner.records[i] = nothing
+            self._queue = [one for one in self._queue if one.seq != record.seq]
+            self._queue.append(moved)
+            heir.first_seq = min(heir.first_seq, record.seq)
+            for mark in record.marks:
+                heir.touch(record.layer, mark.object_id, record.start, record.stop)
+            if heir.records is not None:
+                heir.records = sorted([*heir.records, moved], key=lambda one: one.seq)
+            self._changed[heir.id] = heir
+
+    def rewrite(self, records: list[Record]) -> None:
+        """Put changes in the place of those with the same numbers, all of them at once."""
+        with self._lock:
+            for record in records:
+                entry = self._known.get(record.step)
+                if entry is None:
+                    continue
+                if entry.records is not None:
+                    for i, old in enumerate(entry.records):
+                        if old.seq == record.seq:
+                            entry.records[i] = record
+                self._queue.append(record)
 
     # -- the disk ------------------------------------------------------------------------
 
@@ -167,11 +254,12 @@ class StepLog:
             for one in closing:
                 one.logged = True
             for record in records:
-                owner = self._open.get(record.step) or changed.get(record.step)
+                owner = self._known.get(record.step)
                 if owner is None or owner.state in ("forgotten", "dropped"):
                     continue
                 if record.role[:4] != "back":
-                    size = len(record.data or b"") + 64
+                    size = len(record.data or b"") + 64 - record.counted
+                    record.counted += size
                     owner.bytes += size
                     self._bytes += size
                     if owner.kept:
@@ -207,12 +295,15 @@ class StepLog:
         if self._seq > self._flushed:
             yield from self._journal.after(self._flushed)
 
-    def interleaved(self) -> Iterator[Record]:
-        """Yield, once, the changes of old steps that were made while others were."""
-        with self._lock:
-            wanted, self._interleaved = self._interleaved, set()
-        for step in sorted(wanted):
-            yield from self._journal.by_seq(self._journal.seqs(step))
+    def in_force(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (object, frame, number) of the changes of frames that are not undone."""
+        try:
+            for seq, step, t, marks in self._journal.marks_of(start, stop):
+                entry = self._known.get(step)
+                if entry is not None and entry.state in ("open", "done"):
+                    yield from ((mark.object_id, t, seq) for mark in marks)
+        except StorageError:  # painting goes on without
+            return
 
     # -- inside --------------------------------------------------------------------------
 
@@ -220,17 +311,6 @@ class StepLog:
         sizes = self._journal.sizes() if rows else {}
         # A step has its place when it ends: those that a kill left open are the latest.
         rows = sorted(rows, key=lambda row: (row.state == "open", row.place, row.first_seq))
-        done = [row for row in rows if row.state != "undone"]
-        newest = 0
-        for i, row in enumerate(done):
-            # Steps end in an order that need not be that of their changes.
-            if newest > row.first_seq > 0:
-                earlier = (one.id for one in done[:i] if one.last_seq > row.first_seq)
-                self._interleaved |= {row.id, *earlier}
-            newest = max(newest, row.last_seq)
-        undone = [row.first_seq for row in rows if row.state == "undone" and row.first_seq]
-        if undone:  # what was drawn after them stays when they are done again
-            self._interleaved |= {row.id for row in done if row.last_seq > min(undone)}
         for row in rows:
             entry = Entry.read(row, sizes.get(row.id, 0))
             if entry.state == "open":  # its process was killed
@@ -240,6 +320,7 @@ class StepLog:
                 entry.place, entry.state, entry.logged = self._place, "done", False
                 self._changed[entry.id] = entry
             (self._done if entry.state == "done" else self._undone).append(entry)
+            self._known[entry.id] = entry
             self._bytes += entry.bytes
 
     def _name(self, entry: Entry) -> str:
@@ -256,6 +337,7 @@ class StepLog:
             entry.state, entry.records = "forgotten", None
             self._bytes -= entry.bytes
             self._unkeep(entry)
+            self._known.pop(entry.id, None)
             self._changed.pop(entry.id, None)
             self._forgotten.append(entry.id)
 
@@ -268,6 +350,8 @@ class StepLog:
             for entry in [*self._done, *self._undone, *self._open.values()]:
                 self._bytes -= entry.bytes
                 entry.bytes, entry.logged = 0, False
+                for record in entry.records or ():
+                    record.counted = 0
                 if entry.records is not None:
                     again += [one for one in entry.records if one.seq not in queued]
                     self._changed[entry.id] = entry
@@ -278,6 +362,9 @@ class StepLog:
             self._queue = again + self._queue
             self._done = deque(one for one in self._done if one.state == "done")
             self._undone = [one for one in self._undone if one.state == "undone"]
+            self._known = {
+                one.id: one for one in [*self._done, *self._undone, *self._open.values()]
+            }
 
     def _keep(self, entry: Entry) -> None:
         """Keep the changes of the newest steps in memory: undo does not wait for the disk."""
@@ -304,6 +391,7 @@ class StepLog:
                 self._drop(entry)
 
     def _drop(self, entry: Entry) -> None:
+        self._known.pop(entry.id, None)
         self._unkeep(entry)
         entry.records = None
         self._bytes -= entry.bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from pathlib import Path
@@ -125,13 +126,46 @@ def _told(error: Exception, path: Path) -> FlowRVSError:
 
 
 class Versions:
-    """Number of the last change of each object on each frame; 0 where nothing is known."""
+    """Number of the last change of each object on each frame that is in force; 0 for none.
 
-    def __init__(self) -> None:
+    What earlier sessions changed is read from the journal, a frame at a time when it is first
+    asked for.
+
+    Parameters
+    ----------
+    frames : int
+        Of the video.
+
+    Attributes
+    ----------
+    source : callable
+        ``source(start, stop)`` yields the (object, frame, number) of changes of frames.
+    """
+
+    def __init__(self, frames: int) -> None:
         self._chunks: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        self._learned = np.zeros(frames, np.bool_)
+        self._lock = threading.Lock()
+        self.source: Callable[[int, int], Iterable[tuple[int, int, int]]] = lambda start, stop: ()
+
+    def _learn(self, start: int, stop: int) -> None:
+        with self._lock:  # two layers may ask for one frame at once
+            unknown = start + np.flatnonzero(~self._learned[start:stop])
+            if not len(unknown):
+                return
+            first, last = int(unknown[0]), int(unknown[-1]) + 1
+            for object_id, t, seq in self.source(first, last):
+                if not self._learned[t] and self._get(object_id, t) < seq:
+                    self.set(object_id, t, seq)
+            self._learned[first:last] = True
 
     def get(self, object_id: int, t: int) -> int:
         """Return the number of the last change."""
+        if not self._learned[t]:
+            self._learn(t, t + 1)
+        return self._get(object_id, t)
+
+    def _get(self, object_id: int, t: int) -> int:
         chunk = self._chunks.get((object_id, t // _CHUNK))
         return 0 if chunk is None else int(chunk[t % _CHUNK])
 
@@ -145,6 +179,7 @@ class Versions:
 
     def part(self, object_id: int, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Return the numbers of a range."""
+        self._learn(start, stop)
         out = np.zeros(stop - start, np.int64)
         for chunk in range(start // _CHUNK, (max(start, stop - 1)) // _CHUNK + 1):
             values = self._chunks.get((object_id, chunk))
@@ -172,7 +207,7 @@ class Tracks:
         self._frames = frames
         self.provenance: dict[int, Track] = {}
         self.areas: dict[int, Track] = {}
-        self.versions = Versions()
+        self.versions = Versions(frames)
 
     def open(self, object_id: int, *, new: bool = False) -> None:
         """Take in an object, a `new` one or one that the disk knows."""

@@ -114,16 +114,14 @@ class Turns(StepLog):
         """Yield the changes of a step one by one, so that a long one needs no memory."""
         with self._lock:
             kept = entry.records
-            waiting = {
-                record.seq: record
-                for record in [*self._committing, *self._queue]
-                if record.step == entry.id and record.role[:4] != "back"
-            }
+            queued = {r.seq: r for r in [*self._committing, *self._queue] if r.role[:4] != "back"}
+            waiting = {seq: record for seq, record in queued.items() if record.step == entry.id}
+            others = queued.keys() - waiting.keys()  # the journal may not know that it moved
         if kept is not None:
             yield from reversed(kept) if back else list(kept)
             return
         # What waits may be new, or the newer form of what the journal has.
-        seqs = waiting.keys() | set(self._journal.seqs(entry.id))
+        seqs = waiting.keys() | set(self._journal.seqs(entry.id)) - others
         for seq in sorted(seqs, reverse=back):
             if seq in waiting:
                 yield waiting[seq]

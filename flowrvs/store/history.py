@@ -90,19 +90,20 @@ class History(Turns):
             who = who or (self.author if kind == "human" else "model")
             entry = Entry(self._next_step, name, kind, who, now())
             self._next_step += 1
-            self._open[entry.id] = entry
+            self._open[entry.id] = self._known[entry.id] = entry
             return entry
 
     def end(self, entry: Entry) -> None:
         """Close a step; one that touched nothing is forgotten."""
+        # Asks the document, whose lock comes before the history's.
+        name = entry.name or self._name(entry)
         with self._lock:
             if self._open.pop(entry.id, None) is None:
                 return
             if entry.empty:
                 self._forget([entry])
                 return
-            if not entry.name:
-                entry.name = self._name(entry)
+            entry.name = name
             self._place += 1
             entry.place = self._place
             entry.state = "dropped" if entry.too_big else "done"
