@@ -22,11 +22,15 @@ from qtpy.QtWidgets import (
 )
 
 from napari_flowrvs.presenters.correct import RULES, TOOLS, CorrectPresenter, Reprompt, Scope
-from napari_flowrvs.widgets.keys import Commands, set_tip
+from napari_flowrvs.widgets.keys import Commands, key_of, set_tip
 from napari_flowrvs.widgets.objects import tool_button
 from napari_flowrvs.widgets.parts import Wrapped, enable, row, rule
 
 __all__ = ["CorrectPanel"]
+
+
+_SLIDE = "Left: larger masks; right: only where the model is sure"
+_NO_SCORES = "No model's confidence is kept for this object: it was drawn by hand"
 
 
 def _button(text: str, name: str, commands: Commands) -> QPushButton:
@@ -37,18 +41,20 @@ def _button(text: str, name: str, commands: Commands) -> QPushButton:
     return button
 
 
-def _choices(options: Mapping[Any, str], name: str) -> QComboBox:
+def _choices(options: Mapping[Any, str], name: str, tip: str) -> QComboBox:
     combo = QComboBox()
     combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
     combo.setMinimumWidth(70)
     combo.setAccessibleName(name)
+    combo.setToolTip(tip)
     for key, text in options.items():
         combo.addItem(text, key)
     return combo
 
 
 def _scopes(name: str, chosen: Scope) -> QComboBox:
-    combo = _choices({scope.name: scope.value for scope in Scope}, name)
+    tip = "Which frames; locked ones, and mostly your own, stay as they are"
+    combo = _choices({scope.name: scope.value for scope in Scope}, name, tip)
     combo.setCurrentText(chosen.value)
     return combo
 
@@ -57,10 +63,11 @@ def _scope(combo: QComboBox) -> Scope:
     return Scope[combo.currentData()]
 
 
-def _bare(spin: QSpinBox | QDoubleSpinBox, name: str) -> None:
+def _bare(spin: QSpinBox | QDoubleSpinBox, name: str, tip: str) -> None:
     spin.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
     spin.setProperty("bare", True)
     spin.setAccessibleName(name)
+    spin.setToolTip(tip)
 
 
 class CorrectPanel(QWidget):
@@ -126,8 +133,9 @@ class CorrectPanel(QWidget):
 
     def _build_range(self, commands: Commands) -> QGridLayout:
         self.first, self.last = QSpinBox(), QSpinBox()
-        _bare(self.first, "First frame of the range")
-        _bare(self.last, "Last frame of the range")
+        here = "The tools work on these frames; the keys take the frame that is shown"
+        _bare(self.first, "First frame of the range", f"{here} ({key_of('range_start')})")
+        _bare(self.last, "Last frame of the range", f"{here} ({key_of('range_stop')})")
         self.first.editingFinished.connect(self._on_first)
         self.last.editingFinished.connect(self._on_last)
         self.all_button = tool_button("all", "", lambda: commands.run("range_all"))
@@ -154,7 +162,7 @@ class CorrectPanel(QWidget):
         return grid
 
     def _build_clean(self, commands: Commands) -> QGridLayout:
-        self.tool = _choices(TOOLS, "Clean-up tool")
+        self.tool = _choices(TOOLS, "Clean-up tool", "What to clean; a preview comes first")
         self.clean_scope = _scopes("Frames to clean up", Scope.FRAME)
         grid = QGridLayout()
         grid.setSpacing(4)
@@ -169,7 +177,6 @@ class CorrectPanel(QWidget):
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(-95, 95)
         self.slider.setAccessibleName("Threshold of the model's confidence")
-        self.slider.setToolTip("Left: larger masks; right: only where the model is sure")
         self.slider.valueChanged.connect(self._on_slider)
         self.threshold_scope = _scopes("Frames for the threshold", Scope.RANGE)
         self.threshold_button = QPushButton("apply")
@@ -190,14 +197,16 @@ class CorrectPanel(QWidget):
         self.sentence.setPlaceholderText("another sentence for this object")
         self.sentence.setMinimumWidth(60)
         self.sentence.setAccessibleName("Sentence for this object")
+        self.sentence.setToolTip("What to look for; the object keeps its sentences and its name")
         self.steps = QSpinBox()
         self.steps.setRange(1, 100)
-        _bare(self.steps, "Steps")
+        _bare(self.steps, "Steps", "Euler steps of the flow; the public recipe takes one")
         self.cut = QDoubleSpinBox()
         self.cut.setRange(-0.95, 0.95)
         self.cut.setSingleStep(0.05)
-        _bare(self.cut, "Threshold")
-        self.rule = _choices(RULES, "How the answer meets the old masks")
+        _bare(self.cut, "Threshold", "Below 0: larger masks; above: only where it is sure")
+        meeting = "How the answer meets the masks that are there"
+        self.rule = _choices(RULES, meeting, meeting)
         self.ask_scope = _scopes("Frames to ask about", Scope.RANGE)
         self.ask_button = QPushButton("ask")
         self.ask_button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
@@ -223,6 +232,7 @@ class CorrectPanel(QWidget):
         enable(self._tools, thing is not None and free)
         kept = thing is not None and free and self.presenter.has_confidence()
         enable((self.slider, self.threshold_button), kept)
+        self.slider.setToolTip(_SLIDE if kept or thing is None else _NO_SCORES)
         if not self.sentence.isModified():
             self.sentence.setText(self.presenter.own_sentence())
 

@@ -130,6 +130,9 @@ class OptionsPanel(QWidget):
         edit.setPlaceholderText("beside the video")
         edit.setMinimumWidth(60)
         edit.setAccessibleName("Project folder")
+        edit.setToolTip(
+            "Where masks, corrections and sentences are kept; empty for the usual place"
+        )
         button = self.project.choose_btn.native
         button.setText("\u2026")
         button.setAccessibleName("Choose a project folder")

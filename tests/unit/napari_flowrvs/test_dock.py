@@ -12,7 +12,18 @@ import numpy.typing as npt
 import pytest
 from napari.settings import get_settings
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QComboBox, QLabel, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QPlainTextEdit,
+    QPushButton,
+    QSlider,
+    QToolButton,
+    QWidget,
+)
 
 from flowrvs.errors import CheckpointError, InputError, StorageError
 from flowrvs.store import Project, Provenance
@@ -513,6 +524,22 @@ def test_letters_are_the_viewers_except_where_one_types(
     dock.sentences.edit.setFocus()
     qtbot.keyClick(dock.sentences.edit, Qt.Key.Key_Escape)
     assert not dock.sentences.edit.hasFocus(), "Esc gives the keys to the viewer"
+
+
+def test_every_part_of_the_form_has_a_name_and_a_tip(make_dock: MakeDock) -> None:
+    _, dock = make_dock()
+    kinds = (QAbstractButton, QComboBox, QAbstractSpinBox, QLineEdit, QPlainTextEdit, QSlider)
+    buddies = [label.buddy() for label in dock.findChildren(QLabel)]
+    for page in (dock.head, dock.find, dock.correct_panel, dock.problem):
+        found = [each for kind in kinds for each in page.findChildren(kind)]
+        assert found
+        for each in found:
+            inner = isinstance(each.parent(), QComboBox | QAbstractSpinBox)
+            if inner or each.objectName().startswith("qt_"):
+                continue
+            text = each.text() if isinstance(each, QAbstractButton) else ""
+            assert each.accessibleName() or text or each in buddies, each
+            assert each.toolTip() or each is dock.find.models.stop, (each, each.accessibleName())
 
 
 def test_a_long_line_does_not_make_the_window_higher(make_dock: MakeDock) -> None:
