@@ -4,18 +4,19 @@ Masks that err are ranked by `flowrvs.editing.doubt` and compared with the truth
 
 - *model*: the bundled model segments long synthetic clips, sentence by sentence, as
   ``flowrvs segment --confidence`` does;
-- *spread*: one exact frame of the real clip is spread over all of it and drifts away;
-- *wrong key*: the same, from a key frame on which another person drew the wrong thing.
+- *spread*: one exact frame of the real clip is spread over all of it and drifts away. (The
+  bundled model finds nothing in the real clip: there is nothing to rank.)
 
 A frame is bad where J < 0.9. AUC is the probability that a bad frame is more doubtful than
 a good one (one half is chance), `first tenth` the share of bad frames among the tenth of the
 frames that is most doubtful, against their share in all; rho is Spearman's correlation of
-doubt and 1 - J. All are means over sequences of one object; AUC needs three frames of each
-sort, and rho a J that is not the same everywhere.
+doubt and 1 - J. All are means over sequences of one object; AUC counts those of which a tenth
+of the frames at least is good, and a tenth bad, and rho those whose J is not the same
+everywhere.
 
     python benchmarks/bench_doubt.py [--clips N] [--frames N] [--seed N] [--chair DIR]
 
-Seeds from 500 on are not those with which the measures were weighed (600 to 605).
+Seeds from 501 on are not those with which the measures were weighed (600 to 605).
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def look_at_spread(
 
 def auc(doubts: Floats, bad: npt.NDArray[np.bool_]) -> float:
     few, many = np.count_nonzero(bad), np.count_nonzero(~bad)
-    if min(few, many) < 3:
+    if min(few, many) < 0.1 * len(bad):
         return np.nan
     return float((rankdata(doubts)[bad].sum() - few * (few + 1) / 2) / (few * many))
 
@@ -201,21 +202,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=3, help="synthetic clips")
     parser.add_argument("--frames", type=int, default=160, help="their length")
-    parser.add_argument("--seed", type=int, default=500, help="seed of the first")
+    parser.add_argument("--seed", type=int, default=501, help="seed of the first")
     parser.add_argument("--chair", type=Path, default=CHAIR, help="folder of the real clip")
     args = parser.parse_args()
     real = chair(args.chair)
     if real is None:
         print(f"{args.chair} is not there: without the real clip")
     else:
-        from PIL import Image
-
         frames, truth = real
         exact = {f"from frame {t}": (t, truth[t]) for t in (0, 15, 30, 45, 59)}
         tell("spread", list(by_spread(frames, truth, exact)))
-        wrong = np.asarray(Image.open(args.chair / "wrong_first_frame.png"))[..., None] > 0
-        mask = wrong.any(-1) if wrong.ndim == 3 else wrong.any((2, 3))
-        tell("wrong key", list(by_spread(frames, truth, {"wrong": (0, mask)})))
     if args.clips:
         tell("model", list(by_model(args.clips, args.frames, args.seed)))
 

@@ -42,8 +42,11 @@ def quick_doubt(
     spread = np.zeros(len(provenance), np.float32)
     for t, sure in (certainty or {}).items():
         spread[t] = 1 - sure
+    areas = project.areas(object_id)
+    jumps = measures.area_jumps(areas)
     values = measures.together(
-        area=measures.area_jumps(project.areas(object_id)),
+        area=jumps,
+        gone=np.where(areas == 0, jumps, 0),
         windows=project.disagreement(object_id, between=True),
         spread=spread,
         gap=measures.gaps(provenance > Provenance.EMPTY),

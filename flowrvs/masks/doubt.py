@@ -46,11 +46,12 @@ _UNKNOWN = 0.5  # nobody has said anything
 # model (seeds 600 to 605) and on spreads over a real clip; the benchmark uses other seeds.
 _WEIGHTS = {
     "margin": 0.7,
-    "windows": 0.7,
-    "warp": 0.7,
-    "edge": 0.4,
-    "area": 0.3,
-    "spread": 0.3,
+    "windows": 0.5,
+    "warp": 0.9,
+    "edge": 0.5,
+    "area": 0.15,
+    "gone": 0.6,
+    "spread": 0.5,
     "gap": 1.0,
 }
 
@@ -203,9 +204,10 @@ def together(**measures: npt.ArrayLike | None) -> Floats:
 
     Parameters
     ----------
-    margin, windows, warp, edge, area, spread, gap : array_like, optional
+    margin, windows, warp, edge, area, gone, spread, gap : array_like, optional
         The measures by name; those that are None, or NaN, are left out. `windows` is what
-        overlapping windows disagree about, `spread` 1 - the certainty of a spread.
+        overlapping windows disagree about, `gone` the jump of the area where nothing is left
+        of the object, `spread` 1 - the certainty of a spread.
     """
     strange = measures.keys() - _WEIGHTS.keys()
     if strange:

@@ -57,7 +57,7 @@ def review(desk: Desk, project: Project) -> ReviewPresenter:
 
 def test_the_most_doubtful_frame_comes_first(review: ReviewPresenter, desk: Desk) -> None:
     queue = review.queue()
-    assert len(queue) == FRAMES and queue[0].frame == BROKEN and queue[0].doubt > 0.2
+    assert len(queue) == FRAMES and queue[0].frame == BROKEN and queue[0].doubt > 0.1
     assert {each.object_id for each in queue} == {1}
     assert queue[0].doubt == max(each.doubt for each in queue)
     review.next()
@@ -164,7 +164,7 @@ def test_without_the_page_open_the_first_key_measures(desk: Desk, project: Proje
     desk.set_project(project)
     assert all(np.isnan(each.doubt) for each in presenter.queue())
     presenter.next()
-    assert desk.frame == BROKEN and presenter.queue()[0].doubt > 0.2
+    assert desk.frame == BROKEN and presenter.queue()[0].doubt > 0.1
 
 
 def test_accepting_for_two_objects_skips_no_entry(

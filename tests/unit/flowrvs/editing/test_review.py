@@ -110,6 +110,14 @@ def test_what_nobody_drew_is_asked_for_in_the_middle(project, red, shapes_masks)
         quick_doubt(project, 99)
 
 
+def test_a_lost_object_is_more_doubtful_than_a_small_one(project, red, shapes_masks):
+    masks = shapes_masks["red"].copy()
+    masks[3, :, 20:], masks[7:9] = False, False
+    project.write_model(red.layer, red.id, 0, masks)
+    values = quick_doubt(project, red.id)
+    assert set(np.argsort(-values)[:2]) == {7, 8} and values[7] > 0.5
+
+
 def test_after_undo_of_a_run_its_confidence_counts_no_more(project, red, shapes_masks):
     masks = shapes_masks["red"]
     run = project.begin_run({"text": "red"}, red.id)
