@@ -128,7 +128,29 @@ def take(viewer: napari.Viewer, path: Path) -> None:
     print(path)
 
 
-def annotate(viewer: napari.Viewer, dock: SegmentDock, holder: Any, to: Path) -> None:
+def by_hand(viewer: napari.Viewer, dock: SegmentDock, clip: SynthClip, to: Path) -> None:
+    """Take a picture of a clip without any model: two drawn frames, the others filled in."""
+    dock.draw()
+    wait(lambda: not dock.presenter.job.busy)
+    layer = viewer.layers.selection.active
+    layer.name = "drawn by hand"
+    project = dock.desk.project
+    target = clip.target(next(each for each in clip.expressions if each.objects))
+    for t in (8, 24):
+        viewer.dims.set_current_step(0, t)
+        frame = np.zeros(target.shape[1:], np.uint16)
+        frame[target[t]] = dock.desk.object_id
+        project.labels(1)[t] = frame
+    dock.desk.touched(1, 0, len(target))
+    dock.tabs.setCurrentIndex(dock.tabs.count() - 1)
+    dock.correct.interpolate()
+    wait(lambda: not dock.correct.job.busy, 120)
+    dock.desk.go_to(16)
+    take(viewer, to / "by-hand.png")
+    dock.correct.discard()
+
+
+def annotate(viewer: napari.Viewer, dock: SegmentDock, to: Path) -> None:
     """Take pictures of the other pages: objects, review, a spread that waits to be kept."""
     desk = dock.desk
     dock.tabs.setCurrentWidget(dock.objects)
@@ -155,8 +177,6 @@ def annotate(viewer: napari.Viewer, dock: SegmentDock, holder: Any, to: Path) ->
     wait(lambda: not dock.correct.job.busy, 120)
     desk.go_to(19)
     take(viewer, to / "correct.png")
-    settle()
-    holder.grab().save(str(to / "correct-narrow.png"))
     dock.correct.discard()
     desk.set_span(None, None)
     dock.tabs.setCurrentIndex(0)
@@ -183,31 +203,26 @@ def main() -> None:
             # The clip is an array: its project goes to the user's data folder.
             os.environ["XDG_DATA_HOME"] = str(home / theme)
             viewer, dock, holder = session(load, theme, home)
+            viewer.window._qt_window.resizeDocks([holder], [300], _horizontal())
+            if theme == "light":
+                by_hand(viewer, dock, clip, args.to)
+                viewer.close()
+                continue
             dock.sentences.set_texts(texts)
             settle()
-            if theme == "dark":
-                viewer.dims.set_current_step(0, 4)
-                catch_running(viewer, dock, args.to / "running.png")
+            viewer.dims.set_current_step(0, 4)
+            catch_running(viewer, dock, args.to / "running.png")
             dock.run_button.setFocus()
             dock.run()
             wait(lambda d=dock: not d.presenter.job.busy)
             viewer.dims.set_current_step(0, 16)
-            take(viewer, args.to / ("finished.png" if theme == "dark" else "light.png"))
-            if theme == "dark":
-                viewer.window._qt_window.resizeDocks([holder], [300], _horizontal())
-                settle()
-                holder.grab().save(str(args.to / "narrow.png"))
-                annotate(viewer, dock, holder, args.to)
-                dock.options.model.setEditText("/models/missing")
-                dock.run()
-                wait(lambda d=dock: d.problem.isVisible())
-                settle()
-                holder.grab().save(str(args.to / "error.png"))
-                dialog = show_export(viewer, viewer.window._qt_window)
-                dialog.to.line_edit.value = "~/datasets/shapes"
-                settle()
-                dialog.grab().save(str(args.to / "export.png"))
-                dialog.close()
+            take(viewer, args.to / "finished.png")
+            annotate(viewer, dock, args.to)
+            dialog = show_export(viewer, viewer.window._qt_window)
+            dialog.to.line_edit.value = "~/datasets/shapes"
+            settle()
+            dialog.grab().save(str(args.to / "export.png"))
+            dialog.close()
             viewer.close()
 
 
