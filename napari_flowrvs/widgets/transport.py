@@ -66,9 +66,18 @@ class OnionSkin:
         self._layer = layers.append(layer) or layer
         layers.selection.active = active
 
-    def _on_object(self, object_id: int | None) -> None:
-        if self.shown:
-            self.show(object_id is not None)
+    def _on_object(self, _object_id: int | None) -> None:
+        if self._layer is None or not self.shown:
+            return
+        thing, project = self._desk.object, self._desk.project
+        if thing is None or project is None:
+            self.show(False)
+            return
+        labels = project.labels(thing.layer)
+        if labels.shape == tuple(self._layer.data.shape):
+            self._layer.data = Neighbours(labels, thing.id)  # napari takes long for a new layer
+        else:
+            self.show(True)
 
     def _on_contents(self, change: Changed) -> None:
         if self._layer is not None and self.shown:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 
+from flowrvs.records import VideoInfo
 from flowrvs.video import open_video
 from napari_flowrvs.ghosts import Neighbours, Preview, outline
+from napari_flowrvs.layers import label_layer
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.player import Player
+from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo
+from napari_flowrvs.widgets.bridge import Bridge
+from napari_flowrvs.widgets.desk_link import DeskLink
+from napari_flowrvs.widgets.transport import OnionSkin
+from napari_flowrvs.widgets.viewer_link import ViewerLink
 
 
 class Clock:
@@ -179,3 +187,27 @@ def test_a_video_in_the_viewer_is_read_on_the_thread_that_shows_it(shapes_frames
         viewer.dims.set_point(0, 7)
         assert asked and set(asked) == {threading.current_thread()}
         assert np.array_equal(layer._slice.image.raw, shapes_frames[7])
+
+
+def test_outlines_of_another_object_need_no_new_layer(tmp_path: Path) -> None:
+    viewer, desk = ViewerModel(), Desk()
+    link = ViewerLink(viewer, *(lambda *_: None,) * 4)  # type: ignore[arg-type]
+    project = open_projects.ensure(tmp_path / "clip.flowrvs", VideoInfo(None, "array", 5, 8, 9))
+    one = project.add_prompt("one")[1]
+    two = project.add_prompt("two")[1]
+    masks = np.zeros((5, 8, 9), bool)
+    masks[:, 1:4, 1:4] = True
+    project.write_model(one.layer, one.id, 0, masks)
+    project.write_model(two.layer, two.id, 0, masks[:, ::-1])
+    for layer_id in project.layers:
+        link.add(label_layer(project, layer_id))
+    onion = OnionSkin(DeskLink(link, desk, Bridge(desk)))
+    desk.set_object(one.id)
+    onion.show(True)
+    layer = viewer.layers["neighbours"]
+    before = np.asarray(layer.data[2])
+    desk.set_object(two.id)
+    assert viewer.layers["neighbours"] is layer
+    np.testing.assert_array_equal(layer.data[2], before[::-1])
+    desk.set_object(None)
+    assert "neighbours" not in viewer.layers and not onion.shown
