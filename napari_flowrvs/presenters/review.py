@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
-from flowrvs.errors import FlowRVSError, InputError, MissingPathError, VideoError
-from flowrvs.masks.doubt import FAR
-from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from flowrvs.errors import InputError
+from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.presenters.desk import Changed, Desk
-from napari_flowrvs.presenters.job import Job, Runner, run_here
+from napari_flowrvs.presenters.doubts import Doubts
+from napari_flowrvs.presenters.job import Runner, run_here
 from napari_flowrvs.presenters.motion import Motion
 from napari_flowrvs.presenters.steps import Steps
 
-__all__ = ["Doubtful", "Measured", "ReviewPresenter"]
+__all__ = ["Doubtful", "ReviewPresenter"]
 
-_BATCH = 16
-_LONGEST = 5000  # entries of an object's queue: more are looked for when these are done
+_LONGEST = 2000  # entries of an object's queue: more are looked for when these are done
 _REORDER = 2.0  # seconds between two orders while doubts are measured
 
 
@@ -45,16 +42,7 @@ class Doubtful:
     doubt: float
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Doubts of one object on consecutive frames, as they come."""
-
-    object_id: int
-    start: int
-    doubts: npt.NDArray[np.float32]
-
-
-class ReviewPresenter:
+class ReviewPresenter(Doubts):
     """Orders frames by doubt and takes a person's verdicts.
 
     The queue is that of one sentence, with all the objects that it means, or of the desk's
@@ -74,8 +62,6 @@ class ReviewPresenter:
 
     #: The queue or the progress has changed.
     changed = Signal()
-    #: The doubt of the desk's object is known better now.
-    doubt_changed = Signal(object)  # ndarray of float32 | None
     #: Somebody wants to paint an object.
     fix_requested = Signal(int)
     #: What a verdict about many frames was about.
@@ -88,21 +74,13 @@ class ReviewPresenter:
         runner: Runner = run_here,
         steps: Steps | None = None,
     ) -> None:
-        self.desk = desk
+        super().__init__(desk, motion, runner)
         self.steps = Steps() if steps is None else steps
-        self._motion = motion
-        self.job = Job(runner)
-        self._doubts: dict[int, npt.NDArray[np.float32]] = {}
-        self._stale: dict[int, npt.NDArray[np.bool_]] = {}
-        self._certainty: dict[int, dict[int, tuple[float, int]]] = {}
         self._scope: str | None = None
-        self._measuring = False
-        self._eager = False  # somebody wants to be led, and nothing is known yet
         self._orders: dict[int, list[int]] = {}
         self._queue: list[Doubtful] | None = None
         self._ordered = 0.0
         self._led: tuple[int, int | None] | None = None
-        self.job.completed.connect(self._on_measured)
         desk.project_changed.connect(self._on_project)
         desk.object_changed.connect(self._on_object)
         desk.contents_changed.connect(self._on_contents)
@@ -324,84 +302,21 @@ class ReviewPresenter:
             raise InputError("There is no object to work on: choose one.")
         return self.desk.object_id
 
-    # -- measuring -----------------------------------------------------------------------
+    # -- what others do ------------------------------------------------------------------
 
-    def set_measuring(self, on: bool) -> None:
-        """Measure doubts while somebody looks at the queue."""
-        self._measuring = on
-        self.measure()
-
-    def note_certainty(self, object_id: int, certainty: dict[int, float]) -> None:
-        """Remember how sure a spread was, which tells where it went astray."""
-        project = self.desk.project
-        if project is not None and object_id in project.objects:
-            areas = project.areas(object_id)
-            noted = {t: (sure, int(areas[t])) for t, sure in certainty.items()}
-            self._certainty.setdefault(object_id, {}).update(noted)
-
-    def _sure(self, project: Project, object_id: int) -> dict[int, float]:
-        """Return what is known of masks that are still those that a spread drew."""
-        areas = project.areas(object_id)
-        noted = dict(self._certainty.get(object_id, {}))
-        return {t: sure for t, (sure, area) in noted.items() if areas[t] == area}
-
-    def measure(self) -> None:
-        """Measure what is not known, or has changed, in the background."""
-        project = self.desk.project
-        if not (self._measuring or self._eager) or project is None or self.job.busy:
-            return
-        wanted: list[tuple[int, bool, list[tuple[int, int]]]] = []
-        for object_id in self.objects():
-            new = object_id not in self._doubts
-            stale = self._stale.pop(object_id, np.full(self.desk.frame_count, new))
-            if stale.any():
-                wanted.append((object_id, new, _runs(stale)))
-        if not wanted:
-            return
-
-        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            report(Progress(0, 0, "Looking for doubtful frames"))
-            for object_id, new, _ in wanted:
-                if new:  # a first order, at once
-                    quick = editing.quick_doubt(
-                        project, object_id, certainty=self._sure(project, object_id)
-                    )
-                    yield Measured(object_id, 0, quick)
-            flows = self._flows(project)
-            for object_id, _, runs in wanted:
-                sure = self._sure(project, object_id)
-                for start, stop in runs:
-                    yield from _measure(project, object_id, start, stop, flows, sure, cancel)
-
-        self.job.start(work, self._on_item)
-
-    def _flows(self, project: Project) -> editing.Flows | None:
-        try:
-            if self._motion is None:
-                return None
-            video, flows = self._motion.open()
-            project.check_video(video.info)
-        except FlowRVSError:
-            return None  # the queue is worth having without motion, too
-        return flows
-
-    def _on_item(self, item: object) -> None:
-        if not isinstance(item, Measured) or self.desk.project is None:
-            return
-        first = item.object_id not in self._doubts
-        unknown = np.full(self.desk.frame_count, np.nan, np.float32)
-        doubts = self._doubts.setdefault(item.object_id, unknown)
-        doubts[item.start : item.start + len(item.doubts)] = item.doubts
-        if item.object_id == self.desk.object_id:
-            self.doubt_changed.emit(doubts)
+    def _on_doubt(self, object_id: int, first: bool) -> None:
         # A list that is always in motion cannot be read.
         if first or time.monotonic() - self._ordered > _REORDER:
             self._ordered = time.monotonic()
-            self._forget_order(item.object_id)
+            self._forget_order(object_id)
             self.changed.emit()
         if self._eager and all(i in self._doubts for i in self.objects()):
             self._eager = False
             self.next()
+
+    def _on_all_measured(self) -> None:
+        self._forget_order()
+        self.changed.emit()
 
     def _forget_order(self, object_id: int | None = None) -> None:
         self._queue = None
@@ -410,19 +325,9 @@ class ReviewPresenter:
         else:
             self._orders.pop(object_id, None)
 
-    def _on_measured(self) -> None:
-        self._on_catalog()
-        self.measure()  # what has changed meanwhile
-
-    # -- what others do ------------------------------------------------------------------
-
     def _on_project(self, _project: object) -> None:
-        self.job.close(0.0)
-        self._doubts.clear()
-        self._stale.clear()
-        self._certainty.clear()
+        self._forget()
         self._scope = None
-        self._eager = False
         self._on_catalog()
 
     def _on_object(self, object_id: int | None) -> None:
@@ -439,57 +344,8 @@ class ReviewPresenter:
     def _on_contents(self, change: Changed) -> None:
         project = self.desk.project
         for one in project.objects.values() if project is not None else ():
-            if change.layer_id not in (None, one.layer):
-                continue
-            self._orders.pop(one.id, None)
-            if one.id in self._doubts:
-                stale = self._stale.setdefault(one.id, np.zeros(self.desk.frame_count, np.bool_))
-                # The frames on either side are compared with what has changed.
-                stale[max(change.start - FAR, 0) : change.stop + FAR] = True
+            if change.layer_id in (None, one.layer):
+                self._orders.pop(one.id, None)
+                self._doubt_again(one.id, change)
         self._queue = None
         self.changed.emit()
-
-    def close(self, timeout: float = 5.0) -> bool:
-        """Stop measuring."""
-        self._measuring = False
-        return self.job.close(timeout)
-
-
-def _runs(frames: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return the runs of true frames, first and one past the last."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], frames, [0]]).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _measure(
-    project: Project,
-    object_id: int,
-    start: int,
-    stop: int,
-    flows: editing.Flows | None,
-    certainty: dict[int, float],
-    cancel: CancelToken,
-) -> Generator[Measured, None, None]:
-    found: list[float] = []
-    looked: editing.Flows | None = flows
-    while start < stop:
-        parts = editing.doubt(
-            project, object_id, start, stop, flows=looked, certainty=certainty, cancel=cancel
-        )
-        try:
-            with closing(parts):
-                for t, doubt in parts:
-                    found.append(doubt)
-                    if len(found) == _BATCH or t + 1 == stop or looked is not flows:
-                        yield Measured(object_id, start, np.array(found, np.float32))
-                        start, found = t + 1, []
-                    if looked is not flows:
-                        break
-            looked = flows
-        except (VideoError, MissingPathError):
-            if looked is None:
-                raise
-            if found:
-                yield Measured(object_id, start, np.array(found, np.float32))
-                start, found = start + len(found), []
-            looked = None  # this frame, or one near it, cannot be read

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flowrvs.errors import InputError
+from flowrvs.errors import Cancelled, InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
-from napari_flowrvs.presenters import review as module
+from napari_flowrvs.presenters import doubts as module
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.history import HistoryPresenter
 from napari_flowrvs.presenters.motion import Motion
@@ -301,5 +301,63 @@ def test_the_queue_of_an_hour_is_there_at_once(tmp_path: Path, desk: Desk) -> No
         made.add_object("far", made.add_layer("one").id)
         desk.set_project(made)
         queue = presenter.queue()
-        assert len(queue) == 5000 and len({each.frame for each in queue}) == 5000
+        assert len(queue) == len({each.frame for each in queue}) == 2000
+        assert queue[1].frame == 5, "of equal doubts the earlier ones"
         assert presenter.progress() == (0, count)
+
+
+def test_another_object_does_not_wait_for_a_long_one(desk: Desk, project: Project) -> None:
+    held: list[Callable[[], None]] = []
+
+    def later(work, cancel, *, item, progress, done):
+        """Run as far as the first item, and the rest when the test says so."""
+        parts = consume(work, cancel, item, progress, done)
+        next(parts, None)
+        held.append(lambda: [None for _ in parts])
+        return Waiting()
+
+    class Waiting:
+        def wait(self, timeout: float) -> bool:
+            return True
+
+    def consume(work, cancel, item, progress, done):
+        try:
+            for part in work(cancel, progress):
+                item(part)
+                yield
+                cancel.raise_if_cancelled()
+        except Cancelled as error:
+            done(error)
+            return
+        done(None)
+
+    presenter = ReviewPresenter(desk, runner=later)
+    desk.set_project(project)
+    presenter.set_measuring(True)
+    assert len(held) == 1 and np.isfinite(presenter.queue()[0].doubt), "a first order is known"
+    desk.set_object(2)
+    assert all(np.isnan(each.doubt) for each in presenter.queue())
+    held.pop()()  # it stops, and the other object has its turn
+    assert len(held) == 1 and np.isfinite(presenter.queue()[0].doubt)
+    held.pop()()
+    desk.set_object(1)
+    assert len(held) == 1, "what was left is measured when it is looked at again"
+    held.pop()()
+    assert presenter.queue()[0].frame == BROKEN and held == []
+
+
+def test_an_object_that_is_removed_while_it_is_measured(
+    review: ReviewPresenter, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[object] = []
+    review.job.failed.connect(failed.append)
+    quick = module.editing.quick_doubt
+
+    def remove(*arguments, **keywords):
+        values = quick(*arguments, **keywords)
+        project.remove_object(2)
+        return values
+
+    monkeypatch.setattr(module.editing, "quick_doubt", remove)
+    review.desk.set_object(2)
+    assert failed == [] and 2 not in project.objects
