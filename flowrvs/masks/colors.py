@@ -15,6 +15,9 @@ Floats = npt.NDArray[np.float32]
 _CELL = 16  # working pixels: colours are told apart by where they are
 _SPREAD = 5.0  # Lab units over which a colour stands for its neighbours
 _FORGET = 0.8  # per frame
+_GRAIN = 4.0  # Lab units within which all colours have the same nearest one of the palette
+_GRID = np.array([26, 56, 56])  # cells along L, a and b
+_ORIGIN = np.array([0, 28, 28], np.float32)  # the cell of L, a, b = 0
 
 
 class LocalColors:
@@ -37,10 +40,12 @@ class LocalColors:
         rng = np.random.default_rng(0)
         some = lab[rng.permutation(len(lab))[:4000]]
         self._palette = _palette(some, size)
+        self._table = _table(self._palette)
         gaps = ((self._palette[:, None] - self._palette[None]) ** 2).sum(-1)
         self._alike = np.exp(-gaps / (2 * _SPREAD**2)).astype(np.float32)
         cells = (shape[0] // _CELL + 2, shape[1] // _CELL + 2)
         self._counts = np.zeros((2, *cells, len(self._palette)), np.float32)
+        self._always = np.zeros((2, len(self._palette)), np.float32)
 
     def learn(
         self, lab: Floats, region: Region, inside: Floats, outside: Floats, forget: float = _FORGET
@@ -64,6 +69,19 @@ class LocalColors:
         for counts, weight in zip(self._counts, (inside, outside), strict=True):
             added = np.bincount(at, weights=weight.ravel(), minlength=counts.size)
             counts += added.reshape(shape).astype(np.float32)
+
+    def keep(self, lab: Floats, inside: Floats, outside: Floats) -> None:
+        """Take in a key frame for good, wherever in the picture its colours are."""
+        at = self._nearest(lab).ravel()
+        for counts, weight in zip(self._always, (inside, outside), strict=True):
+            counts += np.bincount(at, weights=weight.ravel(), minlength=counts.size)
+
+    def anywhere(self, lab: Floats) -> Floats:
+        """Return the log of the likelihood ratio of colours by the key frames alone."""
+        likely = self._always @ self._alike
+        likely = np.log((likely + 1) / (likely.sum(-1, keepdims=True) + 200))
+        ratio: Floats = (likely[0] - likely[1])[self._nearest(lab)]
+        return ratio
 
     def evidence(
         self, lab: Floats, region: Region, where: npt.NDArray[np.bool_]
@@ -104,7 +122,14 @@ class LocalColors:
         return rows.astype(np.float32), columns.astype(np.float32)
 
     def _nearest(self, lab: Floats) -> npt.NDArray[np.intp]:
-        return _nearest(lab, self._palette)
+        at = np.clip(lab / _GRAIN + _ORIGIN, 0, _GRID - 1).astype(np.intp)
+        return self._table[(at[..., 0] * _GRID[1] + at[..., 1]) * _GRID[2] + at[..., 2]]
+
+
+def _table(palette: Floats) -> npt.NDArray[np.uint8]:
+    """Return the nearest colour of the palette for every cell of Lab."""
+    cells = np.indices(_GRID, dtype=np.float32).reshape(3, -1).T
+    return _nearest((cells + 0.5 - _ORIGIN) * _GRAIN, palette).astype(np.uint8)
 
 
 def _palette(colors: Floats, size: int) -> Floats:

@@ -170,11 +170,14 @@ class Flows:
         return block_mean(part.astype(np.float32), step)
 
     def _gray(self, t: int, region: Region) -> Floats:
-        gray: Floats = self._rgb(t, region) @ np.array([0.299, 0.587, 0.114], np.float32)
-        return gray
+        weights = np.array([0.299, 0.587, 0.114], np.float32)
+        return self._cached(("gray", t), region, lambda: self._rgb(t, region) @ weights)
 
     def _flow(self, a: int, b: int, region: Region) -> npt.NDArray[Any]:
-        one, other = self._gray(a, region), self._gray(b, region)
+        return self.match(self._gray(a, region), self._gray(b, region))
+
+    def match(self, one: Floats, other: Floats) -> npt.NDArray[Any]:
+        """Return where the pixels of one picture, 0 to 255, lie in another of equal size."""
         if min(one.shape) < 16:  # too small for either method's patches
             return np.zeros((*one.shape, 2), np.float32)
         if self.method == "dis":
@@ -189,9 +192,10 @@ def block_mean(values: Floats, step: int) -> Floats:
         return values
     rows, columns = (-n % step for n in values.shape[:2])
     rest = [(0, 0)] * (values.ndim - 2)
-    values = np.pad(values, [(0, rows), (0, columns), *rest], mode="edge")
-    h, w = values.shape[0] // step, values.shape[1] // step
-    mean: Floats = values.reshape(h, step, w, step, *values.shape[2:]).mean((1, 3))
+    if rows or columns:
+        values = np.pad(values, [(0, rows), (0, columns), *rest], mode="edge")
+    total = sum(values[i::step] for i in range(step))
+    mean: Floats = sum(total[:, i::step] for i in range(step)) / step**2
     return mean
 
 

@@ -1,0 +1,260 @@
+"""Carry a mask from frame to frame, from a key frame on, until the object is lost.
+
+A mask is warped from frame to frame. In a band around its edge five things then decide anew:
+where the warped edge lies; the local colours inside and outside, and those of the key frames
+(:mod:`flowrvs.masks.colors`); what the key frame itself shows there, found along the composed
+flow or, with a camera at rest, in place; and whether a pixel moves as the object does or as
+what is around it (:mod:`flowrvs.masks.evidence`). The key frame keeps errors from adding up:
+the composed flow is matched with it anew on every frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt
+
+from flowrvs.masks.colors import LocalColors
+from flowrvs.masks.evidence import alike, apart, blurred, motion
+from flowrvs.masks.flow import Flows, Region, block_mean, region_around, sample
+
+__all__ = ["SURE", "Found", "Walk", "iou"]
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+SURE = 8.0  # logits are clipped to this
+_MARGIN = 40  # working pixels around the object that are looked at
+_BAND = 10.0  # pixels on both sides of the edge that are decided anew
+_EDGE = 3.0  # pixels over which the warped edge is uncertain
+_ALIKE = 3.0  # Lab units within which a patch counts as the same
+_COLLAPSE = 0.15  # of the area some frames before: the object is gone
+_LOST = 0.35  # share of the object that flow must find again in the last frame
+_STILL = 8.0  # pixels by which the ground may have moved since the key for a look in place
+_NEARER = 0.9  # a new match with the key frame must look this much more alike
+
+# Weights of what decides in the band, from logistic regressions on pixels of 13 clips (real
+# and synthetic), each checked on the other 12, then rounded. What lags behind a moving object
+# is background that was carried along, so beside relative motion ("fast") the warped edge
+# counts for less, and something has to speak for the object.
+_LEAST = {"fast": 0.9, "slow": 0.2}
+_WARPED = {"fast": 0.35, "slow": 1.35}
+_LOCAL = 0.4
+_ANYWHERE = 0.35
+_MOTION = 0.3
+_FOUND_AGAIN = 5.0
+_IN_PLACE = 3.0
+_MOST = 4.0  # evidence of one kind is clipped to this
+_OWN = 0.4  # share of a pixel's own colour; the rest is that of the pixels around it
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A mask that a walk found.
+
+    Attributes
+    ----------
+    frame : int
+        Where.
+    logit : ndarray of float16, shape of `region`
+        Above 0 inside.
+    region : Region
+        The part of the picture that was looked at; the object is nowhere else.
+    certainty : float
+        0 to 1: how much of the way from the key frame is confirmed.
+    """
+
+    frame: int
+    logit: npt.NDArray[np.float16]
+    region: Region
+    certainty: float
+
+
+class Walk:
+    """A mask on its way from a key frame.
+
+    Parameters
+    ----------
+    flows : Flows
+    keys : mapping of int to ndarray of bool, shape (H, W)
+        The key to start from and others whose pictures may be compared with.
+    key : int
+        The one to start from.
+    step : int
+        Source pixels a working pixel.
+    """
+
+    def __init__(self, flows: Flows, keys: Mapping[int, Mask], key: int, step: int) -> None:
+        self._flows = flows
+        self._key = key
+        self._step = step
+        self._labels = {
+            t: block_mean(mask.astype(np.float32), step)
+            for t, mask in sorted(keys.items(), key=lambda item: abs(item[0] - key))
+        }
+        self._shape = h, w = self._labels[key].shape
+        # A larger part of the key frame, for what moves far; whole pictures may be huge.
+        self._around = region_around(self._labels[key] > 0, 4 * _MARGIN, step)
+        self._own = flows.lab(key, self._around)
+        # how surely a pixel is the object's, on the last frame
+        self._mask = self._labels[key].copy()
+        self._area = float(self._mask.sum())
+        self._trail = np.zeros((h, w, 2), np.float32)  # from there to the key frame
+        self._region = region_around(self._mask > 0, _MARGIN, step)
+        self._certainty = 1.0
+        seen = []
+        for t, label in self._labels.items():
+            wide = region_around(label > 0, 4 * _MARGIN, step)
+            lab, near = flows.lab(t, wide), region_around(label > 0, _MARGIN, step)
+            seen.append((wide, lab, label, near))
+        self._colors = LocalColors(
+            self._shape,
+            np.concatenate([lab[wide.part(near)].reshape(-1, 3) for wide, lab, _, near in seen]),
+        )
+        for wide, lab, label, near in reversed(seen):  # the key itself last, as the latest
+            self._colors.keep(lab, label[wide.slices], 1 - label[wide.slices])
+            here = 3 * label[near.slices]
+            self._colors.learn(lab[wide.part(near)], near, here, 3 - here)
+
+    def to(self, target: int) -> Generator[Found, None, None]:
+        """Yield the masks of the frames up to `target`, until the object is lost."""
+        way = 1 if target > self._key else -1
+        for t in range(self._key + way, target + way, way):
+            found = self._next(t, t - way)
+            if found is None:
+                return
+            yield found
+
+    def _next(self, t: int, last: int) -> Found | None:
+        was = self._region
+        if not (self._mask[was.slices] > 0.5).any():
+            return None
+        region = region_around(
+            self._mask[was.slices] > 0.5, _MARGIN, self._step, shape=self._shape, last=was
+        )
+        flow = self._flows.between(t, last, region)
+        rows, columns = np.indices(region.shape, dtype=np.float32) + np.moveaxis(flow, -1, 0)
+        back = sample(self._flows.between(last, t, region), rows, columns)
+        rows, columns = rows + region.top, columns + region.left
+        inside = sample(self._mask, rows, columns) > 0.5
+        if inside.sum() < max(4.0, _COLLAPSE * self._area):
+            return None
+        lab = self._flows.lab(t, region)
+        before = sample(self._flows.lab(last, region), rows - region.top, columns - region.left)
+        change = apart(before, lab)
+        noise = float(np.median(change))
+        # Flow is undefined in a flat area; there it is enough that the picture looks the same.
+        miss = np.hypot(*np.moveaxis(flow + back, -1, 0))
+        found = miss < 1 + 0.1 * np.hypot(*np.moveaxis(flow, -1, 0))
+        found |= change < self._tolerance(noise)
+        kept = float(found[inside].mean())
+        if kept < _LOST:
+            return None
+        trail = flow + sample(self._trail, rows, columns)
+        if last != self._key:
+            trail = self._matched(lab, region, trail)
+
+        distance = _signed_distance(inside)
+        logit = np.clip(distance / _EDGE, -SURE, SURE)
+        band = np.abs(distance) <= _BAND
+        moves, slow = motion(flow, distance, found)
+        weight, least = (
+            each["fast"] + (each["slow"] - each["fast"]) * slow for each in (_WARPED, _LEAST)
+        )
+        decided = weight * logit - least + _MOTION * moves
+        decided += self._from_colors(lab, region, band)
+        decided += self._from_keys(lab, region, trail, distance, noise)
+        logit = np.clip(np.where(band, decided, logit), -SURE, SURE)
+        mask = logit > 0
+        if mask.sum() < max(4.0, _COLLAPSE * self._area):
+            return None
+        # certainty shrinks by what was not found again and by what had to be changed
+        self._certainty *= (kept * iou(mask, inside)) ** 0.25
+        distance = _signed_distance(mask)
+        self._colors.learn(
+            lab, region, (distance > 1).astype(np.float32), (distance < -1).astype(np.float32)
+        )
+        self._mask[was.slices] = 0
+        self._mask[region.slices] = 1 / (1 + np.exp(-logit))
+        self._trail[was.slices] = 0
+        self._trail[region.slices] = trail
+        self._region = region
+        self._area += 0.2 * (float(mask.sum()) - self._area)
+        return Found(t, logit.astype(np.float16), region, self._certainty)
+
+    def _tolerance(self, noise: float) -> float:
+        """Return by how much patches that show the same differ: not at all but for noise."""
+        return _ALIKE**2 + 3 * noise
+
+    def _from_colors(self, lab: Floats, region: Region, band: Mask) -> Floats:
+        """Return what colours say in the band, of the last frames here and of the keys."""
+        says = np.zeros(region.shape, np.float32)
+        rows, columns, ratio = self._colors.evidence(lab, region, band)
+        says[rows, columns] = _LOCAL * np.clip(ratio, -_MOST, _MOST)
+        ratio = self._colors.anywhere(lab[rows, columns])
+        says[rows, columns] += _ANYWHERE * np.clip(ratio, -_MOST, _MOST)
+        # a pixel is hardly ever another object than all that are around it
+        return _OWN * says + (1 - _OWN) * blurred(says, band, 2.0)
+
+    def _from_keys(
+        self, lab: Floats, region: Region, trail: Floats, distance: Floats, noise: float
+    ) -> Floats:
+        """Return what the key frames say: their labels where they look alike."""
+        tolerance = self._tolerance(noise)
+        picture = self._key_picture(region, trail)
+        rows, columns = np.indices(region.shape, dtype=np.float32)
+        rows, columns = rows + region.top + trail[..., 0], columns + region.left + trail[..., 1]
+        label = sample(self._labels[self._key], rows, columns)
+        says: Floats = _FOUND_AGAIN * alike(picture, lab, tolerance) * (2 * label - 1)
+        ground = trail[distance < -4]
+        moved = float(np.median(np.hypot(ground[:, 0], ground[:, 1]))) if len(ground) else 0.0
+        still = float(np.exp(-((moved / _STILL) ** 2)))
+        if still > 0.01:
+            most = np.zeros(region.shape, np.float32)
+            here = np.zeros(region.shape, np.float32)
+            for t, whole in self._labels.items():
+                like = alike(self._flows.lab(t, region), lab, tolerance)
+                here = np.where(like > most, like * (2 * whole[region.slices] - 1), here)
+                most = np.maximum(most, like)
+            says = says + _IN_PLACE * still * here
+        return says
+
+    def _key_picture(self, region: Region, trail: Floats) -> Floats:
+        rows, columns = np.indices(region.shape, dtype=np.float32)
+        return sample(
+            self._own,
+            rows + (region.top - self._around.top) + trail[..., 0],
+            columns + (region.left - self._around.left) + trail[..., 1],
+        )
+
+    def _matched(self, lab: Floats, region: Region, trail: Floats) -> Floats:
+        """Match the key frame, moved here, with this frame: composed flow drifts."""
+        picture = self._key_picture(region, trail)
+        light = np.median((picture - lab).reshape(-1, 3), axis=0)
+        rest = self._flows.match(2.55 * lab[..., 0], 2.55 * (picture - light)[..., 0])
+        rows, columns = np.indices(region.shape, dtype=np.float32)
+        new = rest + sample(trail, rows + rest[..., 0], columns + rest[..., 1])
+        better = apart(self._key_picture(region, new) - light, lab)
+        nearer = (better < _NEARER * apart(picture - light, lab)).astype(np.float32)
+        chosen = blurred(nearer, np.ones(region.shape, bool), 3.0) > 0.5
+        matched: Floats = np.where(chosen[..., None], new, trail).astype(np.float32)
+        return matched
+
+
+def iou(a: Mask, b: Mask) -> float:
+    """Return intersection over union; 1 for two empty masks."""
+    either = int((a | b).sum())
+    return float((a & b).sum() / either) if either else 1.0
+
+
+def _signed_distance(mask: Mask) -> Floats:
+    """Return distances to the edge, positive inside."""
+    if mask.all() or not mask.any():
+        return np.full(mask.shape, SURE * _EDGE if mask.any() else -SURE * _EDGE, np.float32)
+    inside, outside = distance_transform_edt(mask), distance_transform_edt(~mask)
+    # Edges lie between pixels: without the half, a mask would lose half a pixel a frame.
+    signed: Floats = np.where(mask, inside - 0.5, 0.5 - outside).astype(np.float32)
+    return signed
