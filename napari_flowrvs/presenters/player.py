@@ -18,12 +18,16 @@ _RATE = 10.0
 #: Seconds after which to look again for a frame that is still being read.
 _AGAIN = 0.005
 
+#: The most that being called late puts off the next frame, seconds.
+_LATE = 0.25
+
 
 class Player:
     """Goes through the desk's frames in real time; it leaves frames out, never the beat.
 
     The interface calls `tick` and, after the number of seconds that it returns, calls it
-    again. A frame that takes long to show is given as long again for everything else.
+    again. A frame that takes long to show, or to draw, which is when the next call is late,
+    is given as long again for everything else.
 
     Parameters
     ----------
@@ -50,6 +54,7 @@ class Player:
         self._playing = False
         self._began = 0.0
         self._first = 0
+        self._due: float | None = None
         desk.project_changed.connect(self._on_project)
 
     @property
@@ -74,6 +79,7 @@ class Player:
         if not start <= self._first < stop - 1:
             self._first = start
         self._began = self._clock()
+        self._due = None
         if not self._playing:
             self._playing = True
             if self._ahead is not None:
@@ -107,6 +113,8 @@ class Player:
             return None
         start, stop = self._bounds()
         before = self._clock()
+        late = 0.0 if self._due is None else min(before - self._due, _LATE)
+        self._due = None
         due = self._first + int((before - self._began) * self.rate)
         if due >= stop:
             if not self.desk.span_chosen:
@@ -125,7 +133,9 @@ class Player:
         after = self._clock()
         # Where the next frame begins; the quarter of a millisecond keeps rounding out.
         wanted = self._began + (due - self._first + 1) / self.rate + 0.00025
-        return max(wanted - after, after - before, 0.0)
+        wait = max(wanted - after, after - before, late, 0.0)
+        self._due = after + wait
+        return wait
 
     def _reached(self, due: int) -> int | None:
         """Return the frame that can be shown without waiting; None to stay."""

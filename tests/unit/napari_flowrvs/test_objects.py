@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
 from flowrvs.errors import InputError
@@ -17,8 +18,14 @@ from flowrvs.store import Project
 from flowrvs.store._staged import Staged
 from napari_flowrvs.presenters.desk import Desk
 from napari_flowrvs.presenters.objects import ObjectsPresenter
+from napari_flowrvs.presenters.room import Room
 from napari_flowrvs.presenters.steps import Steps
+from napari_flowrvs.widgets.bridge import Bridge
+from napari_flowrvs.widgets.desk_link import DeskLink
+from napari_flowrvs.widgets.footer import Footer
+from napari_flowrvs.widgets.keys import Commands
 from napari_flowrvs.widgets.objects import ObjectsPanel
+from napari_flowrvs.widgets.viewer_link import ViewerLink
 from napari_flowrvs.worker import run_in_thread
 
 
@@ -221,3 +228,35 @@ def test_long_work_is_done_elsewhere_and_can_be_stopped(
     painted.undo()
     for i, masks in before.items():
         np.testing.assert_array_equal(painted.object_mask(i, 0, 40), masks)
+
+
+def test_a_button_stops_what_takes_long(qtbot: Any, painted: Project) -> None:
+    room = Room(lambda model, device: None, run_in_thread, run_in_thread)  # type: ignore[arg-type,return-value]
+    viewer = ViewerModel()
+    link = ViewerLink(viewer, *(lambda *_: None,) * 4)  # type: ignore[arg-type]
+    desk_link = DeskLink(link, room.desk, Bridge(room.desk))
+    footer = Footer(room, desk_link, Commands(viewer, lambda failure: None), lambda failure: None)
+    qtbot.addWidget(footer)
+    footer.show()
+    room.desk.set_project(painted)
+    known, gate = painted.history.steps, threading.Event()
+    make = Staged._make
+
+    def held(staged: Staged, t: int) -> Any:
+        if t >= 20:
+            gate.wait(0.05)
+        return make(staged, t)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Staged, "_make", held)
+        room.objects.merge(2)
+        assert footer.stop_button.isHidden(), "short steps need no button"
+        qtbot.waitUntil(footer.stop_button.isVisible, timeout=5_000)
+        assert footer.progress.bar.isVisible() and "left" in footer.progress.bar.format()
+        footer.stop_button.click()
+        qtbot.waitUntil(lambda: not room.steps.busy, timeout=5_000)
+    assert footer.stop_button.isHidden()
+    assert footer.progress.status.text() == "Stopped: everything is as it was."
+    assert painted.history.steps == known
+    assert room.close()
+    footer.close_all()

@@ -65,6 +65,25 @@ def test_a_slow_frame_leaves_time_for_everything_else() -> None:
     assert player.tick() == pytest.approx(0.1)
 
 
+def test_slow_drawing_leaves_time_for_everything_else() -> None:
+    desk, player, clock = make(200)
+    player.start()
+    frames = []
+    for _ in range(10):  # every drawing takes a tenth of a second after the tick
+        wait = player.tick()
+        assert wait is not None
+        frames.append(desk.frame)
+        clock.now += max(wait, 0.1)
+        frames.append(round((clock.now - 100) * 25))
+    shown, due = frames[0::2], frames[1::2]
+    assert all(0 < b - a <= 8 for a, b in zip(shown, shown[1:], strict=False)), shown
+    assert all(abs(a - b) <= 1 for a, b in zip(shown[1:], due, strict=False)), "in time"
+    wait = player.tick()
+    assert wait is not None and wait >= 0.04
+    clock.now += wait + 0.06
+    assert player.tick() == pytest.approx(0.06, abs=0.001)
+
+
 def test_it_stops_at_the_end_and_begins_again() -> None:
     desk, player, clock = make()
     heard: list[bool] = []
