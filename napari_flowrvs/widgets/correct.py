@@ -122,12 +122,12 @@ class CorrectPanel(QWidget):
         )
         self.desk.object_changed.connect(self._on_object)
         self.desk.catalog_changed.connect(self._on_object)
-        self.desk.project_changed.connect(self._on_span)
-        self.desk.span_changed.connect(self._on_span)
+        self.desk.project_changed.connect(self.show_span)
+        self.desk.span_changed.connect(self.show_span)
         presenter.job.phase_changed.connect(self._on_object)
         presenter.steps.busy_changed.connect(self._on_object)
         self._on_object()
-        self._on_span()
+        self.show_span()
 
     # -- building --------------------------------------------------------------------
 
@@ -246,7 +246,8 @@ class CorrectPanel(QWidget):
             )
         return "Choose an object on the page Objects."
 
-    def _on_span(self, _span: object = None) -> None:
+    def show_span(self, _span: object = None) -> None:
+        """Show the range as it is now, of the video that there is now."""
         start, stop = self.desk.span
         for spin, value in ((self.first, start), (self.last, max(stop - 1, 0))):
             blocked = spin.blockSignals(True)

@@ -204,6 +204,7 @@ class SegmentDock(QWidget):
         self.options.set_video(source)
         rate = None if self._video is None else (self._video.metadata.get(KEY) or {}).get("rate")
         self.desk.set_video(source.frame_count if source else 0, rate)
+        self.correct_panel.show_span()
         self.motion.set_source(source)
         about = self._video.metadata.get(KEY) if self._video is not None else None
         self.sentences.suggest(tuple(about.get("sentences", ())) if about else ())

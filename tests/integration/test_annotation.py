@@ -106,8 +106,9 @@ def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path
     project.flush()
     out = tmp_path / "data"
     path = str(project.path)
-    dock.shut_down()
-    open_projects.close_all()
+    viewer.layers.clear()
+    person.until(lambda: open_projects.get(path) is None)
+    assert desk.project is None
     assert main(["export", path, "--to", str(out)]) == 0
     assert main(["check", str(out / "train")]) == 0
 

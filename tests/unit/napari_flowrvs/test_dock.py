@@ -348,6 +348,7 @@ def test_the_list_of_videos_follows_the_viewer(make_dock: MakeDock, clip: Clip) 
     viewer.layers.remove(one)
     assert dock.source().name == "two"
     assert dock.options.last.value == 6
+    assert dock.correct_panel.last.value() == 6, "without a project, too"
 
 
 def test_a_narrowed_range_reaches_the_run(opened: tuple[Any, SegmentDock], qtbot: Any) -> None:
