@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -122,7 +123,11 @@ class Catalog(ProjectCore):
             layer = LayerRecord(self._doc.new_id("layer", 1), str(name))
             shape = self._shape
             path = self._path / "layers" / str(layer.id)
-            create_array(path, shape, (1, *shape[1:]), "uint16", ("t", "y", "x"))
+            try:
+                create_array(path, shape, (1, *shape[1:]), "uint16", ("t", "y", "x"))
+            except StorageError:
+                shutil.rmtree(path, ignore_errors=True)
+                raise
             self._put("layers", layer.id, layer)
             self._save()
         self._tell("catalog")

@@ -56,6 +56,8 @@ class ProjectCore:
         self._listeners: dict[object, Callable[[Change], None]] = {}
         self._tracks = Tracks(path, document.video.frame_count)
         self._flusher = Flusher(self._flush_all)
+        # A second one: frames may take their time, the journal must not wait for them.
+        self._scribe = Flusher(self._journalise, interval=0.2)
         self.history = History(self, Journal(path, writable=lock is not None))
         self._tracks.versions.source = self.history.in_force
         for layer in document.layers.values():
@@ -81,7 +83,7 @@ class ProjectCore:
         try:
             self._flush_all()
         except StorageError:
-            self._flusher.wake()
+            self._wake()
             raise
 
     def _flush_all(self) -> None:
@@ -99,6 +101,33 @@ class ProjectCore:
         self.history.flushed(safe)
         if trouble is not None:
             raise trouble
+
+    @contextlib.contextmanager
+    def _snapshot(self, journal: Path) -> Iterator[dict[str, Any]]:
+        """Write everything, copy the journal, and write no frame until the end.
+
+        All that lies on the disk then belongs together: pixels, provenance, areas, history,
+        and the document, which is what this gives. Painting goes on in memory.
+        """
+        volumes = [volume for _, volume in sorted(self._volumes.items())]
+        with contextlib.ExitStack() as still:
+            for volume in volumes:
+                still.enter_context(volume.flush_lock)
+            for volume in volumes:  # most of it, while others may paint
+                volume.flush_held()
+            with contextlib.ExitStack() as paused:
+                with contextlib.ExitStack() as locked:
+                    for volume in volumes:
+                        locked.enter_context(volume.cache.lock)
+                    locked.enter_context(self._lock)
+                    self._before_pixels()
+                    for volume in volumes:
+                        volume.flush_held()
+                    self.history.commit()
+                    document = self._doc.to_attributes()
+                    paused.enter_context(self.history.paused())
+                self.history.copy(journal)
+            yield document
 
     def _before_pixels(self) -> None:
         self._check_there()
@@ -122,6 +151,15 @@ class ProjectCore:
         self.history.damaged(f"Frame {t} is missing in {path}: what was drawn there is lost.")
         return True
 
+    def _wake(self) -> None:
+        self._scribe.wake()
+        self._flusher.wake()
+
+    def _journalise(self) -> None:
+        self._check_there()
+        self._settle_volumes()
+        self.history.commit()
+
     def _settle_volumes(self) -> None:
         for volume in list(self._volumes.values()):
             volume.settle()
@@ -144,7 +182,7 @@ class ProjectCore:
         for entry in steps:
             self._turn_rows(entry, entry.state == "undone", additions=False)
         if self._doc_dirty or any(volume.dirty for volume in self._volumes.values()):
-            self._flusher.wake()
+            self._wake()
 
     def _seal(self, closed: bool) -> None:
         for volume in list(self._volumes.values()):
@@ -199,7 +237,7 @@ class ProjectCore:
     def turn_catalog(self, entry: Entry, back: bool, *, additions: bool) -> None:
         """Undo or redo what was done to names: additions before pixels, removals after."""
         if self._turn_rows(entry, back, additions=additions):
-            self._flusher.wake()
+            self._wake()
             self._tell("catalog")
 
     def _turn_rows(self, entry: Entry, back: bool, *, additions: bool) -> bool:
@@ -228,7 +266,7 @@ class ProjectCore:
     def steps_changed(self) -> None:
         """Tell that the steps are others now."""
         if self._writer is not None:
-            self._flusher.wake()
+            self._wake()
         self._tell("history")
 
     # -- the document --------------------------------------------------------------------
@@ -325,7 +363,7 @@ class ProjectCore:
             self._tracks,
             self.history,
             lambda ids, entry: self._claim(layer_id, ids, entry),
-            self._flusher.wake,
+            self._wake,
         )
         volume.before = self._before_pixels
         volume.there, volume.missing = self._check_there, self._frame_missing
@@ -384,7 +422,7 @@ class ProjectCore:
                 self._check_there()
                 write_group(self._path, self._doc.to_attributes())
             except StorageError:
-                self._flusher.wake()  # it tries again until it fits
+                self._wake()  # it tries again until it fits
                 raise
             self._doc_dirty = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import shutil
 import sqlite3
 import threading
 import zlib
@@ -343,6 +344,12 @@ class Journal:
         with self._lock, self._errors():
             if self._db is not None and self._writable:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def copy(self, target: Path) -> None:
+        """Copy the file, if there is one, into a folder; what it holds is complete."""
+        self.settle()
+        if self.path.exists():
+            shutil.copyfile(self.path, target / self.path.name)
 
     # -- reading -------------------------------------------------------------------------
 

@@ -82,14 +82,13 @@ class LayerState:
     # -- objects -------------------------------------------------------------------------
 
     def attach(self, object_id: int) -> None:
-        """Take in an object whose tracks are open."""
-        with self.cache.lock:
-            self._members.add(object_id)
+        """Take in an object whose tracks are open; the document's lock is held."""
+        # Another set, no lock: a layer's lock comes before the document's.
+        self._members = self._members | {object_id}
 
     def detach(self, object_id: int) -> None:
-        """Let go of an object; its pixels and tracks are not touched."""
-        with self.cache.lock:
-            self._members.discard(object_id)
+        """Let go of an object; its pixels and tracks are not touched. See `attach`."""
+        self._members = self._members - {object_id}
 
     def provenance(self, object_id: int) -> npt.NDArray[np.uint8]:
         """Return a copy of an object's provenance, shape (T,)."""
@@ -193,8 +192,17 @@ class LayerState:
 
         # Whoever flushes while another does waits for it: on return, all is on the disk.
         with self._flush_lock:
-            self._flush_tracks()
-            self.cache.flush(before=self._flush_tracks)
+            self.flush_held()
+
+    def flush_held(self) -> None:
+        """Do what `flush` does, for one who holds `flush_lock`."""
+        self._flush_tracks()
+        self.cache.flush(before=self._flush_tracks)
+
+    @property
+    def flush_lock(self) -> threading.Lock:
+        """Held while frames are written; taken before any layer's lock, by their ids."""
+        return self._flush_lock
 
     def _tracks(self) -> list[Track]:
         areas = [self._areas[i] for i in self._members]

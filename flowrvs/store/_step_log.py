@@ -6,7 +6,9 @@ import getpass
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -278,8 +280,18 @@ class StepLog:
         self._journal.damaged(text)
 
     def settle(self) -> None:
-        """Make the journal's file complete, to be copied."""
+        """Make the journal's file complete."""
         self._journal.settle()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Write nothing to the journal meanwhile."""
+        with self._commit_lock:
+            yield
+
+    def copy(self, target: Path) -> None:
+        """Copy the journal as it is on the disk; call it within `paused`."""
+        self._journal.copy(target)
 
     def unsaved(self) -> list[Entry]:
         """Return the steps that were made, undone or redone shortly before a kill, in order."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import glob
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -186,6 +187,7 @@ class Project(Surgery, Runs, Videos):
                 self._seal(False)
                 raise
             self._flusher.stop()
+            self._scribe.stop()
             self._writer.release()
         self._closed = True
         _OPEN.discard(self)
@@ -284,25 +286,39 @@ class Project(Surgery, Runs, Videos):
         target = _with_suffix(Path(path)).absolute()
         if target.exists():
             raise ProjectError(f"{target} already exists; choose another name.")
-        if self._writer is not None:
-            self.settle_strokes()
-            self.flush()
-            self.history.settle()
+        if self._closed:
+            raise ProjectError(f"{self._path} was closed; open it again.")
         building = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(
-                self._path, building, ignore=shutil.ignore_patterns("*.partial", "writer")
-            )
+            for stale in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+                shutil.rmtree(stale, ignore_errors=True)  # of a copy that was killed
+            if self._writer is None:
+                self._copy_files(building, ("writer",))
+                document = self._doc.to_attributes()
+            else:
+                self.settle_strokes()
+                self.flush()  # most of it before anybody has to wait
+                history = building / "history"
+                history.mkdir(parents=True)
+                with self._snapshot(history) as document:
+                    self._copy_files(building, ("writer", "journal.sqlite*", "damaged-*"))
             video = self._doc.video.path
             if video is not None:
-                copied = replace(self._doc, relative=relative_path(video, target))
-                write_group(building, copied.to_attributes())
+                document["video_relative"] = relative_path(video, target)
+            write_group(building, document)
             building.rename(target)
+        except StorageError:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
         except (OSError, shutil.Error) as error:
             shutil.rmtree(building, ignore_errors=True)
             raise storage_error(error, target) from error
         return target
+
+    def _copy_files(self, target: Path, but: tuple[str, ...]) -> None:
+        ignored = shutil.ignore_patterns("*.partial", "*.__lock", *but)
+        shutil.copytree(self._path, target, ignore=ignored, dirs_exist_ok=True)
 
 
 _OPEN: set[Project] = set()
@@ -312,8 +328,10 @@ _OPEN: set[Project] = set()
 def _close_all() -> None:
     """Save what forgotten projects still hold when the program ends."""
     for project in list(_OPEN):
-        with contextlib.suppress(StorageError):
+        try:
             project.close()
+        except Exception as error:  # the others are to be saved, too
+            print(f"{project.path} was not saved completely: {error}", file=sys.stderr)
 
 
 def _with_suffix(path: Path) -> Path:

@@ -273,6 +273,75 @@ class TestPersonAndModel:
         np.testing.assert_array_equal(labels[4], corrected)
         assert project.provenance(cat.id).tolist() == [0] * 4 + [2] + [0] * 5
 
+    def test_what_was_undone_does_not_come_back_by_undoing_its_correction(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        """The run, then the strokes that corrected it: nothing is left, in any session."""
+        dog = project.add_object("dog", cat.layer)
+        labels, empty = project.labels(cat.layer), state(project)
+        for again in (False, True):
+            project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+            project.write_model(cat.layer, cat.id, 0, LEFT)
+            labels[3, 4] = dog.id  # over the run, and beside it
+            labels[4, :, 2] = 0
+            project.write_model(cat.layer, cat.id, 3, FULL[:1])
+            project.end_run(cat.id)
+            before = labels[3], labels[4]
+            assert project.undo_name == "model: 'the cat', frames 0-9"
+            project.undo()
+            np.testing.assert_array_equal(labels[4], before[1])
+            if again:
+                project.close()
+                project = Project.open(project.path)
+                labels = project.labels(cat.layer)
+            project.undo(), project.undo()
+            assert same(state(project), empty)
+            project.redo(), project.redo()
+            np.testing.assert_array_equal(labels[4], before[1])
+            project.redo()
+            np.testing.assert_array_equal(labels[3], before[0])
+            for _ in range(3):
+                project.undo()
+            assert same(state(project), empty)
+        project.close()
+
+    def test_a_hole_that_was_filled_leaves_no_hole(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        """A run erased, a person drew another object there; both are undone, the run first."""
+        dog = project.add_object("dog", cat.layer)
+        labels = project.labels(cat.layer)
+        project.write_model(cat.layer, cat.id, 0, FULL)
+        before = state(project)
+        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        project.write_model(cat.layer, cat.id, 0, LEFT)
+        labels[3, 4, 9:12] = dog.id
+        project.end_run(cat.id)
+        project.undo()
+        assert (labels[3] == cat.id).sum() == 12 * 16 - 3
+        project.undo()
+        after = state(project)
+        assert same({**after, "runs": 0}, {**before, "runs": 0})
+
+    @pytest.mark.parametrize("verb", ["accept", "lock"])
+    def test_undoing_a_run_spares_what_a_person_approved(
+        self, project: Project, cat: ObjectRecord, verb: str
+    ) -> None:
+        empty = state(project)
+        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        project.write_model(cat.layer, cat.id, 0, LEFT)
+        getattr(project, f"{verb}_frames")(cat.id, 2, 5)
+        project.end_run(cat.id)
+        project.undo()
+        assert project.present(cat.id).tolist() == [2 <= t < 5 for t in range(10)]
+        project.undo()
+        assert same(state(project), empty)
+        project.redo()
+        assert project.present(cat.id).tolist() == [2 <= t < 5 for t in range(10)]
+        assert set(project.provenance(cat.id)[2:5].tolist()) <= {2, 3}
+        project.redo()
+        assert project.present(cat.id).all()
+
     def test_old_pixels_never_come_back(self, project: Project, cat: ObjectRecord) -> None:
         """A run drew the same pixels again: they are its own now, and stay."""
         labels = project.labels(cat.layer)
@@ -375,6 +444,45 @@ class TestSessions:
             other.undo()
             assert not other.labels(cat.layer)[3].any()
         assert project.labels(cat.layer)[3].any() and project.history.can_undo
+
+    def test_a_copy_that_is_made_while_others_draw(
+        self, project: Project, cat: ObjectRecord, tmp_path: Path
+    ) -> None:
+        """It is one moment of the project: pixels, areas and history belong together."""
+        dog = project.add_object("dog", cat.layer)
+        stop = threading.Event()
+
+        def model() -> None:
+            while not stop.is_set():
+                project.write_model(cat.layer, cat.id, 0, FULL)
+                project.write_model(cat.layer, cat.id, 0, LEFT)
+
+        def person() -> None:
+            dice = np.random.default_rng(0)
+            while not stop.is_set():
+                project.labels(cat.layer)[dice.integers(10), dice.integers(12)] = dog.id
+                time.sleep(0.001)
+
+        workers = [threading.Thread(target=one) for one in (model, person)]
+        for worker in workers:
+            worker.start()
+        copies = []
+        for i in range(5):
+            time.sleep(0.05)
+            copies.append(project.copy_to(tmp_path / f"copy {i}"))
+        stop.set()
+        for worker in workers:
+            worker.join()
+        for copy in copies:
+            with Project.open(copy) as other:
+                pixels = np.asarray(other.labels(cat.layer))
+                for one in (cat.id, dog.id):
+                    areas = (pixels == one).sum(axis=(1, 2))
+                    np.testing.assert_array_equal(other.areas(one), areas)
+                while other.undo() is not None:
+                    pass
+                assert not np.asarray(other.labels(cat.layer)).any()
+        assert list(tmp_path.glob(".*")) == []
 
     def test_a_damaged_journal_costs_the_history_only(
         self, project: Project, cat: ObjectRecord
