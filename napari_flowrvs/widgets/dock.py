@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,10 @@ class SegmentDock(QWidget):
         self._on_theme()
         self._on_phase(Phase.IDLE)
         self.watch = StorageWatch(self.link.projects_shown, self._on_failed)
+        self._arriving: deque[LayerTuple] = deque()
+        self._arrival = QTimer(self)
+        self._arrival.setSingleShot(True)
+        self._arrival.timeout.connect(self._arrive)
         self._watching = QTimer(self)
         self._watching.timeout.connect(self.watch.check)
         self._watching.start(_WATCH_MS)
@@ -260,8 +265,15 @@ class SegmentDock(QWidget):
             self.progress.say("")
 
     def _on_opened(self, layers: list[LayerTuple]) -> None:
-        for layer in layers:
-            self.link.add(layer)
+        # napari takes a fifth of a second for each: between two of them, events are handled.
+        self._arriving.extend(layers)
+        self._arrival.start()
+
+    def _arrive(self) -> None:
+        if self._arriving:
+            self.link.add(self._arriving.popleft())
+        if self._arriving:
+            self._arrival.start()
 
     def _on_noted(self, text: str) -> None:
         show_info(text)
@@ -435,6 +447,7 @@ class SegmentDock(QWidget):
         self.bridge.close()
         self.link.let_go()
         self.find.models.close_all()
+        self._arriving.clear()
         self.room.close()
         if busy:
             self._on_phase(Phase.IDLE)

@@ -184,9 +184,13 @@ def test_the_strip_lies_below_the_slider_and_goes_to_a_frame(opened: Opened, qtb
     assert color(5) == (0, 114, 178) and color(21) != color(5)
     viewer.dims.set_current_step(0, 12)
     viewer.layers["red"].paint((12, 30, 30), 1)
-    qtbot.wait(200)
-    picture = strip.grab().toImage()
-    assert color(12) == (230, 159, 0)
+
+    def orange() -> bool:
+        nonlocal picture
+        picture = strip.grab().toImage()
+        return color(12) == (230, 159, 0)
+
+    qtbot.waitUntil(orange, timeout=10_000)
 
 
 def test_painting_does_not_wait_for_the_panels(opened: Opened, qtbot: Any) -> None:
