@@ -141,7 +141,8 @@ class StripPresenter:
         first = edges(len(doubt), width)[:-1]
         if len(doubt) <= width:
             return doubt[first]
-        columns: npt.NDArray[np.float32] = np.maximum.reduceat(doubt, first)
+        # One frame that was not measured yet must not hide the others of its column.
+        columns: npt.NDArray[np.float32] = np.fmax.reduceat(doubt, first)
         return columns
 
     def frame_at(self, x: float, width: int) -> int:
@@ -159,7 +160,8 @@ class StripPresenter:
         if frame >= len(self.provenance):
             return ""
         text = f"frame {frame}: {NAMES[Provenance(int(self.provenance[frame]))]}"
-        if self._doubt is not None and frame < len(self._doubt):
+        known = self._doubt is not None and frame < len(self._doubt)
+        if self._doubt is not None and known and not np.isnan(self._doubt[frame]):
             text += f", doubt {self._doubt[frame]:.2f}"
         project, thing = self.desk.project, self.desk.object
         if project is not None and thing is not None:

@@ -85,7 +85,8 @@ class Footer(QWidget):
         room.steps.job.cancelled.connect(self._on_stopped)
         for other in (room.review.job, room.links.job):
             other.failed.connect(on_failed)
-        room.correct.told.connect(self.progress.say)
+        for presenter in (room.correct, room.review):
+            presenter.told.connect(self.progress.say)
         room.history.done.connect(self.progress.say)
 
     def _on_step(self, event: object) -> None:

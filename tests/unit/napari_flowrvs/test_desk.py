@@ -116,6 +116,9 @@ def test_the_doubt_of_a_bin_is_its_largest(desk: Desk) -> None:
     assert strip.curve(5) == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
     assert strip.curve(20) == pytest.approx(np.repeat(np.linspace(0, 0.9, 10), 2))
     assert strip.describe(9) == "frame 9: empty, doubt 0.90"
+    strip.set_doubt(np.array([np.nan, 0.2, 0.4, np.nan, np.nan] * 2, np.float32))
+    np.testing.assert_array_equal(strip.curve(5), np.float32([0.2, 0.4, np.nan, 0.4, np.nan]))
+    assert "doubt" not in strip.describe(0) and "doubt 0.20" in strip.describe(1)
     strip.set_doubt(None)
     assert strip.describe(9) == "frame 9: empty"
 
