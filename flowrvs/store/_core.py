@@ -11,11 +11,12 @@ from typing import Any
 
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression
+from flowrvs.store._backup import keep_copy
 from flowrvs.store._cache import FrameCache
 from flowrvs.store._delta import DamagedError
 from flowrvs.store._document import Document, ObjectRecord, from_row, to_row
 from flowrvs.store._entry import Entry
-from flowrvs.store._files import open_array, write_group
+from flowrvs.store._files import create_array, open_array, set_aside, unreadable, write_group
 from flowrvs.store._flusher import Flusher
 from flowrvs.store._journal import Journal, Record
 from flowrvs.store._layer import LayerVolume
@@ -58,16 +59,30 @@ class ProjectCore:
         self._flusher = Flusher(self._flush_all)
         # A second one: frames may take their time, the journal must not wait for them.
         self._scribe = Flusher(self._journalise, interval=0.2)
-        self.history = History(self, Journal(path, writable=lock is not None))
+        journal = Journal(path, writable=lock is not None)
+        self.history = History(self, journal)
+        try:
+            self._load(document)
+        except BaseException:
+            journal.close()  # a file that stays open keeps out who tries again
+            raise
+        self._opened = True
+
+    def _load(self, document: Document) -> None:
         self._tracks.versions.source = self.history.in_force
         for layer in document.layers.values():
             self._open_layer(layer.id)
         for one in document.objects.values():
             self._tracks.open(one.id)
             self._volumes[one.layer].attach(one.id)
-        if lock is not None:
+            if self._tracks.provenance[one.id].damaged:
+                self._volumes[one.layer].restore(one.id)
+                self.history.damaged(
+                    f"Who drew {one.name!r} could not be read: all that is seen of it counts "
+                    "as a person's now."
+                )
+        if self._writer is not None:
             self._replay()
-        self._opened = True
 
     # -- saving --------------------------------------------------------------------------
 
@@ -354,9 +369,20 @@ class ProjectCore:
         video = self._doc.video
         return (video.frame_count, video.height, video.width)
 
+    def _label_array(self, path: Path) -> Any:
+        try:
+            return open_array(path, self._shape, "uint16")
+        except ProjectError:
+            if self._writer is None or not unreadable(path):
+                raise
+        set_aside(path / "zarr.json")
+        self.history.damaged(f"{path / 'zarr.json'} was damaged and made anew.")
+        chunk = (1, *self._shape[1:])
+        return create_array(path, self._shape, chunk, "uint16", ("t", "y", "x"), keep=True)
+
     def _open_layer(self, layer_id: int) -> None:
         path = self._path / "layers" / str(layer_id)
-        cache = FrameCache(open_array(path, self._shape, "uint16"), path)
+        cache = FrameCache(self._label_array(path), path)
         volume = LayerVolume(
             layer_id,
             cache,
@@ -420,7 +446,9 @@ class ProjectCore:
                 self.history.commit()
             try:
                 self._check_there()
-                write_group(self._path, self._doc.to_attributes())
+                attributes = self._doc.to_attributes()
+                write_group(self._path, attributes)
+                keep_copy(self._path, attributes)
             except StorageError:
                 self._wake()  # it tries again until it fits
                 raise

@@ -20,7 +20,9 @@ __all__ = [
     "create_array",
     "open_array",
     "read_group",
+    "set_aside",
     "storage_error",
+    "unreadable",
     "write_atomic",
     "write_group",
 ]
@@ -133,9 +135,12 @@ def create_array(
     chunk: Sequence[int],
     dtype: npt.DTypeLike,
     names: Sequence[str],
+    *,
+    keep: bool = False,
 ) -> ts.TensorStore:
     """Create a zarr v3 array filled with zeros, replacing what a crash may have left there.
 
+    With `keep` the chunks that lie there are its own: only its ``zarr.json`` is made anew.
     Chunks lie flat in one folder (``c.<t>.0.0``): a long video would otherwise need
     three folders a frame.
     """
@@ -149,16 +154,31 @@ def create_array(
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "codecs": [
                 {"name": "bytes", "configuration": {"endian": "little"}},
-                {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+                {"name": "zstd", "configuration": {"level": 1, "checksum": True}},
             ],
             "fill_value": 0,
             "dimension_names": list(names),
         },
     }
     try:
-        return ts.open(spec, context=_CONTEXT, create=True, delete_existing=True).result()
+        return ts.open(spec, context=_CONTEXT, create=True, delete_existing=not keep).result()
     except Exception as error:  # tensorstore raises plain ValueError, RuntimeError, ...
         raise storage_error(error, folder) from error
+
+
+def unreadable(folder: Path) -> bool:
+    """Tell whether the ``zarr.json`` of an array is missing or damaged, and its chunks are not."""
+    try:
+        known = json.loads((folder / "zarr.json").read_bytes())["node_type"] == "array"
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    return not known and next(folder.glob("c.*"), None) is not None
+
+
+def set_aside(file: Path) -> None:
+    """Give a damaged file another name, that it may be looked at."""
+    if file.exists():
+        file.replace(file.with_name(f"damaged-{file.name}"))
 
 
 def open_array(folder: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> ts.TensorStore:

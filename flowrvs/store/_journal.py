@@ -45,6 +45,8 @@ _DELETE_BACK = "DELETE FROM records WHERE role LIKE 'back%' AND seq > ? AND seq 
 
 _FULL = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
 
+_STATES = ("open", "done", "undone")
+
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -191,6 +193,7 @@ class Journal:
             # A reader may see the file without its log: older rows, never wrong ones.
             uri = f"{self.path.absolute().as_uri()}?immutable=1"
             self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            self._db.text_factory = _text
             return self._db
         if not (self.path.parent / "zarr.json").exists():
             create_array(self.path.parent, (0,), (1,), "uint8", ("none",))
@@ -206,6 +209,7 @@ class Journal:
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
         try:
+            db.text_factory = _text
             # One process at a time writes to a project, and an exclusive log needs no shared
             # memory, which network disks lack.
             db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -375,10 +379,12 @@ class Journal:
         with self._lock:
             db = self._open()
             assert db is not None
-            rows = [
-                StepRow(*(*row[:9], json.loads(row[9]), json.loads(row[10])))
-                for row in db.execute("SELECT * FROM steps WHERE state != 'dropped' ORDER BY place")
-            ]
+            rows = []
+            for row in db.execute("SELECT * FROM steps WHERE state != 'dropped' ORDER BY place"):
+                try:
+                    rows.append(_step(row))
+                except (ValueError, TypeError, KeyError):
+                    self.damaged()  # what it did stays
             flushed = db.execute("SELECT value FROM meta WHERE key = 'flushed'").fetchone()
             seq, step = (
                 db.execute("SELECT max(seq) FROM records").fetchone()[0] or 0,
@@ -448,8 +454,7 @@ class Journal:
         for seq in seqs:
             for row in self._query("SELECT * FROM records WHERE seq = ?", (seq,)):
                 try:
-                    marks, size = _from_text(row[6]), len(row[7]) + 64
-                    yield Record(*(*row[:6], marks, row[7], None, size))
+                    yield _record(row)
                 except (ValueError, TypeError):
                     self.damaged()
 
@@ -485,8 +490,28 @@ class Journal:
             return [] if db is None else db.execute(text, values).fetchall()
 
 
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")  # one damaged letter must not hide the rest
+
+
 def _is_damage(error: sqlite3.Error) -> bool:
     return (getattr(error, "sqlite_errorcode", None) or -1) & 0xFF in _DAMAGED
+
+
+def _step(row: tuple[Any, ...]) -> StepRow:
+    frames, catalog = json.loads(row[9]), json.loads(row[10])
+    for key in ("tool", "layers", "objects"):
+        frames[key]
+    if not all(isinstance(value, int) for value in (row[0], *row[6:9])) or row[5] not in _STATES:
+        raise ValueError("a damaged step")
+    return StepRow(*(*row[:9], frames, catalog))
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    numbers = all(isinstance(value, int) for value in row[:5])
+    if not numbers or not 0 <= row[3] <= row[4] or not isinstance(row[7], bytes):
+        raise ValueError("a damaged change")
+    return Record(*(*row[:6], _from_text(row[6]), row[7], None, len(row[7]) + 64))
 
 
 def _fields(record: Record) -> tuple[int, int, int, int, int]:
@@ -498,4 +523,7 @@ def _to_text(marks: tuple[Mark, ...]) -> str:
 
 
 def _from_text(text: str) -> tuple[Mark, ...]:
-    return tuple(Mark(*values) for values in json.loads(text))
+    marks = tuple(Mark(*(int(value) for value in values)) for values in json.loads(text))
+    if any(not 0 <= mark.object_id <= 65535 or not 0 <= mark.new <= 3 for mark in marks):
+        raise ValueError("a damaged mark")
+    return marks

@@ -110,6 +110,13 @@ class LayerState:
         with self.cache.lock:
             return self._areas[object_id].values.copy()
 
+    def restore(self, object_id: int) -> None:
+        """Make provenance anew that could not be read: what is seen is a person's."""
+        track = self._provenance[object_id]
+        track.values[:] = Provenance.HUMAN  # where `measure` looks
+        present = self.areas(object_id) > 0
+        track.values[:] = np.where(present, Provenance.HUMAN, Provenance.EMPTY)
+
     def measure(self) -> None:
         """Count the pixels of objects whose areas were never counted (earlier formats)."""
         with self.cache.lock:

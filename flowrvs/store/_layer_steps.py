@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from flowrvs.store._delta import decode, encode
+from flowrvs.store._delta import DamagedError, decode, encode
 from flowrvs.store._entry import Entry
 from flowrvs.store._handing import hand_on, hand_on_range, hand_over
 from flowrvs.store._journal import Mark, Record
@@ -84,6 +84,8 @@ class LayerSteps(LayerState):
         if record.role != "pixels":
             return
         t = record.start
+        if t >= self.shape[0]:
+            raise DamagedError("a change of a frame that the video does not have")
         runs = decode(record.pack())
         with self.cache.lock:
             if t in self._pending:

@@ -55,6 +55,8 @@ class Track:
         Call `touch` after changing them.
     known : bool
         False where the disk held nothing, as in projects of an earlier format.
+    damaged : bool
+        The disk held something that cannot be read; it is zero and made anew.
     """
 
     def __init__(self, path: Path, frames: int, dtype: str, *, new: bool) -> None:
@@ -65,13 +67,18 @@ class Track:
         self._dirty: set[int] = set()
         # A folder without it is one that a kill left behind.
         self.known = new or (path / "zarr.json").exists()
+        self.damaged = False
+        self.values: npt.NDArray[Any] = np.zeros(frames, dtype)
         if new or not self.known:
-            self.values: npt.NDArray[Any] = np.zeros(frames, dtype)
             if new and path.exists():
                 self.touch(0, frames)
-        else:
+            return
+        try:
             self._array = open_array(path, (frames,), dtype)
             self.values = np.array(self._array.read().result())
+        except Exception:  # tensorstore raises ValueError, RuntimeError, ...
+            self._array, self.known, self.damaged = None, False, True
+            self.touch(0, frames)
 
     @property
     def dirty(self) -> int:

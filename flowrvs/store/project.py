@@ -16,9 +16,10 @@ from typing import Literal
 
 from flowrvs.errors import MissingPathError, ProjectError, StorageError
 from flowrvs.records import VideoInfo
+from flowrvs.store._backup import read_document
 from flowrvs.store._catalog import relative_path
 from flowrvs.store._document import Document, event, placed
-from flowrvs.store._files import read_group, storage_error, write_group
+from flowrvs.store._files import set_aside, storage_error, write_group
 from flowrvs.store._lock import WriterLock
 from flowrvs.store._runs import Runs
 from flowrvs.store._steps import ChangeRow, Kind, Step
@@ -147,14 +148,15 @@ class Project(Surgery, Runs, Videos):
         if not folder.is_dir():
             raise ProjectError(f"{folder} is a file; a project is a folder named *{SUFFIX}.")
         folder = Path(os.path.abspath(folder))  # tensorstore knows no '..'
-        document = Document.from_attributes(read_group(folder), folder)
-        lock = None
-        if not read_only:
-            lock = WriterLock(folder)
-            # Once more under the lock: another writer may have closed it just now.
-            document = Document.from_attributes(read_group(folder), folder)
+        document, damaged = read_document(folder)
+        lock = None if read_only else WriterLock(folder)
         try:
+            if lock is not None:
+                # Once more under the lock: another writer may have closed it just now.
+                document, damaged = read_document(folder)
             project = cls(folder, document, lock)
+            if damaged:
+                project._restored()
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -315,6 +317,15 @@ class Project(Surgery, Runs, Videos):
             shutil.rmtree(building, ignore_errors=True)
             raise storage_error(error, target) from error
         return target
+
+    def _restored(self) -> None:
+        """Say that the document is a copy, and write it in the place of the damaged one."""
+        file = self._path / "zarr.json"
+        self.history.damaged(f"{file} was damaged; names and sentences are those of its copy.")
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                set_aside(file)
+            self._save()
 
     def _copy_files(self, target: Path, but: tuple[str, ...]) -> None:
         ignored = shutil.ignore_patterns("*.partial", "*.__lock", *but)

@@ -347,3 +347,86 @@ def test_a_closed_project_keeps_nobody_out(project: Project, cat: ObjectRecord) 
         project.history.changes(cat.id, 3)
     with Project.open(project.path) as again:
         assert again.undo() is not None
+
+
+class TestDamagedFiles:
+    """Files that a disk gives back otherwise: one line each, and the rest opens."""
+
+    @pytest.fixture
+    def drawn(self, project: Project, cat: ObjectRecord) -> Path:
+        project.write_masks(cat.id, 2, np.ones((3, 12, 16), bool))
+        project.write_model(cat.layer, cat.id, 5, np.ones((2, 12, 16), bool))
+        project.set_expression_text(next(iter(project.expressions)), "the black cat")
+        project.close()
+        return project.path
+
+    @pytest.mark.parametrize("data", [b"", b"{", b"\x00" * 99, b'{"node_type": "group"}'])
+    def test_the_document_has_a_copy(self, drawn: Path, data: bytes) -> None:
+        (drawn / "zarr.json").write_bytes(data)
+        with Project.open(drawn) as again:
+            assert "zarr.json was damaged" in str(again.history.notice)
+            assert [e.text for e in again.expressions.values()] == ["the black cat"]
+            assert again.areas(1).tolist() == [0, 0] + [192] * 5 + [0] * 3
+        with Project.open(drawn) as again:
+            assert again.history.notice is None
+        assert (drawn / "damaged-zarr.json").read_bytes() == data
+
+    def test_a_newer_document_is_not_replaced(self, drawn: Path) -> None:
+        document = json.loads((drawn / "zarr.json").read_text())
+        document["attributes"]["format_version"] = 99
+        (drawn / "zarr.json").write_text(json.dumps(document))
+        with pytest.raises(ProjectError, match="newer"):
+            Project.open(drawn)
+
+    @pytest.mark.parametrize("data", [None, b"", b"{}"])
+    def test_the_description_of_a_layer_is_made_anew(self, drawn: Path, data: bytes | None) -> None:
+        file = drawn / "layers" / "1" / "zarr.json"
+        file.unlink() if data is None else file.write_bytes(data)
+        with pytest.raises(ProjectError, match="missing or damaged"):
+            Project.open(drawn, read_only=True)
+        with Project.open(drawn) as again:
+            assert "made anew" in str(again.history.notice)
+            assert again.object_mask(1, 0, 10).sum() == 5 * 192
+
+    @pytest.mark.parametrize("name", ["zarr.json", "c.0"])
+    def test_areas_are_counted_again(self, drawn: Path, name: str) -> None:
+        (drawn / "areas" / "1" / name).write_bytes(b"junk")
+        for _ in range(2):
+            with Project.open(drawn) as again:
+                assert again.areas(1).tolist() == [0, 0] + [192] * 5 + [0] * 3
+
+    @pytest.mark.parametrize("name", ["zarr.json", "c.0"])
+    def test_what_nobody_knows_is_a_persons(self, drawn: Path, name: str) -> None:
+        """A model that drew over it could destroy what a person drew."""
+        (drawn / "provenance" / "1" / name).write_bytes(b"junk")
+        (drawn / "areas" / "1" / name).write_bytes(b"junk")
+        with Project.open(drawn) as again:
+            assert "counts as a person's" in str(again.history.notice)
+            assert again.provenance(1).tolist() == [0, 0] + [2] * 5 + [0] * 3
+        with Project.open(drawn) as again:
+            assert again.history.notice is None
+            assert again.provenance(1).tolist() == [0, 0] + [2] * 5 + [0] * 3
+
+    def test_a_flipped_bit_in_a_frame_is_seen(self, drawn: Path) -> None:
+        file = drawn / "layers" / "1" / "c.3.0.0"
+        good = file.read_bytes()
+        for place in range(len(good)):
+            file.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+            with Project.open(drawn, read_only=True) as again:
+                try:
+                    frame = again.labels(1)[3]
+                except ProjectError as error:
+                    assert "Frame 3" in str(error) and "\n" not in str(error)
+                else:
+                    assert (frame == 1).all(), place
+
+    def test_who_failed_to_open_keeps_nobody_out(self, drawn: Path) -> None:
+        file = drawn / "layers" / "1" / "zarr.json"
+        good = file.read_bytes()
+        file.write_text('{"node_type": "array"}')
+        with pytest.raises(ProjectError, match="missing or damaged") as error:
+            Project.open(drawn)
+        file.write_bytes(good)
+        with Project.open(drawn) as again:
+            assert again.undo() is not None
+        assert error.value.__traceback__ is not None  # which holds on to what was opened
