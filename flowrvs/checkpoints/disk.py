@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flowrvs.errors import FlowRVSError, storage_error
@@ -100,7 +100,8 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, "utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that is read-only refuses this as well
+            part.unlink(missing_ok=True)
         raise storage_error(error, path) from error
 
 

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NoReturn
 
 from flowrvs import __version__
@@ -36,6 +37,9 @@ _MODEL_VERBS = ("demo", "segment", "predict", "train", "models")
 
 #: Exit codes: done, a fault of the program, bad input, cancelled.
 DONE, FAULT, INPUT, CANCELLED = 0, 1, 2, 130
+
+#: Options that take a path.
+_PATHS = ("--out", "--to", "--into", "--home", "--html", "--overlay", "--config")
 
 
 class _UsageError(Exception):
@@ -116,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     try:
+        _check_paths(argv)
         args = parser.parse_args(argv)
     except _UsageError as error:
         return _fail(INPUT, str(error), as_json="--json" in argv)
@@ -144,10 +149,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return fail(INPUT, f"{error.strerror or error}{where}")
+    except MemoryError as error:
+        return fail(INPUT, f"The memory is too small ({error}); ask for less at once.")
     except Exception as error:
         what = f"internal error, {type(error).__name__}: {error}"
         hint = "" if args.verbose else " (-v shows where)"
         return fail(FAULT, what + hint)
+
+
+def _check_paths(argv: Sequence[str]) -> None:
+    """Refuse empty paths, which a variable that is not set leaves: they would mean this folder."""
+    for word, following in pairwise((*argv, None)):
+        option = str(word).removesuffix("=")
+        if option in _PATHS and (option != word or following == ""):
+            raise _UsageError(f"argument {option}: the path is empty")
 
 
 def _fail(code: int, message: str, *, verbose: bool = False, as_json: bool = False) -> int:

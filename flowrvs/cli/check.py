@@ -34,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.data.check import check_split
     from flowrvs.data.repair import repair_split
+    from flowrvs.errors import InputError
+
+    if args.max < 0:
+        raise InputError(f"--max must be 0 or more, not {args.max}.")
 
     done: list[str] = []
     with cancel_on_interrupt() as cancel, progress_line() as progress:

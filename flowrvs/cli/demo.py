@@ -34,7 +34,10 @@ def run(args: argparse.Namespace) -> None:
     """Run the demo and print the scores."""
     import flowrvs
     from flowrvs.demo import check_folder, run_demo
+    from flowrvs.errors import InputError
 
+    if not 1 <= args.steps <= 1000:
+        raise InputError(f"{args.steps} steps are impossible; use 1 to 1000.")
     check_folder(args.out)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         segmenter = flowrvs.load(args.model, device=args.device)

@@ -28,17 +28,28 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.data.mevis import MevisSplit
-    from flowrvs.errors import MissingPathError
+    from flowrvs.errors import DatasetError, InputError, MissingPathError
     from flowrvs.evaluation import evaluate, format_scores, write_report
 
     report = None if args.html is None else Path(args.html)
     if report is not None and not report.absolute().parent.is_dir():
         raise MissingPathError(f"No folder {report.parent} for the report; create it first.")
+    if report is not None and report.is_dir():
+        raise InputError(f"--html {report} is a folder; name a file in it.")
+    if args.worst < 0 or args.workers < 0:
+        raise InputError("--worst and --workers must be 0 or more.")
     split = MevisSplit.open(args.split)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         scores = evaluate(
             args.predictions, split, workers=args.workers, cancel=cancel, progress=progress
         )
+        if not scores.coverage and len(split):
+            video, exp_id = next(iter(split))
+            frame = next(iter(split.videos[video].frames), "00000")
+            raise DatasetError(
+                f"{args.predictions} holds no prediction of {args.split}, such as "
+                f"{video}/{exp_id}/{frame}.png; run 'flowrvs predict' first, or give its --out."
+            )
         if report is not None:
             write_report(report, scores, args.predictions, split, cancel=cancel)
     if args.json:

@@ -76,8 +76,11 @@ def run(args: argparse.Namespace) -> None:
 
     if args.scheduler is not None:
         raise InputError("--scheduler is not in this version; leave it out to compute here.")
-    if args.overlay is not None and not args.overlay.absolute().parent.is_dir():
-        raise MissingPathError(f"The folder of {args.overlay} does not exist; make it first.")
+    if args.overlay is not None:
+        if not args.overlay.absolute().parent.is_dir():
+            raise MissingPathError(f"The folder of {args.overlay} does not exist; make it first.")
+        if args.overlay.is_dir() or args.overlay.suffix.lower() != ".mp4":
+            raise InputError(f"--overlay writes a video file: {args.overlay} must be named *.mp4.")
     with flowrvs.open_video(args.video) as video, cancel_on_interrupt() as cancel:
         # What can be refused without the model is refused before it is loaded.
         if not all(text.strip() for text in args.prompts):
@@ -151,6 +154,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _project_path(args: argparse.Namespace) -> Path:
+    from flowrvs.errors import InputError
     from flowrvs.store import SUFFIX
 
     path: Path | None = args.out
@@ -158,6 +162,8 @@ def _project_path(args: argparse.Namespace) -> Path:
         video = Path(args.video).resolve()
         plain = video.is_dir() and video.suffix != ".zarr"  # a folder's dots are its name
         path = Path(video.name if plain else video.stem)
+    if path.name in ("", ".."):
+        raise InputError(f"{path} is no name for a project; give one, such as my{SUFFIX}.")
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
 
 

@@ -46,7 +46,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only refuses this as well
+            temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from error
 
 
@@ -77,6 +78,11 @@ class AtomicFolder:
         self.overwrite = overwrite
         if self.target.exists() and not self.target.is_dir():
             raise DatasetError(f"{self.target} is a file; choose another folder to write to.")
+        place, here = Path(os.path.abspath(self.target)), Path.cwd()
+        if place in (here, *here.parents):
+            raise DatasetError(
+                f"{self.target} is the folder that you are in, or around it; name a folder to make."
+            )
         self._created = _make_parents(self.target.parent)
         sweep(self.target)
         try:

@@ -8,6 +8,7 @@ it was not fitted to, so that next to none of their foreground is lost.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +87,8 @@ class Locator(torch.nn.Module):
             part.write_bytes(save(state, metadata={"threshold": repr(float(self.threshold))}))
             part.replace(path)
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Locator:

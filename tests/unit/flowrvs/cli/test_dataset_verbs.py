@@ -163,3 +163,38 @@ def test_what_is_safe_is_repaired(project, tmp_path, capsys):
     assert "repaired: mask_dict.json: wrote absent masks as null" in capsys.readouterr().out
     assert main(["check", str(split), "--fix", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fixed"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["evaluate", "{empty}", "{split}"], "holds no prediction of"),
+        (["evaluate", "{empty}", "{split}", "--html", "{empty}"], "is a folder; name a file"),
+        (["evaluate", "{empty}", "{split}", "--worst", "-1"], "0 or more"),
+        (["check", "{split}", "--max", "-1"], "--max must be 0 or more"),
+        (["segment", "{video}", "-p", "x", "--out", "."], "is no name for a project"),
+        (["segment", "{video}", "-p", "x", "--overlay", "{empty}"], "must be named *.mp4"),
+        (["segment", "{video}", "-p", "x", "--overlay", "{empty}.txt"], "must be named *.mp4"),
+        (["synth", "--out", ".", "--videos", "1", "--frames", "1"], "the folder that you are in"),
+        (["synth", "--out", "..", "--videos", "1", "--frames", "1"], "or around it"),
+        (["demo", "--out", "{new}", "--steps", "0"], "0 steps are impossible"),
+    ],
+)
+def test_slips_are_refused_at_once_and_leave_nothing(
+    project, tmp_path, monkeypatch, capsys, line, message
+):
+    main(["export", str(project), "--to", str(tmp_path / "d")])
+    split = tmp_path / "d" / "train"
+    empty = tmp_path / "empty"
+    here = tmp_path / "here"
+    for folder in (empty, here):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    video = next((split / "JPEGImages").iterdir())
+    capsys.readouterr()
+    before = sorted(tmp_path.rglob("*"))
+    names = {"empty": empty, "split": split, "video": video, "new": tmp_path / "new"}
+    assert main([word.format(**names) for word in line]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("flowrvs: ") and message in error
+    assert sorted(tmp_path.rglob("*")) == before

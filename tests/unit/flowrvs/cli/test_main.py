@@ -170,3 +170,17 @@ def test_an_error_is_json_too(
     said = json.loads(captured.out)
     assert said["code"] == 2
     assert captured.err == f"flowrvs: {said['error']}\n"
+
+
+@pytest.mark.parametrize("argv", [["demo", "--out", ""], ["synth", "--out="]])
+def test_an_empty_path_is_not_this_folder(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err == "flowrvs: argument --out: the path is empty\n"
+
+
+def test_too_little_memory_is_bad_input(raising: Raise, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(MemoryError("Unable to allocate 26.8 GiB"))
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err.startswith("flowrvs: The memory is too small (Unable")
