@@ -239,5 +239,5 @@ def _provenance(project: Project, object_id: int) -> npt.NDArray[np.uint8]:
 
 
 def _title(project: Project, object_id: int, method: str, start: int, stop: int) -> str:
-    verb = {"flow": "spread", "shape": "interpolate", "copy": "copy"}[method]
+    verb = {"flow": "spread", "shape": "fill in", "copy": "copy"}[method]
     return f"{verb} {project.objects[object_id].name!r}, frames {start} to {stop - 1}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 from collections.abc import Iterable
@@ -97,7 +98,9 @@ class Confidence(ProjectCore):
         volume = self._volume(one.layer)
         kept = self.confidence_frames(object_id)[start:stop]
         written = np.zeros(stop - start, np.bool_)
-        name = f"threshold {threshold} of {one.name!r}, frames {start}-{stop - 1}"
+        share = min(max(threshold, 0.5), 254.5) / 255
+        level = math.log(share / (1 - share))  # as a logit, which is what the window shows
+        name = f"threshold {level:+.2f} of {one.name!r}, frames {start}-{stop - 1}"
         with self.history.step(name, "human") as entry:
             for first in range(start, stop, _BLOCK):
                 last = min(stop, first + _BLOCK)
