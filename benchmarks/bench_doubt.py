@@ -16,7 +16,7 @@ everywhere.
 
     python benchmarks/bench_doubt.py [--clips N] [--frames N] [--seed N] [--chair DIR]
 
-Seeds from 501 on are not those with which the measures were weighed (600 to 605).
+Seeds from 501 on are not those with which the measures were weighed (500, 600 to 605).
 """
 
 from __future__ import annotations

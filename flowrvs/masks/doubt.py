@@ -43,7 +43,7 @@ _RIM = 3  # working pixels on each side of the edge whose colours are compared
 _UNKNOWN = 0.5  # nobody has said anything
 
 # How much each measure counts: they were chosen on synthetic clips with masks of the bundled
-# model (seeds 600 to 605) and on spreads over a real clip; the benchmark uses other seeds.
+# model (seeds 500, 600 to 605) and on spreads over a real clip; the benchmark has other seeds.
 _WEIGHTS = {
     "margin": 0.7,
     "windows": 0.5,
