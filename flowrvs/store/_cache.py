@@ -84,6 +84,10 @@ class FrameCache:
         self._changes += 1
         self._dirty[t] = self._changes
 
+    def waiting(self) -> list[tuple[int, npt.NDArray[Any]]]:
+        """Return copies of the frames that wait to be written. Needs `lock`."""
+        return [(t, copy_frame(self._frames[t])) for t in self._dirty]
+
     def read(self, frames: Sequence[int]) -> npt.NDArray[Any]:
         """Return copies of some frames, shape (n, H, W), without filling the cache."""
         out = np.empty((len(frames), *self.shape[1:]), self.dtype)

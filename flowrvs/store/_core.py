@@ -118,31 +118,38 @@ class ProjectCore:
             raise trouble
 
     @contextlib.contextmanager
-    def _snapshot(self, journal: Path) -> Iterator[dict[str, Any]]:
-        """Write everything, copy the journal, and write no frame until the end.
+    def _still(self) -> Iterator[None]:
+        """Write no frame until the end; painting goes on in memory."""
+        with contextlib.ExitStack() as still:
+            for _, volume in sorted(self._volumes.items()):
+                still.enter_context(volume.flush_lock)
+            yield
 
-        All that lies on the disk then belongs together: pixels, provenance, areas, history,
-        and the document, which is what this gives. Painting goes on in memory.
+    def _complete(self, copy: Path) -> dict[str, Any]:
+        """Write into a copy of the files what only the memory holds; return the attributes.
+
+        Call it within `_still`. All of it is of one moment: pixels, provenance, areas, history
+        and names.
         """
         volumes = [volume for _, volume in sorted(self._volumes.items())]
-        with contextlib.ExitStack() as still:
+        with contextlib.ExitStack() as locked:
             for volume in volumes:
-                still.enter_context(volume.flush_lock)
-            for volume in volumes:  # most of it, while others may paint
-                volume.flush_held()
-            with contextlib.ExitStack() as paused:
-                with contextlib.ExitStack() as locked:
-                    for volume in volumes:
-                        locked.enter_context(volume.cache.lock)
-                    locked.enter_context(self._lock)
-                    self._before_pixels()
-                    for volume in volumes:
-                        volume.flush_held()
-                    self.history.commit()
-                    document = self._doc.to_attributes()
-                    paused.enter_context(self.history.paused())
-                self.history.copy(journal)
-            yield document
+                locked.enter_context(volume.cache.lock)
+            locked.enter_context(self._lock)
+            self._settle_volumes()
+            attributes = self._doc.to_attributes()
+            waiting = [volume.waiting() for volume in volumes]
+            write_journal = self.history.copy(copy)
+        write_journal()
+        for volume, (frames, tracks) in zip(volumes, waiting, strict=True):
+            if frames:
+                path = copy / volume.path.relative_to(self._path)
+                array = open_array(path, self._shape, "uint16")
+                for t, frame in frames:
+                    array[t].write(frame).result()
+            for track in tracks:
+                track.write_at(copy / track.path.relative_to(self._path))
+        return attributes
 
     def _before_pixels(self) -> None:
         self._check_there()

@@ -349,11 +349,15 @@ class Journal:
             if self._db is not None and self._writable:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def copy(self, target: Path) -> None:
-        """Copy the file, if there is one, into a folder; what it holds is complete."""
-        self.settle()
-        if self.path.exists():
-            shutil.copyfile(self.path, target / self.path.name)
+    def copy(self, project: Path) -> None:
+        """Copy the file, if there is one, and its log into another project."""
+        with self._lock:
+            with contextlib.suppress(StorageError):  # on a full disk the log is copied, too
+                self.settle()
+            for suffix in ("", "-wal"):
+                file = Path(f"{self.path}{suffix}")
+                if file.exists():
+                    shutil.copyfile(file, project / "history" / file.name)
 
     # -- reading -------------------------------------------------------------------------
 

@@ -206,6 +206,10 @@ class LayerState:
         self._flush_tracks()
         self.cache.flush(before=self._flush_tracks)
 
+    def waiting(self) -> tuple[list[tuple[int, Labels]], list[Track]]:
+        """Return copies of frames and tracks that are not on the disk yet. Needs `cache.lock`."""
+        return self.cache.waiting(), [track.copy() for track in self._tracks() if track.dirty]
+
     @property
     def flush_lock(self) -> threading.Lock:
         """Held while frames are written; taken before any layer's lock, by their ids."""

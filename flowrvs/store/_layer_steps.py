@@ -67,11 +67,12 @@ class LayerSteps(LayerState):
 
     def settle(self, *, pack: bool = False) -> None:
         """Hand all that strokes changed to the history; `pack` it here and now."""
-        for t in list(self._pending):
+        while True:
+            # Looked for under the lock: what another thread is handing over is not there yet.
             with self.cache.lock:
-                if t not in self._pending:
-                    continue
-                record = self._cut(t)
+                if not self._pending:
+                    return
+                record = self._cut(next(iter(self._pending)))
             if pack:
                 record.pack()
 

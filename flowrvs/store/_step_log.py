@@ -5,11 +5,10 @@ from __future__ import annotations
 import getpass
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -222,26 +221,14 @@ class StepLog:
             dropped, self._dropped = self._dropped, []
             forgotten, self._forgotten = self._forgotten, []
             seq, flushed = self._seq, self._flushed
-            rows = [one.row() for one in changed.values() if one.state != "forgotten"]
-            closing = [
-                one
-                for one in changed.values()
-                if not one.logged and one.state not in ("open", "forgotten")
-            ]
+            entries = list(changed.values())
+            closing = _closing(entries)
+            content = self._content(self._committing, entries, dropped, forgotten)
         if not (self._committing or changed or dropped or forgotten):
             return seq
-        gone = {*dropped, *forgotten}
-        records = [r for r in self._committing if r.step not in gone or r.role[:4] == "back"]
-        log = [(o, a, b, one.id) for one in closing for o, a, b in one.spans()]
+        records = content["records"]
         try:
-            self._journal.commit(
-                steps=rows,
-                records=records,
-                changes=log,
-                dropped=dropped,
-                forgotten=forgotten,
-                flushed=flushed,
-            )
+            self._journal.commit(**content)
         except BaseException:
             with self._lock:
                 self._queue = self._committing + self._queue
@@ -270,6 +257,20 @@ class StepLog:
             self._trim()
         return seq
 
+    def _content(
+        self, queue: list[Record], entries: list[Entry], dropped: list[int], forgotten: list[int]
+    ) -> dict[str, Any]:
+        """Return what `Journal.commit` takes."""
+        gone = {*dropped, *forgotten}
+        return {
+            "steps": [one.row() for one in entries if one.state != "forgotten"],
+            "records": [r for r in queue if r.step not in gone or r.role[:4] == "back"],
+            "changes": [(o, a, b, one.id) for one in _closing(entries) for o, a, b in one.spans()],
+            "dropped": dropped,
+            "forgotten": forgotten,
+            "flushed": self._flushed,
+        }
+
     def flushed(self, seq: int) -> None:
         """Note that the pixels of all changes up to `seq` are safe."""
         with self._lock:
@@ -279,19 +280,34 @@ class StepLog:
         """Note, for `History.notice`, what could not be read."""
         self._journal.damaged(text)
 
+    def let_go(self) -> None:
+        """Close the journal as it is."""
+        self._journal.close()
+
     def settle(self) -> None:
         """Make the journal's file complete."""
         self._journal.settle()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Write nothing to the journal meanwhile."""
+    def copy(self, project: Path) -> Callable[[], None]:
+        """Copy the journal to another project; the result adds what is in memory only."""
         with self._commit_lock:
-            yield
+            self._journal.copy(project)
+            with self._lock:
+                content = self._content(
+                    *(list(self._queue), list(self._changed.values())),
+                    *(list(self._dropped), list(self._forgotten)),
+                )
 
-    def copy(self, target: Path) -> None:
-        """Copy the journal as it is on the disk; call it within `paused`."""
-        self._journal.copy(target)
+        def add() -> None:
+            if not any(content[name] for name in ("steps", "records", "dropped", "forgotten")):
+                return
+            journal = Journal(project, writable=True)
+            try:
+                journal.commit(**content)
+            finally:
+                journal.close()
+
+        return add
 
     def unsaved(self) -> list[Entry]:
         """Return the steps that were made, undone or redone shortly before a kill, in order."""
@@ -412,6 +428,11 @@ class StepLog:
             entry.state = "dropped"
         self._changed[entry.id] = entry  # who touched what is kept
         self._dropped.append(entry.id)
+
+
+def _closing(entries: list[Entry]) -> list[Entry]:
+    """Return the steps that ended since the last time."""
+    return [one for one in entries if not one.logged and one.state not in ("open", "forgotten")]
 
 
 def _login() -> str:

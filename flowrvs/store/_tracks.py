@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterable
 from enum import IntEnum
@@ -89,6 +90,24 @@ class Track:
         """Have a range written at the next flush."""
         if start < stop:
             self._dirty.update(range(start // _CHUNK, (stop - 1) // _CHUNK + 1))
+
+    @property
+    def path(self) -> Path:
+        """Folder of the array."""
+        return self._path
+
+    def copy(self) -> Track:
+        """Return another track of the same values, which nothing changes."""
+        other = copy.copy(self)
+        other.values = self.values.copy()
+        return other
+
+    def write_at(self, path: Path) -> None:
+        """Write all of it to another place."""
+        frames = len(self.values)
+        chunk = (min(frames, _CHUNK),)
+        array = create_array(path, (frames,), chunk, self._dtype, ("t",))
+        array.write(self.values).result()
 
     def take(self) -> list[tuple[int, npt.NDArray[Any]]]:
         """Return copies of the pieces that changed, and count them as written."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from flowrvs.errors import MissingPathError, ProjectError, StorageError
+from flowrvs.errors import FlowRVSError, MissingPathError, ProjectError, StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store._backup import read_document
 from flowrvs.store._catalog import relative_path
@@ -185,14 +185,28 @@ class Project(Surgery, Runs, Videos):
             try:
                 self._flush_all()
                 self.history.close()
-            except StorageError:
+            except BaseException:
                 self._seal(False)
                 raise
-            self._flusher.stop()
-            self._scribe.stop()
-            self._writer.release()
+            self._let_go(self._writer)
         self._closed = True
         _OPEN.discard(self)
+
+    def discard(self) -> None:
+        """Close without writing what is left, for a project whose folder is to be deleted."""
+        if self._closed:
+            return
+        self._seal(True)
+        if self._writer is not None:
+            self._let_go(self._writer)
+        self._closed = True
+        _OPEN.discard(self)
+
+    def _let_go(self, lock: WriterLock) -> None:
+        self._flusher.stop()
+        self._scribe.stop()
+        self.history.let_go()
+        lock.release()
 
     def __enter__(self) -> Project:
         return self
@@ -300,22 +314,22 @@ class Project(Surgery, Runs, Videos):
                 document = self._doc.to_attributes()
             else:
                 self.settle_strokes()
-                self.flush()  # most of it before anybody has to wait
-                history = building / "history"
-                history.mkdir(parents=True)
-                with self._snapshot(history) as document:
-                    self._copy_files(building, ("writer", "journal.sqlite*", "damaged-*"))
+                with contextlib.suppress(StorageError):  # a full disk is a reason for a copy
+                    self.flush()
+                with self._still():
+                    but = ("writer", "journal.sqlite*", "document.json", "damaged-*")
+                    self._copy_files(building, but)
+                    document = self._complete(building)
             video = self._doc.video.path
             if video is not None:
                 document["video_relative"] = relative_path(video, target)
             write_group(building, document)
             building.rename(target)
-        except StorageError:
+        except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
-            raise
-        except (OSError, shutil.Error) as error:
-            shutil.rmtree(building, ignore_errors=True)
-            raise storage_error(error, target) from error
+            if isinstance(error, FlowRVSError) or not isinstance(error, Exception):
+                raise
+            raise storage_error(error, target) from error  # tensorstore raises ValueError, ...
         return target
 
     def _restored(self) -> None:

@@ -166,6 +166,16 @@ class TestFailingDisk:
             np.testing.assert_array_equal(labels[:], noise)
             with Project.open(project.path, read_only=True) as seen:
                 assert list(seen.layers) == [1]
+            # A copy on another disk has all of it, and can be undone.
+            with Project.open(project.copy_to(tmp_path / "copy")) as other:
+                np.testing.assert_array_equal(other.labels(1)[:], noise)
+                assert len(other.expressions) == len(project.expressions)
+                for i in project.objects:
+                    np.testing.assert_array_equal(other.areas(i), project.areas(i))
+                    np.testing.assert_array_equal(other.provenance(i), project.provenance(i))
+                while other.undo() is not None:
+                    pass
+                assert not other.labels(1)[:].any()
             (disk / "ballast").unlink()
             texts = len(project.expressions)
             project.close()
@@ -327,6 +337,19 @@ def test_two_processes_at_once_get_one_lock(project: Project) -> None:
             racer.communicate("\n")
         assert sorted(said) == ["mine\n", "theirs\n", "theirs\n"]
         shutil.rmtree(copy / "writer")
+
+
+def test_a_project_that_is_thrown_away(project: Project, cat: ObjectRecord) -> None:
+    """Its folder can be deleted, and nothing is said at the end of the program."""
+    project.labels(cat.layer)[3, 4] = cat.id
+    shutil.rmtree(project.path)
+    with pytest.raises(StorageError, match="vanished"):
+        project.close()
+    project.discard()
+    project.close()
+    assert not project.path.exists() and not project.writable
+    with Project.create(project.path, project.video) as other:
+        other.add_layer("a")
 
 
 def test_a_lock_of_a_dead_process_on_another_computer(project: Project) -> None:

@@ -171,6 +171,29 @@ class TestSteps:
             raise Cancelled("stop")
         assert project.undo_name == "spread"
 
+    def test_undo_waits_for_a_stroke_that_is_being_written(
+        self, project: Project, cat: ObjectRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another thread has taken the stroke, and has not handed it to the history yet."""
+        push, began = project.history.push, threading.Event()
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                began.set()
+                time.sleep(0.3)
+            return push(*args, **kwargs)
+
+        monkeypatch.setattr(project.history, "push", slow)
+        project.labels(cat.layer)[3, 4] = cat.id
+        scribe = threading.Thread(target=project._settle_volumes)
+        scribe.start()
+        assert began.wait(20)
+        project.undo()
+        scribe.join()
+        assert not project.labels(cat.layer)[3].any()
+        project.redo()
+        assert project.labels(cat.layer)[3, 4].all()
+
     def test_undo_can_be_cancelled(self, project: Project, cat: ObjectRecord) -> None:
         project.write_model(cat.layer, cat.id, 0, FULL)
         before = state(project)
