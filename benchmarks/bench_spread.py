@@ -3,8 +3,9 @@
 ``python benchmarks/bench_spread.py --davis DIR [--clips NAME ...] [--frames N]`` reads clips in
 the layout of DAVIS (``DIR/JPEGImages/480p/NAME/*.jpg``, ``DIR/Annotations/480p/NAME/*.png``;
 all objects of a picture are one). ``--chair DIR`` adds the real clip of ``annotator.py``, and
-``--synthetic N`` generated ones. For one key frame (the first, the middle) and for four that
-are evenly apart, it prints mean J and the share of frames with J >= 0.9 of
+``--synthetic N`` generated ones. For one key frame (the first, the middle), for the first and
+the last (ends), and for four that are evenly apart, it prints mean J and the share of frames
+with J >= 0.9 of
 
 - *copy*: the nearest key;
 - *shape*: shapes between two keys without a look at the video;
@@ -98,6 +99,7 @@ def key_frames(total: int) -> dict[str, list[int]]:
     return {
         "first": [0],
         "middle": [total // 2],
+        "ends": [0, total - 1],
         "four": [int(t) for t in np.rint(np.linspace(0, total - 1, 4))],
     }
 

@@ -16,7 +16,7 @@ _CELL = 16  # working pixels: colours are told apart by where they are
 _SPREAD = 5.0  # Lab units over which a colour stands for its neighbours
 _FORGET = 0.8  # per frame
 _GRAIN = 4.0  # Lab units within which all colours have the same nearest one of the palette
-_GRID = np.array([26, 56, 56])  # cells along L, a and b
+_GRID = (26, 56, 56)  # cells along L, a and b
 _ORIGIN = np.array([0, 28, 28], np.float32)  # the cell of L, a, b = 0
 
 
@@ -122,7 +122,7 @@ class LocalColors:
         return rows.astype(np.float32), columns.astype(np.float32)
 
     def _nearest(self, lab: Floats) -> npt.NDArray[np.intp]:
-        at = np.clip(lab / _GRAIN + _ORIGIN, 0, _GRID - 1).astype(np.intp)
+        at = np.clip(lab / _GRAIN + _ORIGIN, 0, np.array(_GRID) - 1).astype(np.intp)
         return self._table[(at[..., 0] * _GRID[1] + at[..., 1]) * _GRID[2] + at[..., 2]]
 
 

@@ -194,8 +194,8 @@ def block_mean(values: Floats, step: int) -> Floats:
     rest = [(0, 0)] * (values.ndim - 2)
     if rows or columns:
         values = np.pad(values, [(0, rows), (0, columns), *rest], mode="edge")
-    total = sum(values[i::step] for i in range(step))
-    mean: Floats = sum(total[:, i::step] for i in range(step)) / step**2
+    rows_added = np.add.reduce([values[i::step] for i in range(step)])
+    mean: Floats = np.add.reduce([rows_added[:, i::step] for i in range(step)]) / step**2
     return mean
 
 

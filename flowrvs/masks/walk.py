@@ -47,6 +47,7 @@ _ANYWHERE = 0.35
 _MOTION = 0.3
 _FOUND_AGAIN = 5.0
 _IN_PLACE = 3.0
+_SMEARED = 6.0  # pixels from the edge from which on flow is that of one side alone
 _MOST = 4.0  # evidence of one kind is clipped to this
 _OWN = 0.4  # share of a pixel's own colour; the rest is that of the pixels around it
 
@@ -164,6 +165,8 @@ class Walk:
         weight, least = (
             each["fast"] + (each["slow"] - each["fast"]) * slow for each in (_WARPED, _LEAST)
         )
+        # Flow smears the object's motion over its edge: near it only "not the object" counts.
+        moves = np.where(moves > 0, moves * np.minimum(1, np.abs(distance) / _SMEARED), moves)
         decided = weight * logit - least + _MOTION * moves
         decided += self._from_colors(lab, region, band)
         decided += self._from_keys(lab, region, trail, distance, noise)
