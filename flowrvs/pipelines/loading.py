@@ -6,12 +6,13 @@ from os import PathLike
 from pathlib import Path
 
 import torch
+from diffusers import WanTransformer3DModel
 
 from flowrvs.checkpoints import locate
 from flowrvs.errors import CheckpointError, InputError, MissingPathError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import LOCATOR_FILE, Locator
-from flowrvs.models.rotary import use_wide_rotary
+from flowrvs.models.roundings import use_two_step_norms, use_wide_rotary
 from flowrvs.pipelines.devices import choose_device, choose_dtype
 from flowrvs.pipelines.embeddings import EmbeddingCache, cache_home, fingerprint
 from flowrvs.pipelines.memory import MODES, describe, place
@@ -123,9 +124,12 @@ def load(
     pipeline.weights = fingerprint(folder / "transformer", folder / "vae")[:12]
     pipeline.set_progress_bar_config(disable=True)
     pipeline.prompts = _prompts(pipeline, folder, target, number, text_precision)
+    exact = number != torch.float32 and not fast
+    if exact:
+        _round_as_published(pipeline.transformer, target)
     place(pipeline, target, memory)
-    if number != torch.float32 and not fast:
-        _round_as_published(pipeline, target)
+    if exact:
+        pipeline.latent_group = 1  # a kernel's sums depend on how much it is given
     pipeline.memory_line = describe(pipeline, target)
     use_fast_layers(pipeline.vae, exact=not fast)
     if sparse:
@@ -159,12 +163,11 @@ def _cast(transformer: torch.nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _round_as_published(pipeline: FlowRVSPipeline, device: torch.device) -> None:
+def _round_as_published(transformer: WanTransformer3DModel, device: torch.device) -> None:
     """In 16 bits, let what is computed be rounded where the published code rounds it."""
-    # A kernel adds up in an order that depends on how much it is given.
-    pipeline.latent_group = 1
+    use_two_step_norms(transformer)
     if device.type != "mps":  # which has no 64 bits
-        use_wide_rotary(pipeline.transformer)
+        use_wide_rotary(transformer)
 
 
 def _name(model: str | PathLike[str], folder: Path, **changes: bool) -> str:

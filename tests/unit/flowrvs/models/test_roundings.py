@@ -7,7 +7,7 @@ import torch
 from diffusers.models.transformers import transformer_wan
 
 from flowrvs.models.presets import PRESETS, build_transformer
-from flowrvs.models.rotary import use_wide_rotary
+from flowrvs.models.roundings import use_two_step_norms, use_wide_rotary
 from flowrvs.pipelines import load
 
 
@@ -55,6 +55,23 @@ def _projections(attention: torch.nn.Module) -> list[torch.nn.Module]:
     return [attention.to_q, attention.to_k]
 
 
+@torch.no_grad()
+def test_norms_round_before_their_weight_too() -> None:
+    transformer = build_transformer(PRESETS["micro"])
+    norm = transformer.blocks[0].attn1.norm_q
+    generator = torch.Generator().manual_seed(0)
+    norm.weight.data = torch.rand(norm.weight.shape, generator=generator).to(torch.bfloat16)
+    hidden = torch.randn(1, 500, 24, generator=generator).to(torch.bfloat16)
+    scale = torch.rsqrt(hidden.float().pow(2).mean(-1, keepdim=True) + norm.eps)
+    wanted = (hidden.float() * scale).to(torch.bfloat16) * norm.weight
+    stock = norm(hidden)
+    names = set(transformer.state_dict())
+    use_two_step_norms(transformer)
+    found = transformer.blocks[0].attn1.norm_q(hidden)
+    assert torch.equal(found, wanted) and not torch.equal(stock, wanted)
+    assert set(transformer.state_dict()) == names
+
+
 @pytest.mark.parametrize(
     ("dtype", "fast", "exact"),
     [("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False)],
@@ -62,5 +79,7 @@ def _projections(attention: torch.nn.Module) -> list[torch.nn.Module]:
 def test_16_bits_are_rounded_as_published_unless_fast(dtype: str, fast: bool, exact: bool) -> None:
     pipe = load("tiny", device="cpu", dtype=dtype, fast=fast)
     assert (pipe.transformer.rope.freqs_cos.dtype == torch.float64) == exact
+    norm = pipe.transformer.blocks[0].attn2.norm_k
+    assert isinstance(norm, torch.nn.RMSNorm) != exact
     # The published code encodes and decodes one latent frame after the other.
     assert (pipe.latent_group == 1) == exact

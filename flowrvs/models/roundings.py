@@ -1,12 +1,33 @@
-"""The rotary embedding of the published transformer, which turns in 64 bits."""
+"""Where the published transformer rounds in 16 bits, and the stock class does not."""
 
 from __future__ import annotations
 
 import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.models.normalization import RMSNorm
 
-__all__ = ["use_wide_rotary"]
+__all__ = ["use_two_step_norms", "use_wide_rotary"]
+
+
+def use_two_step_norms(transformer: WanTransformer3DModel) -> None:
+    """Let queries and keys be rounded before their norm's weight as well as after it.
+
+    The published transformer has diffusers' norm there, the stock class torch's, which rounds
+    once. Where all weights are one, as in a model that was never trained, both are equal.
+
+    Parameters
+    ----------
+    transformer : WanTransformer3DModel
+        Changed in place; its weights keep their names.
+    """
+    for block in transformer.blocks:
+        for attention in (block.attn1, block.attn2):
+            for name in ("norm_q", "norm_k"):
+                stock = getattr(attention, name)
+                norm = RMSNorm(stock.normalized_shape[0], stock.eps)
+                norm.weight = stock.weight
+                setattr(attention, name, norm)
 
 
 def use_wide_rotary(transformer: WanTransformer3DModel) -> None:
