@@ -398,7 +398,7 @@ class ProjectCore:
             lambda ids, entry: self._claim(layer_id, ids, entry),
             self._wake,
         )
-        volume.before = self._before_pixels
+        volume.before, volume.hurry = self._before_pixels, self._flusher.hurry
         volume.there, volume.missing = self._check_there, self._frame_missing
         self._volumes[layer_id] = volume
         for each in self._volumes.values():

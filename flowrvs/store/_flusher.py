@@ -36,6 +36,7 @@ class Flusher:
         self._retry = retry
         self._wanted = threading.Event()
         self._stopped = threading.Event()
+        self._hurried = threading.Event()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.error: StorageError | None = None
@@ -54,9 +55,15 @@ class Flusher:
                     )
                     self._thread.start()
 
+    def hurry(self) -> None:
+        """Have it written now: much is waiting. A disk that refuses is not asked more often."""
+        self._hurried.set()
+        self.wake()
+
     def stop(self) -> None:
         """End the thread; what is still dirty is the caller's to flush."""
         self._stopped.set()
+        self._hurried.set()
         self._wanted.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -64,8 +71,13 @@ class Flusher:
     def _run(self) -> None:
         while True:
             self._wanted.wait()
-            if self._stopped.wait(self._interval if self.error is None else self._retry):
+            if self.error is None:
+                self._hurried.wait(self._interval)
+            else:
+                self._stopped.wait(self._retry)
+            if self._stopped.is_set():
                 return
+            self._hurried.clear()
             self._wanted.clear()
             try:
                 self._flush()

@@ -20,7 +20,9 @@ __all__ = ["BACKPRESSURE", "Labels", "LayerState", "Pending", "count_values"]
 
 BACKPRESSURE = 16
 # Seconds that a person waits for a flush, and between tries on a disk that refuses.
-_PATIENCE, _RETRY = 0.05, 2.0
+_PATIENCE, _RETRY = 0.02, 2.0
+# So many times what the cache holds may wait for the disk.
+_OVERFULL = 2
 
 Labels = npt.NDArray[np.uint16]
 
@@ -76,6 +78,7 @@ class LayerState:
         self._pending: dict[int, Pending] = {}
         self._painted = 0.0
         self._stuck = 0.0
+        self._written = threading.Event()
         self._flush_lock = threading.Lock()
         cache.check = self._check_frame
 
@@ -185,6 +188,9 @@ class LayerState:
     #: Called before pixels are written, to save the objects and the changes that they mean.
     before: Callable[[], None] = staticmethod(lambda: None)
 
+    #: Has the thread that writes begin at once.
+    hurry: Callable[[], None] = staticmethod(lambda: None)
+
     def flush(self) -> None:
         """Write what changed; provenance first.
 
@@ -203,8 +209,14 @@ class LayerState:
 
     def flush_held(self) -> None:
         """Do what `flush` does, for one who holds `flush_lock`."""
-        self._flush_tracks()
-        self.cache.flush(before=self._flush_tracks)
+        try:
+            self._flush_tracks()
+            self.cache.flush(before=self._flush_tracks)
+        except FlowRVSError:
+            self._stuck = time.monotonic() + _RETRY
+            raise
+        finally:
+            self._written.set()
 
     def waiting(self) -> tuple[list[tuple[int, Labels]], list[Track]]:
         """Return copies of frames and tracks that are not on the disk yet. Needs `cache.lock`."""
@@ -221,6 +233,7 @@ class LayerState:
         return [self._provenance[i] for i in self._members] + [a for a in areas if a.known]
 
     def _flush_tracks(self) -> None:
+        self._written.set()  # a batch, or all
         with self.cache.lock:
             taken = [(track, track.take()) for track in self._tracks() if track.dirty]
         try:
@@ -239,21 +252,25 @@ class LayerState:
             self.flush()
 
     def make_room(self) -> None:
-        """Write some frames where a person changes them more quickly than the disk takes them.
+        """Slow a person down who changes frames more quickly than the disk takes them.
 
-        Call it without locks. What cannot be written stays in memory; the next flush tells
-        why.
+        Call it without locks. The thread that writes is told to hurry, and waited for no
+        longer than a person notices; only much more than the cache holds is written here.
+        What cannot be written stays in memory; the next flush tells why.
         """
         if self.cache.dirty <= self.cache.capacity or time.monotonic() < self._stuck:
             return
-        if not self._flush_lock.acquire(timeout=_PATIENCE):
-            return
-        try:
-            self.cache.flush(before=self._flush_tracks, frames=BACKPRESSURE)
-        except FlowRVSError:
-            self._stuck = time.monotonic() + _RETRY
-        finally:
-            self._flush_lock.release()
+        self._written.clear()
+        self.hurry()
+        if self.cache.dirty <= _OVERFULL * self.cache.capacity:
+            self._written.wait(_PATIENCE)
+        elif self._flush_lock.acquire(timeout=_PATIENCE):
+            try:
+                self.cache.flush(before=self._flush_tracks, frames=BACKPRESSURE)
+            except FlowRVSError:
+                self._stuck = time.monotonic() + _RETRY
+            finally:
+                self._flush_lock.release()
 
 
 def count_values(labels: npt.NDArray[np.uint16]) -> dict[int, int]:
