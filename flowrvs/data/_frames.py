@@ -16,9 +16,20 @@ from PIL import Image
 
 from flowrvs.data._names import frame_names, safe_name, sorted_and_unique
 from flowrvs.errors import DatasetError
+from flowrvs.records import VideoInfo
 from flowrvs.video.encode import encode_jpeg
 
-__all__ = ["Frame", "encode_frame", "link_or_copy", "workers", "write_frames"]
+__all__ = [
+    "Frame",
+    "encode_frame",
+    "jpeg_bytes",
+    "jpeg_files",
+    "link_or_copy",
+    "workers",
+    "write_frames",
+]
+
+_EXIF_ORIENTATION = 0x0112
 
 Frame = npt.NDArray[np.uint8] | bytes | Path
 """RGB pixels, a whole JPEG file, or the path of one that is to be hard-linked."""
@@ -157,3 +168,34 @@ def encode_frame(
             f"Frame {index} of {video!r} must be (H, W, 3) uint8, not {array.shape} {array.dtype}."
         )
     return encode_jpeg(array, quality), (array.shape[0], array.shape[1])
+
+
+def jpeg_files(info: VideoInfo, positions: Sequence[int]) -> list[Path]:
+    """Return the video's JPEG files, one a position; empty when it is something else."""
+    named = len(info.frame_names) == info.frame_count
+    if info.kind != "images" or info.path is None or not named:
+        return []
+    folder = Path(info.path)
+    files = []
+    for position in positions:
+        for suffix in (".jpg", ".jpeg", ".JPG", ".JPEG"):
+            path = folder / f"{info.frame_names[position]}{suffix}"
+            if path.is_file():
+                files.append(path)
+                break
+        else:
+            return []
+    return files
+
+
+def jpeg_bytes(path: Path, size: tuple[int, int]) -> bytes | None:
+    """Return the file's bytes when any reader shows them as this video does."""
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) != 1
+            if turned or picture.mode not in ("RGB", "L"):
+                return None
+            return data if (picture.height, picture.width) == size else None
+    except OSError:
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from flowrvs.data._frames import Frame
+from flowrvs.data._frames import Frame, jpeg_bytes, jpeg_files
 from flowrvs.data._names import frame_names, is_safe_name, sorted_and_unique
 from flowrvs.data._origin import Origin
 from flowrvs.errors import ProjectError
@@ -30,7 +28,6 @@ __all__ = ["Annotations", "Source", "collect", "unused"]
 
 _CHUNK = 16
 _FEW = 6  # up to which comparing with each costs less than counting all
-_EXIF_ORIENTATION = 0x0112
 
 
 class Annotations:
@@ -148,12 +145,12 @@ class Source:
         link: bool = False,
     ) -> Iterator[Frame]:
         """Yield the frames: JPEG files as they are (or their paths), anything else as arrays."""
-        files = _jpeg_files(self.info, self.positions)
+        files = jpeg_files(self.info, self.positions)
         for start in range(0, len(self.frames), _CHUNK):
             if cancel is not None:
                 cancel.raise_if_cancelled()
             stop = min(start + _CHUNK, len(self.frames))
-            copies = [_jpeg_bytes(path, self.size) for path in files[start:stop]]
+            copies = [jpeg_bytes(path, self.size) for path in files[start:stop]]
             if copies and all(copies):
                 if link:
                     yield from files[start:stop]
@@ -374,34 +371,3 @@ def _spans(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
         if n == len(positions) or positions[n] != positions[n - 1] + 1:
             yield positions[first], positions[n - 1] + 1
             first = n
-
-
-def _jpeg_files(info: VideoInfo, positions: Sequence[int]) -> list[Path]:
-    """Return the video's JPEG files, one a position; empty when it is something else."""
-    named = len(info.frame_names) == info.frame_count
-    if info.kind != "images" or info.path is None or not named:
-        return []
-    folder = Path(info.path)
-    files = []
-    for position in positions:
-        for suffix in (".jpg", ".jpeg", ".JPG", ".JPEG"):
-            path = folder / f"{info.frame_names[position]}{suffix}"
-            if path.is_file():
-                files.append(path)
-                break
-        else:
-            return []
-    return files
-
-
-def _jpeg_bytes(path: Path, size: tuple[int, int]) -> bytes | None:
-    """Return the file's bytes when any reader shows them as this video does."""
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
-            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) != 1
-            if turned or picture.mode not in ("RGB", "L"):
-                return None
-            return data if (picture.height, picture.width) == size else None
-    except OSError:
-        return None
