@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import InputError
+from flowrvs.errors import InputError, ProjectError
 from flowrvs.masks import doubt as measures
 from flowrvs.masks.flow import Flows
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
@@ -110,7 +110,7 @@ def doubt(
                 if n not in masks:
                     masks[n] = project.object_mask(object_id, n, n + 1)[0]
             if sure[t]:
-                confidence = project.confidence(layer, t, t + 1)
+                confidence = _confidence(project, layer, t)
                 unsure = None if confidence is None else measures.margin(confidence[0], masks[t])
                 if unsure is not None:
                     found["margin"] = unsure
@@ -123,6 +123,14 @@ def doubt(
         if progress is not None:
             progress(clock.advance("looking for doubtful frames"))
         yield t, value
+
+
+def _confidence(project: Project, layer: int, t: int) -> npt.NDArray[np.uint8] | None:
+    """Return the confidence of a frame; damaged is as good as not kept."""
+    try:
+        return project.confidence(layer, t, t + 1)
+    except ProjectError:
+        return None
 
 
 def review_order(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import InputError, StorageError
+from flowrvs.errors import InputError, ProjectError, StorageError
 from flowrvs.store._core import ProjectCore
 from flowrvs.store._document import ConfidenceRecord, Document, ObjectRecord
 from flowrvs.store._entry import Spans
@@ -44,6 +44,11 @@ class Confidence(ProjectCore):
         """Return a layer's confidence, (n, H, W) uint8, or None where none was kept.
 
         It is ``round(255 * sigmoid(logit))``; frames without are 0: `confidence_frames` tells.
+
+        Raises
+        ------
+        ProjectError
+            What was kept is damaged.
         """
         self._volume(layer_id)
         self._check_range(start, stop)
@@ -51,7 +56,13 @@ class Confidence(ProjectCore):
             if layer_id not in self._doc.confidence:
                 return None
             array = self._confidence_array(layer_id)
-        values: npt.NDArray[np.uint8] = array[start:stop].read().result()
+        try:
+            values: npt.NDArray[np.uint8] = array[start:stop].read().result()
+        except Exception as error:
+            raise ProjectError(
+                f"The confidence in {self._path / 'confidence' / str(layer_id)} is damaged within "
+                f"frames {start} to {stop - 1}; ask again there to have it anew."
+            ) from error
         return values
 
     def confidence_frames(self, object_id: int) -> npt.NDArray[np.bool_]:
@@ -172,11 +183,14 @@ class Confidence(ProjectCore):
         """
         one = self._object(object_id)
         values = np.full(self._shape[0], np.nan, np.float32)
-        with self._disagreement_lock:
-            array = self._seams(object_id)
-        if array is None:
+        try:
+            with self._disagreement_lock:
+                array = self._seams(object_id)
+            if array is None:
+                return values
+            parts, areas = np.array(array.read().result()).T
+        except Exception:  # a hint for the reviewer: nothing is lost without it
             return values
-        parts, areas = np.array(array.read().result()).T
         # Whatever changed a mask since then - a tool, an undo - has changed its area.
         kept = areas == self._volume(one.layer).areas(object_id)
         told = np.flatnonzero(parts > 0)

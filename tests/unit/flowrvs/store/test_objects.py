@@ -12,6 +12,7 @@ import pytest
 import zarr
 from PIL import Image
 
+from flowrvs.editing import doubt
 from flowrvs.errors import InputError, ProjectError
 from flowrvs.store import FORMAT_VERSION, ObjectCounts, ObjectRecord, Project, Provenance
 from flowrvs.video import open_video
@@ -156,6 +157,27 @@ class TestConfidence:
         assert np.flatnonzero(project.confidence_frames(dog.id)).tolist() == [4, 5]
         project.swap_objects(cat.id, dog.id, 8)
         assert not project.confidence_frames(cat.id)[8:].any()
+
+    def test_damaged_confidence_is_one_line_and_one_frame(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        values = np.full((10, 12, 16), 200, np.uint8)
+        project.write_model(cat.layer, cat.id, 0, FULL, confidence=values)
+        project.keep_disagreement(cat.id, 0, np.full(10, 0.5, np.float32))
+        assert np.isfinite(project.disagreement(cat.id)).all()
+        project.close()
+        for name in ("confidence", "disagreement"):
+            for file in (project.path / name / str(cat.layer)).glob("c.[01]*"):
+                file.write_bytes(b"no chunk")
+        with Project.open(project.path) as again:
+            with pytest.raises(
+                ProjectError, match=r"damaged within frames 0 to 1; ask again"
+            ) as error:
+                again.confidence(cat.layer, 0, 2)
+            assert "\n" not in str(error.value)
+            assert again.confidence(cat.layer, 2, 10) is not None
+            assert np.isnan(again.disagreement(cat.id)).all()
+            assert len(list(doubt(again, cat.id))) == 10, "the review goes on"
 
     def test_a_run_goes_on_without_room_for_it(
         self, project: Project, cat: ObjectRecord, monkeypatch: pytest.MonkeyPatch
