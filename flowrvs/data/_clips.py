@@ -114,10 +114,14 @@ def clip_to_project(
             positions = _positions(clip, video.info.frame_names, len(video))
             _check_sizes(clip, (video.info.height, video.info.width))
             info = video.info
-        with Project.create(building, info) as project:
+        project = Project.create(building, info)
+        try:
             origin = _fill(project, clip, positions, progress, cancel)
             origin.format, origin.split = format, os.path.abspath(split)
             origin.save(project.path)
+            project.close()
+        finally:
+            project.discard()  # what is left is of a folder that is about to be deleted
         building.rename(target)
     except BaseException as error:
         shutil.rmtree(building, ignore_errors=True)

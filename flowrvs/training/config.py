@@ -210,6 +210,15 @@ def load_config(path: str | Path, kind: type[_Config]) -> _Config:
         raise InputError(
             f"{path} has unknown keys {', '.join(unknown)}; known ones: {', '.join(known)}."
         )
+    missing = [
+        name
+        for name, item in known.items()
+        if name not in values
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; add a line for each.")
     try:
         for key in ("phases", "mask_phases", "decoder_phases"):
             if key in values:

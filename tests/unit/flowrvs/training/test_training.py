@@ -163,7 +163,9 @@ def test_bad_configs_get_one_line(tmp_path: Path) -> None:
     for text, message in (
         ("out = ", "not a TOML"),
         ('out = "x"\nlerning_rate = 1', "unknown keys lerning_rate"),
-        ('out = "x"', "cannot be used"),
+        ('out = "x"', "lacks vae"),
+        ("vae = 1", "lacks out"),
+        ('out="x"\nvae="y"\n[[phases]]\nstep=1', "cannot be used"),
         ('out="x"\nvae="y"\n[[phases]]\nsteps=1\nframes=4\nbatch=1', "4k"),
     ):
         path.write_text(text)
