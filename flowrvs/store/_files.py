@@ -22,6 +22,7 @@ __all__ = [
     "read_group",
     "set_aside",
     "storage_error",
+    "sync_folder",
     "unreadable",
     "write_atomic",
     "write_group",
@@ -64,7 +65,8 @@ def storage_error(error: BaseException, path: str | os.PathLike[str]) -> Storage
     return StorageError(f"Cannot write to {os.fspath(path)}: {reason}. Nothing in memory is lost.")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
     if os.name == "nt":  # pragma: no cover - Windows cannot open folders
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -90,7 +92,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from flowrvs.errors import StorageError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store._delta import decode, encode
 from flowrvs.store._entry import Entry
-from flowrvs.store._files import create_array, storage_error
+from flowrvs.store._files import create_array, storage_error, sync_folder
 from flowrvs.store._journal import Mark, Record
 from flowrvs.store._layer import LayerVolume
 from flowrvs.store._layer_state import count_values
@@ -247,7 +247,7 @@ class Staged:
                     self._put(ready[some : some + _TOGETHER])
                 for layer in self._layers if self._folder is not None else ():
                     with contextlib.suppress(OSError):
-                        _sync(layer.volume.path)
+                        sync_folder(layer.volume.path)
         for layer in self._layers:
             layer.volume._relieve()
             layer.volume._wake()
@@ -392,13 +392,3 @@ def _sweep(folder: Path, waiting: list[Any]) -> None:
         future.exception()  # a write that comes later would make its folder again
     shutil.rmtree(folder, ignore_errors=True)
     _active.discard(str(folder))
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":  # pragma: no cover - Windows cannot open folders
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
