@@ -203,6 +203,8 @@ class ProjectCore:
                 self.history.damaged(str(error))
         for entry in steps:
             self._turn_rows(entry, entry.state == "undone", additions=False)
+        for volume in self._volumes.values():
+            volume.own()
         if self._doc_dirty or any(volume.dirty for volume in self._volumes.values()):
             self._wake()
 

@@ -154,6 +154,22 @@ class LayerState:
                 one.values[t] = 0
                 one.touch(t, t + 1)
 
+    def own(self) -> None:
+        """Count pixels that nobody seems to have drawn as a person's.
+
+        A kill between the pixels of a step and its provenance leaves such; a run would draw
+        over them.
+        """
+        with self.cache.lock:
+            for i in self._members:
+                track, areas = self._provenance[i], self._areas[i]
+                if not areas.known:
+                    continue
+                stray = np.flatnonzero((areas.values > 0) & (track.values == Provenance.EMPTY))
+                if len(stray):
+                    track.values[stray] = Provenance.HUMAN
+                    track.touch(int(stray[0]), int(stray[-1]) + 1)
+
     def _check_open(self) -> None:
         if self._sealed:
             raise ProjectError(f"{self.path.parents[1]} was closed; open it again to edit.")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import VideoInfo
@@ -429,6 +430,12 @@ class TestDamagedFiles:
         with Project.open(drawn) as again:
             assert again.history.notice is None
             assert again.provenance(1).tolist() == [0, 0] + [2] * 5 + [0] * 3
+
+    def test_pixels_that_nobody_drew_count_as_a_person_s(self, drawn: Path) -> None:
+        zarr.open_group(drawn, mode="r+", zarr_format=3)["provenance/1"][3:6] = 0
+        with Project.open(drawn) as again:
+            assert again.provenance(1).tolist() == [0, 0, 2, 2, 2, 2, 1, 0, 0, 0]
+            assert not again.write_model(1, 1, 3, np.zeros((3, 12, 16), bool)).any()
 
     def test_a_flipped_bit_in_a_frame_is_seen(self, drawn: Path) -> None:
         file = drawn / "layers" / "1" / "c.3.0.0"
