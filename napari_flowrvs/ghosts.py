@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice] | None:
     return slice(top, stop), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-class _Frames:
+class _Frames(ABC):
     """A (T, H, W) array of small numbers that is computed frame by frame.
 
     A request for many frames at once, as the 3D view makes it, gives zeros: these are aids
@@ -51,9 +52,9 @@ class _Frames:
         """Number of pixels."""
         return self.shape[0] * self.shape[1] * self.shape[2]
 
+    @abstractmethod
     def frame(self, t: int) -> npt.NDArray[np.uint8]:
         """Return one frame, (H, W)."""
-        raise NotImplementedError
 
     def __getitem__(self, key: Any) -> npt.NDArray[np.uint8]:
         items = key if isinstance(key, tuple) else (key,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ __all__ = ["MASKS", "META", "Dataset", "coded", "meta_path"]
 META, MASKS = "meta_expressions.json", "mask_dict.json"
 
 
-class Dataset:
+class Dataset(ABC):
     """A dataset that videos can be read from.
 
     Attributes
@@ -30,10 +31,11 @@ class Dataset:
         self.folder = folder
 
     @property
+    @abstractmethod
     def videos(self) -> dict[str, int]:
         """Number of sentences by video, in the dataset's order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clip(self, name: str) -> Clip:
         """Read one video's annotations.
 
@@ -42,7 +44,6 @@ class Dataset:
         DatasetError
             There is no such video, or it is broken.
         """
-        raise NotImplementedError
 
     def _pictures(self, name: str) -> Path:
         return self.folder / "JPEGImages" / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Measured:
     doubts: npt.NDArray[np.float32]
 
 
-class Doubts:
+class Doubts(ABC):
     """The part of `ReviewPresenter` that knows how doubtful each frame is.
 
     Parameters
@@ -63,17 +64,17 @@ class Doubts:
         self.job.completed.connect(self._on_measured)
         self.job.cancelled.connect(self._on_cancelled)
 
+    @abstractmethod
     def objects(self) -> tuple[int, ...]:
         """The objects whose doubts are wanted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _on_doubt(self, object_id: int, first: bool) -> None:
         """Hear that more is known of an object, or something at all for the first time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _on_all_measured(self) -> None:
         """Hear that everything that was wanted is known."""
-        raise NotImplementedError
 
     def set_measuring(self, on: bool) -> None:
         """Measure doubts while somebody looks at the queue."""
