@@ -54,7 +54,7 @@ class LayerVolume(LayerSteps):
 
     def edit(
         self, t: int, index: Any, value: Any, entry: Entry, base: Labels | None = None
-    ) -> list[int]:
+    ) -> None:
         """Assign to a part of frame `t` as a person does.
 
         The objects whose pixels came or went become `Provenance.HUMAN` on this frame. An
@@ -75,11 +75,6 @@ class LayerVolume(LayerSteps):
         base : ndarray of uint16, optional
             The part as it was when the person's tool read it: only what the tool changed is
             assigned, so that what a model wrote in between is not taken back.
-
-        Returns
-        -------
-        list of int
-            The locked objects that stood in the way.
 
         Raises
         ------
@@ -115,7 +110,7 @@ class LayerVolume(LayerSteps):
                 self.cache.touch(t)
                 self._count(t, came, went)
             elif locked:
-                return locked
+                return
             else:
                 touched = {*count_values(new)} or set(self._members)
                 self._begin(t, frame, touched, entry, (0, 0))
@@ -125,7 +120,6 @@ class LayerVolume(LayerSteps):
         if crowded:
             self.settle(pack=True)
         self._wake()
-        return locked
 
     def stamp(
         self,
