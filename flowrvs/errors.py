@@ -23,9 +23,6 @@ as it is; the traceback belongs behind a "details" fold.
 
 from __future__ import annotations
 
-import errno
-from pathlib import Path
-
 __all__ = [
     "Cancelled",
     "CheckpointError",
@@ -38,7 +35,6 @@ __all__ = [
     "ProjectError",
     "StorageError",
     "VideoError",
-    "storage_error",
 ]
 
 
@@ -98,11 +94,3 @@ class DeviceMemoryError(FlowRVSError, MemoryError):
 
 class Cancelled(FlowRVSError):
     """The user asked to stop; finished work is kept."""
-
-
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """Return the one-line error for a failed write under `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"The disk is full while writing {path}; free some space, run again.")
-    reason = error.strerror or str(error)
-    return StorageError(f"Cannot write {path}: {reason}; choose a folder that you can write to.")

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flowrvs.errors import FlowRVSError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import FlowRVSError
 from flowrvs.progress import CancelToken
 
 __all__ = [

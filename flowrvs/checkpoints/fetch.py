@@ -25,7 +25,8 @@ from flowrvs.checkpoints.fetch_plan import (
 from flowrvs.checkpoints.hub_retry import interruptible
 from flowrvs.checkpoints.manifest import add_source, check_weights
 from flowrvs.checkpoints.registry import MODELS, is_whole, locate, models_home
-from flowrvs.errors import CheckpointError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import CheckpointError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback, ProgressClock
 
 __all__ = ["FetchPlan", "fetch", "plan_fetch"]

@@ -31,7 +31,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from flowrvs import __version__
 from flowrvs.checkpoints.disk import feed
 from flowrvs.checkpoints.hub_retry import attempts
-from flowrvs.errors import CheckpointError, FlowRVSError, InputError, NetworkError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import CheckpointError, FlowRVSError, InputError, NetworkError
 from flowrvs.progress import CancelToken
 
 __all__ = [

@@ -230,13 +230,8 @@ def _verify(args: argparse.Namespace) -> int:
 def _calibrate(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints import locate
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
-    from flowrvs.errors import (
-        Cancelled,
-        FlowRVSError,
-        InputError,
-        StorageError,
-        storage_error,
-    )
+    from flowrvs.disk import storage_error
+    from flowrvs.errors import Cancelled, FlowRVSError, InputError, StorageError
     from flowrvs.models.locator import LOCATOR_FILE
     from flowrvs.pipelines import load
     from flowrvs.pipelines.calibrate import calibrate, split_clips, synthetic_clips

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flowrvs.errors import DatasetError, FlowRVSError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import DatasetError, FlowRVSError
 
 __all__ = [
     "WRITTEN_BY",

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from flowrvs.data._origin import Origin
-from flowrvs.errors import DatasetError, ProjectError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import DatasetError, ProjectError
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store import SUFFIX, Project

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from flowrvs.data import _spans
 from flowrvs.data._atomic import hold
-from flowrvs.errors import DatasetError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import DatasetError
 
 __all__ = ["amend", "style"]
 

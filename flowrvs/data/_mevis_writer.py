@@ -16,7 +16,8 @@ import numpy.typing as npt
 from flowrvs.data._atomic import AtomicFolder
 from flowrvs.data._frames import Frame, write_frames
 from flowrvs.data._names import safe_name
-from flowrvs.errors import DatasetError, FlowRVSError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 
 __all__ = ["MevisFiles", "MevisWriter"]

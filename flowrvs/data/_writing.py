@@ -18,7 +18,8 @@ from flowrvs.data._merge import META
 from flowrvs.data._names import safe_name
 from flowrvs.data._sources import Source, collect
 from flowrvs.data.check import check_split
-from flowrvs.errors import DatasetError, FlowRVSError, InputError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import DatasetError, FlowRVSError, InputError
 from flowrvs.progress import CancelToken, ProgressCallback
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from flowrvs.data._atomic import hold, sweep
 from flowrvs.data._check_masks import is_plain
 from flowrvs.data._merge import MASKS, META, style
 from flowrvs.data.mevis import split_folder
-from flowrvs.errors import DatasetError, FlowRVSError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 

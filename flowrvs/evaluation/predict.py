@@ -17,7 +17,8 @@ from PIL import Image
 
 from flowrvs.data._atomic import write_atomic
 from flowrvs.data.mevis import MevisSplit, read_json
-from flowrvs.errors import DatasetError, storage_error
+from flowrvs.disk import storage_error
+from flowrvs.errors import DatasetError
 from flowrvs.evaluation._predictions import choose_videos
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import Segmenter

@@ -13,13 +13,13 @@ from typing import Literal, get_args
 from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
+from flowrvs.disk import storage_error
 from flowrvs.errors import (
     DatasetError,
     FlowRVSError,
     InputError,
     MissingPathError,
     StorageError,
-    storage_error,
 )
 from flowrvs.evaluation._predictions import Predictions, choose_videos
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowrvs.errors import ProjectError
+from flowrvs.disk import write_bytes
+from flowrvs.errors import ProjectError, StorageError
 from flowrvs.store._document import FORMAT_VERSION, Document
 from flowrvs.store._files import read_group
 
@@ -21,11 +21,9 @@ _NAME = "document.json"
 def keep_copy(folder: Path, attributes: Mapping[str, Any]) -> None:
     """Write the copy, beside the journal if there is one; without waiting for the disk."""
     target = folder / "history" / _NAME
-    temporary = target.with_name(f".{_NAME}.partial")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(StorageError):
         if target.parent.exists():
-            temporary.write_text(json.dumps(attributes, ensure_ascii=False), encoding="utf-8")
-            os.replace(temporary, target)
+            write_bytes(target, json.dumps(attributes, ensure_ascii=False).encode(), durable=False)
 
 
 def read_document(folder: Path) -> tuple[Document, bool]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 import tensorstore as ts
 
+from flowrvs import disk
 from flowrvs.errors import ProjectError, StorageError
 
 __all__ = [
@@ -22,23 +20,9 @@ __all__ = [
     "read_group",
     "set_aside",
     "storage_error",
-    "sync_folder",
     "unreadable",
-    "write_atomic",
     "write_group",
 ]
-
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space",
-    errno.EDQUOT: "your disk quota is used up; free some space",
-    errno.EROFS: "the disk is read-only; choose another folder",
-    errno.EACCES: "no permission to write; choose another folder",
-    errno.EPERM: "no permission to write; choose another folder",
-    errno.EFBIG: "the file system refuses so large a file; choose another disk",
-    errno.ENOENT: "the folder has vanished; put it back",
-}
-
-_STATUS = {"RESOURCE_EXHAUSTED": errno.ENOSPC, "PERMISSION_DENIED": errno.EACCES}
 
 # No cache of its own: the frame cache above it is the only one. Two copy threads leave
 # the processor to the model.
@@ -53,50 +37,7 @@ _CONTEXT = ts.Context(
 
 def storage_error(error: BaseException, path: str | os.PathLike[str]) -> StorageError:
     """Return the one-line `StorageError` that says why writing to `path` failed."""
-    code = error.errno if isinstance(error, OSError) else None
-    if code is None:  # tensorstore puts it into words: "... [OS error 28: ENOSPC ...]"
-        text = str(error)
-        code = next((c for c in _REASONS if errno.errorcode[c] in text), None)
-        if code is None:
-            code = next((c for word, c in _STATUS.items() if text.startswith(word)), None)
-    reason = _REASONS.get(code) if code is not None else None
-    if reason is None:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return StorageError(f"Cannot write to {os.fspath(path)}: {reason}. Nothing in memory is lost.")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
-    if os.name == "nt":  # pragma: no cover - Windows cannot open folders
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that its name always holds the old or the new bytes, never a part.
-
-    Raises
-    ------
-    StorageError
-        The disk is full, read-only or failing.
-    """
-    # A dot file beside it: on the same file system, and hidden from zarr's listing of arrays.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise storage_error(error, path.parent) from error
+    return disk.storage_error(error, path, note="Nothing in memory is lost.")
 
 
 def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
@@ -106,7 +47,10 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, folder) from error
-    write_atomic(folder / "zarr.json", json.dumps(document, ensure_ascii=False).encode())
+    try:
+        disk.write_bytes(folder / "zarr.json", json.dumps(document, ensure_ascii=False).encode())
+    except StorageError as error:
+        raise storage_error(error.__cause__ or error, folder) from error
 
 
 def read_group(folder: Path) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flowrvs.disk import sync_folder
 from flowrvs.errors import StorageError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store._delta import decode, encode
 from flowrvs.store._entry import Entry
-from flowrvs.store._files import create_array, storage_error, sync_folder
+from flowrvs.store._files import create_array, storage_error
 from flowrvs.store._journal import Mark, Record
 from flowrvs.store._layer import LayerVolume
 from flowrvs.store._layer_state import count_values

@@ -257,7 +257,10 @@ def test_a_disk_that_fails_on_the_way_keeps_the_part(hub: HubStandIn, tmp_path: 
     done = subprocess.run([sys.executable, "-c", limited], env=env, capture_output=True, text=True)
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
-    assert line.startswith("flowrvs: Cannot write ") and f"{DIT}: File too large" in line
+    assert (
+        line.startswith("flowrvs: Cannot write to ")
+        and f"{DIT}: the file system refuses so large" in line
+    )
     part = next((tmp_path / "home").rglob(f"{DIT}.*.part"))
     assert part.read_bytes() == hub.files[WEIGHTS][DIT][: part.stat().st_size] != b""
     again = flowrvs(env, "models", "fetch", "mevis", "--dry-run", "--json")
