@@ -13,7 +13,7 @@ from .errors import (
 from .inference import plan_windows, segment, segment_into
 from .pipelines import FlowRVSPipeline, load
 from .progress import CancelToken, Progress
-from .records import Expression, Segmenter, VideoInfo, Window, WindowMasks
+from .records import Expression, Segmenter, SegmentRequest, VideoInfo, Window, WindowMasks
 from .store import Project
 from .video import Video, open_video
 
@@ -33,6 +33,7 @@ __all__ = [
     "Progress",
     "Project",
     "ProjectError",
+    "SegmentRequest",
     "Segmenter",
     "StorageError",
     "Video",

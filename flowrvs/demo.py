@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from flowrvs.evaluation import Scores, evaluate_masks
 from flowrvs.inference import segment_into
 from flowrvs.masks.compose import paint, union
 from flowrvs.progress import CancelToken, ProgressCallback
-from flowrvs.records import Segmenter
+from flowrvs.records import Segmenter, SegmentRequest
 from flowrvs.store import Project
 from flowrvs.video import Video, open_video
 from flowrvs.video.encode import contact_sheet, write_overlay
@@ -146,7 +146,8 @@ def run_demo(
     """
     folder = _prepare(Path(out))
     clip = bundled_clip()
-    texts = [expression.text for expression in clip.expressions]
+    request = SegmentRequest.of([e.text for e in clip.expressions], steps=steps)
+    texts = request.texts
     files = {
         "clip": folder / "clip.mp4",
         "project": folder / "clip.flowrvs",
@@ -164,9 +165,7 @@ def run_demo(
         Project.create(files["project"], video.info, overwrite=True) as project,
     ):
         start = time.perf_counter()
-        for _ in segment_into(
-            project, video, texts, segmenter, steps=steps, progress=progress, cancel=cancel
-        ):
+        for _ in segment_into(project, video, request, segmenter, progress=progress, cancel=cancel):
             pass
         seconds = time.perf_counter() - start
         masks = _found(project, video, texts)
@@ -237,7 +236,7 @@ def _write_truth(folder: Path, clip: SynthClip) -> None:
         )
 
 
-def _found(project: Project, video: Video, texts: list[str]) -> list[npt.NDArray[np.bool_]]:
+def _found(project: Project, video: Video, texts: Sequence[str]) -> list[npt.NDArray[np.bool_]]:
     by_text = {expression.text: key for key, expression in project.expressions.items()}
     return [project.expression_mask(by_text[text], 0, len(video)) for text in texts]
 
@@ -245,7 +244,7 @@ def _found(project: Project, video: Video, texts: list[str]) -> list[npt.NDArray
 def _write_pictures(
     files: dict[str, Path],
     frames: npt.NDArray[np.uint8],
-    texts: list[str],
+    texts: Sequence[str],
     masks: list[npt.NDArray[np.bool_]],
     colors: dict[int, tuple[float, float, float]],
 ) -> None:

@@ -5,16 +5,32 @@ They hold numpy arrays and plain values only: no torch, no Qt, no open files.
 
 from __future__ import annotations
 
+import html
+import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from flowrvs.errors import InputError
 from flowrvs.progress import CancelToken
 
-__all__ = ["Expression", "FrameBlock", "Segmenter", "VideoInfo", "Window", "WindowMasks"]
+__all__ = [
+    "Expression",
+    "FrameBlock",
+    "SegmentRequest",
+    "Segmenter",
+    "VideoInfo",
+    "Window",
+    "WindowMasks",
+    "check_windows",
+    "clean_sentence",
+    "frame_range",
+    "says_nothing",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,172 @@ class Expression:
     exp_id: str
     text: str
     object_ids: frozenset[int] = frozenset()
+
+
+def frame_range(frame_count: int, start: int = 0, stop: int | None = None) -> range:
+    """Return frames `start` to `stop` of a video that has `frame_count`.
+
+    Raises
+    ------
+    InputError
+        They are none, or not all in the video.
+    """
+    stop = frame_count if stop is None else stop
+    if not 0 <= start < stop <= frame_count:
+        raise InputError(
+            f"Frames {start} to {stop} (excluded) are not a range of the video's {frame_count} "
+            f"frames; choose 0 <= start < stop <= {frame_count}."
+        )
+    return range(start, stop)
+
+
+def check_windows(size: int, overlap: int) -> None:
+    """Refuse windows that cannot cover a video.
+
+    Raises
+    ------
+    InputError
+        `size` is under 1, or `overlap` not from 0 to ``size - 1``.
+    """
+    if size < 1:
+        raise InputError(f"A window of {size} frames is impossible; use at least 1.")
+    if not 0 <= overlap < size:
+        raise InputError(
+            f"An overlap of {overlap} frames does not fit windows of {size}; use 0 to {size - 1}."
+        )
+
+
+def says_nothing(text: str) -> bool:
+    """Tell whether nothing is left of a sentence once a model has cleaned it.
+
+    Examples
+    --------
+    >>> says_nothing("&quot; &quot;"), says_nothing("a cat")
+    (True, False)
+    """
+    return not html.unescape(text).translate({ord('"'): None, ord("\\"): None}).strip()
+
+
+def clean_sentence(text: str) -> str:
+    """Return a sentence with its white space collapsed; capitals stay as they are.
+
+    Raises
+    ------
+    InputError
+        It is blank, nothing but quotation marks, or holds half of a character (a lone
+        surrogate, which no file can keep).
+
+    Examples
+    --------
+    >>> clean_sentence("  the Red\\n circle ")
+    'the Red circle'
+    """
+    cleaned = " ".join(text.split())
+    if not cleaned:
+        raise InputError("A sentence is missing or blank; describe what to find.")
+    try:
+        cleaned.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"The sentence {ascii(cleaned)} holds half of a character; type it again."
+        ) from None
+    if says_nothing(cleaned):
+        raise InputError(f"The sentence {cleaned!r} says nothing; describe what to find.")
+    return cleaned
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRequest:
+    """What is asked of a model: made and checked once, then handed down unchanged.
+
+    Attributes
+    ----------
+    texts : tuple of str
+        The sentences, cleaned (`clean_sentence`), at least one; a single string is taken
+        for one sentence.
+    start, stop : int
+        First native frame and one past the last; None for the end of the video.
+    steps : int
+        Euler steps of the flow, 1 to 1000.
+    window : int or "whole", optional
+        Frames that the model sees at once; "whole" for the whole range, None for the
+        model's own choice.
+    overlap : int, optional
+        Frames that neighbouring windows share; None for the model's own choice.
+    threshold : float
+        Logits (-1 to 1) above it are foreground.
+    keep_confidence : bool
+        Whether every pixel's confidence is wanted beside the masks.
+
+    Raises
+    ------
+    InputError
+        A sentence is blank or there is none, or a number is out of its range.
+
+    Examples
+    --------
+    >>> SegmentRequest("the  red circle", steps=2).texts
+    ('the red circle',)
+    """
+
+    texts: tuple[str, ...]
+    start: int = 0
+    stop: int | None = None
+    steps: int = 1
+    window: int | Literal["whole"] | None = None
+    overlap: int | None = None
+    threshold: float = 0.0
+    keep_confidence: bool = False
+
+    def __post_init__(self) -> None:
+        texts = (self.texts,) if isinstance(self.texts, str) else tuple(self.texts)
+        if not texts:
+            raise InputError("There is no sentence; describe what to find.")
+        self._set("texts", tuple(clean_sentence(text) for text in texts))
+        for name in ("start", "stop", "steps", "window", "overlap"):
+            value = getattr(self, name)
+            if value is not None and value != "whole":
+                self._set(name, _whole_number(name, value))
+        if not 1 <= self.steps <= 1000:
+            raise InputError(f"{self.steps} steps are impossible; use 1 to 1000.")
+        if self.window == "whole" and self.overlap:
+            raise InputError("One window has no overlap; give a window of some frames with it.")
+        if isinstance(self.window, int):
+            check_windows(self.window, self.overlap or 0)
+        elif self.overlap is not None and self.overlap < 0:
+            raise InputError(f"An overlap of {self.overlap} frames is impossible; use 0 or more.")
+        self._set("threshold", float(self.threshold))
+        if not math.isfinite(self.threshold):
+            raise InputError(f"A threshold of {self.threshold} is impossible; use -1 to 1.")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, texts: SegmentRequest | str | Sequence[str], **options: Any) -> SegmentRequest:
+        """Return a request as it is, or make one of sentences and options."""
+        if not isinstance(texts, SegmentRequest):
+            return cls(texts, **options)  # type: ignore[arg-type]
+        if options:
+            raise TypeError(f"the request says {', '.join(options)} already")
+        return texts
+
+    def frames(self, frame_count: int) -> range:
+        """Return the frames that are asked for, of a video that has `frame_count`.
+
+        Raises
+        ------
+        InputError
+            They are none, or not all in the video.
+        """
+        return frame_range(frame_count, self.start, self.stop)
+
+
+def _whole_number(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be a whole number, not {value!r}.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowrvs.records import Segmenter
 
-__all__ = ["add_model_arguments", "load_model"]
+__all__ = ["add_model_arguments", "add_request_arguments", "load_model", "request_options"]
+
+
+def add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how a model is asked: what `request_options` reads."""
+    parser.add_argument("--steps", type=int, default=1, metavar="N", help="Euler steps (1)")
+    parser.add_argument(
+        "--window",
+        type=_window,
+        metavar="N|whole",
+        help="frames the model sees at once (the model's choice; official weights: whole)",
+    )
+    parser.add_argument(
+        "--overlap", type=int, metavar="N", help="frames that windows share (the model's choice)"
+    )
+
+
+def _window(text: str) -> int | str:
+    if text == "whole":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of frames nor 'whole'")
+    return int(text)
+
+
+def request_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the line says for a `SegmentRequest`, beside the sentences."""
+    return {"steps": args.steps, "window": args.window, "overlap": args.overlap}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

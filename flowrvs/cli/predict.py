@@ -6,7 +6,12 @@ import argparse
 import json
 import sys
 
-from flowrvs.cli._model import add_model_arguments, load_model
+from flowrvs.cli._model import (
+    add_model_arguments,
+    add_request_arguments,
+    load_model,
+    request_options,
+)
 
 HELP = "Predict every sentence of a split; run again to go on after a stop."
 
@@ -17,16 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="gets <video>/<exp_id>/<frame>.png"
     )
-    parser.add_argument("--steps", type=int, default=1, metavar="N", help="Euler steps (1)")
-    parser.add_argument(
-        "--window",
-        type=_window,
-        metavar="N|whole",
-        help="frames the model sees at once (the model's choice; official weights: whole)",
-    )
-    parser.add_argument(
-        "--overlap", type=int, metavar="N", help="frames that windows share (the model's choice)"
-    )
+    add_request_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--videos", nargs="+", metavar="NAME", help="these videos alone")
     parser.add_argument(
@@ -39,25 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _window(text: str) -> int | str:
-    if text == "whole":
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of frames nor 'whole'")
-    return int(text)
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.data.mevis import MevisSplit
     from flowrvs.errors import InputError
     from flowrvs.evaluation import predict_split, zip_predictions
+    from flowrvs.records import SegmentRequest
 
     if args.overlap is not None and not isinstance(args.window, int):
         raise InputError("--overlap needs a --window of some frames.")
-    if args.steps < 1:
-        raise InputError(f"--steps must be 1 or more, not {args.steps}.")
+    options = request_options(args)
+    SegmentRequest.of("any sentence", **options)  # refused before a model is loaded
     # The split is read before the model, which takes longer to load.
     split = MevisSplit.open(args.split)
     segmenter = load_model(args)
@@ -67,11 +56,9 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             segmenter,
             videos=args.videos,
-            steps=args.steps,
-            window=args.window,
-            overlap=args.overlap,
             cancel=cancel,
             progress=progress,
+            **options,
         )
         archive = None
         if args.zip:

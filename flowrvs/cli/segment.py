@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from flowrvs.store import ObjectRecord, Project
     from flowrvs.video import Video
 
-from flowrvs.cli._model import add_model_arguments, load_model
+from flowrvs.cli._model import (
+    add_model_arguments,
+    add_request_arguments,
+    load_model,
+    request_options,
+)
 
 HELP = "Find what sentences describe in a video; run again to go on after a stop."
 
@@ -44,13 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", type=int, metavar="N", help="one past the last frame (the video's end)"
     )
-    parser.add_argument("--steps", type=int, default=1, metavar="N", help="Euler steps (1)")
-    parser.add_argument(
-        "--window", type=int, metavar="N", help="frames the model sees at once (its own choice)"
-    )
-    parser.add_argument(
-        "--overlap", type=int, metavar="N", help="frames that windows share (the model's choice)"
-    )
+    add_request_arguments(parser)
     parser.add_argument(
         "--overlay", type=Path, metavar="FILE.mp4", help="also write the video with its masks"
     )
@@ -71,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     import flowrvs
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.errors import Cancelled, InputError, MissingPathError
-    from flowrvs.inference import make_plan, plan_windows, segment_into
+    from flowrvs.inference import make_plan, segment_into
+    from flowrvs.records import SegmentRequest
     from flowrvs.store import Project
 
     if args.scheduler is not None:
@@ -83,38 +83,32 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"--overlay writes a video file: {args.overlay} must be named *.mp4.")
     with flowrvs.open_video(args.video) as video, cancel_on_interrupt() as cancel:
         # What can be refused without the model is refused before it is loaded.
-        if not all(text.strip() for text in args.prompts):
-            raise InputError("A sentence is blank; describe what to find.")
-        size = 1 if args.window is None else args.window
-        overlap = 0 if args.window is None or args.overlap is None else args.overlap
-        plan_windows(len(video), size, overlap, args.start, args.stop)
+        request = SegmentRequest.of(
+            args.prompts,
+            start=args.start,
+            stop=args.stop,
+            keep_confidence=args.confidence,
+            **request_options(args),
+        )
+        frames = request.frames(len(video))
         path = _project_path(args)
         project = Project.open(path) if path.exists() else None
         try:
             if project is not None:
                 project.check_video(video.info)
             segmenter = load_model(args)
-            wanted: dict[str, Any] = {
-                "start": args.start,
-                "stop": args.stop,
-                "steps": args.steps,
-                "window": args.window,
-                "overlap": args.overlap,
-            }
-            plan = make_plan(len(video), args.prompts, segmenter, **wanted)
-            start, stop = plan.start, plan.stop
+            make_plan(len(video), request, segmenter)  # refused before a project is made
             if project is None:
                 project = Project.create(path, video.info)
+            prompts = {text: project.add_prompt(text) for text in request.texts}
             computed = 0
             try:
                 with progress_line() as progress:
                     for part in segment_into(
                         project,
                         video,
-                        args.prompts,
+                        request,
                         segmenter,
-                        **wanted,
-                        keep_confidence=args.confidence,
                         resume=not args.again,
                         cancel=cancel,
                         progress=progress,
@@ -125,10 +119,22 @@ def run(args: argparse.Namespace) -> None:
                     f"Stopped on request; {project.path} keeps what is finished, and the same "
                     "command goes on from there."
                 ) from error
-            rows = _summary(project, args.prompts, start, stop)
+            rows = [
+                {
+                    "exp_id": expression.exp_id,
+                    "text": text,
+                    "object_id": drawn.id,
+                    "layer": drawn.layer,
+                    "frames_with_mask": int(
+                        project.present(drawn.id)[frames.start : frames.stop].sum()
+                    ),
+                }
+                for text, (expression, drawn) in prompts.items()
+            ]
             if args.overlay is not None:
                 cancel.raise_if_cancelled()
-                _write_overlay(args.overlay, project, video, args.prompts, start, stop)
+                objects = [drawn for _, drawn in prompts.values()]
+                _write_overlay(args.overlay, project, video, objects, frames)
         finally:
             if project is not None:
                 project.close()
@@ -137,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
             "project": str(project.path),
             "video": video.info.path,
             "model": segmenter.name,
-            "frames": [start, stop],
+            "frames": [frames.start, frames.stop],
             "computed": computed,
             "overlay": None if args.overlay is None else str(args.overlay),
             "expressions": rows,
@@ -145,7 +151,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(result, ensure_ascii=False))
         return
     for row in rows:
-        print(f"{row['frames_with_mask']:6d} of {stop - start} frames  {row['text']!r}")
+        print(f"{row['frames_with_mask']:6d} of {len(frames)} frames  {row['text']!r}")
     if not computed:
         print("Everything was finished before; --again computes it anew.")
     print(f"Project: {project.path}")
@@ -167,54 +173,25 @@ def _project_path(args: argparse.Namespace) -> Path:
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
 
 
-def _objects(project: Project, texts: list[str]) -> dict[str, tuple[str, ObjectRecord]]:
-    """Return every sentence once, with its expression's id and its object."""
-    rows = {}
-    for text in texts:
-        expression, one = project.add_prompt(text)
-        rows[expression.text] = (expression.exp_id, one)
-    return rows
-
-
-def _summary(project: Project, texts: list[str], start: int, stop: int) -> list[dict[str, Any]]:
-    rows = []
-    for text, (exp_id, one) in _objects(project, texts).items():
-        found = sum(
-            int(project.object_mask(one.id, t, min(t + _READ, stop)).any(axis=(1, 2)).sum())
-            for t in range(start, stop, _READ)
-        )
-        rows.append(
-            {
-                "exp_id": exp_id,
-                "text": text,
-                "object_id": one.id,
-                "layer": one.layer,
-                "frames_with_mask": found,
-            }
-        )
-    return rows
-
-
 def _write_overlay(
-    path: Path, project: Project, video: Video, texts: list[str], start: int, stop: int
+    path: Path, project: Project, video: Video, objects: list[ObjectRecord], frames: range
 ) -> None:
     import numpy as np
 
     from flowrvs.video.encode import write_overlay
 
-    objects = [one for _, one in _objects(project, texts).values()]
+    blocks = [(t, min(t + _READ, frames.stop)) for t in range(frames.start, frames.stop, _READ)]
 
-    def frames() -> Iterator[npt.NDArray[np.uint8]]:
-        for t in range(start, stop, _READ):
-            yield from video.read(t, min(t + _READ, stop))
+    def pictures() -> Iterator[npt.NDArray[np.uint8]]:
+        for start, stop in blocks:
+            yield from video.read(start, stop)
 
     def labels() -> Iterator[npt.NDArray[np.uint16]]:
-        for t in range(start, stop, _READ):
-            end = min(t + _READ, stop)
-            block = np.zeros((end - t, video.info.height, video.info.width), np.uint16)
-            for one in objects:
-                block[project.object_mask(one.id, t, end)] = one.id
+        for start, stop in blocks:
+            block = np.zeros((stop - start, video.info.height, video.info.width), np.uint16)
+            for drawn in objects:
+                block[project.object_mask(drawn.id, start, stop)] = drawn.id
             yield from block
 
-    colors = {one.id: one.color for one in objects}
-    write_overlay(path, frames(), labels(), rate=video.info.rate, colors=colors)
+    colors = {drawn.id: drawn.color for drawn in objects}
+    write_overlay(path, pictures(), labels(), rate=video.info.rate, colors=colors)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from flowrvs.disk import storage_error
 from flowrvs.errors import DatasetError
 from flowrvs.evaluation._predictions import choose_videos
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.records import Segmenter
+from flowrvs.records import Segmenter, SegmentRequest, says_nothing
 
 if TYPE_CHECKING:
     from flowrvs.inference.run import Plan
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["PredictResult", "predict_split"]
 
 _RECORD = ".flowrvs-predict.json"
+
+#: What a request for a whole split may say, and what it says by itself.
+_OPTIONS = {"steps": 1, "window": None, "overlap": None, "threshold": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,9 @@ def predict_split(
     segmenter: Segmenter,
     *,
     videos: Sequence[str] | None = None,
-    steps: int = 1,
-    window: int | Literal["whole"] | None = None,
-    overlap: int | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    **options: Any,
 ) -> PredictResult:
     """Write ``<out>/<video>/<exp_id>/<frame>.png`` for every sentence of a split.
 
@@ -87,18 +88,15 @@ def predict_split(
         The model.
     videos : sequence of str, optional
         Predict these alone; all by default.
-    steps : int
-        Euler steps of the flow, 1 or more.
-    window : int or "whole", optional
-        Frames that the model sees at once. The default is the model's: the whole video as
-        one clip for the official weights, as in the published code (a device that is too
-        small for that halves it by itself), and its window for models of short clips.
-    overlap : int, optional
-        Frames that windows share; the model's wish, up to half a window, by default.
     progress : callable, optional
         Called after every finished window of a sentence.
     cancel : CancelToken, optional
         Checked before every model step.
+    **options
+        What else `flowrvs.records.SegmentRequest` takes: ``steps``, ``window``, ``overlap``,
+        ``threshold``. The window's default is the model's: the whole video as one clip for
+        the official weights, as in the published code (a device that is too small for that
+        halves it by itself), and its window for models of short clips.
 
     Returns
     -------
@@ -119,19 +117,20 @@ def predict_split(
     source = split if isinstance(split, MevisSplit) else MevisSplit.open(split)
     root = Path(out)
     names = choose_videos(source, videos)
-    if window is None:
+    if unknown := options.keys() - _OPTIONS.keys():
+        raise TypeError(f"predict_split() takes no {', '.join(sorted(unknown))}")
+    options = {**_OPTIONS, **options}
+    if options["window"] is None:
         whole = getattr(segmenter, "whole_video", False)
-        window = "whole" if whole else segmenter.window_size
+        options["window"] = "whole" if whole else segmenter.window_size
     record = {
         "model": segmenter.name,
-        "steps": steps,
-        "window": window,
-        "overlap": overlap,
+        "weights": getattr(segmenter, "weights", ""),
         "split": source.folder.name,
+        **options,
     }
     claimed = _is_claimed(root, record)
-    sizes = (window, overlap)
-    jobs = [_job(source, root, name, segmenter, steps, sizes) for name in names]
+    jobs = [_job(source, root, name, segmenter, options) for name in names]
     # After the plans: a request that was refused must not stand in the way of the next.
     if not claimed:
         _claim(root, record)
@@ -176,15 +175,9 @@ class _Job:
 
 
 def _job(
-    source: MevisSplit,
-    root: Path,
-    name: str,
-    segmenter: Segmenter,
-    steps: int,
-    sizes: tuple[int | Literal["whole"], int | None],
+    source: MevisSplit, root: Path, name: str, segmenter: Segmenter, options: dict[str, Any]
 ) -> _Job:
-    from flowrvs.inference import kept_frames
-    from flowrvs.inference.run import make_plan, says_nothing
+    from flowrvs.inference import kept_frames, make_plan
 
     entry = source.videos[name]
     exp_ids, blank = [], {}
@@ -197,15 +190,7 @@ def _job(
     if not exp_ids:
         return _Job(name, entry.frames, [], blank, None, (), {})
     texts = [entry.expressions[exp_id].exp for exp_id in exp_ids]
-    window, overlap = sizes
-    plan = make_plan(
-        len(entry.frames),
-        texts,
-        segmenter,
-        steps=steps,
-        window=len(entry.frames) if window == "whole" else window,
-        overlap=0 if window == "whole" else overlap,
-    )
+    plan = make_plan(len(entry.frames), SegmentRequest.of(texts, **options), segmenter)
     kept = kept_frames(plan.windows)
     done = {}
     for number, exp_id in enumerate(exp_ids):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowrvs.inference.run import Plan, make_plan, run_plan
 from flowrvs.progress import CancelToken, ProgressCallback
-from flowrvs.records import Segmenter, WindowMasks
+from flowrvs.records import Segmenter, SegmentRequest, WindowMasks
 from flowrvs.store import ObjectRecord, Project
 
 if TYPE_CHECKING:
@@ -20,19 +20,13 @@ __all__ = ["segment_into"]
 def segment_into(
     project: Project,
     video: Video,
-    texts: Sequence[str],
+    texts: SegmentRequest | str | Sequence[str],
     segmenter: Segmenter,
     *,
-    start: int = 0,
-    stop: int | None = None,
-    steps: int = 1,
-    window: int | None = None,
-    overlap: int | None = None,
-    threshold: float = 0.0,
-    keep_confidence: bool = False,
     resume: bool = True,
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
+    **options: Any,
 ) -> Generator[WindowMasks, None, None]:
     """Find what sentences describe and draw it into a project.
 
@@ -45,10 +39,8 @@ def segment_into(
     ----------
     project : Project
         Open for writing, of this video.
-    video, texts, segmenter, start, stop, steps, window, overlap, threshold, cancel, progress
-        As for `segment`.
-    keep_confidence : bool
-        Keep the confidence of every pixel in the project too.
+    video, texts, segmenter, cancel, progress, **options
+        As for `segment`; ``keep_confidence`` keeps it in the project.
     resume : bool
         False computes finished windows again.
 
@@ -69,57 +61,48 @@ def segment_into(
         As for `segment`.
     """
     project.check_video(video.info)
-    plan = make_plan(
-        len(video),
-        texts,
-        segmenter,
-        start=start,
-        stop=stop,
-        steps=steps,
-        window=window,
-        overlap=overlap,
-        threshold=threshold,
-    )
-    runs: dict[int, tuple[ObjectRecord, str]] = {}
-    done: dict[int, frozenset[int]] = {}
-    for i, text in enumerate(plan.texts):
-        _, one = project.add_prompt(text)
-        if all(one.id != other.id for other, _ in runs.values()):
-            run = project.begin_run(_key(plan, text, segmenter), one.id, resume=resume)
-            runs[i] = (one, run.id)
-            done[i] = run.done
-    parts = run_plan(
-        video,
-        plan,
-        segmenter,
-        done,
-        keep_confidence=keep_confidence,
-        cancel=cancel,
-        progress=progress,
-    )
-    return _write(project, parts, runs)
+    plan = make_plan(len(video), SegmentRequest.of(texts, **options), segmenter)
+    objects: dict[int, ObjectRecord] = {}
+    for i, text in enumerate(plan.request.texts):
+        drawn = project.add_prompt(text)[1]
+        if all(drawn.id != other.id for other in objects.values()):
+            objects[i] = drawn
+    return _run(project, video, plan, segmenter, objects, resume, cancel, progress)
 
 
-def _write(
+def _run(
     project: Project,
-    parts: Generator[WindowMasks, None, None],
-    runs: dict[int, tuple[ObjectRecord, str]],
+    video: Video,
+    plan: Plan,
+    segmenter: Segmenter,
+    objects: dict[int, ObjectRecord],
+    resume: bool,
+    cancel: CancelToken | None,
+    progress: ProgressCallback | None,
 ) -> Generator[WindowMasks, None, None]:
+    """Compute and write; a run of the project begins and ends in here, iterated or not."""
+    runs: dict[int, str] = {}
+    done: dict[int, frozenset[int]] = {}
     try:
+        for i, drawn in objects.items():
+            key = _key(plan, plan.request.texts[i], segmenter)
+            run = project.begin_run(key, drawn.id, resume=resume)
+            runs[i], done[i] = run.id, run.done
+        parts = run_plan(video, plan, segmenter, done, cancel=cancel, progress=progress)
         with closing(parts):
             for part in parts:
-                one, run_id = runs[part.expression]
+                drawn = objects[part.expression]
                 written = project.write_model(
-                    one.layer, one.id, part.start, part.masks, part.confidence
+                    drawn.layer, drawn.id, part.start, part.masks, part.confidence
                 )
                 if part.disagreement is not None:
-                    project.keep_disagreement(one.id, part.start, part.disagreement, written)
+                    project.keep_disagreement(drawn.id, part.start, part.disagreement, written)
                 if part.complete:
-                    project.mark_window_done(run_id, part.window.index)
+                    project.mark_window_done(runs[part.expression], part.window.index)
                 yield part
     finally:
-        for one, _ in runs.values():
-            project.end_run(one.id)
+        for drawn in objects.values():
+            project.end_run(drawn.id)
 
 
 def _key(plan: Plan, text: str, segmenter: Segmenter) -> dict[str, object]:
@@ -127,8 +110,8 @@ def _key(plan: Plan, text: str, segmenter: Segmenter) -> dict[str, object]:
         "text": text,
         "model": segmenter.name,
         "weights": getattr(segmenter, "weights", ""),
-        "steps": plan.steps,
-        "threshold": plan.threshold,
+        "steps": plan.request.steps,
+        "threshold": plan.request.threshold,
         "window": plan.window_size,
         "overlap": plan.overlap,
         "range": [plan.start, plan.stop],

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flowrvs.errors import InputError
 from flowrvs.inference.frames import WindowFrames
 from flowrvs.inference.model import WindowModel
 from flowrvs.inference.windows import kept_frames, plan_windows, windows_to_compute
@@ -16,36 +14,29 @@ from flowrvs.masks.stitch import Stitcher
 from flowrvs.masks.threshold import confidence as to_confidence
 from flowrvs.masks.threshold import threshold as to_mask
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.records import Segmenter, Window, WindowMasks
+from flowrvs.records import Segmenter, SegmentRequest, Window, WindowMasks
 
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["Plan", "make_plan", "run_plan", "says_nothing", "segment"]
+__all__ = ["Plan", "make_plan", "run_plan", "segment"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked request: everything that the masks of a run depend on.
+    """A request with the windows that a model answers it by: all that masks depend on.
 
     Attributes
     ----------
-    texts : tuple of str
-        The sentences, white space collapsed.
+    request : SegmentRequest
     windows : tuple of Window
         What the model sees at once.
-    steps : int
-        Euler steps.
-    threshold : float
-        Logits above it are foreground.
     window_size, overlap : int
         Of which the windows were planned.
     """
 
-    texts: tuple[str, ...]
+    request: SegmentRequest
     windows: tuple[Window, ...]
-    steps: int
-    threshold: float
     window_size: int
     overlap: int
 
@@ -60,62 +51,36 @@ class Plan:
         return self.windows[-1].stop
 
 
-def make_plan(
-    frame_count: int,
-    texts: Sequence[str],
-    segmenter: Segmenter,
-    *,
-    start: int = 0,
-    stop: int | None = None,
-    steps: int = 1,
-    window: int | None = None,
-    overlap: int | None = None,
-    threshold: float = 0.0,
-) -> Plan:
-    """Check a request and plan its windows; the arguments are those of `segment`.
+def make_plan(frame_count: int, request: SegmentRequest, segmenter: Segmenter) -> Plan:
+    """Plan the windows of a request; a model's own sizes stand in for what it leaves open.
 
     Raises
     ------
     InputError
-        A sentence is blank or there is none, or a number is out of its range.
+        The request does not fit the video or the model.
     """
-    if isinstance(texts, str):
-        texts = [texts]
-    sentences = tuple(" ".join(text.split()) for text in texts)
-    if not sentences or not all(sentences):
-        raise InputError("A sentence is missing or blank; describe what to find.")
-    for text in sentences:
-        if says_nothing(text):  # better refused here than after hours
-            raise InputError(f"The sentence {text!r} says nothing; describe what to find.")
-    if not 1 <= steps <= 1000:
-        raise InputError(f"{steps} steps are impossible; use 1 to 1000.")
-    size = segmenter.window_size if window is None else window
-    if overlap is None:  # the model's wish, where a smaller window leaves room for it
-        overlap = segmenter.overlap if window is None else min(segmenter.overlap, window // 2)
-    windows = plan_windows(frame_count, size, overlap, start, stop)
-    return Plan(sentences, windows, steps, float(threshold), size, overlap)
-
-
-def says_nothing(text: str) -> bool:
-    """Whether nothing is left of a sentence once a model has cleaned it."""
-    return not html.unescape(text).translate({ord('"'): None, ord("\\"): None}).strip()
+    frames = request.frames(frame_count)
+    size, overlap = request.window, request.overlap
+    if size == "whole":
+        size, overlap = len(frames), 0
+    elif size is None:
+        size = segmenter.window_size
+        overlap = segmenter.overlap if overlap is None else overlap
+    elif overlap is None:  # the model's wish, where a smaller window leaves room for it
+        overlap = min(segmenter.overlap, size // 2)
+    windows = plan_windows(frame_count, size, overlap or 0, frames.start, frames.stop)
+    return Plan(request, windows, size, overlap or 0)
 
 
 def segment(
     video: Video,
-    texts: Sequence[str],
+    texts: SegmentRequest | str | Sequence[str],
     segmenter: Segmenter,
     *,
-    start: int = 0,
-    stop: int | None = None,
-    steps: int = 1,
-    window: int | None = None,
-    overlap: int | None = None,
-    threshold: float = 0.0,
-    keep_confidence: bool = False,
     skip: Collection[int] = (),
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
+    **options: Any,
 ) -> Generator[WindowMasks, None, None]:
     """Find what sentences describe, window by window.
 
@@ -128,20 +93,10 @@ def segment(
     ----------
     video : Video
         From `flowrvs.open_video`.
-    texts : sequence of str
-        The sentences.
+    texts : str, sequence of str or SegmentRequest
+        The sentences, or the whole request.
     segmenter : Segmenter
         From `flowrvs.load`.
-    start, stop : int
-        First frame and one past the last frame; the whole video by default.
-    steps : int
-        Euler steps of the flow.
-    window, overlap : int, optional
-        Frames of a window, and frames that neighbours share; the model's own by default.
-    threshold : float
-        Logits (-1 to 1) above it are foreground.
-    keep_confidence : bool
-        Fill in `WindowMasks.confidence`.
     skip : collection of int
         Indices of windows whose masks are not wanted again. They are computed only where
         a wanted neighbour needs them for its seam.
@@ -149,6 +104,9 @@ def segment(
         Stops the run within one model step.
     progress : callable, optional
         Called with a `Progress` after every model step, from the thread that iterates.
+    **options
+        What else `SegmentRequest` takes: ``start``, ``stop``, ``steps``, ``window``,
+        ``overlap``, ``threshold``, ``keep_confidence``.
 
     Yields
     ------
@@ -170,27 +128,9 @@ def segment(
     >>> for part in flowrvs.segment(video, ["the red circle"], pipe):  # doctest: +SKIP
     ...     print(part.start, part.stop, part.masks.mean())
     """
-    plan = make_plan(
-        len(video),
-        texts,
-        segmenter,
-        start=start,
-        stop=stop,
-        steps=steps,
-        window=window,
-        overlap=overlap,
-        threshold=threshold,
-    )
-    done = dict.fromkeys(range(len(plan.texts)), frozenset(skip))
-    return run_plan(
-        video,
-        plan,
-        segmenter,
-        done,
-        keep_confidence=keep_confidence,
-        cancel=cancel,
-        progress=progress,
-    )
+    plan = make_plan(len(video), SegmentRequest.of(texts, **options), segmenter)
+    done = dict.fromkeys(range(len(plan.request.texts)), frozenset(skip))
+    return run_plan(video, plan, segmenter, done, cancel=cancel, progress=progress)
 
 
 def run_plan(
@@ -199,7 +139,6 @@ def run_plan(
     segmenter: Segmenter,
     done: Mapping[int, Collection[int]],
     *,
-    keep_confidence: bool = False,
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
 ) -> Generator[WindowMasks, None, None]:
@@ -207,6 +146,7 @@ def run_plan(
 
     Sentences without an entry in `done` are left out. See `segment` for the rest.
     """
+    request = plan.request
     cancel = cancel or CancelToken()
     wanted = {i: windows_to_compute(plan.windows, done[i]) for i in sorted(done)}
     jobs = [
@@ -216,8 +156,10 @@ def run_plan(
     jobs = [(window, sentences) for window, sentences in jobs if sentences]
     left = sum(_units(plan, len(sentences)) for _, sentences in jobs)
     steps = _Steps(ProgressClock(whole, max(0, whole - left)), progress)
-    stitchers = {i: Stitcher(plan.windows, plan.threshold) for i in wanted}
-    model = WindowModel(segmenter, plan.steps, plan.overlap, plan.threshold, cancel, steps.step)
+    stitchers = {i: Stitcher(plan.windows, request.threshold) for i in wanted}
+    model = WindowModel(
+        segmenter, request.steps, plan.overlap, request.threshold, cancel, steps.step
+    )
     kept = kept_frames(plan.windows)
     for window, sentences in jobs:
         cancel.raise_if_cancelled()
@@ -227,7 +169,7 @@ def run_plan(
             _units(plan, len(sentences)),
         )
         frames = WindowFrames(video, window)
-        texts = [plan.texts[i] for i in sentences]
+        texts = [request.texts[i] for i in sentences]
         pieces = model.run(frames, texts)
         with closing(pieces):
             for place, logits, known in pieces:
@@ -237,9 +179,9 @@ def run_plan(
                     yield WindowMasks(
                         expression=i,
                         start=first,
-                        masks=to_mask(final, plan.threshold),
+                        masks=to_mask(final, request.threshold),
                         window=window,
-                        confidence=to_confidence(final) if keep_confidence else None,
+                        confidence=to_confidence(final) if request.keep_confidence else None,
                         complete=first + len(final) == kept[window.index].stop,
                         disagreement=apart,
                     )
@@ -249,7 +191,7 @@ def run_plan(
 
 def _units(plan: Plan, sentences: int) -> int:
     """Return a window's model steps: one encode, and for each sentence its steps and a decode."""
-    return 1 + sentences * (plan.steps + 1)
+    return 1 + sentences * (plan.request.steps + 1)
 
 
 class _Steps:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from flowrvs.errors import InputError
-from flowrvs.records import Window
+from flowrvs.records import Window, check_windows, frame_range
 
 __all__ = ["kept_frames", "plan_windows", "windows_to_compute"]
 
@@ -48,22 +47,11 @@ def plan_windows(
     >>> [(w.start, w.stop) for w in plan_windows(20, 9, 2)]
     [(0, 9), (7, 16), (11, 20)]
     """
-    stop = frame_count if stop is None else stop
-    if not 0 <= start < stop <= frame_count:
-        raise InputError(
-            f"Frames {start} to {stop} (excluded) are not a range of the video's {frame_count} "
-            f"frames; choose 0 <= start < stop <= {frame_count}."
-        )
-    if window_size < 1:
-        raise InputError(f"A window of {window_size} frames is impossible; use at least 1.")
-    if not 0 <= overlap < window_size:
-        raise InputError(
-            f"An overlap of {overlap} frames does not fit windows of {window_size}; "
-            f"use 0 to {window_size - 1}."
-        )
-    last = max(start, stop - window_size)
-    starts = [*range(start, last, window_size - overlap), last]
-    return tuple(Window(i, s, min(s + window_size, stop)) for i, s in enumerate(starts))
+    frames = frame_range(frame_count, start, stop)
+    check_windows(window_size, overlap)
+    last = max(frames.start, frames.stop - window_size)
+    starts = [*range(frames.start, last, window_size - overlap), last]
+    return tuple(Window(i, s, min(s + window_size, frames.stop)) for i, s in enumerate(starts))
 
 
 def kept_frames(windows: Sequence[Window]) -> tuple[range, ...]:

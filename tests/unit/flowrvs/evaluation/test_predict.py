@@ -88,6 +88,12 @@ def test_models_are_not_mixed(split, tmp_path):
         predict_split(split, tmp_path / "out", ThresholdSegmenter(name="other"))
     with pytest.raises(DatasetError, match="steps 1, not 2"):
         predict_split(split, tmp_path / "out", ThresholdSegmenter(), steps=2)
+    other = ThresholdSegmenter()
+    other.weights = "other"  # type: ignore[attr-defined]
+    with pytest.raises(DatasetError, match="weights '', not 'other'"):
+        predict_split(split, tmp_path / "out", other)
+    with pytest.raises(TypeError, match="start"):
+        predict_split(split, tmp_path / "more", ThresholdSegmenter(), start=3)
 
 
 def test_only_listed_frames_are_predicted(split, tmp_path):

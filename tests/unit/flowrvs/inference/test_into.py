@@ -75,6 +75,10 @@ def test_prompts_are_there_before_anything_is_computed(project: Project, video: 
     segmenter = ThresholdSegmenter()
     run = segment_into(project, video, TEXTS, segmenter)
     assert len(project.expressions) == 2 and segmenter.calls == []
+    assert project.runs == {}, "a run that nobody iterates is never begun"
+    project.write_masks(1, 0, np.ones((1, 48, 64), bool), provenance=Provenance.HUMAN)
+    project.undo()
+    assert not project.object_mask(1, 0, 1).any()
     run.close()
 
 
@@ -168,6 +172,16 @@ def test_another_request_is_another_run(
     assert bool(list(segment_into(project, video, ["red"], again, **PLAN))) == (
         "resume" not in other
     )
+
+
+def test_other_weights_of_the_same_name_are_another_run(project: Project, video: Video) -> None:
+    class Trained(ThresholdSegmenter):
+        weights = "a"
+
+    list(segment_into(project, video, ["red"], Trained(), **PLAN))
+    assert list(segment_into(project, video, ["red"], Trained(), **PLAN)) == []
+    Trained.weights = "b"
+    assert len(list(segment_into(project, video, ["red"], Trained(), **PLAN))) == 4
 
 
 def test_a_sentence_can_be_added_to_a_finished_one(project: Project, video: Video) -> None:

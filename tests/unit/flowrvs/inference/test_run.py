@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from flowrvs.errors import Cancelled, DeviceMemoryError, InputError
-from flowrvs.inference import kept_frames, make_plan, plan_windows, segment
+from flowrvs.inference import kept_frames, plan_windows, segment
 from flowrvs.inference.frames import WindowFrames
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.video import Video, open_video
@@ -276,9 +276,3 @@ class TestBadInput:
             list(segment(video, ["red"], Small()))
         with pytest.raises(InputError, match="0 answers to 1"):
             list(segment(video, ["red"], Mute()))
-
-
-@pytest.mark.parametrize("text", ['"', '\\ "', "&quot;", "&nbsp;"])
-def test_sentences_of_which_nothing_is_left_are_refused(text):
-    with pytest.raises(InputError, match="says nothing"):
-        make_plan(5, ["a dog", text], ThresholdSegmenter())
