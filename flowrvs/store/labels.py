@@ -31,6 +31,7 @@ class _Strokes:
     """The stroke that is being drawn on a layer, shared by all arrays of it."""
 
     entry: Entry | None = None
+    name: str | None = None  # of the stroke that `begin_stroke` began
     grouped: Callable[[], bool] = lambda: False
     tool: Callable[[], str] = lambda: "edit"
     told: bool = False
@@ -209,8 +210,41 @@ class LabelsArray:
         """
         self._strokes.grouped, self._strokes.tool = grouped, tool
 
+    def begin_stroke(self, name: str = "edit") -> None:
+        """Let what is assigned from now on be one step of the history, until `end_stroke`.
+
+        The step begins with the first change; a stroke that changes nothing leaves none. A
+        stroke that is still being drawn ends. What another thread's `Project.edit` assigns
+        meanwhile stays in that step.
+
+        Parameters
+        ----------
+        name : str
+            What the step's name begins with: ``"brush stroke"`` gives
+            ``"brush stroke on 'the red circle', frame 12"``.
+        """
+        self.end_stroke()
+        self._strokes.name = name
+
+    @contextmanager
+    def stroke(self, name: str = "edit") -> Iterator[None]:
+        """Make what is assigned inside one step of the history; see `begin_stroke`.
+
+        Examples
+        --------
+        >>> with labels.stroke("brush stroke"):                         # doctest: +SKIP
+        ...     labels.paint(3, rows, columns, mask, 1)
+        ...     labels.paint(3, rows, columns, mask, 1)
+        """
+        self.begin_stroke(name)
+        try:
+            yield
+        finally:
+            self.end_stroke()
+
     def end_stroke(self) -> None:
         """End the step of a stroke; nothing happens where there is none."""
+        self._strokes.name = None
         stroke, self._strokes.entry = self._strokes.entry, None
         if stroke is not None:
             self._history.end(stroke)
@@ -221,7 +255,7 @@ class LabelsArray:
         if current is not None:
             yield current
             return
-        if self._strokes.grouped():
+        if self._strokes.name is not None or self._strokes.grouped():
             if self._strokes.entry is None:
                 self._strokes.entry = self._begin()
             yield self._strokes.entry
@@ -235,7 +269,7 @@ class LabelsArray:
 
     def _begin(self) -> Entry:
         entry = self._history.begin(None, "human")
-        entry.tool = self._strokes.tool()
+        entry.tool = self._strokes.name or self._strokes.tool()
         return entry
 
     def locked(self, t: int) -> list[int]:

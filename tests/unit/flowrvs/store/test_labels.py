@@ -137,6 +137,44 @@ def test_the_cache_forgets_clean_frames_only(tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels[:, 0, 0], 1 + np.arange(400) % 5)
 
 
+class TestStrokes:
+    """What is drawn between two calls is one step, which the caller names."""
+
+    def test_a_stroke_is_one_step(self, labels: LabelsArray, project: Project) -> None:
+        labels[0, 0] = 1
+        labels.begin_stroke("brush stroke")
+        labels[3, 4] = 1
+        labels.paint(3, slice(5, 7), slice(0, 3), np.ones((2, 3), bool), 1)
+        assert len(project.history.steps) == 1, "it is not over"
+        labels.end_stroke()
+        labels.end_stroke()
+        assert project.undo_name == "brush stroke on 'object 1', frame 3"
+        labels[4, 4] = 1
+        assert [s.name for s in project.history.steps][2:] == ["edit on 'object 1', frame 4"]
+        project.undo(), project.undo()
+        assert labels[0, 0].all() and not labels[3].any()
+
+    def test_a_block_ends_also_when_it_raises(self, labels: LabelsArray, project: Project) -> None:
+        with pytest.raises(KeyError), labels.stroke("fill"):
+            labels[2, 2] = 1
+            raise KeyError
+        with labels.stroke("nothing at all"):
+            pass
+        labels[2, 3] = 1
+        names = ["fill on 'object 1', frame 2", "edit on 'object 1', frame 2"]
+        assert [step.name for step in project.history.steps] == names
+
+    def test_a_new_stroke_ends_the_one_before(self, labels: LabelsArray, project: Project) -> None:
+        labels.begin_stroke("one")
+        labels[2, 2] = 1
+        labels.begin_stroke("two")
+        labels[2, 3] = 1
+        project.undo()  # ends it, too
+        assert labels[2, 2].all() and not labels[2, 3].any()
+        labels[2, 4] = 1
+        assert project.undo_name == "edit on 'object 1', frame 2"
+
+
 class TestNapari:
     """The layer that people paint on, without a window."""
 
