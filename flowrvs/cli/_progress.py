@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from flowrvs.progress import CancelToken, Progress
 
 __all__ = ["ProgressLine", "cancel_on_interrupt", "format_progress", "progress_line"]
 
-_BAR = 20
 _QUIET_SECONDS = 10.0
 
 
@@ -27,15 +24,14 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-def format_progress(event: Progress) -> str:
-    """Return `event` as one line: message, share, bar, count, time, time left."""
-    filled = round(event.fraction * _BAR)
+def _counts(event: Progress) -> str:
     left = "?" if event.remaining is None else _clock(event.remaining)
-    return (
-        f"{event.message + ' ' if event.message else ''}{event.fraction:4.0%} "
-        f"|{'#' * filled}{'-' * (_BAR - filled)}| {event.done}/{event.total} "
-        f"[{_clock(event.elapsed)}, {left} left]"
-    )
+    return f"{event.done}/{event.total} [{_clock(event.elapsed)}, {left} left]"
+
+
+def format_progress(event: Progress) -> str:
+    """Return `event` as one line: message, share, count, time, time left."""
+    return f"{event.message + ' ' if event.message else ''}{event.fraction:4.0%} {_counts(event)}"
 
 
 class ProgressLine:
@@ -52,32 +48,53 @@ class ProgressLine:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
-        self._width = 0
+        self._bar = _bar(self._stream) if self._stream.isatty() else None
         self._printed = time.monotonic()
 
     def __call__(self, event: Progress) -> None:
         """Show `event`."""
-        text = format_progress(event)
-        if self._live:
-            over = len(text) - shutil.get_terminal_size().columns + 1
-            if over > 0 and event.message:
-                # A line that wraps cannot be redrawn.
-                kept = max(0, len(event.message) - over - 1)
-                text = format_progress(replace(event, message=event.message[:kept] + "…"))
-            self._stream.write("\r" + text.ljust(self._width))
-            self._width = len(text)
-            self._stream.flush()
+        if self._bar is not None:
+            self._bar.start()
+            self._bar.update(
+                self._bar.task_ids[0],
+                total=event.total or 1,  # nothing counted yet is not 100 %
+                completed=event.done,
+                description=event.message,
+                counts=_counts(event),
+            )
         elif event.done >= event.total or time.monotonic() - self._printed >= _QUIET_SECONDS:
             self._printed = time.monotonic()
-            print(text, file=self._stream, flush=True)
+            print(format_progress(event), file=self._stream, flush=True)
 
     def close(self) -> None:
         """End the line, so that what follows starts on one of its own."""
-        if self._live and self._width:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._width = 0
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _bar(stream: TextIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+    from rich.table import Column
+
+    bar = RichProgress(
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+        TaskProgressColumn(),
+        BarColumn(20),
+        TextColumn("{task.fields[counts]}", markup=False, table_column=Column(no_wrap=True)),
+        console=Console(file=stream, highlight=False),
+        refresh_per_second=5,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        expand=True,
+    )
+    bar.add_task("", total=1, counts="")
+    return bar
 
 
 @contextlib.contextmanager

@@ -1,4 +1,3 @@
-from ._evaluate import evaluate, evaluate_masks
 from .metrics import (
     FrameScore,
     boundary_f,
@@ -7,10 +6,10 @@ from .metrics import (
     score_masks,
 )
 from .predict import PredictResult, predict_split
-from .report import write_report
+from .report import format_scores, write_report
 from .scores import THRESHOLDS, ExpressionScore, Scores, VideoScore
+from .scoring import evaluate, evaluate_masks
 from .submission import ZIP_LAYOUTS, ZipLayout, verify_zip, zip_predictions
-from .tables import format_scores
 
 __all__ = [
     "THRESHOLDS",

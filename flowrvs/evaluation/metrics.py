@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import InputError
-from flowrvs.evaluation import _bits
+from flowrvs.evaluation import packed
 
 __all__ = [
     "FrameScore",
@@ -46,28 +46,16 @@ def jaccard(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     InputError
         The masks differ in shape.
     """
-    a, b = _pair(pred, truth, 2)
-    return _score(a, b).j
+    return _score(*_pair(pred, truth, 2)).j
 
 
 def boundary_f(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Return F of one frame: the harmonic mean of boundary precision and recall.
 
     A boundary pixel counts as matched when the other mask has a boundary pixel within
-    :func:`boundary_radius`. 1 where neither mask has a boundary, 0 where one has none.
-
-    Parameters
-    ----------
-    pred, truth : array_like, shape (H, W)
-        Non-zero is foreground.
-
-    Raises
-    ------
-    InputError
-        The masks differ in shape.
+    :func:`boundary_radius` of it; arguments and errors are those of :func:`jaccard`.
     """
-    a, b = _pair(pred, truth, 2)
-    return _score(a, b).f
+    return _score(*_pair(pred, truth, 2)).f
 
 
 def score_masks(pred: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[float, float]:
@@ -122,12 +110,11 @@ def compare_masks(a: Iterable[npt.ArrayLike], b: Iterable[npt.ArrayLike]) -> Ite
         One run is longer than the other, or two masks differ in shape.
     """
     end: Any = object()
-    for index, (one, other) in enumerate(zip_longest(a, b, fillvalue=end)):
-        if one is end or other is end:
-            short = "first" if one is end else "second"
+    for index, (first, second) in enumerate(zip_longest(a, b, fillvalue=end)):
+        if first is end or second is end:
+            short = "first" if first is end else "second"
             raise InputError(f"The {short} run of masks ends before frame {index}.")
-        one, other = _pair(one, other, 2)
-        yield _score(one, other)
+        yield _score(*_pair(first, second, 2))
 
 
 @lru_cache(maxsize=64)
@@ -148,24 +135,24 @@ def boundary_map(mask: npt.ArrayLike) -> Mask:
     """
     array = np.asarray(mask)
     width = array.shape[1]
-    return _bits.unpack(_bits.edges(_bits.pack(array), width), width)
+    return packed.unpack(packed.boundary(packed.pack(array), width), width)
 
 
-def match(pred: _bits.Words, truth: _bits.Words, width: int) -> _bits.Match:
-    """Match packed masks, `width` pixels wide, within :func:`boundary_radius`."""
-    return _bits.match(pred, truth, width, boundary_radius((len(pred), width)))
+def count_pair(pred: packed.Packed, truth: packed.Packed, width: int) -> packed.Counts:
+    """Compare packed masks, `width` pixels wide, within :func:`boundary_radius`."""
+    return packed.count_pair(pred, truth, width, boundary_radius((len(pred), width)))
 
 
-def match_scores(found: _bits.Match) -> FrameScore:
+def frame_score(counts: packed.Counts) -> FrameScore:
     """Return J and F."""
-    if found.intersection == found.union:
+    if counts.intersection == counts.union:
         return FrameScore(1.0, 1.0)
-    j = found.intersection / found.union
-    if not found.near_a or not found.near_b:
+    j = counts.intersection / counts.union
+    if not counts.near_a or not counts.near_b:
         # Neither has a boundary (one covers the picture and the other is empty), one has
         # none, or nothing is near.
-        return FrameScore(j, float(not found.size_a and not found.size_b))
-    precision, recall = found.near_a / found.size_a, found.near_b / found.size_b
+        return FrameScore(j, float(not counts.size_a and not counts.size_b))
+    precision, recall = counts.near_a / counts.size_a, counts.near_b / counts.size_b
     return FrameScore(j, 2 * precision * recall / (precision + recall))
 
 
@@ -182,4 +169,4 @@ def _pair(
 
 
 def _score(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> FrameScore:
-    return match_scores(match(_bits.pack(a), _bits.pack(b), a.shape[1]))
+    return frame_score(count_pair(packed.pack(a), packed.pack(b), a.shape[1]))

@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowrvs.data._atomic import write_atomic
 from flowrvs.data.mevis import MevisSplit, read_json
-from flowrvs.disk import storage_error
+from flowrvs.disk import storage_error, write_bytes
 from flowrvs.errors import DatasetError
-from flowrvs.evaluation._predictions import choose_videos
+from flowrvs.evaluation.pictures import choose_videos
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import Segmenter, SegmentRequest, says_nothing
 
@@ -220,7 +219,7 @@ def _predict_video(
     try:
         for folder in (*folders.values(), *blank):
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(".*.partial"):  # of a run that was killed
+            for left in folder.glob(".*.partial*"):  # of a run that was killed
                 left.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(error, root) from error
@@ -234,7 +233,7 @@ def _predict_video(
         background = _png(np.zeros((video.info.height, video.info.width), bool))
         for folder, missing in blank.items():
             for frame in missing:
-                write_atomic(folder / f"{frame}.png", background)
+                write_bytes(folder / f"{frame}.png", background, durable=False)
             tell(len(missing))
         if job.plan is None:
             return
@@ -242,7 +241,8 @@ def _predict_video(
             for part in parts:
                 for offset, mask in enumerate(part.masks):
                     frame = job.frames[part.start + offset]
-                    write_atomic(folders[part.expression] / f"{frame}.png", _png(mask))
+                    path = folders[part.expression] / f"{frame}.png"
+                    write_bytes(path, _png(mask), durable=False)
                 tell(len(part.masks))
 
 
@@ -299,7 +299,7 @@ def _claim(root: Path, record: dict[str, object]) -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, root) from error
-    write_atomic(root / _RECORD, (json.dumps(record) + "\n").encode())
+    write_bytes(root / _RECORD, (json.dumps(record) + "\n").encode())
 
 
 def _png(mask: npt.NDArray[np.bool_]) -> bytes:

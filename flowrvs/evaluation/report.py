@@ -1,32 +1,32 @@
-"""A report of scores as one HTML file: numbers, plots, tables, the worst frames."""
+"""Scores for people: one HTML file with plots and the worst frames, or text for a terminal."""
 
 from __future__ import annotations
 
 import base64
 import io
+import itertools
 import os
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowrvs.data._atomic import write_atomic
 from flowrvs.data.mevis import MevisSplit
+from flowrvs.disk import write_bytes
 from flowrvs.errors import DatasetError, MissingPathError
-from flowrvs.evaluation import _bits
-from flowrvs.evaluation._page import POLICY, SCRIPT, STYLE
-from flowrvs.evaluation._predictions import Predictions
-from flowrvs.evaluation._svg import curves, histogram
+from flowrvs.evaluation import packed
 from flowrvs.evaluation.metrics import boundary_map
+from flowrvs.evaluation.pictures import Predictions
 from flowrvs.evaluation.scores import THRESHOLDS, ExpressionScore, Scores
 from flowrvs.progress import CancelToken
 
-__all__ = ["write_report"]
+__all__ = ["format_scores", "write_report"]
 
 _PICTURE = 480
+_BINS = 20
 _TRUTH, _FOUND = (0, 213, 255), (255, 157, 46)
 Mask = npt.NDArray[np.bool_]
 
@@ -72,78 +72,149 @@ def write_report(
         `cancel` was set.
     """
     source = split if isinstance(split, MevisSplit) else MevisSplit.open(split)
-    target = Path(path)
     with Predictions(Path(predictions)) as pictures:
         cases = []
         for entry in scores.worst(worst):
             if cancel is not None:
                 cancel.raise_if_cancelled()
             cases.append(_case(entry, pictures, source))
-    title = f"{Path(predictions).name} against {source.folder.name}"
-    page = "".join(_page(title, scores, source, cases))
+    page = _template().render(
+        title=f"{Path(predictions).name} against {source.folder.name}",
+        scores=scores,
+        numbers=[*_means(scores), *_rates(scores)],
+        histogram=np.histogram([e.j for e in scores.expressions], _BINS, (0, 1))[0].tolist(),
+        precision=_precision(scores),
+        cases=cases,
+        videos=(
+            ("video", "expressions", "J&F", "J", "F", "coverage"),
+            [
+                (v.video, v.expressions, *_fixed(v.j_and_f, v.j, v.f, v.coverage))
+                for v in scores.videos
+            ],
+        ),
+        expressions=(
+            ("expression", "sentence", "J&F", "J", "F", "decay", "dtSSD", "found", "target"),
+            [_row(entry, source) for entry in scores.expressions],
+        ),
+    )
     # A sentence may hold half a character (a lone surrogate), which has no UTF-8.
-    write_atomic(target, page.encode("utf-8", "replace"))
-    return target
+    write_bytes(path, page.encode("utf-8", "replace"))
+    return Path(path)
 
 
-def _page(title: str, scores: Scores, split: MevisSplit, cases: Sequence[str]) -> Iterator[str]:
-    yield (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1>"
-        f'<p class="soft">{len(scores.expressions)} expressions in {len(scores.videos)} videos. '
-        "J is the region similarity, F the boundary measure; both are means over the frames, "
-        "then over the expressions, as the MeViS benchmark takes them.</p>"
+def format_scores(
+    scores: Scores,
+    worst: int = 5,
+    text: Callable[[str, str], str] | None = None,
+    *,
+    width: int = 80,
+) -> str:
+    """Return the scores as aligned text.
+
+    Parameters
+    ----------
+    scores : Scores
+    worst : int
+        How many of the lowest videos and expressions to list.
+    text : callable of (video, exp_id), optional
+        Gives an expression's sentence, which then stands beside its numbers.
+    width : int
+        Columns of the terminal.
+    """
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width, color_system=None, highlight=False, markup=False, emoji=False
     )
-    yield "<dl>"
-    for name, value, note in _numbers(scores):
-        yield f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
-    yield "</dl><h2>How J is spread over the expressions</h2>"
-    yield histogram([e.j for e in scores.expressions], "Histogram of J over the expressions")
-    yield "<h2>Precision: share with J above K</h2>"
-    yield _table(
-        ["share of the", *(f"{k:.1f}" for k in THRESHOLDS), "mean"],
-        (
-            [name, *(f"{values[k]:.3f}" for k in THRESHOLDS), f"{sum(values.values()) / 5:.3f}"]
-            for name, values in (
-                ("expressions", scores.precision),
-                ("frames", scores.frame_precision),
+    count = f"({len(scores.expressions)} expressions, {len(scores.videos)} videos)"
+    for name, value, _ in _means(scores):
+        console.print(f"{name:<8} {value}" + (f"   {count}" if name == "coverage" else ""))
+    lacking = sum(e.found < e.frames for e in scores.expressions)
+    if lacking:
+        what = "expression lacks" if lacking == 1 else "expressions lack"
+        console.print(f"{lacking} {what} pictures; missing ones score 0.")
+    console.print()
+    for name, value, meaning in _rates(scores):
+        console.print(f"{name:<12} {value:>7}   {meaning}")
+    console.print("", _table(*_precision(scores)), sep="\n")
+    videos = sorted(scores.videos, key=lambda v: v.j_and_f)[: max(worst, 0)]
+    if videos and len(scores.videos) > 1:
+        title = "video" if len(videos) == len(scores.videos) else "lowest videos"
+        head = (title, "expr.", "J&F", "J", "F", "coverage")
+        rows = [(v.video, v.expressions, *_fixed(v.j_and_f, v.j, v.f, v.coverage)) for v in videos]
+        console.print("", _table(head, rows), sep="\n")
+    lowest = scores.worst(worst)
+    if lowest:
+        head = ("lowest expressions", "J&F", "J", "F", "decay", "dtSSD")
+        rows = [
+            (
+                f"{e.video}/{e.exp_id}",
+                *_fixed(e.j_and_f, e.j, e.f),
+                _maybe(e.decay, 3),
+                _maybe(e.dtssd, 3),
             )
-        ),
-    )
-    if cases:
-        yield (
-            '<h2>The lowest expressions</h2><p class="soft">'
-            '<span class="word-j">J</span> and <span class="word-f">F</span> by frame, and the '
-            'worst frame with the outlines of <span class="key truth">truth</span> and '
-            '<span class="key found">prediction</span>.</p>'
-        )
-        yield from cases
-    yield "<h2>Videos</h2>"
-    yield _table(
-        ["video", "expressions", "J&F", "J", "F", "coverage"],
-        (
-            [v.video, f"{v.expressions}", *_fixed(v.j_and_f, v.j, v.f, v.coverage)]
-            for v in scores.videos
-        ),
-    )
-    yield "<h2>Expressions</h2>"
-    yield _table(
-        ["expression", "sentence", "J&F", "J", "F", "decay", "dtSSD", "found", "target"],
-        (_row(entry, split) for entry in scores.expressions),
-        text=1,
-    )
-    yield f"<script>{SCRIPT}</script></body></html>\n"
+            for e in lowest
+        ]
+        last = None
+        if text is not None:
+            last = ("sentence", [text(e.video, e.exp_id) for e in lowest])
+        console.print("", _table(head, rows, last), sep="\n")
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-def _numbers(scores: Scores) -> list[tuple[str, str, str]]:
+def _table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    last: tuple[str, list[str]] | None = None,
+) -> Any:
+    """Return a table of a name, numbers, and a text in the `last` column."""
+    from rich.table import Column, Table
+
+    table = Table(
+        Column(head[0], no_wrap=True, overflow="ellipsis", max_width=24),
+        *(Column(name, justify="right", no_wrap=True) for name in head[1:]),
+        box=None,
+        pad_edge=False,
+    )
+    texts: Iterable[Sequence[str]] = itertools.repeat(())
+    if last is not None:
+        table.add_column(last[0], overflow="fold")
+        texts = [(_plain(text),) for text in last[1]]
+    for row, end in zip(rows, texts, strict=False):
+        table.add_row(_plain(str(row[0])), *map(str, row[1:]), *end)
+    return table
+
+
+def _plain(text: str) -> str:
+    """Return `text` as one line without control characters, which a terminal would obey."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return line if len(line) <= 160 else line[:159] + "…"
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
+def _means(scores: Scores) -> list[tuple[str, str, str]]:
     return [
-        ("J&amp;F", f"{scores.j_and_f:.4f}", ""),
         ("J", f"{scores.j:.4f}", ""),
         ("F", f"{scores.f:.4f}", ""),
+        ("J&F", f"{scores.j_and_f:.4f}", ""),
         ("coverage", f"{scores.coverage:.4f}", "missing frames score 0"),
+    ]
+
+
+def _rates(scores: Scores) -> list[tuple[str, str, str]]:
+    return [
         ("overall IoU", f"{scores.overall_iou:.4f}", "all frames as one picture"),
         ("J decay", _maybe(scores.decay), "first minus last quarter of the frames"),
         ("dtSSD", _maybe(scores.dtssd), "temporal instability, 0 is best"),
@@ -151,13 +222,22 @@ def _numbers(scores: Scores) -> list[tuple[str, str, str]]:
         (
             "N-acc",
             _maybe(scores.n_acc),
-            f"{scores.without_target} without a target: nothing was found",
+            f"without a target ({scores.without_target}): nothing was found",
         ),
     ]
 
 
-def _row(entry: ExpressionScore, split: MevisSplit) -> list[str]:
-    return [
+def _precision(scores: Scores) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    head = ("share with J above", *(f"{k:.1f}" for k in THRESHOLDS), "mean")
+    both = (("expressions", scores.precision), ("frames", scores.frame_precision))
+    return head, [
+        (name, *_fixed(*(values[k] for k in THRESHOLDS), sum(values.values()) / len(values)))
+        for name, values in both
+    ]
+
+
+def _row(entry: ExpressionScore, split: MevisSplit) -> tuple[str, ...]:
+    return (
         f"{entry.video}/{entry.exp_id}",
         _sentence(entry, split),
         *_fixed(entry.j_and_f, entry.j, entry.f),
@@ -165,61 +245,38 @@ def _row(entry: ExpressionScore, split: MevisSplit) -> list[str]:
         _maybe(entry.dtssd),
         f"{entry.found}/{entry.frames}",
         "yes" if entry.has_target else "none",
-    ]
-
-
-def _table(head: Sequence[str], rows: Iterator[list[str]], text: int | None = None) -> str:
-    kinds = {0, text, head.index("target") if "target" in head else None}
-    cells = "".join(
-        f'<th data-kind="{"text" if i in kinds else "number"}"'
-        f'{" class=text" if i == text else ""}><button type="button">{escape(name)}</button></th>'
-        for i, name in enumerate(head)
     )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{' class=text' if i == text else ''}>{escape(cell)}</td>"
-            for i, cell in enumerate(row)
+
+
+def _case(entry: ExpressionScore, pictures: Predictions, split: MevisSplit) -> dict[str, Any]:
+    """Return what the page shows of an expression: two curves and its worst frame."""
+    step = max(-(-entry.frames // 8), 1)
+    last = max(entry.frames - 1, 1)
+    case = {
+        "name": f"{entry.video}/{entry.exp_id}",
+        "score": f"{entry.j_and_f:.3f}",
+        "sentence": _sentence(entry, split),
+        "frames": entry.frames,
+        "lines": [("f", entry.frame_f.tolist()), ("j", entry.frame_j.tolist())],
+        "ticks": [(f"{i}", i / last) for i in range(0, entry.frames, step)],
+        "missing": entry.missing,
+    }
+    if entry.frames:
+        index = int(np.argmin(entry.frame_j + entry.frame_f))
+        case["picture"] = base64.b64encode(_picture(pictures, split, entry, index)).decode("ascii")
+        case["caption"] = (
+            f"frame {split.videos[entry.video].frames[index]}"
+            f"{', not predicted' if index in entry.missing else ''}: "
+            f"J {entry.frame_j[index]:.3f}, F {entry.frame_f[index]:.3f}"
         )
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="wide"><table><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _case(entry: ExpressionScore, pictures: Predictions, split: MevisSplit) -> str:
-    name = f"{entry.video}/{entry.exp_id}"
-    index = int(np.argmin(entry.frame_j + entry.frame_f)) if entry.frames else None
-    figure = ""
-    if index is not None:
-        frame = split.videos[entry.video].frames[index]
-        data = base64.b64encode(_picture(pictures, split, entry, index)).decode("ascii")
-        state = ", not predicted" if index in entry.missing else ""
-        caption = (
-            f"frame {frame}{state}: J {entry.frame_j[index]:.3f}, F {entry.frame_f[index]:.3f}"
-        )
-        figure = (
-            f'<figure><img alt="{escape(f"{name}, {caption}")}" '
-            f'src="data:image/jpeg;base64,{data}"><figcaption>{escape(caption)}</figcaption>'
-            "</figure>"
-        )
-    plot = curves(
-        [("f", entry.frame_f), ("j", entry.frame_j)], entry.missing, f"J and F of {name} by frame"
-    )
-    return (
-        f"<article><h3>{escape(name)} &middot; J&amp;F {entry.j_and_f:.3f}</h3>"
-        f"<p>{escape(_sentence(entry, split))}</p><div>{plot}</div>{figure}</article>"
-    )
+    return case
 
 
 def _picture(pictures: Predictions, split: MevisSplit, entry: ExpressionScore, index: int) -> bytes:
     """Return a frame as a JPEG, with the outlines of truth and prediction."""
     frame = split.videos[entry.video].frames[index]
     found = pictures.read(f"{entry.video}/{entry.exp_id}/{frame}.png")
-    pred = None if found is None else _bits.unpack(*found)
+    pred = None if found is None else packed.unpack(*found)
     try:
         image = split.read_frames(entry.video, index, index + 1)[0]
     except (MissingPathError, DatasetError):  # The split may come without its frames.
@@ -260,5 +317,6 @@ def _fixed(*values: float) -> list[str]:
     return [f"{value:.3f}" for value in values]
 
 
-def _maybe(value: float | None) -> str:
-    return "-" if value is None else f"{round(value, 4) + 0.0:.4f}"
+def _maybe(value: float | None, digits: int = 4) -> str:
+    # Adding 0.0 makes -0.0 a plain 0.
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
-from flowrvs.disk import storage_error
+from flowrvs.disk import replacing
 from flowrvs.errors import (
     DatasetError,
     FlowRVSError,
@@ -21,7 +21,8 @@ from flowrvs.errors import (
     MissingPathError,
     StorageError,
 )
-from flowrvs.evaluation._predictions import Predictions, choose_videos
+from flowrvs.evaluation.pictures import ZIP_ERRORS, Predictions, choose_videos, read_entry
+from flowrvs.evaluation.scoring import mask_size
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 __all__ = ["ZIP_LAYOUTS", "ZipLayout", "verify_zip", "zip_predictions"]
@@ -91,32 +92,21 @@ def zip_predictions(
     target = Path(path) if path is not None else root.with_name(f"{root.name}.zip")
     names = list(_pictures(source, choose_videos(source, videos)))
     clock = ProgressClock(2 * len(names))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with Predictions(root) as pictures:
+        with Predictions(root) as pictures, replacing(target) as temporary:
             for name in names:
                 if not pictures.has(name):
                     raise DatasetError(
                         f"{root / name} is missing; run 'flowrvs predict' to the end first."
                     )
-            with temporary.open("wb") as file:
-                # The pictures are compressed already.
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                    for name in names:
-                        _step(clock, "packing", cancel, progress)
-                        archive.writestr(_entry(top + name), pictures.data(name))
-                file.flush()
-                os.fsync(file.fileno())
-        _verify(source, temporary, names, top, root, clock, cancel, progress)
-        temporary.replace(target)
+            # The pictures are compressed already.
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                for name in names:
+                    _step(clock, "packing", cancel, progress)
+                    archive.writestr(_entry(top + name), pictures.data(name))
+            _verify(source, temporary, names, top, root, clock, cancel, progress)
     except zipfile.BadZipFile:
         raise StorageError(f"{target} does not read back as written; check the disk.") from None
-    except OSError as error:
-        if isinstance(error, FlowRVSError):
-            raise
-        raise storage_error(error, target) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 
@@ -173,7 +163,7 @@ def verify_zip(
     clock = ProgressClock(len(names))
     try:
         _verify(source, file, names, top, file, clock, cancel, progress)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except ZIP_ERRORS as error:
         if isinstance(error, FlowRVSError):
             raise
         raise DatasetError(f"{file} is a damaged zip file ({error}); zip it again.") from None
@@ -236,7 +226,7 @@ def _verify(
             if video not in sizes:
                 sizes[video] = _size(split, video)
             # Reading to the end checks the checksum.
-            _judge(archive.read(entry), sizes[video], where / name)
+            _judge(read_entry(archive, entry), sizes[video], where / name)
 
 
 def _compare(there: Sequence[str], wanted: Sequence[str], where: Path) -> None:
@@ -263,13 +253,10 @@ def _size(split: MevisSplit, video: str) -> tuple[int, int]:
     try:
         return split.size(video)
     except MissingPathError:
-        if split.has_truth:
-            for expression in split.videos[video].expressions.values():
-                for anno_id in expression.anno_id:
-                    for mask in split.masks(anno_id):
-                        if mask is not None:
-                            return mask["size"][0], mask["size"][1]
-        raise
+        size = mask_size(split, video) if split.has_truth else None
+        if size is None:
+            raise
+        return size
 
 
 def _judge(data: bytes, size: tuple[int, int], where: Path) -> None:

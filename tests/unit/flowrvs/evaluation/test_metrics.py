@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from flowrvs.errors import InputError
-from flowrvs.evaluation import _bits, boundary_f, jaccard, score_masks
+from flowrvs.evaluation import boundary_f, jaccard, packed, score_masks
 from flowrvs.evaluation.metrics import boundary_map, boundary_radius
 from flowrvs.masks import rle
 
@@ -118,7 +118,7 @@ def test_dilation_agrees_with_opencv(radius, density):
     )
     edge_a, edge_b = boundary_map(a), boundary_map(b)
     expected = (edge_a.sum(), (edge_a & near_b).sum(), edge_b.sum(), (edge_b & near_a).sum())
-    assert _bits.match(_bits.pack(a), _bits.pack(b), 331, radius)[2:6] == expected
+    assert packed.count_pair(packed.pack(a), packed.pack(b), 331, radius)[2:6] == expected
 
 
 @pytest.mark.parametrize("shape, radius", [((48, 64), 1), ((480, 854), 8), ((2160, 3840), 36)])
@@ -133,16 +133,16 @@ def test_the_radius_is_a_share_of_the_diagonal(shape, radius):
 )
 def test_masks_are_packed_and_unpacked_from_pixels_and_from_runs(mask, empty_runs):
     height, width = mask.shape
-    words = _bits.pack(mask)
-    assert np.array_equal(_bits.unpack(words, width), mask)
-    assert _bits.count(words) == mask.sum()
+    words = packed.pack(mask)
+    assert np.array_equal(packed.unpack(words, width), mask)
+    assert packed.count_pixels(words) == mask.sum()
     runs = rle.runs(rle.encode(mask))
     for place in empty_runs:
         # A run in two parts around an empty one, as a foreign writer may leave it.
         place %= len(runs)
         cut = runs[place] // 2
         runs = np.concatenate([runs[:place], [cut, 0, runs[place] - cut], runs[place + 1 :]])
-    assert np.array_equal(_bits.from_runs(runs, height, width), words)
+    assert np.array_equal(packed.pack_runs(runs, height, width), words)
 
 
 def test_any_nonzero_value_is_foreground():

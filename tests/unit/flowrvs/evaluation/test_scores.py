@@ -13,7 +13,7 @@ from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError
-from flowrvs.evaluation import evaluate, evaluate_masks, score_masks
+from flowrvs.evaluation import evaluate, evaluate_masks, score_masks, verify_zip
 from flowrvs.progress import CancelToken
 
 
@@ -126,6 +126,31 @@ def test_unusable_predictions_get_one_line(split, tmp_path):
         picture.write_bytes(data)
         with pytest.raises(DatasetError, match="readable"):
             evaluate(pred, split)
+
+
+def test_a_picture_that_unpacks_to_gigabytes_is_refused(split, tmp_path):
+    """A bomb in a zip file, and one in a PNG's header, cost neither memory nor a score."""
+    pred = write_truth(split, tmp_path / "pred")
+    picture = pred / "one" / "0" / "00000.png"
+    archive = tmp_path / "pred.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in pred.rglob("*.png"):
+            if path != picture:
+                file.write(path, path.relative_to(pred).as_posix())
+        with file.open("one/0/00000.png", "w") as entry:
+            for _ in range(80):
+                entry.write(bytes(1 << 20))
+    for judge in (evaluate, lambda path, split: verify_zip(split, path)):
+        with pytest.raises(DatasetError, match="would unpack to 83886080 bytes"):
+            judge(archive, split)
+    for mode in ("L", "1"):
+        Image.new(mode, (9000, 9000)).save(picture)
+        with pytest.raises(DatasetError, match="9000x9000"):
+            evaluate(pred, split)
+    picture.unlink()
+    picture.symlink_to(pred / "one" / "1" / "00000.png")
+    with pytest.raises(DatasetError, match="symbolic link"):
+        evaluate(pred, split)
 
 
 def test_progress_and_cancel(split, tmp_path):

@@ -28,6 +28,7 @@ from flowrvs.evaluation import (
     evaluate,
     evaluate_masks,
     predict_split,
+    submission,
     verify_zip,
     zip_predictions,
 )
@@ -60,7 +61,13 @@ def test_the_zip_holds_what_the_split_lists(split, tmp_path):
 def test_a_zip_that_does_not_read_back_is_not_kept(split, tmp_path, monkeypatch):
     out = tmp_path / "out"
     predict_split(split, out, ThresholdSegmenter())
-    monkeypatch.setattr(os, "fsync", lambda file: os.pwrite(file, b"spoilt", 80))
+    verify = submission._verify
+
+    def spoilt(split, path, *more):
+        path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAS", 1))
+        return verify(split, path, *more)
+
+    monkeypatch.setattr(submission, "_verify", spoilt)
     with pytest.raises(StorageError, match="read back"):
         zip_predictions(split, out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "valid_u"]

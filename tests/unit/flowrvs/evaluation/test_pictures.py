@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from flowrvs.errors import DatasetError
-from flowrvs.evaluation import _bits
-from flowrvs.evaluation._png import read_mask, read_words
+from flowrvs.evaluation import packed
+from flowrvs.evaluation.pictures import read_mask, read_packed
 
 
 def chunk(kind, data):
@@ -70,8 +70,8 @@ def png(rows, filters, before=b"", pieces=1):
 )
 def test_every_filter_and_value_is_read_as_it_is(rows, filters, pieces):
     data = png(rows, filters, pieces=pieces)
-    words, width = read_words(data, "x.png")
-    assert np.array_equal(_bits.unpack(words, width), rows != 0)
+    words, width = read_packed(data, "x.png")
+    assert np.array_equal(packed.unpack(words, width), rows != 0)
     assert np.array_equal(read_mask(data, "x.png"), rows != 0)
 
 
@@ -85,8 +85,8 @@ def test_pictures_of_pillow_and_opencv(suffix, options):
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PNG", **options)
     for data in (buffer.getvalue(), cv2.imencode(suffix, grey)[1].tobytes()):
-        words, width = read_words(data, "x.png")
-        assert np.array_equal(_bits.unpack(words, width), mask)
+        words, width = read_packed(data, "x.png")
+        assert np.array_equal(packed.unpack(words, width), mask)
 
 
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "P", "I;16", "1"])
@@ -108,8 +108,8 @@ def test_dark_colours_count_as_opencv_counts_them(kind):
     picture.save(buffer, "PNG")
     data = buffer.getvalue()
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) != 0
-    words, width = read_words(data, "x.png")
-    assert np.array_equal(_bits.unpack(words, width), expected)
+    words, width = read_packed(data, "x.png")
+    assert np.array_equal(packed.unpack(words, width), expected)
     assert 0 < expected.mean() < 1
 
 
@@ -127,12 +127,12 @@ def test_damaged_pictures_get_one_line():
     }
     for what, data in broken.items():
         with pytest.raises(DatasetError, match="x.png is not a readable picture"):
-            read_words(data, "x.png")
+            read_packed(data, "x.png")
             pytest.fail(what)
 
 
 def test_a_transparent_value_stays_what_it_is():
     rows = np.full((6, 9), 255, np.uint8)
     data = png(rows, [0], before=chunk(b"tRNS", struct.pack(">H", 255)))
-    words, width = read_words(data, "x.png")
-    assert _bits.unpack(words, width).all()
+    words, width = read_packed(data, "x.png")
+    assert packed.unpack(words, width).all()

@@ -13,27 +13,37 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Match", "Words", "accumulate", "count", "edges", "from_runs", "match", "pack", "unpack"]
+__all__ = [
+    "Counts",
+    "Packed",
+    "boundary",
+    "count_pair",
+    "count_pixels",
+    "pack",
+    "pack_runs",
+    "prefix_xor",
+    "unpack",
+]
 
-Words = npt.NDArray[np.uint64]
+Packed = npt.NDArray[np.uint64]
 
 _WORD = np.dtype("<u8")
 
 
-def pack(mask: npt.NDArray[Any]) -> Words:
+def pack(mask: npt.NDArray[Any]) -> Packed:
     """Pack a mask of shape (H, W), where non-zero is foreground."""
     if mask.dtype != np.bool_ and mask.dtype != np.uint8:
         mask = mask != 0
     return _pad(np.packbits(mask, axis=1, bitorder="little"), mask.shape[1])
 
 
-def unpack(words: Words, width: int) -> npt.NDArray[np.bool_]:
+def unpack(words: Packed, width: int) -> npt.NDArray[np.bool_]:
     """Return the mask of shape (H, `width`)."""
     octets = np.ascontiguousarray(words).view(np.uint8)
     return np.unpackbits(octets, axis=1, count=width, bitorder="little").view(np.bool_)
 
 
-def from_runs(runs: npt.NDArray[np.int64], height: int, width: int) -> Words:
+def pack_runs(runs: npt.NDArray[np.int64], height: int, width: int) -> Packed:
     """Pack a mask from its column-major run lengths, background first, as COCO has them."""
     flips = np.cumsum(runs[:-1])
     if len(runs) > 2 and not runs[1:-1].all():
@@ -41,7 +51,7 @@ def from_runs(runs: npt.NDArray[np.int64], height: int, width: int) -> Words:
         flips, times = np.unique(flips, return_counts=True)
         flips = flips[times % 2 == 1]
     flips = flips[: np.searchsorted(flips, height * width)]
-    words = np.zeros((height, _words(width)), dtype=_WORD)
+    words = np.zeros((height, _word_count(width)), dtype=_WORD)
     if not len(flips):
         return words
     columns, rows = np.divmod(flips, height)
@@ -59,7 +69,7 @@ def from_runs(runs: npt.NDArray[np.int64], height: int, width: int) -> Words:
     return words
 
 
-def accumulate(flips: Words, width: int) -> Words:
+def prefix_xor(flips: Packed, width: int) -> Packed:
     """Return the mask whose rows begin as background and change at every bit of `flips`."""
     words = flips.copy()
     for shift in (1, 2, 4, 8, 16, 32):
@@ -71,12 +81,12 @@ def accumulate(flips: Words, width: int) -> Words:
     return words
 
 
-def count(words: Words) -> int:
+def count_pixels(words: Packed) -> int:
     """Return the number of foreground pixels."""
     return int(np.add.reduce(np.bitwise_count(words), axis=None, dtype=np.int64))
 
 
-class Match(NamedTuple):
+class Counts(NamedTuple):
     """What two masks of one shape have in common.
 
     Attributes
@@ -99,12 +109,12 @@ class Match(NamedTuple):
     box: tuple[slice, slice] | None = None
 
 
-def match(a: Words, b: Words, width: int, radius: int) -> Match:
+def count_pair(a: Packed, b: Packed, width: int, radius: int) -> Counts:
     """Compare two masks, `width` pixels wide, and their boundaries.
 
     Parameters
     ----------
-    a, b : Words
+    a, b : Packed
         Masks of one shape.
     width : int
         Pixels in a row.
@@ -114,23 +124,29 @@ def match(a: Words, b: Words, width: int, radius: int) -> Match:
     either = a | b
     box = _box(either)
     if box is None:
-        return Match(0, 0)
+        return Counts(0, 0)
     both = np.stack([a[box], b[box]])
-    intersection, union = count(both[0] & both[1]), count(either[box])
+    intersection, union = count_pixels(both[0] & both[1]), count_pixels(either[box])
     if intersection == union:
-        return Match(intersection, union, box=box)
+        return Counts(intersection, union, box=box)
     rest = width - box[1].start * 64
-    edge_a, edge_b = both[0], both[1] = edges(both[0], rest), edges(both[1], rest)
-    size_a, size_b = count(edge_a), count(edge_b)
+    edge_a, edge_b = both[0], both[1] = boundary(both[0], rest), boundary(both[1], rest)
+    size_a, size_b = count_pixels(edge_a), count_pixels(edge_b)
     if not size_a or not size_b:
-        return Match(intersection, union, size_a, 0, size_b, 0, box)
+        return Counts(intersection, union, size_a, 0, size_b, 0, box)
     near = _dilate(both, radius)
-    return Match(
-        intersection, union, size_a, count(edge_a & near[1]), size_b, count(edge_b & near[0]), box
+    return Counts(
+        intersection,
+        union,
+        size_a,
+        count_pixels(edge_a & near[1]),
+        size_b,
+        count_pixels(edge_b & near[0]),
+        box,
     )
 
 
-def edges(mask: Words, width: int) -> Words:
+def boundary(mask: Packed, width: int) -> Packed:
     """Return where a pixel differs from its E, S or SE neighbour.
 
     The last row compares E only, the last column S only, and the corner is 0. `mask` may
@@ -149,17 +165,17 @@ def edges(mask: Words, width: int) -> Words:
     return edge
 
 
-def _words(width: int) -> int:
+def _word_count(width: int) -> int:
     return -(-width // 64)
 
 
-def _pad(octets: npt.NDArray[np.uint8], width: int) -> Words:
-    whole = np.zeros((len(octets), _words(width) * 8), dtype=np.uint8)
+def _pad(octets: npt.NDArray[np.uint8], width: int) -> Packed:
+    whole = np.zeros((len(octets), _word_count(width) * 8), dtype=np.uint8)
     whole[:, : octets.shape[1]] = octets
     return whole.view(_WORD)
 
 
-def _box(mask: Words) -> tuple[slice, slice] | None:
+def _box(mask: Packed) -> tuple[slice, slice] | None:
     """Return the rows and words that hold the mask and its boundary; None when empty."""
     rows = np.flatnonzero(np.bitwise_or.reduce(mask, axis=1))
     if not len(rows):
@@ -184,9 +200,9 @@ def _disk(radius: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-def _dilate(masks: Words, radius: int) -> Words:
+def _dilate(masks: Packed, radius: int) -> Packed:
     """Dilate masks (N, H, K) by a disk; bits beyond the width may be set."""
-    # Words are spread so that each carries `halo` bytes of its neighbours on both sides:
+    # Packed are spread so that each carries `halo` bytes of its neighbours on both sides:
     # shifting by up to 8 * halo then needs no carry.
     halo = -(-radius // 8)
     inner = 8 - 2 * halo
@@ -204,45 +220,44 @@ def _dilate(masks: Words, radius: int) -> Words:
     wide = np.empty_like(run)
     result = np.zeros_like(run)
     shifted = np.empty_like(wide)
-    one, two = np.uint64(1), np.uint64(2)
+    by_one, by_two = np.uint64(1), np.uint64(2)
     for half, distances in enumerate(_disk(radius)):
         # A run begins at a pixel and grows to 2 * half + 1 pixels; moved back by half of it,
         # it lies around the pixel.
         if half == 1:
-            run |= np.left_shift(run, one, out=shifted)
-            run |= np.left_shift(run, one, out=shifted)
+            run |= np.left_shift(run, by_one, out=shifted)
+            run |= np.left_shift(run, by_one, out=shifted)
         elif half:
-            run |= np.left_shift(run, two, out=shifted)
+            run |= np.left_shift(run, by_two, out=shifted)
         if distances:
             np.right_shift(run, np.uint64(half), out=wide)
-        for dy in distances:
-            if dy == 0:
-                result |= wide
-            elif dy < height:
-                result[:, dy:] |= wide[:, :-dy]
-                result[:, :-dy] |= wide[:, dy:]
+        _or_rows(result, wide, distances)
     octets = result.view(np.uint8).reshape(number, height, parts, 8)
     whole = octets[..., halo : halo + inner].reshape(number, height, parts * inner)
     return np.ascontiguousarray(whole[:, :, : length * 8]).view(_WORD)
 
 
-def _dilate_far(masks: Words, radius: int) -> Words:
+def _or_rows(result: Packed, wide: Packed, distances: tuple[int, ...]) -> None:
+    """OR `wide`, moved up and down by each of `distances`, into `result`."""
+    for dy in distances:
+        if dy == 0:
+            result |= wide
+        elif dy < result.shape[1]:
+            result[:, dy:] |= wide[:, :-dy]
+            result[:, :-dy] |= wide[:, dy:]
+
+
+def _dilate_far(masks: Packed, radius: int) -> Packed:
     """The same for a disk so wide (pictures beyond 1440p) that words need carries."""
     wide, result = masks.copy(), np.zeros_like(masks)
-    height = masks.shape[1]
     for half, distances in enumerate(_disk(radius)):
         if half:
             _or_shifted(wide, masks, half)
-        for dy in distances:
-            if dy == 0:
-                result |= wide
-            elif dy < height:
-                result[:, dy:] |= wide[:, :-dy]
-                result[:, :-dy] |= wide[:, dy:]
+        _or_rows(result, wide, distances)
     return result
 
 
-def _or_shifted(target: Words, masks: Words, pixels: int) -> None:
+def _or_shifted(target: Packed, masks: Packed, pixels: int) -> None:
     """OR `masks`, moved by `pixels` to both sides, into `target`."""
     words, bits = divmod(pixels, 64)
     near, far = np.uint64(bits), np.uint64(64 - bits)

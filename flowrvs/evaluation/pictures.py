@@ -1,28 +1,172 @@
-"""Mask pictures, read straight into packed bits."""
+"""Predicted masks, from a folder or from the zip file that would be submitted.
+
+Reading them is half of scoring, so that black and white goes straight from the deflated
+stream into packed bits here. Measured with ``benchmarks/bench_scores.py``, rounds in turns:
+against the official script's work scoring is 4.7 and 5.3 times as fast (PNGs by Pillow, by
+OpenCV), with Pillow as the reader 3.6 and 2.7 times, with OpenCV 3.8 and 2.8 times.
+"""
 
 from __future__ import annotations
 
 import io
+import lzma
+import os
+import struct
+import zipfile
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flowrvs.errors import DatasetError
-from flowrvs.evaluation import _bits
+from flowrvs.disk import read_regular
+from flowrvs.errors import DatasetError, InputError, MissingPathError, StorageError
+from flowrvs.evaluation import packed
 
-__all__ = ["read_mask", "read_words"]
+if TYPE_CHECKING:
+    from flowrvs.data.mevis import MevisSplit
+
+__all__ = [
+    "ZIP_ERRORS",
+    "Predictions",
+    "choose_videos",
+    "read_entry",
+    "read_mask",
+    "read_packed",
+]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY = np.array([9798, 19235, 3735])  # libpng's shares of red, green and blue, of 2 ** 15
 _UNREADABLE = "{} is not a readable picture; predict it again."
-_MAX_PIXELS = 1 << 27
+_MAX_PIXELS = 1 << 26  # of a frame in 8K: no picture may ask for more memory
+_MAX_BYTES = 1 << 26
+ZIP_ERRORS = (  # what zipfile raises for files that are damaged, encrypted or made up
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
 _SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4  # Filters of PNG; Average is left to Pillow.
 
 
-def read_words(data: bytes, where: str) -> tuple[_bits.Words, int]:
+def choose_videos(split: MevisSplit, videos: Sequence[str] | None) -> list[str]:
+    """Return the names of `videos`, each once; all of the split's where it is None.
+
+    Raises
+    ------
+    InputError
+        The split has no such video.
+    """
+    unknown = [name for name in videos or () if name not in split.videos]
+    if unknown:
+        raise InputError(f"{split.folder} has no video {unknown[0]!r}; see its JPEGImages folder.")
+    return list(split.videos) if videos is None else list(dict.fromkeys(videos))
+
+
+def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a picture of a zip file, unless it would unpack to more than any mask has."""
+    size = archive.getinfo(name).file_size
+    if size > _MAX_BYTES:
+        raise DatasetError(
+            f"{name} in {archive.filename} would unpack to {size} bytes: that is no mask."
+        )
+    return archive.read(name)
+
+
+class Predictions:
+    """The pictures ``<video>/<exp_id>/<frame>.png`` under a folder or in a zip file.
+
+    A context manager. A top folder ``Annotations`` (Ref-YouTube-VOS) is looked through.
+
+    Raises
+    ------
+    MissingPathError
+        There is nothing at `path`.
+    DatasetError
+        `path` is neither a folder nor a zip file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: zipfile.ZipFile | None = None
+        self._prefix = ""
+        if not path.exists():
+            raise MissingPathError(f"No predictions at {path}; run 'flowrvs predict' first.")
+        if path.is_dir():
+            if (path / "Annotations").is_dir():
+                self._prefix = "Annotations/"
+            return
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except ZIP_ERRORS:
+            raise DatasetError(
+                f"{path} is neither a folder nor a zip file of predictions."
+            ) from None
+        self._names = set(self._zip.namelist())
+        if any(name.startswith("Annotations/") for name in self._names):
+            self._prefix = "Annotations/"
+
+    def has(self, name: str) -> bool:
+        """True when the picture ``<video>/<exp_id>/<frame>.png`` is there."""
+        if self._zip is not None:
+            return self._prefix + name in self._names
+        return (self.path / (self._prefix + name)).is_file()
+
+    def data(self, name: str) -> bytes:
+        """Return the bytes of the picture ``<video>/<exp_id>/<frame>.png``.
+
+        Raises
+        ------
+        DatasetError
+            The zip file is damaged.
+        MissingPathError, KeyError
+            The folder, the zip file does not have it.
+        StorageError
+            The file cannot be read.
+        """
+        name = self._prefix + name
+        if self._zip is None:
+            return read_regular(f"{self.path}{os.sep}{name}", _MAX_BYTES)
+        try:
+            return read_entry(self._zip, name)
+        except (KeyError, DatasetError):
+            raise
+        except ZIP_ERRORS:
+            raise DatasetError(f"{name} in {self.path} is damaged; zip it again.") from None
+
+    def read(self, name: str) -> tuple[packed.Packed, int] | None:
+        """Return one predicted mask, packed, and its width; None when it is missing.
+
+        Raises
+        ------
+        DatasetError
+            The picture is damaged.
+        """
+        try:
+            data = self.data(name)
+        except (MissingPathError, KeyError):
+            return None
+        except StorageError as error:
+            raise DatasetError(str(error)) from None
+        return read_packed(data, f"{self.path}{os.sep}{self._prefix}{name}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._zip is not None:
+            self._zip.close()
+
+
+def read_packed(data: bytes, where: str) -> tuple[packed.Packed, int]:
     """Read a mask picture as a packed mask and its width.
 
     Parameters
@@ -48,7 +192,7 @@ def read_words(data: bytes, where: str) -> tuple[_bits.Words, int]:
         if words is not None:
             return words, plain[1]
     mask = read_mask(data, where)
-    return _bits.pack(mask), mask.shape[1]
+    return packed.pack(mask), mask.shape[1]
 
 
 def read_mask(data: bytes, where: str) -> npt.NDArray[np.bool_]:
@@ -74,12 +218,16 @@ def read_mask(data: bytes, where: str) -> npt.NDArray[np.bool_]:
         It is damaged or no picture.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=["PNG", "BMP", "JPEG"]) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise DatasetError(f"{where} is {picture.width}x{picture.height}: too large.")
             if picture.mode in ("1", "L"):
                 return np.asarray(picture) != 0
             if picture.mode in ("I", "I;16", "F"):  # 16 bits, of which the upper 8 count
                 return np.asarray(picture) >= 256
             return np.asarray(picture.convert("RGB")) @ _GREY >= 1 << 15
+    except DatasetError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise DatasetError(_UNREADABLE.format(where)) from None
 
@@ -112,7 +260,7 @@ def _plain_grey(data: bytes) -> tuple[int, int, bytes] | None:
 
 
 @lru_cache(maxsize=8)  # Empty masks, and those that stand still, are equal files.
-def _inflate(height: int, width: int, stream: bytes) -> _bits.Words | None:
+def _inflate(height: int, width: int, stream: bytes) -> packed.Packed | None:
     """Read the rows of a PNG of 8-bit grey; None unless all are 0 and 255.
 
     Raises
@@ -131,22 +279,22 @@ def _inflate(height: int, width: int, stream: bytes) -> _bits.Words | None:
     steps = rows[:, 1:]
     if (steps + np.uint8(1)).max() > 2:
         return None
-    flips = _bits.pack(steps)
+    flips = packed.pack(steps)
     filters = rows[:, 0]
     if (filters == _SUB).all():
-        words = _bits.accumulate(flips, width)
+        words = packed.prefix_xor(flips, width)
     elif filters.max() <= _PAETH and not (filters == _AVERAGE).any():
         words = _unfilter(flips, filters, width)
     else:
         return None
     # Were a step up from 255, the picture would have other values.
-    if ((words ^ _bits.pack(steps > 127)) & flips).any():
+    if ((words ^ packed.pack(steps > 127)) & flips).any():
         return None
     words.flags.writeable = False
     return words
 
 
-def _unfilter(flips: _bits.Words, filters: npt.NDArray[np.uint8], width: int) -> _bits.Words:
+def _unfilter(flips: packed.Packed, filters: npt.NDArray[np.uint8], width: int) -> packed.Packed:
     """Undo the filters of the rows.
 
     Parameters
@@ -163,7 +311,7 @@ def _unfilter(flips: _bits.Words, filters: npt.NDArray[np.uint8], width: int) ->
     alone[0] = True
     heads = np.maximum.accumulate(np.where(alone, np.arange(len(rows)), 0))
     differences = filters == _SUB
-    rows[differences] = _bits.accumulate(flips[differences], width)
+    rows[differences] = packed.prefix_xor(flips[differences], width)
     # A row as a long integer: pixel x is bit x.
     for index in np.flatnonzero(filters == _PAETH).tolist():
         above = 0
@@ -179,7 +327,7 @@ def _unfilter(flips: _bits.Words, filters: npt.NDArray[np.uint8], width: int) ->
     return sums[1:] ^ sums[heads]
 
 
-def _to_int(row: _bits.Words) -> int:
+def _to_int(row: packed.Packed) -> int:
     return int.from_bytes(row.tobytes(), "little")
 
 
