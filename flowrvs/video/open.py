@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from flowrvs.errors import VideoError
 from flowrvs.records import VideoInfo
-from flowrvs.video.arrays import ArrayFrames, open_npy, open_tiff, open_zarr
+from flowrvs.video.arrays import ArrayFrames, open_npy
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES
 from flowrvs.video.file import VideoFile
 from flowrvs.video.images import ImageFiles
@@ -277,14 +277,21 @@ def _open_array(source: Any, options: dict[str, Any]) -> tuple[_Source, VideoInf
 def _open_images(
     paths: list[Path], where: str, options: dict[str, Any]
 ) -> tuple[_Source, VideoInfo]:
-    images = ImageFiles(paths, limits=options["limits"], cache_bytes=options["cache_bytes"])
+    images = ImageFiles(
+        paths,
+        alone=where == str(paths[0]),
+        limits=options["limits"],
+        cache_bytes=options["cache_bytes"],
+    )
+    single = len(images) != len(paths)
     info = VideoInfo(
         where,
-        "images",
+        "video" if single else "images",
         len(images),
         images.height,
         images.width,
-        frame_names=tuple(p.stem for p in paths),
+        rate=images.rate,
+        frame_names=() if single else tuple(p.stem for p in paths),
         fingerprint=fingerprint(paths),
     )
     return images, info
@@ -300,17 +307,24 @@ def _open_path(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]
         return _open_file(path, options)
     reading = {"limits": options["limits"], "cache_bytes": options["cache_bytes"]}
     frames: ArrayFrames | ImageFiles
+    mark = None
     if kind == "tiff":
-        frames = open_tiff(path, **reading) or ImageFiles([path], pages=True, **reading)
+        from flowrvs.video.tiff import open_tiff
+
+        frames = open_tiff(path, **reading)
+    elif kind == "zarr":
+        from flowrvs.video.zarr_store import open_zarr
+
+        frames = open_zarr(path, **reading)
+        mark = _zarr_fingerprint(frames)
     else:
-        frames = (open_zarr if kind == "zarr" else open_npy)(path, **reading)
-    kind = "array" if kind == "npy" else kind
-    mark = _zarr_fingerprint(path, frames) if kind == "zarr" else fingerprint([path])
+        kind, frames = "array", open_npy(path, **reading)
+    mark = mark or fingerprint([path])
     info = VideoInfo(str(path), kind, len(frames), frames.height, frames.width, fingerprint=mark)
     return frames, info
 
 
-def _zarr_fingerprint(path: Path, frames: _Source) -> str:
+def _zarr_fingerprint(frames: _Source) -> str:
     """Hash up to four frames and the shape: listing a store's chunks can take minutes."""
     count = len(frames)
     data = [f"{count} {frames.height} {frames.width}".encode()]
