@@ -41,7 +41,9 @@ from flowrvs.video.index import (
     slices_are_whole,
 )
 
-__all__ = ["VideoFile"]
+__all__ = ["GO_ON", "VideoFile"]
+
+GO_ON = "go on with the last good frame (damaged='repeat', --damaged repeat)"
 
 MAX_CURSORS = 3
 # Frames before a requested one that are kept when a decoder passes over them, so that
@@ -155,7 +157,7 @@ class VideoFile:
             known += [f"from {after} on"] * (after is not None)
             raise VideoError(
                 f"Frame {n} of {self._name} is damaged (frames {' and '.join(known)} may be "
-                "read); choose a range without it or get another copy of the file."
+                f"read); choose a range without it, get another copy, or {GO_ON}."
             )
         source = before if before is not None else after
         if source is None:
@@ -170,15 +172,28 @@ class VideoFile:
 
     def _rgb(self, n: int, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         if (frame.height, frame.width) != self._coded:
+            first = self._first_of_other_size(n)
             raise VideoError(
-                f"{self._name} changes its size at frame {n} to {frame.width}x{frame.height}; "
-                "cut it there into two videos."
+                f"{self._name} changes its size at frame {first}: frame {n} is {frame.width}x"
+                f"{frame.height}, not {self._coded[1]}x{self._coded[0]}; cut it into two videos."
             )
         formatter = getattr(self._local, "formatter", None)
         if formatter is None:
             formatter = self._local.formatter = VideoReformatter()
         picture = formatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return turn(cast("npt.NDArray[np.uint8]", picture), self._orientation)
+
+    def _first_of_other_size(self, n: int) -> int:
+        """Return where the size changed that frame `n` has, halving the distance each time."""
+        same = 0
+        while n - same > 1:
+            middle = (same + n) // 2
+            frame = self._get(middle, middle + 1)[0]
+            if frame is None or (frame.height, frame.width) == self._coded:
+                same = middle
+            else:
+                n = middle
+        return n
 
     def _get(self, start: int, stop: int) -> list[VideoFrame | None]:
         """Return decoded frames; None in the place of damaged ones."""

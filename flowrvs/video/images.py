@@ -145,15 +145,17 @@ class ImageFiles:
                 deep = deep or image.mode in DEEP_MODES
                 # The further pictures of a camera's JPEG (MPO) are previews or another eye.
                 pages = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
-                duration = image.info.get("duration")
             if pages > 1 and not alone:
                 raise VideoError(
                     f"{path} has {pages} pages in it; open it by itself, "
                     "or keep one picture a file."
                 )
             if pages > 1:
+                with _reading(path):
+                    self._animation = _open(path)
+                    self._animation.load()
+                duration = self._animation.info.get("duration")
                 self._count, self.rate = pages, 1000 / duration if duration else None
-                self._animation = _open(path)
         self.height, self.width = Counter(sizes).most_common(1)[0][0]
         for n, (height, width) in enumerate(sizes):
             if (height, width) != (self.height, self.width):

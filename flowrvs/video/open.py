@@ -17,7 +17,7 @@ from flowrvs.errors import VideoError
 from flowrvs.records import VideoInfo
 from flowrvs.video.arrays import ArrayFrames, open_npy
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES
-from flowrvs.video.file import VideoFile
+from flowrvs.video.file import GO_ON, VideoFile
 from flowrvs.video.images import ImageFiles
 from flowrvs.video.probe import fingerprint, incomplete, kind_of, list_images
 
@@ -195,7 +195,7 @@ def open_video(
     Parameters
     ----------
     source : path, sequence of paths, or array
-        - a video file in any container that PyAV reads; rotation metadata is applied;
+        - a video file or an animation (see docs/video.md); rotation metadata is applied;
         - a folder of images in natural order (a MeViS ``JPEGImages/<video>`` among them),
           a list of image files, or one image; their sizes must agree;
         - a zarr v2 or v3 array (T, H, W) or (T, H, W, C), or an OME-Zarr image (level 0);
@@ -220,7 +220,8 @@ def open_video(
     Notes
     -----
     Alpha is dropped: colours come as they are stored, as PIL, OpenCV and FFmpeg do it.
-    Pixels are never scaled to a square aspect ratio.
+    Pixels are never scaled to a square aspect ratio. Colour without a tag is BT.601 at any
+    size, as FFmpeg and OpenCV take it; HDR is not tone-mapped.
 
     Raises
     ------
@@ -341,7 +342,7 @@ def _open_file(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]
         if missing and ("moov" in missing or options["damaged"] == "raise"):
             raise VideoError(
                 f"{path} was cut off: {missing}; get a complete copy, or repair it with "
-                "'ffmpeg -i IN -c copy OUT'."
+                f"'ffmpeg -i IN -c copy OUT'{'' if 'moov' in missing else f', or {GO_ON}'}."
             )
         file = VideoFile(
             str(path),
@@ -358,7 +359,7 @@ def _open_file(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]
         if file.index.cut and options["damaged"] == "raise":
             raise VideoError(
                 f"{path} breaks off after frame {len(file) - 1} ({file.index.cut}); get a "
-                "complete copy, or repair it with 'ffmpeg -i IN -c copy OUT'."
+                f"complete copy, repair it with 'ffmpeg -i IN -c copy OUT', or {GO_ON}."
             )
         times = file.index.times
         rate = file.index.rate

@@ -11,10 +11,19 @@ from pathlib import Path
 
 from flowrvs.errors import MissingPathError, VideoError
 
-__all__ = ["MAX_PIXELS", "fingerprint", "incomplete", "kind_of", "list_images", "natural_key"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "fingerprint",
+    "incomplete",
+    "kind_of",
+    "list_images",
+    "natural_key",
+]
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .tga .gif .avif".split()
+    f".{name}"
+    for name in "jpg jpeg jpe jfif png bmp tif tiff webp ppm pgm pbm pnm jp2 tga gif avif".split()
 )
 # Pixels of a frame, at most (8192 x 8192): a file of a few bytes may claim any size.
 MAX_PIXELS = 2**26

@@ -13,7 +13,7 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,12 @@ METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 MAX_METADATA = 16 * 2**20
 # Unpacked bytes of a chunk, or of a shard of chunks.
 MAX_CHUNK = 2**29
-STREAMS = {"gzip": (zlib.decompressobj, 47), "zlib": (zlib.decompressobj, 47)}
-STREAMS |= {"bz2": (bz2.BZ2Decompressor,), "lzma": (lzma.LZMADecompressor,)}
+STREAMS: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(47),
+    "zlib": lambda: zlib.decompressobj(47),
+    "bz2": bz2.BZ2Decompressor,
+    "lzma": lzma.LZMADecompressor,
+}
 # Where blosc and lz4 state how many bytes come out.
 STATED = {"blosc": 4, "lz4": 0}
 
@@ -78,11 +82,10 @@ def _unpacked(codec: str, data: bytes, limit: int) -> int:
         return int.from_bytes(data[at : at + width], "little") if width else len(data) * 2**15
     total = 0
     if codec in STREAMS and len(data) * 1000 > limit:
-        make, *arguments = STREAMS[codec]
+        stream = STREAMS[codec]()
         with contextlib.suppress(zlib.error, lzma.LZMAError, OSError, EOFError):
-            stream = make(*arguments)
-            while total <= limit and not stream.eof and (data or not stream.needs_input):
-                total += len(stream.decompress(data, 2**20))
+            while total <= limit and not stream.eof and (part := stream.decompress(data, 2**20)):
+                total += len(part)
                 data = getattr(stream, "unconsumed_tail", b"")
     return total
 
