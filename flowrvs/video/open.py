@@ -81,6 +81,11 @@ class Video:
         return self.info.frame_count, self.info.height, self.info.width, 3
 
     @property
+    def recipe(self) -> dict[str, Any] | None:
+        """What `open_video` opens it again with, in values that JSON holds; None for arrays."""
+        return None if self._recipe is None else dict(self._recipe)
+
+    @property
     def times(self) -> npt.NDArray[np.float64] | None:
         """Presentation time of every frame in seconds; None where frames have no times."""
         return self._source.index.times if isinstance(self._source, VideoFile) else None
