@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flowrvs.video import Video
 
 from flowrvs.cli._model import (
+    add_cluster_arguments,
     add_model_arguments,
     add_request_arguments,
     load_model,
@@ -61,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frames that cannot be decoded: stop (raise), or use the last good one (repeat)",
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a dask scheduler (not in this version)"
-    )
+    add_cluster_arguments(parser)
     parser.add_argument(
         "--confidence", action="store_true", help="keep every pixel's confidence as well"
     )
@@ -81,8 +80,6 @@ def run(args: argparse.Namespace) -> None:
     from flowrvs.records import SegmentRequest
     from flowrvs.store import Project
 
-    if args.scheduler is not None:
-        raise InputError("--scheduler is not in this version; leave it out to compute here.")
     if args.overlay is not None:
         if not args.overlay.absolute().parent.is_dir():
             raise MissingPathError(f"The folder of {args.overlay} does not exist; make it first.")
@@ -108,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             if project is not None:
                 project.check_video(video.info)
-            segmenter = load_model(args)
+            segmenter = load_model(args, cancel)
             make_plan(len(video), request, segmenter)  # refused before a project is made
             if project is None:
                 project = Project.create(path, video.info)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from flowrvs.inference.frames import WindowFrames
 from flowrvs.inference.model import WindowModel
-from flowrvs.inference.windows import kept_frames, plan_windows, windows_to_compute
+from flowrvs.inference.windows import plan_windows, windows_to_compute
 from flowrvs.masks.stitch import Stitcher
 from flowrvs.masks.threshold import confidence as to_confidence
 from flowrvs.masks.threshold import threshold as to_mask
@@ -64,10 +64,11 @@ class Plan:
         """One past the last frame of the range."""
         return self.windows[-1].stop
 
-    @property
-    def kept(self) -> tuple[range, ...]:
-        """The frames that each window completes."""
-        return kept_frames(self.windows)
+    def kept(self, index: int) -> range:
+        """Return the frames that a window completes: those before the next one's."""
+        later = self.windows[index + 1 : index + 2]
+        window = self.windows[index]
+        return range(window.start, later[0].start if later else window.stop)
 
 
 def make_plan(frame_count: int, request: SegmentRequest, segmenter: Segmenter) -> Plan:
@@ -265,7 +266,7 @@ def to_window_masks(
         masks=to_mask(logits, request.threshold),
         window=window,
         confidence=to_confidence(logits) if request.keep_confidence else None,
-        complete=first + len(logits) == plan.kept[window.index].stop,
+        complete=first + len(logits) == plan.kept(window.index).stop,
         disagreement=apart,
     )
 

@@ -8,8 +8,8 @@ exceptions): whoever holds a worker would hold the annotator's machine. In this 
 plain exceptions; and bytes are all that it hands on.
 
 Orders: ``connect`` (first), ``submit`` (id, worker, one blob), ``cancel`` (ids).
-Events: ``connected`` or ``refused``, ``workers``, ``done`` (id, one blob), ``error``
-(id, reason), ``lost``.
+Events: ``connected`` or ``refused``, ``workers``, ``done`` (id, one blob), ``again`` (id: it
+was lost on the way), ``error`` (id, reason), ``lost`` (the scheduler).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterable
 from typing import Any, BinaryIO
@@ -146,11 +147,15 @@ class _Bridge:
     async def _poll(self) -> None:
         """Tell who works, until the scheduler no longer answers."""
         known: list[str] | None = None
-        while self._client.status == "running":
-            try:
-                about = await asyncio.wait_for(self._client.scheduler.identity(), _SILENCE)
-            except Exception:
+        while True:
+            asked = asyncio.create_task(self._client.scheduler.identity())
+            end = time.monotonic() + _SILENCE
+            while not asked.done() and time.monotonic() < end and self._client.status == "running":
+                await asyncio.wait([asked], timeout=_POLL)
+            if not asked.done() or asked.exception() is not None:
+                asked.cancel()
                 break
+            about = asked.result()
             workers = sorted(str(w) for w, a in about["workers"].items() if _works(a))
             if workers != known:
                 known = workers
@@ -183,7 +188,9 @@ class _Bridge:
         except asyncio.CancelledError:
             return
         except Exception as error:
-            header |= {"event": "error", "reason": _reason(error)}
+            # A scheduler that is gone takes its futures along.
+            lost = future.status in ("cancelled", "lost")
+            header |= {"event": "again" if lost else "error", "reason": _reason(error)}
         self._tasks.pop(number, None)
         self.tell(header, blob)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from flowrvs import errors
@@ -19,6 +20,8 @@ _HELD = 2
 #: Workers that may end while they compute the same task.
 _TRIES = 3
 _TICK = 0.25
+#: Seconds that a scheduler which is gone is called before it is called anew.
+_CALL = 5.0
 
 Reply = tuple[dict[str, Any], list[memoryview]]
 
@@ -151,6 +154,8 @@ class Dispatcher:
                 return
             if event["event"] == "done":
                 self._take(number, worker, blob)
+            elif event["event"] == "again":
+                self._waiting.append(number)
             else:
                 self._leave_out(
                     worker,
@@ -217,8 +222,9 @@ class Dispatcher:
         end = time.monotonic() + self._patience
         while True:
             self._cancel.raise_if_cancelled()
+            left = max(1.0, end - time.monotonic())
             try:
-                self._link = Link(self._scheduler)
+                self._link = Link(replace(self._scheduler, timeout=min(_CALL, left)))
                 break
             except ClusterError:
                 if time.monotonic() > end:
@@ -233,6 +239,6 @@ class Dispatcher:
 def _error(header: dict[str, Any]) -> FlowRVSError:
     """Return the error that a worker tells of, of its own class where that is one of ours."""
     kind = getattr(errors, str(header.get("kind")), None)
-    known = isinstance(kind, type) and issubclass(kind, FlowRVSError)
-    return (kind if known else ClusterError)(f"{header.get('reason', 'A worker failed.')}")
-
+    if not (isinstance(kind, type) and issubclass(kind, FlowRVSError)):
+        kind = ClusterError
+    return kind(str(header.get("reason", "A worker failed.")))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from flowrvs.errors import ClusterError, FlowRVSError, InputError, MissingExtraError
@@ -141,18 +141,16 @@ class Link:
             )
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
         try:
-            while message := read_message(self._process.stdout):
+            while message := read_message(cast(BinaryIO, self._process.stdout)):
                 self._events.put(message)
         except (OSError, ValueError, FlowRVSError):
             pass
         self._events.put(({"event": "lost"}, b""))
 
     def _write(self, header: dict[str, Any], blob: bytes | None = None) -> None:
-        assert self._process.stdin is not None
         with self._lock, contextlib.suppress(OSError, ValueError):  # `lost` comes as an event
-            write_message(self._process.stdin, header, blob)
+            write_message(cast(BinaryIO, self._process.stdin), header, blob)
 
     def submit(self, number: int, worker: str, message: bytes) -> None:
         """Give a worker a message to answer; the answer's event has the same number."""

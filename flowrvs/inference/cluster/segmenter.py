@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from flowrvs import __version__
 from flowrvs.errors import ClusterError, InputError
 from flowrvs.inference.cluster.dispatch import Dispatcher, Reply
 from flowrvs.inference.cluster.link import Scheduler
-from flowrvs.inference.cluster.wire import masks_of, pack, pack_frames, unpack_bytes, unpack_floats
-from flowrvs.inference.run import Plan, VideoJob, WindowCount, to_window_masks, windows_and_texts
+from flowrvs.inference.cluster.wire import masks_of, pack, pack_frames, unpack_floats, unpack_octets
+from flowrvs.inference.run import VideoJob, WindowCount, to_window_masks, windows_and_texts
 from flowrvs.masks.stitch import Stitcher
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.records import FrameBlock, Window, WindowMasks
@@ -203,7 +203,7 @@ class _WindowTask:
 
     @property
     def kept(self) -> int:
-        return len(self.job.plan.kept[self.window.index])
+        return len(self.job.plan.kept(self.window.index))
 
     def message(self, *, send_frames: bool) -> bytes:
         request, window = self.job.plan.request, self.window
@@ -294,7 +294,7 @@ class _Joined:
         at = head
         sure = None
         if plan.request.keep_confidence:
-            sure = unpack_bytes(blobs[2], (tail - head, *size))
+            sure = unpack_octets(blobs[2], (tail - head, *size))
         for masks in masks_of(blobs[1], (tail - head, *size)) if head < tail else ():
             stop = at + len(masks)
             stitcher.skip(window.index, len(masks))

@@ -24,9 +24,9 @@ __all__ = [
     "pack",
     "pack_frames",
     "unpack",
-    "unpack_bytes",
     "unpack_floats",
     "unpack_frames",
+    "unpack_octets",
 ]
 
 _LETTERS = b"FRVS"
@@ -82,7 +82,7 @@ class Packer:
         for mask in masks:
             self._parts.append(self._zip.compress(rle.encode(mask)["counts"].encode() + b"\n"))
 
-    def bytes(self, frames: npt.NDArray[np.uint8]) -> None:
+    def octets(self, frames: npt.NDArray[np.uint8]) -> None:
         """Add frames of bytes, shape (n, ...)."""
         self._parts.append(self._zip.compress(np.ascontiguousarray(frames).data))
 
@@ -110,7 +110,7 @@ def _inflate(blob: bytes | memoryview, limit: int) -> bytes:
     return data
 
 
-def unpack_bytes(blob: bytes | memoryview, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def unpack_octets(blob: bytes | memoryview, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """Return bytes of a known shape; anything else is a `ClusterError`."""
     size = int(np.prod(shape))
     data = _inflate(blob, size)
@@ -121,7 +121,7 @@ def unpack_bytes(blob: bytes | memoryview, shape: tuple[int, ...]) -> npt.NDArra
 
 def unpack_floats(blob: bytes | memoryview, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return float32 of a known shape, exactly as `Packer.floats` got it."""
-    planes = unpack_bytes(blob, (shape[0], 4, int(np.prod(shape[1:]))))
+    planes = unpack_octets(blob, (shape[0], 4, int(np.prod(shape[1:]))))
     little = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<f4")
     return little.astype(np.float32, copy=False).reshape(shape)
 
@@ -152,9 +152,9 @@ def masks_of(
 def pack_frames(frames: npt.NDArray[np.uint8]) -> bytes:
     """Return a window's frames without loss: each as its difference to the one before."""
     packer = Packer()
-    packer.bytes(frames[:1])
+    packer.octets(frames[:1])
     for first in range(1, len(frames)):
-        packer.bytes(frames[first] - frames[first - 1])  # modulo 256
+        packer.octets(frames[first] - frames[first - 1])  # modulo 256
     return packer.end()
 
 
@@ -162,4 +162,4 @@ def unpack_frames(
     blob: bytes | memoryview, shape: tuple[int, int, int, int]
 ) -> npt.NDArray[np.uint8]:
     """Return what `pack_frames` got."""
-    return np.cumsum(unpack_bytes(blob, shape), axis=0, dtype=np.uint8)
+    return np.cumsum(unpack_octets(blob, shape), axis=0, dtype=np.uint8)

@@ -33,7 +33,7 @@ from flowrvs.inference.model import WindowModel
 from flowrvs.masks.threshold import confidence as to_confidence
 from flowrvs.masks.threshold import threshold as to_mask
 from flowrvs.progress import CancelToken
-from flowrvs.records import FrameBlock, Segmenter, Window
+from flowrvs.records import Segmenter, Window
 
 if TYPE_CHECKING:
     from flowrvs.video import Video
@@ -92,18 +92,19 @@ def _answer(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
     ours = [segmenter.name, getattr(segmenter, "weights", "")]
     if ours != header["expect"]:
         return _unfit(f"its model is {' '.join(ours)}, the others' {' '.join(header['expect'])}")
-    frames: FrameBlock
+    window = Window(0, header["start"], header["stop"])
     if blobs:
-        frames = unpack_frames(blobs[0], tuple(header["shape"]))
-    else:
-        video = _state.video(header["video"])
-        if video is None:
-            return pack({"state": "frames"})
-        frames = WindowFrames(video, Window(0, header["start"], header["stop"]))
-    return _segment(header, frames, segmenter)
+        from flowrvs.video import open_video
+
+        sent = open_video(unpack_frames(blobs[0], tuple(header["shape"])))
+        return _segment(header, WindowFrames(sent, Window(0, 0, len(window))), segmenter)
+    video = _state.video(header["video"])
+    if video is None:
+        return pack({"state": "frames"})
+    return _segment(header, WindowFrames(video, window), segmenter)
 
 
-def _segment(header: dict[str, Any], frames: FrameBlock, segmenter: Segmenter) -> bytes:
+def _segment(header: dict[str, Any], frames: WindowFrames, segmenter: Segmenter) -> bytes:
     """Run a window; masks where it alone decides, logits where neighbours do."""
     texts = header["texts"]
     sentences = [_Sentence(header, len(frames)) for _ in texts]
@@ -143,7 +144,7 @@ class _Sentence:
         middle = self._cut(logits, self._head, tail)
         self._masks.masks(to_mask(middle, self._threshold))
         if self._confident:
-            self._confidence.bytes(to_confidence(middle))
+            self._confidence.octets(to_confidence(middle))
         self._received += len(logits)
 
     def _cut(
@@ -164,7 +165,10 @@ class _Wanted(CancelToken):
         super().__init__()
         self._task = None
         try:
-            from distributed.worker import get_worker, thread_state
+            from distributed.worker import (  # type: ignore[attr-defined]
+                get_worker,
+                thread_state,
+            )
 
             self._task = get_worker().state.tasks.get(thread_state.key)
         except (ImportError, AttributeError, ValueError):
