@@ -16,13 +16,13 @@ from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 from flowrvs.store import Project
 from flowrvs.video import Video, open_video
-from flowrvs.video.probe import IMAGE_SUFFIXES
 from napari_flowrvs.brush import quicken
 from napari_flowrvs.locks import protect
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo, VideoSource
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "LayerTuple",
     "adopt",
     "label_layer",
@@ -45,6 +45,7 @@ LayerTuple: TypeAlias = tuple[Any, dict[str, Any], str]
 #: The key of this plugin in a layer's metadata.
 KEY = "flowrvs"
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 #: Names of the axes of every layer.
 AXES = ("frame", "y", "x")

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code: 2 when there are errors."""
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.data.check import check_split
-    from flowrvs.data.repair import repair_split
+    from flowrvs.data.faults import repair_split
     from flowrvs.errors import InputError
 
     if args.max < 0:

@@ -9,26 +9,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowrvs.data.formats import FORMATS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowrvs.data._content import ExportResult
+    from flowrvs.data.export import ExportResult
     from flowrvs.progress import CancelToken, ProgressCallback
 
 HELP = "Export projects as a dataset split, or write corrections back to one."
-
-FORMATS = (
-    "mevis",
-    "ytvos",
-    "refdavis",
-    "davis",
-    "coco",
-    "coco-images",
-    "png",
-    "ome-zarr",
-    "csv",
-    "overlay",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 def _export(
     args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken
 ) -> Sequence[ExportResult]:
-    from flowrvs.data._assign import parse_shares
     from flowrvs.data.export import append_projects, export_projects, export_splits
+    from flowrvs.data.preview import parse_shares
     from flowrvs.errors import InputError
 
     if args.append:

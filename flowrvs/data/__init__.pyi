@@ -10,7 +10,7 @@ from .export import (
 from .importing import import_split, import_video, list_videos
 from .mevis import MevisExpression, MevisSplit, MevisVideo, MevisWriter
 from .preview import Preview, PreviewRow, preview_export
-from .repair import repair_split
+from .faults import repair_split
 from .write_back import WriteBackResult, write_back
 
 __all__ = [

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowrvs.data import _spans
-from flowrvs.data._atomic import leftovers
-from flowrvs.data._check_masks import MaskCheck
-from flowrvs.data._check_pictures import check_mask_pictures, check_pictures
-from flowrvs.data._faults import FAULTS, Finding
-from flowrvs.data._names import is_safe_name
-from flowrvs.data.mevis import read_json, split_folder
+import numpy as np
+
+from flowrvs.data import json_parts
+from flowrvs.data.faults import FAULTS, Finding, MaskCheck
+from flowrvs.data.formats import MASKS, META, split_folder
+from flowrvs.data.json_parts import read_json
+from flowrvs.data.pictures import PICTURES, is_safe_name, open_picture
+from flowrvs.disk import NewFolder
 from flowrvs.errors import DatasetError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
-__all__ = ["FAULTS", "META", "Finding", "check_sentences", "check_split"]
-
-META, MASKS = "meta_expressions.json", "mask_dict.json"
+__all__ = ["FAULTS", "Finding", "check_sentences", "check_split"]
 
 
 def check_split(
@@ -107,7 +106,7 @@ def _check(
 
 
 def _left(root: Path) -> Iterator[Finding]:
-    for path in (*leftovers(root), *sorted(root.glob(".*.partial"))):
+    for path in (*NewFolder.leftovers(root), *sorted(root.glob(".*.partial*"))):
         what = "it was left by an export that was killed"
         yield _warning("leftover", os.path.relpath(path, root), "", what, "remove it")
     for name in (META, MASKS):
@@ -121,21 +120,21 @@ def _left(root: Path) -> Iterator[Finding]:
 
 def _repeated(path: Path) -> Iterator[Finding]:
     """Find keys that stand twice in one object: readers silently take the last one."""
-    with _spans.mapped(path) as data:
-        top = list(_spans.members(data))
+    with json_parts.mapped(path) as data:
+        top = list(json_parts.members(data))
         videos = next((m for m in top if m.key == "videos"), None)
         yield from _twice([m.key for m in top], "")
         if videos is None or data[videos.start : videos.start + 1] != b"{":
             return
-        inside = list(_spans.members(data, videos.start))
+        inside = list(json_parts.members(data, videos.start))
         yield from _twice([m.key for m in inside], "")
-        for one in inside:
-            if data[one.start : one.start + 1] != b"{":
+        for item in inside:
+            if data[item.start : item.start + 1] != b"{":
                 continue
-            rows = _spans.member(data, "expressions", one.start)
+            rows = json_parts.member(data, "expressions", item.start)
             if rows is not None and data[rows.start : rows.start + 1] == b"{":
-                keys = [m.key for m in _spans.members(data, rows.start)]
-                yield from _twice(keys, f"{one.key}/")
+                keys = [m.key for m in json_parts.members(data, rows.start)]
+                yield from _twice(keys, f"{item.key}/")
 
 
 def _twice(keys: list[str], before: str) -> Iterator[Finding]:
@@ -172,11 +171,11 @@ def _video(
         what = f"the frame name {bad[0]!r} leaves its folder"
         yield _error("unsafe-name", META, name, what, _RENAME)
         return
-    yield from _frames(name, frames)
-    size, found = check_pictures(root, name, frames, deep)
+    yield from _frame_list(name, frames)
+    size, found = _check_pictures(root, name, frames, deep)
     yield from found
     yield from check_sentences(name, rows)
-    yield from check_mask_pictures(root, name, frames, list(rows), size)
+    yield from _check_mask_pictures(root, name, frames, list(rows), size)
     annotations: dict[str, set[str]] = {}
     for exp_id, row in rows.items():
         if isinstance(row, Mapping):
@@ -185,7 +184,7 @@ def _video(
         yield from masks.video(name, annotations, frames, size)
 
 
-def _frames(name: str, frames: list[str]) -> Iterator[Finding]:
+def _frame_list(name: str, frames: list[str]) -> Iterator[Finding]:
     if not frames:
         yield _error("no-frames", META, name, "it lists no frames", "list them")
         return
@@ -291,3 +290,96 @@ def _error(code: str, file: str, key: str, problem: str, remedy: str) -> Finding
 
 def _warning(code: str, file: str, key: str, problem: str, remedy: str) -> Finding:
     return Finding("warning", file, key, problem.rstrip("."), remedy, code)
+
+
+# -- pictures --------------------------------------------------------------------------
+
+Size = tuple[int, int]
+
+
+def _check_pictures(
+    root: Path, name: str, frames: Sequence[str], deep: bool
+) -> tuple[Size | None, list[Finding]]:
+    """Return the height and width of a video's frames, and what is wrong with them."""
+    place = f"JPEGImages/{name}"
+    folder = root / place
+    if not folder.is_dir():
+        return None, [
+            _error("no-folder", place, "", "the folder is missing", "copy the frames again")
+        ]
+    found: list[Finding] = []
+    if not folder.resolve().is_relative_to(root.resolve()):
+        what = "the folder is a link that leads outside the split"
+        found.append(_warning("link-outside", place, "", what, "copy the frames"))
+    there = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in PICTURES}
+    missing = [frame for frame in frames if frame not in there]
+    if missing:
+        what = f"{len(missing)} of {len(frames)} frames missing, the first is {missing[0]!r}"
+        found.append(_error("missing-frame", place, "", what, "copy the frames again"))
+    extra = sorted(set(there) - set(frames))
+    if extra:
+        what = f"pictures that are not listed: {len(extra)}, the first is {extra[0]!r}"
+        found.append(_warning("unlisted-frame", place, "", what, "list or remove them"))
+    other = [frame for frame in frames if frame in there and there[frame].suffix != ".jpg"]
+    if other:
+        what = f"frames without .jpg: {len(other)}, the first is {there[other[0]].name!r}"
+        remedy = "convert them: loaders look for <frame>.jpg"
+        found.append(_error("not-jpg", place, "", what, remedy))
+    first: Size | None = None
+    for path in (there[frame] for frame in frames if frame in there):
+        where = f"{place}/{path.name}"
+        try:
+            with open_picture(path) as picture:
+                if deep:
+                    picture.load()
+                size = picture.height, picture.width
+        except (OSError, DatasetError):
+            found.append(
+                _error("bad-picture", where, "", "it is no readable picture", "copy it again")
+            )
+            continue
+        if _is_cut(path):
+            found.append(_error("cut-picture", where, "", "it is cut off", "copy it again"))
+        first = first or size
+        if size != first:
+            what = f"it is {size[1]}x{size[0]}, the first frame {first[1]}x{first[0]}"
+            found.append(_error("frame-size", where, "", what, "use one size a video"))
+    return first, found
+
+
+def _is_cut(path: Path) -> bool:
+    """True for a JPEG file without its end; some cameras write a little behind it."""
+    if path.suffix.lower() == ".png":
+        return False
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 1024))
+        return b"\xff\xd9" not in file.read()
+
+
+def _check_mask_pictures(
+    root: Path, video: str, frames: Sequence[str], exp_ids: Sequence[str], size: Size | None
+) -> Iterator[Finding]:
+    """Yield what is wrong with ``Annotations/<video>/<exp_id>/<frame>.png``, where it is."""
+    folders = [Path("Annotations", video, exp_id) for exp_id in exp_ids]
+    for folder in (folder for folder in folders if (root / folder).is_dir()):
+        for frame in frames:
+            file = (folder / f"{frame}.png").as_posix()
+            try:
+                with open_picture(root / file) as picture:
+                    values = np.unique(np.asarray(picture))
+                    this = (picture.height, picture.width)
+            except FileNotFoundError:
+                yield _error("mask-picture", file, "", "it is missing", "write it")
+                continue
+            except DatasetError:
+                what = "it is no readable picture"
+                yield _error("mask-picture", file, "", what, "write it again")
+                continue
+            if size is not None and this != size:
+                what = f"it is {this[1]}x{this[0]}, the frames {size[1]}x{size[0]}"
+                yield _error("mask-picture", file, "", what, "write masks at the frames' size")
+            odd = [int(v) for v in values if v not in (0, 255)]
+            if odd:
+                what = f"it holds the value {odd[0]}, where scorers want 0 and 255 only"
+                yield _error("not-binary", file, "", what, "write 0 and 255")

@@ -1,56 +1,122 @@
-"""Export projects as dataset splits: a walk over their objects and sentences."""
+"""Export projects as dataset splits: a walk over their objects and sentences.
+
+A split is written beside its place, checked, and only then given its name.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from flowrvs.data import _spans
-from flowrvs.data._assign import assign, stratum
-from flowrvs.data._atomic import AtomicFolder
-from flowrvs.data._content import ExportResult, Work, clock_for
-from flowrvs.data._formats import DESCRIPTIONS, WRITERS, write_mevis
-from flowrvs.data._merge import MASKS, META, amend
-from flowrvs.data._sources import Source, unused
-from flowrvs.data._writing import Options, Projects, gather, release, told, verify, write_splits
-from flowrvs.errors import DatasetError
-from flowrvs.progress import CancelToken, ProgressCallback
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.data import json_parts
+from flowrvs.data.check import check_split
+from flowrvs.data.clip import Clip, Source, collect, unused
+from flowrvs.data.formats import DESCRIPTIONS, FORMATS, MASKS, META, new_split, writer
+from flowrvs.data.pictures import Frame, safe_name, write_frames
+from flowrvs.data.preview import assign, datasheet, parse_shares
+from flowrvs.disk import NewFolder, storage_error, write_bytes
+from flowrvs.errors import DatasetError, FlowRVSError, InputError
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 if TYPE_CHECKING:
+    from flowrvs.store import Project
     from flowrvs.video import Video
 
 __all__ = [
     "DESCRIPTIONS",
     "FORMATS",
+    "ExportOptions",
     "ExportResult",
+    "Job",
     "append_projects",
     "assign_projects",
     "export_projects",
     "export_splits",
+    "parse_shares",
 ]
 
-FORMATS = tuple(WRITERS)
-"""Formats that :func:`export_projects` writes."""
+Projects = Sequence["Project | str | os.PathLike[str]"]
+
+
+class ExportOptions(TypedDict, total=False):
+    """How an export writes; all of them may be left out.
+
+    Attributes
+    ----------
+    format : str
+        One of `FORMATS`; ``"mevis"`` by default.
+    videos : sequence of Video or None
+        The frames of each project where they are open already, or where the project was
+        made from an array.
+    overwrite : bool
+        Replace a split that is already there. Without it, the very same content is
+        accepted and any other is refused.
+    quality : int
+        JPEG quality, 1 to 100; 95 by default.
+    link : bool
+        Make hard links of source frames that are JPEG files instead of copies. Whoever
+        changes such a file in place then changes both.
+    jobs : int or None
+        Threads that encode; one a core by default.
+    licence, date : str
+        For the datasheet, as you state them.
+    progress : callable or None
+        Called as frames and masks are written.
+    cancel : CancelToken or None
+        Checked every few frames.
+    """
+
+    format: str
+    videos: Sequence[Video | None] | None
+    overwrite: bool
+    quality: int
+    link: bool
+    jobs: int | None
+    licence: str
+    date: str
+    progress: ProgressCallback | None
+    cancel: CancelToken | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes
+    ----------
+    path : Path
+        The split's folder.
+    format : str
+        One of ``FORMATS``.
+    videos, frames, expressions, objects : int
+        How many of each the split holds.
+    notes : tuple of str
+        What the format could not hold, one line each.
+    """
+
+    path: Path
+    format: str
+    videos: int
+    frames: int
+    expressions: int
+    objects: int
+    notes: tuple[str, ...] = ()
 
 
 def export_projects(
     projects: Projects,
     to: str | os.PathLike[str],
     *,
-    format: str = "mevis",
     split: str = "train",
-    videos: Sequence[Video | None] | None = None,
-    overwrite: bool = False,
-    quality: int = 95,
-    link: bool = False,
-    jobs: int | None = None,
-    licence: str = "",
-    date: str = "",
-    progress: ProgressCallback | None = None,
-    cancel: CancelToken | None = None,
+    **options: Unpack[ExportOptions],
 ) -> ExportResult:
     """Write projects as the split ``<to>/<split>``.
 
@@ -67,30 +133,11 @@ def export_projects(
         that a hundred of them need no more memory than one.
     to : path-like
         The dataset's folder; created when it is not there.
-    format : str
-        One of `FORMATS`.
     split : str
         Name of the split: ``train``, ``valid_u``, or another. ``valid`` is written
         without masks in the MeViS format, as MeViS's own is.
-    videos : sequence of Video or None, optional
-        The frames of each project where they are open already, or where the project
-        was made from an array.
-    overwrite : bool
-        Replace a split that is already there. Without it, the very same content is
-        accepted and any other is refused.
-    quality : int
-        JPEG quality, 1 to 100.
-    link : bool
-        Make hard links of source frames that are JPEG files instead of copies. Whoever
-        changes such a file in place then changes both.
-    jobs : int, optional
-        Threads that encode; one a core by default.
-    licence, date : str
-        For the datasheet, as you state them.
-    progress : callable, optional
-        Called as frames and masks are written.
-    cancel : CancelToken, optional
-        Checked every few frames.
+    **options
+        See `ExportOptions`.
 
     Returns
     -------
@@ -112,12 +159,9 @@ def export_projects(
     Cancelled
         `cancel` was set; nothing was written.
     """
-    sources = gather(projects, videos, to, [split], format, quality)
-    options = Options(
-        format, overwrite, quality, link, jobs, licence, date, progress=progress, cancel=cancel
-    )
-    (result,) = write_splits({split: sources}, to, options)
-    return result
+    export = _Export(**options)
+    sources = export.gather(projects, [split], Path(to))
+    return export.write({split: sources}, Path(to))[0]
 
 
 def export_splits(
@@ -126,16 +170,7 @@ def export_splits(
     shares: Mapping[str, float],
     *,
     seed: int = 0,
-    format: str = "mevis",
-    videos: Sequence[Video | None] | None = None,
-    overwrite: bool = False,
-    quality: int = 95,
-    link: bool = False,
-    jobs: int | None = None,
-    licence: str = "",
-    date: str = "",
-    progress: ProgressCallback | None = None,
-    cancel: CancelToken | None = None,
+    **options: Unpack[ExportOptions],
 ) -> list[ExportResult]:
     """Write projects as several splits, assigned by video.
 
@@ -146,12 +181,14 @@ def export_splits(
 
     Parameters
     ----------
-    projects, to, format, videos, overwrite, quality, link, jobs, licence, date, progress, cancel
+    projects, to : optional
         As in `export_projects`.
     shares : mapping of str to float
         Share of the videos by split: ``{"train": 0.8, "valid_u": 0.2}``.
     seed : int
         Of the assignment.
+    **options
+        See `ExportOptions`.
 
     Returns
     -------
@@ -163,37 +200,15 @@ def export_splits(
     FlowRVSError
         As in `export_projects`.
     """
-    sources = gather(projects, videos, to, list(shares), format, quality)
-    chosen = _assigned(sources, shares, seed)
-    groups = {s: [x for x in sources if chosen[x.name] == s] for s in shares}
-    groups = {split: found for split, found in groups.items() if found}
-    options = Options(
-        format, overwrite, quality, link, jobs, licence, date, progress=progress, cancel=cancel
-    )
-    return write_splits(groups, to, options)
-
-
-def assign_projects(
-    projects: Projects,
-    shares: Mapping[str, float],
-    *,
-    seed: int = 0,
-    videos: Sequence[Video | None] | None = None,
-) -> dict[str, str]:
-    """Return the split that `export_splits` would put every video into."""
-    return _assigned(gather(projects, videos, None, list(shares), "mevis", 95), shares, seed)
+    export = _Export(**options)
+    sources = export.gather(projects, list(shares), Path(to))
+    chosen = assign(sources, shares, seed)
+    groups = {split: [s for s in sources if chosen[s.name] == split] for split in shares}
+    return export.write({split: found for split, found in groups.items() if found}, Path(to))
 
 
 def append_projects(
-    projects: Projects,
-    split: str | os.PathLike[str],
-    *,
-    videos: Sequence[Video | None] | None = None,
-    quality: int = 95,
-    link: bool = False,
-    jobs: int | None = None,
-    progress: ProgressCallback | None = None,
-    cancel: CancelToken | None = None,
+    projects: Projects, split: str | os.PathLike[str], **options: Unpack[ExportOptions]
 ) -> ExportResult:
     """Add the videos of projects to a MeViS-style split that is there.
 
@@ -202,10 +217,12 @@ def append_projects(
 
     Parameters
     ----------
-    projects, videos, quality, link, jobs, progress, cancel
+    projects : sequence of Project or path
         As in `export_projects`.
     split : path-like
         The split's folder.
+    **options
+        See `ExportOptions`; the format is MeViS's.
 
     Returns
     -------
@@ -217,64 +234,303 @@ def append_projects(
     FlowRVSError
         As in `export_projects`; the split is as it was.
     """
-    target = Path(split)
-    if not (target / META).is_file():
-        raise DatasetError(f"{target} is no MeViS-style split; export without --append first.")
-    truth = (target / MASKS).is_file()
-    sources = gather(projects, videos, None, [target.name], "mevis", quality)
-    with _spans.mapped(target / META) as data:
-        found = _spans.member(data, "videos")
-        if found is None:
-            raise DatasetError(f"{target / META} has no 'videos'; run 'flowrvs check'.")
-        names = [m.key for m in _spans.members(data, found.start)]
-    taken = {name.casefold() for name in names}
-    for source in sources:
-        source.name = unused(source.name, taken)
-    first = 0
-    if truth:
-        with _spans.mapped(target / MASKS) as data:
-            used = (int(m.key) for m in _spans.members(data) if m.key.isdecimal())
-            first = max(used, default=-1) + 1
-    beside = target.with_name(f"{target.name}.added")
-    with contextlib.ExitStack() as stack:
-        atomic = AtomicFolder(beside)
-        stack.callback(atomic.abort)
-        stack.callback(release, sources)
-        work = Work(
-            sources,
-            target,
-            clock_for(sources),
-            quality=quality,
-            link=link,
-            jobs=jobs,
-            progress=progress,
-            cancel=cancel,
+    export = _Export(**options)
+    return export.append(export.gather(projects, [], None), Path(split))
+
+
+def assign_projects(
+    projects: Projects,
+    shares: Mapping[str, float],
+    *,
+    seed: int = 0,
+    videos: Sequence[Video | None] | None = None,
+) -> dict[str, str]:
+    """Return the split that `export_splits` would put every video into."""
+    return assign(_Export(videos=videos).gather(projects, list(shares), None), shares, seed)
+
+
+class Job:
+    """One split that is being written: what its format asks for, and what it counted.
+
+    Attributes
+    ----------
+    target : Path
+        The split's final folder.
+    folder : Path
+        Where it is written.
+    options : _Export
+        How it is written.
+    notes : list of str
+        What the format could not hold, one line each.
+    beside : list of (Path, str)
+        Files of the split that others look for elsewhere: the path in the dataset's folder
+        and the file's name in the split.
+    shares : ndarray of int, shape (4,)
+        Masks by provenance.
+    human : dict of str to float
+        Share of a person's masks by video.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        target: Path,
+        folder: Path,
+        options: _Export,
+        clock: ProgressClock,
+    ) -> None:
+        self.sources = sources
+        self.target = target
+        self.folder = folder
+        self.options = options
+        self.notes: list[str] = []
+        self.beside: list[tuple[Path, str]] = []
+        self.shares = np.zeros(4, int)
+        self.human: dict[str, float] = {}
+        self._counts = [0, 0, 0]
+        self._clock = clock
+        self._current: Source | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all videos."""
+        return [source.name for source in self.sources]
+
+    def clips(self) -> Iterator[Clip]:
+        """Yield the videos, each with its masks encoded, counted and closed again."""
+        for source in self.sources:
+            clip = source.clip(self.options.cancel, self._advance(source))
+            shares = np.zeros(4, int)
+            for key, masks in clip.masks.items():
+                seen = clip.provenance[key][[mask is not None for mask in masks]]
+                shares += np.bincount(seen, minlength=4)
+            if shares.any():
+                self.human[clip.name] = float(shares[2:].sum() / shares.sum())
+            self.shares += shares
+            self._current = source
+            yield clip
+            for place, found in enumerate((clip.frames, clip.sentences, clip.masks)):
+                self._counts[place] += len(found)
+            self._current = None
+            source.release()
+
+    def pictures(self, clip: Clip) -> Iterator[Frame]:
+        """Yield the frames of the present video, to be written as they are or compressed."""
+        source = self._source(clip)
+        advance = self._advance(source)
+        return source.pictures(self.options.cancel, advance, link=self.options.link)
+
+    def arrays(self, clip: Clip) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the frames of the present video as arrays."""
+        source = self._source(clip)
+        return source.arrays(self.options.cancel, self._advance(source))
+
+    def write_pictures(self, folder: Path, clip: Clip) -> None:
+        """Write the frames of the present video as JPEG files into a new folder."""
+        folder.mkdir(parents=True)
+        options = self.options
+        write_frames(
+            folder,
+            clip.name,
+            self.pictures(clip),
+            clip.frames,
+            quality=options.quality,
+            jobs=options.jobs,
         )
-        try:
-            write_mevis(atomic.path, work, first_anno=first, truth=truth)
-        except OSError as error:
-            raise told(error, target) from error
-        verify(atomic.path, "mevis", target, cancel)
-        with contextlib.ExitStack() as files:
-            meta = files.enter_context(_spans.mapped(atomic.path / META))
-            inner = _spans.member(meta, "videos")
-            assert inner is not None
-            entries = {m.key: meta[m.start : m.stop] for m in _spans.members(meta, inner.start)}
-            masks: Any = ()
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write plain values as ASCII JSON."""
+        (self.folder / name).write_text(json.dumps(value) + "\n", encoding="ascii")
+
+    def result(self) -> ExportResult:
+        """Return the record of what was written."""
+        frames, sentences, objects = self._counts
+        return ExportResult(
+            self.target,
+            self.options.format,
+            len(self.sources),
+            frames,
+            sentences,
+            objects,
+            tuple(self.notes),
+        )
+
+    def _source(self, clip: Clip) -> Source:
+        assert self._current is not None and self._current.name == clip.name
+        return self._current
+
+    def _advance(self, source: Source) -> Callable[[int], None]:
+        def advance(count: int) -> None:
+            event = self._clock.advance(f"writing {source.name}", count)
+            if self.options.progress is not None:
+                self.options.progress(event)
+
+        return advance
+
+
+@dataclass
+class _Export:
+    """An export with its options; see `ExportOptions`."""
+
+    format: str = "mevis"
+    videos: Sequence[Video | None] | None = None
+    overwrite: bool = False
+    quality: int = 95
+    link: bool = False
+    jobs: int | None = None
+    licence: str = ""
+    date: str = ""
+    progress: ProgressCallback | None = None
+    cancel: CancelToken | None = None
+
+    def gather(self, projects: Projects, splits: Sequence[str], to: Path | None) -> list[Source]:
+        """Check what was asked for and arrange the projects into videos."""
+        writer(self.format)
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"The JPEG quality is 1 to 100, not {self.quality}.")
+        for split in splits:
+            safe_name(split, "split")
+        if not projects:
+            raise InputError("There is no project to export; give one at least.")
+        given = list(self.videos) if self.videos is not None else [None] * len(projects)
+        if len(given) != len(projects):
+            raise InputError(f"{len(given)} videos were given for {len(projects)} projects.")
+        sources = collect(projects, given)
+        for split in splits if to is not None else ():
+            assert to is not None
+            _keep_apart(to / split, sources)
+        return sources
+
+    def write(self, groups: Mapping[str, list[Source]], to: Path) -> list[ExportResult]:
+        """Write every group beside its place, check it, and give all of them their names."""
+        clock = self._clock([source for group in groups.values() for source in group])
+        folders: list[NewFolder] = []
+        jobs = []
+        with contextlib.ExitStack() as stack:
+            for split, sources in groups.items():
+                stack.callback(_release, sources)
+                folder = new_split(to / split, self.overwrite)
+                stack.callback(folder.abort)
+                folders.append(folder)
+                job = Job(sources, to / split, folder.path, self, clock)
+                jobs.append(job)
+                with _failing(job.target):
+                    writer(self.format)(folder.path, job)
+                    text = datasheet(job, licence=self.licence, date=self.date)
+                    (folder.path / "README.md").write_text(text, encoding="utf-8")
+                self._verify(job)
+            for folder in folders:
+                folder.commit()
+            for job in jobs:
+                for place, name in job.beside:
+                    copy = to / place
+                    with _failing(copy):
+                        copy.parent.mkdir(parents=True, exist_ok=True)
+                        write_bytes(copy, (job.target / name).read_bytes())
+        return [job.result() for job in jobs]
+
+    def append(self, sources: list[Source], target: Path) -> ExportResult:
+        """Add videos to a MeViS-style split; see `append_projects`."""
+        from flowrvs.data.mevis import write_mevis
+
+        if not (target / META).is_file():
+            raise DatasetError(f"{target} is no MeViS-style split; export without --append first.")
+        truth = (target / MASKS).is_file()
+        with contextlib.ExitStack() as stack:
+            stack.callback(_release, sources)
+            stack.enter_context(json_parts.locked(target))
+            taken = {name.casefold() for name in _video_names(target)}
+            for source in sources:
+                source.name = unused(source.name, taken)
+            first = 0
             if truth:
-                data = files.enter_context(_spans.mapped(atomic.path / MASKS))
-                masks = ((m.key, data[m.start : m.stop]) for m in _spans.members(data))
-            (target / "JPEGImages").mkdir(exist_ok=True)
+                with json_parts.mapped(target / MASKS) as data:
+                    used = (int(m.key) for m in json_parts.members(data) if m.key.isdecimal())
+                    first = max(used, default=-1) + 1
+            beside = new_split(target.with_name(f"{target.name}.added"), False)
+            stack.callback(beside.abort)
+            job = Job(sources, target, beside.path, self, self._clock(sources))
+            with _failing(target):
+                write_mevis(beside.path, job, first_anno=first, truth=truth)
+            self._verify(job)
             folders = [
-                (atomic.path / "JPEGImages" / s.name, target / "JPEGImages" / s.name)
-                for s in sources
+                (beside.path / "JPEGImages" / name, target / "JPEGImages" / name)
+                for name in job.names
             ]
             stray = [new for _, new in folders if new.exists()]
             if stray:
                 raise DatasetError(f"{stray[0]} is there, but not in the split; remove it first.")
-            amend(target, new_videos=entries, new_masks=masks, folders=folders)
-        return work.result("mevis")
+            meta = stack.enter_context(json_parts.mapped(beside.path / META))
+            inner = json_parts.member(meta, "videos")
+            assert inner is not None
+            members = json_parts.members(meta, inner.start)
+            masks: Any = None
+            if truth:
+                data = stack.enter_context(json_parts.mapped(beside.path / MASKS))
+                masks = ((m.key, data[m.start : m.stop]) for m in json_parts.members(data))
+            with _failing(target):
+                (target / "JPEGImages").mkdir(exist_ok=True)
+            entries = {m.key: meta[m.start : m.stop] for m in members}
+            json_parts.amend(target, new_videos=entries, new_masks=masks, folders=folders)
+            return job.result()
+
+    def _clock(self, sources: Sequence[Source]) -> ProgressClock:
+        """Return a clock over the frames and masks of all that will be written."""
+        return ProgressClock(sum(len(s.frames) * (1 + len(s.objects)) for s in sources))
+
+    def _verify(self, job: Job) -> None:
+        """Read what was written before it gets its name."""
+        if self.format == "mevis":
+            found = check_split(job.folder, cancel=self.cancel)
+            errors = [finding for finding in found if finding.severity == "error"]
+            if errors:
+                raise DatasetError(
+                    f"What was written to {job.target} does not pass its own check "
+                    f"({errors[0].file}: {errors[0].problem}); nothing was changed, try again."
+                )
+            return
+        for path in job.folder.rglob("*"):
+            if path.is_file() and path.stat().st_size == 0 and path.suffix != ".txt":
+                raise DatasetError(
+                    f"{path.name} of {job.target} came out empty; nothing was changed."
+                )
+        for path in job.folder.glob("*.json"):
+            json.loads(path.read_bytes())
 
 
-def _assigned(sources: Sequence[Source], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    return assign({source.name: stratum(source) for source in sources}, shares, seed)
+@contextlib.contextmanager
+def _failing(target: Path) -> Iterator[None]:
+    """Say in words what the disk refuses; errors of the exception tree say more."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FlowRVSError):
+            raise
+        raise storage_error(error, target) from error
+
+
+def _release(sources: Sequence[Source]) -> None:
+    for source in sources:
+        source.release()
+
+
+def _video_names(split: Path) -> list[str]:
+    with json_parts.mapped(split / META) as data:
+        found = json_parts.member(data, "videos")
+        if found is None:
+            raise DatasetError(f"{split / META} has no 'videos'; run 'flowrvs check'.")
+        return [m.key for m in json_parts.members(data, found.start)]
+
+
+def _keep_apart(target: Path, sources: Sequence[Source]) -> None:
+    """Refuse a target that replacing would destroy the sources."""
+    place = target.resolve()
+    for source in sources:
+        kept = [folder.resolve() for folder in source.folders]
+        inside = any(folder in place.parents for folder in kept)
+        if source.info.path is not None:
+            kept.append(Path(source.info.path).resolve())
+        if inside or any(place in (s, *s.parents) for s in kept):
+            raise InputError(
+                f"{target} would replace or lie in what is being exported; choose another folder."
+            )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from flowrvs.data._clips import clip_to_project
-from flowrvs.data._readers import open_dataset
-from flowrvs.errors import DatasetError, InputError
-from flowrvs.progress import CancelToken, ProgressCallback
+import numpy as np
+
+from flowrvs.data.clip import Clip, Origin, separate
+from flowrvs.data.formats import Dataset, open_dataset
+from flowrvs.disk import NewFolder
+from flowrvs.errors import DatasetError, InputError, ProjectError
+from flowrvs.masks import rle
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store import SUFFIX, Project
 
 __all__ = ["default_folder", "import_split", "import_video", "list_videos"]
+
+_FLUSH = 32
 
 
 def list_videos(folder: str | os.PathLike[str]) -> dict[str, int]:
@@ -92,14 +99,7 @@ def import_video(
     if video not in names:
         raise DatasetError(f"{folder} has no video {video!r}; it has {_some(names)}.")
     target = Path(out) if out is not None else default_folder(dataset.folder, video)
-    return clip_to_project(
-        dataset.clip(video),
-        target,
-        format=dataset.format,
-        split=dataset.folder,
-        progress=progress,
-        cancel=cancel,
-    )
+    return _to_project(dataset, video, target, progress, cancel)
 
 
 def import_split(
@@ -142,14 +142,7 @@ def import_split(
         target = default_folder(dataset.folder, name)
         if out is not None:
             target = Path(out) / target.name
-        with clip_to_project(
-            dataset.clip(name),
-            target,
-            format=dataset.format,
-            split=dataset.folder,
-            progress=progress,
-            cancel=cancel,
-        ) as project:
+        with _to_project(dataset, name, target, progress, cancel) as project:
             pass
         yield project.path
 
@@ -157,3 +150,143 @@ def import_split(
 def _some(names: Sequence[str] | dict[str, int]) -> str:
     listed = list(names)
     return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")
+
+
+def _to_project(
+    dataset: Dataset,
+    video: str,
+    out: Path,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> Project:
+    """Write a video as a project and open it.
+
+    Every mask is given truth: its provenance is a person, on every listed frame. Objects
+    that overlap go into different layers.
+    """
+    from flowrvs.video import open_video
+
+    target = out if out.suffix == SUFFIX else out.with_name(out.name + SUFFIX)
+    target = Path(os.path.abspath(target))
+    if target.exists():
+        raise ProjectError(f"{target} already exists; open it, or choose another name.")
+    clip = dataset.clip(video)
+    with NewFolder(target, refuse=ProjectError) as folder:
+        with open_video(clip.pictures) as opened:
+            positions = _positions(clip, opened.info.frame_names, len(opened))
+            _check_sizes(clip, (opened.info.height, opened.info.width))
+            info = opened.info
+        # A project's name ends in .flowrvs, and it knows its video from where it lies.
+        building = folder.path.with_name(folder.path.name + SUFFIX)
+        project = Project.create(building, info)
+        try:
+            origin = _fill(project, clip, positions, progress, cancel)
+            origin.format, origin.split = dataset.format, os.path.abspath(dataset.folder)
+            origin.save(building)
+            project.close()
+            folder.path.rmdir()
+            building.rename(folder.path)
+        finally:
+            project.discard()  # what is left is of a folder that is about to be deleted
+            shutil.rmtree(building, ignore_errors=True)
+    return Project.open(target)
+
+
+def _fill(
+    project: Project,
+    clip: Clip,
+    positions: list[int],
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> Origin:
+    # What was read is where a person begins; there is nothing before it to go back to.
+    project.history.limit_bytes = -1
+    groups = separate(clip.masks)
+    clock = ProgressClock(len(groups) * len(positions) or 1)
+    ids: dict[int, int] = {}
+    for number, group in enumerate(groups, start=1):
+        layer = project.add_layer("objects" if number == 1 else f"objects {number}")
+        for key in group:
+            ids[key] = project.add_object(_name(clip, key), layer.id).id
+        labels = project.labels(layer.id)
+        for step, position in enumerate(positions):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            frame = np.zeros(labels.shape[1:], np.uint16)
+            for key in group:
+                entry = clip.masks[key][step]
+                if entry:
+                    frame[rle.decode(entry)] = ids[key]
+            if frame.any():
+                labels[position] = frame
+            if step % _FLUSH == _FLUSH - 1:
+                project.flush()
+            if progress is not None:
+                progress(clock.advance(f"reading {clip.name}"))
+    for object_id in ids.values():
+        # Where the truth says "absent", a person said so: the model keeps off there too.
+        for start, stop in _runs(positions):
+            project.lock_frames(object_id, start, stop)
+            project.unlock_frames(object_id, start, stop)
+    expressions = {}
+    for exp_id, (text, keys) in clip.sentences.items():
+        if text.strip():
+            made = project.add_expression(text, [ids[key] for key in keys])
+            expressions[made.exp_id] = exp_id
+    project.flush()
+    known = {ids[key]: pair for key, pair in clip.ids.items()}
+    return Origin("", "", clip.name, list(clip.frames), known, expressions, dict(clip.digests))
+
+
+def _name(clip: Clip, key: int) -> str:
+    if key in clip.names:
+        return clip.names[key]
+    for text, keys in clip.sentences.values():
+        if keys == [key] and text.strip():
+            return " ".join(text.split())[:60]
+    return f"object {clip.ids.get(key, (key, -1))[0]}"
+
+
+def _positions(clip: Clip, names: Sequence[str], count: int) -> list[int]:
+    """Return where each annotated frame lies in the video."""
+    if not names:
+        if count != len(clip.frames):
+            raise DatasetError(
+                f"{clip.pictures} has {count} frames, the annotations of {clip.name} "
+                f"{len(clip.frames)}; run 'flowrvs check'."
+            )
+        return list(range(count))
+    where = {name: index for index, name in enumerate(names)}
+    missing = [frame for frame in clip.frames if frame not in where]
+    if missing:
+        raise DatasetError(
+            f"The frame {missing[0]} of {clip.name} is not in {clip.pictures}; copy it again or "
+            "run 'flowrvs check'."
+        )
+    return [where[frame] for frame in clip.frames]
+
+
+def _check_sizes(clip: Clip, size: tuple[int, int]) -> None:
+    for key, entries in clip.masks.items():
+        if len(entries) != len(clip.frames):
+            raise DatasetError(
+                f"An object of {clip.name} has {len(entries)} masks for {len(clip.frames)} "
+                "frames; run 'flowrvs check'."
+            )
+        for frame, entry in zip(clip.frames, entries, strict=True):
+            if entry and tuple(entry["size"]) != size:
+                height, width = entry["size"]
+                raise DatasetError(
+                    f"A mask of {clip.name}, object {key}, frame {frame}, is {width}x{height}, "
+                    f"the frames are {size[1]}x{size[0]}; run 'flowrvs check'."
+                )
+
+
+def _runs(positions: Iterable[int]) -> list[tuple[int, int]]:
+    runs: list[list[int]] = []
+    for position in sorted(positions):
+        if runs and runs[-1][1] == position:
+            runs[-1][1] += 1
+        else:
+            runs.append([position, position + 1])
+    return [(start, stop) for start, stop in runs]

@@ -1,382 +1,375 @@
-"""Read and write MeViS-style splits.
+"""MeViS-style splits, read to be corrected, and written.
 
-A split is a folder with ``JPEGImages/<video>/<frame>.jpg``,
-``meta_expressions.json`` and, where the truth is public, ``mask_dict.json``
-(COCO RLE by anno_id, one entry per position in ``frames``, null where absent).
+A split is a folder with ``JPEGImages/<video>/<frame>.jpg``, ``meta_expressions.json`` and,
+where the truth is public, ``mask_dict.json`` (COCO RLE by anno_id, one entry per position in
+``frames``, null where absent).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from flowrvs.data import _spans
-from flowrvs.data._mevis_writer import MevisWriter
-from flowrvs.data._names import safe_name
-from flowrvs.errors import DatasetError, MissingPathError
+from flowrvs.data import json_parts
+from flowrvs.data.clip import Clip, coded, digest
+from flowrvs.data.formats import MASKS, META, Dataset, new_split
+from flowrvs.data.mevis_split import MevisExpression, MevisSplit, MevisVideo
+from flowrvs.data.pictures import Frame, safe_name, write_frames
+from flowrvs.disk import storage_error
+from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 
+if TYPE_CHECKING:
+    from flowrvs.data.export import Job
+
 __all__ = [
+    "Mevis",
     "MevisExpression",
     "MevisSplit",
     "MevisVideo",
     "MevisWriter",
-    "read_json",
-    "split_folder",
+    "digests",
+    "write_mevis",
 ]
 
-_KEPT = 64  # annotations held in memory, of the ones that were asked for last
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+MaskLike = npt.NDArray[Any] | Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class MevisExpression:
-    """A sentence of a split.
+class Mevis(Dataset):
+    """A MeViS-style split, to be corrected."""
 
-    Attributes
-    ----------
-    exp : str
-        The sentence.
-    obj_id : tuple of int
-        Ids of the objects it means, within the video.
-    anno_id : tuple of int
-        Keys into ``mask_dict``, parallel to `obj_id`; empty for no target.
-    """
-
-    exp: str
-    obj_id: tuple[int, ...] = ()
-    anno_id: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class MevisVideo:
-    """A video of a split.
-
-    Attributes
-    ----------
-    name : str
-        Its folder in ``JPEGImages``.
-    frames : tuple of str
-        Frame names without suffix, in order.
-    expressions : dict of str to MevisExpression
-        By exp_id.
-    """
-
-    name: str
-    frames: tuple[str, ...]
-    expressions: dict[str, MevisExpression]
-
-
-class MevisSplit:
-    """A split on disk; pictures and masks are read when they are asked for.
-
-    Use :meth:`open`. Every name is checked to stay inside the split.
-
-    Attributes
-    ----------
-    folder : Path
-        The split's folder.
-    videos : dict of str to MevisVideo
-        By name, in the file's order.
-    """
-
-    def __init__(self, folder: Path, videos: dict[str, MevisVideo]) -> None:
-        self.folder = folder
-        self.videos = videos
-        self._read: dict[int, list[rle.RLE | None]] = {}
+    format = "mevis"
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> MevisSplit:
-        """Open the split in `folder`.
-
-        Raises
-        ------
-        MissingPathError
-            There is no such folder.
-        DatasetError
-            It is not a MeViS-style split, or its expressions are malformed.
-        """
-        root = split_folder(folder)
-        meta = root / "meta_expressions.json"
-        videos = read_json(meta).get("videos")
-        if not isinstance(videos, dict):
-            raise DatasetError(f"{meta} has no 'videos'; it is not a MeViS-style split.")
-        return cls(root, {name: _video(name, entry, meta) for name, entry in videos.items()})
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Iterate over the (video, exp_id) pairs."""
-        for video in self.videos.values():
-            for exp_id in video.expressions:
-                yield video.name, exp_id
-
-    def __len__(self) -> int:
-        return sum(len(video.expressions) for video in self.videos.values())
-
-    @property
-    def has_truth(self) -> bool:
-        """True when the split comes with its masks."""
-        return (self.folder / "mask_dict.json").is_file()
+    def recognises(cls, root: Path) -> bool:
+        return (root / MASKS).is_file() or (
+            (root / META).is_file() and not (root / "Annotations").is_dir()
+        )
 
     @cached_property
-    def _spans(self) -> dict[str, tuple[int, int]]:
-        """Where the masks of every annotation lie in the file: it may exceed the memory."""
-        path = self.folder / "mask_dict.json"
-        if not path.is_file():
-            raise DatasetError(
-                f"{self.folder} has no mask_dict.json: its truth is not public; "
-                "use a split with masks, such as valid_u."
-            )
-        try:
-            with _spans.mapped(path) as data:
-                return {m.key: (m.start, m.stop) for m in _spans.members(data)}
-        except DatasetError as error:
-            raise DatasetError(f"{path} is not readable JSON ({error}); copy it again.") from None
+    def _split(self) -> MevisSplit:
+        return MevisSplit.open(self.folder)
 
-    def masks(self, anno_id: int) -> list[rle.RLE | None]:
-        """Return the masks of one annotation, one entry a frame, None where absent.
+    @property
+    def videos(self) -> dict[str, int]:
+        return {name: len(v.expressions) for name, v in self._split.videos.items()}
 
-        Raises
-        ------
-        DatasetError
-            The split has no such annotation.
-        """
-        found = self._read.get(anno_id)
-        if found is None:
-            found = self._read_masks(str(anno_id))
-            while len(self._read) >= _KEPT:
-                self._read.pop(next(iter(self._read), anno_id), None)
-            self._read[anno_id] = found
-        return list(found)
+    def clip(self, name: str) -> Clip:
+        video = self._split.videos[name]
+        clip = Clip(name, list(video.frames), pictures=self.folder / "JPEGImages" / name)
+        for exp_id, entry in video.expressions.items():
+            if entry.anno_id and len(entry.anno_id) != len(entry.obj_id):
+                raise DatasetError(
+                    f"{name}/{exp_id}: {len(entry.obj_id)} obj_ids stand beside "
+                    f"{len(entry.anno_id)} anno_ids; run 'flowrvs check {self.folder}'."
+                )
+            for obj, anno in zip(entry.obj_id, entry.anno_id, strict=False):
+                if anno not in clip.masks:
+                    clip.masks[anno] = [coded(e) for e in self._split.masks(anno)]
+                    clip.ids[anno] = (obj, anno)
+            clip.sentences[exp_id] = (entry.exp, list(dict.fromkeys(entry.anno_id)))
+        clip.digests = digests(self.folder, name, clip.masks)
+        return clip
 
-    def _read_masks(self, key: str) -> list[rle.RLE | None]:
-        path = self.folder / "mask_dict.json"
-        try:
-            start, stop = self._spans[key]
-        except KeyError:
-            raise DatasetError(
-                f"{path} has no anno_id {key}; run 'flowrvs check' on the split."
-            ) from None
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                entries = json.loads(file.read(stop - start))
-        except (OSError, ValueError, RecursionError) as error:
-            raise DatasetError(
-                f"anno_id {key} in {path} is not readable ({error}); copy the file again."
-            ) from None
-        if not isinstance(entries, list):
-            raise DatasetError(f"anno_id {key} in {path} is no list.")
-        return [entry or None for entry in entries]
 
-    def target_rle(self, video: str, exp_id: str, index: int) -> rle.RLE | None:
-        """Return the union of an expression's masks on one frame; None when empty.
+def digests(folder: Path, video: str, anno_ids: Iterable[int]) -> dict[str, str]:
+    """Return the digests of a video's entry and of its masks in a split."""
+    found = {}
+    with json_parts.mapped(folder / META) as data:
+        videos = json_parts.member(data, "videos")
+        entry = json_parts.member(data, video, videos.start) if videos else None
+        if entry is not None:
+            found["video"] = digest(data[entry.start : entry.stop])
+    wanted = {str(i) for i in anno_ids}
+    if wanted:
+        with json_parts.mapped(folder / MASKS) as data:
+            for item in json_parts.members(data):
+                if item.key in wanted:
+                    found[f"anno {item.key}"] = digest(data[item.start : item.stop])
+    return found
+
+
+# -- writing ---------------------------------------------------------------------------
+
+
+class MevisWriter:
+    """Write one split: ``JPEGImages/``, ``meta_expressions.json``, ``mask_dict.json``.
+
+    The split grows in a hidden folder beside its final place and gets its name when
+    it is closed. Use it as a context manager: an exception removes what was written.
+    Frames and masks are streamed, so that a split may be larger than the memory.
+
+    Parameters
+    ----------
+    folder : path-like
+        The split's folder, such as ``out/train``; its parents are created.
+    overwrite : bool
+        Replace a folder that is already there. Without it, the very same content is
+        accepted and anything else is refused when the writer closes.
+    quality : int
+        JPEG quality of frames handed in as arrays, 1 to 100.
+    truth : bool
+        False leaves out the masks and the ids, as in MeViS's own ``valid`` split.
+    jobs : int, optional
+        Threads that encode frames; one a core by default.
+    first_anno : int
+        The first anno_id.
+    place : Path, optional
+        An empty folder to write into, which somebody else gives its name.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        quality: int = 95,
+        truth: bool = True,
+        jobs: int | None = None,
+        first_anno: int = 0,
+        place: Path | None = None,
+    ) -> None:
+        self._new = new_split(folder, overwrite) if place is None else None
+        self.place = self._new.path if self._new is not None else Path(place or "")
+        self.folder = Path(folder)
+        self.quality = quality
+        self.truth = truth
+        self.jobs = jobs
+        self._videos: dict[str, Any] = {}
+        self._next_anno = self._first_anno = first_anno
+        self._masks: TextIO | None = None
+        if truth:
+            try:
+                self._masks = (self.place / MASKS).open("w", encoding="ascii")
+                self._masks.write("{")
+            except OSError as error:
+                self.abort()
+                raise storage_error(error, folder) from error
+
+    def add_video(
+        self,
+        name: str,
+        frames: Iterable[Frame],
+        *,
+        frame_names: Sequence[str] | None = None,
+        objects: Mapping[int, Iterable[MaskLike]] | None = None,
+        expressions: Mapping[str, tuple[str, Iterable[int]]] | None = None,
+    ) -> dict[int, int]:
+        """Add one video with its objects and sentences.
 
         Parameters
         ----------
-        video, exp_id : str
-            The expression.
-        index : int
-            Position in the video's `frames`.
+        name : str
+            Folder name of the video, unique in the split.
+        frames : iterable of ndarray of uint8, shape (H, W, 3), or of bytes
+            RGB frames, or whole JPEG files, which are copied as they are.
+        frame_names : sequence of str, optional
+            One ascending name a frame, without suffix; zero-padded numbers by default.
+        objects : mapping of int to iterable of masks, optional
+            By an id that is unique in the video: one entry a frame, an (H, W) mask
+            (non-zero is foreground), an RLE, or None where the object is absent.
+        expressions : mapping of str to (text, object ids), optional
+            By exp_id; no ids for a sentence without target.
+
+        Returns
+        -------
+        dict of int to int
+            The anno_id, global to the split, of every object.
 
         Raises
         ------
         DatasetError
-            There is no such video, expression, annotation or frame.
+            A name is unusable or taken, sizes or lengths disagree, or a sentence
+            names an unknown object; the split is as before the call.
+        StorageError
+            The disk is full, read-only or failing.
         """
-        entry = self._expression(video, exp_id)
-        if not 0 <= index < len(self.videos[video].frames):
-            raise DatasetError(f"{video!r} has no frame at position {index}.")
-        found = []
-        for anno_id in entry.anno_id:
-            entries = self.masks(anno_id)
-            if index >= len(entries):
+        safe_name(name, "video")
+        if name.casefold() in {known.casefold() for known in self._videos}:
+            raise DatasetError(f"The video name {name!r} is used twice; rename one of the videos.")
+        folder = self.place / "JPEGImages" / name
+        try:
+            folder.mkdir(parents=True)
+            names, size = write_frames(
+                folder, name, frames, frame_names, quality=self.quality, jobs=self.jobs
+            )
+            ids = {key: self._next_anno + i for i, key in enumerate(objects or {})}
+            rows = [
+                f'"{ids[key]}": {json.dumps(list(_rles(masks, len(names), size, name, key)))}'
+                for key, masks in (objects or {}).items()
+                if self.truth
+            ]
+            entry = self._expressions(name, ids, expressions or {})
+            if self._masks is not None and rows:
+                self._masks.write(",\n" if self._next_anno > self._first_anno else "\n")
+                self._masks.write(",\n".join(rows))
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            # What the frames' own source raises, some of it OSErrors too, says more.
+            if isinstance(error, OSError) and not isinstance(error, FlowRVSError):
+                raise storage_error(error, self.folder) from error
+            raise
+        self._next_anno += len(ids)
+        self._videos[name] = {"expressions": entry, "frames": names}
+        return ids
+
+    def add_file(self, name: str, text: str) -> None:
+        """Add a file of one's own beside ``meta_expressions.json``.
+
+        Raises
+        ------
+        DatasetError
+            The name is unusable or one of the split's own.
+        StorageError
+            The disk is full, read-only or failing.
+        """
+        safe_name(name, "file")
+        path = self.place / name
+        if path.exists() or name in ("JPEGImages", META, MASKS):
+            raise DatasetError(f"The split has a file {name!r} already; choose another name.")
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise storage_error(error, self.folder) from error
+
+    def close(self) -> Path:
+        """Finish the split and give it its name.
+
+        Returns
+        -------
+        Path
+            The split's folder.
+
+        Raises
+        ------
+        DatasetError
+            Another split is there and `overwrite` is false.
+        StorageError
+            The disk is full, read-only or failing.
+        """
+        try:
+            if self._masks is not None:
+                self._masks.write("\n}\n")
+                self._masks.close()
+                self._masks = None
+            (self.place / "JPEGImages").mkdir(exist_ok=True)
+            with (self.place / META).open("w", encoding="ascii") as out:
+                json.dump({"videos": self._videos}, out, indent=1)
+                out.write("\n")
+        except OSError as error:
+            self.abort()
+            raise storage_error(error, self.folder) from error
+        if self._new is not None:
+            self._new.commit()
+        return self.folder
+
+    def abort(self) -> None:
+        """Drop everything that was written."""
+        if self._masks is not None:
+            # A full disk fails again when the buffer is flushed; it goes anyway.
+            with contextlib.suppress(OSError):
+                self._masks.close()
+            self._masks = None
+        if self._new is not None:
+            self._new.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _expressions(
+        self,
+        video: str,
+        ids: Mapping[int, int],
+        expressions: Mapping[str, tuple[str, Iterable[int]]],
+    ) -> dict[str, Any]:
+        entry: dict[str, Any] = {}
+        for exp_id, (text, targets) in expressions.items():
+            safe_name(exp_id, "exp_id", video)
+            chosen = list(dict.fromkeys(int(t) for t in targets))
+            unknown = [t for t in chosen if t not in ids]
+            if unknown:
                 raise DatasetError(
-                    f"anno_id {anno_id} has {len(entries)} masks, {video!r} "
-                    f"{len(self.videos[video].frames)} frames; run 'flowrvs check' on the split."
+                    f"Expression {exp_id!r} of {video!r} means object {unknown[0]}, which the "
+                    "video does not have."
                 )
-            mask = entries[index]
-            if mask is not None:
-                found.append(mask)
-        return found[0] if len(found) == 1 else rle.merge(found)
+            entry[exp_id] = {"exp": str(text)}
+            if self.truth:
+                entry[exp_id]["obj_id"] = chosen
+                entry[exp_id]["anno_id"] = [ids[t] for t in chosen]
+        return entry
 
-    def target_mask(self, video: str, exp_id: str, index: int) -> npt.NDArray[np.bool_]:
-        """Return the target of an expression on one frame, shape (H, W).
 
-        Its size is that of the masks; the picture is looked at only where none is
-        present.
-        """
-        union = self.target_rle(video, exp_id, index)
-        if union is not None:
-            return rle.decode(union)
-        return np.zeros(self.size(video), dtype=bool)
-
-    def target_masks(self, video: str, exp_id: str) -> npt.NDArray[np.bool_]:
-        """Return the target of an expression on every frame, shape (T, H, W)."""
-        count = len(self.videos[video].frames) if video in self.videos else 0
-        self._expression(video, exp_id)
-        return np.stack([self.target_mask(video, exp_id, i) for i in range(count)])
-
-    def object_masks(self, anno_id: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-        """Return one annotation's masks, shape (T, H, W), for frames of `size` (H, W)."""
-        empty = np.zeros(size, dtype=bool)
-        return np.stack([rle.decode(m) if m else empty for m in self.masks(anno_id)])
-
-    def frame_path(self, video: str, index: int) -> Path:
-        """Return the picture of the frame at position `index`.
-
-        Raises
-        ------
-        DatasetError
-            There is no such video or frame.
-        MissingPathError
-            The picture is not there.
-        """
-        try:
-            stem = self.videos[video].frames[index]
-        except (KeyError, IndexError):
-            raise DatasetError(f"{self.folder} has no frame {index} of {video!r}.") from None
-        folder = self.folder / "JPEGImages" / video
-        for suffix in _SUFFIXES:
-            path = folder / f"{stem}{suffix}"
-            if path.is_file():
-                return path
-        raise MissingPathError(
-            f"The frame {folder / stem}.jpg is missing; copy it again or run 'flowrvs check'."
-        )
-
-    def size(self, video: str) -> tuple[int, int]:
-        """Return the height and width of a video's frames."""
-        with _open_picture(self.frame_path(video, 0)) as picture:
-            return picture.height, picture.width
-
-    def read_frames(
-        self, video: str, start: int = 0, stop: int | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Return frames at positions `start` to `stop`, shape (T, H, W, 3) RGB.
-
-        Raises
-        ------
-        DatasetError, MissingPathError
-            A picture is missing, unreadable or of another size than the first.
-        """
-        if video not in self.videos:
-            raise DatasetError(f"{self.folder} has no video {video!r}.")
-        positions = range(len(self.videos[video].frames))[start:stop]
-        frames: list[npt.NDArray[np.uint8]] = []
-        for index in positions:
-            path = self.frame_path(video, index)
-            with _open_picture(path) as picture:
-                try:
-                    frames.append(np.asarray(picture.convert("RGB")))
-                except OSError:
-                    raise DatasetError(f"The frame {path} is damaged; copy it again.") from None
-            if frames[-1].shape != frames[0].shape:
-                raise DatasetError(f"The frame {path} has another size than its neighbours.")
-        return np.stack(frames) if frames else np.zeros((0, *self.size(video), 3), np.uint8)
-
-    def _expression(self, video: str, exp_id: str) -> MevisExpression:
-        try:
-            return self.videos[video].expressions[exp_id]
-        except KeyError:
+def _rles(
+    masks: Iterable[MaskLike], count: int, size: tuple[int, int], video: str, key: int
+) -> Iterator[rle.RLE | None]:
+    """Yield one RLE, or None for an absent object, for every frame."""
+    seen = 0
+    for mask in masks:
+        seen += 1
+        if mask is None:
+            yield None
+            continue
+        if isinstance(mask, Mapping):
+            shape: tuple[int, ...] = tuple(int(n) for n in mask["size"])
+            present = rle.area(mask) > 0
+            coded = rle.merge([mask]) if present else None
+        else:
+            array = np.asarray(mask)
+            shape = array.shape
+            coded = rle.encode(array) if array.any() else None
+        if shape != size:
             raise DatasetError(
-                f"{self.folder} has no expression {exp_id!r} of {video!r}."
-            ) from None
-
-
-def split_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return `folder` when it holds a split.
-
-    Raises
-    ------
-    MissingPathError
-        There is no such folder.
-    DatasetError
-        It is no split; the message names those inside it.
-    """
-    root = Path(folder)
-    if not root.exists():
-        raise MissingPathError(f"No split at {root}; give the folder of a split.")
-    if (root / "meta_expressions.json").is_file():
-        return root
-    found = (p.parent.name for p in root.glob("*/meta_expressions.json"))
-    # A hidden one is being written, or was left by a killed run.
-    inner = sorted(name for name in found if not name.startswith("."))
-    if not inner:
+                f"The mask of object {key} on frame {seen - 1} of {video!r} has the shape "
+                f"{shape}, the frames {size}; masks must have the frames' size."
+            )
+        yield coded
+    if seen != count:
         raise DatasetError(
-            f"{root} has no meta_expressions.json; give the folder of a MeViS-style split."
+            f"Object {key} of {video!r} has masks for {seen} frames, the video {count} frames."
         )
-    raise DatasetError(
-        f"{root} holds the splits {', '.join(inner)}; give one of them, e.g. {root / inner[0]}."
+
+
+def write_mevis(folder: Path, job: Job, *, first_anno: int = 0, truth: bool | None = None) -> None:
+    """MeViS: ``meta_expressions.json`` and ``mask_dict.json``."""
+    if truth is None:
+        truth = job.target.name != "valid"
+    writer = MevisWriter(
+        job.target,
+        quality=job.options.quality,
+        truth=truth,
+        jobs=job.options.jobs,
+        first_anno=first_anno,
+        place=folder,
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    MissingPathError
-        There is no such file.
-    DatasetError
-        It is not JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise MissingPathError(f"{path} is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DatasetError(f"{path} is not readable JSON ({reason}); copy it again.") from None
-    if not isinstance(value, dict):
-        raise DatasetError(f"{path} must hold a JSON object.")
-    return value
-
-
-def _open_picture(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except (OSError, Image.DecompressionBombError):
-        raise DatasetError(f"{path} is not a readable picture; copy it again.") from None
-
-
-def _video(name: str, entry: Any, where: Path) -> MevisVideo:
-    safe_name(name, "video", where)
-    if not isinstance(entry, Mapping):
-        raise DatasetError(f"The video {name!r} in {where} is not an object.")
-    frames = entry.get("frames")
-    expressions = entry.get("expressions")
-    if not isinstance(frames, list) or not frames:
-        raise DatasetError(f"The video {name!r} in {where} lists no frames.")
-    if not isinstance(expressions, Mapping):
-        raise DatasetError(f"The video {name!r} in {where} has no 'expressions'.")
-    parsed = {}
-    for exp_id, item in expressions.items():
-        safe_name(exp_id, "exp_id", where)
-        if not isinstance(item, Mapping) or not isinstance(item.get("exp"), str):
-            raise DatasetError(f"Expression {exp_id!r} of {name!r} in {where} has no text 'exp'.")
-        parsed[exp_id] = MevisExpression(
-            item["exp"],
-            _ids(item.get("obj_id"), exp_id, name, where),
-            _ids(item.get("anno_id"), exp_id, name, where),
-        )
-    return MevisVideo(name, tuple(safe_name(f, "frame", where) for f in frames), parsed)
-
-
-def _ids(value: Any, exp_id: str, video: str, where: Path) -> tuple[int, ...]:
-    # Ref-YouTube-VOS has one id as a string where MeViS has a list.
-    items = value if isinstance(value, list) else [] if value is None else [value]
-    try:
-        return tuple(int(item) for item in items)
-    except (TypeError, ValueError):
-        raise DatasetError(
-            f"Expression {exp_id!r} of {video!r} in {where} has ids that are not integers."
-        ) from None
+    with writer:
+        for clip in job.clips():
+            writer.add_video(
+                clip.name,
+                job.pictures(clip),
+                frame_names=clip.frames,
+                objects=clip.masks,
+                expressions=clip.sentences,
+            )
+    if not truth:
+        job.notes.append("the split 'valid' is written without masks, as MeViS's own is")

@@ -1,17 +1,29 @@
-"""Scenes of the synthetic world: which shapes there are and how they move.
+"""Scenes of the synthetic world: which shapes there are, how they move, and their drawing.
 
-A scene is plain data drawn from a seed. Positions are *world* coordinates, fixed to
-the background; the camera drifts over them, so that "staying still" means still
-with respect to the background and not to the picture's edge.
+A scene is plain data drawn from a seed. Positions are *world* coordinates, fixed to the
+background; the camera drifts over them, so that "staying still" means still with respect to
+the background and not to the picture's edge.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
 
-__all__ = ["COLORS", "MOTIONS", "SHAPES", "SIZES", "Scene", "SceneObject", "sample_scene"]
+__all__ = [
+    "COLORS",
+    "MOTIONS",
+    "SHAPES",
+    "SIZES",
+    "Scene",
+    "SceneObject",
+    "render_scene",
+    "sample_scene",
+]
 
 SHAPES = ("circle", "square", "triangle", "cross")
 
@@ -50,9 +62,7 @@ class SceneObject:
     rgb : tuple of int
         Its own shade of `color`, 0 to 255.
     anchor : tuple of float
-        World position (x, y) in pixels at time `anchor_frame`.
-    anchor_frame : float
-        Frame at which it passes `anchor`.
+        World position (x, y) in pixels at the frame `anchor_frame`.
     velocity : tuple of float
         Pixels per frame (x, y).
     wobble : float
@@ -67,11 +77,11 @@ class SceneObject:
     motion: str
     radius: float
     rgb: tuple[int, int, int]
-    anchor: tuple[float, float]
-    anchor_frame: float
-    velocity: tuple[float, float]
-    wobble: float
-    angle: float
+    anchor: tuple[float, float] = (0.0, 0.0)
+    anchor_frame: float = 0.0
+    velocity: tuple[float, float] = (0.0, 0.0)
+    wobble: float = 0.0
+    angle: float = 0.0
 
     def position(self, frame: float) -> tuple[float, float]:
         """World position (x, y) in pixels at `frame`."""
@@ -111,27 +121,22 @@ class Scene:
 def sample_scene(
     seed: int, *, frames: int = 33, height: int = 96, width: int = 160, lookalikes: float = 0.6
 ) -> Scene:
-    """Draw a scene.
+    """Draw a scene from a seed; equal arguments give equal scenes.
 
     Parameters
     ----------
     seed : int
-        Equal seeds give equal scenes.
+        Non-negative.
     frames, height, width : int
         Length and size of the clip, in frames and pixels.
     lookalikes : float
         Probability (0 to 1) that two or three objects differ in their motion only.
-
-    Returns
-    -------
-    Scene
     """
     rng = np.random.default_rng([7, seed])
     unit = min(height, width) / 96
     count = int(rng.choice([2, 3, 4], p=[0.3, 0.45, 0.25]))
-    looks = _sample_looks(rng, count, lookalikes)
     objects: list[SceneObject] = []
-    for shape, color, size, motion, shared in looks:
+    for shape, color, size, motion, shared in _sample_looks(rng, count, lookalikes):
         radius = float(rng.uniform(*SIZES[size])) * unit
         shade = rng.integers(-14, 15, 3)
         if shared is not None:
@@ -139,9 +144,8 @@ def sample_scene(
         else:
             red, green, blue = np.clip(np.add(COLORS[color], shade), 0, 255).tolist()
             rgb = (red, green, blue)
-        objects.append(
-            _place(rng, objects, shape, color, size, motion, radius, rgb, frames, height, width)
-        )
+        looks = SceneObject(shape, color, size, motion, radius, rgb)
+        objects.append(_place(rng, objects, looks, frames, height, width))
     order = rng.permutation(count)
     pillar = None
     if rng.random() < 0.25:
@@ -167,8 +171,7 @@ def _sample_looks(
     twin_motions = rng.permutation(motions)
     for index in range(count):
         if 0 < index < twins:
-            shape, color, size, _, _ = looks[0]
-            looks.append((shape, color, size, str(twin_motions[index]), 0))
+            looks.append((*looks[0][:3], str(twin_motions[index]), 0))
             continue
         while True:
             look = (str(rng.choice(SHAPES)), str(rng.choice(colors)), str(rng.choice(sizes)))
@@ -192,55 +195,164 @@ def _sample_looks(
 def _place(
     rng: np.random.Generator,
     others: list[SceneObject],
-    shape: str,
-    color: str,
-    size: str,
-    motion: str,
-    radius: float,
-    rgb: tuple[int, int, int],
+    looks: SceneObject,
     frames: int,
     height: int,
     width: int,
 ) -> SceneObject:
     """Choose a path that is in the picture near the middle of the clip, apart from `others`."""
-    direction = MOTIONS[motion]
+    direction = MOTIONS[looks.motion]
     extent = width if direction[0] else height
     unit = min(height, width) / 96
     # Slower than 0.8 px/frame is hard to tell from camera drift; faster than 2.4
     # leaves the picture within a second.
     speed = float(np.clip(rng.uniform(0.25, 0.55) * extent / frames, 0.8 * unit, 2.4 * unit))
-    best: SceneObject | None = None
-    best_gap = -np.inf
+    margin = min(looks.radius, 0.45 * min(height, width))
+    middle = (frames - 1) / 2
+    best, best_gap = looks, -np.inf
     for _ in range(24):
-        margin = min(radius, 0.45 * min(height, width))
-        candidate = SceneObject(
-            shape,
-            color,
-            size,
-            motion,
-            radius,
-            rgb,
-            (
-                float(rng.uniform(margin, width - margin)),
-                float(rng.uniform(margin, height - margin)),
-            ),
-            float(rng.uniform(0.3, 0.7) * (frames - 1)),
-            (direction[0] * speed, direction[1] * speed),
-            float(rng.uniform(0, 0.6)) * unit,
-            float(rng.uniform(-0.25, 0.25)),
+        x, y = (float(rng.uniform(margin, side - margin)) for side in (width, height))
+        candidate = replace(
+            looks,
+            anchor=(x, y),
+            anchor_frame=float(rng.uniform(0.3, 0.7) * (frames - 1)),
+            velocity=(direction[0] * speed, direction[1] * speed),
+            wobble=float(rng.uniform(0, 0.6)) * unit,
+            angle=float(rng.uniform(-0.25, 0.25)),
         )
-        middle = (frames - 1) / 2
         here = np.array(candidate.position(middle))
-        gap = min(
-            (
-                float(np.hypot(*(here - other.position(middle)))) - radius - other.radius
-                for other in others
-            ),
-            default=np.inf,
+        gaps = (
+            float(np.hypot(*(here - other.position(middle)))) - looks.radius - other.radius
+            for other in others
         )
+        gap = min(gaps, default=np.inf)
         if gap > best_gap:
             best, best_gap = candidate, gap
         if gap > 2:
             break
-    assert best is not None
     return best
+
+
+# -- drawing ---------------------------------------------------------------------------
+
+
+def render_scene(
+    scene: Scene, frames: Sequence[int] | None = None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Draw the frames of a scene.
+
+    Parameters
+    ----------
+    scene : Scene
+        What to draw.
+    frames : sequence of int, optional
+        Frame indices to draw; all by default.
+
+    Returns
+    -------
+    images : ndarray of uint8, shape (T, H, W, 3)
+        RGB frames.
+    masks : ndarray of bool, shape (N, T, H, W)
+        The *visible* pixels of each object of ``scene.objects``.
+    """
+    indices = range(scene.frames) if frames is None else frames
+    height, width = scene.height, scene.width
+    images = np.empty((len(indices), height, width, 3), np.uint8)
+    masks = np.zeros((len(scene.objects), len(indices), height, width), bool)
+    texture, margin = _texture(scene)
+    for row, frame in enumerate(indices):
+        # Noise is seeded per frame, so a frame looks the same whichever others are drawn.
+        noise = np.random.default_rng([13, scene.seed, frame])
+        camera = (scene.drift[0] * frame, scene.drift[1] * frame)
+        canvas = _shifted(texture, camera[0] + margin, camera[1] + margin, height, width)
+        for index, item in enumerate(scene.objects):
+            x, y = item.position(frame)
+            alpha, box = _coverage(item, x - camera[0], y - camera[1], height, width)
+            if alpha is None:
+                continue
+            part = canvas[box]
+            part += alpha[..., None] * (np.asarray(item.rgb, np.float32) - part)
+            solid = alpha > 0.5
+            masks[:index, row][(slice(None), *box)] &= ~solid
+            masks[index, row][box] = solid
+        if scene.pillar is not None:
+            left, right = (round(edge - camera[0]) for edge in scene.pillar)
+            hidden = slice(max(left, 0), max(right, 0))
+            canvas[:, hidden] = 0.25 * canvas[:, hidden] + np.float32(70)
+            masks[:, row, :, hidden] = False
+        canvas += noise.normal(0, 2.0, canvas.shape).astype(np.float32)
+        images[row] = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+    return images, masks
+
+
+def _texture(scene: Scene) -> tuple[npt.NDArray[np.float32], int]:
+    """A muted background larger than the picture, and the margin around it in pixels."""
+    rng = np.random.default_rng([11, scene.seed])
+    reach = max(abs(scene.drift[0]), abs(scene.drift[1])) * scene.frames
+    margin = int(np.ceil(reach)) + 2
+    shape = (scene.height + 2 * margin, scene.width + 2 * margin)
+    tone = rng.uniform(50, 140)
+    tint = rng.uniform(-12, 12, 3)
+    field = np.zeros(shape, np.float32)
+    for cell, weight in ((48, 1.0), (20, 0.6), (9, 0.4)):
+        grid = rng.normal(size=(shape[0] // cell + 3, shape[1] // cell + 3)).astype(np.float32)
+        zoomed = ndimage.zoom(grid, cell, order=1)
+        field += weight * zoomed[: shape[0], : shape[1]]
+    if rng.random() < 0.35:
+        rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+        angle, period = rng.uniform(0, np.pi), rng.uniform(14, 36)
+        phase = rows * np.sin(angle) + columns * np.cos(angle)
+        field += 0.8 * np.sin(2 * np.pi * phase / period).astype(np.float32)
+    field *= rng.uniform(6, 18)
+    texture = tone + field[..., None] + tint
+    return np.clip(texture, 10, 185).astype(np.float32), margin
+
+
+def _shifted(
+    texture: npt.NDArray[np.float32], x: float, y: float, height: int, width: int
+) -> npt.NDArray[np.float32]:
+    """Bilinear crop of `texture` with its corner at (x, y)."""
+    left, top = int(np.floor(x)), int(np.floor(y))
+    fx, fy = np.float32(x - left), np.float32(y - top)
+    block = texture[top : top + height + 1, left : left + width + 1]
+    rows = block[:-1] * (1 - fy) + block[1:] * fy if fy else block[:-1]
+    crop = rows[:, :-1] * (1 - fx) + rows[:, 1:] * fx if fx else rows[:, :-1].copy()
+    return np.ascontiguousarray(crop)
+
+
+def _coverage(
+    item: SceneObject, x: float, y: float, height: int, width: int
+) -> tuple[npt.NDArray[np.float32] | None, tuple[slice, slice]]:
+    """Antialiased coverage (0 to 1) of an object inside its clipped bounding box."""
+    # Rotated corners reach at most sqrt(2) radii from the centre.
+    reach = item.radius * 1.45 + 1
+    top, bottom = max(int(np.floor(y - reach)), 0), min(int(np.ceil(y + reach)) + 1, height)
+    left, right = max(int(np.floor(x - reach)), 0), min(int(np.ceil(x + reach)) + 1, width)
+    box = (slice(top, bottom), slice(left, right))
+    if top >= bottom or left >= right:
+        return None, box
+    dy = (np.arange(top, bottom, dtype=np.float32) - y)[:, None]
+    dx = (np.arange(left, right, dtype=np.float32) - x)[None, :]
+    cos, sin = np.cos(item.angle), np.sin(item.angle)
+    u, v = cos * dx + sin * dy, cos * dy - sin * dx
+    distance = _signed_distance(item.shape, u, v, item.radius)
+    return np.clip(0.5 - distance, 0, 1).astype(np.float32), box
+
+
+def _signed_distance(
+    shape: str, u: npt.NDArray[np.floating], v: npt.NDArray[np.floating], radius: float
+) -> npt.NDArray[np.floating]:
+    """Distance to the outline in pixels, negative inside (exact near the edges)."""
+    if shape == "circle":
+        return np.hypot(u, v) - radius
+    if shape == "square":
+        return np.maximum(np.abs(u), np.abs(v)) - 0.9 * radius
+    if shape == "triangle":
+        side = (2 * np.abs(u) - (v + radius)) / np.float32(np.sqrt(5))
+        return np.maximum(side, v - radius)
+    if shape == "cross":
+        long, thin = radius, 0.42 * radius
+        bar = np.maximum(np.abs(u) - long, np.abs(v) - thin)
+        post = np.maximum(np.abs(u) - thin, np.abs(v) - long)
+        return np.minimum(bar, post)
+    raise ValueError(f"no such shape: {shape!r}")

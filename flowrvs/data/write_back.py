@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowrvs.data import _spans
-from flowrvs.data._merge import MASKS, META, amend, style
-from flowrvs.data._origin import Origin
-from flowrvs.data._readers import digests
-from flowrvs.data._sources import Annotations, Source
+from flowrvs.data import json_parts
+from flowrvs.data.clip import Clip, Origin, Source
+from flowrvs.data.formats import MASKS, META
+from flowrvs.data.json_parts import amend, style
+from flowrvs.data.mevis import digests
 from flowrvs.errors import DatasetError, InputError
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
@@ -110,17 +110,20 @@ def write_back(
             f"{split} is no MeViS-style split with masks; say where it lies now (--into)."
         )
     kept = [anno for _, anno in origin.objects.values()]
-    now = digests(split, origin.video, kept)
-    if "video" not in now:
-        raise DatasetError(f"{split} has no video {origin.video!r}; export with --append instead.")
-    if now != origin.digests and not overwrite:
-        raise DatasetError(
-            f"{origin.video} in {split} was changed since it was read; import it again, or let "
-            "this project win (--overwrite)."
-        )
-    change = _Change(project, split, origin)
-    change.compare(progress, cancel)
-    result = change.write()
+    with json_parts.locked(split):
+        now = digests(split, origin.video, kept)
+        if "video" not in now:
+            raise DatasetError(
+                f"{split} has no video {origin.video!r}; export with --append instead."
+            )
+        if now != origin.digests and not overwrite:
+            raise DatasetError(
+                f"{origin.video} in {split} was changed since it was read; import it again, or "
+                "let this project win (--overwrite)."
+            )
+        change = _Change(project, split, origin)
+        change.compare(progress, cancel)
+        result = change.write()
     fresh = replace(change.origin, split=os.path.abspath(split))
     fresh.digests = digests(split, origin.video, [a for _, a in fresh.objects.values()])
     fresh.save(Path(project.path))
@@ -143,18 +146,13 @@ class _Change:
 
     def compare(self, progress: ProgressCallback | None, cancel: CancelToken | None) -> None:
         """Find the masks that differ and give new objects their ids."""
-        source = self._source()
-        clock = ProgressClock(len(source.objects) * len(source.frames) or 1)
-
-        def advance(count: int) -> None:
-            if progress is not None:
-                progress(clock.advance(f"comparing {source.name}", count))
-
-        drawn = source.masks(cancel, advance)
+        clip = self._clip(progress, cancel)
+        absent: list[rle.RLE | None] = [None] * len(clip.frames)
+        drawn = {key: clip.masks.get(key, absent) for key in self.project.objects}
         meant = {i for e in self.project.expressions.values() for i in e.object_ids}
         known = self.origin.objects
-        with _spans.mapped(self.split / MASKS) as data:
-            places = {m.key: (m.start, m.stop) for m in _spans.members(data)}
+        with json_parts.mapped(self.split / MASKS) as data:
+            places = {m.key: (m.start, m.stop) for m in json_parts.members(data)}
             for object_id, (_, anno) in list(known.items()):
                 place = places.get(str(anno))
                 if place is None:
@@ -185,7 +183,7 @@ class _Change:
     ) -> None:
         changes = {}
         encoder = style(data[place[0] : place[0] + 4096])
-        before = _spans.value(data, *place)
+        before = json_parts.value(data, *place)
         if len(before) != len(drawn):
             raise DatasetError(
                 f"anno_id {anno} in {self.split / MASKS} has {len(before)} entries for "
@@ -200,17 +198,17 @@ class _Change:
         if not any(drawn):
             self.gone.add(anno)
             return
-        pieces = _spans.splice_list(data, place[0], changes)
-        self.masks[str(anno)] = _spans.joined(data, pieces)
+        pieces = json_parts.splice_list(data, place[0], changes)
+        self.masks[str(anno)] = json_parts.joined(data, pieces)
 
     def write(self) -> WriteBackResult:
         """Write the differences."""
-        with _spans.mapped(self.split / META) as data:
-            videos = _spans.member(data, "videos")
-            entry = _spans.member(data, self.origin.video, videos.start) if videos else None
+        with json_parts.mapped(self.split / META) as data:
+            videos = json_parts.member(data, "videos")
+            entry = json_parts.member(data, self.origin.video, videos.start) if videos else None
             assert entry is not None
             raw = data[entry.start : entry.stop]
-            everything = _spans.value(data, 0, len(data))["videos"]
+            everything = json_parts.value(data, 0, len(data))["videos"]
         after = self._video(raw)
         everything[self.origin.video] = json.loads(after)
         used = {
@@ -227,7 +225,7 @@ class _Change:
                 self.split,
                 videos={self.origin.video: after} if after != raw else {},
                 masks=self.masks,
-                new_masks=self.new_masks,
+                new_masks=self.new_masks or None,
             )
         return WriteBackResult(
             self.split, self.origin.video, self.changed, self.sentences, self.added, self.removed
@@ -265,9 +263,9 @@ class _Change:
         self.sentences = len(changes) + len(extra)
         if not self.sentences:
             return raw
-        found = _spans.member(raw, "expressions")
+        found = json_parts.member(raw, "expressions")
         assert found is not None
-        middle = _spans.joined(raw, _spans.splice(raw, found.start, changes, extra))
+        middle = json_parts.joined(raw, json_parts.splice(raw, found.start, changes, extra))
         return raw[: found.start] + middle + raw[found.stop :]
 
     def _row(self, row: Mapping[str, Any], text: str, meant: frozenset[int]) -> dict[str, Any]:
@@ -281,23 +279,29 @@ class _Change:
         lists = {"obj_id": list(chosen.values()), "anno_id": list(chosen)}
         return {**row, "exp": text, **lists}
 
-    def _source(self) -> Source:
+    def _clip(self, progress: ProgressCallback | None, cancel: CancelToken | None) -> Clip:
+        """Encode what the project has now, by its own ids."""
         info = self.project.video
-        known = Annotations(self.project)
         where = {name: index for index, name in enumerate(info.frame_names)}
         frames = self.origin.frames
         positions = [where[f] for f in frames] if where else list(range(len(frames)))
-        source = Source(self.origin.video, info, frames, positions, projects=[known])
-        source.objects = {object_id: (known, object_id) for object_id in known.objects}
+        source = Source(self.origin.video, info, frames, positions, projects=[self.project])
+        source.objects = {key: (0, record) for key, record in self.project.objects.items()}
         self._erased = set(self.origin.objects)
-        return source
+        clock = ProgressClock(len(source.objects) * len(source.frames) or 1)
+
+        def advance(count: int) -> None:
+            if progress is not None:
+                progress(clock.advance(f"comparing {source.name}", count))
+
+        return source.clip(cancel, advance)
 
     def _ids(self) -> list[tuple[int, int]]:
-        with _spans.mapped(self.split / META) as data:
-            videos = _spans.member(data, "videos")
-            entry = _spans.member(data, self.origin.video, videos.start) if videos else None
+        with json_parts.mapped(self.split / META) as data:
+            videos = json_parts.member(data, "videos")
+            entry = json_parts.member(data, self.origin.video, videos.start) if videos else None
             assert entry is not None
-            video = _spans.value(data, entry.start, entry.stop)
+            video = json_parts.value(data, entry.start, entry.stop)
         return [
             (int(obj), 0)
             for row in video["expressions"].values()

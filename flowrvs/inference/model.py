@@ -43,13 +43,6 @@ class WindowModel:
     cancel : CancelToken
     on_step : callable
         Called after every model step.
-    limit : int, optional
-        Frames that the device has room for, where that is known.
-
-    Attributes
-    ----------
-    limit : int or None
-        What is known of it by now.
     """
 
     def __init__(
@@ -60,7 +53,6 @@ class WindowModel:
         threshold: float,
         cancel: CancelToken,
         on_step: Callable[[], None],
-        limit: int | None = None,
     ) -> None:
         self._segmenter = segmenter
         self._steps = steps
@@ -68,12 +60,12 @@ class WindowModel:
         self._threshold = threshold
         self._cancel = cancel
         self._on_step = on_step
-        self.limit = limit
+        self._limit: int | None = None
 
     @property
     def note(self) -> str:
         """What to tell about the memory, if anything."""
-        return "" if self.limit is None else f" ({self.limit} at once: little memory)"
+        return "" if self._limit is None else f" ({self._limit} at once: little memory)"
 
     def run(self, frames: WindowFrames, texts: Sequence[str]) -> _Pieces:
         """Yield the place of a sentence, logits of its next frames, and how sure they are.
@@ -99,7 +91,7 @@ class WindowModel:
             Not even five frames fit.
         """
         given = [0] * len(texts)
-        if self.limit is None or len(frames) <= self.limit:
+        if self._limit is None or len(frames) <= self._limit:
             pieces = _logits(
                 self._segmenter, frames, texts, self._steps, self._cancel, self._on_step
             )
@@ -113,13 +105,13 @@ class WindowModel:
                 limit = max(_SMALLEST, len(frames) // 8 * 4 + 1)
                 if limit >= len(frames):
                     raise
-                self.limit = limit
+                self._limit = limit
         yield from self._in_parts(frames, texts, given)
 
     def _in_parts(self, frames: WindowFrames, texts: Sequence[str], given: list[int]) -> _Pieces:
-        assert self.limit is not None
-        overlap = min(self._overlap, self.limit // 2)
-        windows = plan_windows(len(frames), self.limit, overlap)
+        assert self._limit is not None
+        overlap = min(self._overlap, self._limit // 2)
+        windows = plan_windows(len(frames), self._limit, overlap)
         left = [place for place, count in enumerate(given) if count < len(frames)]
         stitchers = {place: Stitcher(windows, self._threshold) for place in left}
         for window in windows:

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 
-from flowrvs.data.synth_language import describe
-from flowrvs.data.synth_render import render_scene
-from flowrvs.data.synth_scene import sample_scene
+from flowrvs.data.synth_scene import render_scene, sample_scene
+from flowrvs.data.synthetic import describe
 from flowrvs.models.vae import decode_frames
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock

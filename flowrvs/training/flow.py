@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.training_utils import EMAModel
 
-from flowrvs.data.synth_language import vocabulary
+from flowrvs.data.synthetic import vocabulary
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer
 from flowrvs.models.text import build_word_tokenizer, embed_tokens

@@ -18,9 +18,8 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from transformers import T5TokenizerFast
 
-from flowrvs.data.synth_language import describe
-from flowrvs.data.synth_render import render_scene
-from flowrvs.data.synth_scene import sample_scene
+from flowrvs.data.synth_scene import render_scene, sample_scene
+from flowrvs.data.synthetic import describe
 from flowrvs.models.text import clean_prompt, tokenize
 from flowrvs.models.vae import encode_moments, spatial_factor, temporal_factor
 from flowrvs.training.attributes import token_labels

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from flowrvs.data.synth_render import render_scene
-from flowrvs.data.synth_scene import sample_scene
+from flowrvs.data.synth_scene import render_scene, sample_scene
 from flowrvs.data.synthetic import TRAINING_SEED_BASE
 from flowrvs.training.config import Phase
 

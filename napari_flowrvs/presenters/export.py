@@ -10,7 +10,6 @@ from typing import Any
 
 from psygnal import Signal
 
-from flowrvs.data._assign import parse_shares
 from flowrvs.data.check import Finding, check_split
 from flowrvs.data.export import (
     DESCRIPTIONS,
@@ -19,7 +18,7 @@ from flowrvs.data.export import (
     export_projects,
     export_splits,
 )
-from flowrvs.data.preview import Preview, preview_export
+from flowrvs.data.preview import Preview, parse_shares, preview_export
 from flowrvs.data.write_back import WriteBackResult, write_back
 from flowrvs.errors import InputError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from psygnal import Signal
 
-from flowrvs.data._readers import open_dataset
+from flowrvs.data.formats import open_dataset
 from flowrvs.data.importing import default_folder, import_video
 from flowrvs.errors import InputError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback

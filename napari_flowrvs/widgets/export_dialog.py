@@ -21,9 +21,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from flowrvs.data._faults import Finding
-from flowrvs.data._origin import Origin
+from flowrvs.data.clip import Origin
 from flowrvs.data.export import ExportResult
+from flowrvs.data.faults import Finding
 from flowrvs.data.preview import Preview
 from flowrvs.data.write_back import WriteBackResult
 from flowrvs.errors import InputError

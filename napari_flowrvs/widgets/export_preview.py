@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from flowrvs.data._faults import Finding
+from flowrvs.data.faults import Finding
 from flowrvs.data.preview import Preview
 from napari_flowrvs.widgets.parts import Wrapped, counted
 

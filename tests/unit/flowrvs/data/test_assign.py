@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from flowrvs.data._assign import assign
+from flowrvs.data.preview import assign_kinds as assign
 from flowrvs.errors import InputError
 
 KINDS = {f"v{n}": (n % 3 == 0, n % 2) for n in range(60)}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
-from flowrvs.data import MevisSplit, MevisWriter, _atomic, check_split
-from flowrvs.data._atomic import AtomicFolder, hold, leftovers, sweep
+from flowrvs import disk
+from flowrvs.data import MevisSplit, MevisWriter, check_split
+from flowrvs.data.json_parts import locked
+from flowrvs.disk import NewFolder, remove_leftovers
 from flowrvs.errors import DatasetError
 
 WRITE = """
@@ -53,15 +53,15 @@ def test_a_kill_leaves_the_old_split_and_is_swept_at_once(tmp_path):
         assert child.stdout is not None and child.stdout.readline() == "writing\n"
         partial = [p for p in tmp_path.iterdir() if p.is_dir() and ".partial-" in p.name]
         assert len(partial) == 1
-        assert leftovers(folder) == []  # it is alive
-        sweep(folder)
+        assert NewFolder.leftovers(folder) == []  # it is alive
+        remove_leftovers(folder)
         assert partial[0].is_dir()
         child.send_signal(signal.SIGKILL)
     finally:
         child.kill()
         child.communicate()
     assert contents(folder) == before
-    assert leftovers(folder) == partial
+    assert NewFolder.leftovers(folder) == partial
     assert [f.code for f in check_split(folder)] == ["leftover"]
     write(folder, 90, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["train"]
@@ -71,7 +71,7 @@ def test_a_kill_leaves_the_old_split_and_is_swept_at_once(tmp_path):
 @pytest.mark.parametrize("one_step", [True, False])
 def test_replacing(tmp_path, monkeypatch, one_step):
     if not one_step:
-        monkeypatch.setattr(_atomic, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(disk, "_exchange", lambda a, b: False)
     folder = tmp_path / "train"
     write(folder, 50)
     write(folder, 90, overwrite=True)
@@ -79,29 +79,11 @@ def test_replacing(tmp_path, monkeypatch, one_step):
     assert [p.name for p in tmp_path.iterdir()] == ["train"]
 
 
-def test_a_kill_between_two_renames_is_undone(tmp_path):
-    folder = tmp_path / "train"
-    write(folder, 50)
-    folder.rename(tmp_path / ".train.old-abc")
-    sweep(folder)
-    assert [p.name for p in tmp_path.iterdir()] == ["train"]
-
-
-def test_of_folders_without_a_lock_the_age_decides(tmp_path):
-    fresh, stale = tmp_path / ".s.partial-1", tmp_path / ".s.partial-2"
-    fresh.mkdir()
-    stale.mkdir()
-    day_ago = time.time() - 2 * 24 * 3600
-    os.utime(stale, (day_ago, day_ago))
-    AtomicFolder(tmp_path / "s").abort()
-    assert [p.name for p in tmp_path.iterdir()] == [fresh.name]
-
-
 def test_one_changes_a_split_at_a_time(tmp_path):
     folder = tmp_path / "train"
     write(folder, 50)
-    with hold(folder), pytest.raises(DatasetError, match="another program"), hold(folder):
+    with locked(folder), pytest.raises(DatasetError, match="another program"), locked(folder):
         pass
-    with hold(folder):
+    with locked(folder):
         pass
     assert ".writing.lock" not in {p.name for p in folder.iterdir()}

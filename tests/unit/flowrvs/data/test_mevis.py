@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from flowrvs.data import _frames
-from flowrvs.data._names import frame_names, is_safe_name
 from flowrvs.data.mevis import MevisSplit, MevisWriter
+from flowrvs.data.pictures import frame_names, is_safe_name
 from flowrvs.errors import DatasetError, MissingPathError, StorageError
 from flowrvs.masks import rle
 
@@ -222,7 +221,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, data)
 
-    monkeypatch.setattr(_frames.Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StorageError, match="full"):
         _write(tmp_path / "s")
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ from flowrvs.data import (
     repair_split,
     write_back,
 )
-from flowrvs.data._names import is_safe_name
+from flowrvs.data.pictures import is_safe_name
 
 NAMES = st.text(
     st.sampled_from("ab. -_'0\u0441\u043d\u96ea\u05d0\U0001f642"), min_size=1, max_size=8

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowrvs.data.synth_language import KINDS, vocabulary
-from flowrvs.data.synth_render import render_scene
-from flowrvs.data.synth_scene import MOTIONS
-from flowrvs.data.synthetic import generate_clip, write_split
+from flowrvs.data.synth_scene import MOTIONS, render_scene
+from flowrvs.data.synthetic import KINDS, generate_clip, vocabulary, write_split
 from flowrvs.errors import InputError
 
 

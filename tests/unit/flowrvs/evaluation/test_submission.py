@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from flowrvs.data._names import is_safe_name
 from flowrvs.data.mevis import MevisWriter
+from flowrvs.data.pictures import is_safe_name
 from flowrvs.errors import (
     Cancelled,
     DatasetError,

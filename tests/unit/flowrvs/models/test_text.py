@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import T5TokenizerFast
 
-from flowrvs.data.synth_language import vocabulary
+from flowrvs.data.synthetic import vocabulary
 from flowrvs.models.presets import PRESETS, build_text_encoder
 from flowrvs.models.text import build_word_tokenizer, clean_prompt, embed_tokens, tokenize
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowrvs.data import _spans
+from flowrvs.data import json_parts
 from flowrvs.errors import DatasetError, MissingPathError
 
 KEYS = st.text(st.sampled_from('ab"\\{}[],: \u0441\u96ea'), max_size=4)
@@ -27,16 +27,16 @@ STYLES = st.sampled_from([None, 1, 4])
 @given(st.dictionaries(KEYS, VALUES, max_size=5), STYLES, st.booleans(), st.data())
 def test_objects(value, indent, ascii_only, data):
     raw = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
-    places = {m.key: (m.start, m.stop) for m in _spans.members(raw)}
-    assert {key: _spans.value(raw, *place) for key, place in places.items()} == value
-    assert _spans.joined(raw, _spans.splice(raw, 0, {})) == raw
+    places = {m.key: (m.start, m.stop) for m in json_parts.members(raw)}
+    assert {key: json_parts.value(raw, *place) for key, place in places.items()} == value
+    assert json_parts.joined(raw, json_parts.splice(raw, 0, {})) == raw
     changes = {
         key: data.draw(st.sampled_from([None, b'"new"']))
         for key in value
         if data.draw(st.booleans())
     }
     extra = {"one more": b"[1]"}
-    out = _spans.joined(raw, _spans.splice(raw, 0, changes, extra))
+    out = json_parts.joined(raw, json_parts.splice(raw, 0, changes, extra))
     wanted = {k: "new" if k in changes else v for k, v in value.items() if changes.get(k, 1)}
     wanted["one more"] = [1]
     assert list(json.loads(out).items()) == list(wanted.items())
@@ -48,9 +48,9 @@ def test_objects(value, indent, ascii_only, data):
 @given(st.lists(VALUES, max_size=5), STYLES, st.data())
 def test_lists(value, indent, data):
     raw = json.dumps(value, indent=indent).encode()
-    assert [_spans.value(raw, *place) for place in _spans.elements(raw)] == value
+    assert [json_parts.value(raw, *place) for place in json_parts.elements(raw)] == value
     chosen = [n for n in range(len(value)) if data.draw(st.booleans())]
-    out = _spans.joined(raw, _spans.splice_list(raw, 0, dict.fromkeys(chosen, b"7")))
+    out = json_parts.joined(raw, json_parts.splice_list(raw, 0, dict.fromkeys(chosen, b"7")))
     assert json.loads(out) == [7 if n in chosen else v for n, v in enumerate(value)]
 
 
@@ -59,16 +59,16 @@ def test_lists(value, indent, data):
 )
 def test_damage_is_told(raw):
     with pytest.raises(DatasetError):
-        for place in _spans.members(raw):
-            _spans.value(raw, place.start, place.stop)
+        for place in json_parts.members(raw):
+            json_parts.value(raw, place.start, place.stop)
 
 
 def test_files(tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(b'\xef\xbb\xbf {"a": 1, "a": 2}')
-    with _spans.mapped(path) as data:
-        assert [m.key for m in _spans.members(data)] == ["a", "a"]
-        found = _spans.member(data, "a")
-        assert found is not None and _spans.value(data, found.start, found.stop) == 2
-    with pytest.raises(MissingPathError), _spans.mapped(tmp_path / "none"):
+    with json_parts.mapped(path) as data:
+        assert [m.key for m in json_parts.members(data)] == ["a", "a"]
+        found = json_parts.member(data, "a")
+        assert found is not None and json_parts.value(data, found.start, found.stop) == 2
+    with pytest.raises(MissingPathError), json_parts.mapped(tmp_path / "none"):
         pass

@@ -1,0 +1,533 @@
+"""A video with its objects and sentences: what every format reads, and what it writes.
+
+`Clip` is the one record that passes between projects and formats, in both directions.
+`Source` makes it of one or several projects, which are open only while they are read: a
+hundred videos need no more memory than one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.data.pictures import Frame, frame_names, is_safe_name, jpeg_bytes, sorted_and_unique
+from flowrvs.disk import write_bytes
+from flowrvs.errors import ProjectError
+from flowrvs.masks import rle
+from flowrvs.masks.compose import paint
+from flowrvs.progress import CancelToken
+from flowrvs.records import VideoInfo
+
+if TYPE_CHECKING:
+    from flowrvs.store import ObjectRecord, Project
+    from flowrvs.video import Video
+
+__all__ = [
+    "Clip",
+    "Origin",
+    "Source",
+    "coded",
+    "collect",
+    "digest",
+    "painted",
+    "separate",
+    "unused",
+]
+
+_CHUNK = 16
+_FEW = 6  # up to which comparing with each costs less than counting all
+
+
+@dataclass(slots=True)
+class Clip:
+    """A video with its objects and sentences.
+
+    Attributes
+    ----------
+    name : str
+        The video.
+    frames : list of str
+        Names of the frames, in order, without suffix.
+    size : (int, int)
+        Height and width, where it is known.
+    masks : dict of int to list of RLE or None
+        By a key that is unique in the clip, one entry for each of `frames`, None where the
+        object is absent.
+    sentences : dict of str to (text, list of int)
+        By exp_id; the ids are keys of `masks`, none for a sentence without target.
+    names : dict of int to str
+        What people call the objects.
+    ids : dict of int to (obj_id, anno_id)
+        What the dataset calls the objects; of clips that are read.
+    digests : dict of str to str
+        See `Origin`; of clips that are read.
+    pictures : Path
+        The folder or video file with the frames; of clips that are read.
+    rate : float or None
+        Frames per second; of clips that are written, as are the following ones.
+    colors : dict of int to (float, float, float)
+        Red, green and blue of the objects, 0 to 1.
+    provenance : dict of int to ndarray of uint8, shape (T,)
+        Who made an object's masks, as `flowrvs.store.Provenance`.
+    """
+
+    name: str
+    frames: list[str]
+    size: tuple[int, int] = (0, 0)
+    masks: dict[int, list[rle.RLE | None]] = field(default_factory=dict)
+    sentences: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    ids: dict[int, tuple[int, int]] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    pictures: Path = Path()
+    rate: float | None = None
+    colors: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    provenance: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+
+    def spoken_of(self, key: int) -> list[str]:
+        """Return the sentences that mean an object, alone or with others."""
+        return [text for text, ids in self.sentences.values() if key in ids]
+
+
+def coded(entry: Any) -> rle.RLE | None:
+    """Return a mask in the compressed encoding; None for an absent or an empty one."""
+    if not entry or not rle.area(entry):
+        return None
+    return entry if isinstance(entry.get("counts"), str) else rle.merge([entry])
+
+
+def painted(
+    masks: Mapping[int, Sequence[rle.RLE | None]],
+    index: int,
+    size: tuple[int, int],
+    dtype: npt.DTypeLike = np.uint16,
+) -> npt.NDArray[Any]:
+    """Return a label picture of one frame: each object's key, 0 is background."""
+    seen = {key: rle.decode(mask) for key, entries in masks.items() if (mask := entries[index])}
+    return paint(seen, size, dtype)
+
+
+def separate(masks: Mapping[int, Sequence[rle.RLE | None]]) -> list[list[int]]:
+    """Arrange objects into as few groups as a first fit finds, without overlap within one."""
+    keys = list(masks)
+    crossing: dict[int, set[int]] = {key: set() for key in keys}
+    for entries in zip(*masks.values(), strict=True):
+        here = [(key, entry) for key, entry in zip(keys, entries, strict=True) if entry]
+        if len(here) < 2:
+            continue
+        shared = rle.overlaps([entry for _, entry in here])
+        for row, column in np.argwhere(np.triu(shared, 1)):
+            crossing[here[row][0]].add(here[column][0])
+            crossing[here[column][0]].add(here[row][0])
+    groups: list[list[int]] = []
+    for key in keys:
+        for group in groups:
+            if not crossing[key] & set(group):
+                group.append(key)
+                break
+        else:
+            groups.append([key])
+    return groups
+
+
+# -- where a project comes from ----------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Origin:
+    """The place in a dataset that a project was read from, in its folder as ``origin.json``.
+
+    Attributes
+    ----------
+    format : str
+        Format of the dataset.
+    split : str
+        Its folder.
+    video : str
+        Name of the video in it.
+    frames : list of str
+        The frames that the dataset lists.
+    objects : dict of int to (obj_id, anno_id)
+        By the object's id in the project; -1 for an anno_id that the format lacks.
+    expressions : dict of str to str
+        The dataset's exp_id by the project's.
+    digests : dict of str to str
+        Of the parts that were read, to notice that somebody else changed them since.
+    """
+
+    format: str
+    split: str
+    video: str
+    frames: list[str] = field(default_factory=list)
+    objects: dict[int, tuple[int, int]] = field(default_factory=dict)
+    expressions: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def save(self, project: Path) -> None:
+        """Write it into the folder of a project."""
+        write_bytes(project / _ORIGIN, (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, project: Path) -> Origin | None:
+        """Return what `save` wrote; None for a project that was not imported."""
+        try:
+            data: dict[str, Any] = json.loads((project / _ORIGIN).read_text(encoding="utf-8"))
+            data["objects"] = {int(k): (int(o), int(a)) for k, (o, a) in data["objects"].items()}
+            return cls(**data)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+_ORIGIN = "origin.json"
+
+
+def digest(raw: bytes) -> str:
+    """Return a hash of a part of a file."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+# -- out of projects -------------------------------------------------------------------
+
+
+@dataclass
+class Source:
+    """One video to export, annotated by one or several projects.
+
+    Attributes
+    ----------
+    name : str
+        The video's folder name.
+    info : VideoInfo
+        What it is.
+    frames : list of str
+        Frame names.
+    positions : list of int
+        Index of each of them in the video.
+    given : Video or None
+        Its frames where somebody else has opened them.
+    projects : list of Project or path
+        What is known of it.
+    objects : dict of int to (int, ObjectRecord)
+        Index into `projects` and the object there, by the id that the export gives.
+    sentences : dict of str to (text, list of int)
+        By exp_id, in the projects' order; the ids are those of `objects`.
+    folders : list of Path
+        Of the projects.
+    origins : list of Origin or None
+        Where the projects were imported from.
+    """
+
+    name: str
+    info: VideoInfo
+    frames: list[str]
+    positions: list[int]
+    given: Video | None = None
+    projects: list[Project | str | os.PathLike[str]] = field(default_factory=list)
+    objects: dict[int, tuple[int, ObjectRecord]] = field(default_factory=dict)
+    sentences: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
+    origins: list[Origin | None] = field(default_factory=list)
+    _video: Video | None = None
+    _opened: dict[int, Project] = field(default_factory=dict)
+
+    def project(self, number: int) -> Project:
+        """Return one of the projects, opened for reading when it is not."""
+        given = self.projects[number]
+        if not isinstance(given, (str, os.PathLike)):
+            return given
+        if number not in self._opened:
+            from flowrvs.store import Project
+
+            self._opened[number] = Project.open(given, read_only=True)
+        return self._opened[number]
+
+    @property
+    def video(self) -> Video:
+        """The frames, opened when they are not."""
+        from flowrvs.video import open_video
+
+        if self.given is not None:
+            return self.given
+        if self._video is None:
+            self._video = open_video(str(self.info.path))
+        return self._video
+
+    def release(self) -> None:
+        """Close what was opened here; it opens again by itself."""
+        video, self._video = self._video, None
+        if video is not None:
+            video.close()
+        while self._opened:
+            self._opened.popitem()[1].close()
+
+    def provenance(self, key: int) -> npt.NDArray[np.uint8]:
+        """Return where an object's masks come from, one value for each of `frames`."""
+        number, record = self.objects[key]
+        values: npt.NDArray[np.uint8] = self.project(number).provenance(record.id)
+        return values[self.positions]
+
+    def present(self, key: int) -> npt.NDArray[np.bool_]:
+        """Return on which of `frames` an object is seen."""
+        number, record = self.objects[key]
+        return np.asarray(self.project(number).present(record.id))[self.positions]
+
+    def clip(
+        self, cancel: CancelToken | None = None, advance: Callable[[int], None] | None = None
+    ) -> Clip:
+        """Encode the masks; objects without a pixel on any frame are left out."""
+        clip = Clip(self.name, self.frames, (self.info.height, self.info.width))
+        clip.rate = self.info.rate
+        found: dict[int, list[rle.RLE | None]] = {
+            k: [None] * len(self.frames) for k in self.objects
+        }
+        for index, key, mask in self._drawn(cancel, advance):
+            found[key][index] = rle.encode(mask)
+        clip.masks = {key: entries for key, entries in found.items() if any(entries)}
+        for key in clip.masks:
+            _, record = self.objects[key]
+            clip.names[key], clip.colors[key] = record.name, record.color
+            clip.provenance[key] = self.provenance(key)
+        for exp_id, (text, ids) in self.sentences.items():
+            clip.sentences[exp_id] = (text, [i for i in ids if i in clip.masks])
+        return clip
+
+    def _drawn(
+        self, cancel: CancelToken | None, advance: Callable[[int], None] | None
+    ) -> Iterator[tuple[int, int, npt.NDArray[np.bool_]]]:
+        """Yield (index into `frames`, object, mask) of every object that is seen.
+
+        Layers are read once, however many objects they hold.
+        """
+        layers: dict[tuple[int, int], dict[int, int]] = {}
+        for key, (number, record) in self.objects.items():
+            layers.setdefault((number, record.layer), {})[record.id] = key
+        for (number, layer), keys in layers.items():
+            labels = self.project(number).labels(layer)
+            for start, part in self._chunks(cancel):
+                # Runs of frames go by the project's cache, which is for painting.
+                frames = (frame for first, last in _runs(part) for frame in labels[first:last])
+                for index, frame in enumerate(frames, start):
+                    for value in _seen(frame, keys):
+                        yield index, keys[value], frame == value
+                    if advance is not None:
+                        advance(len(keys))
+
+    def pictures(
+        self,
+        cancel: CancelToken | None = None,
+        advance: Callable[[int], None] | None = None,
+        *,
+        link: bool = False,
+    ) -> Iterator[Frame]:
+        """Yield the frames: JPEG files as they are (or their paths), anything else as arrays."""
+        files = _jpeg_files(self.info, self.positions)
+        size = (self.info.height, self.info.width)
+        for start, part in self._chunks(cancel):
+            here = files[start : start + len(part)]
+            copies = [jpeg_bytes(path, size) for path in here]
+            if copies and all(copies):
+                yield from here if link else (data for data in copies if data is not None)
+            else:
+                for first, last in _runs(part):
+                    yield from self.video.read(first, last)
+            if advance is not None:
+                advance(len(part))
+
+    def arrays(
+        self, cancel: CancelToken | None = None, advance: Callable[[int], None] | None = None
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the frames as RGB arrays, whatever they are stored as."""
+        for _, part in self._chunks(cancel):
+            for first, last in _runs(part):
+                yield from self.video.read(first, last)
+            if advance is not None:
+                advance(len(part))
+
+    def _chunks(self, cancel: CancelToken | None) -> Iterator[tuple[int, list[int]]]:
+        """Yield (index of the first, positions) a few frames at a time."""
+        for start in range(0, len(self.positions), _CHUNK):
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            yield start, self.positions[start : start + _CHUNK]
+
+    def add(
+        self, given: Project | str | os.PathLike[str], project: Project, origin: Origin | None
+    ) -> None:
+        """Add a project's objects and sentences, renumbering only what collides.
+
+        An imported project keeps the ids that its dataset gave.
+        """
+        number = len(self.projects)
+        self.projects.append(given)
+        self.folders.append(Path(project.path))
+        self.origins.append(origin)
+        known = origin.objects if origin else {}
+        names = origin.expressions if origin else {}
+        records, sentences = project.objects, project.expressions
+        meant = [i for e in sentences.values() for i in sorted(e.object_ids)]
+        ids: dict[int, int] = {}
+        for object_id in dict.fromkeys((*meant, *records)):
+            key = known.get(object_id, (object_id, -1))[0]
+            if key in self.objects:
+                key = max(*self.objects, *records, *(obj for obj, _ in known.values()), 0) + 1
+            ids[object_id] = key
+            self.objects[key] = (number, records[object_id])
+        for expression in sentences.values():
+            exp_id = names.get(expression.exp_id, expression.exp_id)
+            if exp_id in self.sentences or not is_safe_name(exp_id):
+                following = len(self.sentences)
+                while str(following) in self.sentences or str(following) in sentences:
+                    following += 1
+                exp_id = str(following)
+            targets = [ids[i] for i in sorted(expression.object_ids)]
+            self.sentences[exp_id] = (expression.text, targets)
+
+
+def collect(
+    projects: Sequence[Project | str | os.PathLike[str]], videos: Sequence[Video | None]
+) -> list[Source]:
+    """Arrange projects into videos; projects of one video are merged into it.
+
+    Parameters
+    ----------
+    projects : sequence of Project or path
+    videos : sequence of Video or None
+        The frames of each project where somebody else has opened them.
+
+    Raises
+    ------
+    ProjectError
+        A video is not the one that its project was made for, or was an array.
+    """
+    sources: list[Source] = []
+    by_content: dict[tuple[object, ...], Source] = {}
+    taken: set[str] = set()
+    for given, video in zip(projects, videos, strict=True):
+        with _opened(given) as project:
+            origin = Origin.load(Path(project.path))
+            info = _video_info(project, video)
+            key = (info.fingerprint, info.frame_count, info.height, info.width)
+            source = by_content.get(key) if info.fingerprint else None
+            if source is None:
+                name = unused(_video_name(project, origin), taken)
+                source = Source(name, info, *_frame_names(info, origin), video)
+                sources.append(source)
+                by_content[key] = source
+            source.add(given, project, origin)
+    return sources
+
+
+@contextmanager
+def _opened(given: Project | str | os.PathLike[str]) -> Iterator[Project]:
+    """Give a project, opened for reading where it is a path."""
+    if not isinstance(given, (str, os.PathLike)):
+        yield given
+        return
+    from flowrvs.store import Project
+
+    with Project.open(given, read_only=True) as project:
+        yield project
+
+
+def _video_info(project: Project, given: Video | None) -> VideoInfo:
+    from flowrvs.video import open_video
+
+    if given is not None:
+        project.check_video(given.info)
+        return given.info
+    if project.video.path is None:
+        raise ProjectError(
+            f"{project.path} was made from an array in memory; hand its frames in as well."
+        )
+    path = Path(project.video.path)
+    # A project and its video may have been moved together.
+    beside = Path(project.path).parent / path.name
+    with open_video(beside if not path.exists() and beside.exists() else path) as video:
+        project.check_video(video.info)
+        return video.info
+
+
+def _video_name(project: Project, origin: Origin | None) -> str:
+    """Return a folder name for the project's video: its own, made safe."""
+    if origin is not None:
+        return origin.video
+    path = project.video.path
+    if path is None:
+        name = Path(project.path).stem
+    else:
+        # A folder's name may hold dots that are no suffix.
+        whole = project.video.kind in ("images", "zarr")
+        name = Path(path).name if whole else Path(path).stem
+    if not is_safe_name(name):
+        name = re.sub(r"[\x00-\x1f\x7f/\\:]", "_", name).strip(". ")[:60]
+    return name if is_safe_name(name) else "video"
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """Return `name`, numbered when it is taken; case makes no difference."""
+    candidate, number = name, 2
+    while candidate.casefold() in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    taken.add(candidate.casefold())
+    return candidate
+
+
+def _frame_names(info: VideoInfo, origin: Origin | None) -> tuple[list[str], list[int]]:
+    """Return the names to write and the index of each in the video."""
+    native = list(info.frame_names)
+    everything = list(range(info.frame_count))
+    if origin is not None:
+        where = {name: index for index, name in enumerate(native)}
+        if origin.frames and all(name in where for name in origin.frames):
+            return list(origin.frames), [where[name] for name in origin.frames]
+        if len(origin.frames) == info.frame_count:
+            return list(origin.frames), everything
+    if (
+        len(native) == info.frame_count
+        and all(is_safe_name(name) for name in native)
+        and sorted_and_unique(native)
+    ):
+        return native, everything
+    return frame_names(info.frame_count), everything
+
+
+def _jpeg_files(info: VideoInfo, positions: Sequence[int]) -> list[Path]:
+    """Return the video's JPEG files, one a position; empty when it is something else."""
+    named = len(info.frame_names) == info.frame_count
+    if info.kind != "images" or info.path is None or not named:
+        return []
+    files = []
+    for position in positions:
+        stem = Path(info.path) / info.frame_names[position]
+        suffixes = (".jpg", ".jpeg", ".JPG", ".JPEG")
+        path = next((p for s in suffixes if (p := Path(f"{stem}{s}")).is_file()), None)
+        if path is None:
+            return []
+        files.append(path)
+    return files
+
+
+def _seen(frame: npt.NDArray[np.uint16], ids: Collection[int]) -> list[int]:
+    """Return those of `ids` that are on a frame, ascending."""
+    if len(ids) <= _FEW:
+        return [value for value in sorted(ids) if (frame == value).any()]
+    return [value for value in np.flatnonzero(np.bincount(frame.ravel())).tolist() if value in ids]
+
+
+def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield runs of consecutive positions, first and one past the last."""
+    first = 0
+    for n in range(1, len(positions) + 1):
+        if n == len(positions) or positions[n] != positions[n - 1] + 1:
+            yield positions[first], positions[n - 1] + 1
+            first = n

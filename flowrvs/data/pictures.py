@@ -1,0 +1,368 @@
+"""Files of a dataset that are pictures: what they are called, frames as JPEG, masks as PNG."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.video.encode import encode_jpeg
+
+__all__ = [
+    "PICTURES",
+    "Frame",
+    "encode_frame",
+    "frame_names",
+    "is_safe_name",
+    "jpeg_bytes",
+    "link_folder",
+    "listed_names",
+    "open_picture",
+    "read_values",
+    "safe_name",
+    "sorted_and_unique",
+    "write_frames",
+    "write_masks",
+]
+
+PICTURES = {".jpg", ".jpeg", ".png"}
+"""Suffixes of frames, in lower case."""
+
+Frame = npt.NDArray[np.uint8] | bytes | Path
+"""RGB pixels, a whole JPEG file, or the path of one that is to be hard-linked."""
+
+_EXIF_ORIENTATION = 0x0112
+
+
+# -- names -----------------------------------------------------------------------------
+
+
+def is_safe_name(name: object) -> bool:
+    """True when `name` names one entry of a folder on every system.
+
+    Blanks, dots and any script are fine; separators, drive letters, ``.``, ``..``,
+    control characters and names longer than 240 bytes are not.
+    """
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        return False
+    if any(ord(c) < 32 or ord(c) == 127 for c in name):
+        return False
+    try:
+        if len(name.encode()) > 240:
+            return False
+    except UnicodeEncodeError:
+        return False
+    return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
+
+
+def safe_name(name: object, what: str, where: object = "") -> str:
+    """Return `name` when it is safe.
+
+    Parameters
+    ----------
+    name : object
+        The name as it was read or handed in.
+    what : str
+        What it names, for the message: ``"video"``, ``"frame"``, ``"exp_id"``.
+    where : object, optional
+        The file or folder it comes from.
+
+    Raises
+    ------
+    DatasetError
+        The name could lead outside its folder or cannot be stored.
+    """
+    if not is_safe_name(name):
+        place = f" in {where}" if where else ""
+        raise DatasetError(
+            f"The {what} name {name!r}{place} cannot be a file name; "
+            "use one without slashes, '..' or control characters."
+        )
+    return str(name)
+
+
+def listed_names(frames: object, video: str, where: object) -> list[str]:
+    """Return the names of frames that a dataset lists.
+
+    Raises
+    ------
+    DatasetError
+        It is no list, it is empty, or a name is unsafe.
+    """
+    if not isinstance(frames, list) or not frames:
+        raise DatasetError(f"The video {video!r} in {where} lists no frames.")
+    return [safe_name(frame, "frame", where) for frame in frames]
+
+
+def frame_names(count: int) -> list[str]:
+    """Return `count` zero-padded names, five digits or more, that sort as they count."""
+    width = max(5, len(str(max(count - 1, 0))))
+    return [f"{index:0{width}d}" for index in range(count)]
+
+
+def sorted_and_unique(names: Sequence[str]) -> bool:
+    """True when `names` are strictly ascending, so that a sorted listing keeps them."""
+    return all(a < b for a, b in zip(names, names[1:], strict=False))
+
+
+# -- reading ---------------------------------------------------------------------------
+
+
+@contextmanager
+def open_picture(
+    path: Path | io.BytesIO, formats: Sequence[str] = ("JPEG", "PNG")
+) -> Iterator[Image.Image]:
+    """Open a picture as one of these formats and as no other, whatever its content says.
+
+    Pillow knows formats that start other programs; none of them is ever tried.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    DatasetError
+        It is not readable, in its head or, when its pixels are asked for, behind.
+    """
+    try:
+        with Image.open(path, formats=list(formats)) as picture:
+            yield picture
+    except (FileNotFoundError, FlowRVSError):
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise DatasetError(f"{path} is not a readable picture; copy it again.") from None
+
+
+def read_values(path: Path) -> npt.NDArray[np.uint8] | None:
+    """Return the pixel values of a picture of masks, None where there is no file.
+
+    Raises
+    ------
+    DatasetError
+        It is not readable.
+    """
+    try:
+        with open_picture(path) as picture:
+            plain = picture.mode in ("P", "L", "1")
+            shown = picture if plain else picture.convert("P" if picture.mode == "PA" else "L")
+            return np.asarray(shown, np.uint8)
+    except FileNotFoundError:
+        return None
+
+
+def jpeg_bytes(path: Path, size: tuple[int, int]) -> bytes | None:
+    """Return the bytes of a JPEG file that any reader shows upright, in RGB and at `size`.
+
+    None for others: their pixels have to be decoded and compressed again.
+    """
+    try:
+        data = path.read_bytes()
+        with open_picture(io.BytesIO(data), ["JPEG"]) as picture:
+            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) != 1
+            if turned or picture.mode not in ("RGB", "L"):
+                return None
+            return data if (picture.height, picture.width) == size else None
+    except (OSError, DatasetError):
+        return None
+
+
+# -- writing ---------------------------------------------------------------------------
+
+
+def write_frames(
+    folder: Path,
+    video: str,
+    frames: Iterable[Frame],
+    names: Sequence[str] | None = None,
+    *,
+    quality: int = 95,
+    jobs: int | None = None,
+) -> tuple[list[str], tuple[int, int]]:
+    """Write the frames of one video as JPEG files, several at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they go; it exists.
+    video : str
+        For messages.
+    frames : iterable of Frame
+        At least one, all of one size.
+    names : sequence of str, optional
+        One ascending name a frame; zero-padded numbers by default.
+    quality : int
+        JPEG quality of frames that are arrays.
+    jobs : int, optional
+        Threads that encode; one a core by default.
+
+    Returns
+    -------
+    names : list of str
+    size : (int, int)
+        Height and width.
+
+    Raises
+    ------
+    DatasetError
+        Names or sizes do not fit.
+    """
+    if names is not None:
+        names = [safe_name(n, "frame", video) for n in names]
+        if not sorted_and_unique(names):
+            raise DatasetError(
+                f"The frame names of {video!r} are not ascending, so a sorted listing "
+                "would mix them up; zero-pad them."
+            )
+    count = 0
+    size: tuple[int, int] | None = None
+    threads = _workers(jobs)
+    waiting: deque[Future[tuple[int, int]]] = deque()
+
+    def finish(index: int) -> None:
+        nonlocal size
+        this = waiting.popleft().result()
+        size = size or this
+        if this != size:
+            raise DatasetError(
+                f"Frame {index} of {video!r} is {this[1]}x{this[0]}, the first one "
+                f"{size[1]}x{size[0]}; all frames must have one size."
+            )
+
+    with ThreadPoolExecutor(threads, "flowrvs-jpeg") as pool:
+        try:
+            for index, frame in enumerate(frames):
+                if names is not None and index >= len(names):
+                    raise DatasetError(
+                        f"{video!r} has more frames than the {len(names)} names for it."
+                    )
+                stem = names[index] if names is not None else f"{index:05d}"
+                target = folder / f"{stem}.jpg"
+                waiting.append(pool.submit(_write, target, frame, video, index, quality))
+                count = index + 1
+                # A few frames ahead, so that memory does not grow with the video.
+                if len(waiting) > 2 * threads:
+                    finish(count - len(waiting))
+            while waiting:
+                finish(count - len(waiting))
+        finally:
+            for future in waiting:
+                future.cancel()
+    if size is None:
+        raise DatasetError(f"{video!r} has no frames; a video needs one at least.")
+    if names is not None and count != len(names):
+        raise DatasetError(f"{video!r} has {count} frames for {len(names)} names.")
+    if names is None:
+        names = frame_names(count)
+        # The padding is known only at the end; it matters from a hundred thousand on.
+        if len(names[0]) > 5:
+            for index, stem in enumerate(names):
+                (folder / f"{index:05d}.jpg").rename(folder / f"{stem}.jpg")
+    return list(names), size
+
+
+def _write(path: Path, frame: Frame, video: str, index: int, quality: int) -> tuple[int, int]:
+    if isinstance(frame, Path):
+        _link_or_copy(frame, path)
+        with open_picture(path, ["JPEG"]) as picture:
+            return picture.height, picture.width
+    data, size = encode_frame(frame, video, index, quality)
+    path.write_bytes(data)
+    return size
+
+
+def encode_frame(
+    frame: npt.NDArray[np.uint8] | bytes, video: str, index: int, quality: int
+) -> tuple[bytes, tuple[int, int]]:
+    """Return one frame as JPEG bytes, with its height and width."""
+    if isinstance(frame, (bytes, bytearray, memoryview)):
+        data = bytes(frame)
+        try:
+            with open_picture(io.BytesIO(data), ["JPEG"]) as picture:
+                return data, (picture.height, picture.width)
+        except DatasetError:
+            raise DatasetError(f"Frame {index} of {video!r} is not a JPEG file.") from None
+    array = np.asarray(frame)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise DatasetError(
+            f"Frame {index} of {video!r} must be (H, W, 3) uint8, not {array.shape} {array.dtype}."
+        )
+    return encode_jpeg(array, quality), (array.shape[0], array.shape[1])
+
+
+def write_masks(
+    folder: Path,
+    names: Sequence[str],
+    paint: Callable[[int], npt.NDArray[np.uint8]],
+    *,
+    palette: bool = True,
+    jobs: int | None = None,
+) -> None:
+    """Write pictures of masks as PNG files, several at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they go; it is created.
+    names : sequence of str
+        Of the pictures, without suffix.
+    paint : callable
+        Returns the values of the picture at a position, (H, W) uint8.
+    palette : bool
+        Give them the colours of DAVIS; grey otherwise.
+    jobs : int, optional
+        Threads; one a core by default.
+    """
+    folder.mkdir(parents=True)
+
+    def write(index: int) -> None:
+        picture = Image.fromarray(paint(index))
+        if palette:
+            picture.putpalette(_PALETTE)
+        picture.save(folder / f"{names[index]}.png")
+
+    with ThreadPoolExecutor(_workers(jobs), "flowrvs-png") as pool:
+        for _ in pool.map(write, range(len(names))):
+            pass
+
+
+def link_folder(folder: Path, written: Path) -> None:
+    """Show files that are written already in another folder too."""
+    folder.mkdir(parents=True)
+    for path in written.iterdir():
+        _link_or_copy(path, folder / path.name)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link of `source`, or a copy where the disk has no links."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        if target.exists():
+            raise
+        shutil.copyfile(source, target)
+
+
+def _workers(jobs: int | None) -> int:
+    """Return how many threads encode: PIL lets others run meanwhile."""
+    return max(1, min(8, os.cpu_count() or 1)) if jobs is None else max(1, jobs)
+
+
+def _davis_palette() -> bytes:
+    """The PASCAL VOC colours that DAVIS uses: the bits of the index, spread over RGB."""
+    return bytes(
+        sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) & 255
+        for index in range(256)
+        for channel in range(3)
+    )
+
+
+_PALETTE = _davis_palette()
