@@ -37,10 +37,10 @@ from qtpy.QtWidgets import QApplication
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from flowrvs.video import open_video
+from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.layers import label_layer, video_layer
-from napari_flowrvs.presenters.memory import Memory
 from napari_flowrvs.projects import open_projects
-from napari_flowrvs.widgets.dock import SegmentDock
+from napari_flowrvs.recent import Recent
 
 _BEAT = 0.002
 _LATE = 0.02
@@ -204,7 +204,7 @@ def desk(project: Project, video: Any) -> Iterator[tuple[Any, SegmentDock]]:
     """A viewer that shows a project, with the dock."""
     viewer = napari.Viewer(show=True)
     with tempfile.TemporaryDirectory() as home:
-        dock = SegmentDock(viewer, load=_load, memory=Memory(Path(home) / "memory.json"))
+        dock = SegmentDock(viewer, load=_load, recent=Recent(Path(home) / "memory.json"))
         viewer.window.add_dock_widget(dock, name="Segment")
         for data, meta, kind in [video_layer(video)] + [
             label_layer(project, layer_id) for layer_id in project.layers
@@ -285,10 +285,10 @@ def play(folder: Path, dog: Watchdog, seconds: float = 3.0) -> None:
                 for onion in (False, True):
                     for busy in (False, True):
                         if onion:
-                            dock.transport.onion.show(True)
+                            dock.footer.transport.onion.show(True)
                         words = "outlines" * onion + ", " * (onion and busy) + "masks come" * busy
                         _play_ours(viewer, dock, dog, seconds, words or "idle", project, busy)
-                    dock.transport.onion.show(False)
+                    dock.footer.transport.onion.show(False)
             open_projects.close(project)
             video.close()
 
@@ -337,21 +337,21 @@ def _play_ours(
     busy: bool,
 ) -> None:
     drawn = _timed(viewer)
-    player = dock.transport.player
+    player = dock.footer.transport.player
     ticks: Times = []
     shown: list[int] = []
     inner = player.tick
 
     def tick() -> float | None:
-        start, before = now(), dock.desk.frame
+        start, before = now(), dock.session.desk.frame
         again = inner()
-        if dock.desk.frame != before:
+        if dock.session.desk.frame != before:
             ticks.append(since(start))
-            shown.append(dock.desk.frame)
+            shown.append(dock.session.desk.frame)
         return again
 
     player.tick = tick  # type: ignore[method-assign]
-    dock.desk.go_to(0)
+    dock.session.desk.go_to(0)
     wait(0.3)
     drawn.clear()
     with Stream(project, min(project.objects), busy):
@@ -432,14 +432,14 @@ def annotate(folder: Path, dog: Watchdog, frames: int = 3000, objects: int = 20)
     acting = Acting(dog)
     video = open_video(np.broadcast_to(_picture(480, 832), (frames, 480, 832, 3)))
     viewer = napari.Viewer(show=True)
-    dock = SegmentDock(viewer, load=_load, memory=Memory(Path(home.name) / "memory.json"))
+    dock = SegmentDock(viewer, load=_load, recent=Recent(Path(home.name) / "memory.json"))
     viewer.window.add_dock_widget(dock, name="Segment")
     dock.link.add(video_layer(video))
     wait(0.5)
-    idle = lambda: not dock.opener.job.busy  # noqa: E731
-    acting("opening the project", lambda i: dock.open_path(path), 1, idle)
+    idle = lambda: not dock.session.opener.job.busy  # noqa: E731
+    acting("opening the project", lambda i: dock.head.open_path(path), 1, idle)
     project = open_projects.get(path)
-    assert project is not None and dock.desk.project is project
+    assert project is not None and dock.session.desk.project is project
     _look(viewer, dock, acting, project)
     _change(viewer, dock, acting, project)
     acting("closing", lambda i: viewer.close(), 1)
@@ -486,16 +486,16 @@ def plain(dog: Watchdog, layers: int = 4) -> None:
 
 def _look(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) -> None:
     """Everything that changes no mask."""
-    desk, known, frames = dock.desk, sorted(project.objects), project.video.frame_count
+    desk, known, frames = dock.session.desk, sorted(project.objects), project.video.frame_count
     rng = np.random.default_rng(0)
     for page in (1, 2, 3, 0, 1):
         acting(f"the page {dock.tabs.tabText(page)}", lambda i, page=page: _turn(dock, page), 2)
     acting("choosing an object", lambda i: desk.choose(known[i % len(known)]))
     texts = list(project.expressions)
-    acting("a sentence", lambda i: dock.room.objects.choose_expression(texts[i % len(texts)]))
+    acting("a sentence", lambda i: dock.session.objects.choose_expression(texts[i % len(texts)]))
     acting("one frame on", lambda i: desk.step(1), 20, rest=0.15)
     acting("scrubbing", lambda i: desk.go_to(int(rng.integers(frames))), 30, rest=0.08)
-    labels = dock.desk_link.project_layers(project)
+    labels = dock.link.project_layers(project)
     select = viewer.layers.selection
     acting("another layer", lambda i: setattr(select, "active", labels[i % len(labels)]))
     acting("the strip, drawn anew", lambda i: desk.touched(None, 0, frames))
@@ -506,8 +506,8 @@ def _look(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) -> N
         _turn(dock, 2)
         acting("and the page Review is shown", lambda i: None, 1, rest=3.0)
     _turn(dock, 1)
-    acting("play, and stop", lambda i: dock.transport.player.toggle(), 6)
-    acting("outlines, and none", lambda i: dock.transport.toggle_onion(), 6)
+    acting("play, and stop", lambda i: dock.footer.transport.player.toggle(), 6)
+    acting("outlines, and none", lambda i: dock.footer.transport.toggle_onion(), 6)
 
 
 def _turn(dock: SegmentDock, page: int) -> None:
@@ -516,12 +516,12 @@ def _turn(dock: SegmentDock, page: int) -> None:
 
 def _change(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) -> None:
     """Everything that changes the project."""
-    desk, known, frames = dock.desk, sorted(project.objects), project.video.frame_count
-    steps, things, history = dock.room.steps, dock.room.objects, dock.history
-    done = lambda: not steps.busy and not dock.correct.job.busy  # noqa: E731
+    desk, known, frames = dock.session.desk, sorted(project.objects), project.video.frame_count
+    steps, things, history = dock.session.steps, dock.session.objects, dock.session.history
+    done = lambda: not steps.busy and not dock.session.correct.job.busy  # noqa: E731
     desk.choose(known[0])
     desk.go_to(10)
-    layer = dock.desk_link.layer_of(known[0])
+    layer = dock.link.layer_of(known[0])
     assert layer is not None
     layer.mode, layer.brush_size = "paint", 20
 
@@ -533,14 +533,14 @@ def _change(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) ->
     acting("undoing it", lambda i: history.undo(), 10, done)
     acting("doing it again", lambda i: history.redo(), 10, done)
     layer.mode = "pan_zoom"
-    acting("accepting a frame", lambda i: dock.review.accept(), 10, done)
+    acting("accepting a frame", lambda i: dock.session.review.accept(), 10, done)
     desk.set_span(0, frames)
     acting(
         "locking, unlocking all frames", lambda i: (things.lock, things.unlock)[i % 2](), 4, done
     )
     acting(
         "accepting up to here",
-        lambda i: (desk.go_to(frames - 1), dock.review.accept_here()),
+        lambda i: (desk.go_to(frames - 1), dock.session.review.accept_here()),
         2,
         done,
     )
@@ -550,11 +550,11 @@ def _change(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) ->
 
     def spread(i: int) -> None:
         if i % 2:
-            dock.correct.job.cancel()
+            dock.session.correct.job.cancel()
             wait(20.0, done)
-            dock.correct.discard()
+            dock.session.correct.discard()
         else:
-            dock.correct.interpolate()
+            dock.session.correct.interpolate()
 
     acting("a preview over 1000 frames, and its end", spread, 4, rest=1.0)
     acting("deleting an object, stopped", lambda i: _stopped(things.delete, steps.job), 2, done)
@@ -571,7 +571,7 @@ def _change(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) ->
 
 
 def _other(dock: SegmentDock) -> int:
-    project, mine = dock.desk.project, dock.desk.object_id
+    project, mine = dock.session.desk.project, dock.session.desk.object_id
     assert project is not None
     return max((i for i in project.objects if i != mine), key=lambda i: project.counts(i).present)
 

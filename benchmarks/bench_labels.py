@@ -21,7 +21,9 @@ from napari.layers import Labels
 
 from flowrvs.records import VideoInfo
 from flowrvs.store import ObjectRecord, Project
-from napari_flowrvs.layers import adopt, label_layer
+from napari_flowrvs.layers import label_layer
+from napari_flowrvs.project_labels import ProjectLabels
+from napari_flowrvs.projects import open_projects
 
 LENGTH, HEIGHT, WIDTH = 108_000, 480, 832
 
@@ -69,11 +71,10 @@ def _say(what: str, row: dict[str, float], base: dict[str, float]) -> None:
 
 def _open(folder: str, name: str) -> tuple[Project, ObjectRecord, Labels]:
     info = VideoInfo(None, "array", LENGTH, HEIGHT, WIDTH)
-    project = Project.create(Path(folder) / name, info)
+    project = open_projects.ensure(Path(folder) / f"{name}.flowrvs", info)
     _, one = project.add_prompt("one")
     data, meta, _kind = label_layer(project, one.layer)
-    layer = Labels(data, **meta)
-    adopt(layer, project)
+    layer = ProjectLabels(data, **meta)
     return project, one, layer
 
 

@@ -26,10 +26,10 @@ from flowrvs.checkpoints import locate
 from flowrvs.data.synthetic import SynthClip, generate_clip
 from flowrvs.progress import CancelToken
 from napari_flowrvs._sample_data import SHAPES_SEED, sample_clip
-from napari_flowrvs.presenters.memory import Memory
-from napari_flowrvs.presenters.segment import load_segmenter
-from napari_flowrvs.widgets.dock import SegmentDock
-from napari_flowrvs.widgets.export_dialog import show_export
+from napari_flowrvs.dock import SegmentDock
+from napari_flowrvs.export.panel import show_export
+from napari_flowrvs.find.presenter import load_segmenter
+from napari_flowrvs.recent import Recent
 
 
 class TruthSegmenter:
@@ -93,7 +93,7 @@ def session(
     viewer.window._qt_window.resize(1360, 860)
     for data, meta, _ in sample_clip("moving shapes", SHAPES_SEED):
         viewer.add_image(data, **meta)
-    dock = SegmentDock(viewer, load=load, memory=Memory(home / "memory.json"))
+    dock = SegmentDock(viewer, load=load, recent=Recent(home / "memory.json"))
     holder = viewer.window.add_dock_widget(dock, name="Segment a video by sentences", area="right")
     settle()
     viewer.reset_view()
@@ -112,13 +112,13 @@ def catch_running(viewer: napari.Viewer, dock: SegmentDock, path: Path) -> None:
 
     def written(_project: Any, part: Any) -> None:
         seen.add(part.layer_id)
-        if len(seen) == len(dock.inputs().sentences) and not path.exists():
+        if len(seen) == len(dock.find.inputs().sentences) and not path.exists():
             # At once, without handling events: the job goes on in its thread.
             viewer.window._qt_window.grab().save(str(path))
             print(path)
 
     path.unlink(missing_ok=True)
-    dock.presenter.written.connect(written)
+    dock.session.segment.written.connect(written)
 
 
 def take(viewer: napari.Viewer, path: Path) -> None:
@@ -130,41 +130,41 @@ def take(viewer: napari.Viewer, path: Path) -> None:
 
 def by_hand(viewer: napari.Viewer, dock: SegmentDock, clip: SynthClip, to: Path) -> None:
     """Take a picture of a clip without any model: two drawn frames, the others filled in."""
-    dock.draw()
-    wait(lambda: not dock.presenter.job.busy)
+    dock.find.draw()
+    wait(lambda: not dock.session.segment.job.busy)
     layer = viewer.layers.selection.active
     layer.name = "drawn by hand"
-    project = dock.desk.project
+    project = dock.session.desk.project
     target = clip.target(next(each for each in clip.expressions if each.objects))
     for t in (8, 24):
         viewer.dims.set_current_step(0, t)
         frame = np.zeros(target.shape[1:], np.uint16)
-        frame[target[t]] = dock.desk.object_id
+        frame[target[t]] = dock.session.desk.object_id
         project.labels(1)[t] = frame
-    dock.desk.touched(1, 0, len(target))
+    dock.session.desk.touched(1, 0, len(target))
     dock.tabs.setCurrentIndex(dock.tabs.count() - 1)
-    dock.correct.interpolate()
-    wait(lambda: not dock.correct.job.busy, 120)
-    dock.desk.go_to(16)
+    dock.session.correct.interpolate()
+    wait(lambda: not dock.session.correct.job.busy, 120)
+    dock.session.desk.go_to(16)
     take(viewer, to / "by-hand.png")
-    dock.correct.discard()
+    dock.session.correct.discard()
 
 
 def annotate(viewer: napari.Viewer, dock: SegmentDock, to: Path) -> None:
     """Take pictures of the other pages: objects, review, a spread that waits to be kept."""
-    desk = dock.desk
+    desk = dock.session.desk
     dock.tabs.setCurrentWidget(dock.objects)
     dock.objects.presenter.choose_expression(next(iter(desk.project.expressions)))
     desk.project.lock_frames(desk.object_id, 0, 4)
     settle()
     take(viewer, to / "objects.png")
-    dock.tabs.setCurrentWidget(dock.review_panel)
+    dock.tabs.setCurrentWidget(dock.review)
     settle()
-    wait(lambda: not dock.review.job.busy, 120)
-    dock.review.next()
-    dock.transport.toggle_onion()
+    wait(lambda: not dock.session.review.job.busy, 120)
+    dock.session.review.next()
+    dock.footer.transport.toggle_onion()
     take(viewer, to / "review.png")
-    dock.transport.toggle_onion()
+    dock.footer.transport.toggle_onion()
     desk.go_to(16)
     layer = viewer.layers.selection.active
     layer.brush_size = 5
@@ -173,11 +173,11 @@ def annotate(viewer: napari.Viewer, dock: SegmentDock, to: Path) -> None:
         layer.paint((16, rows.min(), column), desk.object_id)
     dock.tabs.setCurrentIndex(dock.tabs.count() - 1)
     desk.set_span(10, 24)
-    dock.correct.spread()
-    wait(lambda: not dock.correct.job.busy, 120)
+    dock.session.correct.spread()
+    wait(lambda: not dock.session.correct.job.busy, 120)
     desk.go_to(19)
     take(viewer, to / "correct.png")
-    dock.correct.discard()
+    dock.session.correct.discard()
     desk.set_span(None, None)
     dock.tabs.setCurrentIndex(0)
 
@@ -208,13 +208,13 @@ def main() -> None:
                 by_hand(viewer, dock, clip, args.to)
                 viewer.close()
                 continue
-            dock.sentences.set_texts(texts)
+            dock.find.sentences.set_texts(texts)
             settle()
             viewer.dims.set_current_step(0, 4)
             catch_running(viewer, dock, args.to / "running.png")
-            dock.run_button.setFocus()
-            dock.run()
-            wait(lambda d=dock: not d.presenter.job.busy)
+            dock.find.run_button.setFocus()
+            dock.find.run()
+            wait(lambda d=dock: not d.session.segment.job.busy)
             viewer.dims.set_current_step(0, 16)
             take(viewer, args.to / "finished.png")
             annotate(viewer, dock, args.to)

@@ -35,10 +35,14 @@ def get_reader(path: _Path | list[str]) -> Callable[[Any], list[Any]] | None:
 def _read(path: _Path | list[str]) -> list[Any]:
     from napari.utils.notifications import show_info
 
-    from napari_flowrvs.layers import layers_of, recognise
+    from napari_flowrvs.layers import layers_of, project_home, recognise
+    from napari_flowrvs.project_labels import make_layer
 
     where = path[0] if isinstance(path, list) else path
-    layers: list[Any] = layers_of(where, show_info)
+    # napari takes layers as well as layer data; only a layer can be of a class of its own.
+    layers: list[Any] = [
+        make_layer(layer) if project_home(layer) else layer for layer in layers_of(where, show_info)
+    ]
     if recognise(where) in ("split", "splits", "video of a split") and len(layers) > 1:
         # Looking makes no files; a project beside the split is made when it is asked for.
         show_info(

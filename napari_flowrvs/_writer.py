@@ -79,18 +79,18 @@ def write_project(path: str, layers: list[LayerTuple]) -> list[str]:
         Layers of several projects, or of different shapes, were chosen together.
     """
     from flowrvs.errors import ProjectError
+    from napari_flowrvs.layers import project_home
     from napari_flowrvs.projects import open_projects
 
     labels = [layer for layer in layers if layer[2] == "labels"]
-    about = [(meta.get("metadata") or {}).get("flowrvs") or {} for _, meta, _ in labels]
-    homes = {entry["project"] for entry in about if "project" in entry}
-    if not homes:
+    folders = {None if (home := project_home(layer)) is None else home[0] for layer in labels}
+    if folders == {None}:
         return [_new_project(path, labels, layers)]
-    if len(homes) > 1 or any("project" not in entry for entry in about):
+    if len(folders) > 1:
         raise ProjectError(
             "Layers of different projects cannot be saved as one: select those of one project."
         )
-    project = open_projects.open(homes.pop())
+    project = open_projects.open(str(folders.pop()))
     if Path(path).resolve() == project.path.resolve():
         project.flush()
     else:

@@ -14,29 +14,23 @@ import numpy.typing as npt
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
-from flowrvs.store import Project
+from flowrvs.store import LabelsArray, Project
 from flowrvs.video import Video, open_video
-from napari_flowrvs.brush import quicken
-from napari_flowrvs.locks import protect
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo, VideoSource
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "LayerTuple",
-    "adopt",
     "label_layer",
     "layers_of",
-    "new_label",
     "object_colors",
-    "object_ids",
+    "project_home",
     "project_layers",
-    "project_of",
     "recognise",
     "source_of",
     "split_layers",
     "video_layer",
-    "video_of",
 ]
 
 #: What napari readers return: data, arguments of the layer, kind of layer.
@@ -72,16 +66,6 @@ def video_layer(video: Video, name: str | None = None) -> LayerTuple:
     return ShownVideo(video), meta, "image"
 
 
-def video_of(layer: Any) -> Video | None:
-    """Return the video that `video_layer` showed in a layer, for its cache of frames."""
-    return layer.data.video if isinstance(layer.data, ShownVideo) else None
-
-
-def object_ids(project: Project, layer_id: int) -> list[int]:
-    """Return the ids of the objects that live in a layer."""
-    return [thing.id for thing in project.objects.values() if thing.layer == layer_id]
-
-
 def object_colors(project: Project, layer_id: int) -> dict[int | None, Any]:
     """Return the colour of every value in a layer, as napari's direct colormap takes it."""
     colors: dict[int | None, Any] = {None: _UNKNOWN, 0: (0.0, 0.0, 0.0, 0.0)}
@@ -97,110 +81,12 @@ def label_layer(project: Project, layer_id: int) -> LayerTuple:
     Its data *is* the project's: strokes are on disk a moment later.
     """
     record = project.layers[layer_id]
-    about = {
-        "project": str(project.path),
-        "layer": layer_id,
-        "objects": object_ids(project, layer_id),
-    }
     meta = {
         "name": record.name,
         "colormap": object_colors(project, layer_id),
-        "metadata": {KEY: about},
+        "metadata": {KEY: {"project": str(project.path), "layer": layer_id}},
     }
     return project.labels(layer_id).shown(_silent), meta, "labels"
-
-
-_TOOLS = {"paint": "brush stroke", "erase": "erasing", "fill": "fill", "polygon": "polygon"}
-
-
-def adopt(
-    layer: Any,
-    project: Project,
-    on_message: Callable[[str], None] = _silent,
-    turn: Callable[[bool], object] | None = None,
-) -> Callable[[], None]:
-    """Make a labels layer work on its project in every respect.
-
-    Its ``undo`` and ``redo`` (Ctrl+Z and Ctrl+Shift+Z) become the project's, so that they
-    know model runs and outlive the session; what is drawn between pressing and releasing
-    the mouse is one step; a view in 3D or from the side that would read the whole video
-    is answered by one line, and so is a tool on a frame where the selected object is locked.
-
-    Parameters
-    ----------
-    layer : napari.layers.Labels
-        A layer of `project`, made from `label_layer`.
-    project : Project
-        The project.
-    on_message : callable
-        Gets one line for the user.
-    turn : callable, optional
-        ``turn(back)`` undoes or does again; in this thread by default. Steps of many frames
-        are better turned in a worker (`Step.frames`).
-
-    Returns
-    -------
-    callable
-        Gives the layer back to napari.
-    """
-    home = project_of(layer)
-    if home is None:
-        return lambda: None
-    array = project.labels(home[1])
-    array.group(
-        lambda: bool(getattr(layer, "_block_history", False)),
-        lambda: _TOOLS.get(str(getattr(layer, "mode", "")), "edit"),
-    )
-    shown = layer.data
-    if hasattr(shown, "on_refused"):
-        shown.on_refused(on_message)
-
-    def painted(_event: Any = None) -> None:
-        array.end_stroke()
-        # The project has its own history; napari's would only take memory, and go stale.
-        for name in ("_undo_history", "_redo_history"):
-            steps = getattr(layer, name, None)
-            if steps is not None:
-                steps.clear()
-
-    def turned(back: bool) -> None:
-        try:
-            if turn is not None:
-                turn(back)
-                return
-            step = project.undo() if back else project.redo()
-        except FlowRVSError as error:
-            on_message(str(error))
-            return
-        if step is None:
-            on_message("There is nothing to undo." if back else "There is nothing to redo.")
-        elif home[1] in step.layer_ids:
-            layer.refresh(extent=False)
-
-    layer.events.paint.connect(painted)
-    layer.undo = lambda: turned(True)
-    layer.redo = lambda: turned(False)
-    unprotect = protect(layer, project, home[1], on_message)
-    unquicken = quicken(layer, array)
-
-    def release() -> None:
-        array.end_stroke()
-        array.group(lambda: False, lambda: "edit")
-        layer.events.paint.disconnect(painted)
-        unquicken()
-        unprotect()
-        for name in ("undo", "redo"):
-            vars(layer).pop(name, None)
-
-    return release
-
-
-def new_label(layer: Any, project: Project) -> None:
-    """Select the id of the next new object: painting it makes one.
-
-    napari's own action would read the whole video for the largest label.
-    """
-    layer.selected_label = project.next_label
 
 
 def project_layers(project: Project, note: Callable[[str], None] = _silent) -> list[LayerTuple]:
@@ -410,9 +296,13 @@ def source_of(layer: Any) -> VideoSource | None:
     return VideoSource(str(layer.name), int(shape[0]), path, array)
 
 
-def project_of(layer: Any) -> tuple[str, int] | None:
-    """Return the project folder and the layer id behind a labels layer of this plugin."""
-    about = layer.metadata.get(KEY)
-    if not isinstance(about, dict) or "project" not in about:
+def project_home(layer: LayerTuple) -> tuple[str, int] | None:
+    """Return the project folder and the layer id of labels that lie in a project.
+
+    A copy of such a layer keeps its metadata, but its pixels are its own: None.
+    """
+    data, meta, _ = layer
+    about = (meta.get("metadata") or {}).get(KEY)
+    if not isinstance(data, LabelsArray) or not isinstance(about, dict):
         return None
     return str(about["project"]), int(about["layer"])

@@ -15,16 +15,7 @@ from flowrvs.errors import FlowRVSError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 
-__all__ = ["Projects", "open_projects", "same_video"]
-
-
-def same_video(one: VideoInfo, other: VideoInfo) -> bool:
-    """True when both describe the same pictures, as far as is known."""
-    if (one.frame_count, one.height, one.width) != (other.frame_count, other.height, other.width):
-        return False
-    if one.fingerprint is None or other.fingerprint is None:
-        return True
-    return one.fingerprint == other.fingerprint
+__all__ = ["Projects", "open_projects"]
 
 
 class Projects:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer, Signal, Slot
 
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
-from napari_flowrvs.presenters.job import Work, consume
+from napari_flowrvs.job import Work, consume
 
 __all__ = ["ThreadTask", "run_in_thread", "run_soon"]
 
@@ -56,7 +56,7 @@ class ThreadTask:
     Parameters
     ----------
     work : callable
-        See :data:`napari_flowrvs.presenters.job.Work`.
+        See :data:`napari_flowrvs.job.Work`.
     token : CancelToken
         Also cancelled when the application quits.
     item, progress, done : callable
@@ -79,7 +79,7 @@ class ThreadTask:
         self._progress = progress
         self._event: Progress | None = None
         self._posting = threading.Lock()
-        self._told = 0.0
+        self._reported = 0.0
         self._done = done
         # A daemon, so that a model step of a minute does not keep a closed napari alive:
         # the store survives being killed at any moment.
@@ -101,18 +101,18 @@ class ThreadTask:
         with self._posting:
             waiting, self._event = self._event is not None, event
         if not waiting:
-            self._mailbox.post(self._tell)
+            self._mailbox.post(self._report)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Pass the latest event on, or wait for its time."""
-        early = self._told + _PACE_S - time.monotonic()
+        early = self._reported + _PACE_S - time.monotonic()
         if early > 0:
-            QTimer.singleShot(max(1, round(1e3 * early)), self._tell)
+            QTimer.singleShot(max(1, round(1e3 * early)), self._report)
             return
         with self._posting:
             event, self._event = self._event, None
         if event is not None:
-            self._told = time.monotonic()
+            self._reported = time.monotonic()
             self._progress(event)
 
     def _finish(self, error: BaseException | None) -> None:
@@ -142,7 +142,7 @@ def run_in_thread(
     progress: ProgressCallback,
     done: Callable[[BaseException | None], None],
 ) -> ThreadTask:
-    """Run `work` on a thread of its own; a :class:`~napari_flowrvs.presenters.job.Runner`."""
+    """Run `work` on a thread of its own; a :class:`~napari_flowrvs.job.Runner`."""
     return ThreadTask(work, token, item, progress, done)
 
 

@@ -102,6 +102,10 @@ class LabelsArray:
         whole = self[...]
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> npt.NDArray[Any]:
+        """Return the labels in memory: a copy of a layer is no other way into the project."""
+        return np.asarray(self)
+
     # -- reading -------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:

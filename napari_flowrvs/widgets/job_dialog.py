@@ -8,7 +8,7 @@ import napari
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QDialog, QMainWindow, QWidget
 
-from napari_flowrvs.presenters.job import Failure
+from napari_flowrvs.job import Failure
 from napari_flowrvs.widgets.parts import Problem, ProgressLine
 
 __all__ = ["JobDialog", "show_dialog"]

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from flowrvs.errors import FlowRVSError
-from napari_flowrvs.presenters.job import Failure
+from napari_flowrvs.job import Failure
 from napari_flowrvs.widgets.parts import Wrapped, scrolled
 
 __all__ = ["KEYS", "Commands", "KeysDialog", "Shortcut", "key_of", "set_tip"]
@@ -111,25 +111,29 @@ class Commands:
     ----------
     viewer : napari.Viewer
         The viewer whose keys they are.
-    on_failure : callable
-        Shows why something cannot be done.
-    on_success : callable, optional
-        Called when something could be done after all.
+    on_failure : callable, optional
+        Shows why something cannot be done; see `report`.
     """
 
     def __init__(
         self,
         viewer: Any,
-        on_failure: Callable[[Failure], None],
-        on_success: Callable[[], None] | None = None,
+        on_failure: Callable[[Failure], None] = lambda failure: None,
     ) -> None:
-        self._on_failure = on_failure
-        self._on_success = on_success or _nothing
+        self.report(on_failure)
         # napari gives plugins a proxy and its keys the viewer itself.
         self._viewer = weakref.ref(getattr(viewer, "__wrapped__", viewer))
         self._actions: dict[str, Callable[[], object]] = {}
         _open.append(weakref.ref(self))
         _register()
+
+    def report(
+        self,
+        on_failure: Callable[[Failure], None] = lambda failure: None,
+        on_success: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Say who hears of what cannot be done, and of what could be done after all."""
+        self._on_failure, self._on_success = on_failure, on_success
 
     def add(self, **actions: Callable[[], object]) -> None:
         """Say what actions do."""
@@ -154,19 +158,11 @@ class Commands:
     def close(self) -> None:
         """Hear no more keys, and let go of whoever heard them."""
         self._actions.clear()
-        self._on_failure, self._on_success = _ignore, _nothing
+        self.report()
 
     def belongs_to(self, viewer: Any) -> bool:
         """True for the viewer of these commands."""
         return self._viewer() is getattr(viewer, "__wrapped__", viewer)
-
-
-def _ignore(_failure: Failure) -> None:
-    return None
-
-
-def _nothing() -> None:
-    return None
 
 
 def _run(viewer: Any, name: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtGui import QFontDatabase, QKeyEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -24,9 +24,10 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt.utils import qthrottled
 
 from flowrvs.progress import Progress
-from napari_flowrvs.presenters.job import Failure
+from napari_flowrvs.job import Failure
 
 __all__ = [
     "Fold",
@@ -36,11 +37,13 @@ __all__ = [
     "counted",
     "enable",
     "form_layout",
+    "later",
     "pass_letters",
     "row",
     "rule",
     "scrolled",
     "time_left",
+    "tool_button",
 ]
 
 
@@ -68,6 +71,16 @@ def row(*widgets: QWidget, stretch: int = 0) -> QWidget:
     return holder
 
 
+def later(action: Callable[[], object], milliseconds: int, parent: QObject) -> Callable[[], None]:
+    """Return what calls `action` a moment after it was called, once for many calls.
+
+    It lives as long as `parent`.
+    """
+    throttle: Callable[[], None]
+    throttle = qthrottled(action, timeout=milliseconds, leading=False, parent=parent).throttle
+    return throttle
+
+
 def enable(widgets: Iterable[QWidget], on: bool) -> None:
     """Enable or disable `widgets`; the one that had the focus gets it back.
 
@@ -79,14 +92,23 @@ def enable(widgets: Iterable[QWidget], on: bool) -> None:
         if not on:
             held = widget.hasFocus()
             widget.setEnabled(False)
-            heir = QApplication.focusWidget() if held else None
-            widget.setProperty("heir", heir)
+            widget.setProperty("next", QApplication.focusWidget() if held else None)
         else:
             widget.setEnabled(True)
-            heir = widget.property("heir")
-            widget.setProperty("heir", None)
-            if heir is not None and heir is QApplication.focusWidget():
+            given = widget.property("next")
+            widget.setProperty("next", None)
+            if given is not None and given is QApplication.focusWidget():
                 widget.setFocus()
+
+
+def tool_button(text: str, tip: str, action: Callable[[], object]) -> QToolButton:
+    """Return a small button that is reached by Tab."""
+    button = QToolButton()
+    button.setText(text)
+    button.setToolTip(tip)
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    button.clicked.connect(lambda: action())
+    return button
 
 
 def rule() -> QFrame:
@@ -147,8 +169,8 @@ class _Area(QScrollArea):
         """As wide as the page needs, and a bar beside it."""
         page = self.widget()
         bar = self.verticalScrollBar()
-        room = 0 if page is None else page.minimumSizeHint().width()
-        return QSize(room + (0 if bar is None else bar.sizeHint().width()), 60)
+        width = 0 if page is None else page.minimumSizeHint().width()
+        return QSize(width + (0 if bar is None else bar.sizeHint().width()), 60)
 
 
 class Wrapped(QLabel):
@@ -170,6 +192,8 @@ class Wrapped(QLabel):
 class Fold(QWidget):
     """A heading that shows and hides what is below it; also by keyboard.
 
+    `superqt.QCollapsible` leaves what it has folded where Tab finds it, and hides the focus.
+
     Parameters
     ----------
     title : str
@@ -177,8 +201,6 @@ class Fold(QWidget):
     content : QWidget
         What is shown when unfolded.
     """
-
-    toggled = Signal(bool)
 
     def __init__(self, title: str, content: QWidget) -> None:
         super().__init__()
@@ -201,7 +223,6 @@ class Fold(QWidget):
         arrow = Qt.ArrowType.DownArrow if on else Qt.ArrowType.RightArrow
         self.button.setArrowType(arrow)
         self.content.setVisible(on)
-        self.toggled.emit(on)
 
     def set_open(self, on: bool) -> None:
         """Fold or unfold."""

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QApplication, QMainWindow, QWidget
 
 from flowrvs.progress import CancelToken
 from flowrvs.store import Project
-from napari_flowrvs.widgets.dock import SegmentDock
+from napari_flowrvs.dock import SegmentDock
 from tests.fixtures.segmenters import ThresholdSegmenter
 
 __all__ = [
@@ -205,7 +205,7 @@ class Person:
 
     def rest(self) -> None:
         """Wait until nothing runs."""
-        room = self.dock.room
+        room = self.dock.session
         jobs = [room.segment.job, room.correct.job, room.steps.job, room.opener.job, room.links.job]
         self.until(lambda: not any(job.busy for job in jobs))
 

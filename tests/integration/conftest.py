@@ -29,10 +29,10 @@ def make_person(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[..., Any]]:
     """Sit somebody down before a viewer; ``$FLOWRVS_PICTURES`` keeps what they see."""
+    from napari_flowrvs.dock import SegmentDock
     from napari_flowrvs.layers import layers_of
-    from napari_flowrvs.presenters.memory import Memory
     from napari_flowrvs.projects import open_projects
-    from napari_flowrvs.widgets.dock import SegmentDock
+    from napari_flowrvs.recent import Recent
     from tests.integration.annotator import FlawedSegmenter, Person
 
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
@@ -47,7 +47,7 @@ def make_person(
         dock = SegmentDock(
             viewer,
             load=load or (lambda model, device: FlawedSegmenter()),
-            memory=Memory(tmp_path / "memory.json"),
+            recent=Recent(tmp_path / "memory.json"),
         )
         viewer.window.add_dock_widget(dock, name="Segment a video by sentences", area="right")
         for layer in layers_of(folder):

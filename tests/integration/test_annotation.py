@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QLineEdit
 
 from flowrvs.cli import main
 from flowrvs.store import Provenance
-from napari_flowrvs.presenters.correct import RULES
+from napari_flowrvs.correct.presenter import RULES
 from napari_flowrvs.projects import open_projects
 from tests.integration.annotator import BROKEN, FRAMES, SIDE, TRUTH, Person, corner, iou
 
@@ -21,17 +21,19 @@ MakePerson = Callable[..., Person]
 
 def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path) -> None:
     person = make_person()
-    dock, viewer, desk = person.dock, person.viewer, person.dock.desk
+    dock, viewer, desk = person.dock, person.viewer, person.dock.session.desk
     # Prompt; what is typed is no shortcut.
-    person.qtbot.keyClicks(dock.sentences.edit, "the red square")
-    person.press("Ctrl+Return", dock.sentences.edit)
+    person.qtbot.keyClicks(dock.find.sentences.edit, "the red square")
+    person.press("Ctrl+Return", dock.find.sentences.edit)
     person.rest()
     project = desk.project
     assert project is not None and desk.object_id == 1 and not desk.span_chosen
     assert all(iou(project, t) < 0.6 for t in BROKEN) and iou(project, 5) > 0.99
     # Review: what is doubtful is what is broken, or beside it.
     person.page("Review")
-    person.until(lambda: not dock.review.job.busy and dock.review.queue()[0].doubt > 0)
+    person.until(
+        lambda: not dock.session.review.job.busy and dock.session.review.queue()[0].doubt > 0
+    )
     person.press("N")
     assert desk.frame in range(BROKEN.start - 1, BROKEN.stop + 1)
     person.look("review")
@@ -54,16 +56,20 @@ def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path
     person.press("Shift+I")
     assert desk.span == (BROKEN[0], BROKEN[-1] + 1)
     person.press("S")
-    person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
+    person.until(
+        lambda: dock.session.correct.preview is not None and not dock.session.correct.job.busy
+    )
     person.look("spread")
     assert iou(project, BROKEN[-1]) < 0.6, "a preview writes nothing"
     person.press("Shift+Y")
-    assert dock.correct.preview is None and "preview" not in viewer.layers
+    assert dock.session.correct.preview is None and "preview" not in viewer.layers
     person.press("S")
-    person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
+    person.until(
+        lambda: dock.session.correct.preview is not None and not dock.session.correct.job.busy
+    )
     # An image layer has a Y of its own: the keys are heard all the same.
     person.press("Y")
-    person.until(lambda: dock.correct.preview is None and not dock.correct.job.busy)
+    person.until(lambda: dock.session.correct.preview is None and not dock.session.correct.job.busy)
     assert min(iou(project, t) for t in BROKEN) > 0.85
     # Undo the spread and do it again.
     person.press("Ctrl+Z")
@@ -80,16 +86,16 @@ def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path
     before = desk.frame
     person.until(lambda: desk.frame != before)
     person.press("K")
-    assert not dock.transport.player.playing
+    assert not dock.footer.transport.player.playing
     # Accept: the doubtful ones one by one, then all of it.
     person.press("Alt+I")
     person.page("Review")
-    person.until(lambda: not dock.review.job.busy)
+    person.until(lambda: not dock.session.review.job.busy)
     person.press("N")
     for _ in range(3):
         person.press("A")
     person.rest()
-    assert dock.review.progress() == (4, FRAMES)
+    assert dock.session.review.progress() == (4, FRAMES)
     person.press("Alt+Left")
     assert desk.frame == 0
     person.press("Alt+Right")
@@ -99,7 +105,7 @@ def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path
     person.press("Shift+Right")
     person.press("Shift+A")
     person.rest()
-    assert dock.review.progress() == (FRAMES, FRAMES) and dock.review.queue() == []
+    assert dock.session.review.progress() == (FRAMES, FRAMES) and dock.session.review.queue() == []
     person.look("done")
     assert person.pressed < 70
     # Export; nothing of it needs the window any more.
@@ -115,11 +121,11 @@ def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path
 
 def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson) -> None:
     person = make_person()
-    dock, viewer, desk = person.dock, person.viewer, person.dock.desk
-    panel = dock.correct_panel
+    dock, viewer, desk = person.dock, person.viewer, person.dock.session.desk
+    panel = dock.correct
     # Two sentences that mean the same are linked.
-    dock.sentences.set_texts(("the red square", "the thing that is red"))
-    person.click(dock.run_button)
+    dock.find.sentences.set_texts(("the red square", "the thing that is red"))
+    person.click(dock.find.run_button)
     person.rest()
     project = desk.project
     assert project is not None and not dock.footer.question.isHidden()
@@ -135,11 +141,11 @@ def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson)
     panel.slider.setFocus()
     for _ in range(6):
         person.press("PageUp", panel.slider)
-    assert dock.correct.preview is not None and dock.preview.layer is not None
-    assert "on frame 5: 1 frame" in dock.preview.text.text()
+    assert dock.session.correct.preview is not None and dock.footer.preview.layer is not None
+    assert "on frame 5: 1 frame" in dock.footer.preview.text.text()
     person.press("Right")
-    assert "on frame 6" in dock.preview.text.text() and desk.frame == 6
-    person.click(dock.preview.discard_button)
+    assert "on frame 6" in dock.footer.preview.text.text() and desk.frame == 6
+    person.click(dock.footer.preview.discard_button)
     assert project.object_mask(1, 5, 6).sum() == pixels
     # Ask again, with two steps on the broken stretch, by every rule; one of them is kept.
     desk.set_span(BROKEN.start, BROKEN.stop)
@@ -149,7 +155,7 @@ def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson)
         person.type("the red square", panel.sentence)
         person.click(panel.ask_button)
         person.rest()
-        preview = dock.correct.preview
+        preview = dock.session.correct.preview
         frame = BROKEN[0]
         if preview is None:  # it would change nothing
             assert rule in ("keep", "intersect"), rule
@@ -159,7 +165,7 @@ def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson)
             assert area > 0.95
         else:
             assert area < 0.6
-    person.click(dock.preview.keep_button)
+    person.click(dock.footer.preview.keep_button)
     person.rest()
     assert min(iou(project, t) for t in BROKEN) > 0.95
     # Clean up: a hole and a speck on one frame.
@@ -175,7 +181,9 @@ def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson)
     for tool in ("fill holes", "largest piece only"):
         panel.tool.setCurrentText(tool)
         person.press("Shift+C")
-        person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
+        person.until(
+            lambda: dock.session.correct.preview is not None and not dock.session.correct.job.busy
+        )
         person.press("Y")
         person.rest()
     assert iou(project, 2) == 1
@@ -211,7 +219,7 @@ def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson)
     assert merge is not None
     merge.actions()[0].trigger()
     person.rest()
-    assert set(project.objects) == {1}, dock.problem.line.text()
+    assert set(project.objects) == {1}, dock.footer.problem.line.text()
     assert iou(project, 10) > 0.98
     # It ends here: nothing after it; undone by the button, across a second run.
     desk.go_to(35)
@@ -220,9 +228,9 @@ def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson)
     assert not project.object_mask(1, 36, 40).any()
     ended = project.undo_name
     dock.tabs.setCurrentIndex(0)
-    dock.options.steps.value = 2
-    dock.sentences.set_texts(("the red square",))
-    person.click(dock.run_button)
+    dock.find.options.steps.value = 2
+    dock.find.sentences.set_texts(("the red square",))
+    person.click(dock.find.run_button)
     person.rest()
     assert not project.object_mask(1, 36, 40).any(), "what a person said stays"
     assert iou(project, 20) > 0.95

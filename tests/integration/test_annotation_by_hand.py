@@ -25,16 +25,16 @@ def test_two_drawn_frames_make_a_dataset(
     make_person: MakePerson, folder: Path, tmp_path: Path
 ) -> None:
     person = make_person(no_model)
-    dock, viewer, desk = person.dock, person.viewer, person.dock.desk
-    dock.sentences.set_texts(("the red square",))
-    person.click(dock.run_button)
+    dock, viewer, desk = person.dock, person.viewer, person.dock.session.desk
+    dock.find.sentences.set_texts(("the red square",))
+    person.click(dock.find.run_button)
     person.rest()
-    assert dock.problem.line.text() == "There are no weights here."
-    person.click(dock.draw_button)
+    assert dock.footer.problem.line.text() == "There are no weights here."
+    person.click(dock.find.draw_button)
     person.rest()
     project = desk.project
-    assert project is not None and dock.problem.isHidden()
-    assert "Draw “the red square” here" in dock.progress.status.text()
+    assert project is not None and dock.footer.problem.isHidden()
+    assert "Draw “the red square” here" in dock.footer.progress.status.text()
     layer = viewer.layers.selection.active
     # One frame with the brush, one with the polygon, one copied.
     desk.go_to(0)
@@ -52,18 +52,24 @@ def test_two_drawn_frames_make_a_dataset(
     assert iou(project, 20) > 0.9
     # Fill in between; forget it, then keep it.
     person.press("T")
-    person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
+    person.until(
+        lambda: dock.session.correct.preview is not None and not dock.session.correct.job.busy
+    )
     assert not project.object_mask(1, 10, 11).any()
     person.look("by-hand")
-    person.click(dock.preview.discard_button)
+    person.click(dock.footer.preview.discard_button)
     person.press("T")
-    person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
+    person.until(
+        lambda: dock.session.correct.preview is not None and not dock.session.correct.job.busy
+    )
     person.press("Y")
     person.rest()
     assert min(iou(project, t) for t in range(21)) > 0.75
     # Follow the motion to the end, from the drawn frame on; back is Shift+B.
     person.press("Shift+S")
-    person.until(lambda: dock.correct.preview is not None and not dock.correct.job.busy)
+    person.until(
+        lambda: dock.session.correct.preview is not None and not dock.session.correct.job.busy
+    )
     person.press("Y")
     person.rest()
     assert iou(project, 30) > 0.8
@@ -81,7 +87,7 @@ def test_two_drawn_frames_make_a_dataset(
     assert not project.object_mask(1, FRAMES - 5, FRAMES).any()
     # A copy beside it; the project itself, and the video, move elsewhere afterwards.
     copy = tmp_path / "copies" / "mine.flowrvs"
-    dock.copy_project(str(copy))
+    dock.head.copy_project(str(copy))
     person.rest()
     with Project.open(copy, read_only=True) as other:
         assert np.array_equal(other.object_mask(1, 0, FRAMES), project.object_mask(1, 0, FRAMES))
@@ -94,13 +100,13 @@ def test_two_drawn_frames_make_a_dataset(
     moved.mkdir()
     shutil.move(home, moved / "work.flowrvs")
     shutil.move(folder, moved / "another name")
-    dock.open_path(str(moved / "work.flowrvs"))
+    dock.head.open_path(str(moved / "work.flowrvs"))
     person.rest()
     person.until(lambda: len(viewer.layers) == 2)
     project = desk.project
     assert project is not None and project.path == moved / "work.flowrvs"
     assert np.array_equal(project.object_mask(1, 0, FRAMES), masks)
-    assert dock.source() is not None and "another name" in str(dock.source().path)
+    assert dock.head.source is not None and "another name" in str(dock.head.source.path)
     # What was done before the move can be undone after it.
     person.click(dock.footer.history.undo_button)
     person.rest()
@@ -116,7 +122,7 @@ def test_two_drawn_frames_make_a_dataset(
     out = tmp_path / "data"
     assert main(["export", path, "--to", str(out)]) == 0
     assert main(["check", str(out / "train")]) == 0
-    dock.open_path(str(out / "train"))
+    dock.head.open_path(str(out / "train"))
     person.rest()
     person.until(lambda: len(viewer.layers) == 2)
     truth = next(layer for layer in viewer.layers if layer.name.endswith("truth"))

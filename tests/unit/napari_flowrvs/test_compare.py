@@ -11,8 +11,8 @@ from qtpy.QtCore import QPoint, Qt
 
 from flowrvs.errors import InputError
 from flowrvs.evaluation import compare_masks
-from napari_flowrvs.presenters.compare import ComparePresenter, Curve, Side
-from napari_flowrvs.widgets.compare import ComparePanel
+from napari_flowrvs.compare.panel import ComparePanel
+from napari_flowrvs.compare.presenter import ComparePresenter, Curve, Side
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_click_goes_to_the_frame(
         viewer.add_labels(data, name=name)
     panel = ComparePanel(viewer)
     viewer.window.add_dock_widget(panel)
-    assert (panel.one.currentText(), panel.other.currentText()) == ("a", "b")
+    assert (panel.first.currentText(), panel.second.currentText()) == ("a", "b")
     qtbot.keyClick(panel.button, Qt.Key.Key_Space)
     qtbot.waitUntil(lambda: not panel.presenter.job.busy, timeout=20_000)
     qtbot.waitUntil(lambda: "lowest on frame 15" in panel.summary.text(), timeout=5_000)
@@ -80,7 +80,7 @@ def test_a_click_goes_to_the_frame(
     before = panel.curve.grab().toImage()
     panel.curve.show_curve(None)
     assert panel.curve.grab().toImage() != before
-    panel.other.setCurrentText("a")
+    panel.second.setCurrentText("a")
     panel.compare()
     assert "two different" in panel.problem.line.text()
 
@@ -88,7 +88,7 @@ def test_a_click_goes_to_the_frame(
 def test_a_long_curve_is_painted_at_once(qtbot: Any) -> None:
     import time
 
-    from napari_flowrvs.widgets.curve import CurveView
+    from napari_flowrvs.compare.curve import CurveView
 
     view = CurveView()
     qtbot.addWidget(view)

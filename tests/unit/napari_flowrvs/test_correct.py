@@ -13,9 +13,9 @@ from flowrvs.errors import InputError
 from flowrvs.inference import segment_into
 from flowrvs.store import Project, Provenance
 from flowrvs.video import open_video
-from napari_flowrvs.presenters.correct import CorrectPresenter, Reprompt, Scope
-from napari_flowrvs.presenters.desk import Desk
-from napari_flowrvs.presenters.motion import Motion
+from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.motion import Motion
 from napari_flowrvs.source import VideoSource
 from tests.fixtures.segmenters import ThresholdSegmenter
 
@@ -88,7 +88,7 @@ def test_spreading_shows_a_preview_and_writes_it_as_one_step(
     sure: dict[int, float] = {}
     correct.kept.connect(lambda object_id, certainty: sure.update(certainty))
     correct.frames_ready.connect(lambda start, stop: ready.extend(range(start, stop)))
-    correct.told.connect(told.append)
+    correct.noted.connect(told.append)
     correct.spread()
     assert correct.preview is not None and set(ready) >= set(range(1, FRAMES))
     assert not project.object_mask(1, 1, FRAMES).any(), "nothing is written yet"
@@ -223,7 +223,7 @@ def test_a_preview_of_nothing_is_not_asked_about(
     correct: CorrectPresenter, desk: Desk, project: Project
 ) -> None:
     told: list[str] = []
-    correct.told.connect(told.append)
+    correct.noted.connect(told.append)
     correct.interpolate()
     assert correct.preview is None and "on two frames" in told[-1]
     correct.clean("fill", Scope.FRAME)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
-from napari_flowrvs.presenters.desk import Desk
-from napari_flowrvs.presenters.strip import COLORS, EMPTY_COLORS, StripPresenter, stack
-from napari_flowrvs.widgets.colors import ObjectColors, show_colors
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.layers import label_layer
+from napari_flowrvs.project_labels import ObjectColors, ProjectLabels
+from napari_flowrvs.projects import open_projects
+from napari_flowrvs.strip.presenter import COLORS, EMPTY_COLORS, StripPresenter, stack
 
 
 @pytest.fixture
@@ -139,15 +140,22 @@ def test_colours_are_napari_s_own_without_its_slow_table() -> None:
     np.testing.assert_array_equal(ours.map(every), plain.map(every))
 
 
-def test_a_layer_is_drawn_again_for_new_colours_only() -> None:
-    layer = Labels(np.zeros((2, 6, 8), np.uint16), colormap={None: "gray", 0: "transparent"})
+def test_a_layer_is_drawn_again_for_new_colours_only(tmp_path: Path) -> None:
+    info = VideoInfo(None, "array", 2, 6, 8)
+    project = open_projects.ensure(tmp_path / "clip.flowrvs", info)
+    made = project.add_prompt("one")[1]
+    data, meta, _ = label_layer(project, made.layer)
+    layer = ProjectLabels(data, **meta)
     drawn: list[int] = []
     layer.events.colormap.connect(lambda: drawn.append(1))
-    colors = {None: (0.6, 0.6, 0.6, 1.0), 0: (0.0, 0.0, 0.0, 0.0), 2: (1.0, 0.5, 0.1, 1.0)}
-    layer.selected_label = 2
     for _ in range(3):
-        show_colors(layer, colors)
-    assert len(drawn) == 1 and layer.selected_label == 2
-    show_colors(layer, {**colors, 2: (0.0, 0.5, 0.1, 1.0)})
-    show_colors(layer, {**colors, 5: (1.0, 0.5, 0.1, 1.0)})
-    assert len(drawn) == 3 and layer.get_color(2)[0] == pytest.approx(1.0)
+        layer.show_objects()
+    assert not drawn and layer.selected_label == made.id
+    project.update_object(made.id, color=(0.0, 0.5, 0.1))
+    layer.show_objects()
+    other = project.add_object("two", made.layer)
+    layer.show_objects()
+    layer.show_objects()
+    assert len(drawn) == 2 and layer.selected_label == made.id
+    assert np.allclose(layer.get_color(made.id)[:3], (0.0, 0.5, 0.1))
+    assert np.allclose(layer.get_color(other.id)[:3], other.color)

@@ -12,8 +12,8 @@ from pycocotools import mask as coco_mask
 
 from flowrvs.data.export import ExportResult
 from flowrvs.errors import InputError
-from napari_flowrvs.presenters.export import ExportInputs, ExportPresenter
-from napari_flowrvs.presenters.segment import SegmentInputs, SegmentPresenter
+from napari_flowrvs.export.presenter import ExportInputs, ExportPresenter
+from napari_flowrvs.find.presenter import SegmentInputs, SegmentPresenter
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
 from tests.fixtures.segmenters import ThresholdSegmenter

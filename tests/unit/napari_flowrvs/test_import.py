@@ -13,11 +13,11 @@ from qtpy.QtCore import Qt
 
 from flowrvs.data import MevisWriter
 from flowrvs.errors import InputError
-from napari_flowrvs.presenters.export import ExportInputs, ExportPresenter
-from napari_flowrvs.presenters.importing import ImportPresenter
+from napari_flowrvs.export.panel import ExportDialog
+from napari_flowrvs.export.presenter import ExportInputs, ExportPresenter
+from napari_flowrvs.importing.panel import ImportDialog
+from napari_flowrvs.importing.presenter import ImportPresenter
 from napari_flowrvs.projects import open_projects
-from napari_flowrvs.widgets.export_dialog import ExportDialog
-from napari_flowrvs.widgets.import_dialog import ImportDialog
 
 Clip = Any
 

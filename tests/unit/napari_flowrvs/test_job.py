@@ -7,7 +7,7 @@ import pytest
 
 from flowrvs.errors import DeviceMemoryError, VideoError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
-from napari_flowrvs.presenters.job import Failure, Job, Phase, run_here
+from napari_flowrvs.job import Failure, Job, Phase, run_here
 
 
 def record(job: Job) -> list[Any]:

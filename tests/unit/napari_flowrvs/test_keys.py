@@ -18,10 +18,10 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QLabel
 
 from flowrvs.store import Project
+from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.layers import layers_of
-from napari_flowrvs.presenters.memory import Memory
 from napari_flowrvs.projects import open_projects
-from napari_flowrvs.widgets.dock import SegmentDock
+from napari_flowrvs.recent import Recent
 from napari_flowrvs.widgets.keys import KEYS, KeysDialog, key_of
 from tests.fixtures.segmenters import ThresholdSegmenter
 
@@ -45,7 +45,7 @@ def opened(
         _, one = project.add_prompt(text)
         project.write_model(one.layer, one.id, 2, clip[2:20, ..., channel] > 150)
     viewer = make_napari_viewer(show=True)
-    dock = SegmentDock(viewer, load=load, memory=Memory(tmp_path / "memory.json"))
+    dock = SegmentDock(viewer, load=load, recent=Recent(tmp_path / "memory.json"))
     viewer.window.add_dock_widget(dock, name="Segment")
     for layer in layers_of(folder):
         dock.link.add(layer)
@@ -65,48 +65,52 @@ def press(qtbot: Any, viewer: Any, key: Qt.Key, shift: bool = False, alt: bool =
 
 def test_the_viewer_and_the_desk_agree(opened: Opened) -> None:
     viewer, dock, project = opened
-    assert dock.desk.project is project and dock.desk.object_id == 1
+    assert dock.session.desk.project is project and dock.session.desk.object_id == 1
     viewer.dims.set_current_step(0, 7)
-    assert dock.desk.frame == 7
+    assert dock.session.desk.frame == 7
     viewer.layers.selection.active = viewer.layers["green"]
-    assert dock.desk.object_id == 2
-    dock.desk.choose(1)
+    assert dock.session.desk.object_id == 2
+    dock.session.desk.choose(1)
     assert viewer.layers.selection.active is viewer.layers["red"]
-    dock.desk.go_to(3)
+    dock.session.desk.go_to(3)
     assert viewer.dims.current_step[0] == 3
     viewer.layers.remove("red")
     viewer.layers.remove("green")
-    assert dock.desk.project is None
+    assert dock.session.desk.project is None
 
 
 def test_keys_step_and_set_the_range(opened: Opened, qtbot: Any) -> None:
     viewer, dock, _ = opened
     viewer.dims.set_current_step(0, 5)
     press(qtbot, viewer, Qt.Key.Key_Right, shift=True)
-    assert dock.desk.frame == 15
+    assert dock.session.desk.frame == 15
     press(qtbot, viewer, Qt.Key.Key_Right)
-    assert dock.desk.frame == 16, "napari's own step"
+    assert dock.session.desk.frame == 16, "napari's own step"
     press(qtbot, viewer, Qt.Key.Key_I, shift=True)
     press(qtbot, viewer, Qt.Key.Key_Left, shift=True)
     press(qtbot, viewer, Qt.Key.Key_I)
-    assert dock.desk.span == (6, 17)
+    assert dock.session.desk.span == (6, 17)
     press(qtbot, viewer, Qt.Key.Key_Left, alt=True)
-    assert dock.desk.frame == 2, "where the red square begins"
+    assert dock.session.desk.frame == 2, "where the red square begins"
     press(qtbot, viewer, Qt.Key.Key_Right, alt=True)
-    assert dock.desk.frame == 19
+    assert dock.session.desk.frame == 19
 
 
 def test_keys_work_while_the_dock_has_the_focus(opened: Opened, qtbot: Any) -> None:
     viewer, dock, _ = opened
     viewer.dims.set_current_step(0, 4)
     dock.tabs.setCurrentWidget(dock.objects)
-    for widget in (dock.transport.buttons["play"], dock.objects.objects, dock.run_button):
-        dock.desk.set_span(None, None)
+    for widget in (
+        dock.footer.transport.buttons["play"],
+        dock.objects.objects,
+        dock.find.run_button,
+    ):
+        dock.session.desk.set_span(None, None)
         widget.setFocus()
         qtbot.keyClick(widget, Qt.Key.Key_I)
-        assert dock.desk.span == (4, 24)
+        assert dock.session.desk.span == (4, 24)
     qtbot.keyClick(dock.objects.objects, Qt.Key.Key_Right, Qt.KeyboardModifier.ShiftModifier)
-    assert dock.desk.frame == 14
+    assert dock.session.desk.frame == 14
 
 
 def test_napari_knows_the_actions_and_lets_the_user_change_them(opened: Opened, qtbot: Any) -> None:
@@ -133,10 +137,10 @@ def test_napari_knows_the_actions_and_lets_the_user_change_them(opened: Opened, 
         assert key_of("forward") == "Alt+J"
         viewer.dims.set_current_step(0, 0)
         press(qtbot, viewer, Qt.Key.Key_Right, shift=True)
-        assert dock.desk.frame == 0
+        assert dock.session.desk.frame == 0
         canvas = viewer.window._qt_viewer.canvas.native
         qtbot.keyClick(canvas, Qt.Key.Key_J, Qt.KeyboardModifier.AltModifier)
-        assert dock.desk.frame == 10
+        assert dock.session.desk.frame == 10
     finally:
         shortcuts.shortcuts = before
         action_manager.unbind_shortcut("napari-flowrvs:forward")
@@ -156,12 +160,14 @@ def test_playing_moves_on_and_a_key_stops_it(opened: Opened, qtbot: Any) -> None
     viewer, dock, _ = opened
     viewer.dims.set_current_step(0, 0)
     press(qtbot, viewer, Qt.Key.Key_K)
-    assert dock.transport.player.playing
-    qtbot.waitUntil(lambda: dock.desk.frame >= 3, timeout=5_000)
+    assert dock.footer.transport.player.playing
+    qtbot.waitUntil(lambda: dock.session.desk.frame >= 3, timeout=5_000)
     press(qtbot, viewer, Qt.Key.Key_K)
-    stopped = dock.desk.frame
+    stopped = dock.session.desk.frame
     qtbot.wait(250)
-    assert dock.desk.frame == stopped and not dock.transport.buttons["play"].isChecked()
+    assert (
+        dock.session.desk.frame == stopped and not dock.footer.transport.buttons["play"].isChecked()
+    )
 
 
 def test_the_strip_lies_below_the_slider_and_goes_to_a_frame(opened: Opened, qtbot: Any) -> None:
@@ -173,7 +179,7 @@ def test_the_strip_lies_below_the_slider_and_goes_to_a_frame(opened: Opened, qtb
     for frame in (0, 11, 23):
         x = left + (frame + 0.5) * width / 24
         qtbot.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPoint(round(x), 20))
-        assert dock.desk.frame == viewer.dims.current_step[0] == frame
+        assert dock.session.desk.frame == viewer.dims.current_step[0] == frame
     picture = strip.grab().toImage()
     y = 20
 
@@ -211,9 +217,9 @@ def test_painting_does_not_wait_for_the_panels(opened: Opened, qtbot: Any) -> No
         return float(np.median(times))
 
     listening = stamps()
-    layer.events.labels_update.disconnect(dock.desk_link._on_painted)
+    layer.events.labels_update.disconnect(dock.link._on_painted)
     alone = stamps()
-    layer.events.labels_update.connect(dock.desk_link._on_painted)
+    layer.events.labels_update.connect(dock.link._on_painted)
     assert listening - alone < 0.001
 
 
@@ -222,7 +228,7 @@ def test_the_onion_skin_shows_the_neighbours(opened: Opened, qtbot: Any) -> None
     viewer.dims.set_current_step(0, 10)
     press(qtbot, viewer, Qt.Key.Key_G)
     ghost = viewer.layers["neighbours"]
-    assert dock.transport.buttons["onion"].isChecked()
+    assert dock.footer.transport.buttons["onion"].isChecked()
     assert viewer.layers.selection.active is viewer.layers["red"], "painting goes on"
     frame = np.asarray(ghost._slice.image.raw)
     assert frame[10, 9] == 1 and frame[10, 20] == 2 and not frame[30, 45]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Labels
 
 from flowrvs.data.mevis import MevisWriter
 from flowrvs.errors import DatasetError, FlowRVSError, ProjectError
@@ -20,13 +20,12 @@ from napari_flowrvs._reader import get_reader
 from napari_flowrvs._sample_data import look_alikes, moving_shapes
 from napari_flowrvs._writer import write_labels, write_project
 from napari_flowrvs.layers import (
-    adopt,
     layers_of,
-    new_label,
-    project_of,
+    project_home,
     recognise,
     source_of,
 )
+from napari_flowrvs.project_labels import make_layer
 from napari_flowrvs.projects import open_projects
 
 Clip = npt.NDArray[np.uint8]
@@ -66,7 +65,7 @@ def project_path(image_folder: Path) -> Path:
 def show(layers: list[Any]) -> ViewerModel:
     viewer = ViewerModel()
     for data, meta, kind in layers:
-        viewer.add_layer(Layer.create(data, meta, kind))
+        viewer.add_layer(make_layer((data, meta, kind)))
     return viewer
 
 
@@ -88,7 +87,7 @@ def test_a_project_brings_back_its_video_and_editable_labels(
     assert [layer.name for layer in viewer.layers] == ["squares", "red", "green"]
     assert notes == []
     labels = viewer.layers["green"]
-    home = project_of(labels)
+    home = project_home(labels.as_layer_data_tuple())
     assert home is not None
     project = open_projects.get(home[0])
     assert project is not None and np.array_equal(
@@ -101,21 +100,21 @@ def test_a_project_brings_back_its_video_and_editable_labels(
         assert again.labels(home[1])[4, 0, 0] == 2
 
 
-class TestAdopted:
+class TestProjectLabels:
     @pytest.fixture
-    def adopted(self, project_path: Path) -> Any:
+    def shown(self, project_path: Path) -> Any:
         viewer = show(layers_of(project_path))
         layer = viewer.layers["green"]
         project = open_projects.open(project_path)
         said: list[str] = []
-        release = adopt(layer, project, said.append)
+        layer.notify = said.append
         layer.brush_size = 4
         layer.mode = "paint"
-        yield viewer, layer, project, said, release
+        yield viewer, layer, project, said
         open_projects.close(project)
 
-    def test_a_stroke_is_one_step_of_the_project(self, adopted: Any) -> None:
-        viewer, layer, project, said, _ = adopted
+    def test_a_stroke_is_one_step_of_the_project(self, shown: Any) -> None:
+        viewer, layer, project, said = shown
         before = np.asarray(layer.data)
         viewer.dims.set_point(0, 9)
         with layer.block_history():
@@ -136,41 +135,29 @@ class TestAdopted:
         layer.fill((9, 0, 0), 2)
         assert project.undo_name.startswith("fill on 'green'")
 
-    def test_strokes_are_undone_after_opening_again(self, adopted: Any) -> None:
-        _, layer, project, _, _ = adopted
+    def test_strokes_are_undone_after_opening_again(self, shown: Any) -> None:
+        _, layer, project, _ = shown
         layer.paint((9, 20, 20), 2)
         open_projects.close(project)
-        project = open_projects.open(project.path)
         viewer = show(layers_of(project.path))
         again = viewer.layers["green"]
-        release = adopt(again, project)
         again.undo()
         assert not again.data[9].any()
-        release()
         open_projects.close(project)
 
-    def test_a_new_label_is_free_in_the_whole_project(self, adopted: Any) -> None:
-        _, layer, project, _, _ = adopted
-        new_label(layer, project)
+    def test_a_new_label_is_free_in_the_whole_project(self, shown: Any) -> None:
+        _, layer, project, _ = shown
+        layer.select_new()
         assert layer.selected_label == 3
         layer.paint((9, 20, 20), 3)
-        new_label(layer, project)
+        layer.select_new()
         assert layer.selected_label == 4
-        assert project.objects[3].layer == project_of(layer)[1]
+        assert project.objects[3].layer == layer.layer_id
 
-    def test_released_layers_are_naparis_again(self, adopted: Any) -> None:
-        _, layer, project, _, release = adopted
-        release()
-        layer.paint((9, 20, 20), 2)
-        layer.undo()
-        assert not layer.data[9].any()
-        assert len(project.history.steps) == 4  # two of the fixture, and both assignments
-
-    def test_who_turns_may_be_somebody_else(self, adopted: Any) -> None:
-        _, layer, project, said, release = adopted
-        release()
+    def test_who_turns_may_be_somebody_else(self, shown: Any) -> None:
+        _, layer, _, _ = shown
         turned: list[bool] = []
-        adopt(layer, project, said.append, turned.append)
+        layer.turn = turned.append
         layer.undo()
         layer.redo()
         assert turned == [True, False]

@@ -12,10 +12,10 @@ import pytest
 
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
-from napari_flowrvs.presenters.desk import Changed, Desk
-from napari_flowrvs.presenters.links import Link, LinksPresenter
-from napari_flowrvs.widgets.bridge import Bridge
-from napari_flowrvs.widgets.links import LinkBar
+from napari_flowrvs.bridge import Bridge
+from napari_flowrvs.desk import Changed, Desk
+from napari_flowrvs.links.panel import LinkBar
+from napari_flowrvs.links.presenter import Link, LinksPresenter
 
 
 @pytest.fixture

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
 from flowrvs.checkpoints import hub_retry, locate
 from flowrvs.checkpoints.disk import size_text
 from flowrvs.checkpoints.fetch import plan_fetch
 from flowrvs.progress import Progress
-from napari_flowrvs.presenters.memory import Memory
-from napari_flowrvs.presenters.models import ModelPresenter, Stage
-from napari_flowrvs.widgets.dock import SegmentDock
-from napari_flowrvs.widgets.find import FindPanel
-from napari_flowrvs.widgets.models import ModelPanel
+from napari_flowrvs.dock import SegmentDock
+from napari_flowrvs.find.panel import FindPanel
+from napari_flowrvs.find.presenter import SegmentPresenter
+from napari_flowrvs.models.panel import ModelPanel
+from napari_flowrvs.models.presenter import ModelPresenter, Stage
+from napari_flowrvs.recent import Recent
+from napari_flowrvs.widgets.keys import Commands
+from napari_flowrvs.widgets.parts import ProgressLine
+from napari_flowrvs.worker import run_in_thread
 from tests.fixtures.hub import HubStandIn, ask_here, serve_hub, small_repositories
 from tests.fixtures.public_layout import PublicLayout, write_public_layout
 
@@ -46,13 +51,13 @@ def hub(
 @pytest.fixture
 def panel(qtbot: Any, hub: HubStandIn) -> Iterator[ModelPanel]:
     """The strip in a window of its own, 300 px wide, speaking of mevis."""
-    strip = ModelPanel()
+    strip = ModelPanel(ModelPresenter(run_in_thread))
     qtbot.addWidget(strip)
     strip.resize(300, 200)
     strip.choose("mevis")
     qtbot.waitUntil(strip.isVisible, timeout=60_000)
     yield strip
-    strip.close_all()
+    strip.presenter.close()
 
 
 def idle(qtbot: Any, strip: ModelPanel) -> None:
@@ -185,7 +190,10 @@ def test_another_choice_waits_until_the_fetch_has_ended(
 
 
 def test_the_list_says_what_is_not_installed(qtbot: Any, hub: HubStandIn, tmp_path: Path) -> None:
-    page = FindPanel(Memory(tmp_path / "memory.json"))
+    recent = Recent(tmp_path / "memory.json")
+    page = FindPanel(
+        SegmentPresenter(), ModelPresenter(), recent, Commands(ViewerModel()), ProgressLine()
+    )
     qtbot.addWidget(page)
     page.show()
     model = page.options.model
@@ -205,10 +213,10 @@ def test_closing_the_dock_stops_a_fetch(
     make_napari_viewer: Callable[..., Any], qtbot: Any, hub: HubStandIn, tmp_path: Path
 ) -> None:
     viewer = make_napari_viewer()
-    dock = SegmentDock(viewer, memory=Memory(tmp_path / "memory.json"))
+    dock = SegmentDock(viewer, recent=Recent(tmp_path / "memory.json"))
     viewer.window.add_dock_widget(dock, name="Segment")
     strip = dock.find.models
-    dock.options.model.setCurrentText("mevis")
+    dock.find.options.model.setCurrentText("mevis")
     hub.gates[DIT] = threading.Event()
     strip.go.click()
     idle(qtbot, strip)

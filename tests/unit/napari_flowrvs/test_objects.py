@@ -16,16 +16,15 @@ from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from flowrvs.store._staged import Staged
-from napari_flowrvs.presenters.desk import Desk
-from napari_flowrvs.presenters.objects import ObjectsPresenter
-from napari_flowrvs.presenters.room import Room
-from napari_flowrvs.presenters.steps import Steps
-from napari_flowrvs.widgets.bridge import Bridge
-from napari_flowrvs.widgets.desk_link import DeskLink
-from napari_flowrvs.widgets.footer import Footer
+from napari_flowrvs.bridge import Bridge
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.footer import Footer
+from napari_flowrvs.objects.panel import ObjectsPanel
+from napari_flowrvs.objects.presenter import ObjectsPresenter
+from napari_flowrvs.session import Session
+from napari_flowrvs.steps import Steps
+from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
-from napari_flowrvs.widgets.objects import ObjectsPanel
-from napari_flowrvs.widgets.viewer_link import ViewerLink
 from napari_flowrvs.worker import run_in_thread
 
 
@@ -231,14 +230,13 @@ def test_long_work_is_done_elsewhere_and_can_be_stopped(
 
 
 def test_a_button_stops_what_takes_long(qtbot: Any, painted: Project) -> None:
-    room = Room(lambda model, device: None, run_in_thread, run_in_thread)  # type: ignore[arg-type,return-value]
+    session = Session(lambda model, device: None, run_in_thread, run_in_thread)  # type: ignore[arg-type,return-value]
     viewer = ViewerModel()
-    link = ViewerLink(viewer, *(lambda *_: None,) * 4)  # type: ignore[arg-type]
-    desk_link = DeskLink(link, room.desk, Bridge(room.desk))
-    footer = Footer(room, desk_link, Commands(viewer, lambda failure: None), lambda failure: None)
+    link = ViewerLink(viewer, session.desk, Bridge(session.desk), lambda back: None)
+    footer = Footer(session, link, Commands(viewer))
     qtbot.addWidget(footer)
     footer.show()
-    room.desk.set_project(painted)
+    session.desk.set_project(painted)
     known, gate = painted.history.steps, threading.Event()
     make = Staged._make
 
@@ -249,14 +247,14 @@ def test_a_button_stops_what_takes_long(qtbot: Any, painted: Project) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Staged, "_make", held)
-        room.objects.merge(2)
+        session.objects.merge(2)
         assert footer.stop_button.isHidden(), "short steps need no button"
         qtbot.waitUntil(footer.stop_button.isVisible, timeout=5_000)
         assert footer.progress.bar.isVisible() and "left" in footer.progress.bar.format()
         footer.stop_button.click()
-        qtbot.waitUntil(lambda: not room.steps.busy, timeout=5_000)
+        qtbot.waitUntil(lambda: not session.steps.busy, timeout=5_000)
     assert footer.stop_button.isHidden()
     assert footer.progress.status.text() == "Stopped: everything is as it was."
     assert painted.history.steps == known
-    assert room.close()
+    assert session.close()
     footer.close_all()

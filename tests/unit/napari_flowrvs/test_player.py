@@ -12,16 +12,15 @@ from napari.components import ViewerModel
 
 from flowrvs.records import VideoInfo
 from flowrvs.video import open_video
-from napari_flowrvs.ghosts import Neighbours, Preview, outline
+from napari_flowrvs.bridge import Bridge
+from napari_flowrvs.desk import Desk
 from napari_flowrvs.layers import label_layer
-from napari_flowrvs.presenters.desk import Desk
-from napari_flowrvs.presenters.player import Player
+from napari_flowrvs.overlays import NeighbourOutlines, PreviewLabels, outline
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo
-from napari_flowrvs.widgets.bridge import Bridge
-from napari_flowrvs.widgets.desk_link import DeskLink
-from napari_flowrvs.widgets.transport import OnionSkin
-from napari_flowrvs.widgets.viewer_link import ViewerLink
+from napari_flowrvs.transport.panel import OnionSkin
+from napari_flowrvs.transport.presenter import Player
+from napari_flowrvs.viewer import ViewerLink
 
 
 class Clock:
@@ -125,13 +124,13 @@ def test_outlines_of_the_neighbours() -> None:
     labels[0, 1:6, 1:6] = 3
     labels[2, 2:7, 3:8] = 3
     labels[2, 0, 0] = 4
-    ghosts = Neighbours(labels, 3)
+    ghosts = NeighbourOutlines(labels, 3)
     assert np.array_equal(outline(labels[0] == 3).sum(), 16)
     both = ghosts[1, :, :]
     assert both[1, 1] == 1 and both[2, 3] == 2 and both[3, 4] == 0 and both[0, 0] == 0
     assert not ghosts[2].any() and ghosts[3].max() == 1 and ghosts[0].max() == 0
     assert np.array_equal(ghosts[0:2], np.stack([ghosts[0], ghosts[1]]))
-    many = Neighbours(np.broadcast_to(labels[:1], (500, 8, 9)), 3)[:, :, :]
+    many = NeighbourOutlines(np.broadcast_to(labels[:1], (500, 8, 9)), 3)[:, :, :]
     assert many.shape == (500, 8, 9) and not many.any()
 
 
@@ -143,7 +142,7 @@ def test_an_object_at_the_border_keeps_its_outline_there() -> None:
 def test_a_preview_shows_what_is_ready() -> None:
     masks = np.zeros((10, 8, 9), bool)
     masks[4, 1:6, 1:6] = True
-    preview = Preview(masks.shape, lambda t: masks[t])
+    preview = PreviewLabels(masks.shape, lambda t: masks[t])
     assert not preview[4].any()
     preview.ready.add(4)
     assert np.array_equal(preview[4] > 0, masks[4]) and np.bincount(preview[4].ravel())[2] == 16
@@ -210,7 +209,7 @@ def test_a_video_in_the_viewer_is_read_on_the_thread_that_shows_it(shapes_frames
 
 def test_outlines_of_another_object_need_no_new_layer(tmp_path: Path) -> None:
     viewer, desk = ViewerModel(), Desk()
-    link = ViewerLink(viewer, *(lambda *_: None,) * 4)  # type: ignore[arg-type]
+    link = ViewerLink(viewer, desk, Bridge(desk), lambda back: None)
     project = open_projects.ensure(tmp_path / "clip.flowrvs", VideoInfo(None, "array", 5, 8, 9))
     one = project.add_prompt("one")[1]
     two = project.add_prompt("two")[1]
@@ -220,7 +219,7 @@ def test_outlines_of_another_object_need_no_new_layer(tmp_path: Path) -> None:
     project.write_model(two.layer, two.id, 0, masks[:, ::-1])
     for layer_id in project.layers:
         link.add(label_layer(project, layer_id))
-    onion = OnionSkin(DeskLink(link, desk, Bridge(desk)))
+    onion = OnionSkin(link)
     desk.set_object(one.id)
     onion.show(True)
     layer = viewer.layers["neighbours"]

@@ -10,13 +10,16 @@ import npe2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from napari.layers import Labels
+from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
 
+from napari_flowrvs.dock import SegmentDock
+from napari_flowrvs.export.panel import ExportDialog
+from napari_flowrvs.find.presenter import SegmentInputs, SegmentPresenter
 from napari_flowrvs.layers import layers_of
-from napari_flowrvs.presenters.segment import SegmentInputs, SegmentPresenter
+from napari_flowrvs.project_labels import ProjectLabels, make_layer
 from napari_flowrvs.source import VideoSource
-from napari_flowrvs.widgets.dock import SegmentDock
-from napari_flowrvs.widgets.export_dialog import ExportDialog
 from tests.fixtures.segmenters import ThresholdSegmenter
 
 Clip = npt.NDArray[np.uint8]
@@ -62,12 +65,12 @@ def test_napari_docks_the_widget_and_saves_its_labels(
     viewer.open(str(image_folder), plugin="napari-flowrvs")
     _, dock = viewer.window.add_plugin_dock_widget("napari-flowrvs")
     assert isinstance(dock, SegmentDock)
-    assert dock.source().path == str(image_folder)
+    assert dock.head.source.path == str(image_folder)
     presenter = SegmentPresenter(load=load)
     presenter.prompted.connect(
         lambda project, prompts: dock.link.show_prompts(project, prompts, None)
     )
-    presenter.run(SegmentInputs(dock.source(), ("red",)))
+    presenter.run(SegmentInputs(dock.head.source, ("red",)))
     path = tmp_path / "labels.tif"
     assert viewer.layers["red"].save(str(path), plugin="napari-flowrvs") == [str(path)]
     import tifffile
@@ -75,6 +78,46 @@ def test_napari_docks_the_widget_and_saves_its_labels(
     assert np.array_equal(tifffile.imread(path) > 0, clip[..., 0] > 150)
     copy = tmp_path / "copy.flowrvs"
     assert viewer.layers.save(str(copy), plugin="napari-flowrvs") == [str(copy)]
+
+
+def test_napari_takes_a_projects_labels_for_its_own(
+    make_napari_viewer: Callable[..., Any], image_folder: Path, load: Load, qtbot: Any
+) -> None:
+    presenter = SegmentPresenter(load=load)
+    presenter.run(SegmentInputs(VideoSource("squares", 24, str(image_folder)), ("red",)))
+    project = presenter.project
+    assert project is not None
+    viewer = make_napari_viewer(show=True)
+    _, layer = viewer.open(str(project.path), plugin="napari-flowrvs")
+    assert type(layer) is ProjectLabels and layer in viewer.layers
+    assert layer.source.reader_plugin == "napari-flowrvs"
+    window = viewer.window._qt_viewer
+    assert type(window.controls.widgets[layer]).__name__ == "QtLabelsControls"
+    assert type(window.canvas.layer_to_visual[layer]).__name__ == "VispyLabelsLayer"
+    assert layer.as_layer_data_tuple()[2] == "labels"
+    canvas = window.canvas.native
+    viewer.layers.selection.active = layer
+    before = np.array(layer.data[0])
+    layer.mode, layer.brush_size = "paint", 6
+    viewer.dims.set_current_step(0, 0)
+    qtbot.keyClick(canvas, Qt.Key.Key_M)
+    assert layer.selected_label == 2, "M: a new object"
+    with layer.block_history():
+        layer._draw(2, (0, 30, 10), (0, 30, 20))
+    assert project.undo_name == "brush stroke on 'object 2', frame 0"
+    assert [row.name for row in project.objects.values()] == ["red", "object 2"]
+    qtbot.keyClick(canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert np.array_equal(layer.data[0], before), "Ctrl+Z is the project's"
+    both = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+    qtbot.keyClick(canvas, Qt.Key.Key_Z, both)
+    assert layer.data[0, 30, 15] == 2
+    qtbot.keyClick(canvas, Qt.Key.Key_3)
+    assert layer.mode == "polygon"
+    _duplicate_layer(viewer.layers)
+    copy = viewer.layers["red copy"]
+    assert type(copy) is Labels and np.array_equal(copy.data[0], layer.data[0])
+    copy.paint((0, 5, 5), 1)
+    assert not layer.data[0, 5, 5] == copy.data[0, 5, 5], "a copy is no way into the project"
 
 
 def _action(viewer: Any, text: str) -> Any:
@@ -99,7 +142,7 @@ def test_the_file_menu_exports(
     source = VideoSource("squares", 24, str(image_folder))
     presenter.run(SegmentInputs(source, ("red",)))
     for data, meta, kind in layers_of(image_folder.with_name("squares.flowrvs")):
-        getattr(viewer, f"add_{kind}")(data, **meta)
+        viewer.add_layer(make_layer((data, meta, kind)))
     _action(viewer, "Export a MeViS split").trigger()
     (dialog,) = viewer.window._qt_window.findChildren(ExportDialog)
     assert dialog.projects.count() == 1

@@ -12,13 +12,13 @@ from PIL import Image
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
-from napari_flowrvs.presenters import doubts as module
-from napari_flowrvs.presenters.desk import Desk
-from napari_flowrvs.presenters.history import HistoryPresenter
-from napari_flowrvs.presenters.motion import Motion
-from napari_flowrvs.presenters.review import ReviewPresenter
-from napari_flowrvs.presenters.strip import StripPresenter
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.history.presenter import HistoryPresenter
+from napari_flowrvs.motion import Motion
+from napari_flowrvs.review import doubts as module
+from napari_flowrvs.review.presenter import ReviewPresenter
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.strip.presenter import StripPresenter
 
 FRAMES = 16
 BROKEN = 9
@@ -51,7 +51,7 @@ def desk(project: Project) -> Desk:
 def review(desk: Desk, project: Project) -> ReviewPresenter:
     presenter = ReviewPresenter(desk)
     desk.set_project(project)
-    presenter.set_measuring(True)
+    presenter.doubts.set_measuring(True)
     return presenter
 
 
@@ -70,7 +70,7 @@ def test_the_most_doubtful_frame_comes_first(review: ReviewPresenter, desk: Desk
 
 def test_the_strip_shows_the_doubt(review: ReviewPresenter, desk: Desk) -> None:
     strip = StripPresenter(desk)
-    review.doubt_changed.connect(strip.set_doubt)
+    review.doubts.shown_changed.connect(strip.set_doubt)
     desk.set_object(2)
     desk.set_object(1)
     assert strip.doubt is not None and int(strip.doubt.argmax()) == BROKEN
@@ -131,7 +131,7 @@ def test_a_corrected_frame_is_measured_again(
     project.labels(1)[BROKEN] = 0
     project.labels(1)[BROKEN, 8:24, 4 + 2 * BROKEN : 20 + 2 * BROKEN] = 1
     desk.touched(1, BROKEN, BROKEN + 1)
-    review.measure()
+    review.doubts.measure()
     after = {each.frame: each.doubt for each in review.queue()}
     assert BROKEN not in after, "it is a person's now"
     assert after[BROKEN - 1] <= before[BROKEN - 1]
@@ -201,7 +201,7 @@ def test_accepting_what_nobody_drew_is_told(
     project.labels(new.layer)[10, :5] = new.id
     desk.set_object(new.id)
     told: list[str] = []
-    review.told.connect(told.append)
+    review.noted.connect(told.append)
     desk.set_frame(11)
     review.accept_here()
     assert told == ["Accepted frames 0 to 11; nobody had drawn on 11 of them."]
@@ -218,11 +218,11 @@ def test_a_video_of_one_frame(tmp_path: Path, desk: Desk) -> None:
         presenter = ReviewPresenter(desk)
         _, one = made.add_prompt("the square")
         desk.set_project(made)
-        presenter.set_measuring(True)
+        presenter.doubts.set_measuring(True)
         assert [(e.frame, e.object_id) for e in presenter.queue()] == [(0, one.id)]
         made.write_model(one.layer, one.id, 0, np.ones((1, 40, 60), bool))
         desk.touched(one.layer, 0, 1)
-        presenter.measure()
+        presenter.doubts.measure()
         presenter.next()
         presenter.previous()
         presenter.accept()
@@ -246,7 +246,7 @@ def test_only_what_has_changed_is_measured_again(
     desk.touched(1, 0, 1)
     desk.touched(1, FRAMES - 1, FRAMES)
     desk.touched(2, 4, 5)  # of an object that nobody has looked at
-    review.measure()
+    review.doubts.measure()
     assert asked == [(0, 5), (FRAMES - 5, FRAMES)]
 
 
@@ -258,13 +258,13 @@ def test_a_spread_that_was_undone_was_unsure_of_nothing(
 
     before = doubt_of(3)
     project.write_masks(1, 3, np.ones((1, 40, 60), bool), provenance=Provenance.MODEL)
-    review.note_certainty(1, {3: 0.0})
+    review.doubts.note_certainty(1, {3: 0.0})
     desk.touched(1, 3, 4)
-    review.measure()
+    review.doubts.measure()
     assert doubt_of(3) > before
     project.undo()
     desk.touched(1, 3, 4)
-    review.measure()
+    review.doubts.measure()
     assert doubt_of(3) == pytest.approx(before)
 
 
@@ -285,7 +285,7 @@ def test_a_frame_that_cannot_be_read_leaves_the_rest(tmp_path: Path, desk: Desk)
         failed: list[object] = []
         presenter.job.failed.connect(failed.append)
         desk.set_project(made)
-        presenter.set_measuring(True)
+        presenter.doubts.set_measuring(True)
         doubts = {each.frame: each.doubt for each in presenter.queue()}
         assert failed == [] and len(doubts) == FRAMES
         seen = {t for t, doubt in doubts.items() if doubt > 0.3}  # noise moves nowhere
@@ -333,7 +333,7 @@ def test_another_object_does_not_wait_for_a_long_one(desk: Desk, project: Projec
 
     presenter = ReviewPresenter(desk, runner=later)
     desk.set_project(project)
-    presenter.set_measuring(True)
+    presenter.doubts.set_measuring(True)
     assert len(held) == 1 and np.isfinite(presenter.queue()[0].doubt), "a first order is known"
     desk.set_object(2)
     assert all(np.isnan(each.doubt) for each in presenter.queue())

@@ -12,10 +12,10 @@ from napari.components import ViewerModel
 
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
-from napari_flowrvs.presenters.desk import Desk
-from napari_flowrvs.presenters.review import ReviewPresenter
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.review.panel import ReviewPanel
+from napari_flowrvs.review.presenter import ReviewPresenter
 from napari_flowrvs.widgets.keys import Commands
-from napari_flowrvs.widgets.review import ReviewPanel
 
 FRAMES = 20
 

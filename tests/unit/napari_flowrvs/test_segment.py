@@ -10,8 +10,8 @@ import pytest
 
 from flowrvs.errors import CheckpointError, InputError
 from flowrvs.store import Project
-from napari_flowrvs.presenters.job import Failure
-from napari_flowrvs.presenters.segment import MEMORY, SegmentInputs, SegmentPresenter, Written
+from napari_flowrvs.find.presenter import MEMORY, SegmentInputs, SegmentPresenter, Written
+from napari_flowrvs.job import Failure
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource, default_project
 from tests.fixtures.segmenters import ThresholdSegmenter

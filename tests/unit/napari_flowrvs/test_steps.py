@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QPushButton, QWidget
 
 from flowrvs.errors import InputError
 from flowrvs.progress import Progress
-from napari_flowrvs.presenters.ahead import Ahead, Reader
-from napari_flowrvs.presenters.steps import Steps
+from napari_flowrvs.steps import Steps
+from napari_flowrvs.transport.prefetch import Prefetch, Reader
 from napari_flowrvs.widgets.parts import ProgressLine, enable
 from napari_flowrvs.worker import run_in_thread, run_soon
 
@@ -124,7 +124,7 @@ def test_frames_are_read_ahead_of_the_player(qtbot: Any) -> None:
         gate.acquire(timeout=20)
         read.append((frame, threading.current_thread()))
 
-    ahead = Ahead(lambda: [Reader(reader)], run_in_thread)
+    ahead = Prefetch(lambda: [Reader(reader)], run_in_thread)
     ahead.start()
     ahead.want(3, 0, 5, repeat=True)
     assert ahead.reached(3, 0) is None
@@ -143,7 +143,7 @@ def test_a_frame_that_cannot_be_read_stops_nothing(qtbot: Any) -> None:
     def broken(frame: int) -> None:
         raise OSError("gone")
 
-    ahead = Ahead(lambda: [Reader(broken)], run_in_thread)
+    ahead = Prefetch(lambda: [Reader(broken)], run_in_thread)
     ahead.start()
     ahead.want(0, 0, 9, repeat=False)
     qtbot.waitUntil(lambda: ahead.reached(2, 2) == 2, timeout=5_000)
@@ -154,7 +154,7 @@ def test_large_frames_are_read_a_few_ahead_and_let_go(qtbot: Any) -> None:
     read: list[int] = []
     kept: list[set[int]] = []
     reader = Reader(read.append, 30 * 2**20, lambda frames: kept.append(set(frames)))
-    ahead = Ahead(lambda: [reader], run_in_thread)
+    ahead = Prefetch(lambda: [reader], run_in_thread)
     ahead.start()
     ahead.want(10, 0, 100, repeat=False)
     qtbot.waitUntil(lambda: ahead.reached(12, 12) == 12, timeout=5_000)

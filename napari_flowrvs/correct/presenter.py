@@ -1,0 +1,466 @@
+"""Spreading, filling in, cleaning and re-prompting: previews that are kept or discarded."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+from psygnal import Signal
+
+from flowrvs import editing
+from flowrvs.errors import FlowRVSError, InputError
+from flowrvs.inference import segment
+from flowrvs.masks.combine import Rule
+from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from flowrvs.records import Segmenter
+from flowrvs.store import Project, Provenance
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.motion import Motion
+from napari_flowrvs.steps import Steps
+
+__all__ = ["RULES", "TOOLS", "CorrectPresenter", "Reprompt", "Scope"]
+
+#: How masks of a new prompt meet those that are there.
+RULES: dict[Rule, str] = {
+    "replace": "replace",
+    "union": "add (union)",
+    "subtract": "take away (subtract)",
+    "intersect": "only where both (intersect)",
+    "keep": "only where empty (keep)",
+}
+
+#: Clean-up tools of `editing.clean`.
+TOOLS = {
+    "largest": "largest piece only",
+    "fill": "fill holes",
+    "smooth": "smooth the outline",
+    "specks": "remove specks",
+}
+
+
+class Scope(enum.Enum):
+    """Which frames a tool works on."""
+
+    FRAME = "this frame"
+    RANGE = "the range"
+    OBJECT = "all frames"
+
+
+@dataclass(frozen=True)
+class Reprompt:
+    """What the form of the re-prompt holds.
+
+    Attributes
+    ----------
+    text : str
+        A sentence; the object's own one may be asked again.
+    model, device, memory : str
+        As for a run.
+    steps : int
+        Euler steps.
+    threshold : float
+        Logit above which a pixel belongs to the object, -1 to 1.
+    rule : str
+        One of `RULES`.
+    scope : Scope
+        The frames.
+    """
+
+    text: str
+    model: str = "tiny"
+    device: str = "auto"
+    steps: int = 1
+    threshold: float = 0.0
+    rule: Rule = "replace"
+    scope: Scope = Scope.RANGE
+    memory: str = "auto"
+
+
+class Shown(Protocol):
+    """What a preview is to the desk."""
+
+    @property
+    def name(self) -> str:
+        """What the step would be called."""
+        ...
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """The frames that have a mask, sorted."""
+        ...
+
+    def mask(self, t: int) -> npt.NDArray[np.bool_]:
+        """Return the mask of a frame, (H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One frame with another threshold."""
+
+    name: str
+    t: int
+    found: npt.NDArray[np.bool_]
+    threshold: float
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        return (self.t,)
+
+    def mask(self, t: int) -> npt.NDArray[np.bool_]:
+        return self.found
+
+
+def _run(
+    preview: editing.Preview, cancel: CancelToken, report: ProgressCallback | None
+) -> Generator[object, None, None]:
+    """Yield the preview itself, then its frames as they come."""
+    yield preview
+    with closing(preview.run(cancel, report)) as parts:
+        for part in parts:
+            yield part.frame, part.frame + 1
+
+
+def _byte(logit: float) -> int:
+    """Return a logit as the store keeps confidence, 0 to 255."""
+    return int(np.rint(255 / (1 + np.exp(-logit))))
+
+
+class CorrectPresenter:
+    """Computes corrections in a job, shows them, and writes them when they are kept.
+
+    Parameters
+    ----------
+    desk : Desk
+        What is looked at.
+    motion : Motion
+        The video.
+    segmenter : callable
+        ``segmenter(model, device, memory)`` gives a loaded model; called in the job.
+    runner : Runner
+        Where jobs run.
+    steps : Steps, optional
+        Where masks are copied.
+    """
+
+    #: A preview has begun, is complete, or has gone: preview | None.
+    preview_changed = Signal(object)
+    #: Masks of the preview have come: first frame and one past the last.
+    frames_ready = Signal(int, int)
+    #: A spread was kept: the object, and how sure it was of each frame that it wrote.
+    kept = Signal(int, dict)
+    #: Something to tell the user.
+    noted = Signal(str)
+
+    def __init__(
+        self,
+        desk: Desk,
+        motion: Motion,
+        segmenter: Callable[[str, str, str], Segmenter],
+        runner: Runner = run_here,
+        steps: Steps | None = None,
+    ) -> None:
+        self.desk = desk
+        self.steps = Steps() if steps is None else steps
+        self.job = Job(runner)
+        self._motion = motion
+        self._segmenter = segmenter
+        self._preview: Shown | None = None
+        self._object: int | None = None
+        self._nothing = ""
+        self.job.failed.connect(self._on_failed)
+        self.job.completed.connect(self._on_completed)
+        desk.project_changed.connect(self._on_project)
+        desk.frame_changed.connect(self._on_frame)
+
+    # -- state ---------------------------------------------------------------------------
+
+    @property
+    def preview(self) -> Shown | None:
+        """What waits to be kept or discarded."""
+        return self._preview
+
+    @property
+    def object_id(self) -> int | None:
+        """The object of the preview."""
+        return self._object
+
+    def span(self, scope: Scope) -> tuple[int, int]:
+        """Return the frames of a scope: first and one past the last."""
+        if scope is Scope.FRAME:
+            return self.desk.frame, self.desk.frame + 1
+        if scope is Scope.RANGE:
+            return self.desk.span
+        return 0, self.desk.frame_count
+
+    def _target(self) -> tuple[Project, int]:
+        if self.desk.project is None or self.desk.object_id is None:
+            raise InputError("There is no object to correct: choose one on the page Objects.")
+        if self.job.busy:
+            raise InputError("A correction is being computed: wait for it, or cancel it.")
+        return self.desk.project, self.desk.object_id
+
+    def own_sentence(self) -> str:
+        """Return a sentence that means the desk's object alone, or with others; or ""."""
+        project, object_id = self.desk.project, self.desk.object_id
+        meant = [] if project is None else list(project.expressions.values())
+        found = [said for said in meant if object_id in said.object_ids]
+        return min(found, key=lambda said: len(said.object_ids)).text if found else ""
+
+    # -- tools ---------------------------------------------------------------------------
+
+    def spread(self, direction: str = "both") -> None:
+        """Carry what a person drew along the motion of the video.
+
+        Parameters
+        ----------
+        direction : {"both", "forward", "back"}
+            Over the whole range, or from the frame that is shown to one of its ends.
+        """
+        self._spread(
+            "flow",
+            direction,
+            "There is nothing to spread to: the frames of the range are yours or locked, or what "
+            "you drew is hidden on them.",
+        )
+
+    def interpolate(self) -> None:
+        """Fill in between corrected frames by shape, whatever the video shows."""
+        self._spread(
+            "shape",
+            "both",
+            "There is nothing between to fill in: draw the object on two frames of the range, "
+            "with others between them.",
+        )
+
+    def _spread(self, method: Literal["flow", "shape"], direction: str, nothing: str) -> None:
+        project, object_id = self._target()
+        start, stop = self.desk.span
+        if direction == "forward":
+            start = self.desk.frame
+        elif direction == "back":
+            stop = self.desk.frame + 1
+
+        def make() -> editing.Preview:
+            # Shapes need no video, which may have moved or may not be readable here.
+            video, flows = self._motion.open() if method == "flow" else (None, None)
+            return editing.spread(
+                project, video, object_id, start=start, stop=stop, method=method, flows=flows
+            )
+
+        self._compute(object_id, make, nothing)
+
+    def copy_to_next(self, n: int = 1) -> None:
+        """Copy the mask that is shown to the next frame, keep it, and go there."""
+        self.steps.ask(lambda: self._copy(n))
+
+    def _copy(self, n: int) -> None:
+        project, object_id = self._target()
+        t = self.desk.frame
+
+        def action(cancel: CancelToken, report: ProgressCallback) -> npt.NDArray[np.intp]:
+            preview = editing.copy_to_next(project, object_id, t, n)
+            preview.finish()
+            written = preview.accept(checked=True)
+            if not len(written):
+                raise InputError(f"Frame {t + n} is locked or yours already: it stays as it is.")
+            return written
+
+        def then(written: npt.NDArray[np.intp]) -> None:
+            if project is self.desk.project:
+                self.desk.touched_objects([object_id], int(written.min()), int(written.max()) + 1)
+                self.desk.go_to(t + n)
+
+        self.steps.run("Copying the mask", action, then)
+
+    def clean(self, tool: str, scope: Scope) -> None:
+        """Clean masks with one of `TOOLS`."""
+        project, object_id = self._target()
+        start, stop = self.span(scope)
+        self._compute(
+            object_id,
+            lambda: editing.clean(project, object_id, start, stop, tool),
+            f"There is nothing to clean up ({TOOLS[tool]}): all is as it would be, or locked.",
+        )
+
+    def reprompt(self, inputs: Reprompt) -> None:
+        """Ask a model again about this object on some frames."""
+        project, object_id = self._target()
+        text = " ".join(inputs.text.split())
+        if not text:
+            raise InputError("There is no sentence: type what this object is.")
+        start, stop = self.span(inputs.scope)
+
+        def masks(
+            cancel: CancelToken, report: ProgressCallback
+        ) -> Generator[tuple[int, npt.NDArray[np.bool_]], None, None]:
+            report(Progress(0, 0, "Loading the model"))
+            segmenter = self._segmenter(inputs.model, inputs.device, inputs.memory)
+            parts = segment(
+                self._motion.open()[0],
+                [text],
+                segmenter,
+                start=start,
+                stop=stop,
+                steps=inputs.steps,
+                threshold=inputs.threshold,
+                cancel=cancel,
+                progress=report,
+            )
+            with closing(parts):
+                for part in parts:
+                    yield from enumerate(part.masks, part.start)
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            preview = editing.combine(project, object_id, masks(cancel, report), inputs.rule)
+            preview.name = f"ask '{text}', frames {start} to {stop - 1}"
+            yield from _run(preview, cancel, None)
+
+        self._start(object_id, work, "The answer changes nothing on these frames.")
+
+    def has_confidence(self) -> bool:
+        """True where the model's confidence of the desk's object was kept."""
+        project, thing = self.desk.project, self.desk.object
+        return (
+            project is not None
+            and thing is not None
+            and bool(project.confidence_frames(thing.id).any())
+        )
+
+    def try_threshold(self, threshold: float) -> None:
+        """Show what a threshold, as a logit, makes of the frame that is shown."""
+        project, object_id = self._target()
+        t, layer_id = self.desk.frame, project.objects[object_id].layer
+        if self.desk.provenance()[t] > Provenance.MODEL:
+            raise InputError(
+                f"Frame {t} is yours, or locked: only the model's frames get another threshold."
+            )
+        confidence = project.confidence(layer_id, t, t + 1)
+        if confidence is None or not project.confidence_frames(object_id)[t]:
+            raise InputError(f"The model's confidence on frame {t} was not kept: ask again.")
+        found = confidence[0] > _byte(threshold)
+        self._object = object_id
+        self._preview = _Trial(f"threshold {threshold:+.2f} on frame {t}", t, found, threshold)
+        self.preview_changed.emit(self._preview)
+
+    def apply_threshold(self, threshold: float, scope: Scope) -> None:
+        """Draw the model's frames again with a threshold, as one step."""
+        project, object_id = self._target()
+        start, stop = self.span(scope)
+        self.discard()
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            report(Progress(0, 0, f"Threshold {threshold:+.2f}"))
+            yield project.rethreshold(object_id, start, stop, _byte(threshold))
+
+        def on_written(written: object) -> None:
+            frames = start + np.flatnonzero(np.asarray(written))
+            self._tell(f"Threshold {threshold:+.2f}", object_id, frames)
+
+        self.job.start(work, on_written)
+
+    def _compute(self, object_id: int, make: Callable[[], editing.Preview], nothing: str) -> None:
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            yield from _run(make(), cancel, report)
+
+        self._start(object_id, work, nothing)
+
+    def _start(
+        self,
+        object_id: int,
+        work: Callable[..., Generator[object, None, None]],
+        nothing: str,
+    ) -> None:
+        """Compute a preview; `nothing` is said where it would write no frame."""
+        self.discard()
+        self._object = object_id
+        self._nothing = nothing
+        self.job.start(work, self._on_item)
+
+    def _on_item(self, item: object) -> None:
+        if isinstance(item, tuple):
+            self.frames_ready.emit(*item)
+        else:
+            self._preview = cast(Shown, item)
+            self.preview_changed.emit(item)
+
+    # -- the verdict ---------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Write the preview as one step that can be undone."""
+        preview, object_id = self._preview, self._object
+        if preview is None or object_id is None:
+            return
+        if self.job.busy:
+            raise InputError("The preview is still being computed: wait for it, or cancel it.")
+        if isinstance(preview, _Trial):
+            # It is of the frame that is shown: it follows.
+            self.apply_threshold(preview.threshold, Scope.FRAME)
+            return
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            report(Progress(0, 0, f"Writing {preview.name}"))
+            yield cast(editing.Preview, preview).accept()
+
+        def on_written(frames: object) -> None:
+            written = np.asarray(frames)
+            sure = {int(t): cast(editing.Preview, preview).certainty(int(t)) for t in written}
+            self._forget()
+            self.kept.emit(object_id, sure)
+            self._tell(preview.name, object_id, written)
+
+        self.job.start(work, on_written)
+
+    def _tell(self, name: str, object_id: int, frames: npt.NDArray[np.intp]) -> None:
+        if len(frames):
+            start, stop = int(frames.min()), int(frames.max()) + 1
+            self.desk.touched_objects([object_id], start, stop)
+            self.noted.emit(f"{name}: {len(frames)} frame{'s' * (len(frames) != 1)} written.")
+        else:
+            self.noted.emit(f"{name}: nothing was written, the frames are yours, locked or empty.")
+
+    def discard(self) -> None:
+        """Forget the preview; nothing was written. While it is computed, stop that."""
+        if self.job.busy:
+            self.job.cancel()
+        elif self._preview is not None:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._preview = None
+        self._object = None
+        self.preview_changed.emit(None)
+
+    # -- the end -------------------------------------------------------------------------
+
+    def _on_frame(self, _frame: int) -> None:
+        """Let a threshold that is tried follow the frame; where it cannot, forget it."""
+        if isinstance(self._preview, _Trial) and not self.job.busy:
+            try:
+                self.try_threshold(self._preview.threshold)
+            except FlowRVSError:
+                self._forget()
+
+    def _on_completed(self) -> None:
+        if self._preview is not None and not self._preview.frames:
+            self._forget()
+            self.noted.emit(self._nothing)
+
+    def _on_failed(self, _failure: object) -> None:
+        if self._preview is not None:
+            self._forget()
+
+    def _on_project(self, _project: object) -> None:
+        self.job.close(0.0)
+        if self._preview is not None:
+            self._forget()
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Stop."""
+        return self.job.close(timeout)

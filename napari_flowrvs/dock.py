@@ -1,0 +1,290 @@
+"""The dock widget: the pages, the viewer and what goes on, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from napari.settings import get_settings
+from napari.viewer import Viewer
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer
+from qtpy.QtGui import QKeyEvent, QShowEvent
+from qtpy.QtWidgets import (
+    QApplication,
+    QMainWindow,
+    QSizePolicy,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from flowrvs.errors import InputError
+from flowrvs.store import Project
+from napari_flowrvs.bridge import Bridge, StorageWatch
+from napari_flowrvs.correct.panel import CorrectPanel
+from napari_flowrvs.export.panel import show_export
+from napari_flowrvs.find.panel import FindPanel
+from napari_flowrvs.find.presenter import Prompt, SegmenterFactory, Written, load_segmenter
+from napari_flowrvs.footer import Footer
+from napari_flowrvs.job import Phase, Runner
+from napari_flowrvs.objects.panel import ObjectsPanel
+from napari_flowrvs.opening.panel import VideoHead
+from napari_flowrvs.projects import open_projects
+from napari_flowrvs.recent import Recent
+from napari_flowrvs.review.panel import ReviewPanel
+from napari_flowrvs.session import Session
+from napari_flowrvs.strip.panel import ProvenanceStrip, place_strip
+from napari_flowrvs.viewer import ViewerLink
+from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.keys import Commands, key_of
+from napari_flowrvs.widgets.parts import pass_letters, scrolled
+from napari_flowrvs.worker import run_in_thread, run_soon
+
+__all__ = ["SegmentDock"]
+
+_WATCH_MS = 2000
+
+
+class SegmentDock(QWidget):
+    """Turns sentences into editable masks.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        The viewer that it is docked in.
+    load : callable, optional
+        Makes a segmenter from a model and a device.
+    recent : Recent, optional
+        Sentences and models of earlier sessions.
+    runner : Runner, optional
+        Where jobs run.
+    """
+
+    def __init__(
+        self,
+        napari_viewer: Viewer,
+        *,
+        load: SegmenterFactory = load_segmenter,
+        recent: Recent | None = None,
+        runner: Runner = run_in_thread,
+    ) -> None:
+        super().__init__()
+        self.session = Session(load, runner, run_soon)
+        self.bridge = Bridge(self.session.desk, self)
+        self.link = ViewerLink(napari_viewer, self.session.desk, self.bridge, self._turn)
+        self.commands = Commands(napari_viewer)
+        self.strip = ProvenanceStrip(self.session.strip)
+        self._build(Recent() if recent is None else recent)
+        self._connect()
+        self.head.refresh()
+        self._on_theme()
+        self.watch = StorageWatch(self.link.projects_shown, self.footer.show_failure)
+        watching = QTimer(self)
+        watching.timeout.connect(self.watch.check)
+        watching.start(_WATCH_MS)
+        # What must happen when the widget has gone cannot be asked of the widget.
+        self._place = {"docked": False}
+        self.destroyed.connect(_closer(self.session, self.link.projects_shown, self._place))
+
+    def _build(self, recent: Recent) -> None:
+        session, commands = self.session, self.commands
+        self.footer = Footer(session, self.link, commands)
+        commands.report(self.footer.show_refusal, self.footer.problem.pass_by)
+        progress = self.footer.progress
+        self.head = VideoHead(self.link, session.opener, session.desk, commands, progress)
+        self.find = FindPanel(session.segment, session.models, recent, commands, progress)
+        self.find.project_for = self.link.project_for
+        self.find.check_free = self._check_free
+        self.objects = ObjectsPanel(session.objects, commands.attempt)
+        self.review = ReviewPanel(session.review, commands)
+        self.correct = CorrectPanel(session.correct, commands, self.find.model)
+        self.tabs = QTabWidget()
+        self.tabs.setDocumentMode(True)
+        self.tabs.setUsesScrollButtons(False)
+        for page, name in (
+            (scrolled(self.find), "Find"),
+            (self.objects, "Objects"),
+            (self.review, "Review"),
+            (scrolled(self.correct), "Correct"),
+        ):
+            self.tabs.addTab(page, name)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(6, 6, 6, 6)
+        outer.setSpacing(6)
+        outer.addWidget(self.head)
+        outer.addWidget(self.tabs, 1)
+        outer.addWidget(self.footer)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        pass_letters(self)
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """As wide as napari's own docks, as tall as the form."""
+        hint = super().sizeHint()
+        form = self.find.sizeHint()
+        return QSize(max(300, form.width()), max(hint.height(), form.height() + 8))
+
+    def _connect(self) -> None:
+        session, link = self.session, self.link
+        self.head.video_changed.connect(self._on_video)
+        self.find.idle_changed.connect(self._on_idle)
+        self.find.export_button.clicked.connect(lambda: show_export(link.viewer, self.window()))
+        self.find.compare_button.clicked.connect(
+            lambda: link.viewer.window.add_plugin_dock_widget(
+                "napari-flowrvs", "Compare two layers"
+            )
+        )
+        for job in (session.segment.job, session.opener.job):
+            job.phase_changed.connect(self._on_phase)
+        session.segment.prompted.connect(self._on_prompted)
+        session.segment.written.connect(self._on_written)
+        session.segment.finished.connect(self._on_run_finished)
+        session.segment.begun.connect(self._on_begun)
+        session.review.fix_requested.connect(link.take_brush)
+        session.objects.brush_requested.connect(link.take_brush)
+        link.labels_removed.connect(self._close_unused)
+        link.stray_chosen.connect(self._on_stray)
+        link.viewer.events.theme.connect(self._on_theme)
+        get_settings().appearance.events.font_size.connect(self._on_theme)
+
+    # -- the video and its project -------------------------------------------------------
+
+    def _on_video(self) -> None:
+        source, about = self.head.source, self.head.about
+        self.footer.problem.pass_by()
+        self.find.set_video(source, tuple(about.get("sentences", ())))
+        self.session.desk.set_video(source.frame_count if source else 0, about.get("rate"))
+        self.session.motion.set_source(source)
+        self.correct.show_span()
+
+    def _close_unused(self) -> None:
+        """Let go of the projects whose layers were removed, once no job writes to them."""
+        if self.session.segment.job.busy or self.session.steps.busy:
+            return
+        for folder in self.link.unused():
+            project = open_projects.get(folder)
+            if project is not None:
+                open_projects.close(project)
+        self.link.forget_closed()
+
+    def _on_stray(self, layer: Any) -> None:
+        """Say it when somebody is about to draw where nothing keeps it."""
+        if self.link.videos() and not self.session.stoppable():
+            self.footer.progress.say(
+                f"The layer {layer.name!r} is not part of a project: nothing here works on it, "
+                "and nobody saves it. Draw by hand, on the page Find, makes a layer that is."
+            )
+
+    # -- a run ---------------------------------------------------------------------------
+
+    def _check_free(self) -> None:
+        if self.session.correct.job.busy:
+            raise InputError("A correction is being computed: wait for it, or cancel it.")
+
+    def _on_phase(self, phase: Phase) -> None:
+        if phase is Phase.RUNNING:
+            self.footer.problem.clear()
+
+    def _on_idle(self, idle: bool) -> None:
+        self.head.videos.native.setEnabled(idle)
+        if idle:
+            self._close_unused()
+
+    def _on_prompted(self, project: Project, prompts: tuple[Prompt, ...]) -> None:
+        made = self.link.show_prompts(project, prompts, self.head.layer)
+        if made:
+            self.link.viewer.layers.selection.active = made[0]
+        self.session.desk.catalog_changed.emit()
+
+    def _on_written(self, project: Project | None, written: Written) -> None:
+        self.link.refresh(project, written)
+        if project is not None and project is self.session.desk.project:
+            self.session.desk.wrote(written.layer_id, written.start, written.stop)
+
+    def _on_run_finished(self, _text: str) -> None:
+        project = self.session.segment.project
+        if project is not None and project is self.session.desk.project:
+            self.session.links.look(project, self.session.segment.found)
+
+    def _on_begun(self, project: Project, object_id: int) -> None:
+        self.link.take_brush(object_id)
+        self._leave()
+        self.footer.progress.say(
+            f"Draw “{project.objects[object_id].name}” here, and again some frames on "
+            f"({key_of('forward')}). Then, on the page Correct, {key_of('interpolate')} fills in "
+            f"between, or {key_of('spread')} follows the motion."
+        )
+
+    def _turn(self, back: bool) -> None:
+        """Undo, or do again: Ctrl+Z and Ctrl+Shift+Z in a layer."""
+        history = self.session.history
+        self.commands.attempt(history.undo if back else history.redo)
+
+    # -- theme, keyboard and closing -----------------------------------------------------
+
+    def _on_theme(self, _event: Any = None) -> None:
+        self.setStyleSheet(style.sheet(self.link.viewer.theme))
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+        """Esc stops what runs; where nothing does, the keys are the viewer's again."""
+        if event.key() == Qt.Key.Key_Escape:
+            if not self.session.cancel():
+                self._leave()
+            event.accept()
+        else:
+            super().keyPressEvent(event)
+
+    def _leave(self) -> None:
+        """Give the keyboard to the viewer."""
+        held = QApplication.focusWidget()
+        if held is not None and self.isAncestorOf(held):
+            held.clearFocus()
+
+    def event(self, event: QEvent) -> bool:
+        """Stop when the dock was closed: napari then takes its content out of it."""
+        if event.type() == QEvent.Type.ParentChange:
+            self._place["docked"] = self.parent() is not None
+            if self.parent() is None:
+                self.shut_down()
+        return bool(super().event(event))
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Put the strip below the time slider: only now is there a window around the dock."""
+        super().showEvent(event)
+        holder: QWidget | None = self
+        while holder is not None and not isinstance(holder, QMainWindow):
+            holder = holder.parentWidget()
+        if holder is not None and self.strip.parent() is None:
+            place_strip(self.strip, holder)
+
+    def shut_down(self) -> None:
+        """Cancel what runs, wait for it a moment, and write everything to disk."""
+        get_settings().appearance.events.font_size.disconnect(self._on_theme)
+        self.strip.setParent(None)
+        self.commands.close()
+        self.footer.close_all()
+        self.bridge.close()
+        self.link.let_go()
+        self.head.close_all()
+        self.find.close_all()
+        self.session.close()
+
+
+def _closer(session: Session, shown: set[str], place: dict[str, bool]) -> Callable[..., None]:
+    """Return what to do once the widget has gone."""
+
+    def close(_: Any = None) -> None:
+        _closing.discard(close)
+        session.close(1.0)
+        if not place["docked"]:
+            return  # only the dock was closed: the viewer goes on showing the layers
+        for folder in shown:
+            project = open_projects.get(folder)
+            if project is not None:
+                open_projects.close(project)
+
+    _closing.add(close)
+    return close
+
+
+# What is called when a widget goes must not go with it in the same collection of garbage.
+_closing: set[Callable[..., None]] = set()

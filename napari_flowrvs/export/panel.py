@@ -1,0 +1,293 @@
+"""The form that writes a dataset split; from the dock and from the File menu."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, SpinBox
+from napari.layers import Image
+from napari.viewer import Viewer
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from flowrvs.data.clip import Origin
+from flowrvs.data.export import ExportResult
+from flowrvs.data.faults import Finding
+from flowrvs.data.preview import Preview
+from flowrvs.data.write_back import WriteBackResult
+from flowrvs.errors import InputError
+from napari_flowrvs.export.presenter import (
+    DESCRIPTIONS,
+    FORMATS,
+    Checked,
+    ExportInputs,
+    ExportPresenter,
+)
+from napari_flowrvs.export.preview import PreviewTable
+from napari_flowrvs.job import Failure, Phase, Runner
+from napari_flowrvs.layers import KEY, source_of
+from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.job_dialog import JobDialog, show_dialog
+from napari_flowrvs.widgets.parts import Fold, Problem, ProgressLine, Wrapped, counted, form_layout
+from napari_flowrvs.worker import run_in_thread
+
+__all__ = ["ExportDialog", "show_export"]
+
+
+class ExportDialog(JobDialog):
+    """Chooses projects, a destination and a split name, and writes.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Its projects are offered.
+    runner : Runner, optional
+        Where the export runs.
+    parent : QWidget, optional
+        The window above which it stays.
+    """
+
+    def __init__(
+        self, viewer: Viewer, *, runner: Runner = run_in_thread, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Export a dataset")
+        self._viewer = viewer
+        self._homes: list[Origin | None] = []
+        self._remarks: list[Finding] = []
+        self._written = ""
+        self.presenter = ExportPresenter(runner)
+        self._build()
+        found = (layer.metadata.get(KEY, {}).get("project") for layer in viewer.layers)
+        for folder in dict.fromkeys(path for path in found if path):
+            self.add_project(folder)
+        if self.projects.count():
+            first = Path(self.projects.item(0).data(Qt.ItemDataRole.UserRole))
+            self.to.line_edit.value = str(first.parent / "mevis")
+        self.setStyleSheet(style.sheet(viewer.theme))
+        self.presenter.job.phase_changed.connect(self._on_phase)
+        self.presenter.job.progressed.connect(self.progress.show_progress)
+        self.presenter.job.failed.connect(self._on_failed)
+        self.presenter.job.cancelled.connect(self._on_cancelled)
+        self.presenter.finished.connect(self._on_finished)
+        self.presenter.checked.connect(self._on_checked)
+        self.presenter.returned.connect(self._on_returned)
+        self.presenter.previewed.connect(self._on_previewed)
+        self.presenter.preview_job.failed.connect(self._on_failed)
+        self._on_phase(Phase.IDLE)
+        self._on_format()
+        if self.projects.count():
+            self.preview()
+
+    def _build(self) -> None:
+        self.projects = QListWidget()
+        self.projects.setAccessibleName("Projects")
+        self.projects.setFixedHeight(90)
+        self.projects.setMinimumWidth(40)
+        add = QPushButton("&Add project…")
+        add.clicked.connect(self._choose_project)
+        self.to = FileEdit(mode="d")
+        self.to.choose_btn.native.setText("\u2026")
+        self.to.choose_btn.native.setAccessibleName("Choose a destination")
+        self.to.choose_btn.max_width = 32
+        self.to.line_edit.native.setMinimumWidth(60)
+        self.to.line_edit.native.setAccessibleName("Destination folder")
+        self.to.tooltip = "A folder named after the split is made in it"
+        self.split = LineEdit(value="train")
+        self.split.tooltip = "train, valid_u, valid, or a name of your own"
+        self.format = ComboBox(choices=FORMATS, value=FORMATS[0])
+        self.format.changed.connect(self._on_format)
+        self.about_format = Wrapped()
+        self.about_format.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
+        self.home = CheckBox(text="&write back to the dataset", value=False)
+        self.home.tooltip = "Corrections of imported projects go into the split they come from"
+        self.home.changed.connect(self._on_home)
+        self.overwrite = CheckBox(text="&replace a split that is there", value=False)
+        self.shares = LineEdit(value="")
+        self.shares.native.setPlaceholderText("one split; or 0.8,0.1,0.1")
+        self.shares.tooltip = "Shares of train, valid_u and test, assigned by video; or name=share"
+        self.seed = SpinBox(value=0, min=0, max=2**31 - 1)
+        self.quality = SpinBox(value=95, min=1, max=100)
+        self.link = CheckBox(text="&hard links of JPEG files", value=False)
+        self.link.tooltip = "No copies of frames that are JPEG files already"
+        self.licence = LineEdit(value="")
+        self.licence.native.setPlaceholderText("of the data, for its README")
+        self.date = LineEdit(value="")
+        self.date.native.setPlaceholderText("for its README")
+        more_form = form_layout()
+        for text, field in (
+            ("sp&lits:", self.shares),
+            ("see&d:", self.seed),
+            ("&quality:", self.quality),
+            ("", self.link),
+            ("l&icence:", self.licence),
+            ("d&ate:", self.date),
+        ):
+            label = QLabel(text)
+            label.setBuddy(field.native)
+            more_form.addRow(label, field.native)
+        more = QWidget()
+        more.setLayout(more_form)
+        self.more = Fold("&more", more)
+        self.table = PreviewTable()
+        self.preview_button = QPushButton("Pre&view")
+        self.preview_button.setAutoDefault(False)
+        self.preview_button.clicked.connect(self.preview)
+        form = form_layout()
+        for text, field, buddy in (
+            ("&projects:", self.projects, self.projects),
+            ("", add, add),
+            ("&to:", self.to.native, self.to.line_edit.native),
+            ("&split:", self.split.native, self.split.native),
+            ("&format:", self.format.native, self.format.native),
+            ("", self.about_format, self.about_format),
+            ("", self.home.native, self.home.native),
+            ("", self.overwrite.native, self.overwrite.native),
+        ):
+            label = QLabel(text)
+            label.setBuddy(buddy)
+            form.addRow(label, field)
+        self.export_button = QPushButton("&Export")
+        self.export_button.setObjectName("run")
+        self.export_button.setDefault(True)
+        self.export_button.clicked.connect(self.run)
+        self.cancel_button = QPushButton("&Close")
+        self.cancel_button.setAutoDefault(False)
+        add.setAutoDefault(False)
+        self.cancel_button.clicked.connect(self._cancel_or_close)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.preview_button)
+        buttons.addStretch(1)
+        buttons.addWidget(self.cancel_button)
+        buttons.addWidget(self.export_button)
+        self.progress = ProgressLine()
+        self.problem = Problem()
+        layout = QVBoxLayout(self)
+        layout.setSpacing(8)
+        layout.addLayout(form)
+        layout.addWidget(self.more)
+        layout.addWidget(self.table, 1)
+        layout.addWidget(self.progress)
+        layout.addWidget(self.problem)
+        layout.addLayout(buttons)
+        self.setMinimumWidth(300)
+        self.resize(420, self.sizeHint().height())
+
+    def _choose_project(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Add a project (.flowrvs)")
+        if folder:
+            self.add_project(folder)
+
+    def add_project(self, folder: str) -> None:
+        """Offer the project in `folder`, ticked; a second time does nothing."""
+        for i in range(self.projects.count()):
+            if self.projects.item(i).data(Qt.ItemDataRole.UserRole) == folder:
+                return
+        item = QListWidgetItem(Path(folder).name)
+        item.setData(Qt.ItemDataRole.UserRole, folder)
+        item.setToolTip(folder)
+        item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
+        item.setCheckState(Qt.CheckState.Checked)
+        self.projects.addItem(item)
+        self._homes.append(Origin.load(Path(folder)))
+        possible = any(o is not None and o.format == "mevis" for o in self._homes)
+        self.home.native.setVisible(possible)
+
+    def inputs(self) -> ExportInputs:
+        """Return what the form holds."""
+        items = [self.projects.item(i) for i in range(self.projects.count())]
+        chosen = tuple(
+            str(item.data(Qt.ItemDataRole.UserRole))
+            for item in items
+            if item.checkState() == Qt.CheckState.Checked
+        )
+        videos = [source_of(layer) for layer in self._viewer.layers if isinstance(layer, Image)]
+        return ExportInputs(
+            chosen,
+            str(self.to.line_edit.value),
+            self.split.value,
+            str(self.format.value),
+            bool(self.overwrite.value),
+            tuple(source for source in videos if source is not None and source.path is None),
+            str(self.shares.value),
+            int(self.seed.value),
+            int(self.quality.value),
+            bool(self.link.value),
+            str(self.licence.value),
+            str(self.date.value),
+            bool(self.home.value) and not self.home.native.isHidden(),
+        )
+
+    def preview(self) -> None:
+        """Show what would be written."""
+        self.problem.clear()
+        try:
+            self.presenter.preview(self.inputs())
+        except InputError as error:
+            self._on_failed(Failure.of(error))
+
+    def run(self) -> None:
+        """Start the export."""
+        if self.presenter.job.busy:
+            return
+        self.problem.clear()
+        self._remarks = []
+        try:
+            self.presenter.run(self.inputs())
+        except InputError as error:
+            self._on_failed(Failure.of(error))
+
+    def _on_phase(self, phase: Phase) -> None:
+        idle = phase is Phase.IDLE
+        self.export_button.setEnabled(idle)
+        self.cancel_button.setText("&Close" if idle else "&Cancel")
+        self.cancel_button.setEnabled(phase is not Phase.STOPPING)
+
+    def _on_finished(self, result: ExportResult) -> None:
+        self._written = (
+            f"Written: {counted(result.videos, 'video')}, "
+            f"{counted(result.expressions, 'sentence')}, {counted(result.objects, 'object')} "
+            f"in {result.path}"
+        )
+        self.progress.say(" ".join([self._written, *result.notes]))
+
+    def _on_checked(self, checked: Checked) -> None:
+        self._remarks += checked.findings
+        self.progress.say(" ".join([self._written, *checked.result.notes]))
+        self.table.show_findings(self._remarks, "The linter finds nothing in what was written.")
+
+    def _on_returned(self, result: WriteBackResult) -> None:
+        self.progress.say(
+            f"{result.video}: {counted(result.masks, 'mask')} and "
+            f"{counted(result.sentences, 'sentence')} changed in {result.path}"
+        )
+
+    def _on_previewed(self, preview: Preview) -> None:
+        self.table.show_preview(preview)
+
+    def _on_format(self, value: Any = None) -> None:
+        self.about_format.setText(DESCRIPTIONS[str(self.format.value)])
+
+    def _on_home(self, value: Any = None) -> None:
+        home = bool(self.home.value)
+        for field in (self.to, self.split, self.format, self.shares, self.link, self.quality):
+            field.enabled = not home
+
+    def _on_cancelled(self) -> None:
+        self.progress.say("Stopped; nothing was written.")
+
+
+def show_export(viewer: Any = None, parent: QWidget | None = None) -> ExportDialog | None:
+    """Open the export form of `viewer`, the current one by default."""
+    return show_dialog(ExportDialog, viewer, parent)

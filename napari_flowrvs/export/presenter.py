@@ -1,0 +1,264 @@
+"""From projects to a dataset split, as a view-model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psygnal import Signal
+
+from flowrvs.data.check import Finding, check_split
+from flowrvs.data.export import (
+    DESCRIPTIONS,
+    FORMATS,
+    ExportResult,
+    export_projects,
+    export_splits,
+)
+from flowrvs.data.preview import Preview, parse_shares, preview_export
+from flowrvs.data.write_back import WriteBackResult, write_back
+from flowrvs.errors import InputError
+from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from flowrvs.store import Project
+from flowrvs.video import Video
+from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.projects import Projects, open_projects
+from napari_flowrvs.source import VideoSource, default_project
+
+__all__ = ["DESCRIPTIONS", "FORMATS", "Checked", "ExportInputs", "ExportPresenter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the linter says of a split that was written."""
+
+    result: ExportResult
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class ExportInputs:
+    """What the export form holds.
+
+    Attributes
+    ----------
+    projects : tuple of str
+        Project folders.
+    to : str
+        Folder that will hold the split.
+    split : str
+        Name of the split: ``train``, ``valid_u``...
+    format : str
+        One of `FORMATS`.
+    overwrite : bool
+        Replace a split that is already there.
+    arrays : tuple of VideoSource
+        Videos in memory, for projects that were made from one.
+    shares : str
+        ``0.8,0.1,0.1`` or ``train=0.8,...`` for several splits, assigned by video; blank
+        for one.
+    seed : int
+        Of the assignment.
+    quality : int
+        JPEG quality, 1 to 100.
+    link : bool
+        Hard links of source frames that are JPEG files.
+    licence, date : str
+        For the datasheet.
+    home : bool
+        Write imported projects back into the split that they come from instead.
+    """
+
+    projects: tuple[str, ...] = ()
+    to: str = ""
+    split: str = "train"
+    format: str = "mevis"
+    overwrite: bool = False
+    arrays: tuple[VideoSource, ...] = ()
+    shares: str = ""
+    seed: int = 0
+    quality: int = 95
+    link: bool = False
+    licence: str = ""
+    date: str = ""
+    home: bool = False
+
+    def check(self) -> None:
+        """Raise when an export cannot start with these inputs.
+
+        Raises
+        ------
+        InputError
+            Something is missing; the message says what to do.
+        """
+        if not self.projects:
+            raise InputError("There is no project: run a sentence first, or add a project folder.")
+        if self.home:
+            return
+        if not self.to.strip() or self.to.strip() == ".":
+            raise InputError("There is no destination: choose the folder to write to.")
+        if not self.split.strip():
+            raise InputError("The split has no name: call it train, for instance.")
+        self.parsed_shares()
+
+    def parsed_shares(self) -> dict[str, float] | None:
+        """Return the share of every split, None for one split.
+
+        Raises
+        ------
+        InputError
+            They are not understood.
+        """
+        return parse_shares(self.shares, self.format) if self.shares.strip() else None
+
+
+class ExportPresenter:
+    """Writes projects as a split; what is painted but not yet on disk is flushed first.
+
+    Parameters
+    ----------
+    runner : Runner
+        Where jobs run.
+    projects : Projects
+        The open projects of this process.
+    """
+
+    #: The split was written.
+    finished = Signal(ExportResult)
+    #: The linter has read it.
+    checked = Signal(Checked)
+    #: Corrections went home.
+    returned = Signal(WriteBackResult)
+    #: What would be written is known.
+    previewed = Signal(Preview)
+
+    def __init__(self, runner: Runner = run_here, projects: Projects = open_projects) -> None:
+        self.job = Job(runner)
+        self.preview_job = Job(runner)
+        self._projects = projects
+
+    def run(self, inputs: ExportInputs) -> None:
+        """Start an export.
+
+        Raises
+        ------
+        InputError
+            The inputs are not complete; nothing was started.
+        """
+        inputs.check()
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            report(Progress(0, 0, "Saving the projects"))
+            with contextlib.ExitStack() as stack:
+                projects = [self._project(path, stack) for path in inputs.projects]
+                if inputs.home:
+                    for project in projects:
+                        yield write_back(
+                            project, overwrite=inputs.overwrite, cancel=cancel, progress=report
+                        )
+                    return
+                videos = [_array_of(project, inputs.arrays, stack) for project in projects]
+                results = _write(inputs, projects, videos, cancel, report)
+            for result in results:
+                yield result
+                if result.format == "mevis":
+                    findings = check_split(result.path, cancel=cancel, progress=report)
+                    yield Checked(result, tuple(findings))
+
+        self.job.start(work, self._on_item)
+
+    def preview(self, inputs: ExportInputs) -> None:
+        """Start to find out what would be written.
+
+        Raises
+        ------
+        InputError
+            There is no project, or the shares are not understood.
+        """
+        if not inputs.projects:
+            raise InputError("There is no project: run a sentence first, or add a project folder.")
+        shares = inputs.parsed_shares()
+        if self.preview_job.busy:
+            self.preview_job.close()
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            report(Progress(0, 0, "Looking at the projects"))
+            with contextlib.ExitStack() as stack:
+                projects = [self._project(path, stack) for path in inputs.projects]
+                videos = [_array_of(project, inputs.arrays, stack) for project in projects]
+                yield preview_export(
+                    projects,
+                    split=inputs.split.strip() or "train",
+                    shares=shares,
+                    seed=inputs.seed,
+                    videos=videos,
+                )
+
+        self.preview_job.start(work, self._on_item)
+
+    def _project(self, path: str, stack: contextlib.ExitStack) -> Project:
+        known = self._projects.get(path)
+        if known is None:
+            # Not shown here: read it without keeping others from writing to it.
+            return stack.enter_context(Project.open(path, read_only=True))
+        known.flush()
+        return known
+
+    def _on_item(self, item: object) -> None:
+        if isinstance(item, ExportResult):
+            self.finished.emit(item)
+        elif isinstance(item, Checked):
+            self.checked.emit(item)
+        elif isinstance(item, WriteBackResult):
+            self.returned.emit(item)
+        elif isinstance(item, Preview):
+            self.previewed.emit(item)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Cancel a running export and wait for it; True when no work is left behind."""
+        looked = self.preview_job.close(timeout)
+        return self.job.close(timeout) and looked
+
+
+def _write(
+    inputs: ExportInputs,
+    projects: Sequence[Project],
+    videos: Sequence[Video | None],
+    cancel: CancelToken,
+    report: ProgressCallback,
+) -> list[ExportResult]:
+    to = Path(inputs.to.strip()).expanduser()
+    options: dict[str, Any] = {
+        "format": inputs.format,
+        "videos": videos,
+        "overwrite": inputs.overwrite,
+        "quality": inputs.quality,
+        "link": inputs.link,
+        "licence": inputs.licence,
+        "date": inputs.date,
+        "cancel": cancel,
+        "progress": report,
+    }
+    shares = inputs.parsed_shares()
+    if shares is not None:
+        return export_splits(projects, to, shares, seed=inputs.seed, **options)
+    return [export_projects(projects, to, split=inputs.split.strip(), **options)]
+
+
+def _array_of(
+    project: Project, arrays: Sequence[VideoSource], stack: contextlib.ExitStack
+) -> Video | None:
+    """Return the frames of a project that was made from an array; None for any other."""
+    info = project.video
+    if info.path is not None:
+        return None
+    size = (info.frame_count, info.height, info.width)
+    fitting = [source for source in arrays if tuple(source.array.shape[:3]) == size]
+    # Clips of one size are told apart by the folder that their content gives them.
+    named = [source for source in fitting if default_project(source).name == project.path.name]
+    for source in named or (fitting if len(fitting) == 1 else []):
+        return stack.enter_context(source.open())
+    return None

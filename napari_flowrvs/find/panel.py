@@ -1,0 +1,509 @@
+"""The page "Find": sentences, options, Run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from magicgui.widgets import ComboBox, FileEdit, SpinBox
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtGui import QKeyEvent
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QPlainTextEdit,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from flowrvs.checkpoints import MODELS
+from flowrvs.errors import InputError
+from napari_flowrvs.find.presenter import DEVICES, MEMORY, SegmentInputs, SegmentPresenter
+from napari_flowrvs.job import Phase
+from napari_flowrvs.models.panel import ModelNames, ModelPanel
+from napari_flowrvs.models.presenter import ModelPresenter
+from napari_flowrvs.recent import Recent
+from napari_flowrvs.source import VideoSource
+from napari_flowrvs.widgets.keys import Commands
+from napari_flowrvs.widgets.parts import ProgressLine, Wrapped, form_layout, row, rule
+
+__all__ = ["FindPanel", "OptionsPanel", "SentencesPanel"]
+
+_SHOWN = 20
+
+
+class SentencesPanel(QWidget):
+    """An edit with one sentence a line and a menu of recent ones.
+
+    Tab leaves the edit, Ctrl+Return runs, Ctrl+Up and Ctrl+Down go through the history.
+
+    Parameters
+    ----------
+    recent : Recent
+        Where sentences are remembered.
+    """
+
+    run_requested = Signal()
+
+    def __init__(self, recent: Recent) -> None:
+        super().__init__()
+        self._recent = recent
+        self._suggested: tuple[str, ...] = ()
+        self._position = -1
+        label = QLabel("se&ntences, one a line:")
+        # Made as children in the order in which Tab visits them.
+        self.edit = QPlainTextEdit(self)
+        self.edit.setPlaceholderText("the red circle moving left")
+        self.edit.setTabChangesFocus(True)
+        self.edit.setFixedHeight(self.edit.fontMetrics().lineSpacing() * 4 + 14)
+        self.edit.setMinimumWidth(40)
+        self.edit.setAccessibleName("Sentences, one a line")
+        self.edit.setToolTip(
+            "What to find; every line becomes a layer of its own.\n"
+            "Ctrl+Return runs, Ctrl+Up and Ctrl+Down bring back earlier sentences."
+        )
+        self.edit.installEventFilter(self)
+        label.setBuddy(self.edit)
+        self.history = QToolButton(self)
+        self.history.setText("histor&y")
+        self.history.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.history.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.history.setToolTip("Sentences used before, and those that come with a sample")
+        self._menu = QMenu(self)
+        self._menu.aboutToShow.connect(self._fill_menu)
+        self.history.setMenu(self._menu)
+        head = QHBoxLayout()
+        head.setContentsMargins(0, 0, 0, 0)
+        head.addWidget(label, 1)
+        head.addWidget(self.history)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addLayout(head)
+        layout.addWidget(self.edit)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The lines as they stand, blank ones included."""
+        return tuple(self.edit.toPlainText().splitlines())
+
+    def set_texts(self, texts: tuple[str, ...]) -> None:
+        """Replace all lines."""
+        self.edit.setPlainText("\n".join(texts))
+
+    def suggest(self, texts: tuple[str, ...]) -> None:
+        """Offer `texts` (of a sample clip) at the top of the history."""
+        self._suggested = texts
+
+    def remember(self, texts: tuple[str, ...]) -> None:
+        """Add `texts` to the history."""
+        self._recent.add_sentences(texts)
+        self._position = -1
+
+    def _offered(self) -> list[str]:
+        return list(dict.fromkeys([*self._suggested, *self._recent.sentences]))
+
+    def _fill_menu(self) -> None:
+        self._menu.clear()
+        offered = self._offered()[:_SHOWN]
+        for text in offered:
+            shown = text if len(text) <= 60 else f"{text[:59]}\u2026"
+            action = self._menu.addAction(shown.replace("&", "&&"))
+            action.triggered.connect(lambda _=False, t=text: self.insert(t))
+        if not offered:
+            self._menu.addAction("no sentences yet").setEnabled(False)
+        elif self._recent.sentences:
+            self._menu.addSeparator()
+            self._menu.addAction("forget all").triggered.connect(self._recent.forget_sentences)
+
+    def insert(self, text: str) -> None:
+        """Put `text` on a line of its own, after what is there."""
+        lines = [line for line in self.texts if line.strip()]
+        if text not in lines:
+            self.set_texts((*lines, text))
+        self.edit.setFocus()
+        cursor = self.edit.textCursor()
+        cursor.movePosition(cursor.MoveOperation.End)
+        self.edit.setTextCursor(cursor)
+
+    def _recall(self, step: int) -> None:
+        offered = self._offered()
+        if not offered:
+            return
+        self._position = min(max(self._position + step, -1), len(offered) - 1)
+        cursor = self.edit.textCursor()
+        cursor.setPosition(cursor.block().position())
+        cursor.movePosition(cursor.MoveOperation.EndOfBlock, cursor.MoveMode.KeepAnchor)
+        cursor.insertText("" if self._position < 0 else offered[self._position])
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Take the edit's shortcuts before the edit does."""
+        if watched is self.edit and isinstance(event, QKeyEvent):
+            if event.type() not in (QEvent.Type.KeyPress, QEvent.Type.ShortcutOverride):
+                return False
+            control = bool(event.modifiers() & Qt.KeyboardModifier.ControlModifier)
+            key = event.key()
+            ours = control and key in (
+                Qt.Key.Key_Return,
+                Qt.Key.Key_Enter,
+                Qt.Key.Key_Up,
+                Qt.Key.Key_Down,
+            )
+            if not ours:
+                return False
+            if event.type() == QEvent.Type.ShortcutOverride:
+                event.accept()
+            elif key == Qt.Key.Key_Up:
+                self._recall(1)
+            elif key == Qt.Key.Key_Down:
+                self._recall(-1)
+            else:
+                self.run_requested.emit()
+            return True
+        return super().eventFilter(watched, event)
+
+
+def choose_button(name: str, tip: str) -> QToolButton:
+    """Return the small button beside a path."""
+    button = QToolButton()
+    button.setText("\u2026")
+    button.setToolTip(tip)
+    button.setAccessibleName(name)
+    button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    return button
+
+
+class OptionsPanel(QWidget):
+    """The form below the sentences; its values go into a `SegmentInputs`.
+
+    Parameters
+    ----------
+    recent : Recent
+        Model folders that were used before.
+    """
+
+    def __init__(self, recent: Recent) -> None:
+        super().__init__()
+        self._recent = recent
+        self._count = 0
+        self._chosen = False
+        self._video: str | int | None = None
+        self._build_model()
+        self.device = ComboBox(choices=DEVICES, value="auto")
+        self.device.tooltip = "Where the model runs; auto takes a GPU when there is one"
+        self.memory = ComboBox(choices=MEMORY, value="auto")
+        self.memory.tooltip = (
+            "What stays on the GPU: full is the quickest, low the smallest;\n"
+            "auto takes the first that fits"
+        )
+        self.memory.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.memory.native.setMinimumWidth(60)
+        self.device.native.setAccessibleName("Device")
+        self.memory.native.setAccessibleName("Memory mode")
+        self.estimate = Wrapped()
+        self.estimate.setAccessibleName("Expected memory")
+        self.estimate.hide()
+        self.first = SpinBox(min=0, max=0, value=0)
+        self.last = SpinBox(min=0, max=0, value=0)
+        self.first.tooltip = "First frame, as the slider counts"
+        self.last.tooltip = "Last frame, included"
+        self.steps = SpinBox(min=1, max=100, value=1)
+        self.steps.tooltip = "Euler steps of the flow; the public recipe takes one"
+        for spin in (self.first.native, self.last.native, self.steps.native):
+            # Buttons would leave no room for the frame numbers of an hour at 300 px.
+            spin.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
+            spin.setProperty("bare", True)
+        self.first.native.setAccessibleName("First frame")
+        self.last.native.setAccessibleName("Last frame")
+        self.project = FileEdit(mode="d")
+        self.project.tooltip = "Where masks, corrections and sentences are kept"
+        self._prepare_project()
+        # A range beyond a later, shorter video must not be kept silently.
+        self.first.changed.connect(self._on_range)
+        self.last.changed.connect(self._on_range)
+        frames = row(self.first.native, QLabel("to"), self.last.native)
+        frames.layout().setStretch(2, 1)
+        pair = row(self.steps.native, QLabel("memory:"), self.memory.native, stretch=2)
+        layout = form_layout()
+        for text, field, buddy in (
+            ("&model:", row(self.model, self.model_button), self.model),
+            ("&device:", self.device.native, self.device.native),
+            ("fr&ames:", frames, self.first.native),
+            ("s&teps:", pair, self.steps.native),
+            ("pro&ject:", self.project.native, self.project.line_edit.native),
+        ):
+            label = QLabel(text)
+            label.setBuddy(buddy)
+            layout.addRow(label, field)
+            if field is pair:
+                layout.addRow(self.estimate)
+        self.setLayout(layout)
+        for chooser in (self.device, self.memory):
+            chooser.changed.connect(lambda _value: self.show_estimate(""))
+        self.model.currentTextChanged.connect(lambda _text: self.show_estimate(""))
+
+    def _build_model(self) -> None:
+        self.model = QComboBox()
+        self.model.setEditable(True)
+        self.model.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.model.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.model.setMinimumWidth(60)
+        self.model.setToolTip("tiny (bundled, moving shapes only), mevis (official), or a folder")
+        self.model.setAccessibleName("Model")
+        for name in dict.fromkeys([*MODELS, *self._recent.models]):
+            self.model.addItem(name)
+        self.model.setItemDelegate(ModelNames(self.model))
+        self.model_button = choose_button("Choose a model folder", "Choose a model folder")
+        self.model_button.clicked.connect(self._choose_model)
+
+    def _choose_model(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Model folder")
+        if folder:
+            self.model.setEditText(folder)
+
+    def _prepare_project(self) -> None:
+        edit = self.project.line_edit.native
+        edit.setPlaceholderText("beside the video")
+        edit.setMinimumWidth(60)
+        edit.setAccessibleName("Project folder")
+        edit.setToolTip(
+            "Where masks, corrections and sentences are kept; empty for the usual place"
+        )
+        button = self.project.choose_btn.native
+        button.setText("\u2026")
+        button.setAccessibleName("Choose a project folder")
+        button.setToolTip("Choose a project folder, or the folder to make one in")
+        # The width of the "Choose directory" that was there.
+        self.project.choose_btn.max_width = 32
+        self.project.choose_btn.min_width = 0
+
+    def _on_range(self) -> None:
+        if self.first.value > self.last.value:
+            self.last.value = self.first.value
+        self._chosen = (self.first.value, self.last.value) != (0, self._count - 1)
+
+    def show_estimate(self, line: str) -> None:
+        """Say what memory the loaded model needs; "" where nothing is known."""
+        self.estimate.setText(line)
+        self.estimate.setVisible(bool(line))
+
+    def set_video(self, source: VideoSource | None) -> None:
+        """Offer the frames of `source`; the whole of it when the range was not narrowed."""
+        self._count = source.frame_count if source else 0
+        key = None if source is None else source.path or id(source.array)
+        if key != self._video:
+            # A folder chosen for one video cannot be right for another.
+            self._video = key
+            self.project.line_edit.value = ""
+        top = max(self._count - 1, 0)
+        keep = self._chosen and self.last.value <= top
+        with self.first.changed.blocked(), self.last.changed.blocked():
+            for spin in (self.first, self.last):
+                spin.max = top
+            if not keep:
+                self.first.value, self.last.value = 0, top
+        self._chosen = keep
+        hint = "beside the video" if source is None or source.path else "in your data folder"
+        self.project.line_edit.native.setPlaceholderText(hint)
+
+    def project_path(self, source: VideoSource | None) -> str | None:
+        """Return the project folder that was chosen; None for the default one."""
+        text = self.project.line_edit.value.strip()
+        if not text or text == ".":
+            return None
+        path = Path(text).expanduser()
+        if path.suffix != ".flowrvs" and path.is_dir() and source is not None:
+            stem = Path(source.path).stem if source.path else source.name
+            path = path / f"{stem}.flowrvs"
+        return str(path)
+
+    def inputs(self, source: VideoSource | None, texts: tuple[str, ...]) -> SegmentInputs:
+        """Return what a run of these sentences over `source` would take."""
+        whole = not self._chosen
+        return SegmentInputs(
+            source,
+            texts,
+            model=self.model.currentText().strip(),
+            device=str(self.device.value),
+            memory=str(self.memory.value),
+            start=0 if whole else int(self.first.value),
+            stop=None if whole else int(self.last.value) + 1,
+            steps=int(self.steps.value),
+            project=self.project_path(source),
+        )
+
+    def remember(self) -> None:
+        """Keep the model that was used for the next session."""
+        name = self.model.currentText().strip()
+        self._recent.add_model(name)
+        if self.model.findText(name) < 0:
+            self.model.addItem(name)
+
+
+class FindPanel(QWidget):
+    """What a run needs, the buttons that start and stop it, and what comes after it.
+
+    Parameters
+    ----------
+    presenter : SegmentPresenter
+        Runs.
+    models : ModelPresenter
+        Fetches models.
+    recent : Recent
+        Sentences and models of earlier sessions.
+    commands : Commands
+        Shows what cannot be done.
+    progress : ProgressLine
+        Says how it goes.
+    """
+
+    #: Whether the video may be changed: not while a run is going on.
+    idle_changed = Signal(bool)
+
+    def __init__(
+        self,
+        presenter: SegmentPresenter,
+        models: ModelPresenter,
+        recent: Recent,
+        commands: Commands,
+        progress: ProgressLine,
+    ) -> None:
+        super().__init__()
+        self.presenter = presenter
+        self.source: VideoSource | None = None
+        #: Gives the project of a video that is shown already, or None.
+        self.project_for: Callable[[VideoSource], str | None] = lambda _source: None
+        #: Raises when something else is going on that a run would disturb.
+        self.check_free: Callable[[], object] = lambda: None
+        self._commands = commands
+        self._progress = progress
+        self._build(recent, models)
+        self.run_button.clicked.connect(self.run)
+        self.cancel_button.clicked.connect(presenter.job.cancel)
+        self.draw_button.clicked.connect(self.draw)
+        self.sentences.run_requested.connect(self.run)
+        presenter.job.phase_changed.connect(self._on_phase)
+        presenter.job.progressed.connect(self._on_progress)
+        presenter.job.cancelled.connect(self._on_cancelled)
+        presenter.finished.connect(progress.say)
+        presenter.estimated.connect(self._on_loaded)
+        self._on_phase(Phase.IDLE)
+
+    def _build(self, recent: Recent, models: ModelPresenter) -> None:
+        self.sentences = SentencesPanel(recent)
+        self.options = OptionsPanel(recent)
+        self.models = ModelPanel(models)
+        self.options.model.currentTextChanged.connect(self.models.choose)
+        self.run_button = QPushButton("&Run")
+        self.run_button.setObjectName("run")
+        self.run_button.setToolTip("Find what the sentences say (Ctrl+Return)")
+        # No letter of its own: Alt+C is napari's, and Esc does it.
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop; finished frames are kept (Esc)")
+        self.draw_button = QPushButton("Draw &by hand")
+        self.draw_button.setToolTip(
+            "Without any model: an object for each sentence, or one without a sentence,\n"
+            "and the brush. Draw it on a few frames; the page Correct does those between."
+        )
+        self.hint = Wrapped("Begin with a video: open above, or drop a file on the window.")
+        self.export_button = QPushButton("E&xport MeViS split…")
+        self.export_button.setToolTip("Write masks and sentences as a dataset split")
+        self.compare_button = QPushButton("Compare two layers…")
+        self.compare_button.setToolTip("J and F of every frame of two label layers")
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 6, 0, 0)
+        box.setSpacing(8)
+        for part in (
+            *(self.sentences, self.options, self.models),
+            row(self.run_button, self.cancel_button, stretch=0),
+            *(self.draw_button, self.hint, rule(), self.export_button, self.compare_button),
+        ):
+            box.addWidget(part)
+        box.addStretch(1)
+
+    def set_video(self, source: VideoSource | None, sentences: tuple[str, ...] = ()) -> None:
+        """Take the video that is looked at, and the sentences that come with it."""
+        self.source = source
+        self.hint.setVisible(source is None)
+        self.options.set_video(source)
+        self.sentences.suggest(sentences)
+
+    def inputs(self) -> SegmentInputs:
+        """Return what the form holds."""
+        inputs = self.options.inputs(self.source, self.sentences.texts)
+        if inputs.project is None and inputs.video is not None:
+            # A project that was opened from elsewhere goes on being used.
+            inputs = replace(inputs, project=self.project_for(inputs.video))
+        return inputs
+
+    def model(self) -> tuple[str, str, str]:
+        """Return model, device and memory mode, when they are free."""
+        if self.presenter.job.busy:
+            raise InputError("A run is going on: wait for it, or cancel it.")
+        inputs = self.inputs()
+        return inputs.model, inputs.device, inputs.memory
+
+    def run(self) -> None:
+        """Start a run with what the form holds; nothing happens while one is running."""
+        inputs = self.inputs()
+        if not self._start(self.presenter.run, inputs):
+            if not inputs.sentences and inputs.video is not None:
+                self.sentences.edit.setFocus()
+
+    def draw(self) -> None:
+        """Make objects to draw by hand, without a model."""
+        self._start(self.presenter.begin_by_hand, self.inputs())
+
+    def _start(self, begin: Callable[[SegmentInputs], object], inputs: SegmentInputs) -> bool:
+        if self.presenter.job.busy:
+            return True
+
+        def action() -> None:
+            self.check_free()
+            begin(inputs)
+
+        begun = self._commands.attempt(action)
+        if begun:
+            self.sentences.remember(inputs.sentences)
+        return begun
+
+    def _on_phase(self, phase: Phase) -> None:
+        idle = phase is Phase.IDLE
+        held = self.cancel_button.hasFocus() or self.run_button.hasFocus()
+        self.cancel_button.setEnabled(phase is Phase.RUNNING)
+        for part in (self.run_button, self.draw_button, self.options, self.sentences.history):
+            part.setEnabled(idle)
+        self.sentences.edit.setReadOnly(not idle)
+        if held:
+            # A disabled button drops the focus; the keyboard should stay where it was.
+            (self.run_button if idle else self.cancel_button).setFocus()
+        if phase is Phase.STOPPING:
+            self._progress.status.setText("Stopping at the end of this step")
+        self.idle_changed.emit(idle)
+
+    def _on_progress(self, event: Any) -> None:
+        if self.presenter.job.phase is not Phase.STOPPING:
+            self._progress.show_progress(event)
+
+    def _on_cancelled(self) -> None:
+        self._progress.say("Stopped. Finished frames are kept; Run goes on where it stopped.")
+
+    def _on_loaded(self, memory: str) -> None:
+        self.options.remember()
+        self.options.show_estimate(memory)
+
+    def close_all(self) -> None:
+        """Say that a run was stopped."""
+        if self.presenter.job.busy:
+            self.presenter.job.close()
+            self._on_phase(Phase.IDLE)
+            self._on_cancelled()

@@ -1,0 +1,342 @@
+"""From sentences to masks in the project store, as a view-model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from psygnal import Signal
+
+import flowrvs
+from flowrvs.checkpoints import locate
+from flowrvs.errors import InputError
+from flowrvs.inference import segment_into
+from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from flowrvs.records import Segmenter, SegmentRequest, VideoInfo, clean_sentence
+from flowrvs.store import Project
+from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.projects import Projects, open_projects
+from napari_flowrvs.source import VideoSource, default_project
+
+__all__ = [
+    "DEVICES",
+    "MEMORY",
+    "Prompt",
+    "SegmentInputs",
+    "SegmentPresenter",
+    "Written",
+    "load_segmenter",
+]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+#: What stays on the device, from the quickest to the smallest, as `flowrvs.load` knows it.
+MEMORY = ("auto", "full", "offload", "low")
+
+#: Makes a segmenter: ``load(model, device)``, with ``memory=`` where a mode was chosen.
+SegmenterFactory = Callable[..., Segmenter]
+
+
+def load_segmenter(model: str, device: str, memory: str = "auto") -> Segmenter:
+    """Load a model by name or folder; this imports torch, so call it from a worker."""
+    locate(model)  # a wrong name is told before the seconds that importing torch takes
+    return flowrvs.load(model, device=device, memory=memory)
+
+
+@dataclass(frozen=True)
+class SegmentInputs:
+    """What the form holds when Run is pressed.
+
+    Attributes
+    ----------
+    video : VideoSource or None
+        The chosen video.
+    texts : tuple of str
+        Lines; blank and repeated ones are no sentences.
+    model, device, memory : str
+        Name or folder of the model; one of `DEVICES`; one of `MEMORY`.
+    start, stop : int
+        First native frame and one past the last; None for the end of the video.
+    steps : int
+        Euler steps of the flow.
+    project : str or None
+        Project folder; None for the default one.
+    """
+
+    video: VideoSource | None = None
+    texts: tuple[str, ...] = ()
+    model: str = "tiny"
+    device: str = "auto"
+    start: int = 0
+    stop: int | None = None
+    steps: int = 1
+    project: str | None = None
+    memory: str = "auto"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences, each once; blank lines are none."""
+        lines = dict.fromkeys(" ".join(text.split()) for text in self.texts)
+        return tuple(clean_sentence(line) for line in lines if line)
+
+    def check(self) -> tuple[VideoSource, SegmentRequest]:
+        """Return the video and what is asked of the model, when a run can start.
+
+        Raises
+        ------
+        InputError
+            Something is missing; the message says what to do.
+        """
+        video = self.check_place()
+        if not self.sentences:
+            raise InputError("There is no sentence: type what to find, one sentence a line.")
+        if not self.model.strip():
+            raise InputError("There is no model: type tiny, or choose the folder of one.")
+        request = SegmentRequest(
+            self.sentences, self.start, self.stop, self.steps, keep_confidence=True
+        )
+        request.frames(video.frame_count)
+        return video, request
+
+    def check_place(self) -> VideoSource:
+        """Return the video when a project can be made for it, with or without a model.
+
+        Raises
+        ------
+        InputError
+            There is no video, or the project's name is no project's.
+        """
+        if self.video is None:
+            raise InputError("There is no video: open one, or load a sample.")
+        if self.project and not self.project.rstrip("/\\").endswith(".flowrvs"):
+            raise InputError(f"{self.project}: the name of a project folder ends in .flowrvs.")
+        return self.video
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A sentence and the layer that holds its masks."""
+
+    text: str
+    layer_id: int
+    object_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Frames ``start <= t < stop`` of a layer were written by the model."""
+
+    layer_id: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompted:
+    project: Project
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    memory: str
+
+
+class SegmentPresenter:
+    """Runs sentences over a video and writes the masks into its project.
+
+    Parameters
+    ----------
+    runner : Runner
+        Where jobs run.
+    load : callable
+        Makes the segmenter; the last one is kept.
+    projects : Projects
+        The open projects of this process.
+    """
+
+    #: Layers are ready to be shown, before the first mask is.
+    prompted = Signal(object, tuple)  # Project, tuple[Prompt, ...]
+    #: Masks were written.
+    written = Signal(object, Written)  # Project, Written
+    #: The run has ended well; the text is for the user.
+    finished = Signal(str)
+    #: A model was loaded: the memory that it is expected to need, "" where nothing is known.
+    estimated = Signal(str)
+    #: Objects are ready to be drawn by hand: the project, and the first of them.
+    begun = Signal(object, int)  # Project, int
+
+    def __init__(
+        self,
+        runner: Runner = run_here,
+        load: SegmenterFactory = load_segmenter,
+        projects: Projects = open_projects,
+    ) -> None:
+        self.job = Job(runner)
+        self._load = load
+        self._projects = projects
+        self._segmenter: tuple[tuple[str, str, str], Segmenter] | None = None
+        self._by_hand = False
+        self._project: Project | None = None
+        self._prompts: tuple[Prompt, ...] = ()
+        self._frames: dict[int, int] = {}
+        self._found: set[int] = set()
+        self.job.completed.connect(self._on_completed)
+
+    @property
+    def project(self) -> Project | None:
+        """The project of the last run."""
+        return self._project
+
+    @property
+    def found(self) -> tuple[int, ...]:
+        """The objects of the last run's sentences that it has drawn."""
+        return tuple(p.object_id for i, p in enumerate(self._prompts) if i in self._found)
+
+    def run(self, inputs: SegmentInputs) -> None:
+        """Start a run.
+
+        Raises
+        ------
+        InputError
+            The inputs are not complete; nothing was started.
+        """
+        source, request = inputs.check()
+        self._forget(by_hand=False)
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            return self._work(source, inputs, request, cancel, report)
+
+        self.job.start(work, self._on_item)
+
+    def begin_by_hand(self, inputs: SegmentInputs) -> None:
+        """Make the project, and an object for each sentence, without asking any model.
+
+        Where there is no sentence, one object is made that no sentence means yet.
+
+        Raises
+        ------
+        InputError
+            There is no video; nothing was started.
+        """
+        source = inputs.check_place()
+        self._forget(by_hand=True)
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            report(Progress(0, 0, f"Opening {source.name}"))
+            with source.open() as video:
+                project = self._open(source, inputs, video.info)
+            cancel.raise_if_cancelled()
+            yield _Prompted(project, _prompts(project, inputs.sentences or ("",)))
+            project.flush()
+
+        self.job.start(work, self._on_item)
+
+    def _forget(self, *, by_hand: bool) -> None:
+        self._prompts = ()
+        self._frames = {}
+        self._found = set()
+        self._by_hand = by_hand
+
+    def _open(self, source: VideoSource, inputs: SegmentInputs, video: VideoInfo) -> Project:
+        folder = Path(inputs.project) if inputs.project else default_project(source)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return self._projects.ensure(folder, video)
+
+    def _work(
+        self,
+        source: VideoSource,
+        inputs: SegmentInputs,
+        request: SegmentRequest,
+        cancel: CancelToken,
+        report: ProgressCallback,
+    ) -> Generator[object, None, None]:
+        report(Progress(0, 0, f"Opening {source.name}"))
+        with source.open() as video:
+            folder = Path(inputs.project) if inputs.project else default_project(source)
+            if folder.exists():
+                # An unfit folder should be reported before the seconds that a model takes.
+                self._projects.ensure(folder, video.info)
+            cancel.raise_if_cancelled()
+            report(Progress(0, 0, f"Loading the model {Path(inputs.model).name}"))
+            segmenter = self.segmenter_for(inputs.model.strip(), inputs.device, inputs.memory)
+            yield _Loaded(str(getattr(segmenter, "memory_line", "")))
+            cancel.raise_if_cancelled()
+            project = self._open(source, inputs, video.info)
+            prompts = _prompts(project, request.texts)
+            yield _Prompted(project, prompts)
+            parts = segment_into(project, video, request, segmenter, cancel=cancel, progress=report)
+            with closing(parts):
+                for part in parts:
+                    if part.masks.any():
+                        self._found.add(part.expression)
+                    yield Written(prompts[part.expression].layer_id, part.start, part.stop)
+            project.flush()
+
+    def segmenter_for(self, model: str, device: str, memory: str = "auto") -> Segmenter:
+        """Return a loaded model; call it in a job, never in two at once."""
+        key = (model, device, memory)
+        if self._segmenter is None or self._segmenter[0] != key:
+            self._segmenter = None  # the old one's memory first
+            chosen = {} if memory == "auto" else {"memory": memory}
+            self._segmenter = (key, self._load(model, device, **chosen))
+        return self._segmenter[1]
+
+    def _on_item(self, item: object) -> None:
+        if isinstance(item, _Prompted):
+            self._project, self._prompts = item.project, item.prompts
+            self.prompted.emit(item.project, item.prompts)
+        elif isinstance(item, _Loaded):
+            self.estimated.emit(item.memory)
+        elif isinstance(item, Written):
+            seen = self._frames.get(item.layer_id, 0)
+            self._frames[item.layer_id] = seen + item.stop - item.start
+            self.written.emit(self._project, item)
+
+    def _on_completed(self) -> None:
+        if self._by_hand and self._project is not None:
+            self.begun.emit(self._project, self._prompts[0].object_id)
+        else:
+            self.finished.emit(self._summary())
+
+    def _summary(self) -> str:
+        if not self._frames:
+            return "Everything was finished already."
+        count = len(self._prompts)
+        frames = max(self._frames.values())
+        text = (
+            f"Done: {count} sentence{'s' * (count != 1)}, {frames} frame{'s' * (frames != 1)} each."
+        )
+        missed = [p.text for i, p in enumerate(self._prompts) if i not in self._found]
+        if missed:
+            text += " Nothing found for: " + "; ".join(missed) + "."
+        return text
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Cancel a running job, wait for it, and write everything to disk.
+
+        Returns
+        -------
+        bool
+            True when no work is left behind.
+        """
+        ended = self.job.close(timeout)
+        if self._project is not None and self._projects.get(self._project.path) is self._project:
+            self._project.flush()
+        self._segmenter = None
+        return ended
+
+
+def _prompts(project: Project, texts: tuple[str, ...]) -> tuple[Prompt, ...]:
+    """Return a layer and an object for each text; "" is an object without a sentence."""
+    found = []
+    for text in texts:
+        if text:
+            thing = project.add_prompt(text)[1]
+        else:
+            name = f"object {project.next_label}"
+            thing = project.add_object(name, project.add_layer(name).id)
+        found.append(Prompt(text, thing.layer, thing.id))
+    return tuple(found)
