@@ -10,10 +10,12 @@ derives from the builtin that fits, so ``except ValueError`` keeps working.
     │   ├── VideoError                     a video, image folder, zarr, TIFF or array
     │   ├── DatasetError                   a MeViS-style split or prediction folder
     │   ├── ProjectError                   a .flowrvs project folder
-    │   └── CheckpointError                model weights or their configs
+    │   ├── CheckpointError                model weights or their configs
+    │   └── MissingExtraError (ImportError)    a part of flowrvs is not installed
     ├── MissingPathError (FileNotFoundError)   nothing at this path
     ├── StorageError (OSError)             the disk is full, read-only or failing
     ├── NetworkError (ConnectionError)     the hub cannot be reached, or refuses
+    ├── ClusterError (ConnectionError)     a cluster cannot be reached, or cannot compute
     ├── DeviceMemoryError (MemoryError)    the compute device ran out of memory
     └── Cancelled                          the user asked to stop
 
@@ -26,10 +28,12 @@ from __future__ import annotations
 __all__ = [
     "Cancelled",
     "CheckpointError",
+    "ClusterError",
     "DatasetError",
     "DeviceMemoryError",
     "FlowRVSError",
     "InputError",
+    "MissingExtraError",
     "MissingPathError",
     "NetworkError",
     "ProjectError",
@@ -62,6 +66,10 @@ class CheckpointError(InputError):
     """Model weights or configs are malformed, incomplete or untrusted."""
 
 
+class MissingExtraError(InputError, ImportError):
+    """A part of flowrvs that this needs is not installed."""
+
+
 class MissingPathError(FlowRVSError, FileNotFoundError):
     """Nothing exists at the path that was given."""
 
@@ -79,6 +87,13 @@ class StorageError(FlowRVSError, OSError):
 
 class NetworkError(FlowRVSError, ConnectionError):
     """A download failed: no connection, no permission, or a server's fault."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class ClusterError(FlowRVSError, ConnectionError):
+    """A scheduler cannot be reached, or none of its workers can compute."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

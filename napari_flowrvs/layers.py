@@ -16,11 +16,11 @@ from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 from flowrvs.store import LabelsArray, Project
 from flowrvs.video import Video, open_video
+from flowrvs.video.probe import IMAGE_SUFFIXES
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo, VideoSource
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "LayerTuple",
     "label_layer",
     "layers_of",
@@ -39,7 +39,6 @@ LayerTuple: TypeAlias = tuple[Any, dict[str, Any], str]
 #: The key of this plugin in a layer's metadata.
 KEY = "flowrvs"
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 #: Names of the axes of every layer.
 AXES = ("frame", "y", "x")

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowrvs.progress import CancelToken
     from flowrvs.records import Segmenter
 
-__all__ = ["add_model_arguments", "add_request_arguments", "load_model", "request_options"]
+__all__ = [
+    "add_cluster_arguments",
+    "add_model_arguments",
+    "add_request_arguments",
+    "load_model",
+    "request_options",
+]
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,22 +92,56 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_model(args: argparse.Namespace) -> Segmenter:
-    """Load what the options say, and tell on standard error what memory it will need."""
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where a dask cluster is that computes instead of this machine."""
+    group = parser.add_argument_group("cluster")
+    group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="compute on the workers of this dask scheduler: tls://HOST:PORT",
+    )
+    for name, what in (
+        ("ca", "the cluster's own certificate authority"),
+        ("cert", "this client's certificate"),
+        ("key", "its key"),
+    ):
+        group.add_argument(f"--tls-{name}", metavar="FILE", help=f"{what}, in PEM")
+    group.add_argument(
+        "--insecure", action="store_true", help="let the way to the scheduler be unencrypted"
+    )
+
+
+def load_model(args: argparse.Namespace, cancel: CancelToken | None = None) -> Segmenter:
+    """Load what the options say, here or on a cluster.
+
+    What memory it will need, and what happens to workers, is told on standard error.
+    """
+    options = {
+        "device": args.device,
+        "memory": args.memory,
+        "dtype": args.dtype,
+        "text_precision": args.text_precision,
+        "portrait_box": args.portrait_box,
+        "fast": args.fast,
+        "sparse": args.sparse,
+        "compile": args.compile,
+    }
+    if getattr(args, "scheduler", None) is not None:
+        from flowrvs.inference.cluster import Cluster, Scheduler
+
+        tls = {"tls_ca": args.tls_ca, "tls_cert": args.tls_cert, "tls_key": args.tls_key}
+        scheduler = Scheduler.at(args.scheduler, insecure=args.insecure, **tls)
+        # A folder is named as it is from everywhere.
+        model = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
+        return Cluster(scheduler, model, notice=_notice, cancel=cancel, **options)
     import flowrvs
 
-    pipeline = flowrvs.load(
-        args.model,
-        device=args.device,
-        memory=args.memory,
-        dtype=args.dtype,
-        text_precision=args.text_precision,
-        portrait_box=args.portrait_box,
-        fast=args.fast,
-        sparse=args.sparse,
-        compile=args.compile,
-    )
+    pipeline = flowrvs.load(args.model, **options)
     line = getattr(pipeline, "memory_line", "")
     if line and not args.json:
         print(line, file=sys.stderr)
     return pipeline
+
+
+def _notice(line: str) -> None:
+    print(f"flowrvs: {line}", file=sys.stderr)

@@ -7,6 +7,7 @@ import json
 import sys
 
 from flowrvs.cli._model import (
+    add_cluster_arguments,
     add_model_arguments,
     add_request_arguments,
     load_model,
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_request_arguments(parser)
     add_model_arguments(parser)
+    add_cluster_arguments(parser)
     parser.add_argument("--videos", nargs="+", metavar="NAME", help="these videos alone")
     parser.add_argument(
         "--zip",
@@ -49,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     SegmentRequest.of("any sentence", **options)  # refused before a model is loaded
     # The split is read before the model, which takes longer to load.
     split = MevisSplit.open(args.split)
-    segmenter = load_model(args)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
+        segmenter = load_model(args, cancel)
         result = predict_split(
             split,
             args.out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from flowrvs.video import Video
 
 from flowrvs.cli._model import (
+    add_cluster_arguments,
     add_model_arguments,
     add_request_arguments,
     load_model,
@@ -53,10 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlay", type=Path, metavar="FILE.mp4", help="also write the video with its masks"
     )
-    add_model_arguments(parser)
     parser.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a dask scheduler (not in this version)"
+        "--damaged",
+        choices=("raise", "repeat"),
+        default="raise",
+        help="frames that cannot be decoded: stop (raise), or use the last good one (repeat)",
     )
+    add_model_arguments(parser)
+    add_cluster_arguments(parser)
     parser.add_argument(
         "--confidence", action="store_true", help="keep every pixel's confidence as well"
     )
@@ -74,14 +80,17 @@ def run(args: argparse.Namespace) -> None:
     from flowrvs.records import SegmentRequest
     from flowrvs.store import Project
 
-    if args.scheduler is not None:
-        raise InputError("--scheduler is not in this version; leave it out to compute here.")
     if args.overlay is not None:
         if not args.overlay.absolute().parent.is_dir():
             raise MissingPathError(f"The folder of {args.overlay} does not exist; make it first.")
         if args.overlay.is_dir() or args.overlay.suffix.lower() != ".mp4":
             raise InputError(f"--overlay writes a video file: {args.overlay} must be named *.mp4.")
-    with flowrvs.open_video(args.video) as video, cancel_on_interrupt() as cancel:
+    # What stands in for damaged frames is said once, at the end.
+    warnings.filterwarnings("ignore", message=r"Frame \d+ of .* is damaged")
+    with (
+        flowrvs.open_video(args.video, damaged=args.damaged) as video,
+        cancel_on_interrupt() as cancel,
+    ):
         # What can be refused without the model is refused before it is loaded.
         request = SegmentRequest.of(
             args.prompts,
@@ -96,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             if project is not None:
                 project.check_video(video.info)
-            segmenter = load_model(args)
+            segmenter = load_model(args, cancel)
             make_plan(len(video), request, segmenter)  # refused before a project is made
             if project is None:
                 project = Project.create(path, video.info)
@@ -138,6 +147,7 @@ def run(args: argparse.Namespace) -> None:
         finally:
             if project is not None:
                 project.close()
+        damaged = sorted(video.damaged_frames)
     if args.json:
         result = {
             "project": str(project.path),
@@ -145,6 +155,7 @@ def run(args: argparse.Namespace) -> None:
             "model": segmenter.name,
             "frames": [frames.start, frames.stop],
             "computed": computed,
+            "damaged_frames": damaged,
             "overlay": None if args.overlay is None else str(args.overlay),
             "expressions": rows,
         }
@@ -154,6 +165,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"{row['frames_with_mask']:6d} of {len(frames)} frames  {row['text']!r}")
     if not computed:
         print("Everything was finished before; --again computes it anew.")
+    if damaged:
+        where = f"{len(damaged)} of the frames {damaged[0]} to {damaged[-1]}"
+        print(f"{where} are damaged; the last good ones stood in.")
     print(f"Project: {project.path}")
     if args.overlay is not None:
         print(f"Overlay: {args.overlay}")
@@ -167,7 +181,7 @@ def _project_path(args: argparse.Namespace) -> Path:
     if path is None:
         video = Path(args.video).resolve()
         plain = video.is_dir() and video.suffix != ".zarr"  # a folder's dots are its name
-        path = Path(video.name if plain else video.stem)
+        path = Path((video.name if plain else video.stem) + SUFFIX)
     if path.name in ("", ".."):
         raise InputError(f"{path} is no name for a project; give one, such as my{SUFFIX}.")
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)

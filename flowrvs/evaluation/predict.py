@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,11 +138,8 @@ def predict_split(
     clock = ProgressClock(sum(j.total for j in jobs), sum(j.finished for j in jobs))
     if progress is not None:
         progress(clock.event("starting"))
-    for job in jobs:
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        if job.finished < job.total:
-            _predict_video(source, root, job, segmenter, clock, progress, cancel)
+    todo = [job for job in jobs if job.finished < job.total]
+    _predict(source, root, todo, segmenter, clock, progress, cancel)
     count = sum(len(job.exp_ids) + len(job.blank) for job in jobs)
     skipped = sum(len(done) == len(job.kept) for job in jobs for done in job.done.values())
     skipped += sum(not missing for job in jobs for missing in job.blank.values())
@@ -203,48 +201,65 @@ def _job(
     return _Job(name, entry.frames, exp_ids, blank, plan, kept, done)
 
 
-def _predict_video(
+def _predict(
     source: MevisSplit,
     root: Path,
-    job: _Job,
+    todo: list[_Job],
     segmenter: Segmenter,
     clock: ProgressClock,
     progress: ProgressCallback | None,
     cancel: CancelToken | None,
 ) -> None:
-    from flowrvs.inference.run import run_plan
+    from flowrvs.inference.run import JobRunner, VideoJob, run_jobs
 
-    todo = {n: done for n, done in job.done.items() if len(done) < len(job.kept)}
-    folders = {n: root / job.video / job.exp_ids[n] for n in todo}
+    if isinstance(segmenter, JobRunner):
+        # The longest first: whoever computes the last one keeps the others waiting least.
+        todo = sorted(todo, key=lambda job: job.total - job.finished, reverse=True)
+    places = {job.video: n for n, job in enumerate(todo, 1)}
+
+    def tell(job: _Job, count: int) -> None:
+        place = f" ({places[job.video]} of {len(todo)})" if len(todo) > 1 else ""
+        event = clock.advance(f"predicting {job.video}{place}", count)
+        if progress is not None:
+            progress(event)
+
+    def video_jobs() -> Iterator[VideoJob]:
+        for job in todo:
+            tell(job, _prepare(source, root, job))
+            if job.plan is not None:
+                missing = {n: done for n, done in job.done.items() if len(done) < len(job.kept)}
+                yield VideoJob(partial(_open, source, job.video), job.plan, missing, job.video)
+
+    by_name = {job.video: job for job in todo}
+    with closing(run_jobs(video_jobs(), segmenter, cancel=cancel)) as parts:
+        for asked, part in parts:
+            job = by_name[asked.name]
+            folder = root / job.video / job.exp_ids[part.expression]
+            for offset, mask in enumerate(part.masks):
+                frame = job.frames[part.start + offset]
+                write_bytes(folder / f"{frame}.png", _png(mask), durable=False)
+            tell(job, len(part.masks))
+
+
+def _prepare(source: MevisSplit, root: Path, job: _Job) -> int:
+    """Make the folders of a video and the pictures of sentences that say nothing."""
+    folders = [root / job.video / job.exp_ids[n] for n in job.done]
     blank = {root / job.video / exp_id: missing for exp_id, missing in job.blank.items() if missing}
     try:
-        for folder in (*folders.values(), *blank):
+        for folder in (*folders, *blank):
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(".*.partial*"):  # of a run that was killed
                 left.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(error, root) from error
-
-    def tell(count: int) -> None:
-        event = clock.advance(f"predicting {job.video}", count)
-        if progress is not None:
-            progress(event)
-
+    if not blank:
+        return 0
     with _open(source, job.video) as video:
         background = _png(np.zeros((video.info.height, video.info.width), bool))
-        for folder, missing in blank.items():
-            for frame in missing:
-                write_bytes(folder / f"{frame}.png", background, durable=False)
-            tell(len(missing))
-        if job.plan is None:
-            return
-        with closing(run_plan(video, job.plan, segmenter, todo, cancel=cancel)) as parts:
-            for part in parts:
-                for offset, mask in enumerate(part.masks):
-                    frame = job.frames[part.start + offset]
-                    path = folders[part.expression] / f"{frame}.png"
-                    write_bytes(path, _png(mask), durable=False)
-                tell(len(part.masks))
+    for folder, missing in blank.items():
+        for frame in missing:
+            write_bytes(folder / f"{frame}.png", background, durable=False)
+    return sum(map(len, blank.values()))
 
 
 def _open(source: MevisSplit, name: str) -> Video:

@@ -1,9 +1,13 @@
 """Running a segmenter over a video: planned windows, decoded ahead, stitched and resumable."""
 
-from __future__ import annotations
+import lazy_loader as _lazy
 
-from flowrvs.inference.into import segment_into
-from flowrvs.inference.run import Plan, make_plan, segment
-from flowrvs.inference.windows import kept_frames, plan_windows
-
-__all__ = ["Plan", "kept_frames", "make_plan", "plan_windows", "segment", "segment_into"]
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submodules=["cluster"],
+    submod_attrs={
+        "into": ["segment_into"],
+        "run": ["Plan", "make_plan", "segment"],
+        "windows": ["kept_frames", "plan_windows"],
+    },
+)

@@ -43,6 +43,13 @@ class WindowModel:
     cancel : CancelToken
     on_step : callable
         Called after every model step.
+    limit : int, optional
+        Frames that the device has room for, where that is known.
+
+    Attributes
+    ----------
+    limit : int or None
+        What is known of it by now.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class WindowModel:
         threshold: float,
         cancel: CancelToken,
         on_step: Callable[[], None],
+        limit: int | None = None,
     ) -> None:
         self._segmenter = segmenter
         self._steps = steps
@@ -60,12 +68,12 @@ class WindowModel:
         self._threshold = threshold
         self._cancel = cancel
         self._on_step = on_step
-        self._limit: int | None = None
+        self.limit = limit
 
     @property
     def note(self) -> str:
         """What to tell about the memory, if anything."""
-        return "" if self._limit is None else f" ({self._limit} at once: little memory)"
+        return "" if self.limit is None else f" ({self.limit} at once: little memory)"
 
     def run(self, frames: WindowFrames, texts: Sequence[str]) -> _Pieces:
         """Yield the place of a sentence, logits of its next frames, and how sure they are.
@@ -91,7 +99,7 @@ class WindowModel:
             Not even five frames fit.
         """
         given = [0] * len(texts)
-        if self._limit is None or len(frames) <= self._limit:
+        if self.limit is None or len(frames) <= self.limit:
             pieces = _logits(
                 self._segmenter, frames, texts, self._steps, self._cancel, self._on_step
             )
@@ -105,13 +113,13 @@ class WindowModel:
                 limit = max(_SMALLEST, len(frames) // 8 * 4 + 1)
                 if limit >= len(frames):
                     raise
-                self._limit = limit
+                self.limit = limit
         yield from self._in_parts(frames, texts, given)
 
     def _in_parts(self, frames: WindowFrames, texts: Sequence[str], given: list[int]) -> _Pieces:
-        assert self._limit is not None
-        overlap = min(self._overlap, self._limit // 2)
-        windows = plan_windows(len(frames), self._limit, overlap)
+        assert self.limit is not None
+        overlap = min(self._overlap, self.limit // 2)
+        windows = plan_windows(len(frames), self.limit, overlap)
         left = [place for place, count in enumerate(given) if count < len(frames)]
         stitchers = {place: Stitcher(windows, self._threshold) for place in left}
         for window in windows:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from flowrvs.inference.frames import WindowFrames
 from flowrvs.inference.model import WindowModel
-from flowrvs.inference.windows import kept_frames, plan_windows, windows_to_compute
+from flowrvs.inference.windows import plan_windows, windows_to_compute
 from flowrvs.masks.stitch import Stitcher
 from flowrvs.masks.threshold import confidence as to_confidence
 from flowrvs.masks.threshold import threshold as to_mask
@@ -19,7 +22,18 @@ from flowrvs.records import Segmenter, SegmentRequest, Window, WindowMasks
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["Plan", "make_plan", "run_plan", "segment"]
+__all__ = [
+    "JobRunner",
+    "Plan",
+    "VideoJob",
+    "WindowCount",
+    "make_plan",
+    "run_jobs",
+    "run_plan",
+    "segment",
+    "to_window_masks",
+    "windows_and_texts",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,12 @@ class Plan:
     def stop(self) -> int:
         """One past the last frame of the range."""
         return self.windows[-1].stop
+
+    def kept(self, index: int) -> range:
+        """Return the frames that a window completes: those before the next one's."""
+        later = self.windows[index + 1 : index + 2]
+        window = self.windows[index]
+        return range(window.start, later[0].start if later else window.stop)
 
 
 def make_plan(frame_count: int, request: SegmentRequest, segmenter: Segmenter) -> Plan:
@@ -133,6 +153,76 @@ def segment(
     return run_plan(video, plan, segmenter, done, cancel=cancel, progress=progress)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoJob:
+    """A video to be run through a model.
+
+    Attributes
+    ----------
+    open : callable
+        Returns a context manager that gives the `Video`.
+    plan : Plan
+    done : mapping of int to collection of int
+        ``done[i]`` are the windows of sentence i that are not wanted again; sentences
+        without an entry are left out.
+    name : str
+        What it is called in messages.
+    """
+
+    open: Callable[[], AbstractContextManager[Video]]
+    plan: Plan
+    done: Mapping[int, Collection[int]]
+    name: str = ""
+
+
+@runtime_checkable
+class JobRunner(Protocol):
+    """A segmenter that runs whole jobs by itself, such as `flowrvs.inference.cluster.Cluster`."""
+
+    def run_jobs(
+        self,
+        jobs: Iterable[VideoJob],
+        *,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Generator[tuple[VideoJob, WindowMasks], None, None]:
+        """Do what `run_jobs` does."""
+        ...
+
+
+def run_jobs(
+    jobs: Iterable[VideoJob],
+    segmenter: Segmenter,
+    *,
+    cancel: CancelToken | None = None,
+    progress: ProgressCallback | None = None,
+) -> Generator[tuple[VideoJob, WindowMasks], None, None]:
+    """Run videos one after the other; a cluster computes windows of several at once.
+
+    Parameters
+    ----------
+    jobs : iterable of VideoJob
+        Taken as they are needed.
+    segmenter, cancel, progress
+        See `segment`; progress is of a video.
+
+    Yields
+    ------
+    job : VideoJob
+    part : WindowMasks
+        As from `segment`, video by video.
+    """
+    if isinstance(segmenter, JobRunner):
+        parts = segmenter.run_jobs(jobs, cancel=cancel, progress=progress)
+        with closing(parts):
+            yield from parts
+        return
+    for job in jobs:
+        with job.open() as video, closing(_run(video, job, segmenter, cancel, progress)) as masks:
+            for part in masks:
+                yield job, part
+
+
 def run_plan(
     video: Video,
     plan: Plan,
@@ -142,78 +232,122 @@ def run_plan(
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
 ) -> Generator[WindowMasks, None, None]:
-    """Run a plan; ``done[i]`` are the windows of sentence i that are not wanted again.
+    """Run one plan; see `VideoJob` for `done` and `segment` for the rest."""
+    job = VideoJob(lambda: nullcontext(video), plan, done)
+    with closing(run_jobs([job], segmenter, cancel=cancel, progress=progress)) as parts:
+        for _, part in parts:
+            yield part
 
-    Sentences without an entry in `done` are left out. See `segment` for the rest.
-    """
-    request = plan.request
-    cancel = cancel or CancelToken()
+
+def windows_and_texts(
+    plan: Plan, done: Mapping[int, Collection[int]]
+) -> list[tuple[Window, tuple[int, ...]]]:
+    """Return the windows to compute, each with the sentences it is computed for."""
     wanted = {i: windows_to_compute(plan.windows, done[i]) for i in sorted(done)}
     jobs = [
         (window, tuple(i for i in wanted if window.index in wanted[i])) for window in plan.windows
     ]
-    whole = len(plan.windows) * _units(plan, len(wanted))
-    jobs = [(window, sentences) for window, sentences in jobs if sentences]
-    left = sum(_units(plan, len(sentences)) for _, sentences in jobs)
-    steps = _Steps(ProgressClock(whole, max(0, whole - left)), progress)
-    stitchers = {i: Stitcher(plan.windows, request.threshold) for i in wanted}
-    model = WindowModel(
-        segmenter, request.steps, plan.overlap, request.threshold, cancel, steps.step
+    return [(window, sentences) for window, sentences in jobs if sentences]
+
+
+def to_window_masks(
+    plan: Plan,
+    expression: int,
+    window: Window,
+    first: int,
+    logits: npt.NDArray[np.float32],
+    apart: npt.NDArray[np.float32],
+) -> WindowMasks:
+    """Return final logits of the frames from `first` as masks."""
+    request = plan.request
+    return WindowMasks(
+        expression=expression,
+        start=first,
+        masks=to_mask(logits, request.threshold),
+        window=window,
+        confidence=to_confidence(logits) if request.keep_confidence else None,
+        complete=first + len(logits) == plan.kept(window.index).stop,
+        disagreement=apart,
     )
-    kept = kept_frames(plan.windows)
-    for window, sentences in jobs:
+
+
+def _run(
+    video: Video,
+    job: VideoJob,
+    segmenter: Segmenter,
+    cancel: CancelToken | None,
+    progress: ProgressCallback | None,
+) -> Generator[WindowMasks, None, None]:
+    plan, done, request = job.plan, job.done, job.plan.request
+    cancel = cancel or CancelToken()
+    count = WindowCount(plan, done, progress)
+    stitchers = {i: Stitcher(plan.windows, request.threshold) for i in done}
+    model = WindowModel(
+        segmenter, request.steps, plan.overlap, request.threshold, cancel, count.step
+    )
+    for window, sentences in windows_and_texts(plan, done):
         cancel.raise_if_cancelled()
-        steps.begin(
-            f"window {window.index + 1} of {len(plan.windows)}, frames {window.start} to "
-            f"{window.stop - 1}{model.note}",
-            _units(plan, len(sentences)),
-        )
+        count.begin(window, len(sentences), model.note)
         frames = WindowFrames(video, window)
-        texts = [request.texts[i] for i in sentences]
-        pieces = model.run(frames, texts)
+        pieces = model.run(frames, [request.texts[i] for i in sentences])
         with closing(pieces):
             for place, logits, known in pieces:
                 i = sentences[place]
                 first, final, apart = stitchers[i].push(window.index, logits, known)
                 if len(final) and window.index not in done[i]:
-                    yield WindowMasks(
-                        expression=i,
-                        start=first,
-                        masks=to_mask(final, request.threshold),
-                        window=window,
-                        confidence=to_confidence(final) if request.keep_confidence else None,
-                        complete=first + len(final) == kept[window.index].stop,
-                        disagreement=apart,
-                    )
+                    yield to_window_masks(plan, i, window, first, final, apart)
                 cancel.raise_if_cancelled()
-        steps.end()
+        count.end()
 
 
-def _units(plan: Plan, sentences: int) -> int:
-    """Return a window's model steps: one encode, and for each sentence its steps and a decode."""
-    return 1 + sentences * (plan.request.steps + 1)
+class WindowCount:
+    """Counts model steps, in step with the plan even if a model reports more or fewer.
 
+    Parameters
+    ----------
+    plan : Plan
+    done : mapping
+        See `VideoJob`.
+    progress : callable, optional
+        Told of every step.
+    """
 
-class _Steps:
-    """Counts model steps, in step with the plan even if a model reports more or fewer."""
-
-    def __init__(self, clock: ProgressClock, progress: ProgressCallback | None) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        plan: Plan,
+        done: Mapping[int, Collection[int]],
+        progress: ProgressCallback | None,
+    ) -> None:
+        self._plan = plan
+        whole = len(plan.windows) * self._units(len(done))
+        left = sum(self._units(len(texts)) for _, texts in windows_and_texts(plan, done))
+        self._clock = ProgressClock(whole, max(0, whole - left))
         self._progress = progress
         self._message = ""
         self._left = 0
 
-    def begin(self, message: str, units: int) -> None:
-        self._message, self._left = message, units
+    def _units(self, sentences: int) -> int:
+        """Return a window's steps: one encode, and for each sentence its steps and a decode."""
+        return 1 + sentences * (self._plan.request.steps + 1)
+
+    def begin(self, window: Window, sentences: int, note: str = "") -> None:
+        """Begin a window that is computed for so many sentences."""
+        self._message = (
+            f"window {window.index + 1} of {len(self._plan.windows)}, frames {window.start} to "
+            f"{window.stop - 1}{note}"
+        )
+        self._left = self._units(sentences)
         if self._progress is not None:
-            self._progress(self._clock.event(message))
+            self._progress(self._clock.event(self._message))
 
     def step(self) -> None:
+        """Count a step of the model."""
         # The last unit of a window is counted when its masks are handed over.
         if self._left > 1:
             self._advance(1)
 
     def end(self) -> None:
+        """Count what is left of the window."""
         self._advance(self._left)
 
     def _advance(self, units: int) -> None:

@@ -127,6 +127,12 @@ class Stitcher:
             self._tail.append((logits[final:].copy(), apart[final:]))
         return window.start + first, logits[:final], apart[:final]
 
+    def skip(self, index: int, count: int) -> None:
+        """Pass over the next frames of window `index`, which no other window sees."""
+        if index != self._index:
+            self._begin(index)
+        self._received += count
+
     def _compare(self, one: Floats, other: Floats) -> list[float]:
         a, b = to_mask(one, self._threshold), to_mask(other, self._threshold)
         return [disagreement(*pair) for pair in zip(a, b, strict=True)]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from flowrvs.video.frames import Video, open_video
+from flowrvs.video.open import Video, open_video
 
 __all__ = ["Video", "open_video"]

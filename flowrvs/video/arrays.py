@@ -1,4 +1,4 @@
-"""Arrays as videos: numpy, dask, zarr, OME-Zarr and TIFF stacks.
+"""Arrays as videos: numpy, dask, zarr and OME-Zarr.
 
 Axes. Three axes are (T, H, W), four are (T, H, W, C) with 1, 3 or 4 channels. Stores that
 name their axes (OME-Zarr, zarr dimension names, TIFF) may have them in another order, and
@@ -18,8 +18,13 @@ import numpy.typing as npt
 from flowrvs.errors import FlowRVSError, VideoError
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES, FrameCache
 from flowrvs.video.levels import choose_levels
+from flowrvs.video.probe import MAX_PIXELS
 
-__all__ = ["ArrayFrames", "open_npy", "open_tiff", "open_zarr"]
+__all__ = ["ArrayFrames", "axis_letters", "open_npy", "shortened"]
+
+
+# Four days at 30 frames a second; a store of a few bytes may claim any number.
+MAX_FRAMES = 10**7
 
 
 class ArrayFrames:
@@ -63,6 +68,11 @@ class ArrayFrames:
         self._axes = _checked_axes(tuple(array.shape), axes, where)
         sizes = dict(zip(self._axes, array.shape, strict=True))
         self._count, self.height, self.width = (int(sizes[a]) for a in "TYX")
+        if self.height * self.width > MAX_PIXELS or self._count > MAX_FRAMES:
+            raise VideoError(
+                f"{where} claims {self._count} frames of {self.width}x{self.height}, more than "
+                "can be read; give a part of it."
+            )
         self._cache: FrameCache[npt.NDArray[np.uint8]] = FrameCache(cache_bytes)
         frame_bytes = self.height * self.width * 3
         self._block = max(1, min(block, cache_bytes // 4 // max(1, frame_bytes)))
@@ -161,7 +171,7 @@ def _checked_axes(shape: tuple[int, ...], axes: str | None, where: str) -> str:
     return axes
 
 
-def _letters(names: Sequence[str | None] | None) -> str | None:
+def axis_letters(names: Sequence[str | None] | None) -> str | None:
     """Turn axis names such as ``time`` or ``height`` into letters."""
     known = {
         "time": "T", "t": "T", "frame": "T", "frames": "T", "z": "Z", "depth": "Z",
@@ -171,98 +181,6 @@ def _letters(names: Sequence[str | None] | None) -> str | None:
     }  # fmt: skip
     letters = [known.get(str(name).lower()) for name in names or ()]
     return "".join(a for a in letters if a) if letters and None not in letters else None
-
-
-def open_zarr(path: Path, **options: Any) -> ArrayFrames:
-    """Open a zarr v2 or v3 array, or level 0 of an OME-Zarr image.
-
-    Raises
-    ------
-    VideoError
-        Not a readable zarr store, or it does not say which array is the video.
-    """
-    import zarr
-
-    try:
-        node = zarr.open(str(path), mode="r")
-        axes: str | None = None
-        if isinstance(node, zarr.Group):
-            attributes = dict(node.attrs)
-            ome = attributes.get("ome", attributes)
-            if "multiscales" in ome:
-                image = ome["multiscales"][0]
-                node = node[image["datasets"][0]["path"]]
-                names = [a["name"] if isinstance(a, dict) else a for a in image.get("axes", ())]
-                axes = _letters(names) or ("TCZYX" if len(node.shape) == 5 else None)
-            else:
-                arrays = [a for _, a in node.arrays() if len(a.shape) in (3, 4)]
-                if len(arrays) != 1:
-                    found = ", ".join(a.name.strip("/") for a in arrays) or "none"
-                    raise VideoError(
-                        f"{path} is a zarr group with several arrays or none that could be a "
-                        f"video (found: {found}); give the path of one array."
-                    )
-                node = arrays[0]
-        if axes is None:
-            named = getattr(node.metadata, "dimension_names", None)
-            axes = _letters(named or node.attrs.get("_ARRAY_DIMENSIONS"))
-        time = (axes or "T").find("T")
-        block = int(node.chunks[time]) if node.chunks and time >= 0 else 1
-    except VideoError:
-        raise
-    except Exception as error:
-        raise VideoError(f"{path} cannot be read as zarr ({_short(error)}).") from error
-    return ArrayFrames(node, axes, where=str(path), block=block, **options)
-
-
-def open_tiff(path: Path, **options: Any) -> ArrayFrames | None:
-    """Open a TIFF stack; None where it needs PIL (palettes, LZW or JPEG without codecs).
-
-    Raises
-    ------
-    VideoError
-        Not a readable TIFF, or its pages differ in size.
-    """
-    import tifffile
-    import zarr
-
-    try:
-        file = tifffile.TiffFile(path)
-    except (tifffile.TiffFileError, OSError, ValueError) as error:
-        raise VideoError(f"{path} cannot be read as TIFF ({_short(error)}).") from error
-    try:
-        series = file.series
-        if not series or not file.pages:
-            raise VideoError(f"{path} holds no pages; it is damaged or empty.")
-        shapes = {tuple(s.shape[-2:]) if "S" not in s.axes else s.shape[-3:-1] for s in series}
-        if len(series) > 1 and not file.is_ome and (len(shapes) > 1 or len(file.pages) > 1):
-            raise VideoError(f"The pages of {path} differ in size or type; give one stack a file.")
-        axes = series[0].axes
-        if str(getattr(file.pages[0].photometric, "name", "")) not in ("MINISBLACK", "RGB"):
-            file.close()
-            return None
-        array = zarr.open(series[0].aszarr(level=0), mode="r")
-        try:
-            array[tuple(slice(0, 1) for _ in array.shape)]
-        except Exception:
-            file.close()
-            return None
-        axes = _tiff_axes(axes)
-        if "T" not in axes:
-            axes, array = f"T{axes}", np.asarray(array)[None]
-        return ArrayFrames(array, axes, where=str(path), owner=file, **options)
-    except BaseException:
-        file.close()
-        raise
-
-
-def _tiff_axes(axes: str) -> str:
-    """Name the axis along which the pages follow each other T, and samples C."""
-    for pages in "TZIQC":
-        if pages in axes:
-            axes = axes.replace(pages, "T", 1)
-            break
-    return axes.replace("S", "C") if "C" not in axes else axes
 
 
 def open_npy(path: Path, **options: Any) -> ArrayFrames:
@@ -275,11 +193,13 @@ def open_npy(path: Path, **options: Any) -> ArrayFrames:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise VideoError(f"{path} cannot be read as a numpy array ({_short(error)}).") from error
+    # A damaged header makes numpy raise OverflowError, TypeError, SyntaxError and others.
+    except Exception as error:
+        raise VideoError(f"{path} cannot be read as a numpy array ({shortened(error)}).") from error
     return ArrayFrames(array, where=str(path), **options)
 
 
-def _short(error: Exception) -> str:
+def shortened(error: Exception) -> str:
+    """Return the first line of what an error says."""
     text = str(error).strip().splitlines()
     return text[0][:160] if text else type(error).__name__

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import colorsys
-import errno
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +17,8 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageDraw
 
-from flowrvs.errors import FlowRVSError, MissingPathError, StorageError, VideoError
+from flowrvs.disk import replacing
+from flowrvs.errors import MissingPathError, VideoError
 
 __all__ = ["blend", "contact_sheet", "default_color", "encode_jpeg", "write_overlay"]
 
@@ -224,24 +223,9 @@ def write_overlay(
     speed = 25.0 if rate is None else float(rate)
     if not 0 < speed < 10000:
         raise VideoError(f"rate={rate} must be frames per second, above 0.")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     pictures = (blend(f, m, colors, alpha) for f, m in _pairs(frames, masks))
-    try:
+    with replacing(path) as part:
         _encode(part, pictures, Fraction(speed).limit_denominator(1001))
-        os.replace(part, path)
-    except OSError as error:
-        # Only trouble with this disk is ours; errors of the frames pass as they are.
-        if isinstance(error, FlowRVSError):
-            raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise StorageError(
-                f"{path} cannot be written ({error.strerror}); free some space or choose "
-                "another folder."
-            ) from error
-        raise StorageError(f"{path} cannot be written ({error}).") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
     return path
 
 

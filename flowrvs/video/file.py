@@ -15,10 +15,13 @@ by anyone: most video codecs carry no checksums.
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import cast
 
 import av
@@ -29,10 +32,18 @@ from av.video.reformatter import VideoReformatter
 
 from flowrvs.errors import VideoError
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES, FrameCache
-from flowrvs.video.decode import Cursor, orientation_of, turn
-from flowrvs.video.index import build_index
+from flowrvs.video.index import (
+    MISSING,
+    PacketIndex,
+    build_index,
+    open_stream,
+    packets,
+    slices_are_whole,
+)
 
-__all__ = ["VideoFile"]
+__all__ = ["GO_ON", "VideoFile"]
+
+GO_ON = "go on with the last good frame (damaged='repeat', --damaged repeat)"
 
 MAX_CURSORS = 3
 # Frames before a requested one that are kept when a decoder passes over them, so that
@@ -146,7 +157,7 @@ class VideoFile:
             known += [f"from {after} on"] * (after is not None)
             raise VideoError(
                 f"Frame {n} of {self._name} is damaged (frames {' and '.join(known)} may be "
-                "read); choose a range without it or get another copy of the file."
+                f"read); choose a range without it, get another copy, or {GO_ON}."
             )
         source = before if before is not None else after
         if source is None:
@@ -161,15 +172,28 @@ class VideoFile:
 
     def _rgb(self, n: int, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         if (frame.height, frame.width) != self._coded:
+            first = self._first_of_other_size(n)
             raise VideoError(
-                f"{self._name} changes its size at frame {n} to {frame.width}x{frame.height}; "
-                "cut it there into two videos."
+                f"{self._name} changes its size at frame {first}: frame {n} is {frame.width}x"
+                f"{frame.height}, not {self._coded[1]}x{self._coded[0]}; cut it into two videos."
             )
         formatter = getattr(self._local, "formatter", None)
         if formatter is None:
             formatter = self._local.formatter = VideoReformatter()
         picture = formatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return turn(cast("npt.NDArray[np.uint8]", picture), self._orientation)
+
+    def _first_of_other_size(self, n: int) -> int:
+        """Return where the size changed that frame `n` has, halving the distance each time."""
+        same = 0
+        while n - same > 1:
+            middle = (same + n) // 2
+            frame = self._get(middle, middle + 1)[0]
+            if frame is None or (frame.height, frame.width) == self._coded:
+                same = middle
+            else:
+                n = middle
+        return n
 
     def _get(self, start: int, stop: int) -> list[VideoFrame | None]:
         """Return decoded frames; None in the place of damaged ones."""
@@ -277,3 +301,214 @@ class VideoFile:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise VideoError(f"{self._name} was closed; open it again.")
+
+
+# How frames are turned by quarter turns, counterclockwise.
+ROTATIONS = {
+    0: (False, False, False),
+    1: (True, True, False),
+    2: (False, True, True),
+    3: (True, False, True),
+}
+
+
+def orientation_of(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """Return how a frame must be turned to stand upright.
+
+    Returns
+    -------
+    (transpose, flip_rows, flip_columns) : tuple of bool
+        To be applied in this order; from the display matrix, to the nearest quarter turn.
+    """
+    try:
+        side_data = list(frame.side_data)
+    except ValueError:
+        # A kind of side data that PyAV does not know yet, as TIFF pictures in a MOV carry.
+        return ROTATIONS.get(round(frame.rotation / 90) % 4, ROTATIONS[0])
+    for data in side_data:
+        # PyAV's stub takes iterating for the mapping's keys; it yields SideData.
+        if data.type.name == "DISPLAYMATRIX":  # type: ignore[attr-defined]
+            a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])  # type: ignore[arg-type]
+            if abs(a) + abs(d) >= abs(b) + abs(c):
+                return False, d < 0, a < 0
+            return True, b < 0, c < 0
+    return ROTATIONS[0]
+
+
+def turn(
+    picture: npt.NDArray[np.uint8], orientation: tuple[bool, bool, bool]
+) -> npt.NDArray[np.uint8]:
+    """Return a view of a (H, W, 3) picture, turned as `orientation_of` says."""
+    transpose, flip_rows, flip_columns = orientation
+    if transpose:
+        picture = picture.swapaxes(0, 1)
+    if flip_rows:
+        picture = picture[::-1]
+    if flip_columns:
+        picture = picture[:, ::-1]
+    return picture
+
+
+class Cursor:
+    """One decoder, walking through a file in display order; for one thread at a time.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    index : PacketIndex
+        Its packets.
+    threads : int
+        As in `open_stream`.
+
+    Attributes
+    ----------
+    last : int
+        Display position of the frame handed out last.
+    errors : list of int
+        Ordinals of damaged packets met since decoding began.
+    """
+
+    def __init__(self, path: str, index: PacketIndex, threads: int = 0) -> None:
+        self.path = path
+        self.index = index
+        self.last = -1
+        self.errors: list[int] = []
+        self._threads = threads
+        self._held: deque[tuple[int, VideoFrame]] = deque()
+        self._reopen()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._held.clear()
+        self._packets = iter(())
+        self._container.close()
+
+    def distance(self, frame: int) -> float:
+        """Return how many frames must be decoded to reach `frame` from here, if it can."""
+        begun = self._first <= self.index.keyframes[self.index.start_for(frame)]
+        return frame - self.last if begun and frame > self.last else float("inf")
+
+    def go(self, keyframe: int) -> None:
+        """Begin again at the `keyframe`-th keyframe.
+
+        A seek may land anywhere; packets are skipped until the right one comes. If it was
+        missed, the seek is repeated farther back, and at last the file is reopened.
+        """
+        goal = int(self.index.keyframes[keyframe])
+        if goal:
+            for back in (0, 1, 4):
+                if self._seek(goal, int(self.index.keyframes[max(0, keyframe - back)])):
+                    return
+        self._container.close()
+        self._reopen()
+        for _ in range(goal):
+            next(self._packets, None)
+        self._begin(self._packets, goal)
+
+    def _reopen(self) -> None:
+        self._container, self._stream = open_stream(self.path, self._threads)
+        self._by_pts = self._container.format.name.startswith("matroska")
+        self._begin(packets(self._container, self._stream), 0)
+
+    def _begin(self, source: Iterator[av.Packet], ordinal: int) -> None:
+        self._packets = source
+        self._held.clear()
+        self._ended = self._shows = False
+        self._ordinal = self._first = self._low = ordinal
+        self._seen: set[int] = set()
+        # What is shown before this keyframe lacks its references.
+        self._floor = int(self.index.position[ordinal]) if ordinal else 0
+        self.last = self._floor - 1
+        self.errors = []
+
+    def _seek(self, goal: int, target: int) -> bool:
+        pts, dts = (int(v) for v in self.index.stamps[target, :2])
+        stamps = [v for v in ((pts, dts) if self._by_pts else (dts, pts)) if v != MISSING]
+        if self.index.key is None or not stamps:
+            return False
+        try:
+            self._container.seek(stamps[0], stream=self._stream, backward=True)
+            source = packets(self._container, self._stream)
+            for packet in source:
+                ordinal = self.index.ordinal_of(packet)
+                if ordinal == goal:
+                    self._begin(chain((packet,), source), goal)
+                    return True
+                if ordinal > goal:
+                    return False
+        except (av.FFmpegError, OSError):
+            pass
+        return False
+
+    def next(self) -> tuple[int, VideoFrame] | None:
+        """Decode on and return (display position, frame); None at the end of the file.
+
+        A frame is held back until all packets before it in the file have shown theirs:
+        only then is it known that what it refers to was decoded, because decoders that
+        work in several threads may pass over an error without a word.
+        """
+        while not (self._held and (self._held[0][0] < self._low or self._ended)):
+            if self._ended:
+                return None
+            for ordinal, frame in self._feed():
+                self._take(ordinal, frame)
+            if self._ended:
+                self._miss(len(self.index))
+        ordinal, frame = self._held.popleft()
+        self.last = int(self.index.position[ordinal])
+        return self.last, frame
+
+    def _take(self, ordinal: int, frame: VideoFrame) -> None:
+        position = int(self.index.position[ordinal])
+        if position < self._floor:
+            return
+        if not self._shows:
+            # Streams that refresh gradually show nothing for a while behind a keyframe.
+            self._shows, self._floor = True, position
+        self._seen.add(ordinal)
+        self._held.append((ordinal, frame))
+        self._miss(position)
+
+    def _miss(self, position: int) -> None:
+        """Note the packets that should have shown a frame before `position` and did not."""
+        places = self.index.position
+        while self._low < len(places):
+            if self._low in self._seen:
+                self._seen.remove(self._low)
+            elif places[self._low] >= self._floor:
+                if places[self._low] >= position:
+                    return
+                self.errors.append(self._low)
+            self._low += 1
+
+    def _feed(self) -> list[tuple[int, VideoFrame]]:
+        """Hand one packet to the decoder; return (ordinal, frame) of what comes out."""
+        ordinal = self._ordinal
+        try:
+            packet = next(self._packets, None)
+        except av.FFmpegError:
+            packet = None
+        if packet is None or ordinal >= len(self.index.position):
+            packet, self._ended = None, True
+        else:
+            packet.pts = ordinal
+            self._ordinal += 1
+            if ordinal in self.index.corrupt or (
+                self.index.summed and not slices_are_whole(bytes(packet))
+            ):
+                self.errors.append(ordinal)
+        try:
+            frames = self._stream.codec_context.decode(packet)
+        except av.FFmpegError:
+            self.errors.append(ordinal)
+            return []
+        known = []
+        for frame in frames:
+            # Hidden frames (before an edit list begins) take no part.
+            if frame.pts is None or self.index.position[frame.pts] < 0:
+                continue
+            if frame.is_corrupt:
+                self.errors.append(frame.pts)
+            known.append((frame.pts, frame))
+        return known

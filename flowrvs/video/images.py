@@ -1,9 +1,11 @@
-"""Folders of images as videos: one file a frame, MeViS video folders among them."""
+"""Image files as videos: one file a frame (MeViS video folders), or one animation or TIFF."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,42 @@ from PIL import Image, ImageOps
 from flowrvs.errors import VideoError
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES, FrameCache
 from flowrvs.video.levels import Levels, choose_levels
+from flowrvs.video.probe import MAX_PIXELS
 
 __all__ = ["ImageFiles", "read_image"]
 
+# What PIL may try. Of its other readers some start programs (EPS runs Ghostscript).
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000", "TGA", "GIF", "AVIF")
 # PIL modes with more than 8 bits a pixel; `convert("RGB")` would clip them.
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # EXIF orientations that swap height and width.
 SIDEWAYS = (5, 6, 7, 8)
-# PIL's guard against huge images; frames beyond it are refused, not decoded.
-MAX_PIXELS = 2**28
+
+
+def _open(path: str | Path) -> Image.Image:
+    Image.init()
+    image = Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN])
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise Image.DecompressionBombError
+    return image
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Turn whatever PIL raises into a `VideoError`."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise VideoError(f"{path} has more pixels than can be read; make it smaller.") from None
+    except MemoryError as error:
+        raise VideoError(f"{path} needs more memory than there is; make it smaller.") from error
+    # Damaged files make PIL raise OSError, SyntaxError, struct.error, KeyError and others.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or "damaged or not an image"
+        raise VideoError(f"{path} cannot be read as an image ({reason}).") from error
 
 
 def read_image(path: str | Path, levels: Levels | None = None) -> npt.NDArray[np.uint8]:
@@ -33,7 +62,7 @@ def read_image(path: str | Path, levels: Levels | None = None) -> npt.NDArray[np
     Parameters
     ----------
     path : str or Path
-        JPEG, PNG, TIFF or another format that PIL reads.
+        JPEG, PNG, TIFF, BMP, WebP, PPM, JPEG 2000, TGA, GIF or AVIF.
     levels : Levels, optional
         How 16-bit and float images become uint8; by default by their own values, see
         :mod:`flowrvs.video.levels`.
@@ -45,16 +74,10 @@ def read_image(path: str | Path, levels: Levels | None = None) -> npt.NDArray[np
     Raises
     ------
     VideoError
-        The file is missing, truncated or no image.
+        The file is missing, truncated, too large or no image.
     """
-    try:
-        with Image.open(path) as image:
-            return _pixels(image, levels)
-    except Image.DecompressionBombError:
-        raise VideoError(f"{path} has more pixels than can be read; make it smaller.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "damaged or not an image"
-        raise VideoError(f"{path} cannot be read as an image ({reason}).") from error
+    with _reading(path), _open(path) as image:
+        return _pixels(image, levels)
 
 
 def _pixels(image: Image.Image, levels: Levels | None = None) -> npt.NDArray[np.uint8]:
@@ -73,72 +96,74 @@ def _pixels(image: Image.Image, levels: Levels | None = None) -> npt.NDArray[np.
     return np.array(image, dtype=np.uint8)
 
 
-def _head(path: Path) -> tuple[int, int, str, int]:
-    """Return height, width, mode and page count of an image without decoding it."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise VideoError(f"{path} has more pixels than can be read; make it smaller.")
-            if image.getexif().get(0x0112, 1) in SIDEWAYS:
-                height, width = width, height
-            return height, width, image.mode, getattr(image, "n_frames", 1)
-    except Image.DecompressionBombError:
-        raise VideoError(f"{path} has more pixels than can be read; make it smaller.") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "damaged or not an image"
-        raise VideoError(f"{path} cannot be read as an image ({reason}).") from error
-
-
 class ImageFiles:
-    """Frames that are image files, or the pages of one TIFF, readable from any thread.
+    """Frames that are image files, or the pictures in one of them, readable from any thread.
 
     Parameters
     ----------
     paths : sequence of Path
-        One file a frame, in order; or a single file together with `pages`.
-    pages : bool
-        Take the pages of the only file as frames.
+        One file a frame, in order.
+    alone : bool
+        The only file may be an animation (WebP, AVIF) or TIFF, whose pictures are the frames.
     limits : (float, float), optional
         See `choose_levels`.
     cache_bytes : int
         Memory for decoded frames.
 
+    Attributes
+    ----------
+    rate : float or None
+        Frames per second, where an animation states them.
+
     Raises
     ------
     VideoError
-        An image cannot be read, or their sizes differ.
+        An image cannot be read, their sizes differ, or one of several holds more than one.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         *,
-        pages: bool = False,
+        alone: bool = False,
         limits: tuple[float, float] | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self.paths = list(paths)
-        self._pages = pages
-        self._lock = threading.Lock()
+        self.rate: float | None = None
         self._cache: FrameCache[npt.NDArray[np.uint8]] = FrameCache(cache_bytes)
-        self.height, self.width, mode, count = _head(self.paths[0])
-        self._count = count if pages else len(self.paths)
-        deep = mode in DEEP_MODES
-        if not pages:
-            for path in self.paths:
-                height, width, other, inside = _head(path)
-                if (height, width) != (self.height, self.width):
-                    raise VideoError(
-                        f"{path} is {width}x{height} but {self.paths[0].name} is "
-                        f"{self.width}x{self.height}; frames of one video share one size."
-                    )
-                if inside > 1 and path.suffix.lower() in (".tif", ".tiff"):
-                    raise VideoError(
-                        f"{path} has {inside} pages in it; open it by itself, "
-                        "or keep one picture a file."
-                    )
-                deep = deep or other in DEEP_MODES
+        # Kept open, for each frame of an animation builds upon the one before.
+        self._animation: Image.Image | None = None
+        self._lock = threading.Lock()
+        self._count = len(self.paths)
+        sizes: list[tuple[int, int]] = []
+        deep = False
+        for path in self.paths:
+            with _reading(path), _open(path) as image:
+                sideways = image.getexif().get(0x0112, 1) in SIDEWAYS
+                sizes.append(image.size if sideways else image.size[::-1])
+                deep = deep or image.mode in DEEP_MODES
+                # The further pictures of a camera's JPEG (MPO) are previews or another eye.
+                pages = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+            if pages > 1 and not alone:
+                raise VideoError(
+                    f"{path} has {pages} pages in it; open it by itself, "
+                    "or keep one picture a file."
+                )
+            if pages > 1:
+                with _reading(path):
+                    self._animation = _open(path)
+                    self._animation.load()
+                duration = self._animation.info.get("duration")
+                self._count, self.rate = pages, 1000 / duration if duration else None
+        self.height, self.width = Counter(sizes).most_common(1)[0][0]
+        for n, (height, width) in enumerate(sizes):
+            if (height, width) != (self.height, self.width):
+                like = self.paths[sizes.index((self.height, self.width))].name
+                raise VideoError(
+                    f"{self.paths[n]} is {width}x{height} but {like} is "
+                    f"{self.width}x{self.height}; frames of one video share one size."
+                )
         self._levels: Levels | None = None
         if deep:
             first = self._native(0)
@@ -148,7 +173,10 @@ class ImageFiles:
         return self._count
 
     def close(self) -> None:
-        """Drop the cached frames."""
+        """Close the file and drop the cached frames."""
+        with self._lock:
+            if self._animation is not None:
+                self._animation.close()
         self._cache.clear()
 
     def read_into(self, out: npt.NDArray[np.uint8], start: int) -> None:
@@ -156,35 +184,27 @@ class ImageFiles:
         for n in range(start, start + len(out)):
             frame = self._cache.get(n)
             if frame is None:
-                frame = self._read(n)
+                with self._picture(n) as image:
+                    frame = _pixels(image, self._levels)
+                if frame.shape[:2] != (self.height, self.width):
+                    raise VideoError(
+                        f"Frame {n} of {self.paths[0].parent} is {frame.shape[1]}x"
+                        f"{frame.shape[0]}, not {self.width}x{self.height}; frames of one "
+                        "video share one size."
+                    )
                 self._cache.put(n, frame, frame.nbytes)
             out[n - start] = frame
 
-    def _read(self, n: int) -> npt.NDArray[np.uint8]:
-        if self._pages:
-            frame = self._page(n, self._levels)
+    @contextmanager
+    def _picture(self, n: int) -> Iterator[Image.Image]:
+        if self._animation is None:
+            with _reading(self.paths[n]), _open(self.paths[n]) as image:
+                yield image
         else:
-            frame = read_image(self.paths[n], self._levels)
-        if frame.shape[:2] != (self.height, self.width):
-            raise VideoError(
-                f"Frame {n} of {self.paths[0].parent} is {frame.shape[1]}x{frame.shape[0]}, "
-                f"not {self.width}x{self.height}; frames of one video share one size."
-            )
-        return frame
-
-    def _page(self, n: int, levels: Levels | None) -> npt.NDArray[np.uint8]:
-        try:
-            with Image.open(self.paths[0]) as image:
-                image.seek(n)
-                return _pixels(image, levels)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise VideoError(f"Page {n} of {self.paths[0]} cannot be read ({error}).") from error
+            with self._lock, _reading(f"Picture {n} of {self.paths[0]}"):
+                self._animation.seek(n)
+                yield self._animation
 
     def _native(self, n: int) -> npt.NDArray[np.generic]:
-        try:
-            with Image.open(self.paths[0 if self._pages else n]) as image:
-                if self._pages:
-                    image.seek(n)
-                return np.asarray(image)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise VideoError(f"{self.paths[n]} cannot be read as an image ({error}).") from error
+        with self._picture(n) as image:
+            return np.asarray(image)

@@ -14,6 +14,7 @@ decoder, the whole file is decoded once and the order taken from there.
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -24,15 +25,29 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from flowrvs.errors import VideoError
+from flowrvs.video.probe import MAX_PIXELS
 
-__all__ = ["PacketIndex", "build_index", "open_stream", "packets"]
+__all__ = ["PacketIndex", "build_index", "open_stream", "packets", "slices_are_whole"]
 
 MISSING = np.iinfo(np.int64).min
 CHECKED_FRAMES = 24
 # H.264 and HEVC reorder within 16 frames; more means that the timestamps jumped.
 MAX_REORDER = 64
-# Demuxers that make pictures out of any text or bytes.
-NOT_VIDEO = frozenset({"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "rawvideo"})
+# Joined recordings: the demuxer reports the break in the counter of the second one at one of
+# the last packets of the first.
+BEFORE_JOIN = 3
+# The only demuxers that may run. All of them read the one file that they are given: playlists
+# (hls, dash, concat, sdp, image2 patterns) would open others, and grabbers the screen.
+DEMUXERS = (
+    "mov matroska avi mpegts mpeg mpegvideo m4v h261 h263 h264 hevc vvc evc av1 obu ivf flv "
+    "live_flv kux asf asf_o ogg gif apng mjpeg mjpeg_2000 smjpeg nut nuv mxf gxf lxf dv rm swf "
+    "wtv nsv flic yuv4mpegpipe vc1 vc1test dirac dnxhd cavsvideo avs2 avs3 apv ser cine mlv "
+    "filmstrip roq amv mtv thp ty pva vivo "
+    "bmp_pipe dds_pipe dpx_pipe exr_pipe hdr_pipe j2k_pipe jpeg_pipe jpegls_pipe jpegxl_anim "
+    "jpegxl_pipe pam_pipe pbm_pipe pcx_pipe pfm_pipe pgm_pipe png_pipe ppm_pipe psd_pipe "
+    "qoi_pipe sgi_pipe sunrast_pipe tiff_pipe webp_pipe xbm_pipe xpm_pipe xwd_pipe "
+    "aac ac3 aiff amr caf flac mp3 wav"
+).replace(" ", ",")
 # Containers that begin with a keyframe; others may be joined in the middle.
 FILED = frozenset({"mp4", "matroska", "avi"})
 # Up to this many pixels one thread decodes hundreds of frames a second, and handing
@@ -64,6 +79,8 @@ class PacketIndex:
         Ordinals of packets that the container reports as damaged.
     cut : str
         What went wrong where reading ended early, else empty.
+    summed : bool
+        The packets carry checksums that the decoder does not act upon (FFV1).
     rate : float or None
         Mean frame rate that the container states, per second.
     """
@@ -76,6 +93,7 @@ class PacketIndex:
     times: npt.NDArray[np.float64]
     corrupt: frozenset[int]
     cut: str
+    summed: bool = False
     rate: float | None = None
     _ordinals: npt.NDArray[np.int64] = field(init=False, repr=False)
     _sorted: npt.NDArray[np.int64] = field(init=False, repr=False)
@@ -151,10 +169,14 @@ def open_stream(path: str, threads: int = 0) -> tuple[InputContainer, VideoStrea
     VideoError
         No moving pictures in it.
     """
-    container = av.open(path, "r", options={"protocol_whitelist": "file"})
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": DEMUXERS,
+        "max_pixels": str(MAX_PIXELS),
+    }
+    # Without the prefix, a name such as concat:a or http:b is a protocol.
+    container = av.open(f"file:{path}", "r", options=options, metadata_errors="replace")
     try:
-        if NOT_VIDEO.intersection(container.format.name.split(",")):
-            raise VideoError(f"{path} is not a video; give a video file or a folder of images.")
         streams = [s for s in container.streams.video if not _is_cover(s)]
         if not streams:
             what = "only sound" if container.streams.audio else "no pictures"
@@ -168,8 +190,8 @@ def open_stream(path: str, threads: int = 0) -> tuple[InputContainer, VideoStrea
         parallel = threads != 1 and large and context.name in FRAME_THREADS
         context.thread_type = "AUTO" if parallel else "SLICE"
         context.thread_count = threads if parallel or threads == 1 else min(2, threads or 2)
-        # FFV1 and PNG do carry checksums.
-        context.options = {"err_detect": "crccheck"}
+        # PNG carries checksums.
+        context.options = {"err_detect": "crccheck", "max_pixels": options["max_pixels"]}
     except BaseException:
         container.close()
         raise
@@ -185,6 +207,24 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packe
     for packet in container.demux(stream):
         if packet.size:
             yield packet
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def slices_are_whole(packet: bytes) -> bool:
+    """Tell whether every slice of an FFV1 packet agrees with the checksum at its end.
+
+    The decoder only logs a wrong one, and shows what it made of it. A slice ends with its
+    size (3 bytes), a status byte and a CRC-32, most significant bit first, over all of it.
+    """
+    end = len(packet)
+    while end > 8:
+        begin = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
+        if begin < 0 or zlib.crc32(packet[begin:end].translate(_MIRRORED), 2**32 - 1) != 2**32 - 1:
+            return False
+        end = begin
+    return end == 0
 
 
 def build_index(path: str, *, cut: bool = False) -> PacketIndex:
@@ -212,8 +252,11 @@ def build_index(path: str, *, cut: bool = False) -> PacketIndex:
         hidden: list[int] = []
         corrupt: list[int] = []
         broken = ""
+        summed = False
         try:
             for ordinal, packet in enumerate(packets(container, stream)):
+                if ordinal < 8 and stream.codec_context.name == "ffv1":
+                    summed = summed or slices_are_whole(bytes(packet))
                 stamps_list.append(_stamp(packet))
                 if packet.is_keyframe:
                     keys.append(ordinal)
@@ -235,6 +278,9 @@ def build_index(path: str, *, cut: bool = False) -> PacketIndex:
     shown = np.ones(len(stamps), dtype=bool)
     shown[hidden] = False
 
+    dts = np.ma.masked_equal(stamps[:, 1], MISSING)
+    restarts = np.flatnonzero((np.ma.diff(dts) < 0).filled(False)) + 1
+    at_joins = {int(r) - n for r in restarts for n in range(1, BEFORE_JOIN + 1)}
     order = _order_from_pts(stamps, shown)
     errors: list[int] = []
     if order is not None:
@@ -264,8 +310,9 @@ def build_index(path: str, *, cut: bool = False) -> PacketIndex:
         stamps,
         key,
         times,
-        frozenset(corrupt),
+        frozenset(corrupt) - at_joins,
         broken,
+        summed,
         float(rate) if rate else None,
     )
 

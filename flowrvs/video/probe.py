@@ -11,11 +11,22 @@ from pathlib import Path
 
 from flowrvs.errors import MissingPathError, VideoError
 
-__all__ = ["fingerprint", "incomplete", "kind_of", "list_images", "natural_key"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "fingerprint",
+    "incomplete",
+    "kind_of",
+    "list_images",
+    "natural_key",
+]
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".jp2"}
+    f".{name}"
+    for name in "jpg jpeg jpe jfif png bmp tif tiff webp ppm pgm pbm pnm jp2 tga gif avif".split()
 )
+# Pixels of a frame, at most (8192 x 8192): a file of a few bytes may claim any size.
+MAX_PIXELS = 2**26
 ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHOLE_FILE = 32 * 2**20
@@ -40,30 +51,50 @@ def kind_of(path: Path) -> str:
         It may not be read, is empty, or is a folder without pictures.
     """
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             return _kind_of_folder(path)
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise VideoError(f"{path} is no regular file; give a video file or a folder.")
+        if not status.st_size:
+            raise VideoError(f"{path} is empty (0 bytes); get another copy.")
         with open(path, "rb") as file:
-            start = file.read(16)
+            start = file.read(64)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingPathError(f"Nothing is at {path}; check the path.") from None
     except PermissionError:
         raise VideoError(f"{path} may not be read; change its permissions.") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, VideoError):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{path} cannot be read ({reason}).") from None
-    if not start:
-        raise VideoError(f"{path} is empty (0 bytes); get another copy.")
-    suffix = path.suffix.lower()
     if start.startswith(TIFF_STARTS):
         return "tiff"
     if start.startswith(b"\x93NUMPY"):
         return "npy"
-    if suffix in IMAGE_SUFFIXES:
-        return "image"
-    return "video"
+    if start.startswith(b"GIF8"):
+        return "video"
+    if start.startswith(b"\x89PNG"):
+        return "video" if _is_animated_png(path) else "image"
+    if start[4:8] == b"ftyp":
+        if b"avif" in start or b"avis" in start:
+            return "image"
+        if start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"mif1"):
+            raise VideoError(f"{path} is a HEIC picture; convert it to JPEG or PNG.")
+        return "video"
+    return "image" if path.suffix.lower() in IMAGE_SUFFIXES else "video"
+
+
+def _is_animated_png(path: Path) -> bool:
+    """Tell whether a PNG holds an animation (an ``acTL`` chunk before its pixels)."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            if head[4:] in (b"acTL", b"IDAT"):
+                return head[4:] == b"acTL"
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
 
 
 def _kind_of_folder(path: Path) -> str:
@@ -72,13 +103,15 @@ def _kind_of_folder(path: Path) -> str:
         raise VideoError(f"{path} is a project, not a video; open it as a project.")
     if any(marker in names for marker in ZARR_MARKERS):
         return "zarr"
-    if any(_is_image(name) for name in names):
+    if any(_is_image(name) and not (path / name).is_dir() for name in names):
         return "images"
     if not names:
         raise VideoError(f"{path} is an empty folder; give one with images in it.")
     if "JPEGImages" in names or path.name == "JPEGImages":
         inside = path if path.name == "JPEGImages" else path / "JPEGImages"
         raise VideoError(f"{path} holds many videos; open one of the folders in {inside}.")
+    if any(name.lower().endswith((".heic", ".heif")) for name in names):
+        raise VideoError(f"{path} holds HEIC pictures; convert them to JPEG or PNG.")
     raise VideoError(
         f"{path} holds no images ({', '.join(sorted(s.lstrip('.') for s in IMAGE_SUFFIXES))}); "
         "give a folder of frames or a video file."
@@ -96,20 +129,37 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the images of a folder in natural order.
+    """Return the images of a folder in natural order; folders with such names are left out.
 
     Raises
     ------
     VideoError
-        A frame is there twice, under two suffixes.
+        A frame is there twice, under two suffixes; it is a pipe or a device, or a link that
+        leads out of the folder: what somebody else packed must not reach for other files.
     """
-    names = sorted(filter(_is_image, os.listdir(folder)), key=natural_key)
+    with os.scandir(folder) as entries:
+        found = sorted((e for e in entries if _is_image(e.name)), key=lambda e: natural_key(e.name))
     stems: dict[str, str] = {}
-    for name in names:
-        other = stems.setdefault(os.path.splitext(name)[0], name)
-        if other != name:
-            raise VideoError(f"{folder} holds both {other} and {name}; keep one kind of image.")
-    return [folder / name for name in names]
+    paths = []
+    for entry in found:
+        if entry.is_dir():
+            continue
+        if not entry.is_file():
+            raise VideoError(f"{entry.path} is no regular file; remove it, or put the image there.")
+        if entry.is_symlink() and not _is_inside(Path(entry.path), folder):
+            raise VideoError(
+                f"{entry.path} is a link that leads out of its folder; put the image there, or "
+                "give the images as a list."
+            )
+        other = stems.setdefault(os.path.splitext(entry.name)[0], entry.name)
+        if other != entry.name:
+            raise VideoError(f"{folder} holds both {other} and {entry.name}; keep one of them.")
+        paths.append(folder / entry.name)
+    return paths
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def fingerprint(paths: Sequence[Path], extra: Iterable[bytes] = ()) -> str:

@@ -121,7 +121,7 @@ def test_edits_survive_a_second_run(loaded: list, shapes_mp4: Path) -> None:
         (["--steps", "0"], "use 1 to 1000"),
         (["-p", " "], "blank"),
         (["--overlay", "nowhere/o.mp4"], "nowhere"),
-        (["--scheduler", "tcp://a:1"], "--scheduler"),
+        (["--scheduler", "tcp://a.invalid:1"], "not encrypted"),
     ],
 )
 def test_bad_input_is_one_line(

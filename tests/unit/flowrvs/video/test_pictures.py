@@ -178,7 +178,7 @@ def test_a_change_of_size_is_refused_at_the_frame_where_it_happens(tmp_path):
     both.write_bytes(one.read_bytes() + two.read_bytes())
     with open_video(both) as video:
         assert number_in(video.read(20, 21)[0]) == 20
-        with pytest.raises(VideoError, match="changes its size at frame 50 to 128x96"):
+        with pytest.raises(VideoError, match="changes its size at frame 30: frame 50 is 128x96"):
             video.read(50, 51)
         with pytest.raises(VideoError):
             video.frames.compute()

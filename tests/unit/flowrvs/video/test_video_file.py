@@ -191,7 +191,7 @@ def test_threads_reading_everywhere_get_their_own_frames(tmp_path):
 
 
 def test_reading_in_order_does_not_seek_again(tmp_path, monkeypatch):
-    from flowrvs.video.decode import Cursor
+    from flowrvs.video.file import Cursor
 
     path = write_clip(tmp_path / "s.mp4", options={"x264-params": X264})
     went: list[int] = []
@@ -206,7 +206,7 @@ def test_reading_in_order_does_not_seek_again(tmp_path, monkeypatch):
 
 
 def test_stepping_back_through_a_gop_seeks_rarely(tmp_path, monkeypatch):
-    from flowrvs.video.decode import Cursor
+    from flowrvs.video.file import Cursor
 
     path = write_clip(
         tmp_path / "s.mp4", count=120, options={"x264-params": X264.replace("25", "250")}

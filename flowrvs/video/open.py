@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from flowrvs.errors import VideoError
 from flowrvs.records import VideoInfo
-from flowrvs.video.arrays import ArrayFrames, open_npy, open_tiff, open_zarr
+from flowrvs.video.arrays import ArrayFrames, open_npy
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES
-from flowrvs.video.file import VideoFile
+from flowrvs.video.file import GO_ON, VideoFile
 from flowrvs.video.images import ImageFiles
 from flowrvs.video.probe import fingerprint, incomplete, kind_of, list_images
 
@@ -79,6 +79,11 @@ class Video:
     def shape(self) -> tuple[int, int, int, int]:
         """(T, H, W, 3)."""
         return self.info.frame_count, self.info.height, self.info.width, 3
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """What `open_video` opens it again with, in values that JSON holds; None for arrays."""
+        return None if self._recipe is None else dict(self._recipe)
 
     @property
     def times(self) -> npt.NDArray[np.float64] | None:
@@ -195,7 +200,7 @@ def open_video(
     Parameters
     ----------
     source : path, sequence of paths, or array
-        - a video file in any container that PyAV reads; rotation metadata is applied;
+        - a video file or an animation (see docs/video.md); rotation metadata is applied;
         - a folder of images in natural order (a MeViS ``JPEGImages/<video>`` among them),
           a list of image files, or one image; their sizes must agree;
         - a zarr v2 or v3 array (T, H, W) or (T, H, W, C), or an OME-Zarr image (level 0);
@@ -220,7 +225,8 @@ def open_video(
     Notes
     -----
     Alpha is dropped: colours come as they are stored, as PIL, OpenCV and FFmpeg do it.
-    Pixels are never scaled to a square aspect ratio.
+    Pixels are never scaled to a square aspect ratio. Colour without a tag is BT.601 at any
+    size, as FFmpeg and OpenCV take it; HDR is not tone-mapped.
 
     Raises
     ------
@@ -277,14 +283,21 @@ def _open_array(source: Any, options: dict[str, Any]) -> tuple[_Source, VideoInf
 def _open_images(
     paths: list[Path], where: str, options: dict[str, Any]
 ) -> tuple[_Source, VideoInfo]:
-    images = ImageFiles(paths, limits=options["limits"], cache_bytes=options["cache_bytes"])
+    images = ImageFiles(
+        paths,
+        alone=where == str(paths[0]),
+        limits=options["limits"],
+        cache_bytes=options["cache_bytes"],
+    )
+    single = len(images) != len(paths)
     info = VideoInfo(
         where,
-        "images",
+        "video" if single else "images",
         len(images),
         images.height,
         images.width,
-        frame_names=tuple(p.stem for p in paths),
+        rate=images.rate,
+        frame_names=() if single else tuple(p.stem for p in paths),
         fingerprint=fingerprint(paths),
     )
     return images, info
@@ -300,17 +313,24 @@ def _open_path(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]
         return _open_file(path, options)
     reading = {"limits": options["limits"], "cache_bytes": options["cache_bytes"]}
     frames: ArrayFrames | ImageFiles
+    mark = None
     if kind == "tiff":
-        frames = open_tiff(path, **reading) or ImageFiles([path], pages=True, **reading)
+        from flowrvs.video.tiff import open_tiff
+
+        frames = open_tiff(path, **reading)
+    elif kind == "zarr":
+        from flowrvs.video.zarr_store import open_zarr
+
+        frames = open_zarr(path, **reading)
+        mark = _zarr_fingerprint(frames)
     else:
-        frames = (open_zarr if kind == "zarr" else open_npy)(path, **reading)
-    kind = "array" if kind == "npy" else kind
-    mark = _zarr_fingerprint(path, frames) if kind == "zarr" else fingerprint([path])
+        kind, frames = "array", open_npy(path, **reading)
+    mark = mark or fingerprint([path])
     info = VideoInfo(str(path), kind, len(frames), frames.height, frames.width, fingerprint=mark)
     return frames, info
 
 
-def _zarr_fingerprint(path: Path, frames: _Source) -> str:
+def _zarr_fingerprint(frames: _Source) -> str:
     """Hash up to four frames and the shape: listing a store's chunks can take minutes."""
     count = len(frames)
     data = [f"{count} {frames.height} {frames.width}".encode()]
@@ -327,7 +347,7 @@ def _open_file(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]
         if missing and ("moov" in missing or options["damaged"] == "raise"):
             raise VideoError(
                 f"{path} was cut off: {missing}; get a complete copy, or repair it with "
-                "'ffmpeg -i IN -c copy OUT'."
+                f"'ffmpeg -i IN -c copy OUT'{'' if 'moov' in missing else f', or {GO_ON}'}."
             )
         file = VideoFile(
             str(path),
@@ -344,7 +364,7 @@ def _open_file(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]
         if file.index.cut and options["damaged"] == "raise":
             raise VideoError(
                 f"{path} breaks off after frame {len(file) - 1} ({file.index.cut}); get a "
-                "complete copy, or repair it with 'ffmpeg -i IN -c copy OUT'."
+                f"complete copy, repair it with 'ffmpeg -i IN -c copy OUT', or {GO_ON}."
             )
         times = file.index.times
         rate = file.index.rate

@@ -1,0 +1,244 @@
+"""Handing tasks to a cluster's workers, and getting the answers in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from flowrvs import errors
+from flowrvs.errors import ClusterError, FlowRVSError
+from flowrvs.inference.cluster.link import Link, Scheduler
+from flowrvs.inference.cluster.wire import unpack
+from flowrvs.progress import CancelToken
+
+__all__ = ["Dispatcher", "Reply", "Task"]
+
+#: Tasks that a worker holds at once: one that it computes, and the next.
+_HELD = 2
+#: Workers that may end while they compute the same task.
+_TRIES = 3
+_TICK = 0.25
+#: Seconds that a scheduler which is gone is called before it is called anew.
+_CALL = 5.0
+
+Reply = tuple[dict[str, Any], list[memoryview]]
+
+
+class Task(Protocol):
+    """What a worker is asked."""
+
+    @property
+    def about(self) -> str:
+        """What it is, in the user's words."""
+        ...
+
+    def message(self, *, send_frames: bool) -> bytes:
+        """Return the message for a worker, with the frames if it does not see the file."""
+        ...
+
+
+class Dispatcher:
+    """Keeps a cluster's workers busy; lives as long as one run.
+
+    Workers are given tasks one by one, so that it is known who has what: a worker that ends
+    gives back its own, one that cannot compute is left out from then on, and one that comes
+    is used. Where the scheduler itself is gone, it is looked for until `patience` ends.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+    patience : float
+        Seconds to wait for a scheduler that is gone.
+    notice : callable
+        Gets one line for everything that a person should know.
+    cancel : CancelToken
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        patience: float,
+        notice: Callable[[str], None],
+        cancel: CancelToken,
+    ) -> None:
+        self._scheduler = scheduler
+        self._patience = patience
+        self._notice = notice
+        self._cancel = cancel
+        self._link = Link(scheduler)
+        self._workers: list[str] = []
+        self._alone = False
+        self._unfit: dict[str, str] = {}
+        self._blind: set[str] = set()  # workers that do not see the videos' files
+        self._running: dict[int, tuple[int, str]] = {}  # of a submission: task and worker
+        self._submissions = 0
+        self._ended: dict[int, int] = {}  # workers that ended with a task
+        self._tasks: dict[int, Task] = {}
+        self._waiting: list[int] = []
+        self._replies: dict[int, Reply] = {}
+
+    def close(self) -> None:
+        """Take back what is under way and end the connection."""
+        self._link.close()
+
+    def results(self, tasks: Iterable[Task]) -> Generator[tuple[Any, Reply], None, None]:
+        """Yield every task with its answer, in order.
+
+        Raises
+        ------
+        Cancelled
+            `cancel` was set.
+        ClusterError
+            No worker can compute, or the scheduler does not come back.
+        FlowRVSError
+            As on a worker, where no other could do better.
+        """
+        source = iter(tasks)
+        added = following = 0
+        more = True
+        while more or self._tasks:
+            self._cancel.raise_if_cancelled()
+            # So far ahead that no worker waits for the slowest, and not so far as to pile up.
+            ahead = following + max(4, 2 * _HELD * len(self._usable()))
+            while more and added < ahead:
+                task = next(source, None)
+                if task is None:
+                    more = False
+                else:
+                    self._tasks[added] = task
+                    self._waiting.append(added)
+                    added += 1
+            self._assign()
+            while following in self._replies:
+                yield self._tasks.pop(following), self._replies.pop(following)
+                following += 1
+                self._assign()
+            if more or self._tasks:
+                self._listen()
+
+    def _usable(self) -> list[str]:
+        return [worker for worker in self._workers if worker not in self._unfit]
+
+    def _assign(self) -> None:
+        load = dict.fromkeys(self._usable(), 0)
+        for _, worker in self._running.values():
+            if worker in load:
+                load[worker] += 1
+        self._waiting.sort()
+        while self._waiting and load:
+            worker = min(load, key=lambda name: load[name])
+            if load[worker] >= _HELD:
+                return
+            number = self._waiting.pop(0)
+            message = self._tasks[number].message(send_frames=worker in self._blind)
+            self._submissions += 1
+            self._running[self._submissions] = number, worker
+            load[worker] += 1
+            self._link.submit(self._submissions, worker, message)
+
+    def _listen(self) -> None:
+        got = self._link.get(_TICK)
+        if got is None:
+            return
+        event, blob = got
+        if event["event"] == "workers":
+            self._meet(list(event["workers"]))
+        elif event["event"] == "lost":
+            self._find_again()
+        else:
+            number, worker = self._running.pop(event["id"], (None, ""))
+            if number is None:
+                return
+            if event["event"] == "done":
+                self._take(number, worker, blob)
+            elif event["event"] == "again":
+                self._waiting.append(number)
+            else:
+                self._leave_out(
+                    worker,
+                    f"it could not run flowrvs ({event['reason']}): install the same there",
+                    number,
+                )
+
+    def _meet(self, workers: list[str]) -> None:
+        self._workers = workers
+        for submission, (number, worker) in list(self._running.items()):
+            if worker not in workers:
+                del self._running[submission]
+                self._link.cancel([submission])
+                self._waiting.append(number)
+                self._ended[number] = self._ended.get(number, 0) + 1
+                task = self._tasks[number]
+                if self._ended[number] >= _TRIES:
+                    raise ClusterError(
+                        f"{_TRIES} workers ended while they computed {task.about}, perhaps for "
+                        "want of memory: give workers more, or use a smaller window."
+                    )
+                self._notice(f"The worker {worker} has gone; {task.about} are computed again.")
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        if self._workers and not self._usable() and not self._running:
+            reasons = dict.fromkeys(self._unfit[worker] for worker in self._workers)
+            raise ClusterError(f"No worker can compute this: {'; '.join(reasons)}.")
+        if not self._workers and not self._alone:
+            self._notice(f"{self._scheduler.address} has no workers; waiting for one.")
+        self._alone = not self._workers
+
+    def _take(self, number: int, worker: str, blob: bytes) -> None:
+        header, blobs = unpack(blob)
+        state = header.get("state")
+        if state == "done":
+            self._replies[number] = header, blobs
+        elif state == "frames":
+            self._blind.add(worker)
+            self._waiting.append(number)
+        elif state == "unfit":
+            self._leave_out(worker, str(header.get("reason")), number)
+        else:
+            raise _error(header)
+
+    def _leave_out(self, worker: str, reason: str, number: int) -> None:
+        self._waiting.append(number)
+        if worker not in self._unfit:
+            self._unfit[worker] = reason.rstrip(".")
+            if len(self._usable()) > 0:
+                self._notice(f"The worker {worker} is left out: {self._unfit[worker]}.")
+        self._check_workers()
+
+    def _find_again(self) -> None:
+        """Look for a scheduler that is gone; everything under way is asked again."""
+        self._link.close()
+        self._waiting += [number for number, _ in self._running.values()]
+        self._running.clear()
+        self._workers = []
+        self._notice(
+            f"The scheduler at {self._scheduler.address} has gone; looking for it for "
+            f"{self._patience:.0f} seconds."
+        )
+        end = time.monotonic() + self._patience
+        while True:
+            self._cancel.raise_if_cancelled()
+            left = max(1.0, end - time.monotonic())
+            try:
+                self._link = Link(replace(self._scheduler, timeout=min(_CALL, left)))
+                break
+            except ClusterError:
+                if time.monotonic() > end:
+                    raise ClusterError(
+                        f"The scheduler at {self._scheduler.address} has gone and did not come "
+                        "back; what is finished is kept, and the same command goes on from there."
+                    ) from None
+                time.sleep(_TICK)
+        self._notice(f"The scheduler at {self._scheduler.address} is back.")
+
+
+def _error(header: dict[str, Any]) -> FlowRVSError:
+    """Return the error that a worker tells of, of its own class where that is one of ours."""
+    kind = getattr(errors, str(header.get("kind")), None)
+    if not (isinstance(kind, type) and issubclass(kind, FlowRVSError)):
+        kind = ClusterError
+    return kind(str(header.get("reason", "A worker failed.")))

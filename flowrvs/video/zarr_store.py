@@ -1,0 +1,164 @@
+"""Zarr stores and OME-Zarr images as videos, read with the distrust that received files need.
+
+A store may be crafted: codecs that run code (``pickle``), links and pipes in the place of
+chunks, and chunks that unpack to gigabytes. zarr checks none of this.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import lzma
+import math
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.storage import LocalStore
+
+from flowrvs.errors import VideoError
+from flowrvs.video.arrays import ArrayFrames, axis_letters, shortened
+
+__all__ = ["open_zarr"]
+
+CODECS = frozenset(
+    "bytes transpose gzip zlib bz2 lzma zstd lz4 blosc crc32 crc32c adler32 fletcher32 delta "
+    "shuffle bitround fixedscaleoffset quantize sharding_indexed".split()
+)
+METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+MAX_METADATA = 16 * 2**20
+# Unpacked bytes of a chunk, or of a shard of chunks.
+MAX_CHUNK = 2**29
+STREAMS: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(47),
+    "zlib": lambda: zlib.decompressobj(47),
+    "bz2": bz2.BZ2Decompressor,
+    "lzma": lzma.LZMADecompressor,
+}
+# Where blosc and lz4 state how many bytes come out.
+STATED = {"blosc": 4, "lz4": 0}
+
+
+class _Store(LocalStore):
+    """A local store that reads plain files only, and nothing that unpacks to gigabytes."""
+
+    codecs: frozenset[str] = frozenset()
+    limit = MAX_CHUNK
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        path = self.root / key
+        metadata = path.name in METADATA
+        try:
+            status = os.lstat(path)
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            if not stat.S_ISREG(status.st_mode):
+                raise VideoError(f"{path} is no regular file; remove it, or get another copy.")
+            if status.st_size > (MAX_METADATA if metadata else 1.1 * self.limit + 2**16):
+                raise VideoError(f"{path} is larger than its array allows; get another copy.")
+        data = await super().get(key, prototype, byte_range)
+        if data is not None and not metadata:
+            for codec in self.codecs:
+                if _unpacked(codec, data.to_bytes(), 2 * self.limit) > 2 * self.limit:
+                    raise VideoError(f"{path} unpacks to more than its array allows; get a copy.")
+        return data
+
+
+def _unpacked(codec: str, data: bytes, limit: int) -> int:
+    """Return how many bytes a packed chunk gives, as far as can be told; a little over `limit`."""
+    if codec in STATED:
+        at = STATED[codec]
+        return int.from_bytes(data[at : at + 4], "little")
+    if codec == "zstd" and data.startswith(b"\x28\xb5\x2f\xfd") and len(data) > 4:
+        flags = data[4]
+        at = 5 + (not flags >> 5 & 1) + (0, 1, 2, 4)[flags & 3]
+        width = (flags >> 5 & 1, 2, 4, 8)[flags >> 6]
+        # Without a size, as it can grow to: a block of 128 KiB takes four bytes or more.
+        return int.from_bytes(data[at : at + width], "little") if width else len(data) * 2**15
+    total = 0
+    if codec in STREAMS and len(data) * 1000 > limit:
+        stream = STREAMS[codec]()
+        with contextlib.suppress(zlib.error, lzma.LZMAError, OSError, EOFError):
+            while total <= limit and not stream.eof and (part := stream.decompress(data, 2**20)):
+                total += len(part)
+                data = getattr(stream, "unconsumed_tail", b"")
+    return total
+
+
+def open_zarr(path: Path, **options: Any) -> ArrayFrames:
+    """Open a zarr v2 or v3 array, or level 0 of an OME-Zarr image.
+
+    Raises
+    ------
+    VideoError
+        Not a readable zarr store, not one to be trusted, or it does not say which array is
+        the video.
+    """
+    try:
+        node = zarr.open(_Store(path, read_only=True), mode="r")
+        axes: str | None = None
+        if isinstance(node, zarr.Group):
+            attributes = dict(node.attrs)
+            ome = attributes.get("ome", attributes)
+            if "multiscales" in ome:
+                image = ome["multiscales"][0]
+                node = node[image["datasets"][0]["path"]]
+                names = [a["name"] if isinstance(a, dict) else a for a in image.get("axes", ())]
+                axes = axis_letters(names) or ("TCZYX" if len(node.shape) == 5 else None)
+            else:
+                arrays = [a for _, a in node.arrays() if len(a.shape) in (3, 4)]
+                if len(arrays) != 1:
+                    found = ", ".join(a.name.strip("/") for a in arrays) or "none"
+                    raise VideoError(
+                        f"{path} is a zarr group with several arrays or none that could be a "
+                        f"video (found: {found}); give the path of one array."
+                    )
+                node = arrays[0]
+        if axes is None:
+            named = getattr(node.metadata, "dimension_names", None)
+            axes = axis_letters(named or node.attrs.get("_ARRAY_DIMENSIONS"))
+        _check_array(node, path)
+        time = (axes or "T").find("T")
+        block = int(node.chunks[time]) if time >= 0 else 1
+    except VideoError:
+        raise
+    except MemoryError as error:
+        raise VideoError(f"{path} needs more memory than there is.") from error
+    # Crafted metadata makes zarr raise anything.
+    except Exception as error:
+        raise VideoError(f"{path} cannot be read as zarr ({shortened(error)}).") from error
+    return ArrayFrames(node, axes, where=str(path), block=block, **options)
+
+
+def _check_array(array: zarr.Array[Any], path: Path) -> None:
+    metadata = array.metadata.to_dict()
+    codecs = frozenset(_codec_names([metadata.get(k) for k in ("codecs", "filters", "compressor")]))
+    if not codecs <= CODECS:
+        name = min(codecs - CODECS)
+        raise VideoError(f"{path} is packed by {name!r}, which is not read; save it with zstd.")
+    chunk = math.prod(getattr(array, "shards", None) or array.chunks) * array.dtype.itemsize
+    if chunk > MAX_CHUNK:
+        raise VideoError(f"{path} has chunks of {chunk} bytes; save it with smaller ones.")
+    store = array.store
+    if isinstance(store, _Store):
+        store.codecs, store.limit = codecs - {"bytes"}, max(chunk, 2**16)
+
+
+def _codec_names(codecs: Any) -> Iterator[str]:
+    """Yield the names of codecs, those within shards too."""
+    if isinstance(codecs, (list, tuple)):
+        for codec in codecs:
+            yield from _codec_names(codec)
+    elif isinstance(codecs, dict):
+        yield str(codecs.get("name", codecs.get("id"))).removeprefix("numcodecs.")
+        inner = codecs.get("configuration", {})
+        yield from _codec_names([inner.get("codecs"), inner.get("index_codecs")])
+    elif codecs is not None:
+        yield from _codec_names(
+            codecs.to_dict() if hasattr(codecs, "to_dict") else codecs.get_config()
+        )

@@ -1,0 +1,323 @@
+"""A dask scheduler and workers in processes of their own, against this process alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flowrvs
+from flowrvs.cli import main
+from flowrvs.errors import Cancelled, ClusterError, InputError
+from flowrvs.inference.cluster import Cluster, Scheduler
+from flowrvs.inference.cluster.link import Link
+from flowrvs.progress import CancelToken
+from flowrvs.records import WindowMasks
+from flowrvs.store import Project
+from tests.fixtures.cluster import LocalCluster, free_port
+from tests.fixtures.segmenters import WindowSegmenter
+
+pytest.importorskip("distributed")
+
+Masks = dict[tuple[int, int], tuple[Any, ...]]
+TEXTS = ["the red square", "green", "a dog"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of noise, in which every window has its own opinion."""
+    frames = np.random.default_rng(13).integers(0, 256, (40, 32, 48, 3), np.uint8)
+    path = tmp_path_factory.mktemp("clip") / "clip.npy"
+    np.save(path, frames)
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A scheduler with two good workers, for tests that leave them alive."""
+    with LocalCluster(tmp_path_factory.mktemp("two")) as cluster:
+        cluster.start_worker()
+        cluster.start_worker()
+        yield cluster
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    """A scheduler whose workers the test starts."""
+    with LocalCluster(tmp_path) as cluster:
+        yield cluster
+
+
+def by_frame(parts: list[WindowMasks]) -> Masks:
+    """Return all that is said of a frame, by sentence and frame; each once."""
+    frames: Masks = {}
+    for part in parts:
+        for n, mask in enumerate(part.masks):
+            key = part.expression, part.start + n
+            assert key not in frames
+            sure = None if part.confidence is None else part.confidence[n].tobytes()
+            assert part.disagreement is not None
+            last = part.complete and n == len(part.masks) - 1
+            frames[key] = mask.tobytes(), sure, part.disagreement[n].tobytes(), last
+    return frames
+
+
+def run(path: Any, segmenter: Any, **options: Any) -> Masks:
+    with flowrvs.open_video(path) as video:
+        return by_frame(list(flowrvs.segment(video, TEXTS, segmenter, **options)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"keep_confidence": True, "threshold": -0.05},
+        {"window": 8, "overlap": 6, "skip": (0, 3, 4)},
+        {"window": "whole"},
+    ],
+    ids=["plain", "confidence", "resumed", "whole"],
+)
+def test_masks_are_those_of_this_process(
+    two: LocalCluster, clip: Path, options: dict[str, Any]
+) -> None:
+    here = run(clip, WindowSegmenter(), **options)
+    assert len({value[0] for value in here.values()}) > 10
+    there = run(clip, Cluster(two.address, "window"), **options)
+    assert there == here
+
+
+def test_frames_are_sent_where_a_worker_does_not_see_them(
+    two: LocalCluster, clip: Path, tmp_path: Path
+) -> None:
+    """An array has no file; a worker that sees another file under the path says so."""
+    frames = np.load(clip)
+    expected = run(clip, WindowSegmenter())
+    assert run(frames, Cluster(two.address, "window")) == expected
+    moved = tmp_path / "clip.npy"
+    np.save(moved, frames)
+    with flowrvs.open_video(moved) as video:
+        segmenter = Cluster(two.address, "window")
+        np.save(tmp_path / "other.npy", 255 - frames)
+        os.replace(tmp_path / "other.npy", moved)  # the one that is open stays as it was
+        parts = list(flowrvs.segment(video, TEXTS, segmenter))
+    assert by_frame(parts) == expected
+
+
+def test_a_project_gets_the_same_and_goes_on(
+    two: LocalCluster, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["segment", str(clip), "-p", "red", "--out", str(tmp_path / "p"), "--model", "window"]
+    line += ["--scheduler", two.address.removeprefix("tcp://")]
+    assert main([*line, "--window", "9", "--overlap", "2"]) == 0
+    assert "window 6 of 6" in capsys.readouterr().err
+    assert main([*line, "--window", "9", "--overlap", "2"]) == 0
+    assert "Everything was finished before" in capsys.readouterr().out
+    with Project.open(tmp_path / "p.flowrvs") as project, flowrvs.open_video(clip) as video:
+        (drawn,) = project.objects.values()
+        here = list(flowrvs.segment(video, ["red"], WindowSegmenter(), window=9, overlap=2))
+        for part in here:
+            there = project.object_mask(drawn.id, part.start, part.stop)
+            np.testing.assert_array_equal(there, part.masks)
+
+
+def test_a_split_is_predicted_over_many_videos(
+    two: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flowrvs.data.synthetic import write_split
+    from flowrvs.evaluation import predict_split
+
+    split = tmp_path / "split"
+    assert len(list(write_split(split, videos=3, seed=5, frames=20, expressions=2))) == 3
+    here = predict_split(split, tmp_path / "here", WindowSegmenter(), window=9, overlap=2)
+    line = ["predict", str(split), "--out", str(tmp_path / "there"), "--model", "window"]
+    line += ["--window", "9", "--overlap", "2", "--scheduler", two.address]
+    assert main(line) == 0
+    assert "3 videos" in capsys.readouterr().out
+    mine, theirs = (
+        {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*.png"))}
+        for root in (here.out, tmp_path / "there")
+    )
+    assert len(mine) > 50 and mine == theirs
+
+
+def test_the_bundled_model_gives_the_same_masks(
+    cluster: LocalCluster, shapes_mp4: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    threads = os.environ["OMP_NUM_THREADS"]
+    cluster.start_worker(FLOWRVS_TEST_REAL="1", OMP_NUM_THREADS=threads)
+    with flowrvs.open_video(shapes_mp4) as video:
+        there = list(flowrvs.segment(video, TEXTS[:1], Cluster(cluster.address, device="cpu")))
+        here = list(flowrvs.segment(video, TEXTS[:1], flowrvs.load(device="cpu")))
+    assert by_frame(there) == by_frame(here)
+    assert any(part.masks.any() for part in here)
+
+
+def test_a_killed_worker_costs_its_windows_alone(cluster: LocalCluster, clip: Path) -> None:
+    workers = [cluster.start_worker(), cluster.start_worker()]
+    told: list[str] = []
+    segmenter = Cluster(cluster.address, "window", notice=told.append, delay=0.05)
+    with flowrvs.open_video(clip) as video:
+        parts = []
+        for part in flowrvs.segment(video, TEXTS, segmenter):
+            if not parts:
+                workers[0].send_signal(signal.SIGKILL)
+            parts.append(part)
+    assert by_frame(parts) == run(clip, WindowSegmenter())
+    gone = [line for line in told if "has gone" in line]
+    assert 1 <= len(gone) <= 2  # one that it computed, one that waited
+    assert all("are computed again" in line for line in gone)
+
+
+def test_a_scheduler_that_returns_finds_the_run_going_on(cluster: LocalCluster, clip: Path) -> None:
+    cluster.start_worker()
+    told: list[str] = []
+    segmenter = Cluster(cluster.address, "window", notice=told.append, patience=30, delay=0.03)
+    with flowrvs.open_video(clip) as video:
+        parts = []
+        for part in flowrvs.segment(video, TEXTS, segmenter):
+            if not parts:
+                cluster.scheduler.kill()
+                cluster.scheduler.wait()
+                cluster.start_scheduler()
+                cluster.start_worker()
+            parts.append(part)
+    assert by_frame(parts) == run(clip, WindowSegmenter())
+    assert "has gone; looking for it" in told[0] and "is back" in told[1]
+
+
+def test_a_scheduler_that_stays_away_ends_the_run(cluster: LocalCluster, clip: Path) -> None:
+    cluster.start_worker()
+    segmenter = Cluster(cluster.address, "window", notice=lambda line: None, patience=1, delay=0.03)
+    with flowrvs.open_video(clip) as video:
+        parts = flowrvs.segment(video, TEXTS, segmenter)
+        next(parts)
+        cluster.scheduler.kill()
+        with pytest.raises(ClusterError, match="did not come back.*the same command goes on"):
+            list(parts)
+
+
+def test_workers_that_cannot_are_left_out(cluster: LocalCluster, clip: Path) -> None:
+    told: list[str] = []
+    cluster.start_worker(FLOWRVS_TEST_VERSION="0.0.7")
+    cluster.start_worker(FLOWRVS_TEST_LACKS="window")
+    wait_for_workers(cluster)
+    with pytest.raises(ClusterError) as caught:
+        Cluster(cluster.address, "window", notice=told.append)
+    said = " ".join([*told, str(caught.value)])
+    assert "it has flowrvs 0.0.7" in said and "not on this machine: fetch it" in said
+    assert "No worker can compute this" in str(caught.value) and "\n" not in str(caught.value)
+    cluster.start_worker(FLOWRVS_TEST_NO_MEMORY="1")
+    wait_for_workers(cluster)
+    with pytest.raises(ClusterError, match="No worker can compute this: .*too small"):
+        run(clip, Cluster(cluster.address, "window", notice=told.append))
+    cluster.start_worker()
+    wait_for_workers(cluster)
+    del told[:]
+    segmenter = Cluster(cluster.address, "window", notice=told.append)
+    assert run(clip, segmenter) == run(clip, WindowSegmenter())
+    assert told and all("is left out" in line for line in told)
+
+
+def wait_for_workers(cluster: LocalCluster) -> None:
+    """Wait until all workers that were started have come."""
+    link = Link(Scheduler.at(cluster.address))
+    try:
+        while got := link.get(60):
+            if len(got[0].get("workers", ())) == len(cluster.processes) - 1:
+                return
+    finally:
+        link.close()
+    raise TimeoutError("the workers do not come")
+
+
+def test_what_a_worker_pickles_is_not_unpickled(
+    cluster: LocalCluster, clip: Path, tmp_path: Path
+) -> None:
+    """A worker that answers with an object which runs code runs none of it here."""
+    mark = tmp_path / "code-ran"
+    cluster.start_worker(FLOWRVS_TEST_EVIL=str(mark))
+    with pytest.raises(ClusterError, match="could not run flowrvs"):
+        Cluster(cluster.address, "window")
+    # It did where it was told to: in a process that unpickles as dask does.
+    code = f"from distributed import Client; c = Client({cluster.address!r}); "
+    code += "from flowrvs.inference.cluster.worker import answer; "
+    code += "c.submit(answer, b'', pure=False).result()"
+    assert not mark.exists()
+    subprocess.run([sys.executable, "-c", code], cwd=flowrvs.__path__[0] + "/..", timeout=60)
+    assert mark.exists()
+
+
+def test_cancelling_while_waiting_for_a_worker(cluster: LocalCluster) -> None:
+    token = CancelToken()
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        token.cancel()
+
+    with pytest.raises(Cancelled):
+        Cluster(cluster.address, "window", notice=tell, cancel=token)
+    assert told == [f"{cluster.address} has no workers; waiting for one."]
+
+
+def test_tls_with_right_and_wrong_certificates(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = make_certificates(tmp_path / "ours"), make_certificates(tmp_path / "theirs")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with LocalCluster(logs, tls=ours) as cluster:
+        cluster.start_worker()
+        line = ["segment", str(clip), "-p", "red", "--model", "window", "--out"]
+        line += [str(tmp_path / "p"), "--scheduler", cluster.address]
+        files = {
+            name: [f"--tls-{n}={path}" for n, path in made.items()]
+            for name, made in (("ours", ours), ("theirs", theirs))
+        }
+        assert main([*line, *files["theirs"]]) == 2
+        said = capsys.readouterr().err
+        assert "cannot be reached" in said and "certificate" in said.lower()
+        assert said.strip().count("\n") == 0
+        assert main([*line, *files["ours"]]) == 0
+
+
+def make_certificates(folder: Path) -> dict[str, Path]:
+    """Run what docs/cluster.md says, word for word."""
+    docs = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
+    script = docs.read_text().split("```sh\n# certificates", 1)[1].split("```", 1)[0]
+    folder.mkdir()
+    subprocess.run(["bash", "-ec", script], cwd=folder, check=True, capture_output=True)
+    return {
+        "ca": folder / "ca.pem",
+        "cert": folder / "cluster.pem",
+        "key": folder / "cluster-key.pem",
+    }
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://192.0.2.7:8786", "192.0.2.7:8786", "tcp://no-such-host.invalid:8786"]
+)
+def test_an_unencrypted_way_is_refused_beyond_this_machine(address: str) -> None:
+    with pytest.raises(InputError, match="not encrypted.*--insecure"):
+        Scheduler.at(address)
+    assert Scheduler.at(address, insecure=True).address.endswith(":8786")
+
+
+@pytest.mark.parametrize("address", ["", "tcp://:1", "http://a:1", "tls://a", "a:b", "tls://u@h:1"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match="no address of a scheduler"):
+        Scheduler.at(address)
+
+
+def test_nobody_there_is_one_line(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scheduler = Scheduler.at(f"127.0.0.1:{free_port()}", timeout=1)
+    with pytest.raises(ClusterError, match="cannot be reached"):
+        Cluster(scheduler, "window")

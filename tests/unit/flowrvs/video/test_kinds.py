@@ -1,0 +1,370 @@
+"""Kinds of files that were misread once: pages, animations, joined recordings, odd names."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+
+import av
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, features
+
+from flowrvs.errors import VideoError
+from flowrvs.video import open_video
+from flowrvs.video.file import ROTATIONS, orientation_of, turn
+from flowrvs.video.index import slices_are_whole
+
+from .clips import coded_frame, decode_in_order, number_in, write_clip
+
+RGB = np.stack([coded_frame(n) for n in range(12)])
+GREY = RGB[..., 0]
+
+
+def numbers(path, **options) -> list[int]:
+    with open_video(path, **options) as video:
+        found = [number_in(frame) for frame in video.read(0, len(video))]
+        # Backwards too: animations build each frame upon the one before.
+        for n in range(len(video) - 1, -1, -3):
+            assert number_in(video.read(n, n + 1)[0]) == found[n]
+        assert found == [number_in(video.frames[n].compute()) for n in range(len(video))]
+    return found
+
+
+# -- TIFF ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pages", [GREY, RGB, GREY.astype(np.uint16)], ids=["grey", "rgb", "deep"])
+def test_a_tiff_written_page_by_page_is_one_video(tmp_path, pages):
+    for page in pages:
+        tifffile.imwrite(tmp_path / "p.tif", page, append=True)
+    assert numbers(tmp_path / "p.tif") == list(range(12))
+
+
+def test_thumbnails_between_the_pages_are_no_frames(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "t.tif") as out:
+        out.write(GREY[0, ::4, ::4], photometric="minisblack", subfiletype=1)
+        for page in GREY:
+            out.write(page, photometric="minisblack")
+    assert numbers(tmp_path / "t.tif") == list(range(12))
+
+
+def test_the_page_that_differs_is_named_even_if_it_is_the_first(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "d.tif") as out:
+        out.write(GREY[0, :32], photometric="minisblack")
+        for page in GREY:
+            out.write(page, photometric="minisblack")
+    with pytest.raises(VideoError, match=r"Page 0 of .*: 32x96 uint8, others are 64x96 uint8"):
+        open_video(tmp_path / "d.tif")
+
+
+def test_grey_with_alpha(tmp_path):
+    Image.fromarray(GREY[5]).convert("LA").save(tmp_path / "la.tif")
+    assert numbers(tmp_path / "la.tif") == [5]
+
+
+def ome(folder, names, *, claim="") -> str:
+    """Write two files of six planes each, described by both as one series."""
+    body = "".join(
+        f'<TiffData FirstT="{t}" IFD="{t % 6}" PlaneCount="1">'
+        f'<UUID FileName="{names[t // 6]}">urn:uuid:{t // 6}</UUID></TiffData>'
+        for t in range(12)
+    )
+    for n in range(2):
+        text = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{n}"><Image ID="Image:0"><Pixels ID="Pixels:0" Type="uint8" '
+            f'DimensionOrder="XYCZT" SizeX="96" SizeY="64" SizeC="1" SizeZ="1" SizeT="12">{claim}'
+            f"{body}</Pixels></Image></OME>"
+        )
+        tifffile.imwrite(
+            folder / f"{n}.ome.tif",
+            GREY[6 * n : 6 * n + 6],
+            photometric="minisblack",
+            metadata=None,
+            description=text,
+        )
+    return folder / "0.ome.tif"
+
+
+def test_ome_tiff_of_two_files_needs_both(tmp_path):
+    first = ome(tmp_path, ["0.ome.tif", "1.ome.tif"])
+    assert numbers(first) == list(range(12))
+    (tmp_path / "1.ome.tif").unlink()
+    with pytest.raises(VideoError, match=r"1\.ome\.tif, which belongs to it, is not beside it"):
+        open_video(first)
+
+
+def test_ome_tiff_reaches_for_no_file_outside_its_folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    tifffile.imwrite(tmp_path / "secret.tif", GREY[:6], photometric="minisblack")
+    first = ome(tmp_path / "sub", ["0.ome.tif", "../secret.tif"])
+    with pytest.raises(VideoError, match="is not beside it"):
+        open_video(first)
+    os.mkfifo(tmp_path / "sub" / "pipe.tif")
+    with pytest.raises(VideoError, match="is not beside it"):
+        open_video(ome(tmp_path / "sub", ["0.ome.tif", "pipe.tif"]))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        '<TiffData FirstT="0" IFD="0" PlaneCount="99999999999"/>',
+        '<ModuloAlongT Start="0" End="9e9" Step="0.001"/>',
+    ],
+)
+def test_ome_metadata_that_claims_too_much_is_refused(tmp_path, claim):
+    with pytest.raises(VideoError, match="claims .* planes"):
+        open_video(ome(tmp_path, ["0.ome.tif", "1.ome.tif"], claim=claim))
+
+
+# -- animations and stills -------------------------------------------------------------
+
+
+def save_animation(path, count=12, mode="RGB", **options):
+    pictures = [Image.fromarray(frame).convert(mode) for frame in RGB[:count]]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40, **options)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.png", {}),
+        ("a.png", {"blend": 1}),
+        ("a.webp", {}),
+        ("a.webp", {"lossless": True, "minimize_size": True}),
+        ("a.gif", {}),
+        ("a.avif", {}),
+    ],
+)
+def test_animations_are_opened_whole(tmp_path, name, options, mode):
+    if name == "a.avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    path = save_animation(tmp_path / name, mode=mode, **options)
+    assert numbers(path) == list(range(12))
+    with open_video(path) as video:
+        assert video.info.kind == "video" and video.info.frame_names == ()
+        assert video.info.rate == pytest.approx(25)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.gif"])
+def test_animations_among_frames_are_refused(tmp_path, name):
+    save_animation(tmp_path / name, count=3)
+    with pytest.raises(VideoError, match="has 3 pages in it"):
+        open_video(tmp_path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_stills(tmp_path):
+    for n in range(3):
+        Image.fromarray(RGB[n]).save(tmp_path / f"{n}.avif")
+    assert numbers(tmp_path) == [0, 1, 2]
+    assert numbers(tmp_path / "1.avif") == [1]
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1"])
+def test_heic_says_that_it_is_heic(tmp_path, brand):
+    data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + b"\0\0\0\x20meta" + bytes(900)
+    (tmp_path / "a.heic").write_bytes(data)
+    with pytest.raises(VideoError, match=r"HEIC picture; convert it to JPEG or PNG"):
+        open_video(tmp_path / "a.heic")
+    with pytest.raises(VideoError, match=r"HEIC pictures; convert them to JPEG or PNG"):
+        open_video(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "tga", "gif", "pbm", "pnm", "jp2"])
+def test_further_kinds_of_images_in_folders(tmp_path, suffix):
+    for n in range(3):
+        picture = Image.fromarray(RGB[n])
+        kind = "JPEG" if suffix in ("jfif", "jpe") else None
+        picture.convert("1" if suffix == "pbm" else "RGB").save(tmp_path / f"{n}.{suffix}", kind)
+    assert numbers(tmp_path) == [0, 1, 2]
+
+
+def test_a_folder_named_like_a_picture_is_no_frame(tmp_path):
+    (tmp_path / "sub.png").mkdir()
+    with pytest.raises(VideoError, match="holds no images"):
+        open_video(tmp_path)
+    Image.fromarray(RGB[4]).save(tmp_path / "0.png")
+    assert numbers(tmp_path) == [4]
+
+
+def test_the_odd_size_among_frames_is_named_even_if_it_is_the_first(tmp_path):
+    Image.new("RGB", (96, 65)).save(tmp_path / "0.png")
+    for n in (1, 2, 3):
+        Image.fromarray(RGB[n]).save(tmp_path / f"{n}.png")
+    with pytest.raises(VideoError, match=r"0\.png is 96x65 but 1\.png is 96x64"):
+        open_video(tmp_path)
+
+
+# -- names -----------------------------------------------------------------------------
+
+NAMES = [
+    b"a\\b.mp4",
+    b"caf\xe9.mp4",
+    b"x" * 251 + b".mp4",
+    b"a.flowrvs.mp4",
+    b"concat:a|b.mp4",
+    b"%03d.mp4",
+    b"a\nb.mp4",
+    b"-o.mp4",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_only_names(tmp_path, name):
+    clip = write_clip(tmp_path / "clip.mp4", count=3)
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    try:
+        shutil.copy(clip, path)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert numbers(path) == [0, 1, 2]
+
+
+# -- recordings ------------------------------------------------------------------------
+
+JOINED = {
+    "h264": dict(options={"x264-params": "keyint=12:bframes=2:scenecut=0"}),
+    "open": dict(options={"x264-params": "keyint=12:bframes=2:scenecut=0:open-gop=1"}),
+    "mpeg2": dict(codec="mpeg2video", options={"g": "12", "bf": "2", "b": "2M"}),
+    "hevc": dict(
+        codec="libx265",
+        options={"x265-params": "log-level=none:pools=none:frame-threads=1:keyint=12"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(JOINED))
+@pytest.mark.parametrize("parts", [(20, 20), (13, 30, 7)])
+def test_joined_recordings_are_whole(tmp_path, kind, parts):
+    joined = tmp_path / "joined.ts"
+    expected: list[int] = []
+    with joined.open("wb") as out:
+        for count in parts:
+            one = write_clip(tmp_path / "part.ts", count=count, **JOINED[kind])
+            expected += [number_in(f) for f in decode_in_order(one)]
+            out.write(one.read_bytes())
+    found = numbers(joined)
+    assert len(found) == len(decode_in_order(joined))
+    if kind == "h264":
+        assert found == expected == [n for count in parts for n in range(count)]
+
+
+def test_packets_that_were_lost_far_from_a_join_are_noticed(tmp_path):
+    whole = write_clip(tmp_path / "w.ts", count=40, options={"g": "10", "b": "2M"}).read_bytes()
+    lost = bytearray(whole)
+    # The middle of the three packets and more that a picture in the middle takes.
+    starts = [at for at in range(0, len(whole), 188) if whole[at + 1] & 0x5F == 0x41]
+    at = next(a for a, b in zip(starts[15:], starts[16:], strict=False) if b - a > 4 * 188)
+    assert whole[at + 188 + 1] & 0x5F == 0x01
+    del lost[at + 188 : at + 2 * 188]
+    (tmp_path / "lost.ts").write_bytes(bytes(lost) + whole)
+    with open_video(tmp_path / "lost.ts") as video:
+        with pytest.raises(VideoError, match="is damaged"):
+            video.read(0, 40)
+        assert [number_in(f) for f in video.read(len(video) - 30, len(video))] == list(
+            range(10, 40)
+        )
+
+
+FFV1 = {"one slice": {"slices": "4", "g": "1"}, "groups": {"g": "12"}, "many": {"slices": "9"}}
+
+
+@pytest.mark.parametrize("name", list(FFV1))
+@pytest.mark.parametrize("changed", [1, 40])
+def test_damage_in_ffv1_is_noticed(tmp_path, name, changed):
+    """Its decoder only logs a wrong checksum, and shows what it made of the slice."""
+    path = write_clip(
+        tmp_path / "f.mkv", "ffv1", count=30, options={"level": "3", "slicecrc": "1", **FFV1[name]}
+    )
+    reference = decode_in_order(path)
+    with av.open(str(path)) as container:
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
+    assert all(map(slices_are_whole, packets))
+    data = bytearray(path.read_bytes())
+    at = data.index(packets[14]) + len(packets[14]) // 2
+    for n in range(at, at + changed):
+        data[n] ^= 0x10
+    path.write_bytes(data)
+    with open_video(path) as video:
+        refused = set()
+        for n in random.Random(1).sample(range(30), 30):
+            try:
+                assert np.array_equal(video.read(n, n + 1)[0], reference[n]), n
+            except VideoError:
+                refused.add(n)
+        assert 14 in refused and refused <= set(range(14, 24))
+
+
+@pytest.mark.parametrize("options", [{"level": "1"}, {"level": "3", "slicecrc": "0"}])
+def test_ffv1_without_checksums(tmp_path, options):
+    path = write_clip(tmp_path / "f.mkv", "ffv1", count=20, options=options)
+    assert numbers(path) == list(range(20))
+
+
+def test_rotation_without_the_side_data_list(tmp_path):
+    """PyAV cannot list side data of kinds that it does not know; the angle it can tell."""
+
+    class Unlisted:
+        def __init__(self, rotation: int) -> None:
+            self.rotation = rotation
+
+        @property
+        def side_data(self):
+            raise ValueError("31 is not a valid Type")
+
+    picture = RGB[3]
+    for rotation, quarters in ((0, 0), (90, 1), (-180, 2), (180, 2), (-90, 3)):
+        turned = turn(picture, orientation_of(Unlisted(rotation)))
+        assert np.array_equal(turned, np.rot90(picture, quarters))
+    assert ROTATIONS[0] == (False, False, False)
+    path = write_clip(tmp_path / "t.mov", "tiff", pix_fmt="rgb24", count=4)
+    assert numbers(path) == [0, 1, 2, 3]
+
+
+def test_names_in_the_container_that_are_not_utf8(tmp_path):
+    path = write_clip(tmp_path / "m.mkv", count=4, prepare=lambda s: None)
+    with av.open(str(tmp_path / "n.mkv"), "w") as out, av.open(str(path)) as source:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        out.metadata["title"] = "XXXXXXXX"
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    data = (tmp_path / "n.mkv").read_bytes()
+    assert b"XXXXXXXX" in data
+    (tmp_path / "n.mkv").write_bytes(data.replace(b"XXXXXXXX", b"\xff\xfe\xe9\x80XXXX"))
+    assert numbers(tmp_path / "n.mkv") == [0, 1, 2, 3]
+
+
+def test_colours_without_a_tag_are_601(tmp_path):
+    """As FFmpeg, PyAV and OpenCV take them, whatever the size: see docs/video.md."""
+    chart = np.zeros((720, 1280, 3), np.uint8)
+    chart[:] = (200, 40, 40)
+
+    def coded(space):
+        def convert(frame):
+            rgb = av.VideoFrame.from_ndarray(chart, format="rgb24")
+            return rgb.reformat(format="yuv444p", dst_colorspace=space, dst_color_range=1)
+
+        return convert
+
+    size, colours = (1280, 720), {}
+    for space in (1, 5):
+        path = write_clip(
+            tmp_path / f"{space}.mkv",
+            "ffv1",
+            pix_fmt="yuv444p",
+            count=1,
+            size=size,
+            convert=coded(space),
+        )
+        with open_video(path) as video:
+            colours[space] = video.read(0, 1)[0, 300, 600].astype(int)
+    assert np.abs(colours[5] - (200, 40, 40)).max() <= 3
+    assert np.abs(colours[1] - (200, 40, 40)).max() > 10

@@ -1,0 +1,287 @@
+"""Files that somebody made to do harm are refused in one line, and nothing else happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from PIL import Image
+
+from flowrvs.errors import FlowRVSError, VideoError
+from flowrvs.video import open_video
+
+from .clips import coded_frame, number_in, write_clip
+
+
+def refused(path, match: str | None = None) -> str:
+    with pytest.raises(VideoError, match=match) as caught, open_video(path) as video:
+        video.read(0, len(video))
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 500
+    return text
+
+
+# -- programs and other files ----------------------------------------------------------
+
+
+def test_postscript_under_a_picture_s_name_starts_no_program(tmp_path, monkeypatch):
+    """PIL hands EPS to Ghostscript, which is put into the way here."""
+    started = tmp_path / "started"
+    tool = tmp_path / "bin" / "gs"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\ntouch '{started}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    (frames / "0.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 64\n%%EndComments\nshowpage\n"
+    )
+    refused(frames, "cannot be read as an image")
+    refused(frames / "0.png", "cannot be read as an image")
+    (frames / "0.png").rename(frames / "0.mp4")
+    refused(frames / "0.mp4")
+    assert not started.exists()
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\nclip.ts\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile clip.ts\n",
+    "dash": "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011' type='static' "
+    "mediaPresentationDuration='PT1S'><Period><AdaptationSet mimeType='video/mp4'>"
+    "<Representation id='1'><BaseURL>clip.ts</BaseURL></Representation></AdaptationSet>"
+    "</Period></MPD>",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video 5000 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts", "m3u8", "ffconcat", "mpd", "sdp"])
+@pytest.mark.parametrize("kind", list(PLAYLISTS))
+def test_playlists_open_no_other_file(tmp_path, kind, suffix):
+    write_clip(tmp_path / "clip.ts", count=6)
+    path = tmp_path / f"v.{suffix}"
+    path.write_text(PLAYLISTS[kind])
+    refused(path, "cannot be read as a video")
+
+
+# -- pipes, devices, links -------------------------------------------------------------
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "v.mp4")
+    refused(tmp_path / "v.mp4", "no regular file")
+    for device in ("/dev/zero", "/dev/null", "/dev/stdin"):
+        if os.path.exists(device):
+            with pytest.raises(FlowRVSError):
+                open_video(device)
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    os.mkfifo(frames / "0.png")
+    refused(frames, r"0\.png is no regular file")
+
+
+def test_links_among_frames_stay_in_their_folder(tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for n in range(2):
+        Image.fromarray(coded_frame(n)).save(frames / f"{n}.png")
+    (frames / "2.png").symlink_to("0.png")
+    with open_video(frames) as video:
+        assert [number_in(f) for f in video.read(0, 3)] == [0, 1, 0]
+    Image.fromarray(coded_frame(7)).save(tmp_path / "private.png")
+    (frames / "3.png").symlink_to("../private.png")
+    refused(frames, r"3\.png is a link that leads out of its folder")
+    # What a person names is what a person means.
+    with open_video([frames / "0.png", frames / "3.png"]) as video:
+        assert [number_in(f) for f in video.read(0, 2)] == [0, 7]
+    (frames / "3.png").unlink()
+    (frames / "3.png").symlink_to("nothing.png")
+    refused(frames, r"3\.png is no regular file")
+    (tmp_path / "link").symlink_to(frames)
+    (frames / "3.png").unlink()
+    with open_video(tmp_path / "link") as video:
+        assert len(video) == 3
+
+
+# -- sizes -----------------------------------------------------------------------------
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(10**5)))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(9000, 9000), (30000, 30000), (2**31 - 1, 2**31 - 1)])
+def test_pictures_that_claim_any_size(tmp_path, size):
+    (tmp_path / "0.png").write_bytes(png(*size))
+    refused(tmp_path / "0.png", "more pixels than can be read")
+    refused(tmp_path, "more pixels than can be read")
+
+
+def test_tiffs_that_claim_any_size(tmp_path):
+    tifffile.imwrite(tmp_path / "t.tif", np.zeros((64, 96), np.uint8), photometric="minisblack")
+    data = bytearray((tmp_path / "t.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "t.tif") as file:
+        for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            tag = file.pages[0].tags[name]
+            data[tag.offset + 4 :][:0] = b""
+            at = tag.offset + 2
+            data[at : at + 10] = struct.pack("<HII", 4, 1, 200_000)
+    (tmp_path / "t.tif").write_bytes(data)
+    refused(tmp_path / "t.tif", "more pixels than can be read")
+
+
+def test_videos_that_claim_any_size(tmp_path):
+    path = write_clip(tmp_path / "v.y4m", "rawvideo", count=1, format="yuv4mpegpipe")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"W96 H64", b"W30000 H30000"))
+    refused(path)
+
+
+HEADERS = [
+    "{'descr':'|O','fortran_order':False,'shape':(3,4,5)}",
+    "{'descr':'|u1','fortran_order':False,'shape':(1000000000000,4,5)}",
+    "{'descr':'|u1','fortran_order':False,'shape':(-3,4,5)}",
+    "{'descr':'|u1','fortran_order':False,'shape':(99999999999999999999999,4,5)}",
+    "{'descr':'|u1','fortran_order':False,'shape':(0,4,5)}",
+    "{'descr':[('a','u1')],'fortran_order':False,'shape':(1,4,5)}",
+    "{'descr':'|u1','fortran_order':False,'shape':(1,4,'x')}",
+    "{'descr':'|u1','fortran_order':False,'shape':" + "(" * 9000 + ")" * 9000 + "}",
+    "{'descr':'|S5','fortran_order':False,'shape':(1,2,2)}",
+    "__import__('os').system('touch started')",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_npy_headers(tmp_path, monkeypatch, header):
+    monkeypatch.chdir(tmp_path)
+    text = header.encode() + b"\n"
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(1000))
+    refused(path)
+    assert not (tmp_path / "started").exists()
+
+
+# -- zarr ------------------------------------------------------------------------------
+
+
+def store(path: Path, frames: int = 4, **options) -> Path:
+    options.setdefault("chunks", (1, 64, 96, 3))
+    array = zarr.create_array(path, shape=(frames, 64, 96, 3), dtype="u1", **options)
+    array[:] = np.stack([coded_frame(n) for n in range(frames)])
+    return path
+
+
+def chunk_of(path: Path, n: int) -> Path:
+    return next(p for p in (path / f"c/{n}/0/0/0", path / f"{n}.0.0.0") if p.exists())
+
+
+def metadata(path: Path, **changes) -> None:
+    file = next(p for p in (path / "zarr.json", path / ".zarray") if p.exists())
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_zarr_codecs_that_run_code(tmp_path):
+    path = store(tmp_path / "v.zarr", zarr_format=2, compressors=None)
+    metadata(path, filters=[{"id": "pickle", "protocol": 5}])
+    chunk_of(path, 0).write_bytes(
+        b"cos\nsystem\n(Vtouch " + str(tmp_path).encode() + b"/started\ntR."
+    )
+    refused(path, "pickle")
+    assert not (tmp_path / "started").exists()
+
+
+def test_zarr_chunks_that_are_links_or_pipes(tmp_path):
+    path = store(tmp_path / "v.zarr")
+    secret = tmp_path / "secret"
+    secret.write_bytes(chunk_of(path, 1).read_bytes())
+    chunk_of(path, 2).unlink()
+    (path / "c/2/0/0/0").symlink_to(secret)
+    refused(path, "is no regular file")
+    (path / "c/2/0/0/0").unlink()
+    os.mkfifo(path / "c/2/0/0/0")
+    refused(path, "is no regular file")
+    other = store(tmp_path / "w.zarr")
+    (other / "zarr.json").rename(secret)
+    (other / "zarr.json").symlink_to(secret)
+    refused(other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [10**12, 64, 96, 3]},
+        {"shape": [4, 10**6, 10**6, 3]},
+        {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10**9, 64, 96, 3]}}},
+        {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 64, 96, 3]}}},
+        {"data_type": "string"},
+        {"codecs": [{"name": "bytes"}, {"name": "nonsense"}]},
+        {"shape": "none"},
+        {"zarr_format": 9},
+        {"node_type": "group"},
+    ],
+)
+def test_zarr_metadata_that_lies(tmp_path, changes):
+    path = store(tmp_path / "v.zarr")
+    metadata(path, **changes)
+    refused(path)
+
+
+BOMB = """
+import resource, sys
+from flowrvs.errors import VideoError
+from flowrvs.video import open_video
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    with open_video(sys.argv[1]) as video:
+        video.read(0, len(video))
+except VideoError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "blosc", "lzma"])
+def test_zarr_chunks_that_unpack_to_gigabytes(tmp_path, codec):
+    import numcodecs
+
+    packer = numcodecs.get_codec({"id": codec})
+    path = store(tmp_path / "v.zarr", zarr_format=2, compressors=packer)
+    size = 10**9
+    if codec == "gzip":
+        packed = zlib.compressobj(9, wbits=31)
+        data = b"".join(packed.compress(bytes(10**7)) for _ in range(size // 10**7))
+        data += packed.flush()
+    elif codec == "lzma":
+        import lzma
+
+        stream = lzma.LZMACompressor(preset=0)
+        data = b"".join(stream.compress(bytes(10**7)) for _ in range(20)) + stream.flush()
+    else:
+        data = packer.encode(np.zeros(size, np.uint8))
+    chunk_of(path, 1).write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, str(path)], capture_output=True, text=True, check=True
+    )
+    line, grown = done.stdout.strip().split("\n")
+    assert "array allows" in line and int(grown) < 150, done.stdout
