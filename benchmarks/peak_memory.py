@@ -24,9 +24,9 @@ from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer, build_vae
 from flowrvs.models.text import build_word_tokenizer
 from flowrvs.models.vae import frame_groups, iter_decode, iter_encode
+from flowrvs.pipelines.devices import silent_libraries
 from flowrvs.pipelines.memory import estimate_peak
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
-from flowrvs.pipelines.quiet import quiet
 
 __all__ = ["Allocations", "production", "trace"]
 
@@ -82,7 +82,7 @@ def production(dtype: torch.dtype = torch.bfloat16) -> FlowRVSPipeline:
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
-        with torch.device("meta"), quiet():
+        with torch.device("meta"), silent_libraries():
             pipeline = FlowRVSPipeline.from_parts(
                 transformer=build_transformer(preset).to(dtype),
                 vae=use_fast_layers(build_vae(preset, mask_decoder=True)),

@@ -230,8 +230,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _calibrate(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints import locate
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
-    from flowrvs.disk import storage_error
-    from flowrvs.errors import Cancelled, FlowRVSError, InputError, StorageError
+    from flowrvs.errors import Cancelled, InputError, StorageError
     from flowrvs.models.locator import LOCATOR_FILE
     from flowrvs.pipelines import load
     from flowrvs.pipelines.calibrate import calibrate, split_clips, synthetic_clips
@@ -256,10 +255,6 @@ def _calibrate(args: argparse.Namespace) -> int:
             result.locator.save(path)
     except Cancelled:
         raise Cancelled(f"Stopped on request; {path} is as it was.") from None
-    except OSError as error:
-        if isinstance(error, FlowRVSError):
-            raise
-        raise storage_error(error, path) from error
     content = {"path": str(path), "kept": result.kept, "foreground": result.foreground}
     return _say(
         args,

@@ -8,8 +8,6 @@ it was not fitted to, so that next to none of their foreground is lost.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from flowrvs.disk import write_bytes
 from flowrvs.errors import CheckpointError
 from flowrvs.progress import CancelToken
 
@@ -77,18 +76,11 @@ class Locator(torch.nn.Module):
 
         Raises
         ------
-        OSError
+        StorageError
             The folder cannot be written to; a locator that is there stays.
         """
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        part = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            # Not `save_file`, whose errors are no OSError.
-            part.write_bytes(save(state, metadata={"threshold": repr(float(self.threshold))}))
-            part.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+        write_bytes(path, save(state, metadata={"threshold": repr(float(self.threshold))}))
 
     @classmethod
     def load(cls, path: Path) -> Locator:

@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "loading": ["load"],
-        "outputs": ["EncodedVideo", "FlowRVSOutput"],
-        "pipeline": ["FlowRVSPipeline"],
+        "pipeline": ["EncodedVideo", "FlowRVSOutput", "FlowRVSPipeline"],
     },
 )

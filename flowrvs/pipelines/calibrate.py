@@ -13,8 +13,8 @@ from flowrvs.data.mevis import MevisSplit
 from flowrvs.data.synthetic import generate_clip
 from flowrvs.models.locator import Locator, fit_locator, foreground_pixels
 from flowrvs.models.vae import decode_frames
-from flowrvs.pipelines.interrupt import interruptible
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
+from flowrvs.pipelines.stages import interruptible
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.video import open_video
 

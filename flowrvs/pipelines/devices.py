@@ -1,14 +1,26 @@
-"""What the machine can do: devices, number formats, free memory."""
+"""What the machine can do, devices, number formats, memory; and libraries kept silent."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
-from flowrvs.errors import InputError
+from flowrvs.errors import DeviceMemoryError, FlowRVSError, InputError
 
-__all__ = ["choose_device", "choose_dtype", "free_memory", "release"]
+__all__ = [
+    "choose_device",
+    "choose_dtype",
+    "free_memory",
+    "is_out_of_memory",
+    "memory_guard",
+    "release",
+    "silent_libraries",
+]
 
 _DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -86,3 +98,45 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch means by this error that a device or the computer is full."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU's allocator, MPS and cuDNN say it in words alone.
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "not enough memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+@contextmanager
+def memory_guard(what: str) -> Iterator[None]:
+    """Turn torch's out-of-memory error, a RuntimeError, into ours."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, FlowRVSError) or not is_out_of_memory(error):
+            raise
+        raise DeviceMemoryError(
+            f"The device ran out of memory on {what}; choose a smaller window, --memory low or "
+            "--device cpu."
+        ) from error
+
+
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Hold back the libraries' progress bars and warnings, and leave them as they were."""
+    libraries = (diffusers_logging, transformers_logging)
+    bars = [log for log in libraries if log.is_progress_bar_enabled()]
+    levels = [(log, log.get_verbosity()) for log in libraries]
+    for log in bars:
+        log.disable_progress_bar()
+    for log, _ in levels:
+        log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for log in bars:
+            log.enable_progress_bar()
+        for log, level in levels:
+            log.set_verbosity(level)

@@ -13,12 +13,16 @@ from flowrvs.errors import CheckpointError, InputError, MissingPathError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import LOCATOR_FILE, Locator
 from flowrvs.models.roundings import use_two_step_norms, use_wide_rotary
-from flowrvs.pipelines.devices import choose_device, choose_dtype
-from flowrvs.pipelines.embeddings import EmbeddingCache, cache_home, fingerprint
+from flowrvs.pipelines.devices import choose_device, choose_dtype, silent_libraries
 from flowrvs.pipelines.memory import MODES, describe, place
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
-from flowrvs.pipelines.prompts import EncoderSource, PromptEncoder
-from flowrvs.pipelines.quiet import quiet
+from flowrvs.pipelines.prompts import (
+    EmbeddingCache,
+    EncoderSource,
+    PromptEncoder,
+    cache_home,
+    fingerprint,
+)
 
 __all__ = ["load"]
 
@@ -41,7 +45,7 @@ def load(
     """Load a pipeline, ready to segment.
 
     The text encoder is not loaded: that happens for a sentence that was never used before,
-    and ends with it (`flowrvs.pipelines.embeddings`).
+    and ends with it (`flowrvs.pipelines.prompts`).
 
     Parameters
     ----------
@@ -91,7 +95,7 @@ def load(
     number = choose_dtype(dtype, target)
     folder = locate(model)
     try:
-        with quiet():
+        with silent_libraries():
             pipeline = FlowRVSPipeline.from_pretrained(
                 folder,
                 text_encoder=None,

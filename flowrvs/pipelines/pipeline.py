@@ -14,8 +14,9 @@ by one, so that a video is encoded once for any number of sentences::
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,24 +27,60 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     WanTransformer3DModel,
 )
+from diffusers.utils import BaseOutput
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
+from flowrvs.errors import CheckpointError, DeviceMemoryError
 from flowrvs.models.locator import Locator
 from flowrvs.models.presets import Preset
 from flowrvs.models.vae import spatial_factor, temporal_factor
-from flowrvs.pipelines.checks import check_finite, injects_video
-from flowrvs.pipelines.geometry import plan_clip
-from flowrvs.pipelines.outputs import EncodedVideo, FlowRVSOutput
+from flowrvs.pipelines.devices import memory_guard, release
+from flowrvs.pipelines.geometry import ClipGeometry, plan_clip
 from flowrvs.pipelines.prompts import PromptEncoder
-from flowrvs.pipelines.room import LimitedRoom
-from flowrvs.pipelines.stages import decode_clip, deform_latents, encode_clip
+from flowrvs.pipelines.stages import check_finite, decode_clip, deform_latents, encode_clip
 from flowrvs.progress import CancelToken
 from flowrvs.records import FrameBlock
 
 __all__ = ["EncodedVideo", "FlowRVSOutput", "FlowRVSPipeline"]
 
+_BATCH_TOKENS = 4096
 
-class FlowRVSPipeline(LimitedRoom, DiffusionPipeline):
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A clip as the flow's starting point.
+
+    Attributes
+    ----------
+    latents : Tensor, shape (1, z_dim, t, h, w)
+        Normalised latent mean of the video, ``x0``.
+    geometry : ClipGeometry
+        How the source was fitted to the model.
+    """
+
+    latents: torch.Tensor
+    geometry: ClipGeometry
+
+
+@dataclass
+class FlowRVSOutput(BaseOutput):
+    """Result of a call.
+
+    Attributes
+    ----------
+    masks : ndarray of bool, shape (N, T, H, W)
+        One mask clip per sentence, at source size.
+    logits : ndarray of float32, shape (N, T, H, W)
+        Values in [-1, 1]; foreground above 0.
+    """
+
+    masks: npt.NDArray[np.bool_]
+    logits: npt.NDArray[np.float32]
+
+
+class FlowRVSPipeline(DiffusionPipeline):
     """Deform a video into the masks of what a sentence refers to.
 
     Parameters
@@ -79,8 +116,14 @@ class FlowRVSPipeline(LimitedRoom, DiffusionPipeline):
     clamp : bool
         Clamp logits to [-1, 1] as the published code does; without it the confidence far
         from 0 is told apart, and masks are the same.
-    latent_group, sentence_batch, memory_mode, memory_line
-        See `flowrvs.pipelines.room.LimitedRoom`.
+    latent_group : int
+        Latent frames that the VAE computes at once; halved when the device is full.
+    sentence_batch : int
+        Sentences that the transformer takes at once; 0 chooses by the size of the clip.
+    memory_mode : str
+        What is on the device when; see `flowrvs.load`.
+    memory_line : str
+        What memory a window is expected to need, for people; empty on a CPU.
     weights : str
         Hash of its weights' files: two models of one name do not continue each other's runs.
     locator : Locator or None
@@ -130,10 +173,14 @@ class FlowRVSPipeline(LimitedRoom, DiffusionPipeline):
         self.name = name
         self.portrait_box = False
         self.clamp = True
+        self.latent_group = 4
+        self.sentence_batch = 0
+        self.memory_mode = "full"
+        self.memory_line = ""
         self.weights = ""
         self.prompts: PromptEncoder | None = None
         self.locator: Locator | None = None
-        self.injects_video = injects_video(transformer, vae)
+        self.injects_video = _injects_video(transformer, vae)
 
     @classmethod
     def from_parts(
@@ -393,3 +440,110 @@ class FlowRVSPipeline(LimitedRoom, DiffusionPipeline):
         logits = np.concatenate(parts).reshape(len(texts), *video.shape[:3])
         output = FlowRVSOutput(masks=logits > 0, logits=logits)
         return output if return_dict else output.to_tuple()
+
+    # -- memory: how much is computed at once, and what to do when the device is full --------
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether its models are on the device one at a time."""
+        return bool(getattr(self, "_all_hooks", None))
+
+    def batch_size(self, clip: EncodedVideo) -> int:
+        """Sentences that go through the transformer at once."""
+        if self.sentence_batch:
+            return self.sentence_batch
+        _, _, frames, height, width = clip.latents.shape
+        # Beyond some thousand tokens a device is busy with one sentence.
+        return max(1, min(8, _BATCH_TOKENS * 4 // (frames * height * width)))
+
+    def _onload(self, model: torch.nn.Module) -> None:
+        """Bring a model to the device where models take turns (accelerate's own hook)."""
+        hook = getattr(model, "_hf_hook", None)
+        if hook is not None and hasattr(hook, "pre_forward"):
+            hook.pre_forward(model)
+
+    def _in_groups(self, run: Callable[[int], T], what: str) -> T:
+        """Run with smaller and smaller groups of frames until the device has room."""
+        while True:
+            try:
+                with memory_guard(what):
+                    return run(self.latent_group)
+            except DeviceMemoryError:
+                if not self._smaller_groups():
+                    raise
+
+    def _smaller_groups(self) -> bool:
+        """Halve the groups of latent frames; False if they cannot be smaller."""
+        if self.latent_group == 1:
+            return False
+        self.latent_group //= 2
+        release(self._execution_device)
+        return True
+
+    def _to_the_end(
+        self, run: Callable[[int], Iterator[torch.Tensor]], frames: int
+    ) -> Iterator[torch.Tensor]:
+        """Yield groups of frames; when the device is full, go on with smaller ones.
+
+        `run` is told how many frames it should not give again.
+        """
+        done = 0
+        while done < frames:
+            try:
+                for part in run(done):
+                    done += len(part)
+                    yield part
+            except DeviceMemoryError:
+                if not self._smaller_groups():
+                    raise
+
+    def _in_batches(
+        self,
+        run: Callable[[torch.Tensor], torch.Tensor],
+        clip: EncodedVideo,
+        embeddings: torch.Tensor,
+    ) -> Iterator[torch.Tensor]:
+        """Yield what `run` gives for batches of sentences; all at once where models take turns."""
+        done: list[torch.Tensor] = []
+        first = 0
+        while first < len(embeddings):
+            count = min(self.batch_size(clip), len(embeddings) - first)
+            try:
+                latents = run(embeddings[first : first + count])
+            except DeviceMemoryError:
+                if count == 1:
+                    raise
+                self.sentence_batch = count // 2
+                release(clip.latents.device)
+                continue
+            first += count
+            if self.takes_turns:
+                done.append(latents)
+            else:
+                yield latents
+        yield from done
+
+
+def _injects_video(transformer: WanTransformer3DModel, vae: AutoencoderKLWan) -> bool:
+    """Whether the transformer takes the video latent too, by the shape of its weights.
+
+    Raises
+    ------
+    CheckpointError
+        The two do not belong together, or the VAE decodes no mask.
+    """
+    latent = int(vae.config.z_dim)
+    found = int(transformer.patch_embedding.weight.shape[1])
+    if found not in (latent, 2 * latent):
+        raise CheckpointError(
+            f"The transformer takes {found} channels, but the VAE's latent has {latent}; "
+            f"it must take {latent}, or {2 * latent} with the video injected."
+        )
+    patch = int(vae.config.patch_size or 1)
+    outputs = int(vae.config.out_channels) // patch**2
+    if outputs != 1:
+        raise CheckpointError(
+            f"The VAE decodes {outputs} channels, not one mask; use a VAE whose decoder was "
+            "tuned for masks."
+        )
+    return found == 2 * latent

@@ -1,27 +1,37 @@
-"""From sentences to embeddings, loading the text encoder only for a sentence that is new."""
+"""From sentences to embeddings, loading the text encoder only for a sentence that is new.
+
+The production encoder takes 11 GB, an embedding about 150 kB: embeddings are kept on disk,
+filed under the encoder that made them and found by the cleaned sentence.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
 import torch
 from diffusers.hooks import apply_layerwise_casting
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
+from flowrvs.disk import replacing
 from flowrvs.errors import CheckpointError, DeviceMemoryError, InputError
 from flowrvs.models.text import clean_prompt, embed_tokens, tokenize
-from flowrvs.pipelines.devices import free_memory, release
-from flowrvs.pipelines.embeddings import EmbeddingCache
-from flowrvs.pipelines.outputs import memory_guard
-from flowrvs.pipelines.quiet import quiet
+from flowrvs.pipelines.devices import free_memory, memory_guard, release, silent_libraries
 
-__all__ = ["EncoderSource", "PromptEncoder"]
+__all__ = ["EmbeddingCache", "EncoderSource", "PromptEncoder", "cache_home", "fingerprint"]
 
 #: What a pass over 256 tokens needs beside the weights.
 _ROOM = 2**30
 _LARGE = 2**27
+#: Bytes at a file's beginning and end that its fingerprint looks at.
+_SAMPLE = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,7 @@ class EncoderSource:
             The computer's memory is too small.
         """
         try:
-            with quiet():
+            with silent_libraries():
                 encoder = UMT5EncoderModel.from_pretrained(
                     self.folder, dtype=self.dtype, local_files_only=True, use_safetensors=True
                 )
@@ -84,6 +94,87 @@ class EncoderSource:
                 skip_modules_pattern=("norm", "shared", "embed", r"\.wo$"),
             )
         return encoder
+
+
+def cache_home() -> Path:
+    """Folder of what can be computed again: ``$FLOWRVS_HOME/cache``, or the user's cache."""
+    home = os.environ.get("FLOWRVS_HOME")
+    if home:
+        return Path(home).expanduser() / "cache"
+    return platformdirs.user_cache_path("flowrvs", appauthor=False)
+
+
+def fingerprint(*folders: Path) -> str:
+    """Hash of a text encoder and its tokenizer.
+
+    Of every file the size, the first and the last 4 MiB count: other weights differ
+    everywhere, and eleven gigabytes need not be read for a sentence.
+    """
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_SAMPLE))
+                if size > _SAMPLE:
+                    file.seek(max(_SAMPLE, size - _SAMPLE))
+                    digest.update(file.read())
+    return digest.hexdigest()[:32]
+
+
+class EmbeddingCache:
+    """Embeddings of one encoder, a small safetensors file each.
+
+    It may be shared by processes and deleted at any time; whatever is wrong with it, it
+    only forgets.
+
+    Parameters
+    ----------
+    folder : Path
+        Of this encoder alone (`fingerprint`); created when something is kept.
+    limit : int
+        Bytes that it may take; what was not used for longest goes first.
+    """
+
+    def __init__(self, folder: Path, *, limit: int = 2**30) -> None:
+        self.folder = folder
+        self.limit = limit
+
+    def get(self, text: str) -> torch.Tensor | None:
+        """Return the embedding of a cleaned sentence, (tokens, d_model), or None."""
+        path = self._path(text)
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("text") != text:
+                    return None
+                embedding = file.get_tensor("embedding")
+        except (OSError, SafetensorError, ValueError):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return embedding
+
+    def put(self, text: str, embedding: torch.Tensor) -> None:
+        """Keep the embedding of a cleaned sentence, without its padding."""
+        with contextlib.suppress(OSError, SafetensorError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._shrink()
+            tensor = embedding.detach().cpu().contiguous().clone()
+            with replacing(self._path(text), durable=False) as part:
+                save_file({"embedding": tensor}, part, metadata={"text": text})
+
+    def _path(self, text: str) -> Path:
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.safetensors"
+
+    def _shrink(self) -> None:
+        files = [(p, p.stat()) for p in self.folder.glob("*.safetensors")]
+        total = sum(stat.st_size for _, stat in files)
+        for path, stat in sorted(files, key=lambda item: item[1].st_mtime):
+            if total < self.limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
 
 
 class PromptEncoder:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from flowrvs.errors import Cancelled, CheckpointError, MissingPathError
+from flowrvs.errors import Cancelled, StorageError, CheckpointError, MissingPathError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import Locator, fit_locator, foreground_pixels
 from flowrvs.models.presets import PRESETS, build_vae
@@ -135,8 +135,8 @@ def test_calibrating_the_bundled_model() -> None:
     assert result.foreground < result.kept < 0.9
 
 
-def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="the folder has vanished"):
         Locator().save(tmp_path / "missing" / "locator.safetensors")
 
 

@@ -22,7 +22,7 @@ from flowrvs.pipelines.geometry import (
     resize_logits,
 )
 from flowrvs.pipelines.loading import load
-from flowrvs.pipelines.schedule import flow_sigmas
+from flowrvs.pipelines.stages import flow_sigmas
 from flowrvs.progress import CancelToken
 from flowrvs.records import Segmenter
 from tests.fixtures.micro import micro_pipeline

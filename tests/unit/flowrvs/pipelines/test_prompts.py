@@ -15,8 +15,8 @@ from transformers import UMT5EncoderModel
 
 from flowrvs.errors import CheckpointError, InputError
 from flowrvs.pipelines import load
-from flowrvs.pipelines.embeddings import EmbeddingCache, cache_home, fingerprint
-from flowrvs.pipelines.prefetch import prefetch
+from flowrvs.pipelines.prompts import EmbeddingCache, cache_home, fingerprint
+from flowrvs.pipelines.stages import prefetch
 from tests.fixtures.micro import micro_pipeline
 
 CPU = torch.device("cpu")
