@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from flowrvs.editing.preview import check_object, counted
 from flowrvs.errors import InputError
 from flowrvs.masks.match import Match, Overlaps
-from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.store import Project
 
 __all__ = ["accept_link", "link_offer"]
@@ -38,26 +39,20 @@ def link_offer(
     Match or None
         Ids and IoU; None if nothing coincides.
     """
-    if object_id not in project.objects:
-        raise InputError(f"There is no object {object_id} in {project.path}.")
-    present = {one: project.present(one) for one in project.objects}
+    check_object(project, object_id)
+    present = {i: project.present(i) for i in project.objects}
     own = present.pop(object_id)
-    rivals = {one: there for one, there in present.items() if (there & own).any()}
-    if not rivals:
+    others = {i: there for i, there in present.items() if (there & own).any()}
+    if not others:
         return None
-    frames = np.flatnonzero(np.logical_or.reduce([own, *rivals.values()]))
+    frames = np.flatnonzero(np.logical_or.reduce([own, *others.values()]))
     if len(frames) > most:
         frames = frames[np.linspace(0, len(frames) - 1, most).astype(int)]
-    overlaps, clock = Overlaps(), ProgressClock(len(frames))
-    for t in frames.tolist():
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        drawn = {
-            one: project.object_mask(one, t, t + 1)[0] for one, there in rivals.items() if there[t]
-        }
+    overlaps = Overlaps()
+    message = "comparing with other objects"
+    for t in counted(frames.tolist(), len(frames), message, cancel, progress):
+        drawn = {i: project.object_mask(i, t, t + 1)[0] for i, there in others.items() if there[t]}
         overlaps.add(project.object_mask(object_id, t, t + 1)[0], drawn)
-        if progress is not None:
-            progress(clock.advance("comparing with other objects"))
     return overlaps.best(threshold)
 
 

@@ -5,21 +5,54 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import InputError
 from flowrvs.masks.propagate import Spread
-from flowrvs.progress import CancelToken, ProgressCallback
-from flowrvs.store import Project, Provenance
+from flowrvs.masks.shape import bounding_box
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.store import ObjectRecord, Project, Provenance
 
-__all__ = ["Preview", "Work"]
+__all__ = ["Preview", "Work", "check_object", "counted"]
 
+T = TypeVar("T")
 Mask = npt.NDArray[np.bool_]
 Work = Callable[[CancelToken | None, ProgressCallback | None], Iterator[Spread]]
 
 _TOGETHER = 32  # frames that are unpacked at once
+
+
+def check_object(project: Project, object_id: int) -> ObjectRecord:
+    """Return an object of a project.
+
+    Raises
+    ------
+    InputError
+        The project has no such object.
+    """
+    if object_id not in project.objects:
+        raise InputError(f"There is no object {object_id} in {project.path}.")
+    return project.objects[object_id]
+
+
+def counted(
+    items: Iterable[T],
+    total: int,
+    message: str,
+    cancel: CancelToken | None,
+    progress: ProgressCallback | None,
+) -> Iterator[T]:
+    """Yield `items`; look at `cancel` before each, and report it once it is worked on."""
+    clock = ProgressClock(total)
+    for item in items:
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        yield item
+        if progress is not None:
+            progress(clock.advance(message))
 
 
 class Preview:
@@ -47,8 +80,7 @@ class Preview:
     def __init__(
         self, project: Project, object_id: int, name: str, work: Work, *, redraw: bool = False
     ) -> None:
-        if object_id not in project.objects:
-            raise InputError(f"There is no object {object_id} in {project.path}.")
+        check_object(project, object_id)
         self.project = project
         self.object_id = object_id
         self.name = name
@@ -175,23 +207,16 @@ def _runs(frames: tuple[int, ...], before: npt.NDArray[np.uint8]) -> Iterator[tu
 class _Packed:
     """A mask as the bits of its box."""
 
-    __slots__ = ("_bits", "_corner", "_shape", "_size")
+    __slots__ = ("_bits", "_box", "_shape")
 
     def __init__(self, mask: Mask) -> None:
         self._shape = mask.shape
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not len(rows):
-            self._corner, self._size, self._bits = (0, 0), (0, 0), np.zeros(0, np.uint8)
-            return
-        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        self._corner = (int(rows[0]), int(columns[0]))
-        self._size = box.shape
-        self._bits = np.packbits(box)
+        self._box = bounding_box(mask)
+        self._bits = np.packbits(mask[self._box]) if self._box else np.zeros(0, np.uint8)
 
     def unpack(self) -> Mask:
         mask = np.zeros(self._shape, bool)
-        (top, left), (h, w) = self._corner, self._size
-        if h:
-            bits = np.unpackbits(self._bits, count=h * w).astype(bool)
-            mask[top : top + h, left : left + w] = bits.reshape(h, w)
+        if self._box is not None:
+            part = mask[self._box]
+            part[:] = np.unpackbits(self._bits, count=part.size).reshape(part.shape)
         return mask

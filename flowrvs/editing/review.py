@@ -7,10 +7,12 @@ from collections.abc import Generator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import InputError, ProjectError
+from flowrvs.editing.preview import check_object, counted
+from flowrvs.errors import ProjectError
 from flowrvs.masks import doubt as measures
 from flowrvs.masks.flow import Flows
-from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.progress import CancelToken, ProgressCallback
+from flowrvs.records import frame_range
 from flowrvs.store import Project, Provenance
 
 __all__ = ["doubt", "quick_doubt", "review_order"]
@@ -36,8 +38,7 @@ def quick_doubt(
     ndarray of float32, shape (T,)
         0 to 1; 0 for frames that a person drew or checked.
     """
-    if object_id not in project.objects:
-        raise InputError(f"There is no object {object_id} in {project.path}.")
+    check_object(project, object_id)
     provenance = project.provenance(object_id)
     spread = np.zeros(len(provenance), np.float32)
     for t, sure in (certainty or {}).items():
@@ -89,18 +90,14 @@ def doubt(
         0 to 1; 0 for frames that a person drew or checked.
     """
     total = project.video.frame_count
-    stop = total if stop is None else stop
+    frames = frame_range(total, start, stop)
     quick = quick_doubt(project, object_id, certainty=certainty)
-    if not 0 <= start < stop <= total:
-        raise InputError(f"Frames {start} to {stop} lie outside the {total} frames.")
     areas, provenance = project.areas(object_id), project.provenance(object_id)
     sure = project.confidence_frames(object_id) & (provenance == Provenance.MODEL)
     layer = project.objects[object_id].layer
-    clock = ProgressClock(stop - start)
     masks: dict[int, npt.NDArray[np.bool_]] = {}
-    for t in range(start, stop):
-        if cancel is not None:
-            cancel.raise_if_cancelled()
+    message = "looking for doubtful frames"
+    for t in counted(frames, len(frames), message, cancel, progress):
         near = [t + n for n in (-measures.FAR, -1, 0, 1, measures.FAR) if 0 <= t + n < total]
         found: dict[str, float] = {}
         if provenance[t] < Provenance.HUMAN and (areas[near].any() or sure[t]):
@@ -120,8 +117,6 @@ def doubt(
         value = float(quick[t])
         if found:
             value = 1 - (1 - value) * (1 - float(measures.together(**found)))
-        if progress is not None:
-            progress(clock.advance("looking for doubtful frames"))
         yield t, value
 
 

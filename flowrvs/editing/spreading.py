@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.editing.preview import Preview
+from flowrvs.editing.preview import Preview, check_object, counted
 from flowrvs.errors import InputError
 from flowrvs.masks import flow, interpolate
 from flowrvs.masks.propagate import Spread, propagate
-from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.progress import CancelToken, ProgressCallback
+from flowrvs.records import frame_range
 from flowrvs.store import Project, Provenance
 
 if TYPE_CHECKING:
@@ -95,20 +97,18 @@ def spread(
     """
     if video is not None:
         project.check_video(video.info)
+    thing = check_object(project, object_id)
     total = project.video.frame_count
-    stop = total if stop is None else stop
-    if not 0 <= start < stop <= total:
-        raise InputError(f"Frames {start} to {stop} lie outside the {total} frames.")
+    frames = frame_range(total, start, stop)
     if method not in get_args(Method):
         raise InputError(f"Method {method!r} is unknown; use {', '.join(get_args(Method))}.")
     if method == "flow" and video is None and flows is None:
         raise InputError("Spreading by flow needs the video; open it, or use 'shape' or 'copy'.")
-    drawn = {int(t) for t in np.flatnonzero(_provenance(project, object_id) >= Provenance.HUMAN)}
+    drawn = {int(t) for t in np.flatnonzero(project.provenance(object_id) >= Provenance.HUMAN)}
     chosen = drawn if keys is None else {int(t) for t in keys}
     if not chosen or not all(0 <= t < total for t in chosen):
         raise InputError(
-            f"{project.objects[object_id].name!r} has no key frame to spread from; "
-            "draw it on one frame first."
+            f"{thing.name!r} has no key frame to spread from; draw it on one frame first."
         )
     # The keys are read when the work begins: later strokes on them count.
     masks = _Keys(project, object_id, chosen)
@@ -116,26 +116,26 @@ def spread(
 
     def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
         if method == "flow":
-            known = flows
-            if known is None:
-                assert video is not None
-                known = Flows(video)
+            known = Flows(cast("Video", video)) if flows is None else flows
             return propagate(
                 known,
                 masks,
-                start,
-                stop,
+                frames.start,
+                frames.stop,
                 stops=others,
                 cancel=cancel,
                 progress=progress,
             )
         if method == "shape":
-            parts = _shapes(_Keys(project, object_id, chosen | others), start, stop)
+            parts = _shapes(_Keys(project, object_id, chosen | others), frames)
         else:
-            parts = _copies(masks, others, start, stop)
-        return _told(parts, chosen | others, stop - start, cancel, progress)
+            parts = _copies(masks, others, frames)
+        each = counted(parts, len(frames), "spreading", cancel, progress)
+        return (part for part in each if part.frame not in chosen | others)
 
-    return Preview(project, object_id, _title(project, object_id, method, start, stop), work)
+    verb = {"flow": "spread", "shape": "fill in", "copy": "copy"}[method]
+    name = f"{verb} {thing.name!r}, frames {frames.start} to {frames.stop - 1}"
+    return Preview(project, object_id, name, work)
 
 
 def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Preview:
@@ -146,22 +146,22 @@ def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Previe
     total = project.video.frame_count
     if not 0 <= t < total or not n:
         raise InputError(f"Frame {t} cannot be copied by {n} frames; there are {total} frames.")
-    provenance = _provenance(project, object_id)
+    thing = check_object(project, object_id)
+    provenance = project.provenance(object_id)
     way = 1 if n > 0 else -1
     targets = []
     for to in range(t + way, t + n + way, way):
         if not 0 <= to < total or provenance[to] >= Provenance.HUMAN:
             break
         targets.append(to)
-    name = project.objects[object_id].name
     last = targets[-1] if targets else t
 
     def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
         mask = project.object_mask(object_id, t, t + 1)[0]
-        parts = ((to, mask, 1 / (1 + abs(to - t))) for to in targets)
-        return _told(parts, set(), len(targets), cancel, progress)
+        parts = (Spread(to, mask, 1 / (1 + abs(to - t))) for to in targets)
+        return counted(parts, len(targets), "copying", cancel, progress)
 
-    return Preview(project, object_id, f"copy {name!r}, frame {t} to {last}", work)
+    return Preview(project, object_id, f"copy {thing.name!r}, frame {t} to {last}", work)
 
 
 class _Keys(Mapping[int, npt.NDArray[np.bool_]]):
@@ -189,55 +189,23 @@ class _Keys(Mapping[int, npt.NDArray[np.bool_]]):
         return len(self._frames)
 
 
-_Part = tuple[int, npt.NDArray[np.bool_], float]
-
-
-def _shapes(keys: _Keys, start: int, stop: int) -> Iterator[_Part]:
-    frames = list(keys)
-    for before, after in zip(frames, frames[1:], strict=False):
-        if after - before > 1 and before < stop and after > start:
+def _shapes(keys: _Keys, frames: range) -> Iterator[Spread]:
+    for before, after in itertools.pairwise(keys):
+        if after - before > 1 and before < frames.stop and after > frames.start:
             pair = {before: keys[before], after: keys[after]}
-            for t, mask in interpolate.interpolate(pair, start, stop):
-                yield t, mask, 1 / (1 + min(t - before, after - t))
+            for t, mask in interpolate.interpolate(pair, frames.start, frames.stop):
+                yield Spread(t, mask, 1 / (1 + min(t - before, after - t)))
 
 
-def _copies(keys: _Keys, walls: set[int], start: int, stop: int) -> Iterator[_Part]:
-    frames = np.array(list(keys))
-    fixed = np.array(sorted(walls), int)
-    held = (-1, np.zeros((0, 0), bool))
-    for t in range(start, stop):
-        near = int(frames[np.argmin(np.abs(frames - t))])
+def _copies(keys: _Keys, ends: set[int], frames: range) -> Iterator[Spread]:
+    """Repeat the nearest key, not beyond the frames in `ends`."""
+    places = np.array(list(keys))
+    fixed = np.array(sorted(ends), int)
+    nearest, mask = -1, np.zeros((0, 0), bool)
+    for t in frames:
+        near = int(places[np.argmin(np.abs(places - t))])
         if ((fixed >= min(near, t)) & (fixed <= max(near, t))).any():
             continue
-        if near != held[0]:
-            held = (near, keys[near])
-        yield t, held[1], 1 / (1 + abs(t - near))
-
-
-def _told(
-    parts: Iterator[_Part],
-    skip: set[int],
-    total: int,
-    cancel: CancelToken | None,
-    progress: ProgressCallback | None,
-) -> Generator[Spread, None, None]:
-    clock = ProgressClock(total)
-    for t, mask, certainty in parts:
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        event = clock.advance("spreading")
-        if progress is not None:
-            progress(event)
-        if t not in skip:
-            yield Spread(t, mask, certainty)
-
-
-def _provenance(project: Project, object_id: int) -> npt.NDArray[np.uint8]:
-    if object_id not in project.objects:
-        raise InputError(f"There is no object {object_id} in {project.path}.")
-    return project.provenance(object_id)
-
-
-def _title(project: Project, object_id: int, method: str, start: int, stop: int) -> str:
-    verb = {"flow": "spread", "shape": "fill in", "copy": "copy"}[method]
-    return f"{verb} {project.objects[object_id].name!r}, frames {start} to {stop - 1}"
+        if near != nearest:
+            nearest, mask = near, keys[near]
+        yield Spread(t, mask, 1 / (1 + abs(t - near)))

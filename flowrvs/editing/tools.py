@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.editing.preview import Preview
+from flowrvs.editing.preview import Preview, check_object, counted
 from flowrvs.errors import InputError
 from flowrvs.masks import clean as clean_tools
-from flowrvs.masks import combine as rules
+from flowrvs.masks import compose
 from flowrvs.masks.propagate import Spread
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.records import frame_range
 from flowrvs.store import ObjectRecord, Project
 
 __all__ = ["clean", "combine", "split_components"]
@@ -57,21 +58,16 @@ def clean(
         apply(np.zeros((1, 1), bool), **options)
     except TypeError as error:
         raise InputError(f"Tool {tool!r} does not take {', '.join(options)}.") from error
-    first, last = _range(project, object_id, start, stop)
+    thing = check_object(project, object_id)
+    frames = frame_range(project.video.frame_count, start, stop)
 
     def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
-        shown = project.present(object_id)[first:last]
-        return _changed(
-            project,
-            object_id,
-            ((first + int(t), None) for t in np.flatnonzero(shown)),
-            lambda old, new: apply(old, **options),
-            int(shown.sum()),
-            cancel,
-            progress,
-        )
+        present = project.present(object_id)
+        shown = [t for t in frames if present[t]]
+        each = counted(((t, None) for t in shown), len(shown), "cleaning", cancel, progress)
+        return _changed(project, object_id, each, lambda old, new: apply(old, **options))
 
-    name = f"{tool} {project.objects[object_id].name!r}, frames {first} to {last - 1}"
+    name = f"{tool} {thing.name!r}, frames {frames.start} to {frames.stop - 1}"
     return Preview(project, object_id, name, work, redraw=True)
 
 
@@ -79,7 +75,7 @@ def combine(
     project: Project,
     object_id: int,
     masks: Iterable[tuple[int, npt.ArrayLike]],
-    rule: rules.Rule = "replace",
+    rule: compose.Rule = "replace",
 ) -> Preview:
     """Propose what becomes of an object where new masks meet its own, as after a re-prompt.
 
@@ -90,28 +86,22 @@ def combine(
     masks : iterable of (frame, mask)
         New masks (H, W); a generator is read when the preview runs.
     rule : {"keep", "replace", "union", "intersect", "subtract"}
-        See :func:`flowrvs.masks.combine.combine`.
+        See :func:`flowrvs.masks.compose.combine`.
 
     Returns
     -------
     Preview
         Holds only frames that change. A person's frames are left as they are.
     """
-    _range(project, object_id, 0, None)
-    rules.combine(np.zeros((1, 1)), np.zeros((1, 1)), rule)
+    thing = check_object(project, object_id)
+    compose.combine(np.zeros((1, 1)), np.zeros((1, 1)), rule)
 
     def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
-        return _changed(
-            project,
-            object_id,
-            masks,
-            lambda old, new: rules.combine(old, new, rule),
-            project.video.frame_count,
-            cancel,
-            progress,
-        )
+        total = project.video.frame_count
+        each = counted(masks, total, "combining", cancel, progress)
+        return _changed(project, object_id, each, lambda a, b: compose.combine(a, b, rule))
 
-    return Preview(project, object_id, f"{rule} {project.objects[object_id].name!r}", work)
+    return Preview(project, object_id, f"{rule} {thing.name!r}", work)
 
 
 def split_components(
@@ -143,27 +133,28 @@ def split_components(
     list of ObjectRecord
         The new objects; none if the object never has two parts.
     """
-    first, last = _range(project, object_id, start, stop)
-    clock = ProgressClock(last - first)
+    thing = check_object(project, object_id)
+    frames = frame_range(project.video.frame_count, start, stop)
+    clock = ProgressClock(len(frames))
     tracks: list[Mask] = []  # each part where it was seen last
     made: list[ObjectRecord] = []
-    with project.edit(f"split {project.objects[object_id].name!r}", kind="human"):
-        for chunk in range(first, last, _TOGETHER):
-            end = min(last, chunk + _TOGETHER)
+    with project.edit(f"split {thing.name!r}", kind="human"):
+        for chunk in frames[::_TOGETHER]:
+            end = min(frames.stop, chunk + _TOGETHER)
             parts: dict[int, Mask] = {}
             for t, mask in enumerate(project.object_mask(object_id, chunk, end)):
                 if cancel is not None:
                     cancel.raise_if_cancelled()
-                for track, part in _follow(tracks, clean_tools.components(mask, smallest)):
-                    parts.setdefault(track, np.zeros((end - chunk, *mask.shape), bool))[t] |= part
+                for track, found in _follow(tracks, clean_tools.components(mask, smallest)):
+                    parts.setdefault(track, np.zeros((end - chunk, *mask.shape), bool))[t] |= found
                 if progress is not None:
                     progress(clock.advance("splitting"))
             for track in sorted(parts.keys() - {0}):
-                one = project.split_object(object_id, chunk, end, masks=parts[track])
+                part = project.split_object(object_id, chunk, end, masks=parts[track])
                 if track <= len(made):
-                    project.merge_objects(made[track - 1].id, one.id)
+                    project.merge_objects(made[track - 1].id, part.id)
                 else:
-                    made.append(one)
+                    made.append(part)
     return made
 
 
@@ -177,7 +168,7 @@ def _follow(tracks: list[Mask], parts: list[Mask]) -> Iterator[tuple[int, Mask]]
         if best is not None and (shared[best] or single):
             track = best
         elif best is not None and len(tracks) >= len(parts):
-            track = min(free, key=lambda i: _apart(tracks[i], part))
+            track = min(free, key=lambda i: _center_distance(tracks[i], part))
         else:
             track = len(tracks)
             tracks.append(part)
@@ -186,7 +177,7 @@ def _follow(tracks: list[Mask], parts: list[Mask]) -> Iterator[tuple[int, Mask]]
         yield track, part
 
 
-def _apart(a: Mask, b: Mask) -> float:
+def _center_distance(a: Mask, b: Mask) -> float:
     return float(np.hypot(*(np.argwhere(a).mean(0) - np.argwhere(b).mean(0))))
 
 
@@ -195,27 +186,10 @@ def _changed(
     object_id: int,
     masks: Iterable[tuple[int, npt.ArrayLike | None]],
     change: Any,
-    total: int,
-    cancel: CancelToken | None,
-    progress: ProgressCallback | None,
-) -> Generator[Spread, None, None]:
-    clock = ProgressClock(total)
+) -> Iterator[Spread]:
+    """Yield what `change` makes of an object's masks, where it makes a difference."""
     for t, new in masks:
-        if cancel is not None:
-            cancel.raise_if_cancelled()
         old = project.object_mask(object_id, t, t + 1)[0]
         result = change(old, new)
-        if progress is not None:
-            progress(clock.advance("cleaning"))
         if not np.array_equal(old, result):
             yield Spread(t, result, 1.0)
-
-
-def _range(project: Project, object_id: int, start: int, stop: int | None) -> tuple[int, int]:
-    total = project.video.frame_count
-    stop = total if stop is None else stop
-    if object_id not in project.objects:
-        raise InputError(f"There is no object {object_id} in {project.path}.")
-    if not 0 <= start < stop <= total:
-        raise InputError(f"Frames {start} to {stop} lie outside the {total} frames.")
-    return start, stop

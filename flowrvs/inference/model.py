@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flowrvs.errors import DeviceMemoryError, FlowRVSError, InputError
 from flowrvs.inference.frames import WindowFrames
 from flowrvs.inference.windows import plan_windows
-from flowrvs.masks.stitch import Stitcher
+from flowrvs.masks.logits import Stitcher
 from flowrvs.progress import CancelToken
 from flowrvs.records import Segmenter
 

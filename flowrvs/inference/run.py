@@ -13,9 +13,9 @@ import numpy.typing as npt
 from flowrvs.inference.frames import WindowFrames
 from flowrvs.inference.model import WindowModel
 from flowrvs.inference.windows import plan_windows, windows_to_compute
-from flowrvs.masks.stitch import Stitcher
-from flowrvs.masks.threshold import confidence as to_confidence
-from flowrvs.masks.threshold import threshold as to_mask
+from flowrvs.masks.logits import Stitcher
+from flowrvs.masks.logits import confidence as to_confidence
+from flowrvs.masks.logits import threshold as to_mask
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import Segmenter, SegmentRequest, Window, WindowMasks
 
@@ -106,7 +106,7 @@ def segment(
 
     Frames go straight from the video into the model, and a window is encoded once, whatever
     the number of sentences. Frames that two windows share are blended
-    (`flowrvs.masks.stitch`). Memory does not grow with the length of a window, except for
+    (`flowrvs.masks.logits`). Memory does not grow with the length of a window, except for
     the model's own; a window that the device has no room for is computed in halves.
 
     Parameters

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from skimage.filters import gaussian
 from skimage.measure import label
 
 from flowrvs.errors import InputError
+from flowrvs.masks.shape import bounding_box
 
 __all__ = ["TOOLS", "components", "fill_holes", "largest_component", "remove_specks", "smooth"]
 
@@ -24,12 +25,12 @@ Mask = npt.NDArray[np.bool_]
 def largest_component(mask: npt.ArrayLike) -> Mask:
     """Keep the largest connected part (diagonal neighbours count as connected)."""
 
-    def one(frame: Mask) -> Mask:
+    def apply(frame: Mask) -> Mask:
         labels, sizes = _parts(frame)
         kept: Mask = labels == 1 + int(np.argmax(sizes)) if len(sizes) else frame
         return kept
 
-    return _each(mask, one)
+    return _each(mask, apply)
 
 
 def fill_holes(mask: npt.ArrayLike, largest: int | None = None) -> Mask:
@@ -43,7 +44,7 @@ def fill_holes(mask: npt.ArrayLike, largest: int | None = None) -> Mask:
     if largest is not None and largest < 1:
         raise InputError(f"Holes of up to {largest} pixels cannot be filled; use 1 or more.")
 
-    def one(frame: Mask) -> Mask:
+    def apply(frame: Mask) -> Mask:
         filled: Mask = binary_fill_holes(frame)
         if largest is None:
             return filled
@@ -52,7 +53,7 @@ def fill_holes(mask: npt.ArrayLike, largest: int | None = None) -> Mask:
         sizes[0] = largest + 1
         return frame | (sizes <= largest)[labels]
 
-    return _each(mask, one)
+    return _each(mask, apply)
 
 
 def smooth(mask: npt.ArrayLike, radius: float = 2.0) -> Mask:
@@ -76,12 +77,12 @@ def remove_specks(mask: npt.ArrayLike, smallest: int = 64) -> Mask:
     if smallest < 1:
         raise InputError(f"Specks below {smallest} pixels do not exist; use 1 or more.")
 
-    def one(frame: Mask) -> Mask:
+    def apply(frame: Mask) -> Mask:
         labels, sizes = _parts(frame)
         kept: Mask = np.concatenate([[False], sizes >= smallest])[labels]
         return kept
 
-    return _each(mask, one)
+    return _each(mask, apply)
 
 
 def components(mask: npt.ArrayLike, smallest: int = 16) -> list[Mask]:
@@ -111,8 +112,6 @@ def components(mask: npt.ArrayLike, smallest: int = 16) -> list[Mask]:
     parts = [labels == i + 1 for i in kept]
     rest = frame & ~np.logical_or.reduce(parts)
     if rest.any():
-        from scipy.ndimage import distance_transform_edt
-
         owner = np.argmin([distance_transform_edt(~part) for part in parts], axis=0)
         parts = [part | (rest & (owner == i)) for i, part in enumerate(parts)]
     return parts
@@ -132,24 +131,19 @@ def _parts(frame: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     return labels, np.bincount(labels.ravel())[1:]
 
 
-def _each(mask: npt.ArrayLike, one: Callable[[Mask], Mask]) -> Mask:
+def _each(mask: npt.ArrayLike, apply: Callable[[Mask], Mask]) -> Mask:
     stack = np.asarray(mask, dtype=bool)
     if stack.ndim not in (2, 3):
         raise InputError(f"A mask is (H, W) or a stack (n, H, W), not an array of {stack.shape}.")
     if stack.ndim == 2:
-        return _cropped(stack, one)
-    return np.stack([_cropped(frame, one) for frame in stack]) if len(stack) else stack.copy()
+        return _cropped(stack, apply)
+    return np.stack([_cropped(frame, apply) for frame in stack]) if len(stack) else stack.copy()
 
 
-def _cropped(frame: Mask, one: Callable[[Mask], Mask]) -> Mask:
-    """Apply `one` to the box of the object; its size decides the time, not the video's."""
+def _cropped(frame: Mask, apply: Callable[[Mask], Mask]) -> Mask:
+    """Apply a tool to the box of the object; its size decides the time, not the video's."""
     result = np.zeros_like(frame)
-    rows, columns = np.flatnonzero(frame.any(1)), np.flatnonzero(frame.any(0))
-    if len(rows):
-        margin = 8
-        box = np.s_[
-            max(0, rows[0] - margin) : rows[-1] + 1 + margin,
-            max(0, columns[0] - margin) : columns[-1] + 1 + margin,
-        ]
-        result[box] = one(frame[box])
+    box = bounding_box(frame, margin=8)
+    if box is not None:
+        result[box] = apply(frame[box])
     return result

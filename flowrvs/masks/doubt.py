@@ -15,6 +15,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, median_filter
 
 from flowrvs.errors import InputError
 from flowrvs.masks.flow import Flows, Region, block_mean, region_around, sample
+from flowrvs.masks.shape import bounding_box, iou
 
 __all__ = [
     "FAR",
@@ -142,7 +143,7 @@ def warp_disagreement(flows: Flows, t: int, masks: Mapping[int, npt.ArrayLike]) 
         return 0.0
     region, small = found
     own = small[t] > 0.5
-    apart = {n: _apart(own, _moved(flows, small[n], t, n, region)) for n in drawn if n != t}
+    apart = {n: 1 - iou(own, _moved(flows, small[n], t, n, region)) for n in drawn if n != t}
     near = [value for n, value in apart.items() if abs(n - t) == 1]
     far = [value for n, value in apart.items() if abs(n - t) > 1]
     parts = [float(np.max(near))] if near else []
@@ -271,11 +272,10 @@ def queue(
 def _looked_at(drawn: Mapping[int, Mask]) -> tuple[Region, dict[int, Floats]] | None:
     """Return the region around masks, and what of them lies in it, in working pixels."""
     either = np.logical_or.reduce(list(drawn.values()))
-    if not either.any():
+    box = bounding_box(either)
+    if box is None:
         return None
-    rows, columns = np.flatnonzero(either.any(1)), np.flatnonzero(either.any(0))
-    longest = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    step = max(1, -(-int(longest) // _OBJECT))
+    step = max(1, -(-max(side.stop - side.start for side in box) // _OBJECT))
     region = region_around(block_mean(either.astype(np.float32), step) > 0, _AROUND, step)
     part = tuple(slice(each.start * step, each.stop * step) for each in region.slices)
     return region, {n: block_mean(m[part].astype(np.float32), step) for n, m in drawn.items()}
@@ -286,8 +286,3 @@ def _moved(flows: Flows, mask: Floats, t: int, other: int, region: Region) -> Ma
     rows, columns = np.indices(region.shape, dtype=np.float32)
     moved: Mask = sample(mask, rows + flow[..., 0], columns + flow[..., 1]) > 0.5
     return moved
-
-
-def _apart(a: Mask, b: Mask) -> float:
-    either = np.count_nonzero(a | b)
-    return 1 - np.count_nonzero(a & b) / either if either else 0.0

@@ -176,13 +176,13 @@ class Flows:
     def _flow(self, a: int, b: int, region: Region) -> npt.NDArray[Any]:
         return self.match(self._gray(a, region), self._gray(b, region))
 
-    def match(self, one: Floats, other: Floats) -> npt.NDArray[Any]:
+    def match(self, first: Floats, second: Floats) -> npt.NDArray[Any]:
         """Return where the pixels of one picture, 0 to 255, lie in another of equal size."""
-        if min(one.shape) < 16:  # too small for either method's patches
-            return np.zeros((*one.shape, 2), np.float32)
+        if min(first.shape) < 16:  # too small for either method's patches
+            return np.zeros((*first.shape, 2), np.float32)
         if self.method == "dis":
-            return _dis(one, other)
-        rows, columns = optical_flow_ilk(one / 255, other / 255, radius=5, num_warp=5)
+            return _dis(first, second)
+        rows, columns = optical_flow_ilk(first / 255, second / 255, radius=5, num_warp=5)
         return np.stack([rows, columns], axis=-1)
 
 
@@ -284,13 +284,13 @@ def has_dis() -> bool:
     return hasattr(cv2, "DISOpticalFlow")
 
 
-def _dis(one: Floats, other: Floats) -> npt.NDArray[np.float32]:
+def _dis(first: Floats, second: Floats) -> npt.NDArray[np.float32]:
     import cv2
 
-    h, w = one.shape
+    h, w = first.shape
     double = h * w < _DOUBLE_BELOW
     pictures = []
-    for gray in (one, other):
+    for gray in (first, second):
         if double:
             gray = cv2.resize(gray, (2 * w, 2 * h), interpolation=cv2.INTER_CUBIC)
         pictures.append(np.clip(np.rint(gray), 0, 255).astype(np.uint8))

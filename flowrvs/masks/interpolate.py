@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt
 
 from flowrvs.errors import InputError
 from flowrvs.masks.flow import sample
+from flowrvs.masks.shape import signed_distance
 
 __all__ = ["between", "interpolate"]
 
@@ -40,14 +40,14 @@ def between(a: npt.ArrayLike, b: npt.ArrayLike, share: float) -> Mask:
     InputError
         The sizes differ, or `share` is not within 0 to 1.
     """
-    one, other = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if one.shape != other.shape or one.ndim != 2 or not 0 <= share <= 1:
+    first, last = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if first.shape != last.shape or first.ndim != 2 or not 0 <= share <= 1:
         raise InputError(
-            f"Cannot go {share} of the way from a mask {one.shape} to one {other.shape}."
+            f"Cannot go {share} of the way from a mask {first.shape} to one {last.shape}."
         )
-    if share in (0, 1) or not one.any() or not other.any():
-        return (one if share < 0.5 else other).copy()
-    return _Pair(one, other).at(share)
+    if share in (0, 1) or not first.any() or not last.any():
+        return (first if share < 0.5 else last).copy()
+    return _Pair(first, last).at(share)
 
 
 def interpolate(
@@ -88,7 +88,7 @@ class _Pair:
     """Two masks with what their mixtures share: distances, centres and sizes."""
 
     def __init__(self, a: Mask, b: Mask) -> None:
-        self._fields = [_signed_distance(mask) for mask in (a, b)]
+        self._fields = [signed_distance(mask, float(max(mask.shape))) for mask in (a, b)]
         self._centers, self._sizes = zip(*(_moments(mask) for mask in (a, b)), strict=True)
         self._shape = a.shape
 
@@ -112,14 +112,6 @@ class _Pair:
             moved = sample(values, at_rows.astype(np.float32), at_columns.astype(np.float32))
             field += w * np.where(outside > 0.5, -outside, moved).astype(np.float32)
         return field > 0
-
-
-def _signed_distance(mask: Mask) -> npt.NDArray[np.float32]:
-    if mask.all():
-        return np.full(mask.shape, float(max(mask.shape)), np.float32)
-    inside, outside = distance_transform_edt(mask), distance_transform_edt(~mask)
-    signed: npt.NDArray[np.float32] = np.where(mask, inside - 0.5, 0.5 - outside).astype(np.float32)
-    return signed
 
 
 def _moments(mask: Mask) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -86,11 +86,12 @@ class Overlaps:
         chosen: list[int] = []
         best = 0.0
         while len(chosen) < len(ids):
-            score, one = max((self.iou([*chosen, one]), -one) for one in ids if one not in chosen)
+            rest = [i for i in ids if i not in chosen]
+            score, last = max((self.iou([*chosen, i]), -i) for i in rest)
             if score < best + (0.02 if best >= threshold else 1e-9):
                 break
             best = score
-            chosen.append(-one)
+            chosen.append(-last)
         return Match(tuple(sorted(chosen)), best) if best >= threshold else None
 
 

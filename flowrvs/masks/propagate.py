@@ -1,11 +1,12 @@
 """Spread an object's mask from key frames through time, by optical flow and appearance.
 
-:mod:`flowrvs.masks.walk` carries a mask from one key frame on. Here its ways are planned, and
+:mod:`flowrvs.masks.tracking` carries a mask from one key frame on. Here its ways are planned, and
 between two keys the spreads from both sides are blended.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from scipy.ndimage import distance_transform_edt
 
 from flowrvs.errors import InputError
 from flowrvs.masks.flow import Flows, Region, sample
-from flowrvs.masks.walk import SURE, Found, Walk, iou
+from flowrvs.masks.shape import bounding_box, iou
+from flowrvs.masks.tracking import SURE, MaskTracker, TrackedMask
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.records import frame_range
 
 __all__ = ["Spread", "propagate"]
 
@@ -90,15 +93,15 @@ def propagate(
         `cancel` was set.
     """
     total, height, width = flows.shape
-    stop = total if stop is None else stop
     if not keys:
         raise InputError("There is no key frame to spread from; draw the object on one first.")
-    if not (0 <= start < stop <= total) or not all(0 <= t < total for t in keys):
-        raise InputError(f"Frames {start} to {stop} or a key lie outside the {total} frames.")
-    walls = sorted({*keys, *stops, -1, total})
+    frames = frame_range(total, start, stop)
+    if not all(0 <= t < total for t in keys):
+        raise InputError(f"A key frame lies outside the {total} frames.")
+    fixed = sorted({*keys, *stops, -1, total})
     legs = []
-    for before, after in zip(walls, walls[1:], strict=False):
-        first, last = max(start, before + 1), min(stop, after) - 1
+    for before, after in itertools.pairwise(fixed):
+        first, last = max(frames.start, before + 1), min(frames.stop, after) - 1
         ends = [t for t in (before, after) if t in keys]
         if first <= last and ends:
             legs.append((ends, first, last))
@@ -137,15 +140,15 @@ def _leg(
     step = max(_step(mask) for mask in masks.values())
     # Only the last frames are held for a blend: a gap may be an hour long.
     meet = max(first, ends[1] - _BLENDED) if len(ends) == 2 else last + 1
-    held: dict[int, Found] = {}
-    for found in Walk(flows, masks, ends[0], step).to(last if ends[0] < first else first):
+    held: dict[int, TrackedMask] = {}
+    for found in MaskTracker(flows, masks, ends[0], step).to(last if ends[0] < first else first):
         t = found.frame
         if t >= meet:
             held[t] = found
         yield _spread(found, shape, final=t < meet) if first <= t <= last else None
     if len(ends) < 2:
         return
-    for found in Walk(flows, masks, ends[1], step).to(meet):
+    for found in MaskTracker(flows, masks, ends[1], step).to(meet):
         t = found.frame
         other = held.pop(t, None)
         if other is not None:
@@ -163,7 +166,7 @@ def _as_mask(key: npt.ArrayLike, t: int, shape: tuple[int, int]) -> Mask:
     return mask
 
 
-def _spread(found: Found, shape: tuple[int, int], *, final: bool = True) -> Spread:
+def _spread(found: TrackedMask, shape: tuple[int, int], *, final: bool = True) -> Spread:
     """Return what was found at source size."""
     mask = np.zeros(shape, bool)
     step = found.region.step
@@ -177,7 +180,7 @@ def _spread(found: Found, shape: tuple[int, int], *, final: bool = True) -> Spre
     return Spread(found.frame, mask, found.certainty, final)
 
 
-def _blend(a: Found, near_a: float, b: Found, near_b: float) -> Found:
+def _blend(a: TrackedMask, near_a: float, b: TrackedMask, near_b: float) -> TrackedMask:
     """Weigh two spreads by how sure they are and how near their keys lie."""
     weight = a.certainty * near_a / max(1e-6, a.certainty * near_a + b.certainty * near_b)
     region = Region(
@@ -188,19 +191,18 @@ def _blend(a: Found, near_a: float, b: Found, near_b: float) -> Found:
         a.region.step,
     )
     logits = []
-    for one in (a, b):
+    for side in (a, b):
         logits.append(np.full(region.shape, -SURE, np.float32))
-        logits[-1][region.part(one.region)] = one.logit
+        logits[-1][region.part(side.region)] = side.logit
     logit = weight * logits[0] + (1 - weight) * logits[1]
     certainty = weight * a.certainty + (1 - weight) * b.certainty
     certainty *= iou(logits[0] > 0, logits[1] > 0)
-    return Found(a.frame, logit.astype(np.float16), region, certainty)
+    return TrackedMask(a.frame, logit.astype(np.float16), region, certainty)
 
 
 def _step(mask: Mask) -> int:
     """Return how many source pixels a working pixel takes for an object of this size."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    box = mask[bounding_box(mask)]
     step = -(-max(box.shape) // _OBJECT)
     if step > 1:  # what is long and thin must not vanish between coarse pixels
         step = min(step, int(distance_transform_edt(np.pad(box, 1)).max() / 2))

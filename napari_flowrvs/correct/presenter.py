@@ -15,7 +15,7 @@ from psygnal import Signal
 from flowrvs import editing
 from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.inference import segment
-from flowrvs.masks.combine import Rule
+from flowrvs.masks.compose import Rule
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.records import Segmenter
 from flowrvs.store import Project, Provenance

@@ -17,7 +17,7 @@ from flowrvs.inference.cluster.dispatch import Dispatcher, Reply
 from flowrvs.inference.cluster.link import Scheduler
 from flowrvs.inference.cluster.wire import masks_of, pack, pack_frames, unpack_floats, unpack_octets
 from flowrvs.inference.run import VideoJob, WindowCount, to_window_masks, windows_and_texts
-from flowrvs.masks.stitch import Stitcher
+from flowrvs.masks.logits import Stitcher
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.records import FrameBlock, Window, WindowMasks
 

@@ -30,8 +30,8 @@ from flowrvs.errors import (
 from flowrvs.inference.cluster.wire import Packer, pack, unpack, unpack_frames
 from flowrvs.inference.frames import WindowFrames
 from flowrvs.inference.model import WindowModel
-from flowrvs.masks.threshold import confidence as to_confidence
-from flowrvs.masks.threshold import threshold as to_mask
+from flowrvs.masks.logits import confidence as to_confidence
+from flowrvs.masks.logits import threshold as to_mask
 from flowrvs.progress import CancelToken
 from flowrvs.records import Segmenter, Window
 

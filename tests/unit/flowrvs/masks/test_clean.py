@@ -15,7 +15,7 @@ from flowrvs.masks.clean import (
     remove_specks,
     smooth,
 )
-from flowrvs.masks.combine import combine
+from flowrvs.masks.compose import combine
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from flowrvs.errors import Cancelled, StorageError, CheckpointError, MissingPathError
+from flowrvs.errors import Cancelled, CheckpointError, MissingPathError, StorageError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import Locator, fit_locator, foreground_pixels
 from flowrvs.models.presets import PRESETS, build_vae
@@ -159,6 +159,6 @@ def test_a_fit_stops_at_once_and_a_save_is_whole(
     assert len(seen) == 3
     path = tmp_path / "locator.safetensors"
     path.write_bytes(b"before")
-    with small_disk(1000), pytest.raises(OSError, match="too large"):
+    with small_disk(1000), pytest.raises(OSError, match="so large a file"):
         Locator().save(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"before"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowrvs.masks.evidence import alike, blurred, motion
+from flowrvs.masks.cues import blurred, likeness, motion_cue
 from flowrvs.masks.flow import Flows, block_mean
 from flowrvs.masks.propagate import propagate
 
@@ -15,7 +15,7 @@ def test_motion_tells_the_object_from_what_stays_behind():
     flow = np.zeros((96, 128, 2), np.float32)
     flow[DISTANCE > 0] = (0, 6)
     flow[46:50, 50:54] = 0  # carried along by mistake: it rests like the ground
-    says, slow = motion(flow, DISTANCE, np.ones((96, 128), bool))
+    says, slow = motion_cue(flow, DISTANCE, np.ones((96, 128), bool))
     assert says[48, 52] < -1 < 1 < says[48, 70]
     assert says[10, 10] < -1
     assert slow[48, 64] < 0.2
@@ -23,15 +23,15 @@ def test_motion_tells_the_object_from_what_stays_behind():
 
 def test_without_relative_motion_nothing_is_said():
     flow = np.full((96, 128, 2), 3, np.float32)
-    says, slow = motion(flow, DISTANCE, np.ones((96, 128), bool))
+    says, slow = motion_cue(flow, DISTANCE, np.ones((96, 128), bool))
     np.testing.assert_allclose(says, 0, atol=1e-3)
     np.testing.assert_allclose(slow, 1, atol=1e-3)
 
 
 def test_light_does_not_make_a_picture_another():
     picture = np.random.default_rng(0).normal(50, 20, (40, 40, 3)).astype(np.float32)
-    np.testing.assert_allclose(alike(picture + 9, picture, 9.0), 1, atol=1e-4)
-    assert np.median(alike(picture[::-1], picture, 9.0)) < 0.01
+    np.testing.assert_allclose(likeness(picture + 9, picture, 9.0), 1, atol=1e-4)
+    assert np.median(likeness(picture[::-1], picture, 9.0)) < 0.01
 
 
 def test_blurring_stays_within_the_band():

@@ -1,4 +1,4 @@
-"""Seams: joining the logits of windows that share frames, and how far these disagree."""
+"""From logits to masks and confidences, and windows that share frames joined into one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.masks.threshold import threshold as to_mask
+from flowrvs.masks.shape import iou
 from flowrvs.records import Window
 
-__all__ = ["Stitcher", "crossfade", "disagreement"]
+__all__ = ["Stitcher", "confidence", "crossfade", "threshold"]
 
 Floats = npt.NDArray[np.float32]
 
 
-def disagreement(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """Return 1 - IoU of what two windows, or two models, say of one frame; 0 if both are empty."""
-    a, b = np.asarray(one, dtype=bool), np.asarray(other, dtype=bool)
-    either = np.count_nonzero(a | b)
-    return 1 - np.count_nonzero(a & b) / either if either else 0.0
+def threshold(logits: npt.NDArray[np.floating], level: float = 0.0) -> npt.NDArray[np.bool_]:
+    """Return which pixels are foreground: those whose logit is above `level`.
+
+    A level of 0 is a probability of one half. NaN is background.
+    """
+    mask: npt.NDArray[np.bool_] = logits > level
+    return mask
+
+
+def confidence(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """Return ``round(255 * sigmoid(logit))``, uint8 of the same shape; NaN gives 0."""
+    # tanh does not overflow as exp does, whatever the logits.
+    share = 0.5 + 0.5 * np.tanh(0.5 * np.asarray(logits, dtype=np.float32))
+    return np.rint(255 * np.nan_to_num(share)).astype(np.uint8)
 
 
 def crossfade(
@@ -100,7 +109,7 @@ class Stitcher:
         final : ndarray of float32, shape (m, H, W)
             m may be 0.
         apart : ndarray of float32, shape (m,)
-            The largest `disagreement` of windows about each of them; NaN where one window
+            The largest 1 - IoU of what windows say of each of them; NaN where one window
             alone saw it.
         """
         window = self._windows[index]
@@ -113,7 +122,8 @@ class Stitcher:
             shared = len(self._before[0])
             both = min(stop, shared) - first
             old, known = (each[first : first + both] for each in self._before)
-            found = self._compare(old, logits[:both])
+            masks = (threshold(each, self._threshold) for each in (old, logits[:both]))
+            found = [1 - iou(*pair) for pair in zip(*masks, strict=True)]
             apart[:both] = np.fmax(np.fmax(apart[:both], known), found)
             blended = crossfade(old, logits[:both], first=first, shared=shared)
             logits = blended if both == len(logits) else np.concatenate([blended, logits[both:]])
@@ -132,10 +142,6 @@ class Stitcher:
         if index != self._index:
             self._begin(index)
         self._received += count
-
-    def _compare(self, one: Floats, other: Floats) -> list[float]:
-        a, b = to_mask(one, self._threshold), to_mask(other, self._threshold)
-        return [disagreement(*pair) for pair in zip(a, b, strict=True)]
 
     def _begin(self, index: int) -> None:
         follows = self._index is not None and self._index == index - 1

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flowrvs.inference import kept_frames, plan_windows
-from flowrvs.masks.stitch import Stitcher, crossfade, disagreement
-from flowrvs.masks.threshold import confidence, threshold
+from flowrvs.masks.logits import Stitcher, confidence, crossfade, threshold
+from flowrvs.masks.shape import iou
 
 
 def test_crossfade_goes_from_one_to_the_other() -> None:
@@ -74,12 +74,12 @@ def test_confidence_is_the_rounded_sigmoid() -> None:
     assert confidence(logits).dtype == np.uint8
 
 
-def test_disagreement() -> None:
+def test_iou() -> None:
     a, b = np.zeros((4, 4)), np.zeros((4, 4))
-    assert disagreement(a, b) == 0
+    assert iou(a, b) == 1
     a[:2] = 1
     b[1:3] = 1
-    assert disagreement(a, b) == pytest.approx(2 / 3)
+    assert iou(a, b) == pytest.approx(1 / 3)
 
 
 def test_windows_that_disagree_are_told_where_they_overlap() -> None:

@@ -2,9 +2,9 @@
 
 A mask is warped from frame to frame. In a band around its edge five things then decide anew:
 where the warped edge lies; the local colours inside and outside, and those of the key frames
-(:mod:`flowrvs.masks.colors`); what the key frame itself shows there, found along the composed
+; what the key frame itself shows there, found along the composed
 flow or, with a camera at rest, in place; and whether a pixel moves as the object does or as
-what is around it (:mod:`flowrvs.masks.evidence`). The key frame keeps errors from adding up:
+what is around it (:mod:`flowrvs.masks.cues`). The key frame keeps errors from adding up:
 the composed flow is matched with it anew on every frame.
 """
 
@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt
 
-from flowrvs.masks.colors import LocalColors
-from flowrvs.masks.evidence import alike, apart, blurred, motion
+from flowrvs.masks.cues import LocalColors, blurred, likeness, motion_cue, patch_distance
 from flowrvs.masks.flow import Flows, Region, block_mean, region_around, sample
+from flowrvs.masks.shape import iou, signed_distance
 
-__all__ = ["SURE", "Found", "Walk", "iou"]
+__all__ = ["SURE", "MaskTracker", "TrackedMask"]
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -53,8 +52,8 @@ _OWN = 0.4  # share of a pixel's own colour; the rest is that of the pixels arou
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A mask that a walk found.
+class TrackedMask:
+    """A mask that was carried to a frame.
 
     Attributes
     ----------
@@ -74,8 +73,8 @@ class Found:
     certainty: float
 
 
-class Walk:
-    """A mask on its way from a key frame.
+class MaskTracker:
+    """Carries a mask from a key frame on.
 
     Parameters
     ----------
@@ -120,7 +119,7 @@ class Walk:
             here = 3 * label[near.slices]
             self._colors.learn(lab[wide.part(near)], near, here, 3 - here)
 
-    def to(self, target: int) -> Generator[Found, None, None]:
+    def to(self, target: int) -> Generator[TrackedMask, None, None]:
         """Yield the masks of the frames up to `target`, until the object is lost."""
         way = 1 if target > self._key else -1
         for t in range(self._key + way, target + way, way):
@@ -129,7 +128,7 @@ class Walk:
                 return
             yield found
 
-    def _next(self, t: int, last: int) -> Found | None:
+    def _next(self, t: int, last: int) -> TrackedMask | None:
         was = self._region
         if not (self._mask[was.slices] > 0.5).any():
             return None
@@ -145,7 +144,7 @@ class Walk:
             return None
         lab = self._flows.lab(t, region)
         before = sample(self._flows.lab(last, region), rows - region.top, columns - region.left)
-        change = apart(before, lab)
+        change = patch_distance(before, lab)
         noise = float(np.median(change))
         # Flow is undefined in a flat area; there it is enough that the picture looks the same.
         miss = np.hypot(*np.moveaxis(flow + back, -1, 0))
@@ -158,10 +157,10 @@ class Walk:
         if last != self._key:
             trail = self._matched(lab, region, trail)
 
-        distance = _signed_distance(inside)
+        distance = signed_distance(inside, SURE * _EDGE)
         logit = np.clip(distance / _EDGE, -SURE, SURE)
         band = np.abs(distance) <= _BAND
-        moves, slow = motion(flow, distance, found)
+        moves, slow = motion_cue(flow, distance, found)
         weight, least = (
             each["fast"] + (each["slow"] - each["fast"]) * slow for each in (_WARPED, _LEAST)
         )
@@ -176,7 +175,7 @@ class Walk:
             return None
         # certainty shrinks by what was not found again and by what had to be changed
         self._certainty *= (kept * iou(mask, inside)) ** 0.25
-        distance = _signed_distance(mask)
+        distance = signed_distance(mask, SURE * _EDGE)
         self._colors.learn(
             lab, region, (distance > 1).astype(np.float32), (distance < -1).astype(np.float32)
         )
@@ -186,7 +185,7 @@ class Walk:
         self._trail[region.slices] = trail
         self._region = region
         self._area += 0.2 * (float(mask.sum()) - self._area)
-        return Found(t, logit.astype(np.float16), region, self._certainty)
+        return TrackedMask(t, logit.astype(np.float16), region, self._certainty)
 
     def _tolerance(self, noise: float) -> float:
         """Return by how much patches that show the same differ: not at all but for noise."""
@@ -211,7 +210,7 @@ class Walk:
         rows, columns = np.indices(region.shape, dtype=np.float32)
         rows, columns = rows + region.top + trail[..., 0], columns + region.left + trail[..., 1]
         label = sample(self._labels[self._key], rows, columns)
-        says: Floats = _FOUND_AGAIN * alike(picture, lab, tolerance) * (2 * label - 1)
+        says: Floats = _FOUND_AGAIN * likeness(picture, lab, tolerance) * (2 * label - 1)
         ground = trail[distance < -4]
         moved = float(np.median(np.hypot(ground[:, 0], ground[:, 1]))) if len(ground) else 0.0
         still = float(np.exp(-((moved / _STILL) ** 2)))
@@ -219,7 +218,7 @@ class Walk:
             most = np.zeros(region.shape, np.float32)
             here = np.zeros(region.shape, np.float32)
             for t, whole in self._labels.items():
-                like = alike(self._flows.lab(t, region), lab, tolerance)
+                like = likeness(self._flows.lab(t, region), lab, tolerance)
                 here = np.where(like > most, like * (2 * whole[region.slices] - 1), here)
                 most = np.maximum(most, like)
             says = says + _IN_PLACE * still * here
@@ -240,24 +239,8 @@ class Walk:
         rest = self._flows.match(2.55 * lab[..., 0], 2.55 * (picture - light)[..., 0])
         rows, columns = np.indices(region.shape, dtype=np.float32)
         new = rest + sample(trail, rows + rest[..., 0], columns + rest[..., 1])
-        better = apart(self._key_picture(region, new) - light, lab)
-        nearer = (better < _NEARER * apart(picture - light, lab)).astype(np.float32)
+        better = patch_distance(self._key_picture(region, new) - light, lab)
+        nearer = (better < _NEARER * patch_distance(picture - light, lab)).astype(np.float32)
         chosen = blurred(nearer, np.ones(region.shape, bool), 3.0) > 0.5
         matched: Floats = np.where(chosen[..., None], new, trail).astype(np.float32)
         return matched
-
-
-def iou(a: Mask, b: Mask) -> float:
-    """Return intersection over union; 1 for two empty masks."""
-    either = int((a | b).sum())
-    return float((a & b).sum() / either) if either else 1.0
-
-
-def _signed_distance(mask: Mask) -> Floats:
-    """Return distances to the edge, positive inside."""
-    if mask.all() or not mask.any():
-        return np.full(mask.shape, SURE * _EDGE if mask.any() else -SURE * _EDGE, np.float32)
-    inside, outside = distance_transform_edt(mask), distance_transform_edt(~mask)
-    # Edges lie between pixels: without the half, a mask would lose half a pixel a frame.
-    signed: Floats = np.where(mask, inside - 0.5, 0.5 - outside).astype(np.float32)
-    return signed
