@@ -39,7 +39,17 @@ __all__ = [
     "ProjectError",
     "StorageError",
     "VideoError",
+    "missing_extra",
 ]
+
+#: What a module that is not there is installed by, and what it is for.
+_EXTRAS = {
+    **dict.fromkeys(
+        ("accelerate", "diffusers", "huggingface_hub", "safetensors", "transformers", "torch"),
+        ("models", "Running a model here"),
+    ),
+    "distributed": ("cluster", "Computing on a cluster"),
+}
 
 
 class FlowRVSError(Exception):
@@ -68,6 +78,19 @@ class CheckpointError(InputError):
 
 class MissingExtraError(InputError, ImportError):
     """A part of flowrvs that this needs is not installed."""
+
+
+def missing_extra(error: ImportError) -> MissingExtraError | None:
+    """Return what to say of a module that an extra of flowrvs brings; None for others."""
+    module = (error.name or "").partition(".")[0]
+    if module not in _EXTRAS:
+        return None
+    extra, purpose = _EXTRAS[module]
+    other = ", or compute on a cluster with --scheduler" if extra == "models" else ""
+    return MissingExtraError(
+        f"{purpose} needs {module}, which is not installed: pip install "
+        f"'napari-flowrvs[{extra}]'{other}."
+    )
 
 
 class MissingPathError(FlowRVSError, FileNotFoundError):

@@ -35,6 +35,9 @@ for wanted in (
     "flowrvs/checkpoints/weights/tiny/model_index.json",
 ):
     assert wanted in names, f"{wanted} is missing from the wheel"
+needs = zipfile.ZipFile(sys.argv[1]).read(next(n for n in names if n.endswith("/METADATA"))).decode()
+heavy = [line for line in needs.splitlines() if line.startswith("Requires-Dist: torch")]
+assert heavy and all("extra ==" in line for line in heavy), "the plain wheel must not bring torch"
 stray = [name for name in names if not name.startswith(("flowrvs/", "napari_flowrvs"))]
 assert not stray, f"the wheel carries files of no package: {stray}"
 weights = sum(item.file_size for item in zipfile.ZipFile(sys.argv[1]).infolist()

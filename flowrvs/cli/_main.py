@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NoReturn
 
 from flowrvs import __version__
-from flowrvs.errors import Cancelled, FlowRVSError
+from flowrvs.errors import Cancelled, FlowRVSError, missing_extra
 
 __all__ = ["CANCELLED", "DONE", "FAULT", "INPUT", "VERBS", "build_parser", "main"]
 
@@ -152,6 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return fail(INPUT, f"The memory is too small ({error}); ask for less at once.")
     except Exception as error:
+        extra = missing_extra(error) if isinstance(error, ImportError) else None
+        if extra is not None:
+            return fail(INPUT, str(extra))
         what = f"internal error, {type(error).__name__}: {error}"
         hint = "" if args.verbose else " (-v shows where)"
         return fail(FAULT, what + hint)

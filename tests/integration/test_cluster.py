@@ -23,6 +23,7 @@ from flowrvs.records import WindowMasks
 from flowrvs.store import Project
 from tests.fixtures.cluster import LocalCluster, free_port
 from tests.fixtures.segmenters import WindowSegmenter
+from tests.fixtures.without import without_models
 
 pytest.importorskip("distributed")
 
@@ -145,6 +146,14 @@ def test_a_split_is_predicted_over_many_videos(
         for root in (here.out, tmp_path / "there")
     )
     assert len(mine) > 50 and mine == theirs
+
+
+def test_the_client_needs_no_torch(two: LocalCluster, clip: Path, tmp_path: Path) -> None:
+    line = ["segment", str(clip), "-p", "red", "--out", "p", "--model", "window"]
+    line += ["--scheduler", two.address, "--json"]
+    done = without_models(f"from flowrvs.cli import main; sys.exit(main({line!r}))", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"computed": 6' in done.stdout
 
 
 def test_the_bundled_model_gives_the_same_masks(

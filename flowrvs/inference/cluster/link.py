@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from flowrvs.errors import ClusterError, FlowRVSError, InputError, MissingExtraError
+from flowrvs.errors import ClusterError, FlowRVSError, InputError, missing_extra
 from flowrvs.inference.cluster.bridge import read_message, write_message
 
 __all__ = ["Link", "Scheduler"]
@@ -107,9 +107,9 @@ class Link:
 
     def __init__(self, scheduler: Scheduler) -> None:
         if importlib.util.find_spec("distributed") is None:
-            raise MissingExtraError(
-                "A cluster needs dask.distributed: pip install 'napari-flowrvs[cluster]'."
-            )
+            absent = missing_extra(ModuleNotFoundError(name="distributed"))
+            assert absent is not None
+            raise absent
         self._events: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._process = subprocess.Popen(

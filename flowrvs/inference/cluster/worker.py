@@ -26,6 +26,7 @@ from flowrvs.errors import (
     FlowRVSError,
     MissingPathError,
     VideoError,
+    missing_extra,
 )
 from flowrvs.inference.cluster.wire import Packer, pack, unpack, unpack_frames
 from flowrvs.inference.frames import WindowFrames
@@ -63,7 +64,7 @@ def answer(message: bytes) -> bytes:
         with _state.lock:
             return _answer(header, blobs)
     except ImportError as error:
-        return _unfit(f"{error}: install napari-flowrvs[models] there")
+        return _unfit(str(missing_extra(error) or error))
     except (CheckpointError, MissingPathError) as error:
         return _unfit(str(error))
     except MemoryError as error:
