@@ -18,7 +18,7 @@ import numpy.typing as npt
 from flowrvs.errors import FlowRVSError, VideoError
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES, FrameCache
 from flowrvs.video.levels import choose_levels
-from flowrvs.video.probe import MAX_PIXELS
+from flowrvs.video.probe import is_too_large
 
 __all__ = ["ArrayFrames", "axis_letters", "open_npy", "shortened"]
 
@@ -68,7 +68,7 @@ class ArrayFrames:
         self._axes = _checked_axes(tuple(array.shape), axes, where)
         sizes = dict(zip(self._axes, array.shape, strict=True))
         self._count, self.height, self.width = (int(sizes[a]) for a in "TYX")
-        if self.height * self.width > MAX_PIXELS or self._count > MAX_FRAMES:
+        if is_too_large(self.width, self.height) or self._count > MAX_FRAMES:
             raise VideoError(
                 f"{where} claims {self._count} frames of {self.width}x{self.height}, more than "
                 "can be read; give a part of it."

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +169,11 @@ def contact_sheet(
 def _pairs(
     frames: Iterable[npt.NDArray[np.uint8]], masks: Iterable[npt.NDArray[Any]]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]]:
-    nothing = object()
-    for n, (frame, mask) in enumerate(zip_longest(frames, masks, fillvalue=nothing)):
-        if frame is nothing or mask is nothing:
-            more = "masks" if frame is nothing else "frames"
+    for n, (frame, mask) in enumerate(zip_longest(frames, masks)):
+        if frame is None or mask is None:
+            more = "masks" if frame is None else "frames"
             raise VideoError(f"There are more {more}: {n} of the others; give one mask a frame.")
-        yield frame, mask  # type: ignore[misc]
+        yield frame, mask
 
 
 def write_overlay(
@@ -235,18 +234,15 @@ def _encode(part: Path, pictures: Iterator[npt.NDArray[np.uint8]], rate: Fractio
         raise VideoError("There are no frames to write; choose a range with frames in it.")
     name, options = next(e for e in ENCODERS if e[0] in av.codecs_available)
     height, width = first.shape[:2]
-    even = (width + width % 2, height + height % 2)
     with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream(name, rate=rate, options=dict(options))
-        stream.width, stream.height = even
+        stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.color_range = ColorRange.MPEG
         context.colorspace = Colorspace.ITU709
         context.color_primaries = context.color_trc = 1
-        picture: npt.NDArray[np.uint8] | None = first
-        n = 0
-        while picture is not None:
+        for n, picture in enumerate(chain([first], pictures)):
             if picture.shape != first.shape:
                 raise VideoError(f"Frame {n} is {picture.shape}, the first was {first.shape}.")
             padded = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -257,6 +253,4 @@ def _encode(part: Path, pictures: Iterator[npt.NDArray[np.uint8]], rate: Fractio
             )
             frame.pts, frame.time_base = n, 1 / rate
             container.mux(stream.encode(frame))
-            picture = next(pictures, None)
-            n += 1
         container.mux(stream.encode(None))

@@ -180,7 +180,10 @@ class VideoFile:
         formatter = getattr(self._local, "formatter", None)
         if formatter is None:
             formatter = self._local.formatter = VideoReformatter()
-        picture = formatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        try:
+            picture = formatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(f"Frame {n} of {self._name} has no colours ({error}).") from error
         return turn(cast("npt.NDArray[np.uint8]", picture), self._orientation)
 
     def _first_of_other_size(self, n: int) -> int:

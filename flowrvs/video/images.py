@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from flowrvs.errors import VideoError
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES, FrameCache
 from flowrvs.video.levels import Levels, choose_levels
-from flowrvs.video.probe import MAX_PIXELS
+from flowrvs.video.probe import is_too_large
 
 __all__ = ["ImageFiles", "read_image"]
 
@@ -30,7 +30,7 @@ SIDEWAYS = (5, 6, 7, 8)
 def _open(path: str | Path) -> Image.Image:
     Image.init()
     image = Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN])
-    if image.width * image.height > MAX_PIXELS:
+    if is_too_large(*image.size):
         image.close()
         raise Image.DecompressionBombError
     return image

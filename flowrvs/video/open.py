@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Protocol, TypeGuard
 
 import av
@@ -93,8 +93,7 @@ class Video:
     @property
     def damaged_frames(self) -> frozenset[int]:
         """Frames found damaged so far."""
-        known = isinstance(self._source, VideoFile)
-        return self._source.damaged_frames if known else frozenset()  # type: ignore[union-attr]
+        return getattr(self._source, "damaged_frames", frozenset())
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Read consecutive frames, exactly; the fastest way when called in order.
@@ -134,22 +133,13 @@ class Video:
     def __enter__(self) -> Video:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._recipe is None:
             raise TypeError("A Video over an array in memory cannot be pickled.")
-        return _reopen, (self._recipe,)
-
-
-def _reopen(recipe: dict[str, Any]) -> Video:
-    return open_video(**recipe)
+        return partial(open_video, **self._recipe), ()
 
 
 class _Lazy:
@@ -168,23 +158,15 @@ class _Lazy:
         if isinstance(time, (int, np.integer)):
             n = int(time) % len(self._video) if time < 0 else int(time)
             return self._video.read(n, n + 1)[0][rest]
-        if isinstance(time, slice):
-            wanted = list(range(*time.indices(len(self._video))))
-        else:
-            wanted = np.arange(len(self._video))[np.asarray(time)].tolist()
+        wanted = np.arange(len(self._video))[time if isinstance(time, slice) else np.asarray(time)]
         frames = np.empty((len(wanted), *self.shape[1:]), np.uint8)
-        for first, stop in _runs(wanted):
-            frames[first:stop] = self._video.read(wanted[first], wanted[first] + stop - first)
+        at = 0
+        # Consecutive frames are read together.
+        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1):
+            if len(run):
+                frames[at : at + len(run)] = self._video.read(run[0], run[-1] + 1)
+                at += len(run)
         return frames[(slice(None), *rest)]
-
-
-def _runs(wanted: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the bounds, within the list, of runs of consecutive frame indices."""
-    first = 0
-    for n in range(1, len(wanted) + 1):
-        if n == len(wanted) or wanted[n] != wanted[n - 1] + 1:
-            yield first, n
-            first = n
 
 
 def open_video(
@@ -239,25 +221,21 @@ def open_video(
         raise VideoError(f"damaged={damaged!r} is not known; use 'raise' or 'repeat'.")
     if chunk < 1:
         raise VideoError(f"chunk={chunk} must be at least 1 frame.")
-    options: dict[str, Any] = {
-        "chunk": chunk,
-        "limits": limits,
-        "damaged": damaged,
-        "cache_bytes": cache_bytes,
-    }
+    reading = dict(limits=limits, cache_bytes=cache_bytes)
+    recipe: dict[str, Any] | None = dict(chunk=chunk, damaged=damaged, **reading)
     if isinstance(source, (list, tuple)) and source and all(map(_is_path, source)):
         paths = [Path(os.path.abspath(os.fspath(p))) for p in source]
         for path in paths:
             if kind_of(path) not in ("image", "tiff"):
                 raise VideoError(f"{path} is no image; a list must name one image a frame.")
-        opened = _open_images(paths, str(paths[0].parent), options)
-        recipe = {"source": [str(p) for p in paths], **options}
+        opened = _open_images(paths, paths[0].parent, reading)
+        recipe |= {"source": [str(p) for p in paths]}
     elif _is_path(source):
         path = Path(os.path.abspath(os.path.expanduser(os.fspath(source))))
-        opened = _open_path(path, options)
-        recipe = {"source": str(path), **options}
+        opened = _open_path(path, reading, damaged)
+        recipe |= {"source": str(path)}
     else:
-        opened, recipe = _open_array(source, options), None
+        opened, recipe = _open_array(source, reading), None
     return Video(*opened, chunk, recipe)
 
 
@@ -265,33 +243,23 @@ def _is_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(source, (str, os.PathLike))
 
 
-def _open_array(source: Any, options: dict[str, Any]) -> tuple[_Source, VideoInfo]:
+def _open_array(source: Any, reading: dict[str, Any]) -> tuple[_Source, VideoInfo]:
     if not all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")):
         raise VideoError(f"A {type(source).__name__} is no video; give a path or an array.")
     chunks = getattr(source, "chunks", None) or ((1,),)
     first = chunks[0] if isinstance(chunks[0], int) else chunks[0][0]
     uniform = isinstance(chunks[0], int) or len(set(chunks[0][:-1])) <= 1
-    frames = ArrayFrames(
-        source,
-        limits=options["limits"],
-        block=int(first) if uniform else 1,
-        cache_bytes=options["cache_bytes"],
-    )
+    frames = ArrayFrames(source, block=int(first) if uniform else 1, **reading)
     return frames, VideoInfo(None, "array", len(frames), frames.height, frames.width)
 
 
 def _open_images(
-    paths: list[Path], where: str, options: dict[str, Any]
+    paths: list[Path], where: Path, reading: dict[str, Any]
 ) -> tuple[_Source, VideoInfo]:
-    images = ImageFiles(
-        paths,
-        alone=where == str(paths[0]),
-        limits=options["limits"],
-        cache_bytes=options["cache_bytes"],
-    )
+    images = ImageFiles(paths, alone=where == paths[0], **reading)
     single = len(images) != len(paths)
     info = VideoInfo(
-        where,
+        str(where),
         "video" if single else "images",
         len(images),
         images.height,
@@ -303,17 +271,14 @@ def _open_images(
     return images, info
 
 
-def _open_path(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]:
+def _open_path(path: Path, reading: dict[str, Any], damaged: str) -> tuple[_Source, VideoInfo]:
     kind = kind_of(path)
-    if kind == "image":
-        return _open_images([path], str(path), options)
-    if kind == "images":
-        return _open_images(list_images(path), str(path), options)
+    if kind in ("image", "images"):
+        paths = [path] if kind == "image" else list_images(path)
+        return _open_images(paths, path, reading)
     if kind == "video":
-        return _open_file(path, options)
-    reading = {"limits": options["limits"], "cache_bytes": options["cache_bytes"]}
+        return _open_file(path, damaged, reading["cache_bytes"])
     frames: ArrayFrames | ImageFiles
-    mark = None
     if kind == "tiff":
         from flowrvs.video.tiff import open_tiff
 
@@ -322,10 +287,9 @@ def _open_path(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]
         from flowrvs.video.zarr_store import open_zarr
 
         frames = open_zarr(path, **reading)
-        mark = _zarr_fingerprint(frames)
     else:
         kind, frames = "array", open_npy(path, **reading)
-    mark = mark or fingerprint([path])
+    mark = _zarr_fingerprint(frames) if kind == "zarr" else fingerprint([path])
     info = VideoInfo(str(path), kind, len(frames), frames.height, frames.width, fingerprint=mark)
     return frames, info
 
@@ -341,46 +305,30 @@ def _zarr_fingerprint(frames: _Source) -> str:
     return fingerprint([], data)
 
 
-def _open_file(path: Path, options: dict[str, Any]) -> tuple[_Source, VideoInfo]:
+def _open_file(path: Path, damaged: str, cache_bytes: int) -> tuple[_Source, VideoInfo]:
+    repair = "get a complete copy, or repair it with 'ffmpeg -i IN -c copy OUT'"
     try:
         missing = incomplete(path)
-        if missing and ("moov" in missing or options["damaged"] == "raise"):
-            raise VideoError(
-                f"{path} was cut off: {missing}; get a complete copy, or repair it with "
-                f"'ffmpeg -i IN -c copy OUT'{'' if 'moov' in missing else f', or {GO_ON}'}."
-            )
-        file = VideoFile(
-            str(path),
-            damaged=options["damaged"],
-            cut=bool(missing),
-            cache_bytes=options["cache_bytes"],
-        )
+        if "moov" in missing:
+            raise VideoError(f"{path} was cut off: {missing}; {repair}.")
+        if missing and damaged == "raise":
+            raise VideoError(f"{path} was cut off: {missing}; {repair}, or {GO_ON}.")
+        file = VideoFile(str(path), damaged=damaged, cut=bool(missing), cache_bytes=cache_bytes)
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
         raise VideoError(
             f"{path} cannot be read as a video ({reason}); it is damaged or of another kind."
         ) from error
-    try:
-        if file.index.cut and options["damaged"] == "raise":
-            raise VideoError(
-                f"{path} breaks off after frame {len(file) - 1} ({file.index.cut}); get a "
-                f"complete copy, repair it with 'ffmpeg -i IN -c copy OUT', or {GO_ON}."
-            )
-        times = file.index.times
-        rate = file.index.rate
-        if len(times) > 1:
-            mean = (len(times) - 1) / float(times[-1] - times[0])
-            rate = rate if rate and abs(rate - mean) < 0.01 * mean else mean
-        info = VideoInfo(
-            str(path),
-            "video",
-            len(file),
-            file.height,
-            file.width,
-            rate=rate,
-            fingerprint=fingerprint([path]),
-        )
-    except BaseException:
+    index = file.index
+    if index.cut and damaged == "raise":
         file.close()
-        raise
-    return file, info
+        last = len(file) - 1
+        raise VideoError(
+            f"{path} breaks off after frame {last} ({index.cut}); {repair}, or {GO_ON}."
+        )
+    rate = index.rate
+    if len(index.times) > 1:
+        mean = (len(index.times) - 1) / float(index.times[-1] - index.times[0])
+        rate = rate if rate and abs(rate - mean) < 0.01 * mean else mean
+    size = (len(file), file.height, file.width)
+    return file, VideoInfo(str(path), "video", *size, rate=rate, fingerprint=fingerprint([path]))

@@ -16,6 +16,7 @@ __all__ = [
     "MAX_PIXELS",
     "fingerprint",
     "incomplete",
+    "is_too_large",
     "kind_of",
     "list_images",
     "natural_key",
@@ -25,13 +26,19 @@ IMAGE_SUFFIXES = frozenset(
     f".{name}"
     for name in "jpg jpeg jpe jfif png bmp tif tiff webp ppm pgm pbm pnm jp2 tga gif avif".split()
 )
-# Pixels of a frame, at most (8192 x 8192): a file of a few bytes may claim any size.
+# Pixels of a frame (8192 x 8192) and of its side, at most: a file of a few bytes may claim any.
 MAX_PIXELS = 2**26
+MAX_SIDE = 2**15
 ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHOLE_FILE = 32 * 2**20
 SAMPLES = 32
 SAMPLE_BYTES = 2**20
+
+
+def is_too_large(width: int, height: int) -> bool:
+    """Tell whether frames of this size are refused."""
+    return width * height > MAX_PIXELS or max(width, height) > MAX_SIDE
 
 
 def kind_of(path: Path) -> str:

@@ -22,10 +22,13 @@ import zarr
 from flowrvs.errors import VideoError
 from flowrvs.video.arrays import ArrayFrames, shortened
 from flowrvs.video.images import ImageFiles
-from flowrvs.video.probe import MAX_PIXELS
+from flowrvs.video.probe import is_too_large
+from flowrvs.video.zarr_store import unpacked_size
 
 __all__ = ["open_tiff"]
 
+# Compressions that tifffile unpacks without a limit.
+CODECS = {8: "zlib", 32946: "zlib", 34925: "lzma", 50000: "zstd", 34926: "zstd"}
 # Planes that the metadata may speak of: tifffile makes lists as long as the text says.
 MAX_PLANES = 10**7
 
@@ -62,7 +65,7 @@ def open_tiff(path: Path, **options: Any) -> ArrayFrames | ImageFiles:
         if not file.pages:
             raise VideoError(f"{path} holds no pages; it is damaged or empty.")
         first = file.pages[0]
-        _check_size(first.shape, path)
+        _check_page(first, path)
         _check_companions(file, path)
         photometric = str(getattr(first.photometric, "name", ""))
         # Grey with alpha (two samples) and the rest is what PIL knows.
@@ -87,10 +90,12 @@ def _array(file: tifffile.TiffFile, path: Path) -> tuple[Any, str]:
     """Return the array of frames, read on request, and its axes."""
     series = file.series
     if len(series) == 1 or file.is_ome:
-        _check_size(series[0].keyframe.shape, path)
+        _check_page(series[0].keyframe, path)
         array, axes = zarr.open(series[0].aszarr(level=0), mode="r"), _axes(series[0].axes)
         return (array, axes) if "T" in axes else (np.asarray(array)[None], f"T{axes}")
     pages = [page for page in file.pages if not page.is_reduced] or list(file.pages)
+    for page in pages:
+        _check_page(page, path)
     alike = Counter((page.shape, page.dtype) for page in pages).most_common(1)[0][0]
     for n, page in enumerate(pages):
         if (page.shape, page.dtype) != alike:
@@ -119,9 +124,22 @@ def _has_codec(array: Any) -> bool:
     return True
 
 
-def _check_size(shape: tuple[int, ...], path: Path) -> None:
-    if math.prod(shape) > 4 * MAX_PIXELS:
+def _check_page(page: Any, path: Path) -> None:
+    """Refuse a page that is too large, and make reading it refuse strips that are."""
+    samples = math.prod(page.chunks)
+    if is_too_large(page.imagewidth, page.imagelength * page.imagedepth) or samples > 2**28:
         raise VideoError(f"{path} has more pixels than can be read; make it smaller.")
+    if page.samplesperpixel > 4:
+        raise VideoError(f"{path} has {page.samplesperpixel} samples a pixel; give 1, 3 or 4.")
+    codec = CODECS.get(int(page.compression))
+    decode, limit = page.decode, 2 * samples * getattr(page.dtype, "itemsize", 8) + 2**16
+
+    def decode_bounded(data: bytes | None, *arguments: Any, **options: Any) -> Any:
+        if codec and data and unpacked_size(codec, data, limit) > limit:
+            raise VideoError(f"{path} unpacks to more than its pages allow; get another copy.")
+        return decode(data, *arguments, **options)
+
+    page.__dict__["decode"] = decode_bounded
 
 
 def _check_companions(file: tifffile.TiffFile, path: Path) -> None:

@@ -23,7 +23,7 @@ from zarr.storage import LocalStore
 from flowrvs.errors import VideoError
 from flowrvs.video.arrays import ArrayFrames, axis_letters, shortened
 
-__all__ = ["open_zarr"]
+__all__ = ["open_zarr", "unpacked_size"]
 
 CODECS = frozenset(
     "bytes transpose gzip zlib bz2 lzma zstd lz4 blosc crc32 crc32c adler32 fletcher32 delta "
@@ -33,6 +33,8 @@ METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 MAX_METADATA = 16 * 2**20
 # Unpacked bytes of a chunk, or of a shard of chunks.
 MAX_CHUNK = 2**29
+# Chunks of a frame.
+MAX_PIECES = 2**16
 STREAMS: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(47),
     "zlib": lambda: zlib.decompressobj(47),
@@ -64,12 +66,12 @@ class _Store(LocalStore):
         data = await super().get(key, prototype, byte_range)
         if data is not None and not metadata:
             for codec in self.codecs:
-                if _unpacked(codec, data.to_bytes(), 2 * self.limit) > 2 * self.limit:
+                if unpacked_size(codec, data.to_bytes(), 2 * self.limit) > 2 * self.limit:
                     raise VideoError(f"{path} unpacks to more than its array allows; get a copy.")
         return data
 
 
-def _unpacked(codec: str, data: bytes, limit: int) -> int:
+def unpacked_size(codec: str, data: bytes, limit: int) -> int:
     """Return how many bytes a packed chunk gives, as far as can be told; a little over `limit`."""
     if codec in STATED:
         at = STATED[codec]
@@ -122,8 +124,8 @@ def open_zarr(path: Path, **options: Any) -> ArrayFrames:
         if axes is None:
             named = getattr(node.metadata, "dimension_names", None)
             axes = axis_letters(named or node.attrs.get("_ARRAY_DIMENSIONS"))
-        _check_array(node, path)
         time = (axes or "T").find("T")
+        _check_array(node, time, path)
         block = int(node.chunks[time]) if time >= 0 else 1
     except VideoError:
         raise
@@ -135,7 +137,7 @@ def open_zarr(path: Path, **options: Any) -> ArrayFrames:
     return ArrayFrames(node, axes, where=str(path), block=block, **options)
 
 
-def _check_array(array: zarr.Array[Any], path: Path) -> None:
+def _check_array(array: zarr.Array[Any], time: int, path: Path) -> None:
     metadata = array.metadata.to_dict()
     codecs = frozenset(_codec_names([metadata.get(k) for k in ("codecs", "filters", "compressor")]))
     if not codecs <= CODECS:
@@ -144,6 +146,9 @@ def _check_array(array: zarr.Array[Any], path: Path) -> None:
     chunk = math.prod(getattr(array, "shards", None) or array.chunks) * array.dtype.itemsize
     if chunk > MAX_CHUNK:
         raise VideoError(f"{path} has chunks of {chunk} bytes; save it with smaller ones.")
+    grid = [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
+    if math.prod(count for axis, count in enumerate(grid) if axis != time) > MAX_PIECES:
+        raise VideoError(f"{path} has frames of too many chunks; save it with larger ones.")
     store = array.store
     if isinstance(store, _Store):
         store.codecs, store.limit = codecs - {"bytes"}, max(chunk, 2**16)

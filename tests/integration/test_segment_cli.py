@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -88,6 +90,42 @@ def test_json_overlay_range_and_options(
     assert json.loads(capsys.readouterr().out) == {**first, "computed": 0}
     assert main([*arguments, "--again", "--confidence", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == first
+
+
+def test_going_on_past_damage(
+    loaded: list, shapes_mp4: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with av.open(str(shapes_mp4)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][5]
+    data = bytearray(shapes_mp4.read_bytes())
+    begin, end = packet.pos + packet.size // 8, packet.pos + packet.size
+    data[begin:end] = bytes(end - begin)
+    Path("bad.mp4").write_bytes(data)
+    assert main(["segment", "bad.mp4", "-p", "red"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "is damaged" in said and "--damaged repeat" in said
+    assert main(["segment", "bad.mp4", "-p", "red", "--damaged", "repeat"]) == 0
+    said = capsys.readouterr()
+    assert "are damaged; the last good ones stood in" in said.out and "Warning" not in said.err
+    assert (
+        main(["segment", "bad.mp4", "-p", "red", "--damaged", "repeat", "--again", "--json"]) == 0
+    )
+    damaged = json.loads(capsys.readouterr().out)["damaged_frames"]
+    with flowrvs.open_video("bad.mp4") as video:
+        for n in range(12):
+            with pytest.raises(ValueError) if n in damaged else contextlib.nullcontext():
+                video.read(n, n + 1)
+    assert damaged
+
+
+@pytest.mark.parametrize("name", ["a.flowrvs.mp4", "a.mp4"])
+def test_the_project_of_a_video_is_named_after_all_of_its_stem(
+    loaded: list, shapes_mp4: Path, name: str
+) -> None:
+    """Else a.mp4 and a.flowrvs.mp4 would share one."""
+    shutil.copy(shapes_mp4, name)
+    assert main(["segment", name, "-p", "red"]) == 0
+    assert Path(f"{name.removesuffix('.mp4')}.flowrvs").is_dir()
 
 
 def test_a_relative_path_is_found_from_elsewhere(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import struct
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import zlib
 from pathlib import Path
 
+import av
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
@@ -151,6 +154,38 @@ def test_tiffs_that_claim_any_size(tmp_path):
     refused(tmp_path / "t.tif", "more pixels than can be read")
 
 
+@pytest.mark.parametrize(("tag", "count"), [("SamplesPerPixel", 60_000), ("ImageLength", 40_000)])
+def test_tiffs_with_odd_shapes(tmp_path, tag, count):
+    path = tmp_path / "t.tif"
+    tifffile.imwrite(path, np.zeros((64, 96), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags[tag].offset
+    data = bytearray(path.read_bytes())
+    data[at + 2 : at + 12] = struct.pack("<HII", 4, 1, count)
+    path.write_bytes(data)
+    refused(path, "more pixels than can be read|samples a pixel")
+
+
+@pytest.mark.parametrize("codec", ["zlib", "lzma"])
+@pytest.mark.parametrize("pages", [1, 3])
+def test_tiff_strips_that_unpack_to_gigabytes(tmp_path, codec, pages):
+    path = tmp_path / "t.tif"
+    noise = np.random.default_rng(3).integers(0, 256, (64, 96), np.uint8)
+    for _ in range(pages):
+        tifffile.imwrite(path, noise, compression=codec, photometric="minisblack", append=True)
+    bomb = packed_zeros("zlib" if codec == "zlib" else "lzma", 3 * 10**8)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[-1]
+        tags = [page.tags[name] for name in ("StripOffsets", "StripByteCounts")]
+    data = bytearray(path.read_bytes())
+    for tag, value in zip(tags, (len(data), len(bomb)), strict=True):
+        data[tag.offset + 2 : tag.offset + 12] = struct.pack("<HII", 4, 1, value)
+    path.write_bytes(data + bomb)
+    line, grown = measured(path)
+    assert "cannot be read" in line or "pages allow" in line, line
+    assert grown < 150
+
+
 def test_videos_that_claim_any_size(tmp_path):
     path = write_clip(tmp_path / "v.y4m", "rawvideo", count=1, format="yuv4mpegpipe")
     data = path.read_bytes()
@@ -261,27 +296,53 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-@pytest.mark.parametrize("codec", ["gzip", "zstd", "blosc", "lzma"])
-def test_zarr_chunks_that_unpack_to_gigabytes(tmp_path, codec):
-    import numcodecs
-
-    packer = numcodecs.get_codec({"id": codec})
-    path = store(tmp_path / "v.zarr", zarr_format=2, compressors=packer)
-    size = 10**9
-    if codec == "gzip":
-        packed = zlib.compressobj(9, wbits=31)
-        data = b"".join(packed.compress(bytes(10**7)) for _ in range(size // 10**7))
-        data += packed.flush()
-    elif codec == "lzma":
-        import lzma
-
-        stream = lzma.LZMACompressor(preset=0)
-        data = b"".join(stream.compress(bytes(10**7)) for _ in range(20)) + stream.flush()
-    else:
-        data = packer.encode(np.zeros(size, np.uint8))
-    chunk_of(path, 1).write_bytes(data)
+def measured(path) -> tuple[str, int]:
+    """Return what reading it in a process of its own says, and by how many MiB that grows."""
     done = subprocess.run(
         [sys.executable, "-c", BOMB, str(path)], capture_output=True, text=True, check=True
     )
     line, grown = done.stdout.strip().split("\n")
-    assert "array allows" in line and int(grown) < 150, done.stdout
+    return line, int(grown)
+
+
+def packed_zeros(codec: str, size: int) -> bytes:
+    if codec == "lzma":
+        stream = lzma.LZMACompressor(preset=0)
+    else:
+        stream = zlib.compressobj(9, wbits=31 if codec == "gzip" else 15)
+    return b"".join(stream.compress(bytes(10**7)) for _ in range(size // 10**7)) + stream.flush()
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "blosc", "lzma"])
+def test_zarr_chunks_that_unpack_to_gigabytes(tmp_path, codec):
+    packer = numcodecs.get_codec({"id": codec})
+    path = store(tmp_path / "v.zarr", zarr_format=2, compressors=packer)
+    if codec in ("gzip", "lzma"):
+        data = packed_zeros(codec, 2 * 10**8 if codec == "lzma" else 10**9)
+    else:
+        data = packer.encode(np.zeros(10**9, np.uint8))
+    chunk_of(path, 1).write_bytes(data)
+    line, grown = measured(path)
+    assert "array allows" in line and grown < 150
+
+
+def test_zarr_frames_of_very_many_chunks(tmp_path):
+    path = store(tmp_path / "v.zarr")
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1, 1, 1, 3]}}
+    metadata(path, shape=[4, 1000, 1000, 3], chunk_grid=grid)
+    refused(path, "too many chunks")
+    metadata(path, shape=[4, 10**6, 48, 3])
+    refused(path)
+
+
+def test_colours_that_cannot_be_converted_are_an_error_of_ours(tmp_path, monkeypatch):
+    """A damaged ProRes header made FFmpeg refuse to convert what it had decoded."""
+    with open_video(write_clip(tmp_path / "v.mp4", count=2)) as video:
+
+        class Refusing:
+            def reformat(self, *_, **__):
+                raise av.error.OSError(95, "Operation not supported")
+
+        video._source._local.formatter = Refusing()
+        with pytest.raises(VideoError, match="Frame 1 of v.mp4 has no colours"):
+            video.read(1, 2)
