@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,6 +14,8 @@ from flowrvs.errors import DatasetError
 
 __all__ = ["RLE", "area", "box", "decode", "encode", "merge", "overlaps"]
 
+# As for frames, see flowrvs.video.probe: a file of a few bytes may claim any size.
+MAX_PIXELS = 2**26
 _DAMAGED = "The RLE's runs do not fill {}x{} pixels; it is damaged."
 
 
@@ -143,7 +146,7 @@ def _checked(rle: Mapping[str, Any]) -> dict[str, Any]:
 def _parsed(rle: Mapping[str, Any]) -> tuple[list[int], bytes | None, npt.NDArray[np.int64]]:
     """Return the size, the compressed counts where there are any, and the runs."""
     try:
-        height, width = (int(n) for n in rle["size"])
+        height, width = map(_whole, rle["size"])
         counts = rle["counts"]
     except (KeyError, TypeError, ValueError):
         raise DatasetError(
@@ -151,8 +154,13 @@ def _parsed(rle: Mapping[str, Any]) -> tuple[list[int], bytes | None, npt.NDArra
         ) from None
     if height <= 0 or width <= 0:
         raise DatasetError(f"An RLE of size [{height}, {width}] has no pixels.")
+    if height * width > MAX_PIXELS:
+        raise DatasetError(f"An RLE of size [{height}, {width}] is larger than any frame.")
     if isinstance(counts, (list, tuple)):
-        plain = [int(n) for n in counts]
+        try:
+            plain = list(map(_whole, counts))
+        except (TypeError, ValueError):
+            plain = []
         if any(n < 0 for n in plain) or sum(plain) != height * width:
             raise DatasetError(_DAMAGED.format(height, width))
         return [height, width], None, np.asarray(plain, dtype=np.int64)
@@ -165,6 +173,11 @@ def _parsed(rle: Mapping[str, Any]) -> tuple[list[int], bytes | None, npt.NDArra
     if lengths is None or lengths.sum() != height * width:
         raise DatasetError(_DAMAGED.format(height, width))
     return [height, width], counts, lengths
+
+
+def _whole(number: Any) -> int:
+    """Return a whole number as int; JSON may hold 480.0 for it, or Infinity, null and text."""
+    return int(number) if isinstance(number, float) and number.is_integer() else index(number)
 
 
 def _lengths(counts: bytes) -> npt.NDArray[np.int64] | None:

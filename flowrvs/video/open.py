@@ -222,21 +222,22 @@ def open_video(
     if chunk < 1:
         raise VideoError(f"chunk={chunk} must be at least 1 frame.")
     reading = dict(limits=limits, cache_bytes=cache_bytes)
-    recipe: dict[str, Any] | None = dict(chunk=chunk, damaged=damaged, **reading)
+    recipe = dict(chunk=chunk, damaged=damaged, **reading)
+    again: Any = None
     if isinstance(source, (list, tuple)) and source and all(map(_is_path, source)):
         paths = [Path(os.path.abspath(os.fspath(p))) for p in source]
         for path in paths:
             if kind_of(path) not in ("image", "tiff"):
                 raise VideoError(f"{path} is no image; a list must name one image a frame.")
         opened = _open_images(paths, paths[0].parent, reading)
-        recipe |= {"source": [str(p) for p in paths]}
+        again = [str(p) for p in paths]
     elif _is_path(source):
         path = Path(os.path.abspath(os.path.expanduser(os.fspath(source))))
         opened = _open_path(path, reading, damaged)
-        recipe |= {"source": str(path)}
+        again = str(path)
     else:
-        opened, recipe = _open_array(source, reading), None
-    return Video(*opened, chunk, recipe)
+        opened = _open_array(source, reading)
+    return Video(*opened, chunk, None if again is None else {"source": again, **recipe})
 
 
 def _is_path(source: Any) -> TypeGuard[str | os.PathLike[str]]:

@@ -61,11 +61,48 @@ def test_damaged_counts_are_refused_or_fill_the_size(counts):
         {"size": [4, 4], "counts": [-16, 32]},
         {"size": [4, 4], "counts": "é"},
         {"size": [4, 4], "counts": 16},
+        {"size": [4, 4], "counts": None},
+        {"size": [4, 4], "counts": [float("inf")]},
+        {"size": [4, 4], "counts": [float("nan")]},
+        {"size": [4, 4], "counts": [None, 16]},
+        {"size": [4, 4], "counts": ["16"]},
+        {"size": [4, 4], "counts": [16.5]},
+        {"size": [4, 4], "counts": [10**30, 16 - 10**30]},
+        {"size": [4, 4], "counts": [[16]]},
+        {"size": [4, float("inf")], "counts": [16]},
+        {"size": [4, float("nan")], "counts": [16]},
+        {"size": [None, 4], "counts": [16]},
+        {"size": "44", "counts": [16]},
+        {"size": ["4", "4"], "counts": [16]},
+        {"size": None, "counts": [16]},
+        {"size": [10**30, 1], "counts": [10**30]},
+        # A run list of a few bytes that would take 10 GB.
+        {"size": [10**5, 10**5], "counts": [10**10]},
+        {"size": [46341, 46341], "counts": "0"},
+        None,
+        [],
+        "abc",
+        7,
     ],
 )
 def test_malformed_rle_is_refused(bad):
-    with pytest.raises(DatasetError):
-        rle.decode(bad)
+    for read in (rle.decode, rle.area, rle.box, rle.runs, lambda r: rle.merge([r])):
+        with pytest.raises(DatasetError) as caught:
+            read(bad)
+        assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    mask = rle.decode({"size": [2.0, 3], "counts": [1.0, 2, 3]})
+    assert mask.T.ravel().tolist() == [False, True, True, False, False, False]
+
+
+def test_the_largest_frame_is_still_a_mask():
+    plain = {"size": [8192, 8192], "counts": [8192 * 8192 - 1, 1]}
+    assert rle.area(plain) == 1 and rle.box(plain) == [8191.0, 8191.0, 1.0, 1.0]
+    plain["size"] = [8192, 8193]
+    with pytest.raises(DatasetError, match="larger than any frame"):
+        rle.area(plain)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3, 4), (0, 3)])
