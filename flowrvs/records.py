@@ -178,6 +178,11 @@ class SegmentRequest:
         Logits (-1 to 1) above it are foreground.
     keep_confidence : bool
         Whether every pixel's confidence is wanted beside the masks.
+    every : int
+        Ask about every n-th frame from `start` on; the model sees those alone.
+    cuts : tuple of int or "find"
+        First native frames of new shots, which no window straddles; "find" looks for them
+        (`flowrvs.video.cuts.find_cuts`).
 
     Raises
     ------
@@ -198,18 +203,24 @@ class SegmentRequest:
     overlap: int | None = None
     threshold: float = 0.0
     keep_confidence: bool = False
+    every: int = 1
+    cuts: tuple[int, ...] | Literal["find"] = ()
 
     def __post_init__(self) -> None:
         texts = (self.texts,) if isinstance(self.texts, str) else tuple(self.texts)
         if not texts:
             raise InputError("There is no sentence; describe what to find.")
         self._set("texts", tuple(clean_sentence(text) for text in texts))
-        for name in ("start", "stop", "steps", "window", "overlap"):
+        for name in ("start", "stop", "steps", "window", "overlap", "every"):
             value = getattr(self, name)
             if value is not None and value != "whole":
                 self._set(name, _whole_number(name, value))
         if not 1 <= self.steps <= 1000:
             raise InputError(f"{self.steps} steps are impossible; use 1 to 1000.")
+        if self.every < 1:
+            raise InputError(f"Every {self.every} frames is impossible; use 1 or more.")
+        if self.cuts != "find":
+            self._set("cuts", tuple(sorted({_whole_number("cuts", cut) for cut in self.cuts})))
         if self.window == "whole" and self.overlap:
             raise InputError("One window has no overlap; give a window of some frames with it.")
         if isinstance(self.window, int):
@@ -240,7 +251,7 @@ class SegmentRequest:
         InputError
             They are none, or not all in the video.
         """
-        return frame_range(frame_count, self.start, self.stop)
+        return frame_range(frame_count, self.start, self.stop)[:: self.every]
 
 
 def _whole_number(name: str, value: Any) -> int:
@@ -292,6 +303,8 @@ class WindowMasks:
     disagreement : ndarray of float32, shape (T,), or None
         Where windows overlap, 1 - IoU of what they said of the frame (the largest, of more
         than two); NaN where one window alone saw it.
+    step : int
+        Native frames from one of `masks` to the next.
     """
 
     expression: int
@@ -301,11 +314,17 @@ class WindowMasks:
     confidence: npt.NDArray[np.uint8] | None = None
     complete: bool = True
     disagreement: npt.NDArray[np.float32] | None = None
+    step: int = 1
+
+    @property
+    def frames(self) -> range:
+        """Native frame of each of `masks`."""
+        return range(self.start, self.start + self.step * len(self.masks), self.step)
 
     @property
     def stop(self) -> int:
         """One past the last frame of `masks`."""
-        return self.start + len(self.masks)
+        return self.start + self.step * (len(self.masks) - 1) + 1
 
 
 class FrameBlock(Protocol):

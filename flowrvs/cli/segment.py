@@ -1,18 +1,25 @@
-"""``flowrvs segment``: from sentences to masks in a project."""
+"""``flowrvs segment``: from sentences to masks in a project, or in one project a video."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from flowrvs.inference.into import ProjectJob
+    from flowrvs.progress import CancelToken
+    from flowrvs.records import Segmenter, SegmentRequest
     from flowrvs.store import ObjectRecord, Project
     from flowrvs.video import Video
 
@@ -24,32 +31,58 @@ from flowrvs.cli._model import (
     request_options,
 )
 
-HELP = "Find what sentences describe in a video; run again to go on after a stop."
+HELP = "Find what sentences describe in videos; run again to go on after a stop."
 
 _READ = 16
+_LARGEST_CSV = 2**26
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
-    parser.add_argument("video", metavar="VIDEO", help="a video file, image folder, zarr or TIFF")
+    parser.add_argument(
+        "videos", nargs="*", metavar="VIDEO", help="a video file, image folder, zarr or TIFF"
+    )
     parser.add_argument(
         "-p",
         "--prompt",
         dest="prompts",
         action="append",
-        required=True,
+        default=[],
         metavar="TEXT",
-        help="a sentence; may be given several times",
+        help="a sentence for every VIDEO; may be given several times",
+    )
+    parser.add_argument(
+        "--sentences",
+        type=Path,
+        metavar="FILE.csv",
+        help="columns video and sentence, a row each; paths as seen from the file",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="PROJECT",
-        help="the project's folder, new or to go on with (<video>.flowrvs, here)",
+        help="the project's folder, new or to go on with (<video>.flowrvs, here); of several "
+        "videos, the folder for their projects",
     )
     parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (0)")
     parser.add_argument(
         "--stop", type=int, metavar="N", help="one past the last frame (the video's end)"
+    )
+    parser.add_argument(
+        "--around", type=int, metavar="N", help="one window around this frame, for a first look"
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="every n-th frame alone (1)"
+    )
+    parser.add_argument(
+        "--fill",
+        action="store_true",
+        help="after --every, fill in the frames between by the video's motion",
+    )
+    parser.add_argument(
+        "--no-cuts",
+        action="store_true",
+        help="do not look for cuts; by default no window straddles one",
     )
     add_request_arguments(parser)
     parser.add_argument(
@@ -71,120 +104,322 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the verb."""
-    import flowrvs
-    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
-    from flowrvs.errors import Cancelled, InputError, MissingPathError
-    from flowrvs.inference import make_plan, segment_into
-    from flowrvs.records import SegmentRequest
-    from flowrvs.store import Project
+@dataclass
+class _Wanted:
+    """A video, what is asked about it, and what became of that."""
+
+    video: str
+    request: SegmentRequest
+    path: Path
+    computed: int = 0
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; return the exit code."""
+    from flowrvs.cli._main import DONE, INPUT
+    from flowrvs.cli._progress import cancel_on_interrupt
+    from flowrvs.errors import InputError, MissingPathError
 
     if args.overlay is not None:
         if not args.overlay.absolute().parent.is_dir():
             raise MissingPathError(f"The folder of {args.overlay} does not exist; make it first.")
         if args.overlay.is_dir() or args.overlay.suffix.lower() != ".mp4":
             raise InputError(f"--overlay writes a video file: {args.overlay} must be named *.mp4.")
+    if args.fill and args.every < 2:
+        raise InputError("--fill needs --every 2 or more: the frames between are filled in.")
+    if args.around is not None and (args.start or args.stop is not None or args.every != 1):
+        raise InputError("--around says which frames; leave --start, --stop and --every out.")
     # What stands in for damaged frames is said once, at the end.
     warnings.filterwarnings("ignore", message=r"Frame \d+ of .* is damaged")
-    with (
-        flowrvs.open_video(args.video, damaged=args.damaged) as video,
-        cancel_on_interrupt() as cancel,
-    ):
+    wanted = _wanted(args)
+    if len(wanted) > 1 and args.overlay is not None:
+        raise InputError("--overlay is for one video; 'flowrvs export --format overlay' for more.")
+    with cancel_on_interrupt() as cancel:
         # What can be refused without the model is refused before it is loaded.
+        for item in wanted:
+            _check(item, args)
+        segmenter = load_model(args, cancel)
+        errors = _segment(wanted, segmenter, args, cancel)
+    done = [item for item in wanted if item.result]
+    if args.json:
+        several = {"projects": [item.result for item in done], "failed": errors}
+        print(json.dumps(done[0].result if len(wanted) == 1 else several, ensure_ascii=False))
+    elif len(wanted) == 1:
+        _print(done[0], args)
+    else:
+        computed = sum(item.computed for item in done)
+        print(f"{len(done)} of {len(wanted)} videos finished, {computed} windows computed.")
+        for video, error in errors.items():
+            print(f"{video}: {error}")
+    return INPUT if errors else DONE
+
+
+def _wanted(args: argparse.Namespace) -> list[_Wanted]:
+    """Return the videos with their sentences and projects."""
+    from flowrvs.errors import InputError
+    from flowrvs.records import SegmentRequest
+    from flowrvs.store import SUFFIX
+
+    texts: dict[str, list[str]] = {video: list(args.prompts) for video in args.videos}
+    if args.sentences is not None:
+        for video, sentence in _read_sentences(args.sentences):
+            texts.setdefault(video, []).append(sentence)
+    elif not args.videos:
+        raise InputError("Give a VIDEO, or a file of them with --sentences.")
+    wanted: list[_Wanted] = []
+    for video, sentences in texts.items():
+        if not sentences:
+            raise InputError(f"There is no sentence for {video}; give one with -p.")
         request = SegmentRequest.of(
-            args.prompts,
+            sentences,
             start=args.start,
             stop=args.stop,
             keep_confidence=args.confidence,
+            every=args.every,
+            cuts=() if args.no_cuts else "find",
             **request_options(args),
         )
-        frames = request.frames(len(video))
-        path = _project_path(args)
-        project = Project.open(path) if path.exists() else None
-        try:
-            if project is not None:
+        place = Path(video).resolve()
+        plain = place.is_dir() and place.suffix != ".zarr"  # a folder's dots are its name
+        path = Path((place.name if plain else place.stem) + SUFFIX)
+        if args.out is not None:
+            path = args.out if len(texts) == 1 else args.out / path
+        if path.name in ("", ".."):
+            raise InputError(f"{path} is no name for a project; give one, such as my{SUFFIX}.")
+        path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+        same = next((other.video for other in wanted if other.path == path), None)
+        if same is not None:
+            raise InputError(f"{same} and {video} would both become {path}; rename one.")
+        wanted.append(_Wanted(video, request, path))
+    return wanted
+
+
+def _read_sentences(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the videos and sentences of a CSV file."""
+    from flowrvs.disk import read_regular
+    from flowrvs.errors import InputError, MissingPathError
+
+    if not path.exists():
+        raise MissingPathError(f"Nothing is at {path}; give a CSV file of sentences.")
+    try:
+        text = read_regular(path, _LARGEST_CSV).decode("utf-8-sig")
+        first = text.partition("\n")[0]
+        separator = ";" if ";" in first and "," not in first else ","
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}.") from None
+    if not rows or not {"video", "sentence"} <= set(rows[0]):
+        raise InputError(f"{path} needs a first row with the columns video and sentence.")
+    for line, row in enumerate(rows, 2):
+        video, sentence = (row["video"] or "").strip(), (row["sentence"] or "").strip()
+        if not video or not sentence:
+            raise InputError(f"Row {line} of {path} lacks its video or its sentence.")
+        yield str(path.parent / video), sentence
+
+
+def _check(item: _Wanted, args: argparse.Namespace) -> None:
+    import flowrvs
+    from flowrvs.errors import InputError
+    from flowrvs.store import Project
+
+    with flowrvs.open_video(item.video, damaged=args.damaged) as video:
+        item.request.frames(len(video))
+        if args.around is not None and not 0 <= args.around < len(video):
+            raise InputError(f"{item.video} has no frame {args.around}, but 0 to {len(video) - 1}.")
+        if item.path.exists():
+            with Project.open(item.path) as project:
                 project.check_video(video.info)
-            segmenter = load_model(args, cancel)
-            make_plan(len(video), request, segmenter)  # refused before a project is made
-            if project is None:
-                project = Project.create(path, video.info)
-            prompts = {text: project.add_prompt(text) for text in request.texts}
-            computed = 0
-            try:
-                with progress_line() as progress:
-                    for part in segment_into(
-                        project,
-                        video,
-                        request,
-                        segmenter,
-                        resume=not args.again,
-                        cancel=cancel,
-                        progress=progress,
-                    ):
-                        computed += part.complete
-            except Cancelled as error:
-                raise Cancelled(
-                    f"Stopped on request; {project.path} keeps what is finished, and the same "
-                    "command goes on from there."
-                ) from error
-            rows = [
-                {
-                    "exp_id": expression.exp_id,
-                    "text": text,
-                    "object_id": drawn.id,
-                    "layer": drawn.layer,
-                    "frames_with_mask": int(
-                        project.present(drawn.id)[frames.start : frames.stop].sum()
-                    ),
-                }
-                for text, (expression, drawn) in prompts.items()
-            ]
-            if args.overlay is not None:
-                cancel.raise_if_cancelled()
-                objects = [drawn for _, drawn in prompts.values()]
-                _write_overlay(args.overlay, project, video, objects, frames)
-        finally:
-            if project is not None:
-                project.close()
-        damaged = sorted(video.damaged_frames)
-    if args.json:
-        result = {
-            "project": str(project.path),
-            "video": video.info.path,
-            "model": segmenter.name,
-            "frames": [frames.start, frames.stop],
-            "computed": computed,
-            "damaged_frames": damaged,
-            "overlay": None if args.overlay is None else str(args.overlay),
-            "expressions": rows,
+
+
+def _segment(
+    wanted: list[_Wanted], segmenter: Segmenter, args: argparse.Namespace, cancel: CancelToken
+) -> dict[str, str]:
+    """Segment all videos; return why some failed."""
+    from flowrvs.cli._progress import progress_line
+    from flowrvs.errors import Cancelled, FlowRVSError
+    from flowrvs.inference.into import segment_projects
+    from flowrvs.records import WindowMasks
+
+    open_: dict[ProjectJob, tuple[_Wanted, ExitStack]] = {}
+    errors: dict[str, str] = {}
+
+    def jobs() -> Iterator[ProjectJob]:
+        for item in wanted:
+            with ExitStack() as stack:
+                job = _open(item, segmenter, args, stack, several=len(wanted) > 1)
+                open_[job] = item, stack.pop_all()
+            yield job
+
+    item = wanted[0]
+    try:
+        with progress_line() as progress:
+            for job, what in segment_projects(
+                jobs(), segmenter, resume=not args.again, cancel=cancel, progress=progress
+            ):
+                item, stack = open_[job]
+                if isinstance(what, WindowMasks):
+                    item.computed += what.complete
+                    continue
+                if isinstance(what, FlowRVSError):
+                    if len(wanted) == 1:
+                        raise what
+                    errors[item.video] = str(what)
+                else:
+                    _finish(item, job, segmenter, args, cancel)
+                    if len(wanted) > 1 and not args.json:
+                        _print_short(item)
+                del open_[job]
+                stack.close()
+    except Cancelled as error:
+        raise Cancelled(
+            f"Stopped on request; {item.path} keeps what is finished, and the same "
+            "command goes on from there."
+        ) from error
+    finally:
+        for _, stack in open_.values():
+            stack.close()
+    return errors
+
+
+def _open(
+    item: _Wanted,
+    segmenter: Segmenter,
+    args: argparse.Namespace,
+    stack: ExitStack,
+    *,
+    several: bool,
+) -> ProjectJob:
+    import flowrvs
+    from flowrvs.inference import make_plan
+    from flowrvs.inference.into import ProjectJob
+    from flowrvs.store import Project
+
+    video = stack.enter_context(flowrvs.open_video(item.video, damaged=args.damaged))
+    if args.around is not None:
+        size = args.window if isinstance(args.window, int) else segmenter.window_size
+        start = max(0, min(args.around - size // 2, len(video) - size))
+        stop = min(start + size, len(video))
+        item.request = replace(item.request, start=start, stop=stop)
+    make_plan(len(video), replace(item.request, cuts=()), segmenter)  # before a project is made
+    if item.path.exists():
+        project = Project.open(item.path)
+    else:
+        item.path.parent.mkdir(parents=True, exist_ok=True)
+        project = Project.create(item.path, video.info)
+    stack.callback(project.close)
+    name = item.path.stem if several else ""
+    return ProjectJob(project, video, item.request, name)
+
+
+def _finish(
+    item: _Wanted,
+    job: ProjectJob,
+    segmenter: Segmenter,
+    args: argparse.Namespace,
+    cancel: CancelToken,
+) -> None:
+    """Fill in, sum up and draw what was found in a video."""
+    project, video = job.project, job.video
+    frames = item.request.frames(len(video))
+    prompts = {text: project.add_prompt(text) for text in item.request.texts}
+    objects = [drawn for _, drawn in prompts.values()]
+    if args.fill:
+        _fill(project, video, objects, frames, cancel)
+        frames = range(frames.start, frames[-1] + 1)
+    rows = [
+        {
+            "exp_id": expression.exp_id,
+            "text": text,
+            "object_id": drawn.id,
+            "layer": drawn.layer,
+            "frames_with_mask": int(
+                project.present(drawn.id)[frames.start : frames.stop : frames.step].sum()
+            ),
         }
-        print(json.dumps(result, ensure_ascii=False))
-        return
-    for row in rows:
-        print(f"{row['frames_with_mask']:6d} of {len(frames)} frames  {row['text']!r}")
-    if not computed:
+        for text, (expression, drawn) in prompts.items()
+    ]
+    if args.overlay is not None:
+        cancel.raise_if_cancelled()
+        _write_overlay(args.overlay, project, video, objects, frames)
+    item.result = {
+        "project": str(project.path),
+        "video": video.info.path,
+        "model": segmenter.name,
+        "frames": [frames.start, frames[-1] + 1],
+        "every": frames.step,
+        "computed": item.computed,
+        "damaged_frames": sorted(video.damaged_frames),
+        "overlay": None if args.overlay is None else str(args.overlay),
+        "expressions": rows,
+    }
+
+
+def _fill(
+    project: Project,
+    video: Video,
+    objects: list[ObjectRecord],
+    frames: range,
+    cancel: CancelToken,
+) -> None:
+    """Fill in between the frames that the model drew; it is one step of the undo history each."""
+    from flowrvs.cli._progress import progress_line
+    from flowrvs.editing import spread
+    from flowrvs.editing.spreading import Flows
+
+    flows = Flows(video)
+    for drawn in objects:
+        present = project.present(drawn.id)
+        keys = [t for t in frames if present[t]]
+        if not keys:
+            continue
+        preview = spread(
+            project,
+            video,
+            drawn.id,
+            keys=keys,
+            start=frames.start,
+            stop=frames[-1] + 1,
+            flows=flows,
+        )
+        with progress_line() as progress:
+            preview.finish(cancel, progress)
+        # Beyond a frame where the model saw nothing, nothing is filled in.
+        seen = set(keys)
+        between = (
+            t
+            for a, b in zip(frames[:-1], frames[1:], strict=True)
+            if a in seen and b in seen
+            for t in range(a + 1, b)
+        )
+        preview.accept(between)
+
+
+def _count(result: dict[str, Any]) -> int:
+    first, stop = result["frames"]
+    return len(range(first, stop, result["every"]))
+
+
+def _print_short(item: _Wanted) -> None:
+    result = item.result
+    count = _count(result)
+    found = sum(row["frames_with_mask"] > 0 for row in result["expressions"])
+    print(f"{item.path}: {count} frames, {found} of {len(result['expressions'])} sentences seen")
+
+
+def _print(item: _Wanted, args: argparse.Namespace) -> None:
+    result = item.result
+    count = _count(result)
+    for row in result["expressions"]:
+        print(f"{row['frames_with_mask']:6d} of {count} frames  {row['text']!r}")
+    if not item.computed:
         print("Everything was finished before; --again computes it anew.")
-    if damaged:
+    if damaged := result["damaged_frames"]:
         where = f"{len(damaged)} of the frames {damaged[0]} to {damaged[-1]}"
         print(f"{where} are damaged; the last good ones stood in.")
-    print(f"Project: {project.path}")
+    print(f"Project: {result['project']}")
     if args.overlay is not None:
         print(f"Overlay: {args.overlay}")
-
-
-def _project_path(args: argparse.Namespace) -> Path:
-    from flowrvs.errors import InputError
-    from flowrvs.store import SUFFIX
-
-    path: Path | None = args.out
-    if path is None:
-        video = Path(args.video).resolve()
-        plain = video.is_dir() and video.suffix != ".zarr"  # a folder's dots are its name
-        path = Path((video.name if plain else video.stem) + SUFFIX)
-    if path.name in ("", ".."):
-        raise InputError(f"{path} is no name for a project; give one, such as my{SUFFIX}.")
-    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
 
 
 def _write_overlay(
@@ -194,7 +429,10 @@ def _write_overlay(
 
     from flowrvs.video.encode import write_overlay
 
-    blocks = [(t, min(t + _READ, frames.stop)) for t in range(frames.start, frames.stop, _READ)]
+    # Of every n-th frame, those alone.
+    size = _READ if frames.step == 1 else 1
+    stop = frames[-1] + 1
+    blocks = [(t, min(t + size, stop)) for t in range(frames.start, stop, size * frames.step)]
 
     def pictures() -> Iterator[npt.NDArray[np.uint8]]:
         for start, stop in blocks:
@@ -207,5 +445,6 @@ def _write_overlay(
                 block[project.object_mask(drawn.id, start, stop)] = drawn.id
             yield from block
 
+    rate = None if video.info.rate is None else video.info.rate / frames.step
     colors = {drawn.id: drawn.color for drawn in objects}
-    write_overlay(path, pictures(), labels(), rate=video.info.rate, colors=colors)
+    write_overlay(path, pictures(), labels(), rate=rate, colors=colors)

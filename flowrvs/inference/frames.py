@@ -12,7 +12,30 @@ from flowrvs.records import Window
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["WindowFrames"]
+__all__ = ["SelectedFrames", "WindowFrames"]
+
+
+class SelectedFrames:
+    """Some frames of a video, counted anew; reads as a video does.
+
+    Parameters
+    ----------
+    video : Video
+    frames : range
+        Native frames.
+    """
+
+    def __init__(self, video: Video, frames: range) -> None:
+        self._video = video
+        self._frames = frames
+        self.shape = (len(frames), *video.shape[1:])
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Read frames by their place among the selected ones."""
+        out = np.empty((stop - start, *self.shape[1:]), np.uint8)
+        for place, frame in enumerate(self._frames[start:stop]):
+            out[place] = self._video.read(frame, frame + 1)[0]
+        return out
 
 
 class WindowFrames:
@@ -22,7 +45,7 @@ class WindowFrames:
 
     Parameters
     ----------
-    video : Video
+    video : Video or SelectedFrames
     window : Window
 
     Attributes
@@ -34,7 +57,7 @@ class WindowFrames:
     ndim = 4
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, video: Video, window: Window) -> None:
+    def __init__(self, video: Video | SelectedFrames, window: Window) -> None:
         self._video = video
         self._start = window.start
         self.shape = (window.stop - window.start, *video.shape[1:])

@@ -1,12 +1,18 @@
-"""Running a model into a project: every finished window is safe and never computed again."""
+"""Running a model into projects: every finished window is safe and never computed again."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowrvs.inference.run import Plan, make_plan, run_plan
+import numpy as np
+
+from flowrvs.checkpoints.disk import size_text
+from flowrvs.disk import free_bytes
+from flowrvs.errors import FlowRVSError, StorageError
+from flowrvs.inference.run import Plan, VideoJob, make_plan, run_jobs, with_cuts
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.records import Segmenter, SegmentRequest, WindowMasks
 from flowrvs.store import ObjectRecord, Project
@@ -14,7 +20,34 @@ from flowrvs.store import ObjectRecord, Project
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["segment_into"]
+__all__ = ["ProjectJob", "expected_bytes", "segment_into", "segment_projects"]
+
+#: Room that a run leaves on the disk: stopping is better than a disk that others find full.
+_RESERVE = 64 * 2**20
+_LOOK = 64  # frames from one look at the disk to the next
+#: Bytes a pixel that a frame's labels, and a sentence's confidence, take at most by experience.
+_LABEL_BYTES, _CONFIDENCE_BYTES = 0.02, 0.4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProjectJob:
+    """What is asked about one video, and where it is drawn.
+
+    Attributes
+    ----------
+    project : Project
+        Open for writing, of this video.
+    video : Video
+        Open as long as the job runs.
+    request : SegmentRequest
+    name : str
+        What it is called in messages, where there are several.
+    """
+
+    project: Project
+    video: Video
+    request: SegmentRequest
+    name: str = ""
 
 
 def segment_into(
@@ -56,57 +89,186 @@ def segment_into(
     ProjectError
         The project is another video's, or not open for writing.
     StorageError
-        The disk is full or failing; finished windows are kept.
+        The disk is full or failing, or has no room for what is expected; finished windows
+        are kept.
     InputError, Cancelled, DeviceMemoryError
         As for `segment`.
     """
     project.check_video(video.info)
-    plan = make_plan(len(video), SegmentRequest.of(texts, **options), segmenter)
-    objects: dict[int, ObjectRecord] = {}
-    for i, text in enumerate(plan.request.texts):
-        drawn = project.add_prompt(text)[1]
-        if all(drawn.id != other.id for other in objects.values()):
-            objects[i] = drawn
-    return _run(project, video, plan, segmenter, objects, resume, cancel, progress)
+    request = with_cuts(SegmentRequest.of(texts, **options), video, cancel, progress)
+    drawing = _Drawing(ProjectJob(project, video, request), segmenter)
+    return _only_masks(_run([drawing], segmenter, resume, cancel, progress))
+
+
+def segment_projects(
+    jobs: Iterable[ProjectJob],
+    segmenter: Segmenter,
+    *,
+    resume: bool = True,
+    cancel: CancelToken | None = None,
+    progress: ProgressCallback | None = None,
+) -> Generator[tuple[ProjectJob, WindowMasks | FlowRVSError | None], None, None]:
+    """Draw into several projects; a video that fails does not stop the others.
+
+    Parameters
+    ----------
+    jobs : iterable of ProjectJob
+        Taken as they are needed: one at a time, or some ahead where a cluster computes.
+    segmenter, resume, cancel, progress
+        As for `segment_into`.
+
+    Yields
+    ------
+    job : ProjectJob
+    what : WindowMasks or FlowRVSError or None
+        Masks that were written; None once the job is finished, or the error that ended it.
+        Nothing comes of a job after that: it may be closed.
+    """
+
+    def drawings() -> Iterator[_Drawing]:
+        for job in jobs:
+            job.project.check_video(job.video.info)
+            request = with_cuts(job.request, job.video, cancel, progress)
+            yield _Drawing(ProjectJob(job.project, job.video, request, job.name), segmenter, job)
+
+    return _run(drawings(), segmenter, resume, cancel, progress, stop_at_errors=False)
+
+
+def expected_bytes(video: Video, request: SegmentRequest) -> int:
+    """Return about how much disk the masks of a request will take, at most by experience."""
+    _, height, width, _ = video.shape
+    bytes_a_pixel = len(request.texts) * (
+        _LABEL_BYTES + (_CONFIDENCE_BYTES if request.keep_confidence else 0)
+    )
+    return int(len(request.frames(len(video))) * height * width * bytes_a_pixel)
+
+
+class _Drawing:
+    """A job, planned: its objects in the project, and its runs while it is under way."""
+
+    def __init__(
+        self, job: ProjectJob, segmenter: Segmenter, given: ProjectJob | None = None
+    ) -> None:
+        self.job = job
+        self.given = given or job
+        self.plan = make_plan(len(job.video), job.request, segmenter)
+        self._segmenter = segmenter
+        self._runs: dict[int, str] = {}
+        self._written = 0
+        self._check_disk(expected_bytes(job.video, job.request))
+        self._objects: dict[int, ObjectRecord] = {}
+        for i, text in enumerate(self.plan.request.texts):
+            drawn = job.project.add_prompt(text)[1]
+            if all(drawn.id != other.id for other in self._objects.values()):
+                self._objects[i] = drawn
+
+    def begin(self, resume: bool) -> VideoJob:
+        """Begin the runs of the project."""
+        done = {}
+        for i, drawn in self._objects.items():
+            key = _key(self.plan, self.plan.request.texts[i], self._segmenter)
+            run = self.job.project.begin_run(key, drawn.id, resume=resume)
+            self._runs[i], done[i] = run.id, run.done
+        video = self.job.video
+        return VideoJob(lambda: nullcontext(video), self.plan, done, self.job.name)
+
+    def write(self, part: WindowMasks) -> None:
+        """Write masks; they are safe when this returns."""
+        self._written += len(part.masks)
+        if self._written >= _LOOK:
+            self._written = 0
+            self._check_disk(0)
+        project, drawn = self.job.project, self._objects[part.expression]
+        # Where not every frame was asked for, those between keep what they have.
+        blocks = [(part.start, 0, len(part.masks))]
+        if part.step > 1:
+            blocks = [(frame, n, n + 1) for n, frame in enumerate(part.frames)]
+        for frame, first, last in blocks:
+            sure = None if part.confidence is None else part.confidence[first:last]
+            written = project.write_model(
+                drawn.layer, drawn.id, frame, part.masks[first:last], sure
+            )
+            if part.disagreement is not None:
+                apart = part.disagreement[first:last]
+                if part.step == 1 or not np.isnan(apart).all():
+                    project.keep_disagreement(drawn.id, frame, apart, written)
+        if part.complete:
+            project.mark_window_done(self._runs[part.expression], part.window.index)
+
+    def end(self) -> None:
+        """End the runs, whether or not they are finished."""
+        for drawn in self._objects.values():
+            self.job.project.end_run(drawn.id)
+
+    def _check_disk(self, need: int) -> None:
+        folder = self.job.project.path
+        free = free_bytes(folder)
+        if free < need + _RESERVE:
+            wanted = f"; about {size_text(need)} will be needed" if need else ""
+            raise StorageError(
+                f"The disk of {folder} has {size_text(free)} left{wanted}: free some space, and "
+                "run again. What is finished is kept."
+            )
 
 
 def _run(
-    project: Project,
-    video: Video,
-    plan: Plan,
+    drawings: Iterable[_Drawing],
     segmenter: Segmenter,
-    objects: dict[int, ObjectRecord],
     resume: bool,
     cancel: CancelToken | None,
     progress: ProgressCallback | None,
-) -> Generator[WindowMasks, None, None]:
-    """Compute and write; a run of the project begins and ends in here, iterated or not."""
-    runs: dict[int, str] = {}
-    done: dict[int, frozenset[int]] = {}
+    *,
+    stop_at_errors: bool = True,
+) -> Generator[tuple[ProjectJob, WindowMasks | FlowRVSError | None], None, None]:
+    """Compute and write; the runs of a project begin and end in here, iterated or not."""
+    open_: dict[VideoJob, _Drawing] = {}
+    errors: dict[VideoJob, FlowRVSError] = {}
+
+    def jobs() -> Iterator[VideoJob]:
+        for drawing in drawings:
+            begun: VideoJob | None = None
+            try:
+                begun = drawing.begin(resume)
+            finally:
+                if begun is None:
+                    drawing.end()
+            open_[begun] = drawing
+            yield begun
+
+    def finish(until: VideoJob | None) -> Iterator[tuple[ProjectJob, FlowRVSError | None]]:
+        """End the jobs before `until`, in the order in which they began."""
+        for job in list(open_):
+            if job is until:
+                return
+            drawing = open_.pop(job)
+            drawing.end()
+            yield drawing.given, errors.pop(job, None)
+
+    failed = None if stop_at_errors else errors.__setitem__
     try:
-        for i, drawn in objects.items():
-            key = _key(plan, plan.request.texts[i], segmenter)
-            run = project.begin_run(key, drawn.id, resume=resume)
-            runs[i], done[i] = run.id, run.done
-        parts = run_plan(video, plan, segmenter, done, cancel=cancel, progress=progress)
+        parts = run_jobs(jobs(), segmenter, cancel=cancel, progress=progress, failed=failed)
         with closing(parts):
-            for part in parts:
-                drawn = objects[part.expression]
-                written = project.write_model(
-                    drawn.layer, drawn.id, part.start, part.masks, part.confidence
-                )
-                if part.disagreement is not None:
-                    project.keep_disagreement(drawn.id, part.start, part.disagreement, written)
-                if part.complete:
-                    project.mark_window_done(runs[part.expression], part.window.index)
-                yield part
+            for job, part in parts:
+                yield from finish(job)
+                open_[job].write(part)
+                yield open_[job].given, part
+        yield from finish(None)
     finally:
-        for drawn in objects.values():
-            project.end_run(drawn.id)
+        for drawing in open_.values():
+            drawing.end()
+
+
+def _only_masks(
+    events: Generator[tuple[ProjectJob, WindowMasks | FlowRVSError | None], None, None],
+) -> Generator[WindowMasks, None, None]:
+    with closing(events):
+        for _, what in events:
+            if isinstance(what, WindowMasks):
+                yield what
 
 
 def _key(plan: Plan, text: str, segmenter: Segmenter) -> dict[str, object]:
-    return {
+    key: dict[str, object] = {
         "text": text,
         "model": segmenter.name,
         "weights": getattr(segmenter, "weights", ""),
@@ -116,3 +278,9 @@ def _key(plan: Plan, text: str, segmenter: Segmenter) -> dict[str, object]:
         "overlap": plan.overlap,
         "range": [plan.start, plan.stop],
     }
+    # Only where they are used, so that runs from before these options existed go on.
+    if plan.frames.step > 1:
+        key["every"] = plan.frames.step
+    if plan.request.cuts:
+        key["cuts"] = list(plan.request.cuts)
+    return key

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.inference.frames import WindowFrames
+from flowrvs.errors import Cancelled, FlowRVSError, InputError
+from flowrvs.inference.frames import SelectedFrames, WindowFrames
 from flowrvs.inference.model import WindowModel
 from flowrvs.inference.windows import plan_windows, windows_to_compute
 from flowrvs.masks.logits import Stitcher
@@ -33,6 +35,7 @@ __all__ = [
     "segment",
     "to_window_masks",
     "windows_and_texts",
+    "with_cuts",
 ]
 
 
@@ -44,25 +47,37 @@ class Plan:
     ----------
     request : SegmentRequest
     windows : tuple of Window
-        What the model sees at once.
+        What the model sees at once; where not every frame is asked for, they count those
+        that are.
     window_size, overlap : int
         Of which the windows were planned.
+    frames : range
+        The native frames that are asked for.
     """
 
     request: SegmentRequest
     windows: tuple[Window, ...]
     window_size: int
     overlap: int
+    frames: range
 
     @property
     def start(self) -> int:
-        """First frame of the range."""
-        return self.windows[0].start
+        """First native frame of the range."""
+        return self.frames.start
 
     @property
     def stop(self) -> int:
-        """One past the last frame of the range."""
-        return self.windows[-1].stop
+        """One past the last native frame of the range."""
+        return self.frames[-1] + 1
+
+    def native(self, place: int) -> int:
+        """Return the native frame that the windows count as `place`."""
+        return self.frames[place] if self.frames.step > 1 else place
+
+    def source(self, video: Video) -> Video | SelectedFrames:
+        """Return what the windows read of a video."""
+        return SelectedFrames(video, self.frames) if self.frames.step > 1 else video
 
     def kept(self, index: int) -> range:
         """Return the frames that a window completes: those before the next one's."""
@@ -88,8 +103,34 @@ def make_plan(frame_count: int, request: SegmentRequest, segmenter: Segmenter) -
         overlap = segmenter.overlap if overlap is None else overlap
     elif overlap is None:  # the model's wish, where a smaller window leaves room for it
         overlap = min(segmenter.overlap, size // 2)
-    windows = plan_windows(frame_count, size, overlap or 0, frames.start, frames.stop)
-    return Plan(request, windows, size, overlap or 0)
+    if request.cuts == "find":
+        raise InputError("Cuts are found in a video: see flowrvs.video.cuts.find_cuts.")
+    # Where windows count: native frames, or those that are asked for.
+    first = frames.start if frames.step == 1 else 0
+    last = first + len(frames)
+    cuts = [first + len(range(frames.start, cut, frames.step)) for cut in request.cuts]
+    edges = [first, *sorted({cut for cut in cuts if first < cut < last}), last]
+    windows: list[Window] = []
+    for start, stop in pairwise(edges):
+        shot = plan_windows(last, size, overlap or 0, start, stop)
+        windows += [replace(w, index=len(windows) + w.index) for w in shot]
+    return Plan(request, tuple(windows), size, overlap or 0, frames)
+
+
+def with_cuts(
+    request: SegmentRequest,
+    video: Video,
+    cancel: CancelToken | None = None,
+    progress: ProgressCallback | None = None,
+) -> SegmentRequest:
+    """Return the request with the cuts of its video, if it asks to find them."""
+    if request.cuts != "find":
+        return request
+    from flowrvs.video.cuts import find_cuts
+
+    frames = request.frames(len(video))
+    found = find_cuts(video, frames.start, frames[-1] + 1, cancel=cancel, progress=progress)
+    return replace(request, cuts=found)
 
 
 def segment(
@@ -126,7 +167,7 @@ def segment(
         Called with a `Progress` after every model step, from the thread that iterates.
     **options
         What else `SegmentRequest` takes: ``start``, ``stop``, ``steps``, ``window``,
-        ``overlap``, ``threshold``, ``keep_confidence``.
+        ``overlap``, ``threshold``, ``keep_confidence``, ``every``, ``cuts``.
 
     Yields
     ------
@@ -148,7 +189,8 @@ def segment(
     >>> for part in flowrvs.segment(video, ["the red circle"], pipe):  # doctest: +SKIP
     ...     print(part.start, part.stop, part.masks.mean())
     """
-    plan = make_plan(len(video), SegmentRequest.of(texts, **options), segmenter)
+    request = with_cuts(SegmentRequest.of(texts, **options), video, cancel)
+    plan = make_plan(len(video), request, segmenter)
     done = dict.fromkeys(range(len(plan.request.texts)), frozenset(skip))
     return run_plan(video, plan, segmenter, done, cancel=cancel, progress=progress)
 
@@ -175,6 +217,9 @@ class VideoJob:
     name: str = ""
 
 
+Failed = Callable[[VideoJob, FlowRVSError], None]
+
+
 @runtime_checkable
 class JobRunner(Protocol):
     """A segmenter that runs whole jobs by itself, such as `flowrvs.inference.cluster.Cluster`."""
@@ -185,6 +230,7 @@ class JobRunner(Protocol):
         *,
         cancel: CancelToken | None = None,
         progress: ProgressCallback | None = None,
+        failed: Failed | None = None,
     ) -> Generator[tuple[VideoJob, WindowMasks], None, None]:
         """Do what `run_jobs` does."""
         ...
@@ -196,6 +242,7 @@ def run_jobs(
     *,
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
+    failed: Failed | None = None,
 ) -> Generator[tuple[VideoJob, WindowMasks], None, None]:
     """Run videos one after the other; a cluster computes windows of several at once.
 
@@ -205,6 +252,9 @@ def run_jobs(
         Taken as they are needed.
     segmenter, cancel, progress
         See `segment`; progress is of a video.
+    failed : callable, optional
+        Told of a job that ends with an error, and the error; the others go on. Without it
+        the error is raised.
 
     Yields
     ------
@@ -213,13 +263,22 @@ def run_jobs(
         As from `segment`, video by video.
     """
     if isinstance(segmenter, JobRunner):
-        parts = segmenter.run_jobs(jobs, cancel=cancel, progress=progress)
+        parts = segmenter.run_jobs(jobs, cancel=cancel, progress=progress, failed=failed)
         with closing(parts):
             yield from parts
         return
     for job in jobs:
         with job.open() as video, closing(_run(video, job, segmenter, cancel, progress)) as masks:
-            for part in masks:
+            while True:
+                try:
+                    part = next(masks, None)
+                except FlowRVSError as error:
+                    if failed is None or isinstance(error, Cancelled):
+                        raise
+                    failed(job, error)
+                    break
+                if part is None:
+                    break
                 yield job, part
 
 
@@ -258,16 +317,17 @@ def to_window_masks(
     logits: npt.NDArray[np.float32],
     apart: npt.NDArray[np.float32],
 ) -> WindowMasks:
-    """Return final logits of the frames from `first` as masks."""
+    """Return final logits of the frames from the place `first` on as masks."""
     request = plan.request
     return WindowMasks(
         expression=expression,
-        start=first,
+        start=plan.native(first),
         masks=to_mask(logits, request.threshold),
         window=window,
         confidence=to_confidence(logits) if request.keep_confidence else None,
         complete=first + len(logits) == plan.kept(window.index).stop,
         disagreement=apart,
+        step=plan.frames.step,
     )
 
 
@@ -280,7 +340,8 @@ def _run(
 ) -> Generator[WindowMasks, None, None]:
     plan, done, request = job.plan, job.done, job.plan.request
     cancel = cancel or CancelToken()
-    count = WindowCount(plan, done, progress)
+    source = plan.source(video)
+    count = WindowCount(plan, done, progress, job.name)
     stitchers = {i: Stitcher(plan.windows, request.threshold) for i in done}
     model = WindowModel(
         segmenter, request.steps, plan.overlap, request.threshold, cancel, count.step
@@ -288,7 +349,7 @@ def _run(
     for window, sentences in windows_and_texts(plan, done):
         cancel.raise_if_cancelled()
         count.begin(window, len(sentences), model.note)
-        frames = WindowFrames(video, window)
+        frames = WindowFrames(source, window)
         pieces = model.run(frames, [request.texts[i] for i in sentences])
         with closing(pieces):
             for place, logits, known in pieces:
@@ -310,6 +371,8 @@ class WindowCount:
         See `VideoJob`.
     progress : callable, optional
         Told of every step.
+    name : str
+        Of the video, where there are several.
     """
 
     def __init__(
@@ -317,8 +380,10 @@ class WindowCount:
         plan: Plan,
         done: Mapping[int, Collection[int]],
         progress: ProgressCallback | None,
+        name: str = "",
     ) -> None:
         self._plan = plan
+        self._name = f"{name}: " if name else ""
         whole = len(plan.windows) * self._units(len(done))
         left = sum(self._units(len(texts)) for _, texts in windows_and_texts(plan, done))
         self._clock = ProgressClock(whole, max(0, whole - left))
@@ -333,8 +398,8 @@ class WindowCount:
     def begin(self, window: Window, sentences: int, note: str = "") -> None:
         """Begin a window that is computed for so many sentences."""
         self._message = (
-            f"window {window.index + 1} of {len(self._plan.windows)}, frames {window.start} to "
-            f"{window.stop - 1}{note}"
+            f"{self._name}window {window.index + 1} of {len(self._plan.windows)}, frames "
+            f"{self._plan.native(window.start)} to {self._plan.native(window.stop - 1)}{note}"
         )
         self._left = self._units(sentences)
         if self._progress is not None:

@@ -303,3 +303,98 @@ def test_two_at_once_are_refused(
         first.kill()
     assert second.returncode == 2
     assert f"pid {first.pid} " in errors and errors.count("\n") == 1
+
+
+def _two_videos(folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    (folder / "clips").mkdir()
+    for name in ("a", "b"):
+        np.save(folder / "clips" / f"{name}.npy", rng.integers(0, 256, (20, 24, 32, 3), np.uint8))
+
+
+def test_many_videos_and_a_file_of_sentences(
+    loaded: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _two_videos(Path())
+    text = "\ufeffsentence;video;note\nred;a.npy;x\nthe green one;b.npy;\ngreen, really;a.npy;\n"
+    Path("clips/list.csv").write_text(text, encoding="utf-8")
+    line = ["segment", "--sentences", "clips/list.csv", "--out", "projects", "--window", "9"]
+    assert main([*line, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert len(loaded) == 1 and result["failed"] == {}
+    said = {
+        Path(p["project"]).name: [e["text"] for e in p["expressions"]] for p in result["projects"]
+    }
+    assert said == {"a.flowrvs": ["red", "green, really"], "b.flowrvs": ["the green one"]}
+    with Project.open("projects/b.flowrvs") as project:
+        assert project.present(1).sum() > 10
+    assert main(line) == 0
+    assert "2 of 2 videos finished, 0 windows computed." in capsys.readouterr().out
+
+
+def test_a_video_that_fails_does_not_stop_the_others(
+    loaded: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flowrvs.errors import VideoError
+    from flowrvs.video import Video
+
+    _two_videos(Path())
+    read = Video.read
+
+    def broken(self: Video, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        if str(self.info.path).endswith("a.npy") and stop > 15:
+            raise VideoError("Frame 15 is damaged.")
+        return read(self, start, stop)
+
+    monkeypatch.setattr(Video, "read", broken)
+    line = ["segment", "clips/a.npy", "clips/b.npy", "-p", "red", "--window", "9", "--no-cuts"]
+    assert main(line) == 2
+    out = capsys.readouterr().out
+    assert "b.flowrvs: 20 frames, 1 of 1 sentences seen" in out
+    assert "1 of 2 videos finished" in out and "clips/a.npy: Frame 15 is damaged." in out
+    with Project.open("a.flowrvs") as project:
+        assert project.present(1)[:7].all()  # the window before is kept
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a.npy,red", "columns video and sentence"),
+        ("video,sentence\na.npy,\n", "Row 2"),
+        ("video,sentence\nnone.npy,red\n", "none.npy"),
+        ("video,sentence\na.npy,red\n../clips/a.npy,red\nb.npy,red\nsub/b.npy,red", "both become"),
+    ],
+)
+def test_a_bad_file_of_sentences_is_one_line(
+    loaded: list, capsys: pytest.CaptureFixture[str], rows: str, message: str
+) -> None:
+    _two_videos(Path())
+    Path("clips/list.csv").write_text(rows, encoding="utf-8")
+    assert main(["segment", "--sentences", "clips/list.csv"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and message in said
+    assert [p.name for p in Path().iterdir()] == ["clips"] and not loaded
+
+
+def test_every_nth_frame_then_filled_in(
+    loaded: list, shapes_mp4: Path, shapes_masks: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["segment", str(shapes_mp4), "-p", "red", "--every", "3", "--out", "p"]
+    assert main(line) == 0
+    assert "4 of 4 frames  'red'" in capsys.readouterr().out
+    with Project.open("p.flowrvs") as project:
+        assert np.flatnonzero(project.present(1)).tolist() == [0, 3, 6, 9]
+    assert main([*line, "--fill"]) == 0
+    assert "10 of 10 frames  'red'" in capsys.readouterr().out
+    with Project.open("p.flowrvs") as project:
+        both = project.object_mask(1, 0, 10), shapes_masks["red"][:10]
+        assert (both[0] & both[1]).sum() / (both[0] | both[1]).sum() > 0.8
+        assert not project.present(1)[10:].any()
+
+
+def test_a_window_around_a_frame(loaded: list, shapes_mp4: Path) -> None:
+    line = ["segment", str(shapes_mp4), "-p", "red", "--out", "p", "--window", "5"]
+    assert main([*line, "--around", "10"]) == 0
+    with Project.open("p.flowrvs") as project:
+        assert np.flatnonzero(project.present(1)).tolist() == [7, 8, 9, 10, 11]
+    assert main([*line, "--around", "12"]) == 2

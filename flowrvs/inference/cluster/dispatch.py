@@ -78,14 +78,16 @@ class Dispatcher:
         self._ended: dict[int, int] = {}  # workers that ended with a task
         self._tasks: dict[int, Task] = {}
         self._waiting: list[int] = []
-        self._replies: dict[int, Reply] = {}
+        self._replies: dict[int, Reply | FlowRVSError] = {}
 
     def close(self) -> None:
         """Take back what is under way and end the connection."""
         self._link.close()
 
-    def results(self, tasks: Iterable[Task]) -> Generator[tuple[Any, Reply], None, None]:
-        """Yield every task with its answer, in order.
+    def results(
+        self, tasks: Iterable[Task]
+    ) -> Generator[tuple[Any, Reply | FlowRVSError], None, None]:
+        """Yield every task with its answer, in order; an error where no worker could answer.
 
         Raises
         ------
@@ -93,8 +95,6 @@ class Dispatcher:
             `cancel` was set.
         ClusterError
             No worker can compute, or the scheduler does not come back.
-        FlowRVSError
-            As on a worker, where no other could do better.
         """
         source = iter(tasks)
         added = following = 0
@@ -133,7 +133,11 @@ class Dispatcher:
             if load[worker] >= _HELD:
                 return
             number = self._waiting.pop(0)
-            message = self._tasks[number].message(send_frames=worker in self._blind)
+            try:
+                message = self._tasks[number].message(send_frames=worker in self._blind)
+            except FlowRVSError as error:  # its frames cannot be read here
+                self._replies[number] = error
+                continue
             self._submissions += 1
             self._running[self._submissions] = number, worker
             load[worker] += 1
@@ -199,7 +203,7 @@ class Dispatcher:
         elif state == "unfit":
             self._leave_out(worker, str(header.get("reason")), number)
         else:
-            raise _error(header)
+            self._replies[number] = _error(header)
 
     def _leave_out(self, worker: str, reason: str, number: int) -> None:
         self._waiting.append(number)

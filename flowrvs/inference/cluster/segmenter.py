@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs import __version__
-from flowrvs.errors import ClusterError, InputError
+from flowrvs.errors import ClusterError, FlowRVSError, InputError
 from flowrvs.inference.cluster.dispatch import Dispatcher, Reply
 from flowrvs.inference.cluster.link import Scheduler
 from flowrvs.inference.cluster.wire import masks_of, pack, pack_frames, unpack_floats, unpack_octets
-from flowrvs.inference.run import VideoJob, WindowCount, to_window_masks, windows_and_texts
+from flowrvs.inference.run import Failed, VideoJob, WindowCount, to_window_masks, windows_and_texts
 from flowrvs.masks.logits import Stitcher
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.records import FrameBlock, Window, WindowMasks
@@ -101,8 +101,10 @@ class Cluster:
     def _ask_for_model(self, cancel: CancelToken) -> dict[str, Any]:
         task = _ModelTask(self._header("model"))
         with closing(self._dispatcher(cancel)) as dispatcher:
-            (answer,) = dispatcher.results([task])
-        return answer[1][0]
+            ((_, reply),) = dispatcher.results([task])
+        if isinstance(reply, FlowRVSError):
+            raise reply
+        return reply[0]
 
     def _header(self, ask: str) -> dict[str, Any]:
         return {
@@ -135,6 +137,7 @@ class Cluster:
         *,
         cancel: CancelToken | None = None,
         progress: ProgressCallback | None = None,
+        failed: Failed | None = None,
     ) -> Generator[tuple[VideoJob, WindowMasks], None, None]:
         """Run plans, windows of several at once; see `flowrvs.inference.run.run_jobs`."""
         cancel = cancel or CancelToken()
@@ -142,7 +145,17 @@ class Cluster:
             opened = _Opened()
             joined: _Joined | None = None
             try:
+                bad: set[VideoJob] = set()
                 for task, reply in dispatcher.results(self._tasks(jobs, opened)):
+                    if isinstance(reply, FlowRVSError):
+                        if failed is None:
+                            raise reply
+                        if task.job not in bad:
+                            bad.add(task.job)
+                            failed(task.job, reply)
+                    if isinstance(reply, FlowRVSError) or task.job in bad:
+                        opened.finish(task)
+                        continue
                     if joined is None or joined.job is not task.job:
                         joined = _Joined(task.job, progress)
                     for part in joined.add(task, reply):
@@ -199,14 +212,16 @@ class _WindowTask:
 
     @property
     def about(self) -> str:
-        return f"frames {self.window.start} to {self.window.stop - 1}"
+        native = self.job.plan.native
+        return f"frames {native(self.window.start)} to {native(self.window.stop - 1)}"
 
     @property
     def kept(self) -> int:
         return len(self.job.plan.kept(self.window.index))
 
     def message(self, *, send_frames: bool) -> bytes:
-        request, window = self.job.plan.request, self.window
+        plan, window = self.job.plan, self.window
+        request = plan.request
         recipe, shape = self.video.recipe, self.video.shape
         send_frames = send_frames or recipe is None or self.video.info.fingerprint is None
         content = [self.video.info.fingerprint, *shape]
@@ -214,7 +229,7 @@ class _WindowTask:
             "texts": [request.texts[i] for i in self.sentences],
             "steps": request.steps,
             "threshold": request.threshold,
-            "overlap": self.job.plan.overlap,
+            "overlap": plan.overlap,
             "confidence": request.keep_confidence,
             "start": window.start,
             "stop": window.stop,
@@ -223,10 +238,11 @@ class _WindowTask:
             "tail": self.tail,
             "shape": [len(window), *shape[1:]],
             "video": None if send_frames else {"recipe": recipe, "content": content},
+            "frames": [plan.frames.start, plan.frames.stop, plan.frames.step],
         }
         if not send_frames:
             return pack(header)
-        return pack(header, [pack_frames(self.video.read(window.start, window.stop))])
+        return pack(header, [pack_frames(plan.source(self.video).read(window.start, window.stop))])
 
 
 class _Opened:
@@ -259,7 +275,7 @@ class _Joined:
 
     def __init__(self, job: VideoJob, progress: ProgressCallback | None) -> None:
         self.job = job
-        self.count = WindowCount(job.plan, job.done, progress)
+        self.count = WindowCount(job.plan, job.done, progress, job.name)
         threshold = job.plan.request.threshold
         self._stitchers = {i: Stitcher(job.plan.windows, threshold) for i in job.done}
 
@@ -300,7 +316,8 @@ class _Joined:
             stitcher.skip(window.index, len(masks))
             yield WindowMasks(
                 expression=i,
-                start=window.start + at,
+                start=plan.native(window.start + at),
+                step=plan.frames.step,
                 masks=masks,
                 window=window,
                 confidence=None if sure is None else sure[at - head : stop - head],

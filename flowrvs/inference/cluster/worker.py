@@ -29,7 +29,7 @@ from flowrvs.errors import (
     missing_extra,
 )
 from flowrvs.inference.cluster.wire import Packer, pack, unpack, unpack_frames
-from flowrvs.inference.frames import WindowFrames
+from flowrvs.inference.frames import SelectedFrames, WindowFrames
 from flowrvs.inference.model import WindowModel
 from flowrvs.masks.logits import confidence as to_confidence
 from flowrvs.masks.logits import threshold as to_mask
@@ -102,7 +102,9 @@ def _answer(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
     video = _state.video(header["video"])
     if video is None:
         return pack({"state": "frames"})
-    return _segment(header, WindowFrames(video, window), segmenter)
+    frames = range(*header["frames"])
+    source = SelectedFrames(video, frames) if frames.step > 1 else video
+    return _segment(header, WindowFrames(source, window), segmenter)
 
 
 def _segment(header: dict[str, Any], frames: WindowFrames, segmenter: Segmenter) -> bytes:

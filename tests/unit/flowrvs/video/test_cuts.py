@@ -1,0 +1,73 @@
+"""Cuts, on shots of the synthetic world put one after the other, and on what is no cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from flowrvs.data.synthetic import generate_clip
+from flowrvs.errors import Cancelled
+from flowrvs.progress import CancelToken, Progress
+from flowrvs.video import open_video
+from flowrvs.video.cuts import find_cuts
+
+Frames = npt.NDArray[np.uint8]
+
+
+def cuts(frames: Frames, **options: int) -> tuple[int, ...]:
+    with open_video(frames) as video:
+        return find_cuts(video, **options)
+
+
+@pytest.fixture(scope="module")
+def shots() -> list[Frames]:
+    lengths = (9, 30, 17, 6, 21)
+    return [generate_clip(seed, frames=33).frames[:n] for seed, n in enumerate(lengths)]
+
+
+def test_every_cut_is_found_and_nothing_else(shots: list[Frames]) -> None:
+    assert cuts(np.concatenate(shots)) == (9, 39, 56, 62)
+    assert cuts(np.concatenate(shots), start=20, stop=60) == (39, 56)
+
+
+def test_a_shot_of_its_own_has_none(shots: list[Frames]) -> None:
+    for shot in shots:
+        assert cuts(shot) == ()
+
+
+def test_what_is_no_cut(shots: list[Frames]) -> None:
+    flash = shots[1].copy()
+    flash[15] = 255
+    assert cuts(flash) == ()
+    ground = np.random.default_rng(0).integers(0, 256, (12, 90, 3), np.uint8)
+    wide = np.kron(ground, np.ones((8, 8, 1), np.uint8))
+    assert cuts(np.stack([wide[:, 12 * i : 12 * i + 160] for i in range(40)])) == ()  # a pan
+    assert cuts(np.random.default_rng(1).integers(0, 256, (20, 40, 60, 3), np.uint8)) == ()
+    fade = np.linspace(0, 1, 40)[:, None, None, None] * shots[1][0]
+    assert cuts(fade.astype(np.uint8)) == ()
+
+
+@pytest.mark.parametrize("size", [(3, 5), (17, 200), (100, 31)])
+def test_any_size(size: tuple[int, int]) -> None:
+    dark, light = np.full((8, *size, 3), 20, np.uint8), np.full((8, *size, 3), 220, np.uint8)
+    assert cuts(np.concatenate([dark, light])) == (8,)
+    assert cuts(light[:1]) == () and cuts(np.concatenate([dark[:1], light])) == (1,)
+
+
+def test_a_real_shot_has_none(chair_clip: Path) -> None:
+    with open_video(chair_clip) as video:
+        assert find_cuts(video, 0, 40) == ()
+
+
+def test_it_tells_and_stops(shots: list[Frames]) -> None:
+    events: list[Progress] = []
+    token = CancelToken()
+    with open_video(shots[1]) as video:
+        find_cuts(video, progress=events.append)
+        token.cancel()
+        with pytest.raises(Cancelled):
+            find_cuts(video, cancel=token)
+    assert events[-1].done == events[-1].total == 30
