@@ -1,235 +1,216 @@
-"""Settings of the two training stages, read from TOML files.
+"""The options of ``flowrvs train decoder`` and ``flowrvs train flow``, and their presets.
 
-``flowrvs train vae --config FILE`` reads a :class:`VaeConfig`, ``flowrvs train flow
---config FILE`` a :class:`FlowConfig`. Unknown keys are refused, so that a typing
-error does not silently train something else.
+``paper`` holds the values of the published training (arXiv 2510.06139 and its public code).
+The defaults are those values but for what a fine-tuning on few clips wants otherwise.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flowrvs.errors import InputError, MissingPathError
+from flowrvs.errors import InputError
+from flowrvs.training.options import make_config, option, parse_setting, read_toml
 
-__all__ = ["FlowConfig", "Phase", "VaeConfig", "load_config"]
+__all__ = ["PRESETS", "CommonConfig", "DecoderConfig", "FlowConfig", "build_config"]
 
-_Config = TypeVar("_Config", "VaeConfig", "FlowConfig")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training on clips of one length.
-
-    Attributes
-    ----------
-    steps : int
-        Optimiser steps.
-    frames : int
-        Frames per clip, 4k + 1.
-    batch : int
-        Clips (for the flow: pairs of a clip and a sentence) per step.
-    height, width : int
-        Crop in pixels; 0 takes whole frames.
-    refresh : float
-        Newly encoded clips per step (the flow only).
-    """
-
-    steps: int
-    frames: int
-    batch: int
-    height: int = 0
-    width: int = 0
-    refresh: float = 1.0
+_Config = TypeVar("_Config", bound="CommonConfig")
 
 
 @dataclass(frozen=True)
-class VaeConfig:
-    """Stage 1: the VAE on frames and masks, then the mask decoder alone.
+class CommonConfig:
+    """What both trainings have: clips, optimisation, checkpoints. See `list_options`."""
 
-    Attributes
-    ----------
-    out : str
-        Folder for checkpoints and the finished VAE.
-    preset : str
-        Key of `flowrvs.models.presets.PRESETS`.
-    phases : tuple of Phase
-        The VAE: single frames first (about three times quicker), clips after.
-    mask_phases : tuple of Phase
-        The mask decoder, encoder frozen (paper, section on VAE tuning).
-    learning_rate, mask_learning_rate : float
-        Peak rates, after a warm-up of `warmup` steps, decaying with a cosine.
-    kl_weight : float
-        Weight of the KL term, per latent value.
-    mask_share : float
-        Share of the samples that are masks instead of pictures, 0 to 1.
-    latent_noise : float
-        Standard deviation of extra noise on the latents that the mask decoder sees,
-        in latent units: the flow's predictions are never exact.
-    autocast : bool
-        Compute in bfloat16 where that is quicker.
-    seed, save_every, log_every : int
-        Random seed; steps between checkpoints and between log lines.
-    """
-
-    out: str
-    preset: str = "tiny"
-    phases: tuple[Phase, ...] = ()
-    mask_phases: tuple[Phase, ...] = ()
-    learning_rate: float = 1.5e-3
-    mask_learning_rate: float = 1.0e-3
-    warmup: int = 50
-    kl_weight: float = 2.0e-4
-    mask_share: float = 0.34
-    latent_noise: float = 0.1
-    autocast: bool = True
-    seed: int = 0
-    save_every: int = 200
-    log_every: int = 25
+    # clips
+    frames: int = option(17, "frames of a clip, 4k + 1", low=1)
+    sampler: str = option(
+        "sparse",
+        "sparse: an anchor, a frame 1 to 3 before and after it, the rest from anywhere, as "
+        "published; consecutive: neighbouring frames, as the model is used; mixed: half and half",
+        choices=("sparse", "consecutive", "mixed"),
+    )
+    short_side: int = option(0, "pixels of the short side; 0: the model's box", low=0)
+    long_side: int = option(0, "pixels of the long side at most; 0: the model's box", low=0)
+    size_multiple: int = option(
+        0, "sides are cut to multiples of it; 0: of a token of the model", low=0
+    )
+    crop_probability: float = option(
+        0.5, "share of clips of which a part is taken, as published", low=0, high=1
+    )
+    flip_probability: float = option(
+        0.5, "share of clips mirrored, left and right exchanged in the sentence", low=0, high=1
+    )
+    colour_probability: float = option(
+        0.0, "share of clips with changed brightness, contrast and saturation", low=0, high=1
+    )
+    no_target: bool = option(
+        True, "train on clips where nothing is meant; the published loader replaces them"
+    )
+    project_frames: str = option(
+        "confirmed",
+        "of projects, only frames that a person drew, accepted or locked, or all of them",
+        choices=("confirmed", "all"),
+    )
+    split: str = option("train", "part of RefCOCO, RefCOCO+ and RefCOCOg to train on")
+    cache_variants: int = option(
+        4, "with --cache, how many different clips are made of each anchor", low=1
+    )
+    workers: int = option(2, "processes that read and prepare clips", low=0, high=64)
+    # optimisation
+    batch_size: int = option(1, "clips a step in each process", low=1)
+    epochs: int = option(50, "passes over the data at most", low=1)
+    max_steps: int = option(0, "optimiser steps at most; 0: as many as the epochs have", low=0)
+    learning_rate: float = option(5e-5, "AdamW's learning rate", low=0, high=1)
+    weight_decay: float = option(5e-4, "AdamW's weight decay", low=0, high=1)
+    clip_norm: float = option(1.0, "largest norm of the gradient", low=0)
+    warmup: int = option(0, "steps over which the rate rises from zero", low=0)
+    milestones: tuple[int, ...] = option((30,), "epochs after which the rate is multiplied", low=1)
+    gamma: float = option(0.9, "by what it is multiplied then", low=0, high=1)
+    ema_decay: float = option(
+        0.9999, "decay of the averaged weights, kept in float32; 0: no average", low=0, high=1
+    )
+    precision: str = option(
+        "auto",
+        "bfloat16: weights in 16 bits, as published; mixed: weights in 32, computed in 16 bits; "
+        "auto: bfloat16 on a GPU that has it, else float32",
+        choices=("auto", "bfloat16", "mixed", "float32"),
+    )
+    seed: int = option(42, "of every choice", low=0)
+    # validation, checkpoints, log
+    validation_share: float = option(
+        0.1, "share of the videos that is held out and scored; 0: none", low=0, high=0.9
+    )
+    validation_sentences: int = option(24, "held-out sentences that are scored at most", low=1)
+    validate_every: int = option(500, "steps between two validations", low=1)
+    keep_best: bool = option(True, "the result is the state that was best on held-out videos")
+    save_every: int = option(500, "steps between two checkpoints", low=1)
+    keep: int = option(2, "checkpoints that are kept", low=1)
+    log_every: int = option(10, "steps between two lines of the log", low=1)
+    spike_factor: float = option(
+        10.0, "stop when the smoothed loss is this many times its lowest value; 0: never", low=0
+    )
 
 
 @dataclass(frozen=True)
-class FlowConfig:
-    """Stage 2: the transformer (and, from random weights, the text encoder).
+class FlowConfig(CommonConfig):
+    """Options of ``flowrvs train flow``."""
 
-    Attributes
-    ----------
-    out : str
-        Folder for checkpoints and the finished pipeline.
-    vae : str
-        Folder of the VAE that stage 1 made.
-    preset : str
-        Key of `flowrvs.models.presets.PRESETS`.
-    phases : tuple of Phase
-        Single frames first (as the paper starts with RefCOCO images), clips after.
-    decoder_phases : tuple of Phase
-        At the end, the mask decoder on the flow's own predictions.
-    learning_rate, weight_decay, clip_norm : float
-        AdamW's; paper: 5e-5, 5e-4, 1.0. Random weights want a larger rate.
-    matrix_learning_rate : float
-        Above 0, the blocks' matrices are trained with Muon at this rate instead.
-    warmup : int
-        Steps of linear warm-up; a cosine decay to a tenth follows.
-    ema_decay : float
-        Decay of the averaged weights that are saved (paper: 0.9999).
-    boundary_probability : float
-        Boundary-biased sampling (BBS): share of samples at t = 1000 (paper: 0.5).
-    time_power : float
-        Exponent bias of the other times, ``u ** (1 / (1 + time_power))`` (paper: 0).
-    start_point_augmentation : bool
-        Sample the video latent instead of taking its mean (SPA).
-    video_injection : bool
-        Give the transformer the video latent as further channels (DVI).
-    object_weight : float
-        Extra loss weight where any object of the scene is; 0 is the paper's loss.
-    attribute_weight : float
-        Weight of the attribute head (`flowrvs.training.attributes`); 0 leaves it out.
-    attribute_block : int
-        Index of the transformer block whose input the attribute head reads.
-    train_text_encoder : bool
-        Train the text encoder too; needed when it starts from random weights.
-    pool_size : int
-        Encoded clips kept in memory.
-    expressions : int
-        Sentences per clip.
-    autocast, compile : bool
-        Compute in bfloat16 where that is quicker; compile the transformer's blocks.
-    seed, save_every, log_every : int
-        Random seed; steps between checkpoints and between log lines.
-    initial : str
-        Folder of a pipeline to start from; random weights when empty.
-    name : str
-        Name of the finished pipeline, the provenance of its masks.
-    half_precision : bool
-        Save the finished pipeline in float16: half the size, rounding below 1e-3.
-    """
-
-    out: str
-    vae: str
-    preset: str = "tiny"
-    phases: tuple[Phase, ...] = ()
-    decoder_phases: tuple[Phase, ...] = ()
-    learning_rate: float = 5.0e-5
-    weight_decay: float = 5.0e-4
-    clip_norm: float = 1.0
-    matrix_learning_rate: float = 0.0
-    warmup: int = 100
-    ema_decay: float = 0.9999
-    boundary_probability: float = 0.5
-    time_power: float = 0.0
-    start_point_augmentation: bool = True
-    video_injection: bool = False
-    object_weight: float = 0.0
-    attribute_weight: float = 0.0
-    attribute_block: int = 3
-    train_text_encoder: bool = False
-    pool_size: int = 1000
-    expressions: int = 10
-    autocast: bool = True
-    compile: bool = False
-    seed: int = 0
-    save_every: int = 200
-    log_every: int = 25
-    initial: str = ""
-    name: str = "flowrvs"
-    half_precision: bool = False
+    boundary_probability: float = option(
+        0.5, "boundary-biased sampling (BBS): share of samples at t = 1000", low=0, high=1
+    )
+    time_power: float = option(
+        0.0, "bias of the other times towards 1000: u ** (1 / (1 + power))", low=0, high=100
+    )
+    start_point_augmentation: bool = option(
+        True, "SPA: sample the video's latent instead of taking its mean"
+    )
+    video_injection: bool = option(
+        False, "DVI: show the video's latent beside the state; new channels start at zero"
+    )
+    gradient_checkpointing: bool = option(
+        True, "compute activations twice instead of keeping them: less memory, a third slower"
+    )
+    lora_rank: int = option(0, "train adapters of this rank instead of all weights", low=0)
+    lora_alpha: float = option(0.0, "scale of the adapters; 0: their rank", low=0)
 
 
-def load_config(path: str | Path, kind: type[_Config]) -> _Config:
-    """Read a TOML file into a config.
+@dataclass(frozen=True)
+class DecoderConfig(CommonConfig):
+    """Options of ``flowrvs train decoder``."""
+
+    latent_noise: float = option(
+        0.1, "most noise added to the latents: the flow's answers are never exact", low=0
+    )
+
+
+#: Named sets of values over the defaults.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "frames": 17,
+        "sampler": "sparse",
+        "short_side": 480,
+        "long_side": 832,
+        "size_multiple": 32,
+        "crop_probability": 0.5,
+        "flip_probability": 0.5,
+        "colour_probability": 0.0,
+        "no_target": False,
+        "batch_size": 1,
+        "epochs": 50,
+        "learning_rate": 5e-5,
+        "weight_decay": 5e-4,
+        "clip_norm": 1.0,
+        "warmup": 0,
+        "milestones": [30],
+        "gamma": 0.9,
+        "ema_decay": 0.9999,
+        "precision": "bfloat16",
+        "keep_best": False,
+        "boundary_probability": 0.5,
+        "time_power": 0.0,
+        "start_point_augmentation": True,
+        "gradient_checkpointing": True,
+        "lora_rank": 0,
+    },
+    # Few clips: the whole video is shown in order, as it will be asked for.
+    "corrections": {
+        "sampler": "mixed",
+        "milestones": [],
+        "ema_decay": 0.99,
+        "learning_rate": 1e-4,
+        "max_steps": 1000,
+        "validate_every": 100,
+        "save_every": 100,
+    },
+}
+
+
+def build_config(
+    kind: type[_Config],
+    *,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    settings: Sequence[str] = (),
+    **values: Any,
+) -> _Config:
+    """Put a config together: the defaults, a preset, a file, the command line, in this order.
 
     Parameters
     ----------
-    path : path-like
-        The TOML file.
     kind : type
-        `VaeConfig` or `FlowConfig`.
+        `FlowConfig` or `DecoderConfig`.
+    preset : str, optional
+        A name of `PRESETS`; a file may name one, too, as ``preset``.
+    file : path-like, optional
+        A TOML file.
+    settings : sequence of str
+        ``KEY=VALUE`` as typed.
+    **values
+        Options that are set; None leaves them alone.
 
     Raises
     ------
     MissingPathError
         There is no such file.
     InputError
-        It is not TOML, has unknown keys, or lacks one that is needed.
+        An unknown preset or key, or a value that cannot be.
     """
-    path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingPathError(
-            f"No config file at {path}; see the examples in flowrvs/training/configs."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a TOML file ({error}); correct that line.") from None
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise InputError(
-            f"{path} has unknown keys {', '.join(unknown)}; known ones: {', '.join(known)}."
-        )
-    missing = [
-        name
-        for name, item in known.items()
-        if name not in values
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}; add a line for each.")
-    try:
-        for key in ("phases", "mask_phases", "decoder_phases"):
-            if key in values:
-                values[key] = tuple(_phase(item) for item in values[key])
-        return kind(**values)
-    except TypeError as error:
-        raise InputError(f"{path} cannot be used: {error}.") from None
-
-
-def _phase(item: dict[str, Any]) -> Phase:
-    phase = Phase(**item)
-    if phase.frames % 4 != 1 or phase.steps < 1 or phase.batch < 1:
-        raise InputError(f"Bad phase {item}: frames must be 4k + 1, steps and batch at least 1.")
-    return phase
+    from_file = read_toml(file) if file is not None else {}
+    named = from_file.pop("preset", None)
+    preset = preset if preset is not None else named
+    chosen: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise InputError(f"No preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+        known = kind.__dataclass_fields__
+        chosen |= {key: value for key, value in PRESETS[preset].items() if key in known}
+    if from_file:
+        make_config(kind, from_file, str(file))  # so that a fault is told of the right place
+    typed = dict(parse_setting(kind, text) for text in settings)
+    typed |= {key: value for key, value in values.items() if value is not None}
+    config = make_config(kind, chosen | from_file | typed, "the options")
+    if config.frames % 4 != 1:
+        raise InputError(f"frames is {config.frames}; it must be 4k + 1, such as 1, 9 or 17.")
+    return config

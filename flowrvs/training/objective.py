@@ -8,14 +8,27 @@ velocity ``x0 - x1``.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
-__all__ = ["flow_loss", "interpolate", "sample_timesteps"]
+__all__ = ["LOGIT_SCALE", "flow_loss", "interpolate", "mask_loss", "sample_timesteps"]
+
+#: The decoder's logits are clamped to [-1, 1] at inference, where only the sign counts;
+#: training stretches them so that the loss sees a full-range probability.
+LOGIT_SCALE = 6.0
 
 
 def sample_timesteps(
-    count: int, boundary_probability: float, power: float, device: torch.device
+    count: int,
+    boundary_probability: float,
+    power: float,
+    device: torch.device,
+    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Boundary-biased sampling (BBS) of times.
+
+    Every sample is decided on its own, whatever the batch, so that it does not matter how
+    samples are spread over processes. (The published code does so in batches of one, its
+    default, and takes a fixed share of larger ones.)
 
     Parameters
     ----------
@@ -26,15 +39,17 @@ def sample_timesteps(
     power : float
         Bias of the rest towards 1000: ``u ** (1 / (1 + power))``.
     device : torch.device
+    generator : torch.Generator, optional
+        Of `device`; the global one if left out.
 
     Returns
     -------
     Tensor of float32, shape (count,)
         Times in units of 1/1000.
     """
-    uniform = torch.rand(count, device=device) ** (1.0 / (1.0 + power))
+    uniform = torch.rand(count, device=device, generator=generator) ** (1.0 / (1.0 + power))
     times = (uniform * 1000).ceil().clamp(1, 1000)
-    boundary = torch.rand(count, device=device) < boundary_probability
+    boundary = torch.rand(count, device=device, generator=generator) < boundary_probability
     return torch.where(boundary, torch.full_like(times, 1000.0), times)
 
 
@@ -72,3 +87,12 @@ def flow_loss(
         return error.mean()
     weight = 1 + object_weight * objects
     return (error * weight).sum() / weight.sum()
+
+
+def mask_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy plus Dice of stretched logits, shape (B, 1, T, H, W)."""
+    bce = F.binary_cross_entropy_with_logits(logits, truth)
+    probability = logits.sigmoid()
+    overlap = (probability * truth).sum((1, 2, 3, 4))
+    size = (probability + truth).sum((1, 2, 3, 4))
+    return bce + 1 - ((2 * overlap + 1) / (size + 1)).mean()

@@ -8,7 +8,7 @@ import torch
 from flowrvs.data.synth_scene import COLORS, MOTIONS, SHAPES
 from flowrvs.data.synthetic import generate_clip
 from flowrvs.models.presets import PRESETS, build_transformer
-from flowrvs.training.attributes import AttributeHead, token_labels
+from flowrvs.training.scratch.attributes import AttributeHead, token_labels
 
 
 def test_labels_name_the_object_that_a_token_shows() -> None:

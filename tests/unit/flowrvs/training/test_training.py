@@ -175,7 +175,7 @@ def test_bad_configs_get_one_line(tmp_path: Path) -> None:
 
 
 def test_the_decoder_adapts_to_the_flow_and_nothing_else_changes() -> None:
-    from flowrvs.training.decoder import adapt_decoder
+    from flowrvs.training.scratch.adapt import adapt_decoder
     from tests.fixtures.micro import micro_pipeline
 
     pipe = micro_pipeline()

@@ -18,26 +18,14 @@ from flowrvs.data.synthetic import describe
 from flowrvs.models.vae import decode_frames
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.training.config import Phase
-from flowrvs.training.loop import cosine_rate, mixed_precision
-from flowrvs.training.samples import draw_scene_seed, frame_indices
+from flowrvs.training.scratch.config import Phase
+from flowrvs.training.objective import LOGIT_SCALE, mask_loss
+from flowrvs.training.journal import cosine_rate, mixed_precision
+from flowrvs.training.scratch.samples import draw_scene_seed, frame_indices
 
-__all__ = ["LOGIT_SCALE", "adapt_decoder", "mask_loss"]
-
-#: The decoder's logits are clamped to [-1, 1] at inference, where only the sign counts;
-#: training stretches them so that the loss sees a full-range probability.
-LOGIT_SCALE = 6.0
+__all__ = ["adapt_decoder"]
 
 _SCENE_FRAMES = 33
-
-
-def mask_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy plus Dice of stretched logits, shape (B, 1, T, H, W)."""
-    bce = F.binary_cross_entropy_with_logits(logits, truth)
-    probability = logits.sigmoid()
-    overlap = (probability * truth).sum((1, 2, 3, 4))
-    size = (probability + truth).sum((1, 2, 3, 4))
-    return bce + 1 - ((2 * overlap + 1) / (size + 1)).mean()
 
 
 def adapt_decoder(

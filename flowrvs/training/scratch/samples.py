@@ -7,7 +7,7 @@ import torch
 
 from flowrvs.data.synth_scene import render_scene, sample_scene
 from flowrvs.data.synthetic import TRAINING_SEED_BASE
-from flowrvs.training.config import Phase
+from flowrvs.training.scratch.config import Phase
 
 __all__ = ["draw_scene_seed", "frame_indices", "mask_clips", "picture_clips"]
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from flowrvs.models.vae import encode_moments, latent_statistics, spatial_factor, temporal_factor
-from flowrvs.training.pool import Batch, EncodedClip, source_latents, stack_pairs
+from flowrvs.training.scratch.pool import Batch, EncodedClip, source_latents, stack_pairs
 
 __all__ = ["VALIDATION_SEEDS", "validate_flow"]
 

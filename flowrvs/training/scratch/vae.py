@@ -20,16 +20,16 @@ from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.models.vae import decode_frames, encode_moments
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.training.config import Phase, VaeConfig
-from flowrvs.training.decoder import LOGIT_SCALE, mask_loss
-from flowrvs.training.loop import Journal, cosine_rate, load_checkpoint, save_checkpoint
-from flowrvs.training.samples import mask_clips, picture_clips
+from flowrvs.training.scratch.config import Phase, ScratchConfig
+from flowrvs.training.objective import LOGIT_SCALE, mask_loss
+from flowrvs.training.journal import Journal, cosine_rate, load_checkpoint, save_checkpoint
+from flowrvs.training.scratch.samples import mask_clips, picture_clips
 
 __all__ = ["train_vae"]
 
 
 def train_vae(
-    config: VaeConfig,
+    config: ScratchConfig,
     *,
     resume: bool = False,
     progress: ProgressCallback | None = None,
@@ -39,9 +39,9 @@ def train_vae(
 
     Parameters
     ----------
-    config : VaeConfig
+    config : ScratchConfig
     resume : bool
-        Continue from the newest checkpoint in ``config.out``.
+        Continue from the newest checkpoint in ``config.out``, if there is one.
     progress : callable, optional
         Receives a `Progress` at every log line.
     cancel : CancelToken, optional
@@ -57,18 +57,19 @@ def train_vae(
 
 class _VaeTrainer:
     def __init__(
-        self, config: VaeConfig, progress: ProgressCallback | None, cancel: CancelToken | None
+        self, config: ScratchConfig, progress: ProgressCallback | None, cancel: CancelToken | None
     ) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.out = Path(config.out)
+        torch.manual_seed(config.vae.seed)
+        self.config = config.vae
+        self.preset = PRESETS[config.preset]
+        self.out = Path(config.out) / "vae"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.progress = progress
         self.cancel = cancel or CancelToken()
-        self.vae = build_vae(PRESETS[config.preset]).to(self.device)
+        self.vae = build_vae(self.preset).to(self.device)
         use_fast_layers(self.vae)
-        self.plan = [("picture", phase) for phase in config.phases]
-        self.plan += [("mask", phase) for phase in config.mask_phases]
+        self.plan = [("picture", phase) for phase in self.config.phases]
+        self.plan += [("mask", phase) for phase in self.config.mask_phases]
         total = sum(phase.steps for _, phase in self.plan)
         self.clock = ProgressClock(total)
         self.journal = Journal(self.out)
@@ -99,7 +100,7 @@ class _VaeTrainer:
     def _begin_mask_stage(self, state: dict | None) -> None:
         mean, std = self._measure_latents()
         self.vae.register_to_config(latents_mean=mean, latents_std=std)
-        self.mask_vae = mask_vae_from(self.vae, PRESETS[self.config.preset].vae)
+        self.mask_vae = mask_vae_from(self.vae, self.preset.vae)
         if state is not None and "mask_vae" in state:
             self.mask_vae.load_state_dict(state["mask_vae"])
         self.mask_vae.to(self.device)

@@ -22,10 +22,10 @@ from flowrvs.models.presets import PRESETS, build_text_encoder, build_transforme
 from flowrvs.models.text import build_word_tokenizer, embed_tokens
 from flowrvs.models.vae import latent_statistics
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.training.attributes import AttributeHead
-from flowrvs.training.config import FlowConfig, Phase
-from flowrvs.training.decoder import adapt_decoder
-from flowrvs.training.loop import (
+from flowrvs.training.scratch.attributes import AttributeHead
+from flowrvs.training.scratch.config import Phase, ScratchConfig
+from flowrvs.training.scratch.adapt import adapt_decoder
+from flowrvs.training.journal import (
     Journal,
     cosine_rate,
     load_checkpoint,
@@ -33,14 +33,14 @@ from flowrvs.training.loop import (
     save_checkpoint,
 )
 from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
-from flowrvs.training.pool import Batch, EncodedClip, LatentPool, encode_clip, source_latents
-from flowrvs.training.validation import VALIDATION_SEEDS, validate_flow
+from flowrvs.training.scratch.pool import Batch, EncodedClip, LatentPool, encode_clip, source_latents
+from flowrvs.training.scratch.validation import VALIDATION_SEEDS, validate_flow
 
 __all__ = ["train_flow"]
 
 
 def train_flow(
-    config: FlowConfig,
+    config: ScratchConfig,
     *,
     resume: bool = False,
     progress: ProgressCallback | None = None,
@@ -50,7 +50,7 @@ def train_flow(
 
     Parameters
     ----------
-    config : FlowConfig
+    config : ScratchConfig
     resume : bool
         Continue from the newest checkpoint in ``config.out``.
     progress : callable, optional
@@ -75,18 +75,19 @@ class FlowTrainer:
 
     def __init__(
         self,
-        config: FlowConfig,
+        config: ScratchConfig,
         progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
     ) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.out = Path(config.out)
+        self.scratch, self.config = config, config.flow
+        torch.manual_seed(self.config.seed)
+        self.out = Path(config.out) / "flow"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.progress = progress
         self.cancel = cancel or CancelToken()
         self.preset = PRESETS[config.preset]
-        self.vae = AutoencoderKLWan.from_pretrained(config.vae).to(self.device)
+        config = self.config
+        self.vae = AutoencoderKLWan.from_pretrained(self.out.parent / "vae" / "vae").to(self.device)
         self.vae.requires_grad_(False)
         use_fast_layers(self.vae)
         self.mean, self.std = (part.to(self.device) for part in latent_statistics(self.vae))
@@ -261,7 +262,7 @@ class FlowTrainer:
         ]
 
     def validate(self, clips: list[EncodedClip]) -> dict[str, float]:
-        """Score the averaged weights; see `flowrvs.training.validation`."""
+        """Score the averaged weights; see `flowrvs.training.scratch.validation`."""
         self.ema.store(self.parameters)
         self.ema.copy_to(self.parameters)
         # A compiled block would be compiled anew for every odd batch here.
@@ -292,6 +293,7 @@ class FlowTrainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.ema.load_state_dict(state["ema"])
+        self.ema.to(self.device)  # the checkpoint was read on the CPU
         if self.attributes is not None:
             self.attributes.load_state_dict(state["attributes"])
 
@@ -306,7 +308,7 @@ class FlowTrainer:
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             preset=self.preset,
-            name=self.config.name,
+            name=self.scratch.name,
         )
         for phase in self.config.decoder_phases:
             adapt_decoder(
@@ -317,8 +319,8 @@ class FlowTrainer:
                 progress=self.progress,
                 cancel=self.cancel,
             )
-        if self.config.half_precision:
+        if self.scratch.half_precision:
             pipeline.to(torch.float16)
-        target = self.out / "pipeline"
+        target = self.out.parent / "model"
         pipeline.save_pretrained(target)
         return target

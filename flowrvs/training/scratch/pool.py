@@ -22,8 +22,8 @@ from flowrvs.data.synth_scene import render_scene, sample_scene
 from flowrvs.data.synthetic import describe
 from flowrvs.models.text import clean_prompt, tokenize
 from flowrvs.models.vae import encode_moments, spatial_factor, temporal_factor
-from flowrvs.training.attributes import token_labels
-from flowrvs.training.samples import draw_scene_seed, frame_indices
+from flowrvs.training.scratch.attributes import token_labels
+from flowrvs.training.scratch.samples import draw_scene_seed, frame_indices
 
 __all__ = ["Batch", "EncodedClip", "LatentPool", "encode_clip"]
 
@@ -49,7 +49,7 @@ class EncodedClip:
     objects : Tensor of float, shape (t, h, w)
         1 in latent cells where any object of the scene is.
     labels : Tensor of int64, shape (4, tokens)
-        Attributes by token; see `flowrvs.training.attributes`.
+        Attributes by token; see `flowrvs.training.scratch.attributes`.
     """
 
     moments: torch.Tensor
