@@ -17,6 +17,7 @@ derives from the builtin that fits, so ``except ValueError`` keeps working.
     ├── NetworkError (ConnectionError)     the hub cannot be reached, or refuses
     ├── ClusterError (ConnectionError)     a cluster cannot be reached, or cannot compute
     ├── DeviceMemoryError (MemoryError)    the compute device ran out of memory
+    ├── TrainingError (ArithmeticError)    the loss of a training is not finite, or rose
     └── Cancelled                          the user asked to stop
 
 The message is one line: what is wrong, where, and what to do. Interfaces show it
@@ -38,6 +39,7 @@ __all__ = [
     "NetworkError",
     "ProjectError",
     "StorageError",
+    "TrainingError",
     "VideoError",
     "missing_extra",
 ]
@@ -128,6 +130,10 @@ class DeviceMemoryError(FlowRVSError, MemoryError):
     ``torch.OutOfMemoryError`` is a ``RuntimeError``, which napari's worker takes for
     "the worker was deleted" and swallows; it is converted at the library's border.
     """
+
+
+class TrainingError(FlowRVSError, ArithmeticError):
+    """A training went wrong: its loss is not finite any more, or rose far."""
 
 
 class Cancelled(FlowRVSError):

@@ -1,12 +1,18 @@
-"""Layer 5: training on the synthetic world; `flowrvs train` from Python."""
+"""Layer 6: training; `flowrvs train` from Python.
+
+`train_flow` and `train_decoder` learn from real data (splits, projects, RefCOCO),
+`train_scratch` from nothing on the synthetic world, `improve` from a person's corrections.
+"""
 
 import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "config": ["FlowConfig", "Phase", "VaeConfig", "load_config"],
-        "flow": ["train_flow"],
-        "vae": ["train_vae"],
+        "config": ["PRESETS", "DecoderConfig", "FlowConfig", "build_config"],
+        "decoder": ["train_decoder"],
+        "flow": ["Trained", "train_flow"],
+        "scratch": ["ScratchConfig", "load_scratch_config", "train_scratch"],
+        "sources": ["open_sources"],
     },
 )

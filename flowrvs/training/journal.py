@@ -1,97 +1,126 @@
-"""What both training stages share: schedule, checkpoints, log and progress."""
+"""What a training tells: one JSON line a report, TensorBoard and a picture if asked for."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from flowrvs.disk import replacing, write_bytes
+from flowrvs.errors import InputError
 
-from flowrvs.errors import CheckpointError
-
-__all__ = ["Journal", "cosine_rate", "load_checkpoint", "mixed_precision", "save_checkpoint"]
-
-
-def cosine_rate(step: int, total: int, warmup: int, floor: float = 0.05) -> float:
-    """Factor on the peak learning rate: linear warm-up, then a cosine down to `floor`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    share = min((step - warmup) / max(total - warmup, 1), 1.0)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state so that a kill leaves the old or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a training state (tensors and plain values only).
-
-    Raises
-    ------
-    CheckpointError
-        The file is missing or cannot be read.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"Nothing to resume: there is no checkpoint at {path}; leave out --resume."
-        ) from None
-    except Exception as error:
-        raise CheckpointError(
-            f"The checkpoint {path} cannot be read ({type(error).__name__}); "
-            "delete it and start again."
-        ) from error
-    return dict(state)
+__all__ = ["Journal", "plot_log", "read_log"]
 
 
 class Journal:
-    """Appends one JSON line per report to ``log.jsonl`` and keeps running means."""
+    """Appends one JSON line per report to ``log.jsonl`` and keeps running means.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+        Made if need be.
+    tensorboard : bool
+        Write events for TensorBoard into ``<folder>/tensorboard``, too.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "log.jsonl"
+        self.path = folder / "log.jsonl"
         self._sums: dict[str, float] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
         self._start = time.monotonic()
+        self._board = _summary_writer(folder / "tensorboard") if tensorboard else None
+
+    def rewind(self, step: int) -> None:
+        """Forget what was reported after `step`: a killed training goes on from there."""
+        if self.path.is_file():
+            kept = [line for line in read_log(self.path) if line.get("step", 0) <= step]
+            write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def add(self, **values: float) -> None:
-        """Collect values of one step."""
-        self._count += 1
+        """Collect values of a step; each is averaged over the steps that gave it."""
         for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
-
-    def add_only(self, **values: float) -> None:
-        """Add values to the step that `add` counted last."""
-        for key, value in values.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
+            self._counts[key] = self._counts.get(key, 0) + 1
 
     def report(self, **extra: Any) -> dict[str, Any]:
         """Write and return the means since the last report."""
-        means = {key: round(total / self._count, 5) for key, total in self._sums.items()}
+        means = {key: round(total / self._counts[key], 6) for key, total in self._sums.items()}
         line = {**extra, **means, "seconds": round(time.monotonic() - self._start, 1)}
-        with self._path.open("a", encoding="utf-8") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for key, value in line.items():
+                if key != "step" and isinstance(value, (int, float)):
+                    self._board.add_scalar(key, value, line.get("step", 0))
+            self._board.flush()
         self._sums.clear()
-        self._count = 0
+        self._counts.clear()
         return line
 
+    def close(self) -> None:
+        """Finish the files of TensorBoard."""
+        if self._board is not None:
+            self._board.close()
 
-@contextmanager
-def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
-    """Autocast to bfloat16, without torch's hint that float32 norms are not fused."""
-    with warnings.catch_warnings(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
-        yield
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; one that a kill cut short is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def plot_log(log: Path, picture: Path) -> None:
+    """Draw loss and validation of a log into a PNG.
+
+    Raises
+    ------
+    InputError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError(
+            "The plot needs matplotlib: pip install 'napari-flowrvs[train]'."
+        ) from None
+    lines = read_log(log)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [line["step"] for line in lines if "loss" in line]
+    axes.plot(steps, [line["loss"] for line in lines if "loss" in line], color="tab:blue")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss", color="tab:blue")
+    if any(value > 0 for value in (line.get("loss", 0) for line in lines)):
+        axes.set_yscale("log")
+    scored = [line for line in lines if "J&F" in line]
+    if scored:
+        right = axes.twinx()
+        right.plot(
+            [line["step"] for line in scored],
+            [line["J&F"] for line in scored],
+            color="tab:orange",
+            marker="o",
+        )
+        right.set_ylim(0, 1)
+        right.set_ylabel("J&F on held-out videos", color="tab:orange")
+    with replacing(picture) as part:
+        figure.savefig(part, format="png", dpi=120)
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "TensorBoard is not installed: pip install 'napari-flowrvs[train]'."
+        ) from None
+    return SummaryWriter(str(folder))

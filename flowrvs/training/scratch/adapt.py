@@ -18,9 +18,9 @@ from flowrvs.data.synthetic import describe
 from flowrvs.models.vae import decode_frames
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.training.scratch.config import Phase
 from flowrvs.training.objective import LOGIT_SCALE, mask_loss
-from flowrvs.training.journal import cosine_rate, mixed_precision
+from flowrvs.training.scratch.config import Phase
+from flowrvs.training.scratch.loop import cosine_rate, mixed_precision
 from flowrvs.training.scratch.samples import draw_scene_seed, frame_indices
 
 __all__ = ["adapt_decoder"]

@@ -22,18 +22,24 @@ from flowrvs.models.presets import PRESETS, build_text_encoder, build_transforme
 from flowrvs.models.text import build_word_tokenizer, embed_tokens
 from flowrvs.models.vae import latent_statistics
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.training.journal import Journal
+from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
+from flowrvs.training.scratch.adapt import adapt_decoder
 from flowrvs.training.scratch.attributes import AttributeHead
 from flowrvs.training.scratch.config import Phase, ScratchConfig
-from flowrvs.training.scratch.adapt import adapt_decoder
-from flowrvs.training.journal import (
-    Journal,
+from flowrvs.training.scratch.loop import (
     cosine_rate,
     load_checkpoint,
     mixed_precision,
     save_checkpoint,
 )
-from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
-from flowrvs.training.scratch.pool import Batch, EncodedClip, LatentPool, encode_clip, source_latents
+from flowrvs.training.scratch.pool import (
+    Batch,
+    EncodedClip,
+    LatentPool,
+    encode_clip,
+    source_latents,
+)
 from flowrvs.training.scratch.validation import VALIDATION_SEEDS, validate_flow
 
 __all__ = ["train_flow"]
@@ -252,7 +258,7 @@ class FlowTrainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self.ema.step(self.parameters)
-        self.journal.add_only(norm=float(norm))
+        self.journal.add(norm=float(norm))
 
     def _validation_clips(self, settings: dict[str, Any]) -> list[EncodedClip]:
         rng = np.random.default_rng(0)

@@ -7,7 +7,6 @@ decoder output: the stock clamp has no gradient beyond [-1, 1].
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,11 @@ from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.models.vae import decode_frames, encode_moments
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.training.scratch.config import Phase, ScratchConfig
+from flowrvs.training.journal import Journal
+from flowrvs.training.models import mask_vae_from
 from flowrvs.training.objective import LOGIT_SCALE, mask_loss
-from flowrvs.training.journal import Journal, cosine_rate, load_checkpoint, save_checkpoint
+from flowrvs.training.scratch.config import Phase, ScratchConfig
+from flowrvs.training.scratch.loop import cosine_rate, load_checkpoint, save_checkpoint
 from flowrvs.training.scratch.samples import mask_clips, picture_clips
 
 __all__ = ["train_vae"]
@@ -100,7 +101,7 @@ class _VaeTrainer:
     def _begin_mask_stage(self, state: dict | None) -> None:
         mean, std = self._measure_latents()
         self.vae.register_to_config(latents_mean=mean, latents_std=std)
-        self.mask_vae = mask_vae_from(self.vae, self.preset.vae)
+        self.mask_vae = mask_vae_from(self.vae)
         if state is not None and "mask_vae" in state:
             self.mask_vae.load_state_dict(state["mask_vae"])
         self.mask_vae.to(self.device)
@@ -214,24 +215,3 @@ class _VaeTrainer:
         if self.mask_vae is not None:
             state["mask_vae"] = self.mask_vae.state_dict()
         save_checkpoint(self.out / "checkpoint.pt", state)
-
-
-def mask_vae_from(vae: AutoencoderKLWan, config: dict) -> AutoencoderKLWan:
-    """Copy a picture VAE into one with a single output channel.
-
-    Everything is copied but the last convolution, which starts as the mean over the
-    colour channels: a decoded mask is then right from the first step.
-    """
-    patch = int(vae.config.patch_size or 1)
-    settings = copy.deepcopy(config) | {
-        "out_channels": patch * patch,
-        "latents_mean": list(vae.config.latents_mean),
-        "latents_std": list(vae.config.latents_std),
-    }
-    target = AutoencoderKLWan(**settings)
-    state = dict(vae.state_dict())
-    for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
-        value = state[name]
-        state[name] = value.view(3, patch * patch, *value.shape[1:]).mean(0)
-    target.load_state_dict(state)
-    return target

@@ -1,0 +1,229 @@
+"""The state of a training on disk: whole or not there, a few of them, the best beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from flowrvs.disk import NewFolder, read_regular, remove_leftovers, replacing
+from flowrvs.errors import CheckpointError
+
+__all__ = ["Checkpoints"]
+
+_STEP = re.compile(r"step-(\d{8})")
+
+
+class Checkpoints:
+    """Folders ``<out>/checkpoints/step-<n>``, written by accelerate and appearing whole.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the training.
+    accelerator : Accelerator
+        Knows module and optimizer, however they are spread over devices.
+    names : list of str
+        Of the trained weights; frozen ones are not written.
+    identity : dict
+        Must be the same when a training is resumed.
+    keep : int
+        How many stay.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        accelerator: Accelerator,
+        names: list[str],
+        identity: dict[str, Any],
+        *,
+        keep: int,
+    ) -> None:
+        self.out = out
+        self.folder = out / "checkpoints"
+        self.keep = keep
+        self._accelerator = accelerator
+        self._names = frozenset(names)
+        # As JSON gives it back: lists for tuples.
+        self._identity = json.loads(json.dumps(identity))
+        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        self._whole = accelerator.distributed_type in sharded
+        if not self._whole:
+            accelerator.register_save_state_pre_hook(self._leave_out_frozen)
+
+    def _leave_out_frozen(self, models: list[Any], weights: list[Any], folder: str) -> None:
+        for state in weights:
+            for name in set(state) - self._names:
+                del state[name]
+
+    def list(self) -> list[Path]:
+        """Return the checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(p for p in self.folder.iterdir() if _STEP.fullmatch(p.name) and p.is_dir())
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint, or None."""
+        found = self.list()
+        return found[-1] if found else None
+
+    def save(self, step: int, ema: EMAModel | None, extra: dict[str, Any]) -> Path:
+        """Write a checkpoint and remove the oldest ones.
+
+        Raises
+        ------
+        StorageError
+            The disk is full; the checkpoints before are untouched.
+        """
+        target = self.folder / f"step-{step:08}"
+        if target.is_dir():
+            return target
+        main = self._accelerator.is_main_process
+        if main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if self._accelerator.num_processes > 1 and self._whole:
+            # Every process writes its shard: they have to agree on one folder.
+            return self._save_shards(target, ema, extra)
+        if main:
+            with NewFolder(target, refuse=CheckpointError) as new:
+                self._write(new.path, ema, extra)
+            self._prune()
+        self._accelerator.wait_for_everyone()
+        return target
+
+    def _save_shards(self, target: Path, ema: EMAModel | None, extra: dict[str, Any]) -> Path:
+        part = target.with_name(f".{target.name}.partial")
+        if self._accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+        self._accelerator.wait_for_everyone()
+        self._write(part, ema, extra)
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            part.rename(target)
+            self._prune()
+        self._accelerator.wait_for_everyone()
+        return target
+
+    def _write(self, folder: Path, ema: EMAModel | None, extra: dict[str, Any]) -> None:
+        self._accelerator.save_state(str(folder))
+        if ema is not None:
+            rank = self._accelerator.process_index if self._whole else 0
+            tensors = {
+                f"{i:05}": p.detach().cpu().contiguous()
+                for i, p in enumerate(ema.shadow_params)
+            }
+            save_file(tensors, folder / f"ema-{rank}.safetensors")
+            extra = extra | {"ema_step": ema.optimization_step}
+        if self._accelerator.is_main_process:
+            document = {"identity": self._identity, **extra}
+            (folder / "training.json").write_text(json.dumps(document, indent=1), "utf-8")
+
+    def _prune(self) -> None:
+        for old in self.list()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load(self, ema: EMAModel | None) -> dict[str, Any]:
+        """Put the newest checkpoint in place; return what was saved beside it.
+
+        Raises
+        ------
+        CheckpointError
+            There is none, it is damaged, or it belongs to another training.
+        """
+        for left in self.folder.glob(".step-*"):
+            remove_leftovers(self.folder / left.name[1:14])
+        newest = self.newest()
+        if newest is None:
+            raise CheckpointError(
+                f"Nothing to resume: there is no checkpoint in {self.out}; leave out --resume."
+            )
+        document = self._document(newest)
+        self._compare(document.get("identity"), newest)
+        try:
+            self._accelerator.load_state(str(newest), strict=False)
+            if ema is not None:
+                rank = self._accelerator.process_index if self._whole else 0
+                tensors = load_file(newest / f"ema-{rank}.safetensors")
+                # The averages live where the weights do: reading puts them on the CPU.
+                ema.shadow_params = [
+                    tensors[f"{i:05}"].to(old.device) for i, old in enumerate(ema.shadow_params)
+                ]
+                ema.optimization_step = int(document["ema_step"])
+        except Exception as error:  # torch, safetensors and accelerate have no common error
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise CheckpointError(
+                f"The checkpoint {newest} cannot be read ({reason}); remove it to go on from the "
+                "one before."
+            ) from error
+        return document
+
+    def _document(self, folder: Path) -> dict[str, Any]:
+        try:
+            document = json.loads(read_regular(folder / "training.json", 2**24))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder / 'training.json'} cannot be read ({error}); remove the folder to go "
+                "on from the checkpoint before."
+            ) from None
+        if not isinstance(document, dict):
+            raise CheckpointError(f"{folder / 'training.json'} is malformed; remove the folder.")
+        return document
+
+    def _compare(self, found: Any, folder: Path) -> None:
+        for key, value in self._identity.items():
+            before = found.get(key) if isinstance(found, dict) else None
+            if before == value:
+                continue
+            if isinstance(value, dict) and isinstance(before, dict):
+                changed = sorted(k for k in value | before if value.get(k) != before.get(k))
+                what = ", ".join(f"{k} was {before.get(k)!r}" for k in changed)
+            else:
+                what = f"{key} was {before!r}"
+            raise CheckpointError(
+                f"{folder} belongs to a training with other options: {what}; give the same ones, "
+                "or another --out."
+            )
+
+    # -- the best ------------------------------------------------------------------------
+
+    def save_best(self, weights: dict[str, torch.Tensor], step: int, scores: dict) -> None:
+        """Keep the weights that were best on held-out clips so far."""
+        if self._accelerator.is_main_process:
+            with replacing(self.out / "best.safetensors") as part:
+                save_file(weights, part, metadata={"step": str(step), "scores": json.dumps(scores)})
+
+    def load_best(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Return the best weights, and their step and scores; None where none were kept."""
+        return read_best(self.out)
+
+    def clear(self) -> None:
+        """Forget the best of a training that is begun anew."""
+        if self._accelerator.is_main_process:
+            for name in ("best.safetensors", "log.jsonl"):
+                (self.out / name).unlink(missing_ok=True)
+
+
+def read_best(out: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """Return the best weights of a training, and their step and scores; None where none are."""
+    from safetensors import safe_open
+
+    path = out / "best.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        return weights, {"step": int(metadata["step"]), **json.loads(metadata["scores"])}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); train again.") from None

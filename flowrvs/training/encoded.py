@@ -1,0 +1,309 @@
+"""Clips as the transformer sees them, encoded once and kept on disk.
+
+With ``--cache`` the frozen encoder's work is done beforehand: the moments of the clips'
+latents, the latents of what is meant in them, and the embeddings of the sentences. Then the
+transformer trains alone, without VAE or text encoder on the device. The folder may be shared by
+trainings and deleted at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from flowrvs.disk import free_bytes, replacing
+from flowrvs.errors import StorageError
+from flowrvs.models.text import clean_prompt
+from flowrvs.models.vae import encode_moments
+from flowrvs.pipelines.embeddings import EmbeddingCache
+from flowrvs.pipelines.geometry import normalise
+from flowrvs.pipelines.prompts import PromptEncoder
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.training.dataset import Draw, Sample, TrainingData, read_mask, read_video
+
+__all__ = [
+    "CachedData",
+    "ClipEncoder",
+    "EncodedSample",
+    "LatentCache",
+    "TextBank",
+    "fill_cache",
+    "needed_draws",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSample:
+    """A sample as latents.
+
+    Attributes
+    ----------
+    number : int
+    text : str
+    moments : Tensor, shape (2 * z_dim, t, h, w)
+        Mean and log-variance of the clip's latent, not normalised.
+    target : Tensor, shape (z_dim, t, h, w)
+        Mean of the mask video's latent, not normalised.
+    """
+
+    number: int
+    text: str
+    moments: torch.Tensor
+    target: torch.Tensor
+
+
+class ClipEncoder:
+    """The VAE's frozen encoder.
+
+    Parameters
+    ----------
+    vae : AutoencoderKLWan
+        Stays where it is; its encoder is used and not changed.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self.vae = vae
+
+    @torch.no_grad()
+    def moments(self, video: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Return the moments of a clip (T, H, W, 3): (2 * z_dim, t, h, w)."""
+        frames = torch.from_numpy(video).to(self.vae.device)
+        return encode_moments(self.vae, normalise(frames, self.vae.dtype))[0]
+
+    @torch.no_grad()
+    def target(self, mask: npt.NDArray[np.bool_]) -> torch.Tensor:
+        """Return the latent of masks (T, H, W): (z_dim, t, h, w)."""
+        values = torch.from_numpy(mask).to(self.vae.device, self.vae.dtype)
+        video = values[None, None].repeat(1, 3, 1, 1, 1) * 2 - 1
+        return encode_moments(self.vae, video)[0, : self.vae.config.z_dim]
+
+    def encode(self, sample: Sample) -> EncodedSample:
+        """Return a sample as latents."""
+        return EncodedSample(
+            sample.number, sample.text, self.moments(sample.video), self.target(sample.mask)
+        )
+
+
+class LatentCache:
+    """Tensors on disk by key, a small safetensors file each.
+
+    Parameters
+    ----------
+    folder : Path
+        Of one VAE and number format alone; created when something is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: str) -> Path:
+        """Return the file of a key."""
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def get(self, key: str) -> torch.Tensor | None:
+        """Return what is kept, or None; a damaged file is as good as none."""
+        try:
+            with safe_open(self.path(key), framework="pt") as file:
+                return file.get_tensor("latent")
+        except (OSError, SafetensorError, ValueError):
+            return None
+
+    def put(self, key: str, latent: torch.Tensor) -> None:
+        """Keep a tensor.
+
+        Raises
+        ------
+        StorageError
+            The disk is full or cannot be written to.
+        """
+        path = self.path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path, durable=False) as part:
+                save_file({"latent": latent.detach().cpu().contiguous()}, part)
+        except SafetensorError as error:
+            raise StorageError(f"Cannot write {path}: {error}; free some space there.") from None
+
+
+class CachedData:
+    """`TrainingData` whose samples come encoded where they are in the cache.
+
+    Parameters
+    ----------
+    data : TrainingData
+        With ``settings.variants`` above 0: its clips come back.
+    cache : LatentCache
+    """
+
+    def __init__(self, data: TrainingData, cache: LatentCache) -> None:
+        self.data = data
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, number: int) -> EncodedSample | Sample:
+        for draw in self.data.candidates(number):
+            found = self._encoded(number, draw)
+            if found is None:
+                break
+            if self.data.settings.no_target or bool(found.target.any()):
+                return found
+        return self.data[number]
+
+    def _encoded(self, number: int, draw: Draw) -> EncodedSample | None:
+        target = self.cache.get(draw.target_key)
+        moments = self.cache.get(draw.clip_key) if target is not None else None
+        if target is None or moments is None:
+            return None
+        return EncodedSample(number, draw.text, moments, target)
+
+
+def needed_draws(
+    data: TrainingData, samples: int, rank: int = 0, processes: int = 1
+) -> tuple[Iterator[Draw], int]:
+    """Return one process's share of what a training will ask for, and how many that are.
+
+    Parameters
+    ----------
+    data : TrainingData
+        With ``settings.variants`` above 0.
+    samples : int
+        Samples of the whole training.
+    rank, processes : int
+        Which process this is, and of how many.
+    """
+    every = data.settings.variants * sum(len(e.rows) for e in data.entries if e.count)
+
+    def all_that_can_be() -> Iterator[Draw]:
+        for draw in islice(data.variant_draws(), rank, None, processes):
+            if data.settings.no_target or read_mask(draw).any():
+                yield draw
+
+    def by_number() -> Iterator[Draw]:
+        for number in range(rank, samples, processes):
+            for draw in data.candidates(number):
+                if data.settings.no_target or read_mask(draw).any():
+                    yield draw
+                    break
+
+    if every <= samples:
+        return all_that_can_be(), len(range(rank, every, processes))
+    return by_number(), len(range(rank, samples, processes))
+
+
+def fill_cache(
+    draws: Iterable[Draw],
+    total: int,
+    cache: LatentCache,
+    encoder: ClipEncoder,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> int:
+    """Encode what is not in the cache yet; may be stopped and started again.
+
+    Parameters
+    ----------
+    draws : iterable of Draw
+    total : int
+        How many they are at most.
+    cache, encoder
+    progress : callable, optional
+        Receives a `Progress` after every clip.
+    cancel : CancelToken, optional
+        Checked before every clip.
+
+    Returns
+    -------
+    int
+        How many files were written.
+
+    Raises
+    ------
+    StorageError
+        The disk has no room.
+    """
+    clock = ProgressClock(total)
+    written = 0
+    for draw in draws:
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        written += _keep(draw, cache, encoder)
+        event = clock.advance("encoding clips")
+        if progress is not None:
+            progress(event)
+    return written
+
+
+def _keep(draw: Draw, cache: LatentCache, encoder: ClipEncoder) -> int:
+    has_clip, has_target = (cache.path(k).is_file() for k in (draw.clip_key, draw.target_key))
+    if has_clip and has_target:
+        return 0
+    if free_bytes(cache.folder) < 2**26:
+        raise StorageError(f"The disk is full at {cache.folder}; free some space, run again.")
+    if not has_clip:
+        cache.put(draw.clip_key, encoder.moments(read_video(draw)))
+    if not has_target:
+        cache.put(draw.target_key, encoder.target(read_mask(draw)))
+    return 2 - has_clip - has_target
+
+
+class TextBank:
+    """Embeddings of the sentences of a training, read from disk as they are needed.
+
+    Parameters
+    ----------
+    prompts : PromptEncoder
+        Computes those that are not kept yet.
+    cache : EmbeddingCache
+        Where it keeps them.
+    length : int
+        Tokens that a sentence is padded to.
+    lower_case : bool
+        As in `PromptEncoder`.
+    """
+
+    def __init__(
+        self, prompts: PromptEncoder, cache: EmbeddingCache, length: int, lower_case: bool
+    ) -> None:
+        self._prompts = prompts
+        self._cache = cache
+        self._length = length
+        self._lower_case = lower_case
+        self._read = lru_cache(maxsize=1024)(self._read_one)
+
+    def prepare(self, texts: list[str], device: torch.device) -> None:
+        """Embed the sentences that are new; the text encoder is loaded for those only."""
+        new = [text for text in texts if self._cache.get(self._cleaned(text)) is None]
+        if new:
+            self._prompts.encode(new, device)
+
+    def get(self, texts: list[str], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return embeddings, (N, length, d_model), zero after each sentence's true length."""
+        rows = [self._read(text) for text in texts]
+        out = rows[0].new_zeros(len(rows), self._length, rows[0].shape[-1])
+        for target, row in zip(out, rows, strict=True):
+            target[: len(row)] = row
+        return out.to(device, dtype)
+
+    def _cleaned(self, text: str) -> str:
+        return clean_prompt(text.lower() if self._lower_case else text)
+
+    def _read_one(self, text: str) -> torch.Tensor:
+        kept = self._cache.get(self._cleaned(text))
+        if kept is None:  # somebody deletes the cache, or the disk is full
+            row = self._prompts.encode([text], torch.device("cpu"))[0]
+            lengths = row.any(-1).nonzero()
+            kept = row[: int(lengths.max()) + 1 if len(lengths) else 1]
+        return kept

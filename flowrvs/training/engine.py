@@ -1,0 +1,401 @@
+"""The loop that all trainings on real data run in: steps, averages, checkpoints, validation.
+
+It is accelerate's: one process, several devices, several machines, by ``accelerate launch``.
+Which samples a step sees, and their noise, follow from the step alone, so a training that was
+killed and resumed is the one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader
+
+from flowrvs.disk import free_bytes
+from flowrvs.errors import Cancelled, DeviceMemoryError, InputError, StorageError, TrainingError
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.training.checkpoints import Checkpoints
+from flowrvs.training.config import CommonConfig
+from flowrvs.training.dataset import SampleNumbers
+from flowrvs.training.journal import Journal
+
+__all__ = ["Engine", "Monitor", "Trainee", "learning_rate", "make_accelerator"]
+
+
+class Trainee(Protocol):
+    """What is trained, and how its loss comes about.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        Its parameters with ``requires_grad`` are trained.
+    """
+
+    module: torch.nn.Module
+
+    def groups(self, samples: Sequence[Any]) -> list[Any]:
+        """Put samples together that can be computed at once; each has a length."""
+        ...
+
+    def loss(self, module: torch.nn.Module, group: Any) -> torch.Tensor:
+        """Return the mean loss of a group, computed through `module`."""
+        ...
+
+    def validate(self, module: torch.nn.Module) -> dict[str, float]:
+        """Score held-out clips; empty where there are none."""
+        ...
+
+
+@dataclasses.dataclass
+class Monitor:
+    """Watches the loss for spikes.
+
+    Attributes
+    ----------
+    smoothed, lowest : float or None
+        The loss, exponentially smoothed, and its lowest value after the first hundred steps.
+    count : int
+        Steps seen.
+    best : float
+        Best validation so far.
+    scores : dict
+        Of the last validation.
+    """
+
+    smoothed: float | None = None
+    lowest: float | None = None
+    count: int = 0
+    best: float = -1.0
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def spikes(self, loss: float, factor: float) -> bool:
+        """Take a loss in; say whether the smoothed loss is `factor` times its lowest."""
+        self.count += 1
+        self.smoothed = loss if self.smoothed is None else 0.95 * self.smoothed + 0.05 * loss
+        if self.count >= 100:
+            self.lowest = min(self.smoothed, math.inf if self.lowest is None else self.lowest)
+        return factor > 0 and self.lowest is not None and self.smoothed > factor * self.lowest
+
+
+def make_accelerator(precision: str, device: str) -> Accelerator:
+    """Return accelerate's view of the devices.
+
+    Parameters
+    ----------
+    precision : {"mixed", "bfloat16", "float32"}
+        Only "mixed" lets accelerate cast; bfloat16 weights need no casting.
+    device : str
+        ``"auto"``, ``"cpu"`` or a GPU.
+    """
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        # accelerate keeps one state per process; a second training may want another.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device == "cpu", mixed_precision="bf16" if precision == "mixed" else "no"
+    )
+
+
+def learning_rate(config: CommonConfig, step: int, epoch: int) -> float:
+    """Return the rate of a step: a linear warm-up, then a drop at each milestone passed."""
+    rate = config.learning_rate * config.gamma ** sum(m <= epoch for m in config.milestones)
+    return rate * min(1.0, (step + 1) / config.warmup) if config.warmup else rate
+
+
+class Engine:
+    """Trains a `Trainee` on samples by number.
+
+    Parameters
+    ----------
+    trainee : Trainee
+    dataset : map-style dataset
+        From a sample's number to a sample.
+    epoch_length : int
+        Samples of a pass.
+    config : CommonConfig
+    out : Path
+        Folder of checkpoints and log.
+    accelerator : Accelerator
+    identity : dict
+        What a resumed training must have in common with the one before, beside the config.
+    tensorboard : bool
+    progress, cancel
+        See `flowrvs.progress`.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        dataset: Any,
+        epoch_length: int,
+        config: CommonConfig,
+        out: Path,
+        accelerator: Accelerator,
+        *,
+        identity: dict[str, Any],
+        tensorboard: bool = False,
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        self.trainee, self.dataset, self.config, self.out = trainee, dataset, config, out
+        self.accelerator = accelerator
+        self.progress = progress
+        self.cancel = cancel or CancelToken()
+        self.batch = config.batch_size * accelerator.num_processes
+        self.steps_per_epoch = max(1, epoch_length // self.batch)
+        self.total = self.steps_per_epoch * config.epochs
+        if config.max_steps:
+            self.total = min(self.total, config.max_steps)
+        named = [(n, p) for n, p in trainee.module.named_parameters() if p.requires_grad]
+        if not named:
+            raise InputError("Nothing is to be trained: no weights were chosen.")
+        self.names = [name for name, _ in named]
+        optimizer = torch.optim.AdamW(
+            [parameter for _, parameter in named],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        self.module, self.optimizer = accelerator.prepare(trainee.module, optimizer)
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.ema: EMAModel | None = None
+        if config.ema_decay > 0:
+            self.ema = EMAModel(self.parameters, decay=config.ema_decay)
+            self.ema.shadow_params = [p.float() for p in self.ema.shadow_params]
+        self.monitor = Monitor()
+        self.step = 0
+        self.checkpoints = Checkpoints(
+            out, accelerator, self.names, identity | {"config": _lasting(config)}, keep=config.keep
+        )
+        self.journal: Journal | None = None
+        if accelerator.is_main_process:
+            self.journal = Journal(out, tensorboard=tensorboard)
+
+    # -- running -------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            There is none, or it belongs to a training with other options or data.
+        """
+        extra = self.checkpoints.load(self.ema)
+        self.step = int(extra["step"])
+        self.monitor = Monitor(**extra["monitor"])
+        if self.journal is not None:
+            self.journal.rewind(self.step)
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises
+        ------
+        Cancelled
+            On request; the state is saved.
+        TrainingError
+            The loss is not finite any more, or spiked; the last good state is on disk.
+        StorageError
+            The disk has no room for checkpoints.
+        DeviceMemoryError
+            The device is too small.
+        """
+        self._check_room()
+        clock = ProgressClock(self.total, self.step)
+        self.module.train()
+        try:
+            with _memory_in_words():
+                for samples in self._loader():
+                    self._check_cancelled()
+                    loss = self._train_step(samples)
+                    self.step += 1
+                    self._after_step(loss, clock)
+        finally:
+            if self.journal is not None:
+                self.journal.close()
+        self.accelerator.wait_for_everyone()
+
+    def _loader(self) -> Iterator[Sequence[Any]]:
+        config, accelerator = self.config, self.accelerator
+        numbers = SampleNumbers(
+            self.step,
+            self.total,
+            config.batch_size,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        # Fresh processes, not forks: readers of projects and videos have threads of their own.
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=numbers,  # type: ignore[arg-type]
+            num_workers=config.workers,
+            collate_fn=list,
+            multiprocessing_context="spawn" if config.workers else None,
+            persistent_workers=False,
+        )
+        return iter(loader)
+
+    def _train_step(self, samples: Sequence[Any]) -> float:
+        rate = learning_rate(self.config, self.step, self.step // self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        groups = self.trainee.groups(samples)
+        total = torch.zeros((), device=self.accelerator.device)
+        for place, group in enumerate(groups):
+            last = place == len(groups) - 1
+            # Gradients travel between processes once a step.
+            with nullcontext() if last else self.accelerator.no_sync(self.module):
+                loss = self.trainee.loss(self.module, group) * (len(group) / len(samples))
+                self.accelerator.backward(loss)
+            total += loss.detach().float()
+        total = self.accelerator.reduce(total, "mean")
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        loss_value, norm_value = float(total), float(norm)
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            self.optimizer.zero_grad()
+            self.save()
+            raise TrainingError(
+                f"The loss is {loss_value:g} (gradient {norm_value:g}) at step {self.step + 1}: "
+                f"stopped; the last good state is in {self.checkpoints.newest()}. Lower the "
+                "learning rate, or use precision = 'mixed'."
+            )
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.step(self.parameters)
+        if self.journal is not None:
+            self.journal.add(loss=loss_value, norm=norm_value)
+        return loss_value
+
+    def _after_step(self, loss: float, clock: ProgressClock) -> None:
+        config, last = self.config, self.step == self.total
+        if self.monitor.spikes(loss, config.spike_factor):
+            where = self.checkpoints.newest()
+            kept = f"the last good state is in {where}" if where else "there is no checkpoint yet"
+            raise TrainingError(
+                f"The loss rose to {self.monitor.smoothed:.3g} from {self.monitor.lowest:.3g} at "
+                f"step {self.step}: stopped; {kept}. Lower the learning rate, then --resume."
+            )
+        if self.journal is not None and (self.step % config.log_every == 0 or last):
+            epoch = self.step / self.steps_per_epoch
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.journal.report(step=self.step, epoch=round(epoch, 3), rate=rate)
+        if self.step % config.validate_every == 0 or last:
+            self.validate()
+        if self.step % config.save_every == 0 or last:
+            self.save()
+        if self.progress is not None and self.accelerator.is_main_process:
+            score = self.monitor.scores.get("J&F")
+            known = "" if score is None else f", J&F {score:.3f}"
+            self.progress(
+                clock.advance(f"step {self.step}, loss {self.monitor.smoothed:.4g}{known}")
+            )
+
+    def validate(self) -> None:
+        """Score the averaged weights on held-out clips, and keep them if they are the best."""
+        with self.averaged():
+            self.module.eval()
+            scores = self.trainee.validate(self.accelerator.unwrap_model(self.module))
+            self.module.train()
+            if not scores:
+                return
+            self.monitor.scores = scores
+            if scores["J&F"] > self.monitor.best:
+                self.monitor.best = scores["J&F"]
+                self.checkpoints.save_best(self.weights(), self.step, scores)
+        if self.journal is not None:
+            self.journal.report(step=self.step, **scores)
+
+    # -- weights -------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the trained weights by name, on the CPU."""
+        state = self.accelerator.get_state_dict(self.module)
+        return {name: state[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in self.names}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights in place for a while."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(self.parameters)
+
+    def result(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return the weights that come out, and what is known of them.
+
+        The best on held-out clips where there are any and ``keep_best`` is on, else the
+        averaged ones of the last step.
+        """
+        best = self.checkpoints.load_best() if self.config.keep_best else None
+        if best is not None:
+            return best
+        with self.averaged():
+            return self.weights(), {"step": self.step, **self.monitor.scores}
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        extra = {"step": self.step, "monitor": dataclasses.asdict(self.monitor)}
+        self.checkpoints.save(self.step, self.ema, extra)
+
+    def _check_cancelled(self) -> None:
+        """Stop where this or another process was asked to."""
+        asked = self.cancel.cancelled
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(asked), device=self.accelerator.device)
+            asked = float(self.accelerator.reduce(flag, "sum")) > 0
+        if asked:
+            self.save()
+            raise Cancelled(f"Stopped at step {self.step}; go on with --resume.")
+
+    def _check_room(self) -> None:
+        """Refuse to begin what the disk cannot hold."""
+        size = sum(p.numel() * (3 * p.element_size() + 4) for p in self.parameters)
+        needed = size * (self.config.keep + 1) + 2**24
+        free = free_bytes(self.out)
+        if free < needed:
+            raise StorageError(
+                f"Checkpoints need {needed / 1e9:.1f} GB, {self.out} has {free / 1e9:.1f} GB free; "
+                "free some space, or keep fewer (keep = 1)."
+            )
+
+
+#: Options that may change between a training and its resumption.
+_CHANGEABLE = frozenset(
+    "epochs max_steps workers save_every keep log_every validate_every keep_best spike_factor "
+    "learning_rate milestones gamma warmup clip_norm".split()
+)
+
+
+def _lasting(config: CommonConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(config)
+    return {key: value for key, value in values.items() if key not in _CHANGEABLE}
+
+
+@contextmanager
+def _memory_in_words() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+            yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            "The device ran out of memory: use --lora RANK, --cache DIR, gradient_checkpointing, "
+            "fewer frames or a smaller short_side."
+        ) from error

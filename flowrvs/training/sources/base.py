@@ -1,0 +1,148 @@
+"""What a source of training data gives: videos, sentences, pictures and masks on request.
+
+A picture data set (RefCOCO) is a source whose videos have one frame each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flowrvs.errors import DatasetError, MissingPathError
+
+__all__ = [
+    "Picture",
+    "Sentence",
+    "Source",
+    "TrainingVideo",
+    "is_plain_name",
+    "read_json",
+    "read_picture",
+]
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence about a video, with its truth.
+
+    Attributes
+    ----------
+    text : str
+        As the annotator wrote it.
+    objects : tuple of int
+        The source's keys of the objects that are meant; empty where nothing is.
+    frames : tuple of int
+        Native indices of the frames that may be trained on, ascending, at least one.
+    """
+
+    text: str
+    objects: tuple[int, ...]
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingVideo:
+    """A video, or a picture.
+
+    Attributes
+    ----------
+    name : str
+        Unique in its source.
+    sentences : tuple of Sentence
+    """
+
+    name: str
+    sentences: tuple[Sentence, ...]
+
+
+class Source(Protocol):
+    """Where clips come from; can be pickled, and opens its files in each process itself.
+
+    Attributes
+    ----------
+    label : str
+        Names it in messages.
+    identity : str
+        Part of the key under which encoded clips are kept: changes with what it reads.
+    videos : sequence of TrainingVideo
+    skipped : dict of str to int
+        How many items were left out, by reason in words.
+    """
+
+    label: str
+    identity: str
+    videos: Sequence[TrainingVideo]
+    skipped: dict[str, int]
+
+    def size(self, video: TrainingVideo) -> tuple[int, int]:
+        """Return height and width of a video's pictures."""
+        ...
+
+    def pictures(self, video: TrainingVideo, frames: Sequence[int]) -> list[Picture]:
+        """Read frames, each (H, W, 3) RGB; one may be asked for twice."""
+        ...
+
+    def masks(
+        self, video: TrainingVideo, sentence: Sentence, frames: Sequence[int]
+    ) -> npt.NDArray[np.bool_]:
+        """Return what a sentence means on frames, (T, H, W): the union of its objects."""
+        ...
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture as RGB, (H, W, 3).
+
+    Raises
+    ------
+    DatasetError
+        It is missing or damaged.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except FileNotFoundError:
+        raise DatasetError(f"The picture {path} is missing; copy it again.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DatasetError(
+            f"The picture {path} cannot be read ({reason}); copy it again."
+        ) from None
+
+
+def read_json(path: Path, limit: int = 2**33) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    MissingPathError
+        There is no such file.
+    DatasetError
+        It is not JSON, or larger than `limit` bytes.
+    """
+    try:
+        if path.stat().st_size > limit:
+            raise DatasetError(f"{path} is larger than any data set; give another file.")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise MissingPathError(f"{path} is missing; copy it again.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DatasetError(f"{path} is not readable JSON ({reason}); copy it again.") from None
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether a name from a file is one path part, so that nothing outside can be read."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not any(mark in name for mark in ("/", "\\", "\0", ":"))
+    )
