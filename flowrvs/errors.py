@@ -51,6 +51,9 @@ _EXTRAS = {
         ("models", "Running a model here"),
     ),
     "distributed": ("cluster", "Computing on a cluster"),
+    "matplotlib": ("train", "The plot"),
+    "peft": ("train", "An adapter (LoRA)"),
+    "tensorboard": ("train", "The log for TensorBoard"),
 }
 
 

@@ -53,6 +53,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", default="tiny", metavar="NAME|DIR", help="a model's name or folder (tiny)"
     )
+    group.add_argument(
+        "--lora",
+        metavar="NAME|DIR",
+        help="an adapter that was trained on the model: its name or folder",
+    )
     group.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, ... (auto)")
     group.add_argument(
         "--memory",
@@ -125,6 +130,7 @@ def load_model(args: argparse.Namespace, cancel: CancelToken | None = None) -> S
         "fast": args.fast,
         "sparse": args.sparse,
         "compile": args.compile,
+        "lora": args.lora,
     }
     if getattr(args, "scheduler", None) is not None:
         from flowrvs.inference.cluster import Cluster, Scheduler
@@ -133,6 +139,8 @@ def load_model(args: argparse.Namespace, cancel: CancelToken | None = None) -> S
         scheduler = Scheduler.at(args.scheduler, insecure=args.insecure, **tls)
         # A folder is named as it is from everywhere.
         model = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
+        if args.lora is not None and Path(args.lora).is_dir():
+            options["lora"] = str(Path(args.lora).resolve())
         return Cluster(scheduler, model, notice=_notice, cancel=cancel, **options)
     import flowrvs
 

@@ -1,41 +1,182 @@
-"""``flowrvs train``: the VAE with its mask decoder, then the flow."""
+"""``flowrvs train``: mask decoder or flow on real data, or a whole model from scratch."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+import sys
+from typing import TYPE_CHECKING, Any
 
-HELP = "Train a model on the synthetic world: first 'vae', then 'flow'."
+if TYPE_CHECKING:
+    from flowrvs.training.flow import Trained
+
+HELP = "Train: 'flow' or 'decoder' on real data, 'scratch' from nothing; 'merge' adapters."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
-    parser.add_argument("stage", choices=("vae", "flow"), help="what to train")
-    parser.add_argument(
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    flow = stages.add_parser("flow", help="the flow of a Wan base or a FlowRVS model")
+    decoder = stages.add_parser("decoder", help="the mask decoder of a Wan base or a model")
+    for stage in (flow, decoder):
+        _add_real(stage)
+    flow.add_argument(
+        "--lora", type=int, metavar="RANK", help="train adapters of this rank; DIR/lora comes out"
+    )
+    flow.add_argument(
+        "--cache", metavar="DIR", help="encode clips once, beforehand, into this folder"
+    )
+    scratch = stages.add_parser("scratch", help="VAE and flow on the synthetic world")
+    scratch.add_argument(
         "--config",
         required=True,
         metavar="FILE",
-        help="a TOML file; the bundled model's are in flowrvs/training/configs",
+        help="a TOML file; the bundled model's is flowrvs/training/scratch/configs/tiny.toml",
     )
+    _add_resume(scratch)
+    merge = stages.add_parser("merge", help="add an adapter to the weights of its model")
+    merge.add_argument("--model", required=True, metavar="NAME|DIR", help="the model")
+    merge.add_argument("--lora", required=True, metavar="NAME|DIR", help="the adapter")
+    merge.add_argument("--out", required=True, metavar="DIR", help="the new model's folder")
+
+
+def _add_real(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME|DIR", help="what to start from; it is only read")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="PATH",
+        help="splits (MeViS, MeViSv2, Ref-YouTube-VOS, Ref-DAVIS17), RefCOCO, projects",
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="share of the samples from each path (all that each has)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="checkpoints, log, and DIR/model at the end")
+    parser.add_argument("--name", help="name of the result (that of DIR)")
+    parser.add_argument(
+        "--preset", metavar="NAME", help="paper: the published values; corrections: few clips"
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with any of the options")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set options; --options lists them",
+    )
+    parser.add_argument("--max-steps", type=int, metavar="N", help="stop after N steps")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, … (auto)")
+    parser.add_argument("--tensorboard", action="store_true", help="write DIR/tensorboard, too")
+    parser.add_argument("--plot", action="store_true", help="draw DIR/log.png at the end")
+    parser.add_argument(
+        "--options", action="store_true", help="list every option with its default and leave"
+    )
+    _add_resume(parser)
+
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
-    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
-    from flowrvs.training import FlowConfig, VaeConfig, load_config, train_flow, train_vae
+    if args.stage == "scratch":
+        return _run_scratch(args)
+    if args.stage == "merge":
+        return _run_merge(args)
+    return _run_real(args)
 
-    folder: Path
+
+def _run_real(args: argparse.Namespace) -> int:
+    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+    from flowrvs.errors import InputError
+    from flowrvs.training.config import DecoderConfig, FlowConfig, build_config
+
+    kind: Any = FlowConfig if args.stage == "flow" else DecoderConfig
+    if args.options:
+        return _print_options(kind, as_json=args.json)
+    for option in ("model", "data", "out"):
+        if not getattr(args, option):
+            raise InputError(f"flowrvs train {args.stage} needs --{option}; see --help.")
+    chosen = {"max_steps": args.max_steps}
+    if args.stage == "flow":
+        chosen["lora_rank"] = args.lora
+    config = build_config(kind, preset=args.preset, file=args.config, settings=args.set, **chosen)
+    options: dict[str, Any] = {
+        "weights": args.weights,
+        "name": args.name,
+        "device": args.device,
+        "resume": args.resume,
+        "tensorboard": args.tensorboard,
+    }
+    from flowrvs.training import train_decoder, train_flow
+
     with cancel_on_interrupt() as cancel, progress_line() as progress:
-        if args.stage == "vae":
-            config = load_config(args.config, VaeConfig)
-            folder = train_vae(config, resume=args.resume, progress=progress, cancel=cancel)
+        options |= {"progress": progress, "cancel": cancel}
+        if args.stage == "flow":
+            trained = train_flow(
+                args.model, args.data, args.out, config, cache=args.cache, **options
+            )
         else:
-            flow = load_config(args.config, FlowConfig)
-            folder = train_flow(flow, resume=args.resume, progress=progress, cancel=cancel)
+            trained = train_decoder(args.model, args.data, args.out, config, **options)
+    _tell(trained, args)
+    return 0
+
+
+def _tell(trained: Trained, args: argparse.Namespace) -> None:
+    if args.plot:
+        from flowrvs.training.journal import plot_log
+
+        folder = trained.folder.parent
+        plot_log(folder / "log.jsonl", folder / "log.png")
     if args.json:
-        print(json.dumps({"stage": args.stage, "out": str(folder)}))
+        facts = {"steps": trained.steps, **trained.scores}
+        print(json.dumps({"stage": args.stage, "out": str(trained.folder), **facts}))
+        return
+    for reason, count in trained.card["left_out"].items():
+        print(f"left out: {count} {reason}", file=sys.stderr)
+    score = f", J&F {trained.scores['J&F']:.3f} on held-out videos" if trained.scores else ""
+    print(f"trained {args.stage}, {trained.steps} steps{score}: {trained.folder}")
+
+
+def _print_options(kind: Any, *, as_json: bool) -> int:
+    from flowrvs.training.options import list_options
+
+    options = list(list_options(kind))
+    if as_json:
+        print(json.dumps({o.name: {"default": o.default, "help": o.help} for o in options}))
+        return 0
+    for item in options:
+        allowed = f" ({item.range})" if item.range else ""
+        print(f"{item.name} = {json.dumps(item.default)}{allowed}\n    {item.help}")
+    return 0
+
+
+def _run_scratch(args: argparse.Namespace) -> int:
+    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+    from flowrvs.training import load_scratch_config, train_scratch
+
+    config = load_scratch_config(args.config)
+    with cancel_on_interrupt() as cancel, progress_line() as progress:
+        folder = train_scratch(config, resume=args.resume, progress=progress, cancel=cancel)
+    if args.json:
+        print(json.dumps({"stage": "scratch", "out": str(folder)}))
     else:
-        print(f"trained {args.stage}: {folder}")
+        print(f"trained scratch: {folder}")
+    return 0
+
+
+def _run_merge(args: argparse.Namespace) -> int:
+    from flowrvs.training import merge_lora
+
+    folder = merge_lora(args.model, args.lora, args.out)
+    if args.json:
+        print(json.dumps({"stage": "merge", "out": str(folder)}))
+    else:
+        print(f"merged: {folder}")
     return 0

@@ -13,6 +13,7 @@ from flowrvs.errors import CheckpointError, InputError, MissingPathError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import LOCATOR_FILE, Locator
 from flowrvs.models.roundings import use_two_step_norms, use_wide_rotary
+from flowrvs.pipelines.adapters import find_adapter, merge_adapter
 from flowrvs.pipelines.devices import choose_device, choose_dtype, silent_libraries
 from flowrvs.pipelines.memory import MODES, describe, place
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
@@ -41,6 +42,7 @@ def load(
     fast: bool = False,
     sparse: bool = False,
     compile: bool = False,
+    lora: str | PathLike[str] | None = None,
 ) -> FlowRVSPipeline:
     """Load a pipeline, ready to segment.
 
@@ -75,6 +77,9 @@ def load(
         the locator misses (IoU 0.999 or better on clips it was not fitted to).
     compile : bool
         Compile the transformer's blocks. The first window takes longer: for long jobs.
+    lora : str or path-like, optional
+        An adapter that was trained on this model (``flowrvs train flow --lora``), by name or
+        folder; merged into the weights.
 
     Returns
     -------
@@ -83,7 +88,9 @@ def load(
     Raises
     ------
     CheckpointError
-        The folder is not a complete pipeline.
+        The folder is not a complete pipeline, or the adapter does not fit it.
+    MissingPathError
+        There is no such model or adapter.
     InputError
         Unknown device, memory mode or number format.
     """
@@ -94,6 +101,7 @@ def load(
     target = choose_device(device)
     number = choose_dtype(dtype, target)
     folder = locate(model)
+    adapter = None if lora is None else find_adapter(lora)
     try:
         with silent_libraries():
             pipeline = FlowRVSPipeline.from_pretrained(
@@ -111,6 +119,8 @@ def load(
             f"{folder} cannot be loaded as a FlowRVS pipeline: {reason}"
         ) from error
     _check_weights(folder, pipeline)
+    if adapter is not None:
+        merge_adapter(pipeline.transformer, adapter)
     _cast(pipeline.transformer, number)
     pipeline.transformer.eval().requires_grad_(False)
     pipeline.vae.eval().requires_grad_(False)
@@ -125,7 +135,11 @@ def load(
         fast=fast,
         sparse=sparse,
     )
-    pipeline.weights = fingerprint(folder / "transformer", folder / "vae")[:12]
+    parts = [folder / "transformer", folder / "vae"]
+    if adapter is not None:
+        pipeline.name += f"+{_adapter_name(adapter)}"
+        parts.append(adapter)
+    pipeline.weights = fingerprint(*parts)[:12]
     pipeline.set_progress_bar_config(disable=True)
     pipeline.prompts = _prompts(pipeline, folder, target, number, text_precision)
     exact = number != torch.float32 and not fast
@@ -178,6 +192,11 @@ def _name(model: str | PathLike[str], folder: Path, **changes: bool) -> str:
     """Say under which name its masks are kept; what changes them is part of it."""
     name = str(model) if str(model) == "tiny" else folder.name
     return "+".join([name, *(change for change, on in changes.items() if on)])
+
+
+def _adapter_name(folder: Path) -> str:
+    """Name of an adapter: of the training that made it, where the folder is only "lora"."""
+    return folder.parent.name if folder.name == "lora" else folder.name
 
 
 def _locator(folder: Path) -> Locator:

@@ -119,8 +119,7 @@ class Checkpoints:
         if ema is not None:
             rank = self._accelerator.process_index if self._whole else 0
             tensors = {
-                f"{i:05}": p.detach().cpu().contiguous()
-                for i, p in enumerate(ema.shadow_params)
+                f"{i:05}": p.detach().cpu().contiguous() for i, p in enumerate(ema.shadow_params)
             }
             save_file(tensors, folder / f"ema-{rank}.safetensors")
             extra = extra | {"ema_step": ema.optimization_step}

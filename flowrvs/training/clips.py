@@ -242,7 +242,7 @@ def _scaled(size: tuple[int, int], short: int, longest: int | None) -> tuple[int
     low, high = min(size), max(size)
     if longest is not None and high / low * short > longest:
         short = max(1, round(longest * low / high))
-    other = max(1, int(short * high / low))
+    other = min(max(1, int(short * high / low)), longest or 2**31)
     return (other, short) if size[1] < size[0] else (short, other)
 
 

@@ -25,9 +25,8 @@ from flowrvs.disk import free_bytes, replacing
 from flowrvs.errors import StorageError
 from flowrvs.models.text import clean_prompt
 from flowrvs.models.vae import encode_moments
-from flowrvs.pipelines.embeddings import EmbeddingCache
 from flowrvs.pipelines.geometry import normalise
-from flowrvs.pipelines.prompts import PromptEncoder
+from flowrvs.pipelines.prompts import EmbeddingCache, PromptEncoder
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.dataset import Draw, Sample, TrainingData, read_mask, read_video
 

@@ -322,7 +322,10 @@ class Engine:
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the trained weights by name, on the CPU."""
         state = self.accelerator.get_state_dict(self.module)
-        return {name: state[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in self.names}
+        return {
+            name: state[name].detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name in self.names
+        }
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from flowrvs import __version__
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.embeddings import fingerprint
+from flowrvs.pipelines.prompts import fingerprint
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.config import FlowConfig
 from flowrvs.training.dataset import Sample
@@ -155,22 +155,11 @@ class FlowTrainee:
         device = self._accelerator.device
         starts, times = [], []
         for sample in group:
-            generator = torch.Generator().manual_seed(
-                (self._config.seed * 1_000_003 + sample.number) % 2**63
-            )
-            times.append(
-                sample_timesteps(
-                    1,
-                    self._config.boundary_probability,
-                    self._config.time_power,
-                    torch.device("cpu"),
-                    generator,
-                )
-            )
+            time, noise = self.draw(sample.number, sample.target.shape)
+            times.append(time)
             mean, logvar = sample.moments.to(device).float().chunk(2, dim=0)
             if self._config.start_point_augmentation:
-                noise = torch.randn(mean.shape, generator=generator).to(device)
-                mean = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * noise
+                mean = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * noise.to(device)
             starts.append(mean)
         start = (torch.stack(starts) - self._mean) / self._std
         end = torch.stack([sample.target.to(device).float() for sample in group])
@@ -183,6 +172,19 @@ class FlowTrainee:
             inject=self._inject,
             dtype=self._dtype,
         )
+
+    def draw(self, number: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return time (1,) and noise of a sample: the same for its number, anywhere."""
+        config = self._config
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + number) % 2**63)
+        time = sample_timesteps(
+            1,
+            config.boundary_probability,
+            config.time_power,
+            torch.device("cpu"),
+            generator,
+        )
+        return time, torch.randn(shape, generator=generator)
 
     def validate(self, module: torch.nn.Module) -> dict[str, float]:
         """Score held-out sentences with the weights that are in place."""
@@ -322,7 +324,7 @@ def _prepare_transformer(pipeline: FlowRVSPipeline, config: FlowConfig) -> None:
         pipeline.injects_video = True
     transformer.requires_grad_(True)
     if config.lora_rank:
-        add_adapter(transformer, config.lora_rank, config.lora_alpha)
+        add_adapter(transformer, config.lora_rank, config.lora_alpha, config.seed)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowrvs.disk import replacing, write_bytes
-from flowrvs.errors import InputError
+from flowrvs.errors import missing_extra
 
 __all__ = ["Journal", "plot_log", "read_log"]
 
@@ -83,15 +83,13 @@ def plot_log(log: Path, picture: Path) -> None:
 
     Raises
     ------
-    InputError
+    MissingExtraError
         matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError(
-            "The plot needs matplotlib: pip install 'napari-flowrvs[train]'."
-        ) from None
+    except ImportError as error:
+        raise missing_extra(error) or error from None
     lines = read_log(log)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -119,8 +117,6 @@ def plot_log(log: Path, picture: Path) -> None:
 def _summary_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "TensorBoard is not installed: pip install 'napari-flowrvs[train]'."
-        ) from None
+    except ImportError as error:
+        raise missing_extra(error) or error from None
     return SummaryWriter(str(folder))

@@ -23,7 +23,7 @@ from flowrvs.disk import NewFolder
 from flowrvs.errors import CheckpointError
 from flowrvs.models.presets import PRESETS
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.quiet import quiet
+from flowrvs.pipelines.devices import silent_libraries
 
 __all__ = ["has_mask_decoder", "inject_video", "mask_vae_from", "open_model", "write_model"]
 
@@ -70,7 +70,7 @@ def open_model(model: str | Path, dtype: torch.dtype) -> tuple[Path, FlowRVSPipe
     """
     folder = locate(model)
     try:
-        with quiet():
+        with silent_libraries():
             pipeline = _open(folder, dtype)
     except CheckpointError:
         raise
@@ -88,24 +88,20 @@ def open_model(model: str | Path, dtype: torch.dtype) -> tuple[Path, FlowRVSPipe
 def _open(folder: Path, dtype: torch.dtype) -> FlowRVSPipeline:
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     if index.get("_class_name") == "FlowRVSPipeline":
-        pipeline = FlowRVSPipeline.from_pretrained(
+        return FlowRVSPipeline.from_pretrained(
             folder, text_encoder=None, dtype=dtype, local_files_only=True, use_safetensors=True
         )
-    else:
-        options: dict[str, Any] = {"local_files_only": True}
-        weights = options | {"torch_dtype": dtype, "use_safetensors": True}
-        pipeline = FlowRVSPipeline(
-            transformer=WanTransformer3DModel.from_pretrained(folder / "transformer", **weights),
-            vae=AutoencoderKLWan.from_pretrained(folder / "vae", **weights),
-            text_encoder=None,
-            tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", **options),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-            **PRESETS["production"].settings,
-        )
-    patch = int(pipeline.vae.config.patch_size or 1)
-    if int(pipeline.vae.config.out_channels) != patch * patch:
-        pipeline.register_modules(vae=mask_vae_from(pipeline.vae))
-    return pipeline
+    options: dict[str, Any] = {"local_files_only": True}
+    weights = options | {"torch_dtype": dtype, "use_safetensors": True}
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae", **weights)
+    return FlowRVSPipeline(
+        transformer=WanTransformer3DModel.from_pretrained(folder / "transformer", **weights),
+        vae=vae if has_mask_decoder(folder) else mask_vae_from(vae),
+        text_encoder=None,
+        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", **options),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        **PRESETS["production"].settings,
+    )
 
 
 def has_mask_decoder(folder: Path) -> bool:
@@ -126,8 +122,10 @@ def mask_vae_from(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
         value = state[name]
         state[name] = value.view(3, patch * patch, *value.shape[1:]).mean(0)
-    target.load_state_dict(state)
-    return target.to(vae.device, vae.dtype)
+    # The tensors themselves, of whatever number format, on whatever device; copies, so that
+    # training one VAE leaves the other.
+    target.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
+    return target
 
 
 def inject_video(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
@@ -194,7 +192,7 @@ def write_model(
     with NewFolder(target, replace=_is_ours) as new:
         for part in ("transformer", "vae", "text_encoder", "tokenizer"):
             if part in changed:
-                with quiet():
+                with silent_libraries():
                     changed[part].save_pretrained(new.path / part)
             else:
                 _link_folder(base / part, new.path / part)

@@ -145,10 +145,12 @@ def parse_setting(kind: type, text: str) -> tuple[str, Any]:
         raise InputError(f"'{text}' sets nothing; write KEY=VALUE.")
     for written in (value, f'"{value}"'):  # a text may stand without quotation marks
         try:
-            return name, tomllib.loads(f"value = {written}")["value"]
+            values = tomllib.loads(f"value = {written}")
         except tomllib.TOMLDecodeError:
             continue
-    raise InputError(f"The value of '{text}' cannot be read; write it as in a TOML file.")
+        if values.keys() == {"value"}:
+            return name, values["value"]
+    raise InputError(f"The value of {text!r} cannot be read; write it as in a TOML file.")
 
 
 def _convert(value: Any, hint: Any, name: str, where: str) -> Any:

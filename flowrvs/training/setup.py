@@ -12,8 +12,7 @@ from accelerate import Accelerator
 
 from flowrvs.errors import InputError
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.embeddings import EmbeddingCache, fingerprint
-from flowrvs.pipelines.prompts import EncoderSource, PromptEncoder
+from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource, PromptEncoder, fingerprint
 from flowrvs.training.clips import Box
 from flowrvs.training.config import CommonConfig
 from flowrvs.training.dataset import ClipSettings, TrainingData, caption

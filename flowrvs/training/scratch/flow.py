@@ -71,7 +71,7 @@ def train_flow(
     """
     trainer = FlowTrainer(config, progress, cancel)
     if resume:
-        trainer.restore(load_checkpoint(Path(config.out) / "checkpoint.pt"))
+        trainer.restore(load_checkpoint(trainer.out / "checkpoint.pt"))
     trainer.train()
     return trainer.save_pipeline()
 

@@ -1,0 +1,270 @@
+"""Clips as published: which frames, what sizes, mirrored with their sentence; drawn by number."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowrvs.errors import InputError
+from flowrvs.training.clips import (
+    Box,
+    choose_frames,
+    consecutive_frames,
+    fit_size,
+    plan_clip,
+    sparse_frames,
+    swap_sides,
+)
+from flowrvs.training.dataset import ClipSettings, SampleNumbers, TrainingData, caption, hash_of
+from flowrvs.training.sources import open_sources
+from tests.fixtures.training_data import draw_video, make_ytvos
+
+PAPER = Box(480, 832, 32)
+SMALL = ClipSettings(frames=5, box=Box(32, 48, 16), seed=3)
+
+
+def test_the_sparse_sampler_takes_an_anchor_its_surroundings_and_the_rest_from_outside() -> None:
+    rng = np.random.default_rng(0)
+    befores, afters = set(), set()
+    for _ in range(400):
+        frames = sparse_frames(rng, 100, 34, 17)
+        assert len(frames) == 17
+        assert frames == sorted(frames)
+        assert 34 in frames
+        near = [n for n in frames if 31 <= n <= 37]
+        # The neighbours may be met by chance from outside; between them nothing is drawn.
+        befores |= {34 - n for n in near if n < 34}
+        afters |= {n - 34 for n in near if n > 34}
+        below = max(n for n in frames if n < 34)
+        above = min(n for n in frames if n > 34)
+        assert below >= 31
+        assert above <= 37
+        far = [n for n in frames if n < below or n > above]
+        assert len(far) >= 13
+    assert befores == afters == {1, 2, 3}
+
+
+def test_the_sparse_sampler_at_ends_and_in_short_videos() -> None:
+    rng = np.random.default_rng(1)
+    for total in (1, 2, 3, 5, 12, 17, 18, 20):
+        for anchor in {0, total - 1, total // 2}:
+            for count in (1, 3, 5, 17):
+                frames = sparse_frames(rng, total, anchor, count)
+                assert len(frames) == count
+                assert anchor in frames
+                assert frames == sorted(frames)
+                assert 0 <= frames[0] <= frames[-1] < total
+    assert sparse_frames(rng, 1, 0, 17) == [0] * 17
+    # Where the whole video has to do, its frames come once each beside the first three.
+    frames = sparse_frames(rng, 15, 7, 17)
+    assert len(set(frames)) >= 14
+
+
+def test_consecutive_frames_hold_the_anchor_and_stay_inside() -> None:
+    rng = np.random.default_rng(2)
+    firsts = set()
+    for _ in range(200):
+        frames = consecutive_frames(rng, 20, 10, 5)
+        assert frames == list(range(frames[0], frames[0] + 5))
+        assert 10 in frames
+        firsts.add(frames[0])
+    assert firsts == {6, 7, 8, 9, 10}
+    assert consecutive_frames(rng, 3, 2, 5) == [0, 1, 2, 2, 2]
+    assert consecutive_frames(rng, 20, 19, 5) == [15, 16, 17, 18, 19]
+
+
+def test_a_video_with_few_usable_frames_gives_native_indices() -> None:
+    rng = np.random.default_rng(3)
+    frames = choose_frames(rng, (2, 3, 4, 80), 3, 9, "sparse")
+    assert 80 in frames
+    assert set(frames) <= {2, 3, 4, 80}
+    kinds = {choose_frames(rng, range(100), 40, 3, "mixed")[2] for _ in range(60)}
+    assert len(kinds) > 3
+
+
+def test_sizes_are_the_published_ones() -> None:
+    # Short side 480 but at most 832 long: 720p comes to 468 x 832, cut to multiples of 32.
+    assert fit_size((720, 1280), PAPER) == (448, 832)
+    assert fit_size((480, 640), PAPER) == (480, 640)
+    assert fit_size((640, 480), PAPER) == (640, 480)
+    assert fit_size((100, 100), PAPER) == (480, 480)
+    assert fit_size((1, 4000), Box(32, 48, 16)) == (16, 48)
+
+
+def test_crops_follow_the_published_shares() -> None:
+    rng = np.random.default_rng(4)
+    plans = [plan_clip(rng, (0,), (720, 1280), PAPER, crop=0.5, flip=0.5) for _ in range(600)]
+    cropped = [plan for plan in plans if plan.crop is not None]
+    assert 0.44 < len(cropped) / 600 < 0.56
+    assert 0.44 < np.mean([plan.flip for plan in plans]) < 0.56
+    assert {plan.resize[0] for plan in cropped if plan.resize} == {400, 500, 600}
+    for plan in cropped:
+        top, left, height, width = plan.crop
+        assert 384 <= height <= 600
+        assert 384 <= width <= 600
+        assert top + height <= plan.resize[0]
+        assert left + width <= plan.resize[1]
+        assert min(plan.size) % 32 == 0
+    assert all(plan.colour is None for plan in plans)
+
+
+def test_pictures_and_masks_go_through_the_same_plan() -> None:
+    rng = np.random.default_rng(5)
+    pictures, masks = draw_video(1, 3, (90, 130))
+    box = Box(64, 96, 16)
+    seen = 0
+    for _ in range(20):
+        plan = plan_clip(rng, (0, 1, 2), (90, 130), box, crop=0.7, flip=0.5, colour=0.5)
+        video = plan.apply_to_pictures(pictures)
+        mask = plan.apply_to_masks(masks[0])
+        assert video.shape == (3, *plan.size, 3)
+        assert mask.shape == video.shape[:3]
+        red = video[..., 0].astype(int) - video[..., 2] > 130
+        union = (red | mask).sum()
+        if union > 100:
+            seen += 1
+            assert (red & mask).sum() / union > 0.65, plan
+    assert seen >= 8
+
+
+def test_colour_is_the_same_for_all_frames_and_leaves_masks() -> None:
+    plan = plan_clip(np.random.default_rng(6), (0, 0), (40, 60), Box(32, 48, 16), colour=1.0)
+    brightness, contrast, saturation = plan.colour
+    assert abs(brightness) <= 32
+    assert 0.8 <= contrast <= 1.2
+    assert 0.8 <= saturation <= 1.2
+    grey = np.full((40, 60, 3), 100, np.uint8)
+    video = plan.apply_to_pictures([grey, grey])
+    expected = round((100 + brightness - 127.5) * contrast + 127.5)
+    assert abs(video.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("the man on the left", "the man on the right"),
+        ("leftmost dog, right of the bright upright copyright", None),
+        ("Left to right", "Right to left"),
+        ("turning left-hand, then rightward", "turning right-hand, then leftward"),
+        ("no side", "no side"),
+    ],
+)
+def test_left_and_right_change_places(text: str, mirrored: str | None) -> None:
+    mirrored = mirrored or "rightmost dog, left of the bright upright copyright"
+    assert swap_sides(text) == mirrored
+    assert swap_sides(mirrored) == text
+
+
+def test_a_pass_has_every_sentence_at_every_anchor_once(mevis_split: Path) -> None:
+    (source,) = open_sources(mevis_split)
+    data = TrainingData([source], SMALL)
+    # 12 frames have anchors 0, 5 and 10; one frame has one; three sentences each.
+    assert data.epoch_length == 3 * 3 + 3 * 3 + 3
+    for epoch in range(2):
+        numbers = range(epoch * data.epoch_length, (epoch + 1) * data.epoch_length)
+        seen = [(d.video.name, d.sentence.text) for d in map(data.draw, numbers)]
+        counts = {key: seen.count(key) for key in set(seen)}
+        assert counts == {
+            (f"v{v}", s.text): (1 if v == 2 else 3)
+            for v in range(3)
+            for s in source.videos[v].sentences
+        }
+
+
+def test_a_sample_follows_from_its_number_alone(mevis_split: Path) -> None:
+    data = TrainingData(open_sources(mevis_split), SMALL)
+    first = [data[n] for n in (40, 3, 0)]
+    again = pickle.loads(pickle.dumps(TrainingData(open_sources(mevis_split), SMALL)))
+    for sample in first:
+        other = again[sample.number]
+        assert other.text == sample.text
+        np.testing.assert_array_equal(other.video, sample.video)
+        np.testing.assert_array_equal(other.mask, sample.mask)
+    changed = TrainingData(open_sources(mevis_split), ClipSettings(5, Box(32, 48, 16), seed=4))
+    assert any(changed.draw(n).plan != data.draw(n).plan for n in range(5))
+
+
+def test_the_sentence_belongs_to_its_own_mask_and_turns_with_it(mevis_split: Path) -> None:
+    data = TrainingData(open_sources(mevis_split), SMALL)
+    flips = 0
+    for number in range(data.epoch_length):
+        draw, sample = data.draw(number), data[number]
+        red = sample.video[..., 0].astype(int) - sample.video[..., 2] > 130
+        blue = sample.video[..., 2].astype(int) - sample.video[..., 0] > 130
+        shown = red | blue if "both" in sample.text else red
+        if "green" in sample.text:
+            assert not sample.mask.any()
+        else:
+            # Frame 3 is without masks, though the boxes are there.
+            rows = [t for t, frame in enumerate(draw.plan.frames) if frame != 3]
+            assert (shown[rows] & sample.mask[rows]).sum() >= 0.7 * sample.mask[rows].sum()
+            assert (shown[rows] & ~sample.mask[rows]).mean() < 0.05
+        assert sample.text == sample.text.lower()
+        if "left" in sample.text or "right" in sample.text:
+            flips += draw.plan.flip
+            side = "right" if draw.plan.flip else "left"
+            assert sample.text == f"the red box on the {side}"
+    assert flips > 0
+
+
+def test_without_no_target_another_sample_stands_in(mevis_split: Path) -> None:
+    settings = ClipSettings(1, Box(32, 48, 16), crop=0, seed=1, no_target=False)
+    data = TrainingData(open_sources(mevis_split), settings)
+    samples = [data[n] for n in range(data.epoch_length)]
+    assert all(sample.mask.any() for sample in samples)
+    assert {"both boxes"} < {sample.text for sample in samples}
+    assert not any("green" in sample.text for sample in samples)
+
+
+def test_weights_mix_sources(mevis_split: Path, tmp_path: Path) -> None:
+    sources = [*open_sources(mevis_split), *open_sources(make_ytvos(tmp_path))]
+    data = TrainingData(sources, SMALL, weights=[0.25, 0.75])
+    counts = [entry.count for entry in data.entries]
+    assert data.epoch_length == sum(counts)
+    assert abs(counts[0] / sum(counts) - 0.25) < 0.05
+    blue = [data.draw(n).sentence.text == "a blue box" for n in range(data.epoch_length)]
+    assert sum(blue) == counts[1]
+    for weights in ([1.0], [-1.0, 2.0], [0.0, 0.0], [float("nan"), 1.0]):
+        with pytest.raises(InputError):
+            TrainingData(sources, SMALL, weights=weights)
+    alone = TrainingData(sources, SMALL, weights=[0, 1])
+    assert {alone.draw(n).video.name for n in range(alone.epoch_length)} == {"a1"}
+
+
+def test_held_out_videos_are_not_drawn(mevis_split: Path) -> None:
+    sources = open_sources(mevis_split)
+    data = TrainingData(sources, SMALL, held_out=frozenset({(0, "v0")}))
+    assert {data.draw(n).video.name for n in range(data.epoch_length)} == {"v1", "v2"}
+    everything = frozenset({(0, "v0"), (0, "v1"), (0, "v2")})
+    with pytest.raises(InputError, match="no sentence"):
+        TrainingData(sources, SMALL, held_out=everything)
+
+
+def test_processes_share_the_numbers_of_one_with_the_whole_batch() -> None:
+    whole = list(SampleNumbers(2, 5, 4))
+    shares = [list(SampleNumbers(2, 5, 2, rank, 2)) for rank in (0, 1)]
+    assert whole == [[8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+
+
+def test_variants_come_back_and_are_shared_by_sentences(mevis_split: Path) -> None:
+    settings = ClipSettings(5, Box(32, 48, 16), seed=3, variants=2)
+    data = TrainingData(open_sources(mevis_split), settings)
+    draws = [data.draw(n) for n in range(4 * data.epoch_length)]
+    clips = {draw.clip_key for draw in draws}
+    targets = {draw.target_key for draw in draws}
+    every = list(data.variant_draws())
+    assert clips <= {draw.clip_key for draw in every}
+    assert targets <= {draw.target_key for draw in every}
+    # Seven anchors of three videos, two clips of each, whatever the sentence.
+    assert len({draw.clip_key for draw in every}) <= 14
+    assert len({draw.target_key for draw in every}) <= 42
+    assert len(every) == 2 * data.epoch_length
+
+
+def test_captions_are_lower_case_with_single_spaces() -> None:
+    assert caption("  The Red\tbox \n") == "the red box"
+    assert hash_of(1) != hash_of(2)

@@ -1,0 +1,290 @@
+"""The loop: exact updates and averages, exact resumption, stops that leave a good state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flowrvs.errors import Cancelled, CheckpointError, StorageError, TrainingError
+from flowrvs.progress import CancelToken
+from flowrvs.training import FlowConfig
+from flowrvs.training.engine import Engine, Monitor, learning_rate, make_accelerator
+from flowrvs.training.journal import plot_log, read_log
+
+CONFIG = FlowConfig(
+    max_steps=8,
+    epochs=4,
+    batch_size=2,
+    learning_rate=0.05,
+    ema_decay=0.9,
+    save_every=3,
+    validate_every=4,
+    log_every=2,
+    workers=0,
+    milestones=(1, 3),
+    gamma=0.5,
+)
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Sample n is a point that follows from n."""
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(number)
+        return torch.randn(3, generator=generator)
+
+
+class Line:
+    """Learns a linear map; samples come in two sorts that cannot be stacked."""
+
+    def __init__(self, scores: Sequence[float] = ()) -> None:
+        torch.manual_seed(0)
+        self.module = torch.nn.Linear(3, 1)
+        self.module.bias.requires_grad_(False)
+        self.scores = list(scores)
+        self.validated: list[torch.Tensor] = []
+        self.spoil_at: int | None = None
+        self.calls = 0
+
+    def groups(self, samples: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+        parts = [[s for s in samples if s[0] > 0], [s for s in samples if s[0] <= 0]]
+        return [part for part in parts if part]
+
+    def loss(self, module: torch.nn.Module, group: list[torch.Tensor]) -> torch.Tensor:
+        self.calls += 1
+        points = torch.stack(group)
+        loss = (module(points)[:, 0] - points.sum(1)).square().mean()
+        return loss * float("nan") if self.calls == self.spoil_at else loss
+
+    def validate(self, module: torch.nn.Module) -> dict[str, float]:
+        self.validated.append(module.weight.detach().clone())
+        return {"J": 0.0, "F": 0.0, "J&F": self.scores.pop(0)} if self.scores else {}
+
+
+def make_engine(out: Path, trainee: Any = None, config: FlowConfig = CONFIG, **options) -> Engine:
+    return Engine(
+        trainee or Line(),
+        Numbers(),
+        8,
+        config,
+        out,
+        make_accelerator("float32", "cpu"),
+        identity={"data": [["a", 1]]},
+        **options,
+    )
+
+
+def test_steps_are_adamw_with_the_published_schedule_and_average(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    engine.run()
+    reference = Line()
+    weight = reference.module.weight
+    optimizer = torch.optim.AdamW([weight], lr=0.05, weight_decay=5e-4)
+    average = weight.detach().clone()
+    for step in range(8):
+        # Four steps are a pass of eight samples; the rate drops after passes 1 and 3.
+        optimizer.param_groups[0]["lr"] = 0.05 * (0.5 if step >= 4 else 1.0)
+        points = torch.stack([Numbers()[2 * step], Numbers()[2 * step + 1]])
+        optimizer.zero_grad()
+        loss = (reference.module(points)[:, 0] - points.sum(1)).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([weight], 1.0)
+        optimizer.step()
+        decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
+        average += (1 - decay) * (weight.detach() - average)
+    trained = dict(engine.module.named_parameters())["weight"]
+    torch.testing.assert_close(trained, weight, rtol=1e-6, atol=1e-7)
+    weights, facts = engine.result()
+    torch.testing.assert_close(weights["weight"], average, rtol=1e-6, atol=1e-7)
+    assert list(weights) == ["weight"]  # the frozen bias is not written
+    assert facts["step"] == 8
+    assert engine.ema.shadow_params[0].dtype == torch.float32
+
+
+def test_rates_warm_up_and_drop_at_milestones() -> None:
+    config = dataclasses.replace(CONFIG, warmup=4, learning_rate=1.0)
+    assert [learning_rate(config, step, 0) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1.0, 1.0]
+    assert [learning_rate(CONFIG, 9, epoch) / 0.05 for epoch in (0, 1, 2, 3)] == [1, 0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_killed_and_resumed_is_equal_to_uninterrupted_to_the_bit(
+    tmp_path: Path, precision: str
+) -> None:
+    def trainee() -> Line:
+        line = Line([0.3, 0.2])
+        if precision == "bfloat16":
+            line.module.bfloat16()
+            line.loss = lambda module, group: (  # type: ignore[method-assign]
+                module(torch.stack(group).bfloat16()).float().square().mean()
+            )
+        return line
+
+    whole = make_engine(tmp_path / "whole", trainee())
+    whole.run()
+
+    class Killed(Exception):
+        pass
+
+    def kill(event) -> None:
+        if event.done == 5:  # two steps after the checkpoint of step 3
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_engine(tmp_path / "killed", trainee(), progress=kill).run()
+    assert json.loads((tmp_path / "killed/checkpoints/step-00000003/training.json").read_text())
+    resumed = make_engine(tmp_path / "killed", trainee())
+    resumed.resume()
+    assert resumed.step == 3
+    resumed.run()
+    for a, b in zip(whole.parameters, resumed.parameters, strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(whole.ema.shadow_params, resumed.ema.shadow_params, strict=True):
+        assert torch.equal(a, b)
+        assert a.dtype == torch.float32
+    assert whole.monitor == resumed.monitor
+    logs = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_log(folder)]
+        for folder in (tmp_path / "whole/log.jsonl", tmp_path / "killed/log.jsonl")
+    ]
+    assert [line["step"] for line in logs[0] if "loss" in line] == [2, 4, 6, 8]
+    # The mean over steps 3 and 4 lost its third step to the kill; all others are equal.
+    assert [a for a in logs[0] if a["step"] != 4 or "J" in a] == [
+        b for b in logs[1] if b["step"] != 4 or "J" in b
+    ]
+
+
+def test_checkpoints_are_pruned_and_leftovers_of_kills_are_ignored(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, save_every=1, keep=2)
+    engine = make_engine(tmp_path, config=config)
+    engine.run()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000007", "step-00000008"]
+    half = tmp_path / "checkpoints" / ".step-00000009.partial-1-00000000"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    longer = make_engine(tmp_path, config=dataclasses.replace(config, max_steps=9))
+    longer.resume()
+    assert longer.step == 8
+    longer.run()
+    assert not half.exists()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    make_engine(tmp_path).run()
+    newest = tmp_path / "checkpoints" / "step-00000008"
+    (newest / "optimizer.bin").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="cannot be read.*remove it") as caught:
+        make_engine(tmp_path).resume()
+    assert "\n" not in str(caught.value)
+    (newest / "training.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        make_engine(tmp_path).resume()
+
+
+def test_other_options_or_data_are_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Nothing to resume"):
+        make_engine(tmp_path).resume()
+    make_engine(tmp_path).run()
+    with pytest.raises(CheckpointError, match="other options: batch_size was 2, seed was 42"):
+        make_engine(tmp_path, config=dataclasses.replace(CONFIG, batch_size=4, seed=1)).resume()
+    make_engine(tmp_path, config=dataclasses.replace(CONFIG, learning_rate=0.01)).resume()
+    engine = make_engine(tmp_path)
+    engine.checkpoints._identity["data"] = [["b", 2]]
+    with pytest.raises(CheckpointError, match="data was"):
+        engine.resume()
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_harms(tmp_path: Path) -> None:
+    trainee = Line()
+    trainee.spoil_at = 8
+    engine = make_engine(tmp_path, trainee)
+    with pytest.raises(TrainingError, match="The loss is nan") as caught:
+        engine.run()
+    stopped = engine.step
+    assert f"step-{stopped:08}" in str(caught.value)
+    assert all(p.isfinite().all() for p in engine.parameters)
+    again = make_engine(tmp_path)
+    again.resume()
+    assert again.step == stopped
+    for a, b in zip(engine.parameters, again.parameters, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_spikes_are_seen_after_a_hundred_steps() -> None:
+    monitor = Monitor()
+    assert not any(monitor.spikes(1.0, 10) for _ in range(120))
+    assert not monitor.spikes(50.0, 10)  # a single bad clip
+    assert any(monitor.spikes(50.0, 10) for _ in range(20))
+    assert not any(Monitor().spikes(10.0**n, 10) for n in range(50))
+    silent = Monitor()
+    assert not any(silent.spikes(float(10**n), 0) for n in range(200))
+
+
+def test_cancelling_saves_the_step_it_is_at(tmp_path: Path) -> None:
+    cancel = CancelToken()
+    engine = make_engine(
+        tmp_path,
+        cancel=cancel,
+        progress=lambda event: cancel.cancel() if event.done == 4 else None,
+    )
+    with pytest.raises(Cancelled, match="Stopped at step 4; go on with --resume"):
+        engine.run()
+    assert (tmp_path / "checkpoints" / "step-00000004").is_dir()
+    again = make_engine(tmp_path)
+    again.resume()
+    assert again.step == 4
+
+
+def test_the_best_average_is_kept_and_comes_out(tmp_path: Path) -> None:
+    trainee = Line([0.7, 0.4])
+    engine = make_engine(tmp_path, trainee)
+    engine.run()
+    weights, facts = engine.result()
+    assert facts == {"step": 4, "J": 0.0, "F": 0.0, "J&F": 0.7}
+    torch.testing.assert_close(weights["weight"], trainee.validated[0], rtol=0, atol=0)
+    assert not torch.equal(trainee.validated[0], trainee.validated[1])
+    last = make_engine(tmp_path, Line(), dataclasses.replace(CONFIG, keep_best=False))
+    last.resume()
+    weights, facts = last.result()
+    torch.testing.assert_close(weights["weight"], trainee.validated[1], rtol=0, atol=0)
+    # Validation looked at the averages, and training went on from its own weights.
+    assert not torch.equal(trainee.validated[1], engine.parameters[0])
+
+
+def test_a_full_disk_is_seen_before_training(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("flowrvs.training.engine.free_bytes", lambda folder: 1000)
+    trainee = Line()
+    with pytest.raises(StorageError, match=r"Checkpoints need .* \(keep = 1\)"):
+        make_engine(tmp_path, trainee).run()
+    assert trainee.calls == 0
+
+
+def test_the_progress_line_tells_loss_score_and_time(tmp_path: Path) -> None:
+    events = []
+    make_engine(tmp_path, Line([0.25, 0.5]), progress=events.append).run()
+    assert [event.done for event in events] == list(range(1, 9))
+    assert events[0].message.startswith("step 1, loss ")
+    assert "J&F" not in events[2].message
+    assert events[3].message.endswith(", J&F 0.250")
+    assert events[5].remaining is not None
+
+
+def test_the_plot_and_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("tensorboard")
+    from PIL import Image
+
+    make_engine(tmp_path, Line([0.25, 0.5]), tensorboard=True).run()
+    plot_log(tmp_path / "log.jsonl", tmp_path / "log.png")
+    with Image.open(tmp_path / "log.png") as picture:
+        assert picture.width > 600
+        assert len(set(picture.convert("L").get_flattened_data())) > 10
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"J&F" in events.read_bytes()

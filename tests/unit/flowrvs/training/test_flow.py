@@ -1,0 +1,429 @@
+"""Flow and mask decoder on miniatures of real data: trained, killed, resumed, loaded, run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import flowrvs
+from flowrvs.cli import main
+from flowrvs.errors import CheckpointError, InputError, MissingPathError
+from flowrvs.models.presets import PRESETS, build_vae
+from flowrvs.training import (
+    DecoderConfig,
+    FlowConfig,
+    build_config,
+    merge_lora,
+    train_decoder,
+    train_flow,
+)
+from flowrvs.training.dataset import TrainingData
+from flowrvs.training.encoded import CachedData, ClipEncoder, LatentCache, fill_cache, needed_draws
+from flowrvs.training.journal import read_log
+from flowrvs.training.models import inject_video, open_model
+from flowrvs.training.setup import prepare_data
+from tests.fixtures.micro import micro_pipeline
+from tests.fixtures.training_data import make_davis, make_project, make_refcoco, make_ytvos
+
+FLOW = build_config(
+    FlowConfig,
+    max_steps=4,
+    frames=5,
+    learning_rate=1e-3,
+    ema_decay=0.5,
+    save_every=2,
+    validate_every=2,
+    log_every=1,
+    workers=0,
+    batch_size=2,
+)
+CLIP = np.random.default_rng(0).integers(0, 255, (5, 40, 60, 3)).astype(np.uint8)
+
+
+def _hash(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _weights(folder: Path, part: str = "transformer") -> dict[str, torch.Tensor]:
+    return load_file(folder / part / "diffusion_pytorch_model.safetensors")
+
+
+def test_the_flow_learns_every_layout_and_comes_out_as_a_model(
+    micro_model: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    before = _hash(micro_model)
+    data = [
+        mevis_split,
+        make_ytvos(tmp_path / "ytvos"),
+        make_davis(tmp_path / "davis"),
+        make_refcoco(tmp_path / "coco"),
+        make_project(tmp_path / "projects"),
+    ]
+    config = dataclasses.replace(
+        FLOW, max_steps=60, learning_rate=5e-3, validate_every=30, save_every=60
+    )
+    trained = train_flow(micro_model, data, tmp_path / "out", config, device="cpu", name="mine")
+    losses = [line["loss"] for line in read_log(tmp_path / "out" / "log.jsonl") if "loss" in line]
+    assert len(losses) == 60
+    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
+    assert trained.folder == tmp_path / "out" / "model"
+    assert set(trained.scores) == {"J", "F", "J&F"}
+    card = json.loads((trained.folder / "training.json").read_text())
+    assert card["name"] == "mine"
+    assert len(card["data"]) == 5
+    assert card["samples"] > 0
+    assert card["step"] == trained.steps
+    pipeline = flowrvs.load(trained.folder, device="cpu")
+    assert pipeline(CLIP, "the red box").masks.shape == (1, 5, 40, 60)
+    assert _hash(micro_model) == before
+    # What was not trained is the same file, not a copy.
+    for part in ("text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        assert (trained.folder / part).samefile(micro_model / part)
+    with pytest.raises(InputError, match="holds a training already"):
+        train_flow(micro_model, data, tmp_path / "out", config, device="cpu")
+
+
+def _command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+    settings = [
+        f"{key}={json.dumps(getattr(FLOW, key))}"
+        for key in ("frames", "learning_rate", "ema_decay", "save_every", "validate_every")
+    ]
+    options = [*settings, "log_every=1", "workers=0", "batch_size=2", "keep_best=false"]
+    command = [sys.executable, "-m", "flowrvs", "train", "flow", "--device", "cpu"]
+    return [
+        *command, "--model", str(model), "--data", str(data), "--out", str(out),
+        "--set", *options, *more,
+    ]  # fmt: skip
+
+
+def _environment(**more: str) -> dict[str, str]:
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return os.environ | threads | more
+
+
+def test_killed_in_mid_training_and_resumed_with_workers_is_equal_to_the_bit(
+    micro_model: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path)
+    command = _command(micro_model, mevis_split, tmp_path / "killed", "--max-steps", "100000")
+    command.insert(command.index(str(mevis_split)), str(project))
+    process = subprocess.Popen(command, env=_environment(), stderr=subprocess.DEVNULL)
+    folder = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = max(int(path.name[5:]) for path in folder.glob("step-*"))
+    config = dataclasses.replace(FLOW, max_steps=reached + 3, keep_best=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the killed one: sums depend on it
+    try:
+        for name, workers in (("killed", 1), ("whole", 0)):
+            changed = dataclasses.replace(config, workers=workers)
+            out, resume = tmp_path / name, name == "killed"
+            data = [project, mevis_split]
+            train_flow(micro_model, data, out, changed, device="cpu", resume=resume)
+    finally:
+        torch.set_num_threads(threads)
+    killed, whole = (_weights(tmp_path / name / "model") for name in ("killed", "whole"))
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(
+    micro_model: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        environment = _environment(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            ACCELERATE_USE_CPU="true",
+        )
+        command = _command(micro_model, mevis_split, tmp_path / "two", "--max-steps", "3")
+        processes.append(
+            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    config = dataclasses.replace(FLOW, batch_size=4, max_steps=3, keep_best=False)
+    train_flow(micro_model, [mevis_split], tmp_path / "one", config, device="cpu")
+    before = _weights(micro_model)
+    one, two = (_weights(tmp_path / name / "model") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
+    assert max(float((one[name] - before[name]).abs().max()) for name in one) > 1e-3
+    scores = [
+        [line["J&F"] for line in read_log(tmp_path / name / "log.jsonl") if "J&F" in line]
+        for name in ("one", "two")
+    ]
+    np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+def test_cached_clips_are_what_the_encoder_gives(
+    micro_model: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    _, pipeline = open_model(micro_model, torch.float32)
+    data = prepare_data([mevis_split], FLOW, pipeline, variants=2).train
+    cache, encoder = LatentCache(tmp_path), ClipEncoder(pipeline.vae)
+    draws, total = needed_draws(data, 10**6)
+    written = fill_cache(draws, total, cache, encoder)
+    assert written == len(list(tmp_path.rglob("*.safetensors")))
+    draws, total = needed_draws(data, 10**6)
+    assert fill_cache(draws, total, cache, encoder) == 0  # a second time there is nothing to do
+    cached = CachedData(data, cache)
+    for number in range(0, 3 * data.epoch_length, 2):
+        sample, direct = cached[number], encoder.encode(data[number])
+        assert sample.text == direct.text
+        assert torch.equal(sample.moments, direct.moments)
+        assert torch.equal(sample.target, direct.target)
+    draws, total = needed_draws(data, 3, rank=1, processes=2)
+    assert (total, len(list(draws))) == (1, 1)
+    # A damaged file is encoded again rather than believed.
+    path = cache.path(data.draw(0).clip_key)
+    path.write_bytes(b"damaged")
+    assert not hasattr(cached[0], "moments")
+
+
+def test_a_cached_training_needs_no_vae_and_gives_the_same(
+    micro_model: Path, mevis_split: Path, tmp_path: Path, monkeypatch
+) -> None:
+    config = dataclasses.replace(FLOW, cache_variants=1, validation_share=0.0)
+    train_flow(
+        micro_model, [mevis_split], tmp_path / "a", config, cache=tmp_path / "c", device="cpu"
+    )
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("encoded although it was in the cache")
+
+    monkeypatch.setattr(ClipEncoder, "moments", refuse)
+    monkeypatch.setattr(ClipEncoder, "target", refuse)
+    train_flow(
+        micro_model, [mevis_split], tmp_path / "b", config, cache=tmp_path / "c", device="cpu"
+    )
+    a, b = (_weights(tmp_path / name / "model") for name in "ab")
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_adapters_are_small_load_on_their_model_and_merge(
+    micro_model: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(FLOW, lora_rank=2, learning_rate=0.02, keep_best=False)
+    trained = train_flow(micro_model, [mevis_split], tmp_path / "fine", config, device="cpu")
+    assert trained.folder == tmp_path / "fine" / "lora"
+    tensors = load_file(trained.folder / "pytorch_lora_weights.safetensors")
+    assert all(key.startswith("transformer.blocks.") for key in tensors)
+    assert {2} == {min(value.shape) for value in tensors.values()}
+    assert any(float(value.abs().max()) > 0 for key, value in tensors.items() if "lora_B" in key)
+    plain = flowrvs.load(micro_model, device="cpu")
+    adapted = flowrvs.load(micro_model, device="cpu", lora=tmp_path / "fine")
+    assert adapted.name == "micro+fine"
+    assert adapted.weights != plain.weights
+    # The effect by hand: W + B A, for one of the matrices.
+    name = "blocks.0.attn1.to_q"
+    a, b = (tensors[f"transformer.{name}.lora_{part}.weight"] for part in "AB")
+    base, new = (dict(p.transformer.named_parameters())[f"{name}.weight"] for p in (plain, adapted))
+    torch.testing.assert_close(new, base + b @ a)
+    logits = [p(CLIP, "the red box").logits for p in (plain, adapted)]
+    assert abs(logits[0] - logits[1]).max() > 1e-3
+    merged = merge_lora(micro_model, tmp_path / "fine", tmp_path / "merged")
+    again = flowrvs.load(merged, device="cpu")(CLIP, "the red box").logits
+    np.testing.assert_allclose(again, logits[1], atol=1e-6)
+    with pytest.raises(MissingPathError, match="No adapter"):
+        flowrvs.load(micro_model, lora=tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        flowrvs.load("tiny", device="cpu", lora=trained.folder)
+
+
+def test_killed_adapters_resume_to_the_bit(
+    micro_model: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(FLOW, lora_rank=2, keep_best=False)
+
+    class Killed(Exception):
+        pass
+
+    def kill(event) -> None:
+        if event.done == 3:
+            raise Killed
+
+    options = {"device": "cpu"}
+    with pytest.raises(Killed):
+        train_flow(micro_model, [mevis_split], tmp_path / "k", config, progress=kill, **options)
+    checkpoint = tmp_path / "k" / "checkpoints" / "step-00000002" / "model.safetensors"
+    assert all("lora" in name for name in load_file(checkpoint))  # not the frozen model
+    train_flow(micro_model, [mevis_split], tmp_path / "k", config, resume=True, **options)
+    train_flow(micro_model, [mevis_split], tmp_path / "w", config, **options)
+    killed, whole = (
+        load_file(tmp_path / name / "lora" / "pytorch_lora_weights.safetensors") for name in "kw"
+    )
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+
+
+def test_injection_begins_as_the_model_without_it() -> None:
+    transformer = micro_pipeline().transformer
+    wide = inject_video(transformer)
+    assert wide.config.in_channels == 32
+    state, video, text = (
+        torch.randn(1, 16, 2, 4, 6),
+        torch.randn(1, 16, 2, 4, 6),
+        torch.randn(1, 3, 16),
+    )
+    times = torch.tensor([700.0])
+    with torch.no_grad():
+        plain = transformer(state, times, text, return_dict=False)[0]
+        injected = wide(torch.cat([state, video], 1), times, text, return_dict=False)[0]
+    torch.testing.assert_close(injected, plain)
+    assert inject_video(wide) is wide
+
+
+def test_injection_trains_its_new_channels(
+    micro_model: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(FLOW, video_injection=True, keep_best=False)
+    trained = train_flow(micro_model, [mevis_split], tmp_path / "dvi", config, device="cpu")
+    weight = _weights(trained.folder)["patch_embedding.weight"]
+    assert weight.shape[1] == 32
+    assert float(weight[:, 16:].abs().max()) > 0
+    assert flowrvs.load(trained.folder, device="cpu").injects_video
+
+
+@pytest.fixture
+def wan_base(micro_model: Path, tmp_path: Path) -> Path:
+    """A base as Wan's: another pipeline's index, a VAE that gives pictures."""
+    import shutil
+
+    base = tmp_path / "Wan2.1-micro"
+    shutil.copytree(micro_model, base)
+    index = json.loads((base / "model_index.json").read_text())
+    index["_class_name"] = "WanPipeline"
+    index["scheduler"] = ["diffusers", "UniPCMultistepScheduler"]
+    (base / "model_index.json").write_text(json.dumps(index))
+    torch.manual_seed(1)
+    build_vae(PRESETS["micro"]).save_pretrained(base / "vae")
+    return base
+
+
+def test_decoder_then_flow_make_a_model_of_a_wan_base(
+    wan_base: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    decoder = build_config(
+        DecoderConfig,
+        max_steps=50,
+        frames=5,
+        learning_rate=1e-2,
+        ema_decay=0.5,
+        workers=0,
+        batch_size=2,
+        log_every=1,
+        validate_every=25,
+        short_side=32,
+        long_side=48,
+    )
+    tuned = train_decoder(wan_base, [mevis_split], tmp_path / "decoder", decoder, device="cpu")
+    losses = [line["loss"] for line in read_log(tmp_path / "decoder/log.jsonl") if "loss" in line]
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+    before, after = _weights(wan_base, "vae"), _weights(tuned.folder, "vae")
+    for name, value in before.items():
+        if name.startswith(("encoder.", "quant_conv.")):
+            assert torch.equal(value, after[name]), name
+    assert after["decoder.conv_out.weight"].shape[0] == 4
+    assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
+    # Its box is that of production: too much for a test to score in.
+    sizes = {"short_side": 32, "long_side": 48, "validation_share": 0.0}
+    config = dataclasses.replace(FLOW, max_steps=2, **sizes)
+    trained = train_flow(tuned.folder, [mevis_split], tmp_path / "flow", config, device="cpu")
+    pipeline = flowrvs.load(trained.folder, device="cpu")
+    assert pipeline.config.max_sequence_length == 256
+    assert (trained.folder / "vae/diffusion_pytorch_model.safetensors").samefile(
+        tuned.folder / "vae/diffusion_pytorch_model.safetensors"
+    )
+    direct = train_flow(wan_base, [mevis_split], tmp_path / "direct", config, device="cpu")
+    assert _weights(direct.folder, "vae")["decoder.conv_out.weight"].shape[0] == 4
+    assert flowrvs.load(direct.folder, device="cpu").name == "model"
+
+
+def test_the_command_line(
+    micro_model: Path, mevis_split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", str(micro_model), "--data", str(mevis_split), "--device", "cpu"]
+    common += ["--set", "frames=5", "workers=0", "--max-steps", "2", "--out"]
+    assert main(["train", "flow", *common, str(tmp_path / "a"), "--lora", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["out"] == str(tmp_path / "a" / "lora")
+    assert told["steps"] == 2
+    assert 0 <= told["J&F"] <= 1
+    lora = ["--model", str(micro_model), "--lora", str(tmp_path / "a")]
+    assert main(["train", "merge", *lora, "--out", str(tmp_path / "m")]) == 0
+    capsys.readouterr()
+    for arguments, message in (
+        (["train", "flow", *common, str(tmp_path / "a")], "give --resume or another --out"),
+        (["train", "flow", *common, str(tmp_path / "b"), "--resume"], "Nothing to resume"),
+        (["train", "flow", *common, str(tmp_path / "b"), "--weights", "1", "2"], "2 weights for 1"),
+        (["train", "flow", *common, str(tmp_path / "b"), "--set", "x=1"], "unknown keys x"),
+        (["train", "flow"], "needs --model"),
+        (["train", "decoder", "--model", "tiny", "--out", "b"], "needs --data"),
+        (["train"], "STAGE"),
+        (["train", "flow", *common, str(tmp_path / "b"), "--lora", "-1"], "at least 0"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert "Traceback" not in error
+    assert main(["train", "flow", "--options"]) == 0
+    assert "boundary_probability = 0.5 (0 to 1)" in capsys.readouterr().out
+
+
+def test_impossible_numbers_get_one_line(
+    micro_model: Path, mevis_split: Path, tmp_path: Path
+) -> None:
+    for changes, message in (
+        ({"size_multiple": 20}, "needs a multiple of 16"),
+        ({"short_side": 64, "long_side": 48}, "do not fit"),
+        ({"validation_share": 0.9, "no_target": False, "seed": 1}, None),
+    ):
+        config = dataclasses.replace(FLOW, max_steps=1, **changes)
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        if message is None:
+            train_flow(micro_model, [mevis_split], out, config, device="cpu")
+            continue
+        with pytest.raises(InputError, match=message):
+            train_flow(micro_model, [mevis_split], out, config, device="cpu")
+
+
+def test_the_data_stays_lazy(mevis_split: Path, micro_model: Path, monkeypatch) -> None:
+    _, pipeline = open_model(micro_model, torch.float32)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr("flowrvs.training.sources.expressions.read_picture", refuse)
+    data = prepare_data([mevis_split], FLOW, pipeline).train
+    assert isinstance(data, TrainingData)
+    data.draw(0)
+    assert len(data.texts()) >= 4

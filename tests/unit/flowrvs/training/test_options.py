@@ -1,0 +1,121 @@
+"""Options: presets hold the published values, typing errors get one line, docs list them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowrvs.errors import InputError, MissingPathError
+from flowrvs.training import DecoderConfig, FlowConfig, build_config, load_scratch_config
+from flowrvs.training.options import list_options
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def test_the_preset_paper_holds_the_published_values() -> None:
+    config = build_config(FlowConfig, preset="paper")
+    published = {
+        "learning_rate": 5e-5,
+        "weight_decay": 5e-4,
+        "clip_norm": 1.0,
+        "ema_decay": 0.9999,
+        "gradient_checkpointing": True,
+        "precision": "bfloat16",
+        "frames": 17,
+        "short_side": 480,
+        "long_side": 832,
+        "boundary_probability": 0.5,
+        "milestones": (30,),
+        "gamma": 0.9,
+        "epochs": 50,
+        "batch_size": 1,
+        "start_point_augmentation": True,
+        "no_target": False,
+        "sampler": "sparse",
+    }
+    assert {key: getattr(config, key) for key in published} == published
+    assert build_config(DecoderConfig, preset="paper").short_side == 480
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('preset = "paper"\nlearning_rate = 1e-3\nframes = 9\nseed = 7\n')
+    config = build_config(
+        FlowConfig, file=path, settings=["frames=5", "sampler=mixed"], max_steps=3, lora_rank=None
+    )
+    assert (config.learning_rate, config.frames, config.seed) == (1e-3, 5, 7)
+    assert (config.sampler, config.max_steps, config.weight_decay) == ("mixed", 3, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lerning_rate=1", "unknown keys lerning_rate; known ones"),
+        ("learning_rate=-1", "learning_rate in the options is -1.0; it must be from 0 to 1"),
+        ("frames=4", "4k \\+ 1"),
+        ("frames=5.5", "must be a whole number"),
+        ("frames=true", "must be a whole number"),
+        ("no_target=1", "must be true or false"),
+        ("learning_rate=nan", "not nan"),
+        ("learning_rate=fast", "must be a number, not 'fast'"),
+        ("sampler=dense", "choose one of sparse, consecutive, mixed"),
+        ("milestones=3", "must be a list"),
+        ("milestones=[0]", "at least 1"),
+        ("batch_size=0", "at least 1"),
+        ("frames", "write KEY=VALUE"),
+        ("frames=5\nseed=1", "cannot be read|must be a whole number"),
+    ],
+)
+def test_bad_settings_get_one_line(setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build_config(FlowConfig, settings=[setting])
+    assert "\n" not in str(caught.value).replace(setting, "")
+
+
+def test_bad_files_get_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    with pytest.raises(MissingPathError, match="No config file"):
+        build_config(FlowConfig, file=path)
+    for text, message in (
+        ("frames = ", "not a TOML"),
+        ("lora_rnk = 1", f"{path} has unknown keys lora_rnk"),
+        ('preset = "papers"', "No preset 'papers'; choose one of paper"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message) as caught:
+            build_config(FlowConfig, file=path)
+        assert "\n" not in str(caught.value)
+
+
+def test_bad_scratch_configs_get_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    for text, message in (
+        ("preset = 'tiny'", "lacks out"),
+        ("out='x'\npreset='huge'", "no preset 'huge'"),
+        ("out='x'\n[vae]\nlerning_rate=1", "unknown keys lerning_rate"),
+        ("out='x'\n[[flow.phases]]\nstep=1", "unknown keys step"),
+        ("out='x'\n[[flow.phases]]\nsteps=1\nframes=4\nbatch=1", "4k"),
+        ("out='x'\nflow=3", "must be a table"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message) as caught:
+            load_scratch_config(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_shipped_config_is_valid() -> None:
+    path = ROOT / "flowrvs" / "training" / "scratch" / "configs" / "tiny.toml"
+    config = load_scratch_config(path)
+    assert config.preset == "tiny"
+    assert sum(phase.steps for phase in config.flow.phases) == 3190
+    assert config.vae.mask_phases[0].steps == 300
+    assert config.flow.train_text_encoder
+
+
+def test_the_docs_list_every_option() -> None:
+    text = (ROOT / "docs" / "training.md").read_text("utf-8")
+    for kind in (FlowConfig, DecoderConfig):
+        for item in list_options(kind):
+            assert f"| `{item.name}` |" in text, item.name
+            assert item.help
