@@ -63,7 +63,7 @@ def trace_step(args: argparse.Namespace, *, rank: int, checkpointing: bool) -> d
     dtype = torch.bfloat16
     if rank:
         with torch.device("meta"):
-            add_adapter(transformer, rank, 0.0)
+            add_adapter(transformer, rank, 0)
     else:
         transformer.requires_grad_(True)
     if checkpointing:

@@ -113,7 +113,7 @@ class FlowConfig(CommonConfig):
         True, "compute activations twice instead of keeping them: less memory, a third slower"
     )
     lora_rank: int = option(0, "train adapters of this rank instead of all weights", low=0)
-    lora_alpha: float = option(0.0, "scale of the adapters; 0: their rank", low=0)
+    lora_alpha: int = option(0, "scale of the adapters; 0: their rank", low=0)
 
 
 @dataclass(frozen=True)

@@ -190,5 +190,5 @@ def train_decoder(
         accelerator.unwrap_model(engine.module).load_state_dict(trained, strict=False)
         write_model(base, folder, pipeline, {"vae": vae.to("cpu")}, card)
     accelerator.wait_for_everyone()
-    scores = {key: facts[key] for key in ("J", "F", "J&F") if key in facts}
+    scores = {key: float(value) for key, value in facts.items() if key in ("J", "F", "J&F")}
     return Trained(folder, int(facts["step"]), scores, card)

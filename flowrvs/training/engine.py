@@ -238,7 +238,7 @@ class Engine:
         # Fresh processes, not forks: readers of projects and videos have threads of their own.
         loader = DataLoader(
             self.dataset,
-            batch_sampler=numbers,  # type: ignore[arg-type]
+            batch_sampler=numbers,
             num_workers=config.workers,
             collate_fn=list,
             multiprocessing_context="spawn" if config.workers else None,

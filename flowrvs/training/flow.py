@@ -312,7 +312,7 @@ def train_flow(
                 changed["vae"] = pipeline.vae.to("cpu")
             write_model(base, folder, pipeline, changed, card)
     accelerator.wait_for_everyone()
-    scores = {key: facts[key] for key in ("J", "F", "J&F") if key in facts}
+    scores = {key: float(value) for key, value in facts.items() if key in ("J", "F", "J&F")}
     return Trained(folder, int(facts["step"]), scores, card)
 
 

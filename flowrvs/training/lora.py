@@ -24,7 +24,7 @@ __all__ = ["add_adapter", "merge_lora", "save_adapter"]
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 
-def add_adapter(transformer: WanTransformer3DModel, rank: int, alpha: float, seed: int = 0) -> None:
+def add_adapter(transformer: WanTransformer3DModel, rank: int, alpha: int, seed: int = 0) -> None:
     """Freeze a transformer and give it adapters; they alone require gradients.
 
     Raises

@@ -92,34 +92,32 @@ class FlowTrainer:
         self.progress = progress
         self.cancel = cancel or CancelToken()
         self.preset = PRESETS[config.preset]
-        config = self.config
+        stage = self.config
         self.vae = AutoencoderKLWan.from_pretrained(self.out.parent / "vae" / "vae").to(self.device)
         self.vae.requires_grad_(False)
         use_fast_layers(self.vae)
         self.mean, self.std = (part.to(self.device) for part in latent_statistics(self.vae))
         self.tokenizer = build_word_tokenizer(vocabulary())
         self.text_encoder = build_text_encoder(self.preset, len(self.tokenizer))
-        self.transformer = build_transformer(self.preset, video_injection=config.video_injection)
-        if config.initial:
-            self._load_initial(Path(config.initial))
-        self.text_encoder.to(self.device).requires_grad_(config.train_text_encoder)
+        self.transformer = build_transformer(self.preset, video_injection=stage.video_injection)
+        if stage.initial:
+            self._load_initial(Path(stage.initial))
+        self.text_encoder.to(self.device).requires_grad_(stage.train_text_encoder)
         self.transformer.to(self.device)
         self.attributes: AttributeHead | None = None
-        if config.attribute_weight > 0:
-            self.attributes = AttributeHead(self.transformer, config.attribute_block)
+        if stage.attribute_weight > 0:
+            self.attributes = AttributeHead(self.transformer, stage.attribute_block)
             self.attributes.to(self.device)
-        if config.compile:
+        if stage.compile:
             for index, block in enumerate(self.transformer.blocks):
                 # The block that is listened to stays eager: its hook would be compiled too.
-                if self.attributes is None or index != config.attribute_block:
+                if self.attributes is None or index != stage.attribute_block:
                     block.compile()
         self.parameters = [p for p in self._all_parameters() if p.requires_grad]
         self.optimizers, self.rates = self._build_optimizers()
-        self.ema = EMAModel(
-            self.parameters, decay=config.ema_decay, use_ema_warmup=True, power=0.75
-        )
+        self.ema = EMAModel(self.parameters, decay=stage.ema_decay, use_ema_warmup=True, power=0.75)
         self.step = 0
-        self.total = sum(phase.steps for phase in config.phases)
+        self.total = sum(phase.steps for phase in stage.phases)
         self.journal = Journal(self.out)
 
     def _load_initial(self, folder: Path) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -73,14 +73,14 @@ class Source(Protocol):
         Names it in messages.
     identity : str
         Part of the key under which encoded clips are kept: changes with what it reads.
-    videos : sequence of TrainingVideo
+    videos : tuple of TrainingVideo
     skipped : dict of str to int
         How many items were left out, by reason in words.
     """
 
     label: str
     identity: str
-    videos: Sequence[TrainingVideo]
+    videos: tuple[TrainingVideo, ...]
     skipped: dict[str, int]
 
     def size(self, video: TrainingVideo) -> tuple[int, int]:
@@ -139,7 +139,7 @@ def read_json(path: Path, limit: int = 2**33) -> Any:
         raise DatasetError(f"{path} is not readable JSON ({reason}); copy it again.") from None
 
 
-def is_plain_name(name: Any) -> bool:
+def is_plain_name(name: Any) -> TypeGuard[str]:
     """Whether a name from a file is one path part, so that nothing outside can be read."""
     return (
         isinstance(name, str)

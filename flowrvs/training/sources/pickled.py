@@ -63,7 +63,7 @@ def read_plain_pickle(path: Path) -> Any:
                     f"{path} is refused: its pickle would do {code.name}{what}, which sentences "
                     "do not need; get the file from its authors."
                 )
-            if code.name.endswith("PUT") and int(argument) > count:
+            if code.name.endswith("PUT") and int(argument or 0) > count:
                 raise DatasetError(f"{path} is refused: its pickle is malformed.")
         return _Plain(io.BytesIO(data), encoding="latin1").load()
     except DatasetError:

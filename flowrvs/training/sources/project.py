@@ -60,7 +60,9 @@ class ProjectSource:
                     sentences.append(sentence)
         self.identity = f"project:{folder.absolute()}:{_stamp(folder)}:{confirmed}"
         name = folder.name.removesuffix(".flowrvs")
-        self.videos = (TrainingVideo(name, tuple(sentences)),) if sentences else ()
+        self.videos: tuple[TrainingVideo, ...] = ()
+        if sentences:
+            self.videos = (TrainingVideo(name, tuple(sentences)),)
 
     def _sentence(self, expression: Expression, usable: npt.NDArray[np.bool_]) -> Sentence | None:
         frames = tuple(int(t) for t in np.flatnonzero(usable))

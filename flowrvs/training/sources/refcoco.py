@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -77,9 +77,8 @@ class RefCocoSource:
         texts: dict[str, dict[Sentence, None]] = {}
         read = _read_refs if path.suffix == ".p" else _read_captions
         for number, (image, segmentation, words) in enumerate(read(path, split)):
-            name, size = image.get("file_name"), (image.get("height"), image.get("width"))
-            height, width = size
-            if not is_plain_name(name) or not _is_size(height) or not _is_size(width):
+            name, height, width = (image.get(key) for key in ("file_name", "height", "width"))
+            if not is_plain_name(name) or not (_is_size(height) and _is_size(width)):
                 raise DatasetError(f"{path} has a picture without a plain name and a size.")
             if not words:
                 self._skip("objects without sentences")
@@ -180,7 +179,7 @@ def _by_id(document: Any, key: str, path: Path) -> dict[Any, Mapping[str, Any]]:
     return {row.get("id"): row for row in rows}
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and 0 < value <= 65_535
 
 
