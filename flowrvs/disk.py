@@ -49,6 +49,8 @@ _REASONS = {
     errno.EMFILE: "too many files are open; close some, or raise the limit (ulimit -n)",
     errno.ENFILE: "too many files are open on this computer; close other programs",
     errno.ENOMEM: "the memory is full; close other programs",
+    errno.EEXIST: "a file of that name is in the way; choose another folder",
+    errno.ENOTDIR: "a file is in the way of a folder; choose another folder",
     errno.ELOOP: "it is a symbolic link; put the file itself there",
 }
 # tensorstore puts errors into words, with the number's name or without.
@@ -334,7 +336,7 @@ class NewFolder:
         if self.target.exists() and not self.target.is_dir():
             raise refuse(f"{self.target} is a file; choose another folder to write to.")
         place, here = Path(os.path.abspath(self.target)), Path.cwd()
-        if place in (here, *here.parents):
+        if place in here.parents or (place == here and any(here.iterdir())):
             raise refuse(
                 f"{self.target} is the folder that you are in, or around it; name a folder to make."
             )

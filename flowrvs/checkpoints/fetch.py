@@ -11,34 +11,271 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from flowrvs.checkpoints import hub
-from flowrvs.checkpoints.fetch_plan import (
-    FetchPlan,
-    downloads_of,
-    kept_on_cancel,
-    plan_fetch,
-    source_of,
+from flowrvs.checkpoints.files import size_text
+from flowrvs.checkpoints.hub import HubFile, Listing, interruptible
+from flowrvs.checkpoints.manifest import add_source
+from flowrvs.checkpoints.registry import MODELS, HubSource, is_whole, locate, models_home
+from flowrvs.checkpoints.shards import check_weights
+from flowrvs.disk import free_bytes, storage_error
+from flowrvs.errors import (
+    Cancelled,
+    CheckpointError,
+    InputError,
+    MissingPathError,
+    StorageError,
 )
-from flowrvs.checkpoints.hub_retry import interruptible
-from flowrvs.checkpoints.manifest import add_source, check_weights
-from flowrvs.checkpoints.registry import MODELS, is_whole, locate, models_home
-from flowrvs.disk import storage_error
-from flowrvs.errors import CheckpointError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback, ProgressClock
 
 __all__ = ["FetchPlan", "fetch", "plan_fetch"]
 
 #: Seconds between two events, and of waiting for the lock.
 _EVERY = 0.1
+#: What is taken of the base's folders: nothing that runs, nothing that is unpickled.
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
+_CONFIGS = ("transformer/config.json", "vae/config.json", "text_encoder/config.json")
+#: Bytes of a number in a safetensors file, where they are not those of bfloat16.
+_WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2}
+#: Free bytes to leave over.
+_MARGIN = 200 * 1000 * 1000
+
+
+#: A file of the hub and its path here.
+Download = tuple[HubFile, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """What a fetch will do; nothing has been written yet.
+
+    Attributes
+    ----------
+    name : str
+        The model.
+    folder : Path
+        Where it will be.
+    files : tuple of (HubFile, Path)
+        What is downloaded, the small files first, and where each goes.
+    dit, vae : Path
+        The files of the transformer and of the VAE.
+    text : Path or None
+        The text encoder, where the person has it as one file.
+    spare : dict of str to int
+        Bytes that an own file would save, by its option.
+    have : int
+        Bytes that an earlier attempt has left.
+    result : int
+        Bytes of the model once converted, estimated.
+    """
+
+    name: str
+    folder: Path
+    files: tuple[Download, ...]
+    dit: Path
+    vae: Path
+    text: Path | None
+    spare: dict[str, int]
+    have: int
+    result: int
+
+    @property
+    def download(self) -> int:
+        """Bytes of all downloads, those that are here included."""
+        return sum(file.size for file, _ in self.files)
+
+    @property
+    def need(self) -> int:
+        """Bytes that must be free now: downloads and result are there at the same time."""
+        return self.download - self.have + self.result + _MARGIN
+
+    @property
+    def free(self) -> int:
+        """Bytes that are free where the model will be."""
+        return free_bytes(self.folder)
+
+    def check(self) -> None:
+        """Raise when the disk is too small.
+
+        Raises
+        ------
+        StorageError
+            Less than `need` bytes are free.
+        """
+        free = self.free
+        if free < self.need:
+            raise StorageError(
+                f"{self.folder.parent} has {size_text(free)} free and {self.name} needs "
+                f"{size_text(self.need)} while it is made ({size_text(self.result)} afterwards): "
+                "free some space, or choose another disk with FLOWRVS_HOME."
+            )
+
+
+def plan_fetch(
+    name: str,
+    *,
+    home: str | PathLike[str] | None = None,
+    dit: str | PathLike[str] | None = None,
+    vae: str | PathLike[str] | None = None,
+    text: str | PathLike[str] | None = None,
+    cancel: CancelToken | None = None,
+) -> FetchPlan:
+    """Ask the hub what fetching a model takes.
+
+    Parameters
+    ----------
+    name : str
+        A name of `MODELS` that is on the hub.
+    home : path-like, optional
+        See `models_home`.
+    dit, vae, text : path-like, optional
+        Own files of the transformer, the VAE and the text encoder, which are not fetched
+        then; see `flowrvs.checkpoints.convert.convert`.
+    cancel : CancelToken, optional
+
+    Returns
+    -------
+    FetchPlan
+
+    Raises
+    ------
+    InputError
+        No such model on the hub.
+    MissingPathError
+        An own file is not there.
+    NetworkError
+        The hub cannot be reached or refuses.
+    CheckpointError
+        The repositories do not hold what they should.
+    """
+    source = source_of(name)
+    folder = models_home(home) / name
+    own = {"dit": dit, "vae": vae, "text": text}
+    paths = {key: Path(path).expanduser() for key, path in own.items() if path is not None}
+    for path in paths.values():
+        if not path.is_file():
+            raise MissingPathError(f"There is no file {path}; check the path.")
+
+    def ask(stop: CancelToken) -> FetchPlan:
+        base, weights = hub.list_files(source.base, stop), hub.list_files(source.weights, stop)
+        place = downloads_of(folder)
+        wanted = [(base, each, place / "base" / each) for each in _base_names(base)]
+        if "text" in paths:
+            wanted = [item for item in wanted if not _is_encoder(item[1])]
+        for key, names in (("dit", source.dit), ("vae", source.vae)):
+            if key not in paths:
+                found = _first(weights, names)
+                paths[key] = place / "weights" / found
+                wanted.append((weights, found, paths[key]))
+        files = tuple((listing.file(each, stop), path) for listing, each, path in wanted)
+        have = sum(_present(file, path) for file, path in files)
+        spare = {
+            "--dit": sum(file.size for file, path in files if path == paths["dit"]),
+            "--vae": sum(file.size for file, path in files if path == paths["vae"]),
+            "--text": sum(file.size for file, _ in files if _is_encoder(file.name)),
+        }
+        result = _result_size(files, stop)
+        result += sum(path.stat().st_size for key, path in paths.items() if own[key] is not None)
+        return FetchPlan(
+            name,
+            folder,
+            files,
+            paths["dit"],
+            paths["vae"],
+            paths.get("text"),
+            {option: size for option, size in spare.items() if size},
+            have,
+            result,
+        )
+
+    with kept_on_cancel():
+        return interruptible(ask, cancel)
+
+
+def source_of(name: str) -> HubSource:
+    """Return where the model `name` is on the hub; InputError when it is not."""
+    record = MODELS.get(name)
+    if record is None or record.hub is None:
+        names = ", ".join(key for key, each in MODELS.items() if each.hub is not None)
+        raise InputError(f"There is nothing to fetch for {name!r}; what can be fetched: {names}.")
+    return record.hub
+
+
+def downloads_of(folder: Path) -> Path:
+    """Return the folder of the downloads for a model that will be in `folder`."""
+    return folder.with_name(f".{folder.name}.download")
+
+
+def _base_names(listing: Listing) -> list[str]:
+    names = [
+        name
+        for name in sorted(listing.entries)
+        if name in _CONFIGS
+        or (name.split("/")[0] in ("tokenizer", "text_encoder") and name.endswith(_SUFFIXES))
+    ]
+    lacks = [name for name in _CONFIGS if name not in names]
+    if not any(name.startswith("tokenizer/") for name in names):
+        lacks.append("tokenizer/")
+    if not any(name.endswith(".safetensors") for name in names):
+        lacks.append("text_encoder/*.safetensors")
+    if lacks:
+        raise CheckpointError(f"{listing.repo} lacks {', '.join(lacks)}; a newer flowrvs may help.")
+    return names
+
+
+def _is_encoder(name: str) -> bool:
+    return name.startswith("text_encoder/") and not name.endswith("config.json")
+
+
+def _first(listing: Listing, names: tuple[str, ...]) -> str:
+    for name in names:
+        if name in listing.entries:
+            return name
+    raise CheckpointError(
+        f"{listing.repo} has no {' nor '.join(names)}; a newer flowrvs may know their new names."
+    )
+
+
+def _present(file: HubFile, path: Path) -> int:
+    for place in (path, hub.partial(file, path)):
+        if place.is_file():
+            return min(place.stat().st_size, file.size)
+    return 0
+
+
+def _result_size(files: tuple[Download, ...], cancel: CancelToken) -> int:
+    """Estimate the converted size: the text encoder becomes bfloat16, the rest stays."""
+    shards = [file for file, _ in files if file.name.endswith(".safetensors")]
+    if not shards:
+        return sum(file.size for file, _ in files)
+    counts = hub.shard_dtypes(shards[0], cancel)
+    width = sum(_WIDTHS.get(dtype, 2) * count for dtype, count in counts.items())
+    share = min(1.0, 2 * sum(counts.values()) / width) if width else 1.0
+    encoder = sum(file.size for file in shards)
+    return sum(file.size for file, _ in files) - encoder + int(encoder * share)
+
+
+@contextmanager
+def kept_on_cancel() -> Iterator[None]:
+    """Say of a stopped fetch that it can go on."""
+    try:
+        yield
+    except Cancelled:
+        raise Cancelled(
+            "Stopped on request; what has arrived is kept: fetch again to go on."
+        ) from None
 
 
 def fetch(
     name: str,
     *,
     home: str | PathLike[str] | None = None,
+    dit: str | PathLike[str] | None = None,
+    vae: str | PathLike[str] | None = None,
+    text: str | PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Path:
@@ -50,6 +287,8 @@ def fetch(
         A name of `MODELS`.
     home : path-like, optional
         See `models_home`.
+    dit, vae, text : path-like, optional
+        Own files, see `plan_fetch`.
     progress : callable, optional
         Called with bytes downloaded of bytes in all, then with the steps of the conversion;
         maybe from another thread.
@@ -85,7 +324,7 @@ def fetch(
             return folder  # another process has just finished
         report(Progress(0, 0, f"Asking {source.weights} what there is to fetch"))
         _sweep(downloads_of(folder))
-        plan = plan_fetch(name, home=home, cancel=cancel)
+        plan = plan_fetch(name, home=home, dit=dit, vae=vae, text=text, cancel=cancel)
         plan.check()
         _download_all(plan, report, cancel)
         downloads = downloads_of(folder)
@@ -169,9 +408,10 @@ def _convert(
     ready = downloads / "ready"
     convert(
         downloads / "base",
-        plan.dit[1],
-        plan.vae[1],
+        plan.dit,
+        plan.vae,
         ready,
+        text=plan.text,
         name=plan.name,
         text_dtype="bfloat16",
         progress=report,

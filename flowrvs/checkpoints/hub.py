@@ -1,4 +1,5 @@
-"""Files of the Hugging Face hub: listed, downloaded with resume, compared with their hash.
+"""Files of the Hugging Face hub: listed, downloaded with resume, compared with their hash;
+asked for again after a fault, and told what to do where that does not help.
 
 Everything about the network is left to huggingface_hub: its client, and with it
 ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN`` and the proxies. It reads most of them when
@@ -12,15 +13,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url
+
+# HTTPError is that of whichever HTTP library huggingface_hub is built on.
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    GatedRepoError,
+    HfHubHTTPError,
     HTTPError,
+    OfflineModeIsEnabled,
     SafetensorsParsingError,
 )
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
@@ -29,20 +37,28 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from flowrvs import __version__
-from flowrvs.checkpoints.disk import feed
-from flowrvs.checkpoints.hub_retry import attempts
+from flowrvs.checkpoints.files import feed
 from flowrvs.disk import storage_error
 from flowrvs.errors import CheckpointError, FlowRVSError, InputError, NetworkError
 from flowrvs.progress import CancelToken
 
 __all__ = [
+    "WAITS",
     "HubFile",
     "Listing",
     "download",
+    "interruptible",
     "list_files",
     "partial",
     "shard_dtypes",
 ]
+
+#: Seconds to wait before each new attempt after a fault; data that arrived starts it anew.
+WAITS = (1.0, 2.0, 4.0, 8.0)
+
+_POLL = 0.1
+
+_T = TypeVar("_T")
 
 _DEVICES = {"CON", "PRN", "AUX", "NUL"}
 
@@ -81,7 +97,7 @@ class HubFile:
         else:
             # What git hashes; no protection is expected of it, only that nothing was lost.
             digest = hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
-        feed(digest, path, cancel=cancel, step=step)
+        feed(digest, path, cancel=cancel, step=step or (lambda count: None))
         return digest.hexdigest() == self.digest
 
 
@@ -300,3 +316,135 @@ def _stream(file: HubFile, part: Path, step: Step, cancel: CancelToken | None) -
                     return
     if have < file.size:
         raise _CutShort(f"{file.name} ended at {have} of {file.size} bytes")
+
+
+# -- asking again ----------------------------------------------------------------------
+
+
+def attempts(
+    work: Callable[[], _T],
+    repo: str,
+    cancel: CancelToken | None,
+    have: Callable[[], int] = lambda: 0,
+    name: str = "",
+) -> _T:
+    """Call `work` until it comes to an end, waiting longer after every fault in a row.
+
+    Parameters
+    ----------
+    work : callable
+        One attempt.
+    repo, name : str
+        What is asked for, in the words of an error.
+    cancel : CancelToken or None
+        Looked at while waiting.
+    have : callable, optional
+        How much has arrived: an attempt that brought something was not in vain.
+
+    Raises
+    ------
+    NetworkError
+        A fault that will not pass by itself, or too many in a row.
+    """
+    faults = 0
+    while True:
+        before = have()
+        try:
+            return work()
+        except (HTTPError, OfflineModeIsEnabled) as error:
+            faults = 1 if have() > before else faults + 1
+            if not _may_pass(error) or faults > len(WAITS):
+                raise _explain(error, repo, name) from error
+            _wait(max(WAITS[faults - 1], _asked(error)), cancel)
+
+
+def _status(error: Exception) -> int:
+    response = getattr(error, "response", None)
+    return int(response.status_code) if isinstance(error, HfHubHTTPError) and response else 0
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return _status(error) in (408, 429) or _status(error) >= 500
+    return not isinstance(error, OfflineModeIsEnabled)
+
+
+def _asked(error: Exception) -> float:
+    """Return the seconds that the server asks to wait, at most a minute."""
+    if not isinstance(error, HfHubHTTPError) or _status(error) not in (429, 503):
+        return 0.0
+    text = str(error.response.headers.get("Retry-After", ""))
+    return min(float(text), 60.0) if text.isdigit() else 0.0
+
+
+def _wait(seconds: float, cancel: CancelToken | None) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        time.sleep(min(_POLL, max(0.0, end - time.monotonic())))
+
+
+def _explain(error: Exception, repo: str, name: str) -> FlowRVSError:
+    """Return the one line that says what to do about `error`."""
+    what = f"{repo}/{name}" if name else repo
+    hub = constants.ENDPOINT
+    status = _status(error)
+    if isinstance(error, OfflineModeIsEnabled):
+        text = (
+            f"HF_HUB_OFFLINE is set, so {what} is not fetched: unset it, or place the model's "
+            "folder by hand."
+        )
+    elif isinstance(error, GatedRepoError):
+        text = f"{what} asks for consent: accept its terms at {hub}/{repo}, then set HF_TOKEN."
+    elif status in (401, 403):
+        text = (
+            f"{hub} gives no access to {what} (error {status}): sign in with 'hf auth login' "
+            "or set a valid HF_TOKEN, then run again."
+        )
+    elif status == 404:
+        text = f"There is no {what} at {hub} (error 404): check HF_ENDPOINT, or update flowrvs."
+    elif status:
+        text = (
+            f"{hub} fails to give {what} (error {status}): run again later to go on; "
+            "what has arrived is kept."
+        )
+    else:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        text = (
+            f"{what} cannot be fetched from {hub} ({reason}): check the connection and the "
+            "proxy, then run again to go on."
+        )
+    return NetworkError(text)
+
+
+def interruptible(work: Callable[[CancelToken], _T], cancel: CancelToken | None) -> _T:
+    """Call `work` on a helper thread, so that a silent server cannot hold back a cancel.
+
+    `work` gets a token of its own; once that is set it must not write any more.
+    """
+    stop = CancelToken()
+    ended = threading.Event()
+    result: list[_T] = []
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(work(stop))
+        except BaseException as error:
+            faults.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, name="flowrvs-fetch", daemon=True).start()
+    try:
+        while not ended.wait(_POLL):
+            if cancel is not None and cancel.cancelled:
+                stop.cancel()
+                ended.wait(2 * _POLL)
+                cancel.raise_if_cancelled()
+    finally:
+        stop.cancel()
+    if faults:
+        raise faults[0]
+    return result[0]

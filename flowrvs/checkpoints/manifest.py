@@ -17,24 +17,20 @@ A folder made by ``flowrvs models fetch`` or ``convert`` has ``flowrvs-manifest.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flowrvs.checkpoints.disk import sha256, size_text, write_text
-from flowrvs.checkpoints.finite import first_damaged
+from flowrvs.checkpoints.files import read_json, sha256
+from flowrvs.checkpoints.shards import check_weights, first_damaged
+from flowrvs.disk import write_bytes
 from flowrvs.errors import CheckpointError, MissingPathError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 __all__ = [
     "MANIFEST",
     "add_source",
-    "check_indices",
-    "check_weights",
-    "count_numbers",
-    "is_file_name",
     "read_manifest",
     "verify_folder",
     "verify_manifest",
@@ -45,8 +41,6 @@ __all__ = [
 MANIFEST = "flowrvs-manifest.json"
 
 _FORMAT = 1
-#: What the safetensors library accepts.
-_LARGEST_HEADER = 100_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -103,16 +97,20 @@ def write_manifest(
         "source": dict(source),
         "files": {name: {"size": sizes[name], "sha256": hashes[name]} for name in files},
     }
-    target = folder / MANIFEST
-    write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return target
+    return _write(folder, content)
 
 
 def add_source(folder: Path, source: Mapping[str, Any]) -> None:
     """Add to what the manifest of `folder` says about the origin of its files."""
     content = read_manifest(folder)
     content["source"] = {**content.get("source", {}), **source}
-    write_text(folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    _write(folder, content)
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> Path:
+    target = folder / MANIFEST
+    write_bytes(target, (json.dumps(content, indent=1) + "\n").encode())
+    return target
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -127,12 +125,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise MissingPathError(f"{folder} has no {MANIFEST}, so its hashes are unknown.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; fetch the model again.") from error
-    files = content.get("files") if isinstance(content, dict) else None
+    files = content.get("files")
     if not isinstance(files, dict) or not all(map(_is_entry, files.items())):
         raise CheckpointError(f"{path} is not a manifest of model files; fetch the model again.")
     if content.get("format") != _FORMAT:
@@ -227,92 +225,6 @@ def _stepper(
     return step
 
 
-def check_indices(folder: Path) -> list[str]:
-    """Return one line for every shard that an index of `folder` names and that is not there."""
-    faults = []
-    for path in sorted(folder.glob("*/*.safetensors.index.json")):
-        faults += _check_index(path.relative_to(folder).as_posix(), path)
-    return faults
-
-
-def check_weights(folder: Path) -> list[str]:
-    """Look for shards that are missing or cut short, reading only their headers.
-
-    Parameters
-    ----------
-    folder : Path
-        A model's folder.
-
-    Returns
-    -------
-    list of str
-        One line a fault, each beginning with the file's name.
-    """
-    faults = check_indices(folder)
-    for name, path in _files(folder).items():
-        if name.endswith(".safetensors"):
-            faults += _check_shard(name, path)
-    return faults
-
-
-def _check_index(name: str, path: Path) -> list[str]:
-    try:
-        shards = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return [f"{name} is no index of shards"]
-    if not all(isinstance(shard, str) and is_file_name(shard) for shard in shards):
-        return [f"{name} is no index of shards of its folder"]
-    parent = PurePosixPath(name).parent
-    return [
-        f"{parent / shard} is missing"
-        for shard in sorted(shards)
-        if not (path.parent / shard).is_file()
-    ]
-
-
-def is_file_name(name: str) -> bool:
-    """Return True for the name of a file, without a folder."""
-    return PurePosixPath(name).name == name and len(name) < 256 and name.isprintable()
-
-
-def _check_shard(name: str, path: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
-    size = path.stat().st_size
-    expected = _expected_size(path, size)
-    if expected is not None and size < expected:
-        return [f"{name} is truncated: {size} of {expected} bytes ({size_text(expected)})"]
-    try:
-        with safe_open(path, framework="np"):
-            return []
-    except (SafetensorError, OSError, ValueError) as error:
-        return [f"{name} is damaged: {' '.join(str(error).split())}"]
-
-
-def _expected_size(path: Path, size: int) -> int | None:
-    """Return the size that the header of a shard promises; None when it has no header."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > _LARGEST_HEADER:
-            return None  # no safetensors file at all
-        if length > size - 8:
-            return 8 + length  # cut within the header
-        try:
-            header = json.loads(stream.read(length))
-            ends = [int(e["data_offsets"][1]) for k, e in header.items() if k != "__metadata__"]
-        except (
-            ValueError,
-            KeyError,
-            IndexError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ):
-            return None
-    return 8 + length + max(ends, default=0)
-
-
 def _check_numbers(
     folder: Path,
     broken: Collection[str],
@@ -334,19 +246,6 @@ def _check_numbers(
         if tensor is not None:
             faults.append(f"{name} is damaged: {tensor} holds NaN or infinity")
     return faults
-
-
-def count_numbers(folder: Path) -> dict[str, int]:
-    """Return how many numbers the weights of each part hold, from the headers alone."""
-    from safetensors import safe_open
-
-    counts: dict[str, int] = {}
-    for path in sorted(folder.glob("*/*.safetensors")):
-        with safe_open(path, framework="np") as shard:
-            shapes = [shard.get_slice(key).get_shape() for key in shard.keys()]
-        part = path.parent.name
-        counts[part] = counts.get(part, 0) + sum(map(math.prod, shapes))
-    return counts
 
 
 def verify_folder(

@@ -6,13 +6,28 @@ import os
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from flowrvs.checkpoints.manifest import check_indices
-from flowrvs.errors import CheckpointError, MissingPathError
+from flowrvs.checkpoints.files import read_json
+from flowrvs.checkpoints.shards import check_indices
+from flowrvs.errors import CheckpointError, InputError, MissingPathError
 
-__all__ = ["MODELS", "HubSource", "ModelRecord", "is_whole", "locate", "models_home"]
+__all__ = [
+    "MODELS",
+    "HubSource",
+    "ModelRecord",
+    "check_settings",
+    "is_whole",
+    "locate",
+    "models_home",
+    "read_config",
+]
 
 _BUNDLED = Path(__file__).parent / "weights"
+
+# Settings of the hub that must be numbers.
+_NUMBERS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 
 #: Files without which a folder is no pipeline.
 _NEEDED = (
@@ -21,6 +36,12 @@ _NEEDED = (
     "vae/config.json",
     "text_encoder/config.json",
 )
+
+#: Whose classes a pipeline may be made of.
+_LIBRARIES = (None, "diffusers", "transformers", "flowrvs", "flowrvs.pipelines")
+
+#: The largest number, and count of layers, that a config may hold.
+_MOST, _MOST_LAYERS = 10**7, 1000
 
 #: Either of these holds the words of the tokenizer.
 _VOCABULARIES = ("tokenizer.json", "spiece.model")
@@ -153,7 +174,42 @@ def locate(model: str | PathLike[str], *, home: str | PathLike[str] | None = Non
         raise CheckpointError(
             f"{folder} is not a FlowRVS pipeline: it lacks {', '.join(missing)}; {hint}."
         )
+    _check_configs(folder)
     return folder
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a model's config, whose numbers are of a size that models have.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    CheckpointError
+        It is damaged, or asks for more than memory holds.
+    """
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; download it again.") from error
+    for key, value in config.items():
+        most = _MOST_LAYERS if key.startswith("num_") else _MOST
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (int, float)) and not abs(number) <= most:
+                raise CheckpointError(f"{path} has an impossible {key}; download it again.")
+    return config
+
+
+def _check_configs(folder: Path) -> None:
+    index, *configs = (folder / name for name in _NEEDED)
+    for path in configs:
+        read_config(path)
+    for name, value in read_config(index).items():
+        if isinstance(value, list) and (len(value) != 2 or value[0] not in _LIBRARIES):
+            raise CheckpointError(
+                f"{index} makes {name} of {value[:1]}, not of diffusers or transformers; get the "
+                "model from its authors."
+            )
 
 
 def _missing(folder: Path) -> list[str]:
@@ -187,3 +243,26 @@ def is_whole(name: str, *, home: str | PathLike[str] | None = None) -> bool:
     except (CheckpointError, MissingPathError):
         return False
     return True
+
+
+def check_settings() -> None:
+    """Refuse settings with which huggingface_hub, and so diffusers, cannot be imported.
+
+    Raises
+    ------
+    InputError
+        Names the variable.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    try:
+        # The host is parsed when it is asked for, and so is the port.
+        _ = urlsplit(endpoint).hostname, urlsplit(endpoint).port
+    except ValueError as error:
+        raise InputError(
+            f"HF_ENDPOINT is {endpoint!r}, which is no address ({error}); unset it, or give one "
+            "such as https://huggingface.co."
+        ) from error
+    for name in _NUMBERS:
+        value = os.environ.get(name)
+        if value is not None and not value.strip().isdecimal():
+            raise InputError(f"{name} is {value!r}; unset it, or give whole seconds.")

@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fail = partial(_fail, verbose=args.verbose, as_json=args.json)
     try:
         if args.loads_models:
-            from flowrvs.checkpoints.settings import check_settings
+            from flowrvs.checkpoints.registry import check_settings
 
             check_settings()
         code = args.run(args)

@@ -16,6 +16,11 @@ from flowrvs.progress import Progress, ProgressCallback
 HELP = "List, fetch, convert, verify or calibrate models."
 
 _DTYPES = ("float32", "float16", "bfloat16")
+_OWN = {
+    "--dit": "the transformer: .pth, or ComfyUI's .safetensors",
+    "--vae": "the tuned VAE: .pth, or ComfyUI's .safetensors",
+    "--text": "the text encoder umt5-xxl as one .safetensors file, 16 bits or scaled fp8",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +40,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch.add_argument(
         "--home", metavar="DIR", type=Path, help="write below DIR/models (default: FLOWRVS_HOME)"
     )
-    fetch.add_argument("--dry-run", action="store_true", help="only say how much there is to fetch")
+    fetch.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say how much there is to fetch, and what could be left out",
+    )
+    for option, what in _OWN.items():
+        fetch.add_argument(option, type=Path, metavar="FILE", help=f"{what}, instead of fetching")
 
     convert = actions.add_parser(
-        "convert", help="make a model's folder of the public .pth files and the Wan folder"
+        "convert",
+        help="make a model's folder of the public .pth files, or ComfyUI's, and the Wan folder",
     )
     convert.add_argument(
         "--base", required=True, type=Path, metavar="DIR", help="Wan2.1-T2V-1.3B-Diffusers"
     )
-    convert.add_argument("--dit", required=True, type=Path, metavar="FILE", help="transformer .pth")
-    convert.add_argument("--vae", required=True, type=Path, metavar="FILE", help="tuned VAE .pth")
+    for option, what in _OWN.items():
+        needed = option != "--text"
+        text = what if needed else f"{what} (default: the base's)"
+        convert.add_argument(option, required=needed, type=Path, metavar="FILE", help=text)
     convert.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
     convert.add_argument("--name", help="the model's name in provenance (default: the folder's)")
     convert.add_argument(
@@ -52,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     convert.add_argument(
         "--text-dtype", choices=_DTYPES, help="of the text encoder (default: as in the files)"
+    )
+    convert.add_argument(
+        "--text-length",
+        type=int,
+        metavar="N",
+        help="tokens of a sentence in training (default: 64 for 32 input channels, else 256)",
     )
 
     verify = actions.add_parser("verify", help="check the files of a model and load its weights")
@@ -113,7 +133,7 @@ def _in_megabytes(show: ProgressCallback) -> ProgressCallback:
 
 def _list(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints import MODELS, models_home
-    from flowrvs.checkpoints.disk import folder_bytes, size_text
+    from flowrvs.checkpoints.files import folder_bytes, size_text
     from flowrvs.checkpoints.registry import is_whole
 
     home = models_home()
@@ -145,13 +165,14 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from flowrvs.checkpoints.disk import folder_bytes, size_text
     from flowrvs.checkpoints.fetch import fetch, plan_fetch
+    from flowrvs.checkpoints.files import folder_bytes, size_text
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
 
     with cancel_on_interrupt() as cancel, progress_line() as progress:
+        own = {"dit": args.dit, "vae": args.vae, "text": args.text}
         if args.dry_run:
-            plan = plan_fetch(args.model, home=args.home, cancel=cancel)
+            plan = plan_fetch(args.model, home=args.home, cancel=cancel, **own)
             content = {
                 "model": args.model,
                 "path": str(plan.folder),
@@ -160,17 +181,23 @@ def _fetch(args: argparse.Namespace) -> int:
                 "need": plan.need,
                 "result": plan.result,
                 "free": plan.free,
+                "spare": plan.spare,
                 "files": [{"repo": f.repo, "file": f.name, "bytes": f.size} for f, _ in plan.files],
             }
             here = f" ({size_text(plan.have)} of them are here)" if plan.have else ""
+            spare = "".join(
+                f"\n  {size_text(size):>8} can be left out with {option} FILE: {_OWN[option]}"
+                for option, size in plan.spare.items()
+            )
             return _say(
                 args,
                 content,
                 f"{args.model}: {size_text(plan.download)} to fetch{here}, "
                 f"{size_text(plan.need)} of disk while it is made, {size_text(plan.result)} "
-                f"afterwards; {size_text(plan.free)} are free in {plan.folder.parent}",
+                f"afterwards; {size_text(plan.free)} are free in {plan.folder.parent}{spare}",
             )
-        path = fetch(args.model, home=args.home, progress=_in_megabytes(progress), cancel=cancel)
+        report = _in_megabytes(progress)
+        path = fetch(args.model, home=args.home, progress=report, cancel=cancel, **own)
     size = folder_bytes(path)
     content = {"model": args.model, "path": str(path), "bytes": size}
     return _say(args, content, f"{args.model} is ready: {path} ({size_text(size)})")
@@ -178,7 +205,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints.convert import convert
-    from flowrvs.checkpoints.disk import folder_bytes, size_text
+    from flowrvs.checkpoints.files import folder_bytes, size_text
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
 
     with cancel_on_interrupt() as cancel, progress_line() as progress:
@@ -187,6 +214,8 @@ def _convert(args: argparse.Namespace) -> int:
             args.dit,
             args.vae,
             args.out,
+            text=args.text,
+            text_length=args.text_length,
             name=args.name,
             dtype=args.dtype,
             text_dtype=args.text_dtype,
@@ -200,7 +229,8 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints import locate
-    from flowrvs.checkpoints.manifest import MANIFEST, count_numbers, verify_folder
+    from flowrvs.checkpoints.manifest import MANIFEST, verify_folder
+    from flowrvs.checkpoints.shards import count_numbers
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.errors import CheckpointError
 

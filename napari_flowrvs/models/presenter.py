@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from flowrvs.checkpoints import MODELS, models_home
-from flowrvs.checkpoints.disk import folder_bytes, size_text
+from flowrvs.checkpoints.files import folder_bytes, size_text
 from flowrvs.checkpoints.registry import is_whole
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from napari_flowrvs.job import Job, Phase, Runner, run_here

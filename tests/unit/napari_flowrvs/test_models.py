@@ -11,9 +11,10 @@ import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
-from flowrvs.checkpoints import hub_retry, locate
-from flowrvs.checkpoints.disk import size_text
+from flowrvs.checkpoints import hub as client
+from flowrvs.checkpoints import locate
 from flowrvs.checkpoints.fetch import plan_fetch
+from flowrvs.checkpoints.files import size_text
 from flowrvs.progress import Progress
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.find.panel import FindPanel
@@ -42,7 +43,7 @@ def hub(
 ) -> Iterator[HubStandIn]:
     """A hub that this process asks, and an empty FLOWRVS_HOME."""
     monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(hub_retry, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(client, "WAITS", (0.01, 0.01))
     with serve_hub(small_repositories(layout.base, layout.dit, layout.vae)) as served:
         ask_here(served, monkeypatch, tmp_path)
         yield served

@@ -20,12 +20,14 @@ from transformers import UMT5EncoderModel
 
 import flowrvs
 from flowrvs.checkpoints import convert as convert_module
-from flowrvs.checkpoints import convert_write
+from flowrvs.checkpoints import shards
 from flowrvs.checkpoints.convert import convert
-from flowrvs.checkpoints.manifest import check_weights, verify_manifest
+from flowrvs.checkpoints.manifest import verify_manifest
+from flowrvs.checkpoints.shards import check_weights
 from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError, StorageError
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, Progress
+from tests.fixtures.comfy import COMFY, TEXT_KINDS, text_file, transformer_file, vae_file
 from tests.fixtures.public_layout import SMALL, PublicLayout, write_public_layout
 
 
@@ -100,6 +102,152 @@ def test_the_folder_computes_what_the_parts_do(layout: PublicLayout, tmp_path: P
     assert np.ptp(outputs[0]) > 0.1
 
 
+def _differing(state: dict[str, torch.Tensor]) -> bool:
+    """Tell whether no two weights are equal: only then a swap of two is noticed."""
+    seen = {(tuple(t.shape), t.numpy().tobytes()) for t in state.values()}
+    return len(seen) == len(state)
+
+
+def test_no_two_weights_of_the_fixture_are_equal(layout: PublicLayout) -> None:
+    assert _differing(layout.parts.transformer.state_dict())
+    assert _differing(layout.parts.vae.state_dict())
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_averages_are_named_in_the_order_of_the_trained_module(
+    broken: PublicLayout, tmp_path: Path, beside: bool
+) -> None:
+    """Norms of query and key have one shape: only their numbers tell which is which."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(broken.dit, weights_only=True)
+    if not beside:
+        del content["model"]
+        torch.save(content, broken.dit)
+    pipe = flowrvs.load(_run(broken, tmp_path / "made"), device="cpu", dtype="float32")
+    found, wanted = pipe.transformer.state_dict(), broken.parts.transformer.state_dict()
+    norms = [name for name in wanted if "norm_q" in name or "norm_k" in name]
+    assert len(norms) >= 8
+    for name in norms:
+        assert torch.equal(found[name], wanted[name]), name
+
+
+@pytest.mark.parametrize(
+    ("injection", "given", "length"), [(False, None, 256), (True, None, 64), (True, 256, 256)]
+)
+def test_sentences_are_as_long_as_in_training(
+    tmp_path: Path, injection: bool, given: int | None, length: int
+) -> None:
+    """64 tokens before the public change of 26 February 2026, 256 since."""
+    layout = write_public_layout(tmp_path / "public", kind="raw", video_injection=injection)
+    pipe = FlowRVSPipeline.from_pretrained(_run(layout, tmp_path / "made", text_length=given))
+    assert pipe.config.max_sequence_length == length
+    with pytest.raises(InputError, match="A text length of 0 is impossible"):
+        _run(layout, tmp_path / "no", text_length=0)
+
+
+@pytest.fixture(scope="module")
+def comfy(tmp_path_factory: pytest.TempPathFactory) -> PublicLayout:
+    """A base without any weights, as `fetch` could leave it, and ComfyUI's files beside it."""
+    folder = tmp_path_factory.mktemp("comfy")
+    layout = write_public_layout(folder, preset=COMFY, video_injection=True, kind="raw")
+    for path in [*layout.base.rglob("*.safetensors"), *layout.base.rglob("*.index.json")]:
+        path.unlink()
+    layout.dit.unlink()
+    layout.vae.unlink()
+    dit = transformer_file(layout.parts, folder / "flowrvs_fp16.safetensors")
+    vae = vae_file(layout.parts, folder / "flowrvs_vae_fp16.safetensors")
+    return replace(layout, dit=dit, vae=vae)
+
+
+@pytest.mark.parametrize("kind", TEXT_KINDS)
+def test_single_files_of_comfyui(comfy: PublicLayout, tmp_path: Path, kind: str) -> None:
+    text = tmp_path / "umt5.safetensors"
+    expected = text_file(comfy.parts, text, kind)
+    out = _run(comfy, tmp_path / "made", text=text)
+    pipe = flowrvs.load(out, device="cpu", dtype="float32")
+    assert pipe.config.max_sequence_length == 64
+    parts = comfy.parts
+    for part in ("transformer", "vae"):
+        wanted = getattr(parts, part).half().float().state_dict()
+        _assert_same(getattr(pipe, part).float().state_dict(), wanted)
+    found = UMT5EncoderModel.from_pretrained(out / "text_encoder", dtype=torch.float32).state_dict()
+    for name, value in expected.items():
+        # 8 bits become bfloat16, 16 bits stay.
+        eight = value.ndim == 2 and kind.startswith("fp8") and "block" in name
+        wanted = value.bfloat16().float() if eight and "bias" not in name else value
+        assert torch.equal(found[name], wanted), name
+    assert verify_manifest(out) == []
+    assert json.loads((out / "flowrvs-manifest.json").read_text())["source"]["text"] == text.name
+
+
+def test_whole_checkpoints_and_plain_8_bits(comfy: PublicLayout, tmp_path: Path) -> None:
+    text = tmp_path / "umt5.safetensors"
+    text_file(comfy.parts, text, "fp16")
+    dit = transformer_file(
+        comfy.parts,
+        tmp_path / "all.safetensors",
+        dtype=torch.float8_e4m3fn,
+        prefix="model.diffusion_model.",
+    )
+    out = convert(comfy.base, dit, comfy.vae, tmp_path / "made", text=text)
+    found = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
+    wanted = comfy.parts.transformer.state_dict()
+    _assert_same(found, {k: v.to(torch.float8_e4m3fn).bfloat16() for k, v in wanted.items()})
+
+
+def test_single_files_that_do_not_fit(comfy: PublicLayout, tmp_path: Path) -> None:
+    text = tmp_path / "umt5.safetensors"
+    text_file(comfy.parts, text)
+    with pytest.raises(MissingPathError, match="There is no checkpoint"):
+        _run(comfy, tmp_path / "made", text=tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not fit the model; \d+ missing"):
+        _run(comfy, tmp_path / "made", text=comfy.vae)
+    with pytest.raises(CheckpointError, match="holds no FlowRVS transformer"):
+        convert(comfy.base, comfy.vae, comfy.vae, tmp_path / "made", text=text)
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+        _run(comfy, tmp_path / "made")  # the base has none
+    tensors = load_file(text)
+    name = next(name for name in tensors if name.endswith(".scale_weight"))
+    save_file({**tensors, name: torch.ones(3)}, text)
+    with pytest.raises(CheckpointError, match="has 3 scales in .*; give the file in 16 bits"):
+        _run(comfy, tmp_path / "made", text=text)
+    # A plain Wan VAE gives three colours.
+    colours = {key: value.clone() for key, value in load_file(comfy.vae).items()}
+    for key in ("decoder.head.2.weight", "decoder.head.2.bias"):
+        colours[key] = colours[key].repeat(3, *[1] * (colours[key].ndim - 1))
+    save_file(colours, tmp_path / "wan_vae.safetensors")
+    text_file(comfy.parts, text)
+    with pytest.raises(CheckpointError, match="2 of another shape: decoder.conv_out"):
+        convert(
+            comfy.base, comfy.dit, tmp_path / "wan_vae.safetensors", tmp_path / "made", text=text
+        )
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 20,
+        (2**40).to_bytes(8, "little") + b"{}",
+        (20_000_000).to_bytes(8, "little") + b"{" + b" " * 20_000_000,
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+        (1).to_bytes(8, "little") + b"5",
+        (2).to_bytes(8, "little") + b"[]",
+        (9).to_bytes(8, "little") + b'{"a": 5 }',
+    ],
+    ids=["empty", "noise", "far", "large", "deep", "number", "list", "entry"],
+)
+def test_headers_that_are_none(comfy: PublicLayout, tmp_path: Path, data: bytes) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(data)
+    for given in ({"dit": bad}, {"vae": bad}, {"text": bad}):
+        files = {"dit": comfy.dit, "vae": comfy.vae, **given}
+        with pytest.raises(CheckpointError) as caught:
+            convert(comfy.base, out=tmp_path / "made", **files)
+        assert "\n" not in str(caught.value)
+
+
 def test_casting(layout: PublicLayout, tmp_path: Path) -> None:
     out = _run(layout, tmp_path / "a", dtype="float16", text_dtype="bfloat16", shard_bytes=9_000)
     kinds = {
@@ -121,8 +269,8 @@ def test_casting(layout: PublicLayout, tmp_path: Path) -> None:
 def test_tensors_larger_than_a_piece_and_than_what_is_mapped(
     layout: PublicLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert_write, "_PIECE", 100)
-    monkeypatch.setattr(convert_write, "_TOUCHED", 50_000)
+    monkeypatch.setattr(shards, "_PIECE", 100)
+    monkeypatch.setattr(shards, "_TOUCHED", 50_000)
     out = _run(layout, tmp_path / "made")
     found = load_file(out / "vae" / "diffusion_pytorch_model.safetensors")
     _assert_same(found, layout.parts.vae.state_dict())
@@ -273,7 +421,7 @@ def test_a_full_disk_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(convert_write.os, "fsync", full)
+        patch.setattr(shards.os, "fsync", full)
         with pytest.raises(StorageError, match="disk is full"):
             _run(layout, tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
@@ -332,9 +480,9 @@ def test_what_a_killed_run_left_is_removed(layout: PublicLayout, tmp_path: Path)
 _PEAK = """
 import resource, sys
 from pathlib import Path
-from flowrvs.checkpoints import convert_write
+from flowrvs.checkpoints import shards
 from flowrvs.checkpoints.convert import convert
-convert_write._TOUCHED = 4 << 20
+shards._TOUCHED = 4 << 20
 paths = [Path(name) for name in sys.argv[1:]]
 for start in (0, 4):  # the small one first: imports and all else that is needed anyway
     convert(*paths[start : start + 4])
@@ -375,6 +523,7 @@ def test_weights_that_are_no_numbers_are_refused(
     [
         ("transformer", "out_channels", "x"),
         ("vae", "patch_size", [1]),
+        ("text_encoder", "d_model", "x"),
     ],
 )
 def test_a_config_of_nonsense_is_one_line(
@@ -383,6 +532,25 @@ def test_a_config_of_nonsense_is_one_line(
     path = broken.base / part / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(CheckpointError, match=f"describes no {part}"):
+        _run(broken, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("transformer", "num_layers", 10**9),
+        ("transformer", "ffn_dim", 10**12),
+        ("vae", "dim_mult", [1, 10**9]),
+        ("text_encoder", "num_layers", float("inf")),
+        ("text_encoder", "vocab_size", 10**10),
+    ],
+)
+def test_a_config_that_asks_for_all_memory_is_refused(
+    broken: PublicLayout, tmp_path: Path, part: str, key: str, value: object
+) -> None:
+    path = broken.base / part / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=f"has an impossible {key}"):
         _run(broken, tmp_path / "out")
 
 

@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
 
-from flowrvs.checkpoints import hub_retry, locate
+from flowrvs.checkpoints import hub as client
+from flowrvs.checkpoints import locate
 from flowrvs.checkpoints.manifest import read_manifest
 from flowrvs.cli import main
+from tests.fixtures.comfy import text_file
 from tests.fixtures.hub import (
     BASE,
     WEIGHTS,
@@ -51,7 +55,7 @@ def hub(layout: PublicLayout) -> Iterator[HubStandIn]:
 def home(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The models' folder of this process, which asks the stand-in."""
     ask_here(hub, monkeypatch, tmp_path)
-    monkeypatch.setattr(hub_retry, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(client, "WAITS", (0.01, 0.01, 0.01))
     monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "models"
 
@@ -144,6 +148,51 @@ def test_names_of_the_first_release_are_known(
     assert main(["models", "fetch", "mevis"]) == 2
     assert f"{WEIGHTS} has no tuned_vae.pth nor decoder.pth" in capsys.readouterr().err
     assert list(home.iterdir()) == []
+
+
+def test_what_a_person_has_is_not_fetched(
+    hub: HubStandIn,
+    home: Path,
+    layout: PublicLayout,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fetch = ["models", "fetch", "mevis"]
+    assert main([*fetch, "--dry-run", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    sizes = {each["file"]: each["bytes"] for each in plain["files"]}
+    encoder = sum(
+        size
+        for name, size in sizes.items()
+        if name.startswith("text_encoder/") and name != "text_encoder/config.json"
+    )
+    vae = "tuned_vae.pth"
+    assert plain["spare"] == {"--dit": sizes[DIT], "--vae": sizes[vae], "--text": encoder}
+    assert main([*fetch, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"can be left out with {option} FILE: the" in said for option in plain["spare"])
+
+    text = tmp_path / "umt5.safetensors"
+    expected = text_file(layout.parts, text, "fp16")
+    own = ["--text", str(text), "--vae", str(layout.vae)]
+    assert main([*fetch, *own, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["download"] == plain["download"] - encoder - sizes[vae]
+    assert plan["spare"] == {"--dit": sizes[DIT]}
+    hub.asked.clear()
+    assert main([*fetch, *own, "--dit", str(layout.dit)]) == 0
+    asked = {each.path for each in hub.asked if "/resolve/" in each.path}
+    assert not any(path.endswith((".pth", "index.json")) for path in asked)
+    assert not any("text_encoder/model" in path for path in asked)
+    with safe_open(home / "mevis" / "text_encoder" / "model.safetensors", framework="pt") as file:
+        for name, value in expected.items():
+            assert torch.equal(file.get_tensor(name), value.bfloat16()), name
+    assert main(["models", "verify", "mevis"]) == 0
+    assert layout.vae.is_file() and layout.dit.is_file() and text.is_file()
+    (home / "mevis" / "model_index.json").unlink()
+    assert main([*fetch, "--text", str(tmp_path / "none")]) == 2
+    assert main(["models", "fetch", "mevis", "--home", str(tmp_path), "--vae", "none"]) == 2
+    assert "There is no file none" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(

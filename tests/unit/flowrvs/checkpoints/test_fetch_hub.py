@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from flowrvs.checkpoints import hub as client
-from flowrvs.checkpoints import hub_retry
 from flowrvs.errors import Cancelled, CheckpointError, InputError, NetworkError, StorageError
 from flowrvs.progress import CancelToken
 from tests.fixtures.hub import HubStandIn, ask_here, serve_hub
@@ -27,7 +26,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]
     """A hub with a large and a small file; attempts follow each other at once."""
     with serve_hub({REPO: {NAME: BIG, "config.json": SMALL}}) as served:
         ask_here(served, monkeypatch, tmp_path)
-        monkeypatch.setattr(hub_retry, "WAITS", (0.01, 0.01, 0.01))
+        monkeypatch.setattr(client, "WAITS", (0.01, 0.01, 0.01))
         yield served
 
 
@@ -202,7 +201,7 @@ def test_cancel_keeps_the_part_even_when_the_server_is_silent(
     threading.Thread(target=press).start()
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        hub_retry.interruptible(
+        client.interruptible(
             lambda stop: client.download(file, tmp_path / "x", step=step, cancel=stop), token
         )
     assert time.monotonic() - started < 5  # the silence would last 10 s and more
@@ -231,7 +230,7 @@ def test_silence_counts_as_a_broken_connection(
 
 def test_a_folder_that_cannot_be_written_is_one_line(hub: HubStandIn, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="choose a folder that you can write to"):
+    with pytest.raises(StorageError, match="in the way; choose another folder"):
         client.download(client.list_files(REPO).file(NAME), tmp_path / "file" / "x")
 
 

@@ -13,12 +13,12 @@ from safetensors.torch import save_file as save_torch
 
 from flowrvs.checkpoints.manifest import (
     MANIFEST,
-    check_weights,
     read_manifest,
     verify_folder,
     verify_manifest,
     write_manifest,
 )
+from flowrvs.checkpoints.shards import check_weights
 from flowrvs.errors import Cancelled, CheckpointError, MissingPathError
 from flowrvs.progress import CancelToken, Progress
 

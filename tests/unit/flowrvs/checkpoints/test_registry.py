@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,50 @@ def test_a_shard_that_an_index_names_is_missed(placed: Path) -> None:
     (placed / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="text_encoder/model-00001-of-00002.safetensors"):
         locate("mevis")
+
+
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "vae/config.json", "text_encoder/config.json"]
+)
+@pytest.mark.parametrize(
+    "content", ["5", "[]", "null", '"x"', "{", "[" * 200_000, '{"num_layers": 1e400}', "{}" * 9]
+)
+def test_a_config_of_nonsense_is_one_line(
+    placed: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (placed / name).write_text(content)
+    with pytest.raises(CheckpointError, match=name) as caught:
+        locate(placed)
+    assert "\n" not in str(caught.value)
+    assert not is_whole("mevis")
+    assert main(["models", "verify", str(placed)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_config_may_not_be_huge_or_a_pipe(placed: Path) -> None:
+    (placed / "vae" / "config.json").write_text(" " * 17_000_000 + "{}")
+    with pytest.raises(CheckpointError, match="larger than"):
+        locate(placed)
+    index = placed / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    os.mkfifo(index)
+    with pytest.raises(CheckpointError):
+        locate(placed)
+
+
+@pytest.mark.parametrize("parts", [["os", "system"], ["subprocess", "Popen"], ["evil"], [5, "x"]])
+def test_a_pipeline_is_made_of_known_classes_only(placed: Path, parts: list) -> None:
+    path = placed / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vae": parts}))
+    with pytest.raises(CheckpointError, match="not of diffusers or transformers"):
+        locate(placed)
+
+
+@pytest.mark.parametrize("name", ["../vae/x.safetensors", "/etc/passwd", "a/b", "", 5, "x" * 300])
+def test_an_index_stays_in_its_folder(placed: Path, name: object) -> None:
+    index = placed / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(CheckpointError, match=r"transformer/diffusion_pytorch_model\.safetensors"):
+        locate(placed)
 
 
 def test_list_tells_where_models_are(

@@ -1,22 +1,76 @@
-"""Find the weights in what the public code saved, and compare them with the stock classes."""
+"""The layouts in which weights are published, and whether they fit the stock classes.
+
+The authors' ``.pth`` files hold diffusers' names, bare or beside an average (EMA) without
+names. ComfyUI's single files hold Wan's own names; weights in 8 bits have a scale each
+(``x.scale_weight``, or ``x.weight_scale`` in newer files) beside them.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowrvs.errors import CheckpointError
+from flowrvs.checkpoints.shards import open_safetensors
+from flowrvs.checkpoints.unpickle import open_checkpoint
+from flowrvs.errors import CheckpointError, MissingPathError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_fit", "latent_inputs", "transformer_weights", "vae_weights"]
+__all__ = [
+    "check_fit",
+    "latent_inputs",
+    "open_weights",
+    "text_weights",
+    "transformer_weights",
+    "vae_weights",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
+#: Weights by name, and what the numbers of some must be multiplied by.
+Weights = tuple[dict[str, "torch.Tensor"], dict[str, float]]
 
 _PATCH = "patch_embedding.weight"
 _COUNTERS = ("total_ops", "total_params")  # left by a profiler; not weights
 _SHOWN = 5
+#: What whole checkpoints of ComfyUI put before the names of a model.
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+#: Beside weights in 8 bits: their scales, and what only a runtime needs.
+_SCALES = (".scale_weight", ".weight_scale")
+_BESIDE = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8", "spiece_model")
+#: From Wan's own names of the text encoder's weights to those of transformers.
+_WAN_TEXT = {
+    r"^token_embedding\.": "shared.",
+    r"^norm\.": "encoder.final_layer_norm.",
+    r"^blocks\.(\d+)\.norm1\.": r"encoder.block.\1.layer.0.layer_norm.",
+    r"^blocks\.(\d+)\.attn\.": r"encoder.block.\1.layer.0.SelfAttention.",
+    r"^blocks\.(\d+)\.pos_embedding\.embedding\.": (
+        r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias."
+    ),
+    r"^blocks\.(\d+)\.norm2\.": r"encoder.block.\1.layer.1.layer_norm.",
+    r"^blocks\.(\d+)\.ffn\.gate\.0\.": r"encoder.block.\1.layer.1.DenseReluDense.wi_0.",
+    r"^blocks\.(\d+)\.ffn\.fc1\.": r"encoder.block.\1.layer.1.DenseReluDense.wi_1.",
+    r"^blocks\.(\d+)\.ffn\.fc2\.": r"encoder.block.\1.layer.1.DenseReluDense.wo.",
+}
+
+
+def open_weights(path: Path) -> Any:
+    """Open a file of weights: ``.safetensors``, or else a pickle of torch, without running it.
+
+    Raises
+    ------
+    MissingPathError
+        There is no such file.
+    CheckpointError
+        It is damaged, or no file of weights.
+    """
+    if path.suffix.lower() not in (".safetensors", ".sft"):
+        return open_checkpoint(path)
+    if not path.exists():
+        raise MissingPathError(f"There is no checkpoint {path}; check the path.")
+    return open_safetensors([path])
 
 
 def latent_inputs(content: Any, what: str) -> int:
@@ -36,7 +90,7 @@ def latent_inputs(content: Any, what: str) -> int:
     """
     averaged = _averaged(content, what)
     if averaged is None:
-        found = _plain(content, what).get(_PATCH)
+        found = _unprefixed(_plain(content, what)).get(_PATCH)
     else:  # the only five-dimensional weight
         found = next((t for t in averaged if len(_shape(t)) == 5), None)
     if len(_shape(found)) != 5:
@@ -47,7 +101,7 @@ def latent_inputs(content: Any, what: str) -> int:
     return _shape(found)[1]
 
 
-def transformer_weights(content: Any, expected: Shapes, what: str) -> dict[str, torch.Tensor]:
+def transformer_weights(content: Any, expected: Shapes, what: str) -> Weights:
     """Return the weights of a transformer checkpoint by name; averaged ones win.
 
     ``shadow_params`` is a bare list in the order of the module that was trained. That
@@ -62,7 +116,14 @@ def transformer_weights(content: Any, expected: Shapes, what: str) -> dict[str, 
     """
     averaged = _averaged(content, what)
     if averaged is None:
-        return check_fit(_plain(content, what), expected, what)
+        state, scales = _scaled(_unprefixed(_plain(content, what)), what)
+        if "head.head.weight" in state:
+            from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+            # Names only: no number is touched.
+            scales = convert_wan_transformer_to_diffusers(scales)
+            state = convert_wan_transformer_to_diffusers(state)
+        return check_fit(state, expected, what), scales
     orders = [_trained_order(expected), list(expected)]
     beside = content.get("model")
     if isinstance(beside, dict) and set(beside) == set(expected):
@@ -74,18 +135,67 @@ def transformer_weights(content: Any, expected: Shapes, what: str) -> dict[str, 
         )
     for order in orders:
         if all(_shape(t) == expected[name] for name, t in zip(order, averaged, strict=True)):
-            return check_fit(dict(zip(order, averaged, strict=True)), expected, what)
-    return check_fit(dict(zip(orders[0], averaged, strict=True)), expected, what)
+            return check_fit(dict(zip(order, averaged, strict=True)), expected, what), {}
+    return check_fit(dict(zip(orders[0], averaged, strict=True)), expected, what), {}
 
 
-def vae_weights(content: Any, expected: Shapes, what: str) -> dict[str, torch.Tensor]:
+def vae_weights(content: Any, expected: Shapes, what: str) -> Weights:
     """Return the weights of a VAE checkpoint by name, without their ``vae.`` prefix."""
     state = {
         key.removeprefix("vae."): value
         for key, value in _plain(content, what).items()
         if not key.endswith(_COUNTERS)
     }
-    return check_fit(state, expected, what)
+    if "decoder.head.2.weight" in state:
+        from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+        state = convert_wan_vae_to_diffusers(state)
+    return check_fit(state, expected, what), {}
+
+
+def text_weights(content: Any, what: str) -> Weights:
+    """Return the weights of a single-file text encoder by transformers' names."""
+    state, scales = _scaled(_plain(content, what), what)
+    if "token_embedding.weight" in state:
+        state = {_wan_text_name(name): tensor for name, tensor in state.items()}
+        scales = {_wan_text_name(name): scale for name, scale in scales.items()}
+    return state, scales
+
+
+def _wan_text_name(name: str) -> str:
+    for pattern, replacement in _WAN_TEXT.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _unprefixed(state: Mapping[str, Any]) -> dict[str, Any]:
+    for prefix in _PREFIXES:
+        if any(name.startswith(prefix) for name in state):
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in state.items()
+                if name.startswith(prefix)
+            }
+    return dict(state)
+
+
+def _scaled(state: Mapping[str, Any], what: str) -> Weights:
+    """Separate weights from their scales."""
+    weights: dict[str, Any] = {}
+    scales: dict[str, float] = {}
+    for name, tensor in state.items():
+        suffix = next((s for s in _SCALES if name.endswith(s)), None)
+        if suffix is not None:
+            numel = getattr(tensor, "numel", lambda: 0)()
+            if numel != 1 or not abs(float(tensor)) > 0:
+                raise CheckpointError(
+                    f"{what} has {numel} scales in {name}, one was expected; give the file in "
+                    "16 bits, or in scaled fp8."
+                )
+            scales[f"{name.removesuffix(suffix)}.weight"] = float(tensor)
+        elif not name.endswith(_BESIDE):
+            weights[name] = tensor
+    return weights, scales
 
 
 def check_fit(
@@ -190,7 +300,11 @@ def _is_weights(value: Any) -> bool:
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
         and value.device.type == "cpu"
-        and value.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+        and value.dtype
+        in (
+            *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+            *(torch.float8_e4m3fn, torch.float8_e5m2),
+        )
     )
 
 
