@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowrvs.checkpoints.disk import size_text
+from flowrvs.checkpoints.files import size_text
 from flowrvs.disk import free_bytes
 from flowrvs.errors import FlowRVSError, StorageError
 from flowrvs.inference.run import Plan, VideoJob, make_plan, run_jobs, with_cuts
