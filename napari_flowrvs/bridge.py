@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtpy.QtCore import QObject, Qt, Signal
 
-from flowrvs.store import Change, Project
+from flowrvs.store import Project, ProjectEvent
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.job import Failure
 from napari_flowrvs.projects import open_projects
@@ -57,7 +57,7 @@ class Bridge(QObject):
         """Note that napari has drawn a stroke, which needs no second drawing."""
         self._painted.add(layer_id)
 
-    def _on_change(self, change: Change) -> None:
+    def _on_change(self, change: ProjectEvent) -> None:
         """Note a change; called on the thread that made it."""
         drawn = threading.current_thread() is not self._home  # its job says what to draw
         with self._lock:

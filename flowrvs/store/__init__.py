@@ -6,18 +6,18 @@ edits; `Provenance` says who drew an object on a frame.
 
 from __future__ import annotations
 
-from flowrvs.store._document import FORMAT_VERSION, LayerRecord, ObjectRecord, RunRecord
-from flowrvs.store._pixels import ObjectCounts
-from flowrvs.store._steps import Change, ChangeRow, Step
-from flowrvs.store._tracks import Provenance
+from flowrvs.store.arrays import Provenance
+from flowrvs.store.changes import ChangeRow, Step
+from flowrvs.store.document import FORMAT_VERSION, LayerRecord, ObjectRecord, RunRecord
 from flowrvs.store.history import History
 from flowrvs.store.labels import LabelsArray
+from flowrvs.store.masks import ObjectCounts
 from flowrvs.store.project import SUFFIX, Project
+from flowrvs.store.state import ProjectEvent
 
 __all__ = [
     "FORMAT_VERSION",
     "SUFFIX",
-    "Change",
     "ChangeRow",
     "History",
     "LabelsArray",
@@ -25,6 +25,7 @@ __all__ = [
     "ObjectCounts",
     "ObjectRecord",
     "Project",
+    "ProjectEvent",
     "Provenance",
     "RunRecord",
     "Step",

@@ -1,28 +1,59 @@
-"""`History`: undo and redo of everything that is done to a project, also across sessions."""
+"""Undo and redo of everything that is done to a project, also across sessions.
+
+The rules are on one page, ``docs/undo.md``: a frame is what the changes in force make of it, in
+the order in which they were made; undoing a step takes its changes out of force.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import getpass
+import threading
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from flowrvs.store._entry import Entry, now
-from flowrvs.store._steps import ChangeRow, Kind, Step
-from flowrvs.store._turns import Turns, as_step
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["History"]
+from flowrvs.errors import ProjectError, StorageError
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.store.arrays import Labels
+from flowrvs.store.changes import (
+    ChangeRow,
+    DamagedError,
+    Entry,
+    Kind,
+    Mark,
+    Record,
+    Role,
+    Step,
+    utc_now,
+)
+from flowrvs.store.journal import Batch, Journal
+
+__all__ = ["History", "HistoryHost"]
+
+_MAX_STEPS = 20_000
+_CACHED_BYTES = 16 * 2**20
+_RECORD_BYTES = 300  # what one takes in memory besides its pixels
 
 
-class History(Turns):
-    """The steps of a project, to be undone and redone.
+class HistoryHost(Protocol):
+    """What the history needs of its project; `State` says what each of it does."""
 
-    Steps are undone in the order in which they were finished, the last one first. What a
-    model still writes is no step yet: it neither stands in the way nor is it touched. Undoing
-    a step gives back only pixels that nobody has drawn over since, so that old pixels never
-    come back over newer ones.
+    def check_writable(self) -> None: ...
+    def settle_strokes(self) -> None: ...
+    def turn_record(self, record: Record, back: bool, entry: Entry) -> None: ...
+    def turn_catalog(self, entry: Entry, back: bool, *, additions: bool) -> None: ...
+    def describe(self, object_ids: frozenset[int]) -> str: ...
+    def steps_changed(self) -> None: ...
 
-    The steps survive closing, and a killed process. Those beyond `limit_bytes` are dropped,
-    the oldest first.
+
+class History:
+    """The steps of a project, to be undone and redone; they survive closing and kills.
 
     Attributes
     ----------
@@ -32,25 +63,83 @@ class History(Turns):
         Name of the person, as noted with every change; the user's login name at first.
     """
 
+    def __init__(self, host: HistoryHost, journal: Journal) -> None:
+        self._host = host
+        self._journal = journal
+        self._lock = threading.RLock()  # the innermost lock of all
+        self._turning = threading.Lock()
+        self._commit_lock = threading.Lock()
+        self._local = threading.local()
+        self._known: dict[int, Entry] = {}  # every step that can be undone or redone
+        self._open: dict[int, Entry] = {}
+        self._done: list[Entry] = []  # by place
+        self._undone: list[Entry] = []  # the last one is redone first
+        self._waiting, self._committing = Batch(), Batch()
+        self._cached: deque[Entry] = deque()  # steps whose changes are in memory
+        self._turned: Entry | None = None  # what is being undone or redone
+        self._rivals: list[Entry] = []  # see `later`
+        self._rivals_until = 0
+        self._bytes = 0
+        self.limit_bytes = 256 * 2**20
+        self.author = _login()
+        rows, self._flushed, self._seq, last_step = journal.load()
+        self._damages = journal.damages
+        self._saved_flushed = self._flushed
+        self._next_step, self._place = last_step + 1, 0
+        self._load(rows)
+
+    def _load(self, rows: list[tuple[Any, ...]]) -> None:
+        sizes = self._journal.sizes() if rows else {}
+        entries = []
+        for row in rows:
+            try:
+                entries.append(Entry.read(row, sizes.get(row[0], 0)))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self._journal.damaged()  # what it did stays
+        # Version 0.1 gave a step its place when it ended: those that a kill left open had none.
+        entries.sort(key=lambda entry: (entry.state == "open" and not entry.place, entry.place))
+        for entry in entries:
+            self._known[entry.id] = entry
+            self._next_step = max(self._next_step, entry.id + 1)
+            self._bytes += entry.bytes
+            if entry.state == "undone":
+                self._undone.append(entry)
+                continue
+            if entry.state == "open":  # its process was killed
+                entry.name = entry.name or self._name(entry)
+                entry.state, entry.logged = "done", False
+                self._waiting.entries[entry.id] = entry
+            self._done.append(entry)
+        if self._journal.old:
+            self._done = _by_beginning(self._done)
+            for entry in [*self._done, *self._undone]:
+                entry.place = self._next_place()
+                self._waiting.entries[entry.id] = entry
+        self._place = max((entry.place for entry in entries), default=0)
+
+    def _next_place(self) -> int:
+        self._place += 1
+        return self._place
+
     # -- what there is -------------------------------------------------------------------
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """Every step that can be undone, oldest first, then those that can be redone."""
         with self._lock:
-            return tuple(as_step(one) for one in [*self._done, *reversed(self._undone)])
+            return tuple(entry.step() for entry in [*self._done, *reversed(self._undone)])
 
     @property
     def undo_step(self) -> Step | None:
         """What `undo` would take back."""
         with self._lock:
-            return as_step(self._done[-1]) if self._done else None
+            return self._done[-1].step() if self._done else None
 
     @property
     def redo_step(self) -> Step | None:
         """What `redo` would do again."""
         with self._lock:
-            return as_step(self._undone[-1]) if self._undone else None
+            return self._undone[-1].step() if self._undone else None
 
     @property
     def can_undo(self) -> bool:
@@ -64,31 +153,38 @@ class History(Turns):
 
     @property
     def notice(self) -> str | None:
-        """One line on a history that could not be read; None where all is well."""
+        """One line on what could not be read; None where all is well."""
         return self._journal.notice
 
     def changes(self, object_id: int, t: int) -> list[ChangeRow]:
         """Return who touched an object on a frame, newest first, dropped steps included."""
         with self._lock:
-            undone = {one.id for one in self._undone}
-            fresh = [
-                one for one in self._changed.values() if not one.logged and one.id not in undone
-            ]
+            undone = {entry.id for entry in self._undone}
+            entries = self._committing.entries | self._waiting.entries
+            fresh = [e for e in entries.values() if not e.logged and e.id not in undone]
         rows = [
-            ChangeRow(one.time, one.who, one.kind, one.name or one.tool)
-            for one in sorted(fresh, key=lambda one: -one.id)
-            if one.touches(object_id, t)
+            ChangeRow(entry.time, entry.who, entry.kind, entry.name or entry.tool)
+            for entry in sorted(fresh, key=lambda entry: -entry.id)
+            if t in entry.touched.get(object_id, ())
         ]
         known = self._journal.changes(object_id, t)
         return rows + [ChangeRow(*row) for step, *row in known if step not in undone]
 
     # -- making steps --------------------------------------------------------------------
 
-    def begin(self, name: str | None, kind: Kind, who: str | None = None) -> Entry:
+    def current(self) -> Entry | None:
+        """Return the step that this thread is making."""
+        stack: list[Entry] = getattr(self._local, "stack", [])
+        return stack[-1] if stack else None
+
+    def begin(
+        self, name: str | None, kind: Kind, who: str | None = None, tool: str = "edit"
+    ) -> Entry:
         """Open a step; its name may be made at its end."""
         with self._lock:
             who = who or (self.author if kind == "human" else "model")
-            entry = Entry(self._next_step, name, kind, who, now())
+            number, place = self._next_step, self._next_place()
+            entry = Entry(number, name, kind, who, utc_now(), place, tool=tool)
             self._next_step += 1
             self._open[entry.id] = self._known[entry.id] = entry
             return entry
@@ -104,18 +200,16 @@ class History(Turns):
                 self._forget([entry])
                 return
             entry.name = name
-            self._place += 1
-            entry.place = self._place
             entry.state = "dropped" if entry.too_big else "done"
-            self._changed[entry.id] = entry
+            self._waiting.entries[entry.id] = entry
             if entry.too_big:
-                self._dropped.append(entry.id)
+                self._waiting.dropped.append(entry.id)
             else:
-                self._done.append(entry)
+                insort(self._done, entry, key=lambda entry: entry.place)
+                self._cached.append(entry)
             if entry.kind == "human":
-                self._forget(self._undone)
-                self._undone = []
-            self._keep(entry)
+                self._forget([other for other in self._undone if other is not self._turned])
+                self._undone[:] = [other for other in self._undone if other is self._turned]
         self._host.steps_changed()
 
     def drop(self, entry: Entry) -> None:
@@ -156,11 +250,363 @@ class History(Turns):
     def _take_back(self, entry: Entry) -> None:
         with self._turning:
             self._host.settle_strokes()
-            self._turn_all(entry, True, None, None)
+            self._turn(entry, True, None, None)
             with self._lock:
                 self._open.pop(entry.id, None)
                 self._forget([entry])
         self._host.steps_changed()
+
+    def _forget(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            entry.state, entry.records = "forgotten", None
+            self._bytes -= entry.bytes
+            self._known.pop(entry.id, None)
+            self._waiting.entries.pop(entry.id, None)
+            self._waiting.forgotten.append(entry.id)
+
+    def _name(self, entry: Entry) -> str:
+        start, stop = entry.span
+        name = entry.tool
+        if entry.touched:
+            name += f" on {self._host.describe(frozenset(entry.touched))}"
+        if stop - start == 1:
+            return f"{name}, frame {start}"
+        return f"{name}, frames {start}-{stop - 1}" if stop else name
+
+    # -- taking changes in ---------------------------------------------------------------
+
+    def push(
+        self,
+        entry: Entry,
+        layer: int,
+        span: tuple[int, int],
+        role: Role,
+        marks: tuple[Mark, ...],
+        content: bytes | tuple[Labels, Labels, int, npt.NDArray[np.bool_] | None],
+    ) -> Record:
+        """Take one change of a step; the layer's lock is held."""
+        data, frames = (content, None) if isinstance(content, bytes) else (None, content)
+        with self._lock:
+            self._seq += 1
+            record = Record(self._seq, entry.id, layer, *span, role, marks, data, frames)
+            if role.of_step and (entry.too_big or entry.state == "forgotten"):
+                return record
+            self._waiting.records.append(record)
+            if role.of_step:
+                entry.add(record)
+                self._waiting.entries[entry.id] = entry
+            return record
+
+    def later(self, record: Record) -> list[Record]:
+        """Return what other steps in force changed of the same frames after `record`, in order.
+
+        For a turn of the step of `record`; the layer's lock is held. Mostly there is nothing:
+        steps that came later were undone before.
+        """
+        with self._lock:
+            for number in range(self._rivals_until, self._next_step):
+                if number in self._known:
+                    self._rivals.append(self._known[number])
+            self._rivals_until = self._next_step
+            rivals = {
+                entry.id: entry
+                for entry in self._rivals
+                if entry.last_seq > record.seq and entry.id != record.step and entry.in_force
+            }
+            if not rivals:
+                return []
+            fresh = {
+                other.seq: other
+                for other in (*self._committing.records, *self._waiting.records)
+                if other.step in rivals
+                and other.role.of_step
+                and other.layer == record.layer
+                and other.seq > record.seq
+                and other.start < record.stop
+                and record.start < other.stop
+            }
+        span = (record.layer, record.start, record.stop, record.seq)
+        missing = [
+            seq
+            for seq, step in self._journal.of_frames(*span)
+            if step in rivals and seq not in fresh
+        ]
+        found = [*fresh.values(), *self._journal.by_seq(missing)]
+        return sorted(found, key=lambda other: other.seq)
+
+    def rewrite(self, records: list[Record]) -> None:
+        """Put changes in the place of those with the same numbers, all of them at once."""
+        with self._lock:
+            for record in records:
+                entry = self._known.get(record.step)
+                if entry is None:
+                    continue
+                if entry.records is not None:
+                    entry.records = [
+                        record if old.seq == record.seq else old for old in entry.records
+                    ]
+                self._waiting.records.append(record)
+
+    # -- undo and redo -------------------------------------------------------------------
+
+    def undo(
+        self,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Step | None:
+        """Take back the last step; None where there is none.
+
+        `cancel` is looked at, and `progress` told, at every frame.
+
+        Raises
+        ------
+        ProjectError
+            The project is closed or open for reading only, or this thread is making a step.
+        Cancelled
+            Everything is as it was.
+        """
+        return self._turn_last(True, cancel, progress)
+
+    def redo(
+        self,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Step | None:
+        """Do again what `undo` took back last; None where there is nothing.
+
+        A new step of a person ends what can be redone; one of a model does not.
+        """
+        return self._turn_last(False, cancel, progress)
+
+    def _turn_last(
+        self, back: bool, cancel: CancelToken | None, progress: ProgressCallback | None
+    ) -> Step | None:
+        self._host.check_writable()
+        if self.current() is not None:
+            raise ProjectError("A step is being made; finish it before undoing another one.")
+        with self._turning:
+            self._host.settle_strokes()
+            with self._lock:
+                source = self._done if back else self._undone
+                if not source:
+                    return None
+                entry = self._turned = source[-1]
+            try:
+                self._turn(entry, back, cancel, progress)
+            finally:
+                self._turned = None
+            with self._lock:
+                source.remove(entry)
+                entry.place = self._next_place()
+                (self._undone if back else self._done).append(entry)
+                entry.state = "undone" if back else "done"
+                self._waiting.entries[entry.id] = entry
+        self._host.steps_changed()
+        return entry.step()
+
+    def _turn(
+        self,
+        entry: Entry,
+        back: bool,
+        cancel: CancelToken | None,
+        progress: ProgressCallback | None,
+    ) -> None:
+        with self._lock:
+            self._rivals = [
+                other
+                for other in self._known.values()
+                if other is not entry
+                and (other.last_seq > entry.first_seq or other.id in self._open)
+            ]
+            self._rivals_until = self._next_step
+        self._host.turn_catalog(entry, back, additions=True)
+        clock = ProgressClock(entry.count)
+        turned = 0
+        try:
+            for record in self._records(entry, back):
+                if cancel is not None:
+                    cancel.raise_if_cancelled()
+                self._turn_one(record, back, entry)
+                turned += 1
+                if progress is not None:
+                    progress(clock.advance("Undoing" if back else "Doing again"))
+        except BaseException:
+            done = [record for i, record in enumerate(self._records(entry, back)) if i < turned]
+            for record in reversed(done):
+                self._turn_one(record, not back, entry)
+            self._host.turn_catalog(entry, not back, additions=False)
+            raise
+        self._host.turn_catalog(entry, back, additions=False)
+
+    def _turn_one(self, record: Record, back: bool, entry: Entry) -> None:
+        try:
+            self._host.turn_record(record, back, entry)
+        except DamagedError:
+            self._journal.damaged()  # one frame stays; the others need not
+
+    def _records(self, entry: Entry, back: bool) -> Iterator[Record]:
+        """Yield the changes of a step one by one, so that a long one needs no memory."""
+        with self._lock:
+            kept = entry.records
+            queued = {
+                record.seq: record
+                for record in (*self._committing.records, *self._waiting.records)
+                if record.step == entry.id and record.role.of_step
+            }
+        if kept is not None:
+            yield from reversed(kept) if back else list(kept)
+            return
+        # What waits may be new, or the newer form of what the journal has.
+        for seq in sorted(queued.keys() | set(self._journal.seqs(entry.id)), reverse=back):
+            if seq in queued:
+                yield queued[seq]
+            else:
+                yield from self._journal.by_seq([seq])
+
+    # -- the disk ------------------------------------------------------------------------
+
+    def commit(self) -> int:
+        """Write what is new, durably; return the number up to which all is written.
+
+        Raises
+        ------
+        StorageError
+            It stays in memory and is written at the next call.
+        """
+        with self._commit_lock:
+            for _ in range(2):
+                if self._journal.damages != self._damages:
+                    self._begin_anew()
+                try:
+                    return self._commit()
+                except StorageError:
+                    if self._journal.damages == self._damages:
+                        raise
+            return self._commit()
+
+    def _commit(self) -> int:
+        with self._lock:
+            taken = self._committing = self._waiting
+            self._waiting = Batch()
+            seq, flushed = self._seq, self._flushed
+            closing = taken.freeze(flushed)
+        try:
+            if taken:
+                self._journal.commit(taken)
+        except BaseException:
+            with self._lock:
+                self._waiting = self._waiting.after(taken)
+                self._committing = Batch()
+            raise
+        with self._lock:
+            self._committing = Batch()
+            if taken:
+                self._saved_flushed = flushed
+            for entry in closing:
+                entry.logged = True
+            for record in taken.frozen:
+                owner = self._known.get(record.step)
+                if owner is not None and record.role.of_step:
+                    size = len(record.data or b"") + 64 - record.counted
+                    record.counted += size
+                    owner.bytes += size
+                    self._bytes += size
+            self._trim()
+        return seq
+
+    def flushed(self, seq: int) -> None:
+        """Note that the pixels of all changes up to `seq` are safe."""
+        with self._lock:
+            self._flushed = max(self._flushed, seq)
+
+    def _trim(self) -> None:
+        """Drop the oldest steps over the limit, and let go of changes of older ones in memory."""
+        while self._done and (self._bytes > self.limit_bytes or len(self._done) > _MAX_STEPS):
+            self._drop(self._done.pop(0))
+        for entry in self._open.values():
+            if self._bytes > self.limit_bytes and entry.bytes > self.limit_bytes // 2:
+                entry.too_big = True
+                self._drop(entry)
+        size = 0
+        for entry in reversed(self._cached):
+            size += entry.bytes + _RECORD_BYTES * (1 + len(entry.records or ()))
+            if size > _CACHED_BYTES:
+                break
+        else:
+            return
+        while self._cached:
+            oldest = self._cached.popleft()
+            oldest.records = None
+            if oldest is entry:
+                break
+
+    def _drop(self, entry: Entry) -> None:
+        self._known.pop(entry.id, None)
+        entry.records = None
+        self._bytes -= entry.bytes
+        entry.bytes = 0
+        if entry.state != "open":
+            entry.state = "dropped"
+        self._waiting.entries[entry.id] = entry  # who touched what is kept
+        self._waiting.dropped.append(entry.id)
+
+    def _begin_anew(self) -> None:
+        """Fill a new journal with what is in memory: the old one turned out to be damaged."""
+        with self._lock:
+            self._damages = self._journal.damages
+            queued = {record.seq for record in self._waiting.records}
+            again: list[Record] = []
+            for entry in [*self._done, *self._undone, *self._open.values()]:
+                self._bytes -= entry.bytes
+                entry.bytes, entry.logged = 0, False
+                if entry.records is not None:
+                    for record in entry.records:
+                        record.counted = 0
+                    again += [record for record in entry.records if record.seq not in queued]
+                    self._waiting.entries[entry.id] = entry
+                elif entry.state == "open":
+                    entry.too_big = True
+                else:
+                    entry.state = "dropped"
+            self._waiting.records = again + self._waiting.records
+            self._done = [entry for entry in self._done if entry.state == "done"]
+            self._undone = [entry for entry in self._undone if entry.state == "undone"]
+            kept = [*self._done, *self._undone, *self._open.values()]
+            self._known = {entry.id: entry for entry in kept}
+
+    def damaged(self, text: str | None = None) -> None:
+        """Note, for `notice`, what could not be read."""
+        self._journal.damaged(text)
+
+    def copy(self, project: Path, shape: tuple[int, int, int]) -> Callable[[], None]:
+        """Copy the journal to another project; the result adds what is in memory only."""
+        with self._commit_lock:
+            self._journal.copy(project)
+            with self._lock:
+                batch = Batch().after(self._waiting)
+                batch.freeze(self._flushed)
+
+        def add() -> None:
+            if batch:
+                journal = Journal(project, shape, writable=True)
+                try:
+                    journal.commit(batch)
+                finally:
+                    journal.close()
+
+        return add
+
+    def unsaved(self) -> list[Entry]:
+        """Return the steps that were made, undone or redone shortly before a kill, in order."""
+        late = self._journal.steps_after(self._flushed)
+        known = sorted([*self._done, *self._undone], key=lambda entry: entry.place)
+        first = min((entry.place for entry in known if entry.id in late), default=None)
+        return [] if first is None else [entry for entry in known if entry.place >= first]
+
+    def unflushed(self) -> Iterator[Record]:
+        """Yield the changes whose pixels may not have been written when the process ended."""
+        if self._seq > self._flushed:
+            yield from self._journal.after(self._flushed)
 
     def close(self) -> None:
         """End what is still open and write everything.
@@ -174,6 +620,28 @@ class History(Turns):
             self.end(entry)
         self.commit()
         if self._flushed > self._saved_flushed:
-            self._journal.commit(flushed=self._flushed)
+            self._journal.commit(Batch(flushed=self._flushed))
             self._saved_flushed = self._flushed
         self._journal.close()
+
+    def let_go(self) -> None:
+        """Close the journal as it is."""
+        self._journal.close()
+
+
+def _by_beginning(done: list[Entry]) -> list[Entry]:
+    """Put runs before what began while they went on; version 0.1 had them after it."""
+    ordered: list[Entry] = []
+    for entry in done:
+        place = len(ordered)
+        while entry.kind == "model" and place and ordered[place - 1].id > entry.id:
+            place -= 1
+        ordered.insert(place, entry)
+    return ordered
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "a person"

@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
-from flowrvs.store._entry import Entry
-from flowrvs.store._indexing import compact, has_arrays, is_detached, split
-from flowrvs.store._layer import LayerVolume, drop_axes
-from flowrvs.store.history import History
+from flowrvs.store.arrays import Labels
+from flowrvs.store.changes import Entry
+from flowrvs.store.volume import LayerVolume
 
 __all__ = ["LabelsArray"]
 
+_PLAIN = (slice, int)
 _MAX_RESULT = 256 * 2**20
 _MAX_VISITED = 4 * 2**30
 _MAX_SHOWN = 600
 _READ_ONLY = "This project is open for reading only; reopen it for writing."
-
-
-@dataclass(slots=True)
-class _Strokes:
-    """The stroke that is being drawn on a layer, shared by all arrays of it."""
-
-    entry: Entry | None = None
-    name: str | None = None  # of the stroke that `begin_stroke` began
-    grouped: Callable[[], bool] = lambda: False
-    tool: Callable[[], str] = lambda: "edit"
-    told: bool = False
-    # Frame, index and content of what a viewer's tool read last.
-    read: tuple[int, Any, npt.NDArray[np.uint16]] | None = None
 
 
 class LabelsArray:
@@ -49,7 +35,7 @@ class LabelsArray:
 
     A value that is drawn and belongs to no object yet makes a new object of this layer.
     Every assignment is a step that `Project.undo` takes back, unless it is part of a larger
-    one (`Project.edit`, `group`).
+    one (`Project.edit`, `stroke`).
     """
 
     ndim = 3
@@ -58,19 +44,16 @@ class LabelsArray:
     def __init__(
         self,
         volume: LayerVolume,
-        layer_id: int,
-        history: History,
         tell: Callable[[str, int, int, int], None],
         *,
         writable: bool = True,
     ) -> None:
         self._volume = volume
-        self._history = history
         self._tell = tell
         self._writable = writable
-        self._strokes = _Strokes()
         self._refused: Callable[[str], None] | None = None
-        self.layer_id = layer_id
+        self._told = False
+        self.layer_id = volume.id
         self.shape: tuple[int, int, int] = volume.shape
 
     def __repr__(self) -> str:
@@ -118,20 +101,18 @@ class LabelsArray:
         IndexError
             It lies outside, or numpy would not take it either.
         """
-        cache = self._volume.cache
-        frames, rest = split(key, self.shape)
-        if isinstance(frames, int) and not is_detached(rest):
-            if self._refused is not None and not has_arrays(rest) and slice in map(type, rest):
-                self._strokes.told = False  # a view of one frame
+        cache = self._volume.frames.cache
+        frames, rest = _split(key, self.shape)
+        if isinstance(frames, int) and not _is_detached(rest):
+            if self._refused is not None and not _has_arrays(rest) and slice in map(type, rest):
+                self._told = False  # a view of one frame
             with cache.lock:
                 part = cache.frame(frames)[rest]
                 return part.copy() if isinstance(part, np.ndarray) else part
-        if isinstance(frames, list) and not has_arrays(rest):
+        if isinstance(frames, list) and not _has_arrays(rest):
             if len(frames) == 1:  # napari's brush asks with slices, also for its one frame
                 with cache.lock:
                     part = np.array(cache.frame(frames[0])[rest])[None]
-                if self._refused is not None:
-                    self._strokes.read = (frames[0], rest, part.copy())
                 return part
             like = np.broadcast_to(np.uint16(0), self.shape[1:])[rest]
             if not self._shows(key, len(frames), like.size * len(frames)):
@@ -143,21 +124,21 @@ class LabelsArray:
             for i, block in self._blocks(frames):
                 out[i : i + len(block)] = block[(slice(None), *rest)]
             return out
-        visited, key = compact(frames, rest)
+        visited, key = _compact(frames, rest)
         self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
         return cache.read(visited)[key]
 
     def _blocks(self, frames: list[int]) -> Any:
-        step = max(1, 32 * 2**20 // self._volume.cache.frame_bytes)
+        step = max(1, 32 * 2**20 // self._volume.frames.cache.frame_bytes)
         for first in range(0, len(frames), step):
-            yield first, self._volume.cache.read(frames[first : first + step])
+            yield first, self._volume.frames.cache.read(frames[first : first + step])
 
     def _guard(self, visited: int, pixels: int) -> None:
         if (
             pixels * self.dtype.itemsize > _MAX_RESULT
-            or visited * self._volume.cache.frame_bytes > _MAX_VISITED
+            or visited * self._volume.frames.cache.frame_bytes > _MAX_VISITED
         ):
-            limit = max(1, _MAX_RESULT // self._volume.cache.frame_bytes)
+            limit = max(1, _MAX_RESULT // self._volume.frames.cache.frame_bytes)
             raise ProjectError(
                 f"{visited} frames of labels at once are too many to hold in memory; step "
                 f"through them in 2D, or read at most {limit} whole frames at a time."
@@ -190,29 +171,16 @@ class LabelsArray:
             return True
         known = visited <= _MAX_SHOWN and pixels * self.dtype.itemsize <= _MAX_RESULT
         if known:
-            self._strokes.told = False
-        elif not self._strokes.told:
-            self._strokes.told = True
+            self._told = False
+        elif not self._told:
+            self._told = True
             self._refused(
                 f"{self.shape[0]} frames are too many to be shown in 3D or from the side; go "
                 "back to 2D frames."
             )
         return known
 
-    # -- steps ---------------------------------------------------------------------------
-
-    def group(self, grouped: Callable[[], bool], tool: Callable[[], str]) -> None:
-        """Say which assignments make one step of the history together.
-
-        Parameters
-        ----------
-        grouped : callable
-            True while a stroke is being drawn: its assignments are one step, until
-            `end_stroke` or an assignment that is not grouped.
-        tool : callable
-            What the step's name begins with: ``"brush stroke"``.
-        """
-        self._strokes.grouped, self._strokes.tool = grouped, tool
+    # -- strokes -------------------------------------------------------------------------
 
     def begin_stroke(self, name: str = "edit") -> None:
         """Let what is assigned from now on be one step of the history, until `end_stroke`.
@@ -227,8 +195,11 @@ class LabelsArray:
             What the step's name begins with: ``"brush stroke"`` gives
             ``"brush stroke on 'the red circle', frame 12"``.
         """
-        self.end_stroke()
-        self._strokes.name = name
+        self._volume.begin_stroke(name)
+
+    def end_stroke(self) -> None:
+        """End the step of a stroke; nothing happens where there is none."""
+        self._volume.end_stroke()
 
     @contextmanager
     def stroke(self, name: str = "edit") -> Iterator[None]:
@@ -246,39 +217,9 @@ class LabelsArray:
         finally:
             self.end_stroke()
 
-    def end_stroke(self) -> None:
-        """End the step of a stroke; nothing happens where there is none."""
-        self._strokes.name = None
-        stroke, self._strokes.entry = self._strokes.entry, None
-        if stroke is not None:
-            self._history.end(stroke)
-
-    @contextmanager
-    def _step(self) -> Iterator[Entry]:
-        current = self._history.current()
-        if current is not None:
-            yield current
-            return
-        if self._strokes.name is not None or self._strokes.grouped():
-            if self._strokes.entry is None:
-                self._strokes.entry = self._begin()
-            yield self._strokes.entry
-            return
-        self.end_stroke()
-        entry = self._begin()
-        try:
-            yield entry
-        finally:
-            self._history.end(entry)
-
-    def _begin(self) -> Entry:
-        entry = self._history.begin(None, "human")
-        entry.tool = self._strokes.name or self._strokes.tool()
-        return entry
-
     def locked(self, t: int) -> list[int]:
         """Return the ids of the objects that are locked on frame `t`; a matter of microseconds."""
-        return self._volume.locked(t)
+        return self._volume.frames.locked(t)
 
     # -- a person's edits ----------------------------------------------------------------
 
@@ -293,11 +234,11 @@ class LabelsArray:
         """
         if not self._writable:
             raise ProjectError(_READ_ONLY)
-        frames, rest = split(key, self.shape)
+        frames, rest = _split(key, self.shape)
         value = np.asarray(value)
-        with self._step() as entry:
+        with self._volume.step() as entry:
             self._assign(frames, rest, value, entry)
-        self._volume.make_room()
+        self._volume.frames.make_room()
 
     def paint(
         self,
@@ -335,32 +276,36 @@ class LabelsArray:
         """
         if not self._writable:
             raise ProjectError(_READ_ONLY)
-        with self._step() as entry:
+        with self._volume.step() as entry:
             drawn = self._volume.stamp(t, rows, columns, mask, label, only, entry)
             if drawn is not None:
                 self._tell("pixels", self.layer_id, t, t + 1)
-        self._volume.make_room()
+        self._volume.frames.make_room()
         return drawn
 
     def _assign(self, frames: Any, rest: tuple[Any, ...], value: Any, entry: Entry) -> None:
-        def edit(t: int, index: Any, part: Any, base: Any = None) -> None:
-            self._volume.edit(t, index, part, entry, base)
+        value = _as_labels(value)
+
+        def edit(t: int, index: Any, part: Labels) -> None:
+            if part.ndim and part.shape[0] == 1:
+                part = _drop_axes(part, np.ndim(np.broadcast_to(0, self.shape[1:])[index]))
+            self._volume.edit(t, index, part, entry)
             self._tell("pixels", self.layer_id, t, t + 1)
 
-        if isinstance(frames, int) and not is_detached(rest):
+        if isinstance(frames, int) and not _is_detached(rest):
             edit(frames, rest, value)
             return
-        if isinstance(frames, list) and not has_arrays(rest):
+        if isinstance(frames, list) and not _has_arrays(rest):
             if len(frames) == 1:
-                edit(frames[0], rest, value, self._taken(frames[0], rest))
+                edit(frames[0], rest, value)
                 return
             shape = np.broadcast_to(np.uint16(0), self.shape[1:])[rest].shape
-            values = np.broadcast_to(drop_axes(value, 1 + len(shape)), (len(frames), *shape))
+            values = np.broadcast_to(_drop_axes(value, 1 + len(shape)), (len(frames), *shape))
             for t, part in zip(frames, values, strict=True):
                 edit(t, rest, part)
-                self._volume.make_room()
+                self._volume.frames.make_room()
             return
-        visited, key = compact(frames, rest)
+        visited, key = _compact(frames, rest)
         self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
         if len(visited) == 1 and isinstance(frames, np.ndarray) and len(rest) == 2:
             rows, columns = rest
@@ -374,8 +319,8 @@ class LabelsArray:
                 if np.count_nonzero(seen) == rows.size:  # no pixel is named twice
                     edit(visited[0], (rows, columns), value)
                     return
-        with self._volume.cache.lock:
-            block = self._volume.cache.read(visited)
+        with self._volume.frames.cache.lock:
+            block = self._volume.frames.cache.read(visited)
             before = block.copy()
             block[key] = value
             meant = np.zeros(block.shape, np.bool_)
@@ -385,9 +330,117 @@ class LabelsArray:
                 where = np.nonzero(changed if changed.any() else here)
                 edit(t, where, new[where])
 
-    def _taken(self, t: int, rest: tuple[Any, ...]) -> npt.NDArray[np.uint16] | None:
-        """Return what a viewer's tool read just here, before it gives it back changed."""
-        read, self._strokes.read = self._strokes.read, None
-        if self._refused is None or read is None or read[:2] != (t, rest):
-            return None
-        return read[2]
+
+def _drop_axes(value: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:
+    """Drop leading axes of length 1 beyond `ndim`, as numpy's assignment does."""
+    while value.ndim > ndim and value.shape[0] == 1:
+        value = value[0]
+    return value
+
+
+def _as_labels(value: Any) -> Labels:
+    labels = np.asarray(value)
+    if labels.dtype == np.uint16:
+        return labels
+    if labels.dtype.kind not in "biuf" or (
+        labels.size and not (labels.min() >= 0 and labels.max() <= 65535)
+    ):
+        raise ProjectError("A label is a whole number from 0 to 65535; choose one of those.")
+    return labels.astype(np.uint16)
+
+
+# -- what numpy takes as an index ---------------------------------------------------------
+
+
+def _split(
+    key: Any, shape: tuple[int, int, int]
+) -> tuple[int | list[int] | npt.NDArray[np.intp], tuple[Any, ...]]:
+    """Split an index into its frames and what it takes from each of them.
+
+    The frames are an int, a list (a slice or a 1-D array of them) or an index array that
+    belongs to the arrays of the rest.
+    """
+    if not isinstance(key, tuple):
+        key = (key,)
+    if len(key) == 3:  # what a brush asks for, sixty times a stroke
+        first, *others = key
+        if type(first) is slice and type(others[0]) in _PLAIN and type(others[1]) in _PLAIN:
+            return list(range(*first.indices(shape[0]))), (others[0], others[1])
+        if _is_number(first) and 0 <= first < shape[0]:
+            if all(isinstance(item, slice) or _is_number(item) for item in others):
+                return int(first), (others[0], others[1])
+    items: list[Any] = []
+    for item in _fill_ellipsis(key):
+        if isinstance(item, slice):
+            items.append(item)
+        elif item.dtype == np.bool_:
+            axes = shape[len(items) : len(items) + item.ndim]
+            if item.shape != axes:
+                raise IndexError(f"A mask of shape {item.shape} does not fit axes of {axes}.")
+            items.extend(item.nonzero())
+        else:
+            items.append(int(item) if item.ndim == 0 else item.astype(np.intp))
+    first, rest = items[0], (items[1], items[2])
+    if isinstance(first, slice):
+        return list(range(*first.indices(shape[0]))), rest
+    indices = np.asarray(first)
+    if ((indices < -shape[0]) | (indices >= shape[0])).any():
+        raise IndexError(f"Frame {first} lies outside the {shape[0]} frames.")
+    indices = np.where(indices < 0, indices + shape[0], indices)
+    if isinstance(first, int):
+        return int(indices), rest
+    if indices.ndim == 1 and not _has_arrays(rest):
+        return [int(t) for t in indices], rest
+    return indices, rest
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(item, int | np.integer) and type(item) is not bool
+
+
+def _fill_ellipsis(key: tuple[Any, ...]) -> list[Any]:
+    """Return slices and index arrays that name all three axes."""
+    items: list[Any] = []
+    axes, place = 0, None
+    for item in key:
+        if item is None:
+            raise IndexError("Labels take no new axes; add them to the result.")
+        if item is Ellipsis:
+            if place is not None:
+                raise IndexError("An index can only have a single ellipsis ('...').")
+            place = len(items)
+            continue
+        if not isinstance(item, slice):
+            item = np.asarray(item)
+            if item.dtype == np.bool_ and item.ndim == 0 or item.dtype.kind not in "biu":
+                if item.size:
+                    raise IndexError("Labels are indexed by whole numbers, slices and masks.")
+                item = item.astype(np.intp)  # an empty list is float to numpy
+        axes += item.ndim if not isinstance(item, slice) and item.dtype == np.bool_ else 1
+        items.append(item)
+    if axes > 3:
+        raise IndexError(f"Labels have 3 axes, but {axes} were indexed.")
+    place = len(items) if place is None else place
+    items[place:place] = [slice(None)] * (3 - axes)
+    return items
+
+
+def _has_arrays(rest: Sequence[Any]) -> bool:
+    return any(isinstance(item, np.ndarray) for item in rest)
+
+
+def _is_detached(rest: Sequence[Any]) -> bool:
+    """Tell whether numpy would move an axis: ``labels[5, :, columns]``."""
+    return isinstance(rest[0], slice) and isinstance(rest[1], np.ndarray)
+
+
+def _compact(
+    frames: int | list[int] | npt.NDArray[np.intp], rest: tuple[Any, ...]
+) -> tuple[list[int], tuple[Any, ...]]:
+    """Return the frames that are needed and the index into a block of just those."""
+    if isinstance(frames, list):
+        return frames, (slice(None), *rest)
+    if isinstance(frames, int):
+        return [frames], (0, *rest)
+    visited, inverse = np.unique(frames, return_inverse=True)
+    return [int(t) for t in visited], (inverse.reshape(frames.shape), *rest)

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import glob
 import os
 import shutil
 import sys
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
+from flowrvs.disk import NewFolder
 from flowrvs.errors import FlowRVSError, MissingPathError, ProjectError, StorageError
-from flowrvs.records import VideoInfo
-from flowrvs.store._backup import read_document
-from flowrvs.store._catalog import relative_path
-from flowrvs.store._document import Document, event, placed
-from flowrvs.store._files import set_aside, storage_error, write_group
-from flowrvs.store._lock import WriterLock
-from flowrvs.store._runs import Runs
-from flowrvs.store._steps import ChangeRow, Kind, Step
-from flowrvs.store._surgery import Surgery
-from flowrvs.store._videos import Videos
+from flowrvs.records import Expression, VideoInfo
+from flowrvs.store.arrays import failed, set_aside, write_group
+from flowrvs.store.catalog import Catalog, Runs
+from flowrvs.store.changes import ChangeRow, Kind, Step
+from flowrvs.store.document import (
+    Document,
+    LayerRecord,
+    ObjectRecord,
+    RunRecord,
+    read_document,
+    relative_path,
+    with_full_path,
+)
+from flowrvs.store.history import History
+from flowrvs.store.masks import Confidence, Masks
+from flowrvs.store.state import State, WriterLock
+from flowrvs.store.surgery import Surgery
+from flowrvs.video.search import find_video
 
 __all__ = ["SUFFIX", "Project"]
 
@@ -32,9 +39,32 @@ SUFFIX = ".flowrvs"
 """What the name of a project's folder ends in."""
 
 _GROUPS = ("layers", "provenance", "areas", "confidence")
+_FOLDERS = (*_GROUPS, "disagreement", "history", "writer")
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-class Project(Surgery, Runs, Videos):
+class _HandedOn(Generic[_P, _R]):
+    """A call of `Project` that one of its parts answers."""
+
+    def __init__(self, part: str, method: Callable[Concatenate[Any, _P], _R]) -> None:
+        self._part = part
+        self._method = method
+
+    @overload
+    def __get__(self, project: None, owner: Any) -> Callable[Concatenate[Any, _P], _R]: ...
+
+    @overload
+    def __get__(self, project: Project, owner: Any) -> Callable[_P, _R]: ...
+
+    def __get__(self, project: Project | None, owner: Any) -> Any:
+        if project is None:
+            return self._method  # for `help`
+        return getattr(getattr(project, self._part), self._method.__name__)
+
+
+class Project:
     """A project on disk; make one with `create` or `open`, and close it.
 
     It is a zarr v3 group that any zarr reader opens: ``layers/<n>`` are label volumes
@@ -46,6 +76,11 @@ class Project(Surgery, Runs, Videos):
 
     All methods may be called from any thread. One process at a time writes to a project;
     any number may read.
+
+    Attributes
+    ----------
+    history : History
+        What was done, to be undone and redone.
 
     Examples
     --------
@@ -62,7 +97,13 @@ class Project(Surgery, Runs, Videos):
 
     def __init__(self, path: Path, document: Document, lock: WriterLock | None) -> None:
         """Use `create` or `open`."""
-        super().__init__(path, document, lock)
+        self._state = State(path, document, lock)
+        self._catalog = Catalog(self._state)
+        self._confidence = Confidence(self._state)
+        self._masks = Masks(self._state, self._confidence)
+        self._runs = Runs(self._state, self._masks)
+        self._surgery = Surgery(self._state, self._catalog, self._masks, self._confidence)
+        self.history: History = self._state.history
         _OPEN.add(self)
 
     # -- opening and closing -------------------------------------------------------------
@@ -97,27 +138,14 @@ class Project(Surgery, Runs, Videos):
                 raise ProjectError(f"{folder} already exists; open it or choose another name.")
             # Opening it proves that it is ours to delete and that nobody is writing to it.
             cls.open(folder).close()
-        document = Document(video=placed(video))
+        document = Document(video=with_full_path(video))
         if document.video.path is not None:
             document.relative = relative_path(document.video.path, folder.absolute())
-        document.history.append(event("created"))
-        building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
+        document.log("created")
+        with NewFolder(folder, replace=lambda _: overwrite, refuse=ProjectError) as building:
             for name in _GROUPS:
-                write_group(building / name, {})
-            write_group(building, document.to_attributes())
-            if folder.exists():
-                old = building.with_suffix(".old")
-                folder.rename(old)
-                building.rename(folder)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                building.rename(folder)
-        except OSError as error:
-            shutil.rmtree(building, ignore_errors=True)
-            raise (
-                error if isinstance(error, StorageError) else storage_error(error, folder)
-            ) from None
+                write_group(building.path / name, {})
+            write_group(building.path, document.to_attributes())
         return cls.open(folder)
 
     @classmethod
@@ -148,6 +176,11 @@ class Project(Surgery, Runs, Videos):
         if not folder.is_dir():
             raise ProjectError(f"{folder} is a file; a project is a folder named *{SUFFIX}.")
         folder = Path(os.path.abspath(folder))  # tensorstore knows no '..'
+        for name in _FOLDERS:
+            if (folder / name).is_symlink():
+                raise ProjectError(
+                    f"{folder / name} is a symbolic link; put the folder itself in its place."
+                )
         document, damaged = read_document(folder)
         lock = None if read_only else WriterLock(folder)
         try:
@@ -162,9 +195,18 @@ class Project(Surgery, Runs, Videos):
                 lock.release()
             raise
         if lock is not None:
-            for stale in folder.glob(".zarr.json.*.partial"):
+            for stale in folder.glob(".zarr.json.*.partial*"):
                 stale.unlink(missing_ok=True)
         return project
+
+    def _restored(self) -> None:
+        """Say that the document is a copy, and write it in the place of the damaged one."""
+        file = self.path / "zarr.json"
+        self.history.damaged(f"{file} was damaged; names and sentences are those of its copy.")
+        if self.writable:
+            with contextlib.suppress(OSError):
+                set_aside(file)
+            self._state.save()
 
     def close(self) -> None:
         """Write what is left and let others in; further calls do nothing.
@@ -175,40 +217,21 @@ class Project(Surgery, Runs, Videos):
             Something could not be written. The project stays open, so that nothing is lost:
             free some space and close it again.
         """
-        if self._closed:
+        if self._state.closed:
             return
-        if self._writer is not None:
-            self.settle_strokes()
-            for object_id in list(self._open_runs):
-                self.end_run(object_id)
-            self._seal(True)
-            try:
-                self._flush_all()
-                self.history.close()
-            except BaseException:
-                self._seal(False)
-                raise
-            self._let_go(self._writer)
-        self._closed = True
+        if self.writable:
+            self._state.settle_strokes()
+            self._runs.close()
+        self._state.close()
         _OPEN.discard(self)
 
     def discard(self) -> None:
         """Close without writing what is left, for a project whose folder is to be deleted."""
-        if self._closed:
-            return
-        self._seal(True)
-        if self._writer is not None:
-            self._let_go(self._writer)
-        self._closed = True
-        _OPEN.discard(self)
+        if not self._state.closed:
+            self._state.let_go()
+            _OPEN.discard(self)
 
-    def _let_go(self, lock: WriterLock) -> None:
-        self._flusher.stop()
-        self._scribe.stop()
-        self.history.let_go()
-        lock.release()
-
-    def __enter__(self) -> Project:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -220,7 +243,193 @@ class Project(Surgery, Runs, Videos):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Project {self._path} {len(self._doc.objects)} objects>"
+        return f"<Project {self.path} {len(self.objects)} objects>"
+
+    def copy_to(self, path: str | os.PathLike[str]) -> Path:
+        """Write a copy of the project as it is now, undo history included; return its folder.
+
+        Raises
+        ------
+        ProjectError
+            Something is already there.
+        StorageError
+            The copy cannot be written; nothing is left under its name.
+        """
+        target = _with_suffix(Path(path)).absolute()
+        if target.exists():
+            raise ProjectError(f"{target} already exists; choose another name.")
+        self._state.check_open()
+        try:
+            with NewFolder(target, refuse=ProjectError) as building:
+                if not self.writable:
+                    self._copy_files(building.path, ("writer",))
+                    document = self._state.document.to_attributes()
+                else:
+                    self._state.settle_strokes()
+                    with contextlib.suppress(StorageError):  # a full disk is a reason for a copy
+                        self.flush()
+                    with self._state.still():
+                        but = ("writer", "journal.sqlite*", "document.json", "damaged-*")
+                        self._copy_files(building.path, but)
+                        document = self._state.complete(building.path)
+                video = self.video.path
+                if video is not None:
+                    document["video_relative"] = relative_path(video, target)
+                write_group(building.path, document)
+        except Exception as error:  # tensorstore raises ValueError, RuntimeError, ...
+            if isinstance(error, FlowRVSError):
+                raise
+            raise failed(error, target) from error
+        return target
+
+    def _copy_files(self, target: Path, but: tuple[str, ...]) -> None:
+        ignored = shutil.ignore_patterns("*.partial*", "*.__lock", *but)
+        shutil.copytree(self.path, target, symlinks=True, ignore=ignored, dirs_exist_ok=True)
+
+    # -- what is known -------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The project's folder."""
+        return self._state.path
+
+    @property
+    def writable(self) -> bool:
+        """False for a project that was opened for reading only, or closed."""
+        return self._state.writable
+
+    @property
+    def video(self) -> VideoInfo:
+        """The video that the masks belong to."""
+        return self._state.document.video
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model that ran last."""
+        return self._state.document.model
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What was done as a whole, and when (ISO 8601, UTC), oldest first: ``time``, ``event``."""
+        with self._state.lock:
+            return [dict(row) for row in self._state.document.history]
+
+    @property
+    def layers(self) -> dict[int, LayerRecord]:
+        """Every layer by its id."""
+        with self._state.lock:
+            return dict(self._state.document.layers)
+
+    @property
+    def objects(self) -> dict[int, ObjectRecord]:
+        """Every object by its id."""
+        with self._state.lock:
+            return dict(self._state.document.objects)
+
+    @property
+    def expressions(self) -> dict[str, Expression]:
+        """Every expression by its id."""
+        with self._state.lock:
+            return dict(self._state.document.expressions)
+
+    @property
+    def runs(self) -> dict[str, RunRecord]:
+        """Every run by its id, finished windows included."""
+        with self._state.lock:
+            return dict(self._state.document.runs)
+
+    @property
+    def next_label(self) -> int:
+        """The id that the next new object gets, free in every layer."""
+        return self._state.next_label
+
+    @property
+    def confidence_notice(self) -> str | None:
+        """Why confidence is not kept any more; None while it is."""
+        return self._confidence.notice
+
+    @property
+    def storage_error(self) -> StorageError | None:
+        """Why the last write in the background failed; None while all is well."""
+        return self._state.storage_error
+
+    @property
+    def unsaved(self) -> int:
+        """Number of frames (and provenance chunks) that are not on the disk yet."""
+        return self._state.unsaved
+
+    def find_video(self, candidates: Iterable[str | os.PathLike[str]] = ()) -> Path | None:
+        """Find the video by its content and note where it lies; None where it is nowhere.
+
+        Looked at are, in this order: its path relative to the project, its last full path,
+        `candidates` (folders too), and files of its name or its kind near the project.
+
+        Parameters
+        ----------
+        candidates : iterable of path
+            Files and folders that the user named.
+
+        Returns
+        -------
+        Path or None
+            The first that has the same frames, size and content hash.
+        """
+        relative = self._state.document.relative
+        first = [] if relative is None else [self.path / relative]
+        found = find_video(self.video, self.path.parent, first, candidates)
+        if found is not None and self.writable and str(found) != self.video.path:
+            self._catalog.note_video(str(found))
+        return found
+
+    # -- what its parts answer -----------------------------------------------------------
+
+    connect = _HandedOn("_state", State.connect)
+    flush = _HandedOn("_state", State.flush)
+
+    check_video = _HandedOn("_catalog", Catalog.check_video)
+    add_layer = _HandedOn("_catalog", Catalog.add_layer)
+    rename_layer = _HandedOn("_catalog", Catalog.rename_layer)
+    add_object = _HandedOn("_catalog", Catalog.add_object)
+    update_object = _HandedOn("_catalog", Catalog.update_object)
+    add_expression = _HandedOn("_catalog", Catalog.add_expression)
+    set_expression_text = _HandedOn("_catalog", Catalog.set_expression_text)
+    set_expression_objects = _HandedOn("_catalog", Catalog.set_expression_objects)
+    remove_expression = _HandedOn("_catalog", Catalog.remove_expression)
+    add_prompt = _HandedOn("_catalog", Catalog.add_prompt)
+
+    labels = _HandedOn("_masks", Masks.labels)
+    write_model = _HandedOn("_masks", Masks.write_model)
+    write_masks = _HandedOn("_masks", Masks.write_masks)
+    provenance = _HandedOn("_masks", Masks.provenance)
+    lock_frames = _HandedOn("_masks", Masks.lock_frames)
+    unlock_frames = _HandedOn("_masks", Masks.unlock_frames)
+    release_frames = _HandedOn("_masks", Masks.release_frames)
+    accept_frames = _HandedOn("_masks", Masks.accept_frames)
+    areas = _HandedOn("_masks", Masks.areas)
+    present = _HandedOn("_masks", Masks.present)
+    counts = _HandedOn("_masks", Masks.counts)
+    object_mask = _HandedOn("_masks", Masks.object_mask)
+    expression_mask = _HandedOn("_masks", Masks.expression_mask)
+
+    confidence = _HandedOn("_confidence", Confidence.confidence)
+    confidence_frames = _HandedOn("_confidence", Confidence.confidence_frames)
+    rethreshold = _HandedOn("_confidence", Confidence.rethreshold)
+    keep_disagreement = _HandedOn("_confidence", Confidence.keep_disagreement)
+    disagreement = _HandedOn("_confidence", Confidence.disagreement)
+
+    begin_run = _HandedOn("_runs", Runs.begin_run)
+    mark_window_done = _HandedOn("_runs", Runs.mark_window_done)
+    end_run = _HandedOn("_runs", Runs.end_run)
+    remove_run = _HandedOn("_runs", Runs.remove_run)
+
+    mark_absent = _HandedOn("_surgery", Surgery.mark_absent)
+    start_object = _HandedOn("_surgery", Surgery.start_object)
+    end_object = _HandedOn("_surgery", Surgery.end_object)
+    split_object = _HandedOn("_surgery", Surgery.split_object)
+    merge_objects = _HandedOn("_surgery", Surgery.merge_objects)
+    swap_objects = _HandedOn("_surgery", Surgery.swap_objects)
+    move_object = _HandedOn("_surgery", Surgery.move_object)
+    remove_object = _HandedOn("_surgery", Surgery.remove_object)
 
     # -- steps ---------------------------------------------------------------------------
 
@@ -255,7 +464,7 @@ class Project(Surgery, Runs, Videos):
         >>> project.undo_name                                           # doctest: +SKIP
         "spread 'the cat', frames 3-4"
         """
-        self._check_writable()
+        self._state.check_writable()
         with self.history.step(name, kind, who, on_error):
             yield
 
@@ -284,66 +493,9 @@ class Project(Surgery, Runs, Videos):
 
     def changes(self, object_id: int, t: int) -> list[ChangeRow]:
         """Return who touched an object on a frame, newest first."""
-        self._object(object_id)
+        self._state.check_open()
+        self._state.object(object_id)
         return self.history.changes(object_id, t)
-
-    # -- copies --------------------------------------------------------------------------
-
-    def copy_to(self, path: str | os.PathLike[str]) -> Path:
-        """Write a copy of the project as it is now, undo history included; return its folder.
-
-        Raises
-        ------
-        ProjectError
-            Something is already there.
-        StorageError
-            The copy cannot be written; nothing is left under its name.
-        """
-        target = _with_suffix(Path(path)).absolute()
-        if target.exists():
-            raise ProjectError(f"{target} already exists; choose another name.")
-        if self._closed:
-            raise ProjectError(f"{self._path} was closed; open it again.")
-        building = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for stale in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-                shutil.rmtree(stale, ignore_errors=True)  # of a copy that was killed
-            if self._writer is None:
-                self._copy_files(building, ("writer",))
-                document = self._doc.to_attributes()
-            else:
-                self.settle_strokes()
-                with contextlib.suppress(StorageError):  # a full disk is a reason for a copy
-                    self.flush()
-                with self._still():
-                    but = ("writer", "journal.sqlite*", "document.json", "damaged-*")
-                    self._copy_files(building, but)
-                    document = self._complete(building)
-            video = self._doc.video.path
-            if video is not None:
-                document["video_relative"] = relative_path(video, target)
-            write_group(building, document)
-            building.rename(target)
-        except BaseException as error:
-            shutil.rmtree(building, ignore_errors=True)
-            if isinstance(error, FlowRVSError) or not isinstance(error, Exception):
-                raise
-            raise storage_error(error, target) from error  # tensorstore raises ValueError, ...
-        return target
-
-    def _restored(self) -> None:
-        """Say that the document is a copy, and write it in the place of the damaged one."""
-        file = self._path / "zarr.json"
-        self.history.damaged(f"{file} was damaged; names and sentences are those of its copy.")
-        if self._writer is not None:
-            with contextlib.suppress(OSError):
-                set_aside(file)
-            self._save()
-
-    def _copy_files(self, target: Path, but: tuple[str, ...]) -> None:
-        ignored = shutil.ignore_patterns("*.partial", "*.__lock", *but)
-        shutil.copytree(self._path, target, ignore=ignored, dirs_exist_ok=True)
 
 
 _OPEN: set[Project] = set()

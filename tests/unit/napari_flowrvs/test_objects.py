@@ -15,7 +15,7 @@ from qtpy.QtCore import Qt
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
-from flowrvs.store._staged import Staged
+from flowrvs.store.surgery import _Staged as Staged
 from napari_flowrvs.bridge import Bridge
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.footer import Footer

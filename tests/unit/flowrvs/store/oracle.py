@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy.typing as npt
 
 from flowrvs.store import Project
 
-__all__ = ["Oracle"]
+__all__ = ["Oracle", "Timeline"]
 
 EMPTY, MODEL, HUMAN, LOCKED = range(4)
 
@@ -32,6 +34,9 @@ class Oracle:
         self.provenance = {i: project.provenance(i) for i in project.objects}
         self.layer = {i: one.layer for i, one in project.objects.items()}
         self.names = {i: one.name for i, one in project.objects.items()}
+        #: What was drawn last: by layer and frame the pixels, by object and frame the provenance.
+        self.drawn: dict[tuple[int, int], npt.NDArray[np.bool_]] = {}
+        self.said: set[tuple[int, int]] = set()
         self.sentences = {i: (e.text, e.object_ids) for i, e in project.expressions.items()}
 
     def check(self, project: Project, where: str) -> None:
@@ -57,6 +62,7 @@ class Oracle:
         after[key] = value
         meant = np.zeros(before.shape, np.bool_)
         meant[key] = True
+        self.drawn, self.said = {}, set()
         for t in np.flatnonzero(meant.any(axis=(1, 2))):
             locked = [i for i in self.members(layer) if self.provenance[i][t] == LOCKED]
             kept = np.isin(before[t], locked) | np.isin(after[t], locked)
@@ -74,6 +80,8 @@ class Oracle:
                     self.layer[i] = layer
                     self.provenance[i] = np.zeros(len(before), np.uint8)
                 self.provenance[i][t] = max(self.provenance[i][t], HUMAN)
+                self.said.add((i, int(t)))
+            self.drawn[layer, int(t)] = changed
         self.pixels[layer] = after
 
     def write(
@@ -81,6 +89,7 @@ class Oracle:
     ) -> list[bool]:
         """Replace masks where the provenance is at most `limit`; return where."""
         written = []
+        self.drawn, self.said = {}, set()
         for t, mask in enumerate(masks, start):
             written.append(bool(self.provenance[one][t] <= limit))
             if not written[-1]:
@@ -91,6 +100,8 @@ class Oracle:
             spared = [i for i in others if self.provenance[i][t] >= floor]
             wanted = mask & ~np.isin(frame, spared)
             lost = {*frame[wanted & (frame != one)].tolist()} & {*others}
+            self.drawn[self.layer[one], t] = wanted | (frame == one)
+            self.said |= {(i, t) for i in {one, *lost, *frame[wanted].tolist()} - {0}}
             frame[frame == one] = 0
             frame[wanted] = one
             for i in lost if provenance == HUMAN else ():
@@ -109,3 +120,71 @@ class Oracle:
             np.minimum(values, MODEL, out=values)
         else:
             np.maximum(values, HUMAN, out=values)
+
+
+@dataclass
+class Event:
+    """A change: what it made of pixels and of provenance."""
+
+    step: Any
+    pixels: dict[tuple[int, int], tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint16]]]
+    provenance: dict[tuple[int, int], int]
+
+
+@dataclass
+class Timeline:
+    """The rules of docs/undo.md: what is seen are the changes in force, in their order.
+
+    Attributes
+    ----------
+    start : Oracle
+        Before all of them.
+    events : list of Event
+        In the order in which they were made.
+    done : list
+        Steps in the order in which they began, or were redone.
+    undone : list
+        The last one is redone first.
+    """
+
+    start: Oracle
+    events: list[Event] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)
+    undone: list[Any] = field(default_factory=list)
+    open: list[Any] = field(default_factory=list)
+
+    def drew(self, step: Any, oracle: Oracle) -> None:
+        """Take in what `Oracle.paint` or `Oracle.write` did last."""
+        pixels = {
+            (layer, t): (mask, oracle.pixels[layer][t].copy())
+            for (layer, t), mask in oracle.drawn.items()
+        }
+        said = {(i, t): int(oracle.provenance[i][t]) for i, t in oracle.said}
+        self.events.append(Event(step, pixels, said))
+
+    def changed(self, step: Any, before: Oracle, after: Oracle) -> None:
+        """Take in what is other than before."""
+        pixels, said = {}, {}
+        for layer, frames in after.pixels.items():
+            for t in range(len(frames)):
+                mask = before.pixels[layer][t] != frames[t]
+                if mask.any():
+                    pixels[layer, t] = (mask, frames[t].copy())
+                    touched = {*before.pixels[layer][t][mask].tolist(), *frames[t][mask].tolist()}
+                    for i in touched & before.provenance.keys():
+                        said[i, t] = int(before.provenance[i][t])
+        for i, values in after.provenance.items():
+            for t in np.flatnonzero(values != before.provenance[i]):
+                said[i, int(t)] = int(values[t])
+        self.events.append(Event(step, pixels, said))
+
+    def now(self) -> Oracle:
+        """Return what is seen."""
+        oracle = copy.deepcopy(self.start)
+        for event in self.events:
+            if event.step in self.done or event.step in self.open:
+                for (layer, t), (mask, frame) in event.pixels.items():
+                    oracle.pixels[layer][t][mask] = frame[mask]
+                for (i, t), value in event.provenance.items():
+                    oracle.provenance[i][t] = value
+        return oracle

@@ -281,7 +281,7 @@ def test_a_flusher_survives_whatever_happens(project: Project, cat: ObjectRecord
             raise MemoryError("no room for a list")
         return commit()
 
-    project._flusher._retry = 0.05
+    project._state._saver.retry = 0.05
     project.history.commit = broken  # type: ignore[method-assign]
     project.labels(cat.layer)[3, 4] = cat.id
     deadline = time.monotonic() + 20
@@ -294,7 +294,7 @@ def test_a_flusher_survives_whatever_happens(project: Project, cat: ObjectRecord
 
 
 def test_the_same_trouble_is_told_once(project: Project, cat: ObjectRecord) -> None:
-    project._flusher._retry = 0.02
+    project._state._saver.retry = 0.02
     project.flush()
     away = project.path.with_name("away")
     project.path.rename(away)

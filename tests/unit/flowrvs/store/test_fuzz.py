@@ -19,7 +19,7 @@ import pytest
 from flowrvs.errors import ProjectError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
-from tests.unit.flowrvs.store.oracle import Oracle
+from tests.unit.flowrvs.store.oracle import Oracle, Timeline
 
 SHAPE = T, H, W = 6, 7, 9
 SEEDS = range(int(os.environ.get("FLOWRVS_FUZZ", "6")))
@@ -109,6 +109,98 @@ def _write(project: Project, dice: Dice, oracle: Oracle, kind: int) -> None:
     else:
         done = project.write_masks(one, start, masks, overwrite=names[overwrite])
     assert done.tolist() == wanted
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_seen_are_the_changes_in_force(project: Project, seed: int) -> None:
+    """Runs that are open while a person draws and undoes: numpy knows each state in between."""
+    dice = Dice(seed)
+    timeline, runs = Timeline(Oracle(project)), {}
+    choices = ["paint"] * 4 + ["run"] * 5 + ["begin"] * 2 + ["undo"] * 4 + ["redo"] * 3
+    choices += ["end", "flush", "reopen", "human", "model", "mark", "swap"]
+    for step in range(STEPS):
+        what, oracle = dice.choice(choices), timeline.now()
+        one, (start, stop) = dice.choice([1, 2, 3]), dice.frames()
+        where, key, before = f"seed {seed}, step {step}, {what}", f"{what} {step}", None
+        known = {made.id for made in project.history.steps}
+        if what == "paint":
+            layer = dice.choice([1, 2])
+            index, value = dice.key(), dice.choice([0, *oracle.members(layer)])
+            oracle.paint(layer, index, value)
+            project.labels(layer)[index] = value
+        elif what in ("human", "model", "run"):
+            masks, kind = dice.masks(stop - start), 2 if what == "human" else 1
+            if (what == "run") != (one in runs):
+                continue
+            oracle.write(one, start, masks, kind, 1)
+            if kind == 1:
+                project.write_model(oracle.layer[one], one, start, masks)
+            else:
+                project.write_masks(one, start, masks)
+        elif what == "begin" and one not in runs:
+            project.begin_run({"text": "it", "range": [start, stop]}, one)
+            runs[one] = (key, len(timeline.done))
+            timeline.open.append(key)
+        elif what == "end" and runs:
+            one = dice.choice(list(runs))
+            key, place = runs.pop(one)
+            project.end_run(one)
+            timeline.open.remove(key)
+            if {made.id for made in project.history.steps} - known:
+                timeline.done.insert(place, key)
+        elif what == "mark":
+            before = copy.deepcopy(oracle)
+            verb = dice.choice(["lock", "unlock", "release", "accept"])
+            oracle.mark(verb, one, start, stop)
+            getattr(project, f"{verb}_frames")(one, start, stop)
+        elif what == "swap":
+            before = oracle
+            try:
+                project.swap_objects(1, 2, start, stop)
+            except ProjectError:
+                continue
+            oracle = Oracle(project)
+        elif what == "undo":
+            turned = project.undo()
+            assert (turned is None) == (not timeline.done), where
+            if turned is not None:
+                timeline.undone.append(timeline.done.pop())
+                for other, (name, place) in runs.items():
+                    runs[other] = (name, min(place, len(timeline.done)))
+        elif what == "redo":
+            turned = project.redo()
+            assert (turned is None) == (not timeline.undone), where
+            if turned is not None:
+                timeline.done.append(timeline.undone.pop())
+        elif what == "flush":
+            project.flush()
+        elif what == "reopen" and not runs:
+            project.close()
+            project = Project.open(project.path)
+        if what == "run":
+            timeline.drew(runs[one][0], oracle)
+        elif what in ("paint", "human", "model", "mark", "swap"):
+            if {made.id for made in project.history.steps} - known:
+                if what != "model":
+                    timeline.undone.clear()
+                timeline.done.append(key)
+                if before is None:
+                    timeline.drew(key, oracle)
+                else:
+                    timeline.changed(key, before, oracle)
+        assert len(project.history.steps) == len(timeline.done) + len(timeline.undone), where
+        timeline.now().check(project, where)
+    project.close()
+    timeline.open.clear()
+    with Project.open(project.path) as again:
+        while again.undo() is not None:
+            pass
+        timeline.start.check(again, f"seed {seed}, all undone")
+        while again.redo() is not None:
+            pass
+        while again.undo() is not None:
+            pass
+        timeline.start.check(again, f"seed {seed}, all undone again")
 
 
 def _surgery(project: Project, dice: Dice) -> None:

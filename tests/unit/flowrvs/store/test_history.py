@@ -18,8 +18,8 @@ import pytest
 from flowrvs.errors import Cancelled, ProjectError, StorageError
 from flowrvs.progress import CancelToken
 from flowrvs.records import VideoInfo
-from flowrvs.store import Change, ObjectRecord, Project, Provenance
-from flowrvs.store._delta import decode, encode
+from flowrvs.store import ObjectRecord, Project, ProjectEvent, Provenance
+from flowrvs.store.changes import decode, encode
 
 FULL = np.ones((10, 12, 16), bool)
 LEFT = FULL & (np.arange(16) < 8)
@@ -67,14 +67,14 @@ def test_differences_of_frames() -> None:
         (smooth, rng.integers(0, 60000, smooth.shape).astype(np.uint16)),
         (smooth, smooth),
     ):
-        runs = decode(encode(before, after))
-        frame = before.copy()
-        runs.apply(frame, spare=frozenset())
-        np.testing.assert_array_equal(frame, after)
-        runs.apply(frame, back=True, spare=frozenset())
-        np.testing.assert_array_equal(frame, before)
+        places, old, new = decode(encode(before, after), before.size)
+        flat = before.reshape(-1).copy()
+        np.testing.assert_array_equal(flat[places], old)
+        flat[places] = new
+        np.testing.assert_array_equal(flat, after.reshape(-1))
+        assert (old != new).all()
     with pytest.raises(ValueError, match="damaged"):
-        decode(b"nonsense")
+        decode(b"nonsense", 99)
 
 
 class TestSteps:
@@ -185,7 +185,7 @@ class TestSteps:
 
         monkeypatch.setattr(project.history, "push", slow)
         project.labels(cat.layer)[3, 4] = cat.id
-        scribe = threading.Thread(target=project._settle_volumes)
+        scribe = threading.Thread(target=project._state.settle)
         scribe.start()
         assert began.wait(20)
         project.undo()
@@ -234,13 +234,13 @@ class TestSteps:
         assert [r.kind for r in project.changes(cat.id, 3)] == ["model"]
 
     def test_listeners(self, project: Project, cat: ObjectRecord) -> None:
-        told: list[Change] = []
+        told: list[ProjectEvent] = []
         disconnect = project.connect(told.append)
         project.labels(cat.layer)[3, 4] = cat.id
-        assert Change("pixels", cat.layer, 3, 4) in told and Change("history") in told
+        assert ProjectEvent("pixels", cat.layer, 3, 4) in told and ProjectEvent("history") in told
         told.clear()
         project.undo()
-        assert Change("pixels", cat.layer, 3, 4) in told
+        assert ProjectEvent("pixels", cat.layer, 3, 4) in told
         disconnect()
         told.clear()
         project.redo()
@@ -283,23 +283,10 @@ class TestPersonAndModel:
         project.undo()
         assert not np.asarray(labels).any()
 
-    def test_undoing_a_run_spares_what_a_person_drew_since(
+    def test_strokes_are_undone_before_the_run_that_they_correct(
         self, project: Project, cat: ObjectRecord
     ) -> None:
-        labels = project.labels(cat.layer)
-        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
-        project.write_model(cat.layer, cat.id, 0, LEFT)
-        labels[4, 0] = 0
-        corrected = labels[4]
-        project.end_run(cat.id)
-        project.undo()  # the run: it ended last
-        np.testing.assert_array_equal(labels[4], corrected)
-        assert project.provenance(cat.id).tolist() == [0] * 4 + [2] + [0] * 5
-
-    def test_what_was_undone_does_not_come_back_by_undoing_its_correction(
-        self, project: Project, cat: ObjectRecord
-    ) -> None:
-        """The run, then the strokes that corrected it: nothing is left, in any session."""
+        """A step has its place where it began, however long the run goes on."""
         dog = project.add_object("dog", cat.layer)
         labels, empty = project.labels(cat.layer), state(project)
         for again in (False, True):
@@ -309,61 +296,101 @@ class TestPersonAndModel:
             labels[4, :, 2] = 0
             project.write_model(cat.layer, cat.id, 3, FULL[:1])
             project.end_run(cat.id)
-            before = labels[3], labels[4]
-            assert project.undo_name == "model: 'the cat', frames 0-9"
-            project.undo()
-            np.testing.assert_array_equal(labels[4], before[1])
+            corrected = labels[3], labels[4]
             if again:
                 project.close()
                 project = Project.open(project.path)
                 labels = project.labels(cat.layer)
-            project.undo(), project.undo()
+            names = [step.name for step in project.history.steps]
+            assert [name.partition(",")[0] for name in names] == [
+                "model: 'the cat'",
+                "edit on 'the cat' and 'dog'",
+                "edit on 'the cat'",
+            ]
+            project.undo()
+            np.testing.assert_array_equal(labels[4] == cat.id, LEFT[4])
+            np.testing.assert_array_equal(labels[3], corrected[0])
+            project.undo()
+            np.testing.assert_array_equal(labels[3] == cat.id, LEFT[3])
+            assert project.provenance(cat.id).tolist() == [1] * 10
+            project.undo()
             assert same(state(project), empty)
-            project.redo(), project.redo()
-            np.testing.assert_array_equal(labels[4], before[1])
-            project.redo()
-            np.testing.assert_array_equal(labels[3], before[0])
+            for _ in range(3):
+                project.redo()
+            np.testing.assert_array_equal(labels[3], corrected[0])
+            np.testing.assert_array_equal(labels[4], corrected[1])
             for _ in range(3):
                 project.undo()
             assert same(state(project), empty)
         project.close()
 
-    def test_a_hole_that_was_filled_leaves_no_hole(
-        self, project: Project, cat: ObjectRecord
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_a_run_is_removed_and_what_a_person_touched_stays(
+        self, project: Project, cat: ObjectRecord, ended: bool
     ) -> None:
-        """A run erased, a person drew another object there; both are undone, the run first."""
-        dog = project.add_object("dog", cat.layer)
         labels = project.labels(cat.layer)
-        project.write_model(cat.layer, cat.id, 0, FULL)
-        before = state(project)
-        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        project.write_masks(cat.id, 9, FULL[:1])
+        run = project.begin_run({"text": "the cat", "range": [0, 9]}, cat.id)
         project.write_model(cat.layer, cat.id, 0, LEFT)
-        labels[3, 4, 9:12] = dog.id
-        project.end_run(cat.id)
-        project.undo()
-        assert (labels[3] == cat.id).sum() == 12 * 16 - 3
-        project.undo()
+        labels[4, 0] = 0
+        project.accept_frames(cat.id, 6, 7)
+        project.lock_frames(cat.id, 7, 8)
+        if ended:
+            project.end_run(cat.id)
+        before = state(project)
+        project.remove_run(run.id)
+        assert project.undo_name == "remove the run of 'the cat', frames 0-8"
+        assert project.present(cat.id).tolist() == [t in (4, 6, 7, 9) for t in range(10)]
+        assert project.provenance(cat.id).tolist() == [0] * 4 + [2, 0, 2, 3, 0, 2]
+        np.testing.assert_array_equal(labels[4], before["pixels 1"][4])
+        assert project.runs == {}, "it can be run again"
         after = state(project)
-        assert same({**after, "runs": 0}, {**before, "runs": 0})
+        project.undo()
+        assert same(state(project), before)
+        project.redo()
+        assert same(state(project), after)
+        with pytest.raises(ProjectError, match="no run"):
+            project.remove_run(run.id)
 
-    @pytest.mark.parametrize("verb", ["accept", "lock"])
-    def test_undoing_a_run_spares_what_a_person_approved(
-        self, project: Project, cat: ObjectRecord, verb: str
+    @pytest.mark.parametrize("what", ["pixels", "provenance"])
+    def test_a_step_below_what_a_run_drew_since(
+        self, project: Project, cat: ObjectRecord, what: str
     ) -> None:
+        """The run's stays; undone later, it leaves what was before both of them."""
         empty = state(project)
         project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
-        project.write_model(cat.layer, cat.id, 0, LEFT)
-        getattr(project, f"{verb}_frames")(cat.id, 2, 5)
+        if what == "pixels":
+            project.labels(cat.layer)[3, 4:6] = cat.id
+        else:
+            project.accept_frames(cat.id, 2, 5)
+        project.write_model(cat.layer, cat.id, 3, LEFT[:1], overwrite="human")
+        drawn = project.labels(cat.layer)[3]
+        for _ in range(2):
+            project.undo()
+            np.testing.assert_array_equal(project.labels(cat.layer)[3], drawn)
+            assert project.provenance(cat.id).tolist() == [0] * 3 + [1] + [0] * 6
+            project.flush()
+            project.redo()
+        project.undo()
         project.end_run(cat.id)
         project.undo()
-        assert project.present(cat.id).tolist() == [2 <= t < 5 for t in range(10)]
-        project.undo()
-        assert same(state(project), empty)
-        project.redo()
-        assert project.present(cat.id).tolist() == [2 <= t < 5 for t in range(10)]
-        assert set(project.provenance(cat.id)[2:5].tolist()) <= {2, 3}
-        project.redo()
-        assert project.present(cat.id).all()
+        assert same({**state(project), "runs": 0}, {**empty, "runs": 0})
+        project.redo(), project.redo()
+        assert project.provenance(cat.id)[3] == Provenance.MODEL
+        np.testing.assert_array_equal(project.labels(cat.layer)[3], drawn)
+
+    def test_a_stroke_that_ends_during_redo(self, project: Project, cat: ObjectRecord) -> None:
+        """What is being redone can be undone again; what else was undone is gone."""
+        labels = project.labels(cat.layer)
+        project.write_masks(cat.id, 5, LEFT[:3])
+        labels[9, 9] = cat.id
+        project.undo(), project.undo()
+        project.history.redo(None, lambda _: labels.__setitem__((1, 1), cat.id))
+        assert [step.start for step in project.history.steps] == [1, 1, 1, 5]
+        assert project.present(cat.id)[[1, 5, 6, 7]].all() and not project.history.can_redo
+        for _ in range(4):
+            assert project.undo() is not None
+        assert not labels[:].any()
 
     def test_old_pixels_never_come_back(self, project: Project, cat: ObjectRecord) -> None:
         """A run drew the same pixels again: they are its own now, and stay."""
@@ -376,18 +403,6 @@ class TestPersonAndModel:
         project.undo()
         assert labels[4].all() and project.provenance(cat.id)[4] == Provenance.MODEL
         project.end_run(cat.id)
-
-    def test_the_order_survives_closing(self, project: Project, cat: ObjectRecord) -> None:
-        labels = project.labels(cat.layer)
-        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
-        project.write_model(cat.layer, cat.id, 0, LEFT)
-        labels[4, 0] = 0
-        corrected = labels[4]
-        project.end_run(cat.id)
-        project.close()
-        with Project.open(project.path) as again:
-            again.undo()
-            np.testing.assert_array_equal(again.labels(cat.layer)[4], corrected)
 
     def test_painting_undoing_and_a_run_at_once(self, project: Project, cat: ObjectRecord) -> None:
         dog = project.add_object("dog", cat.layer)
@@ -651,9 +666,7 @@ def test_frames_that_a_kill_kept_from_the_disk_come_from_the_journal(
         painter.labels(cat.layer)[6, 1] = cat.id
         painter.undo()
         wanted = state(painter)
-        painter._settle_volumes()
-        painter._save_if_dirty()
-        painter.history.commit()
+        painter._state.before_pixels()
         painter.history.flushed = lambda seq: None  # type: ignore[method-assign,assignment]
     for path in (project.path / "layers").rglob("c.*"):
         path.unlink()
@@ -689,7 +702,7 @@ def test_ten_thousand_edits(tmp_path: Path) -> None:
         assert last < 4 * first
         assert len(project.history.steps) > 9000
         kept = sum(len(e.records or ()) for e in project.history._done)
-        assert project.history._kept_bytes <= 17 * 2**20 and kept <= 10_000
+        assert kept <= 10_000
         start = time.perf_counter()
         for _ in range(200):
             project.undo()
@@ -792,7 +805,7 @@ class TestDamage:
             labels[1, 1] = cat.id
             again.flush()
             journal = project.path / "history" / "journal.sqlite"
-            again.history.settle()
+            again.history._journal.settle()
             journal.write_bytes(b"\0" * journal.stat().st_size)
             again.history._journal._db.close()
             again.history._journal._db = None

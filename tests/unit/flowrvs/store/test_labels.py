@@ -130,10 +130,10 @@ def test_the_cache_forgets_clean_frames_only(tmp_path: Path) -> None:
         labels = project.labels(project.add_layer("a").id)
         for t in range(400):
             labels[t, 0, 0] = 1 + t % 5
-        cache = project._volumes[1].cache
+        cache = project._state.volumes[1].frames.cache
         project.flush()
         assert cache.dirty == 0
-        assert len(cache._frames) <= cache.capacity == 64
+        assert len(cache) <= cache.capacity == 64
         np.testing.assert_array_equal(labels[:, 0, 0], 1 + np.arange(400) % 5)
 
 

@@ -182,7 +182,7 @@ class TestConfidence:
     def test_a_run_goes_on_without_room_for_it(
         self, project: Project, cat: ObjectRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("flowrvs.store._confidence._SPARE_BYTES", 2**62)
+        monkeypatch.setattr("flowrvs.store.masks._SPARE_BYTES", 2**62)
         values = np.full((10, 12, 16), 200, np.uint8)
         assert project.write_model(cat.layer, cat.id, 0, FULL, confidence=values).all()
         assert not project.confidence_frames(cat.id).any()

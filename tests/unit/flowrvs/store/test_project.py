@@ -110,11 +110,42 @@ def test_one_mask_many_sentences(project: Project) -> None:
 def test_removing_an_object(project: Project, cat: ObjectRecord) -> None:
     project.write_model(cat.layer, cat.id, 0, FULL)
     project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+    labels = project.labels(cat.layer)
     project.remove_object(cat.id)
-    assert not np.asarray(project.labels(cat.layer)).any()
-    assert (project.objects, project.runs) == ({}, {})
+    assert not labels[:].any()
+    assert (project.objects, project.runs, project.layers) == ({}, {}, {})
     assert all(not e.object_ids for e in project.expressions.values())
+    with pytest.raises(ProjectError, match="was removed"):
+        labels[3, 4] = cat.id + 5  # the layer is not there to draw in
+    project.undo()
+    assert project.layers[cat.layer].name == "the cat" and labels[:].all()
+    project.redo()
     assert project.add_prompt("the cat")[1].id == cat.id + 1
+
+
+def test_the_id_of_an_object_that_was_removed_is_not_used_again(
+    project: Project, cat: ObjectRecord
+) -> None:
+    """Neither by a new object nor by a brush that still has it, in any session."""
+    dog = project.add_object("dog", cat.layer)
+    labels = project.labels(cat.layer)
+    labels[3, 4] = dog.id
+    project.remove_object(dog.id)
+    for _ in range(2):
+        with pytest.raises(ProjectError, match="removed; choose another label.*one is 3"):
+            labels[3, 4] = dog.id
+        assert not labels[3].any() and project.next_label == dog.id + 1
+        project.close()
+        project = Project.open(project.path)
+        labels = project.labels(cat.layer)
+    project.undo()
+    labels[3, 5] = dog.id  # it is back
+    project.undo()
+    labels[3, 6] = 9
+    project.undo()
+    labels[3, 6] = 9  # nobody but this brush ever knew it
+    assert project.objects[9].name == "object 9" and labels[3, 4].all()
+    project.close()
 
 
 def test_renaming(project: Project, cat: ObjectRecord) -> None:

@@ -1,0 +1,451 @@
+"""What a project knows besides its pixels: the attributes of its zarr group."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from flowrvs.disk import read_regular, write_bytes
+from flowrvs.errors import ProjectError, StorageError
+from flowrvs.records import Expression, VideoInfo
+from flowrvs.store.arrays import parse_json, read_group, write_group
+from flowrvs.store.changes import utc_now
+
+__all__ = [
+    "FORMAT_VERSION",
+    "SECTIONS",
+    "ConfidenceRecord",
+    "Document",
+    "LayerRecord",
+    "ObjectRecord",
+    "RunRecord",
+    "plain_key",
+    "read_document",
+    "relative_path",
+    "save_document",
+    "utf8",
+    "with_full_path",
+]
+
+FORMAT_VERSION = 2
+"""Version of the folder's layout that this code writes and the newest that it reads."""
+
+SECTIONS = ("layers", "objects", "expressions", "prompts", "runs", "confidence")
+"""Parts of the document that steps change; each needs the ones before it."""
+
+_COPY = "document.json"
+_COPY_BYTES = 256 * 2**20
+_LARGEST = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """A label volume in which objects exclude each other.
+
+    Attributes
+    ----------
+    id : int
+        Its number, also the name of its array in ``layers/``.
+    name : str
+        As shown to the user.
+    """
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRecord:
+    """One object of a video.
+
+    Attributes
+    ----------
+    id : int
+        Unique in the project, 1 to 65535; the value of its pixels.
+    name : str
+        As shown to the user.
+    color : tuple of 3 floats
+        Red, green and blue, 0 to 1.
+    layer : int
+        Id of the layer that holds its pixels.
+    """
+
+    id: int
+    name: str
+    color: tuple[float, float, float]
+    layer: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A model run of one sentence and what of it is finished.
+
+    Attributes
+    ----------
+    id : str
+        Unique in the project.
+    object_id : int
+        The object that it draws.
+    key : mapping
+        Everything that the masks depend on: sentence, model, steps, range, window plan.
+    done : frozenset of int
+        Indices of the windows whose masks are safe on the disk.
+    """
+
+    id: str
+    object_id: int
+    key: Mapping[str, Any]
+    done: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceRecord:
+    """On which frames of a layer the confidence was kept, and of which object.
+
+    Attributes
+    ----------
+    layer : int
+        The layer, also the name of its array in ``confidence/``.
+    frames : mapping of int to list of [first, one past the last]
+        By object. None: wherever the object is the model's (format 1 did not tell).
+    """
+
+    layer: int
+    frames: Mapping[int, list[list[int]] | None]
+
+
+@dataclass
+class Document:
+    """The attributes of a project, as Python values.
+
+    Attributes
+    ----------
+    video : VideoInfo
+        The video that the masks belong to.
+    relative : str or None
+        The video's path from the project's folder, for when both are moved.
+    model : str or None
+        The model that ran last.
+    history : list of dict
+        What was done and when, oldest first.
+    prompts : dict of str to int
+        For every expression that was prompted, the object made for it.
+    removed : set of int
+        Ids of objects that were removed: no other object gets them.
+    extra : dict
+        Attributes of others, kept as they are.
+    damage : list of str
+        What could not be read, in a line each.
+    """
+
+    video: VideoInfo
+    relative: str | None = None
+    model: str | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    layers: dict[int, LayerRecord] = field(default_factory=dict)
+    objects: dict[int, ObjectRecord] = field(default_factory=dict)
+    expressions: dict[str, Expression] = field(default_factory=dict)
+    prompts: dict[str, int] = field(default_factory=dict)
+    runs: dict[str, RunRecord] = field(default_factory=dict)
+    confidence: dict[int, ConfidenceRecord] = field(default_factory=dict)
+    next_ids: dict[str, int] = field(default_factory=dict)
+    removed: set[int] = field(default_factory=set)
+    extra: dict[str, Any] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
+
+    def row(self, section: str, key: str) -> Any:
+        """Return a value of a section as JSON can hold it; None where there is none."""
+        value = getattr(self, section).get(plain_key(section, key))
+        return None if value is None else _to_row(section, value)
+
+    def put(self, section: str, key: Any, value: Any) -> Any:
+        """Set or remove (None) a value of a section; return the one before."""
+        table = getattr(self, section)
+        old = table.get(key)
+        if value is None:
+            table.pop(key, None)
+        else:
+            table[key] = value
+        return old
+
+    def from_row(self, section: str, row: Any) -> Any:
+        """Return the value that `row` gave; raises as damaged rows do."""
+        return _from_row(section, row)
+
+    def log(self, name: str, **details: Any) -> None:
+        """Add to what was done to the project as a whole."""
+        self.history.append({"time": utc_now(), "event": name, **details})
+
+    def new_id(self, kind: str, first: int) -> int:
+        """Return an id that `kind` of thing never had before, counting from `first`."""
+        value = self.next_ids.get(kind, first)
+        self.next_ids[kind] = value + 1
+        return value
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+
+        def rows(section: str) -> list[Any]:
+            return [_to_row(section, value) for value in getattr(self, section).values()]
+
+        return {
+            **self.extra,
+            "format": "flowrvs-project",
+            "format_version": FORMAT_VERSION,
+            "video": asdict(self.video),
+            "video_relative": self.relative,
+            "model": self.model,
+            "history": self.history,
+            "layers": rows("layers"),
+            "objects": rows("objects"),
+            "expressions": rows("expressions"),
+            "prompts": self.prompts,
+            "confidence": rows("confidence"),
+            "runs": rows("runs"),
+            "next_ids": self.next_ids,
+            "removed": _to_spans(frozenset(self.removed)),
+        }
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], path: Path) -> Document:
+        """Read what `to_attributes` wrote.
+
+        Raises
+        ------
+        ProjectError
+            It is no project, a newer one, or its attributes contradict each other.
+        """
+        version = attributes.get("format_version")
+        if attributes.get("format") != "flowrvs-project" or not isinstance(version, int):
+            raise ProjectError(f"{path} is not a flowrvs project.")
+        if version > FORMAT_VERSION:
+            raise ProjectError(
+                f"{path} was written by a newer flowrvs (format {version}; this one reads up to "
+                f"{FORMAT_VERSION}): upgrade napari-flowrvs to open it."
+            )
+        try:
+            return cls._read(attributes)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ProjectError(f"{path} has damaged attributes ({error!r:.200}).") from error
+
+    @classmethod
+    def _read(cls, attributes: Mapping[str, Any]) -> Document:
+        known = {f.name for f in fields(VideoInfo)}
+        video = {k: v for k, v in attributes["video"].items() if k in known}
+        video["frame_names"] = tuple(video.get("frame_names", ()))
+        document = cls(VideoInfo(**video))
+        shape = (document.video.frame_count, document.video.height, document.video.width)
+        if not all(isinstance(n, int) and 0 < n < 2**31 for n in shape):
+            raise ValueError("a video without frames")
+        ours = document.to_attributes()
+        document.extra = {k: v for k, v in attributes.items() if k not in ours}
+        relative, model = attributes.get("video_relative"), attributes.get("model")
+        document.relative = relative if isinstance(relative, str) else None
+        document.model = model if isinstance(model, str) else None
+        document.history = [e for e in attributes.get("history", ()) if isinstance(e, dict)]
+        for section in ("layers", "objects", "expressions", "runs", "confidence"):
+            table = getattr(document, section)
+            for row in attributes.get(section, ()):
+                # A damaged row costs what it names, and nothing else.
+                try:
+                    value = _from_row(section, row)
+                except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+                    document.damage.append(f"a damaged row of {section}")
+                else:
+                    table[_key(section, value)] = value
+        prompts = attributes.get("prompts", {})
+        document.prompts = {str(k): v for k, v in prompts.items() if type(v) is int}
+        document.removed = set(_from_spans(attributes.get("removed", ()), _LARGEST))
+        document._mend(attributes["next_ids"])
+        return document
+
+    def _mend(self, next_ids: Mapping[str, Any]) -> None:
+        """Leave out what refers to nothing, and count ids beyond those that are there."""
+        for record in list(self.objects.values()):
+            if record.layer not in self.layers:
+                self.layers[record.layer] = LayerRecord(record.layer, f"layer {record.layer}")
+        for key, expression in list(self.expressions.items()):
+            left = expression.object_ids & self.objects.keys()
+            if left != expression.object_ids:
+                self.damage.append(f"objects of {expression.text!r:.80} that are not there")
+                self.expressions[key] = replace(expression, object_ids=left)
+        self.prompts = {
+            k: v for k, v in self.prompts.items() if k in self.expressions and v in self.objects
+        }
+        self.runs = {k: run for k, run in self.runs.items() if run.object_id in self.objects}
+        for layer, kept in list(self.confidence.items()):
+            if not kept.frames:
+                members = {i: None for i, record in self.objects.items() if record.layer == layer}
+                self.confidence[layer] = ConfidenceRecord(layer, members)
+        numbers: dict[str, Iterable[int | str]] = {
+            "layer": self.layers,
+            "object": {*self.objects, *self.removed},
+            "expression": [k for k in self.expressions if k.isdecimal()],
+            "run": [k for k in self.runs if k.isdecimal()],
+        }
+        for kind, used in numbers.items():
+            following = max((int(i) + 1 for i in used), default=0)
+            saved = next_ids.get(kind)
+            if type(saved) is int or following:
+                self.next_ids[kind] = max(saved if type(saved) is int else 0, following)
+
+
+# -- the files -------------------------------------------------------------------------
+
+
+def save_document(folder: Path, attributes: Mapping[str, Any]) -> None:
+    """Write the attributes, and a copy for a disk that damages them, beside the journal.
+
+    Raises
+    ------
+    StorageError
+        They could not be written.
+    """
+    write_group(folder, attributes)
+    target = folder / "history" / _COPY
+    with contextlib.suppress(StorageError):  # without waiting for the disk
+        if target.parent.exists():
+            data = json.dumps(attributes, ensure_ascii=False).encode("utf-8", "replace")
+            write_bytes(target, data, durable=False)
+
+
+def read_document(folder: Path) -> tuple[Document, bool]:
+    """Return the document of a project, and whether it is the copy of a damaged one.
+
+    Raises
+    ------
+    ProjectError
+        It is no project, a newer one, or both are damaged.
+    """
+    newer = False
+    try:
+        attributes = read_group(folder)
+        version = attributes.get("format_version")
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        return Document.from_attributes(attributes, folder), False
+    except ProjectError as error:
+        if newer:
+            raise
+        try:
+            attributes = parse_json(read_regular(folder / "history" / _COPY, _COPY_BYTES))
+            return Document.from_attributes(attributes, folder), True
+        except (OSError, ValueError, AttributeError):
+            raise error from None
+
+
+# -- values ----------------------------------------------------------------------------
+
+
+def utf8(text: str) -> str:
+    """Return a text that can be saved: half a character becomes a question mark."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def relative_path(path: str, folder: Path) -> str | None:
+    """Return the way from a folder to a file, with slashes; None to another drive."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return None
+
+
+def with_full_path(info: VideoInfo) -> VideoInfo:
+    """Return `info` with a path that holds in any working directory."""
+    if info.path is None or not os.path.exists(info.path):
+        return info
+    return replace(info, path=os.path.abspath(info.path))
+
+
+def _to_row(section: str, value: Any) -> Any:
+    """Return a value of a section of the document as JSON can hold it."""
+    if section == "expressions":
+        ids = sorted(value.object_ids)
+        return {"exp_id": value.exp_id, "text": value.text, "object_ids": ids}
+    if section == "runs":
+        done = _to_spans(value.done)
+        return {"id": value.id, "object_id": value.object_id, "key": dict(value.key), "done": done}
+    if section == "confidence":
+        return {"layer": value.layer, "frames": {str(i): v for i, v in value.frames.items()}}
+    if section == "objects":
+        return {**asdict(value), "color": list(value.color)}
+    return asdict(value) if section == "layers" else value
+
+
+def _from_row(section: str, row: Any) -> Any:
+    """Return what `_to_row` was given.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        The row is damaged.
+    """
+    if section == "layers":
+        return LayerRecord(_number(row["id"]), _text(row["name"]))
+    if section == "objects":
+        red, green, blue = (min(1.0, max(0.0, float(c))) for c in row["color"])
+        number, layer = _number(row["id"]), _number(row["layer"])
+        return ObjectRecord(number, _text(row["name"]), (red, green, blue), layer)
+    if section == "expressions":
+        ids = frozenset(_number(i) for i in row["object_ids"])
+        return Expression(_text(row["exp_id"]), _text(row["text"]), ids)
+    if section == "runs":
+        done = _from_spans(row["done"], 2**24)
+        return RunRecord(_text(row["id"]), _number(row["object_id"]), {**row["key"]}, done)
+    if section == "confidence":
+        if isinstance(row, int):  # format 1 named the layers only
+            return ConfidenceRecord(row, {})
+        frames = {
+            _number(int(i)): None if runs is None else [[int(a), int(b)] for a, b in runs]
+            for i, runs in row["frames"].items()
+        }
+        return ConfidenceRecord(_number(row["layer"]), frames)
+    if section == "prompts":
+        return _number(row)
+    return row
+
+
+def _number(value: Any) -> int:
+    """Return the id of a layer or an object."""
+    if type(value) is not int or not 0 < value <= _LARGEST:
+        raise ValueError("no id")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    return utf8(value)
+
+
+def plain_key(section: str, key: str) -> Any:
+    """Return the key in a section of the document that a step's row has as text."""
+    return key if section in ("expressions", "prompts", "runs") else int(key)
+
+
+def _key(section: str, value: Any) -> Any:
+    if section == "expressions":
+        return value.exp_id
+    return value.layer if section == "confidence" else value.id
+
+
+def _to_spans(indices: frozenset[int]) -> list[list[int]]:
+    """Return sorted ``[first, past the last]`` runs: a long run stays a short list."""
+    spans: list[list[int]] = []
+    for index in sorted(indices):
+        if spans and spans[-1][1] == index:
+            spans[-1][1] = index + 1
+        else:
+            spans.append([index, index + 1])
+    return spans
+
+
+def _from_spans(spans: Any, limit: int) -> frozenset[int]:
+    pairs = [(int(first), int(stop)) for first, stop in spans]
+    if any(not 0 <= first <= stop <= limit + 1 for first, stop in pairs):
+        raise ValueError("numbers beyond all bounds")
+    return frozenset(i for first, stop in pairs for i in range(first, stop))

@@ -1,0 +1,478 @@
+"""The journal: every change to pixels and provenance, in an SQLite file of the project.
+
+The file may come from anybody: its tables are compared with ours before they are asked
+anything, and nothing in it can say how much memory reading it takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import shutil
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowrvs.errors import ProjectError, StorageError
+from flowrvs.store.arrays import create_array, failed, parse_json
+from flowrvs.store.changes import Entry, Mark, Record, Role
+
+__all__ = ["Batch", "Journal"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is written to the journal at once.
+
+    Attributes
+    ----------
+    records : list of Record
+        New ones, and ones that take the place of those with their numbers.
+    entries : dict of int to Entry
+        Steps that are new, or others than before.
+    dropped, forgotten : list of int
+        Steps that cannot be undone any more; steps that were undone for good.
+    flushed : int
+        Pixels of the changes up to this number are safe without the journal.
+    steps, frozen, touched : list
+        What `freeze` made of them: rows of steps, records, rows of who touched which frames.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    entries: dict[int, Entry] = field(default_factory=dict)
+    dropped: list[int] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
+    flushed: int = 0
+    steps: list[tuple[Any, ...]] = field(default_factory=list)
+    frozen: list[Record] = field(default_factory=list)
+    touched: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.records or self.dropped or self.forgotten)
+
+    def after(self, earlier: Batch) -> Batch:
+        """Return both."""
+        return Batch(
+            earlier.records + self.records,
+            earlier.entries | self.entries,
+            earlier.dropped + self.dropped,
+            earlier.forgotten + self.forgotten,
+        )
+
+    def freeze(self, flushed: int) -> list[Entry]:
+        """Take everything as it is now; return the steps that ended since the last time."""
+        entries = [entry for entry in self.entries.values() if entry.state != "forgotten"]
+        closing = [entry for entry in entries if not entry.logged and entry.state != "open"]
+        gone = {*self.dropped, *self.forgotten}
+        self.flushed = flushed
+        self.steps = [entry.row() for entry in entries]
+        self.frozen = [r for r in self.records if r.step not in gone or not r.role.of_step]
+        self.touched = [
+            (i, start, stop, entry.id)
+            for entry in closing
+            for i, spans in entry.touched.items()
+            for start, stop in spans.runs
+        ]
+        return closing
+
+
+# -- the file --------------------------------------------------------------------------
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS steps (
+    id INTEGER PRIMARY KEY, name TEXT, kind TEXT, who TEXT, time TEXT, state TEXT,
+    place INTEGER, first_seq INTEGER, last_seq INTEGER, frames TEXT, catalog TEXT);
+CREATE TABLE IF NOT EXISTS records (
+    seq INTEGER PRIMARY KEY, step INTEGER, layer INTEGER, start INTEGER, stop INTEGER,
+    role TEXT, marks TEXT, data BLOB);
+CREATE INDEX IF NOT EXISTS records_of_step ON records (step, seq);
+CREATE INDEX IF NOT EXISTS records_of_frame ON records (start, layer, seq);
+CREATE INDEX IF NOT EXISTS records_of_ranges ON records (layer, seq) WHERE role = 'range';
+CREATE TABLE IF NOT EXISTS changes (object INTEGER, start INTEGER, stop INTEGER, step INTEGER);
+CREATE INDEX IF NOT EXISTS changes_of_object ON changes (object, start);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER);
+"""
+
+_OF_STEP, _OF_UNDO = "role IN ('pixels', 'range')", "role IN ('back', 'back-range')"
+_FULL = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+_VERSION = 1  # of the order of steps
+_TEXT_LIMIT = 16 * 2**20
+
+
+class Journal:
+    """The SQLite file ``history/journal.sqlite`` of a project.
+
+    Whatever was committed survives a kill and a power cut; a torn end of the log is ignored.
+    The folder is an empty zarr array, so that zarr's readers look no further into it.
+
+    Parameters
+    ----------
+    project : Path
+        The project's folder.
+    shape : tuple of 3 int
+        Frames, height and width of its video: they bound what a record may hold.
+    writable : bool
+        False reads what is there, without locks.
+
+    Attributes
+    ----------
+    notice : str or None
+        What the user should know of a journal that could not be read.
+    damages : int
+        How often the file was damaged and begun anew: what was in it is gone.
+    old : bool
+        True for what version 0.1 wrote: steps have their places in the order of their ends.
+    """
+
+    def __init__(self, project: Path, shape: tuple[int, int, int], *, writable: bool) -> None:
+        self.path = project / "history" / "journal.sqlite"
+        self.notice: str | None = None
+        self.damages = 0
+        self.old = False
+        self._frames, self._size = shape[0], shape[1] * shape[2]
+        self._writable = writable
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        self._closed = False
+        self._swept = 0  # what undo wrote up to this number is gone
+
+    # -- opening -------------------------------------------------------------------------
+
+    @property
+    def _there(self) -> bool:
+        return self._db is not None or self.path.exists()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._db is not None:
+            return self._db
+        if self._closed:  # opened again, it would keep others out
+            raise ProjectError(f"{self.path.parents[1]} was closed; open it again.")
+        if self._writable and not (self.path.parent / "zarr.json").exists():
+            create_array(self.path.parent, (0,), (1,), "uint8", ("none",))
+        try:
+            self._db = self._connect()
+        except sqlite3.DatabaseError as error:
+            if not self._writable or not _is_damage(error):
+                raise
+            self._set_aside()
+            self._db = self._connect()
+        return self._db
+
+    def _connect(self) -> sqlite3.Connection:
+        for suffix in ("", "-wal", "-shm"):
+            _check_plain(Path(f"{self.path}{suffix}"))
+        _check_plain(self.path.parent, folder=True)
+        # A reader may see the file without its log: older rows, never wrong ones.
+        mode = "mode=rwc" if self._writable else "immutable=1"
+        uri = f"{self.path.absolute().as_uri()}?{mode}"
+        db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+        try:
+            db.text_factory = _text
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2 * _TEXT_LIMIT + 16 * self._size)
+            db.execute("PRAGMA trusted_schema=OFF")
+            _check_tables(db)
+            if self._writable:
+                # One process at a time writes to a project, and an exclusive log needs no
+                # shared memory, which network disks lack.
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("PRAGMA synchronous=FULL")
+                db.execute("PRAGMA wal_autocheckpoint=256")
+                db.execute(f"PRAGMA journal_size_limit={2**20}")
+                fresh = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+                db.executescript(_SCHEMA)
+                if fresh:
+                    db.execute(f"PRAGMA user_version = {_VERSION}")
+                db.execute("PRAGMA wal_checkpoint")  # a reader sees the tables at least
+            db.execute("SELECT count(*) FROM steps").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _set_aside(self) -> None:
+        """Keep a damaged file under another name, for those who can read more of it."""
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+        folder, number = self.path.parent, 0
+        prefix = "damaged-"
+        while (folder / f"{prefix}{self.path.name}").exists():
+            number += 1
+            prefix = f"damaged-{number}-"
+        for suffix in ("", "-wal", "-shm"):
+            file = Path(f"{self.path}{suffix}")
+            if file.exists() or file.is_symlink():
+                file.replace(file.with_name(f"{prefix}{file.name}"))
+        self._swept = 0
+        self.damages += 1
+        self.notice = (
+            f"The undo history in {self.path.parent} was damaged and begins anew; the masks "
+            "are as they were saved."
+        )
+
+    def damaged(self, text: str | None = None) -> None:
+        """Note what cannot be read; by default a change in the history."""
+        self.notice = text or (
+            f"A part of the undo history in {self.path.parent} is damaged: what it held stays "
+            "as it is."
+        )
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if self._writable and _is_damage(error):
+                with self._lock:
+                    self._set_aside()
+                raise StorageError(self.notice or "") from error
+            code = _FULL.get(getattr(error, "sqlite_errorcode", -1) & 0xFF)
+            cause: Exception = error if code is None else OSError(code, str(error))
+            raise failed(cause, self.path.parent) from error
+
+    # -- writing -------------------------------------------------------------------------
+
+    def commit(self, batch: Batch) -> None:
+        """Write all of it in one durable transaction, or nothing.
+
+        Raises
+        ------
+        StorageError
+            Nothing was written.
+        """
+        with self._lock, self._errors():
+            db = self._open()
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                _write(db, batch, self._swept)
+                if self.old:
+                    db.execute(f"PRAGMA user_version = {_VERSION}")
+                db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+                raise
+            self._swept = max(self._swept, batch.flushed)
+            self.old = False
+
+    def close(self) -> None:
+        """Fold the log into the file and let go of it."""
+        with self._lock:
+            if self._db is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.close()
+                self._db = None
+            self._closed = True
+
+    def settle(self) -> None:
+        """Fold the log into the file, so that a copy of the file is complete."""
+        with self._lock, self._errors():
+            if self._db is not None and self._writable:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def copy(self, project: Path) -> None:
+        """Copy the file, if there is one, and its log into another project."""
+        with self._lock:
+            with contextlib.suppress(StorageError):  # on a full disk the log is copied, too
+                self.settle()
+            for suffix in ("", "-wal"):
+                file = Path(f"{self.path}{suffix}")
+                if file.exists():
+                    shutil.copyfile(file, project / "history" / file.name, follow_symlinks=False)
+
+    # -- reading -------------------------------------------------------------------------
+
+    def load(self) -> tuple[list[tuple[Any, ...]], int, int, int]:
+        """Return rows of steps that can be undone or redone, and three numbers.
+
+        They are the last change whose pixels are safe, the last change, and the last step.
+        """
+        nothing: tuple[list[tuple[Any, ...]], int, int, int] = ([], 0, 0, 0)
+        if not self.path.exists():
+            return nothing
+        try:
+            if self._writable and not self.path.stat().st_size:
+                self._set_aside()  # a journal is never empty
+                return nothing
+            with self._lock:
+                return self._load(self._open())
+        except (sqlite3.Error, StorageError) as error:
+            if not self._writable:
+                self.damaged(f"The undo history in {self.path.parent} cannot be read.")
+                return nothing
+            if isinstance(error, StorageError) or not _is_damage(error):
+                with self._errors():
+                    raise
+            self._set_aside()
+            return nothing
+
+    def _load(self, db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], int, int, int]:
+        self.old = db.execute("PRAGMA user_version").fetchone()[0] < _VERSION
+        rows = db.execute(
+            "SELECT * FROM steps WHERE state != 'dropped' AND length(frames) < ? "
+            "AND length(catalog) < ? ORDER BY place",
+            (_TEXT_LIMIT, _TEXT_LIMIT),
+        ).fetchall()
+
+        def number(query: str) -> int:
+            found = db.execute(query).fetchone()
+            return found[0] if found and isinstance(found[0], int) else 0
+
+        flushed = number("SELECT value FROM meta WHERE key = 'flushed'")
+        last = max(
+            number("SELECT max(seq) FROM records"),
+            number("SELECT max(last_seq) FROM steps"),
+        )
+        return rows, flushed, max(last, flushed), number("SELECT max(id) FROM steps")
+
+    def seqs(self, step: int) -> list[int]:
+        """Return the numbers of a step's changes, in order."""
+        rows = self._query(
+            f"SELECT seq FROM records WHERE step = ? AND {_OF_STEP} ORDER BY seq",
+            (step,),
+        )
+        return [seq for (seq,) in rows]
+
+    def after(self, seq: int) -> Iterator[Record]:
+        """Yield every change after number `seq`, in order."""
+        seqs = self._query("SELECT seq FROM records WHERE seq > ? ORDER BY seq", (seq,))
+        yield from self.by_seq([number for (number,) in seqs])
+
+    def of_frames(self, layer: int, start: int, stop: int, seq: int) -> list[tuple[int, int]]:
+        """Return (number, step) of what changed some frames of a layer after change `seq`."""
+        pixels = self._query(
+            "SELECT seq, step FROM records WHERE start >= ? AND start < ? AND layer = ? "
+            "AND seq > ? AND role = 'pixels'",
+            (start, stop, layer, seq),
+        )
+        ranges = self._query(
+            "SELECT seq, step FROM records WHERE layer = ? AND seq > ? AND role = 'range' "
+            "AND start < ? AND stop > ?",
+            (layer, seq, stop, start),
+        )
+        return pixels + ranges
+
+    def steps_after(self, seq: int) -> set[int]:
+        """Return the steps that changed something, or were undone or redone, after `seq`."""
+        rows = self._query("SELECT DISTINCT step FROM records WHERE seq > ?", (seq,))
+        return {step for (step,) in rows}
+
+    def by_seq(self, seqs: Iterable[int]) -> Iterator[Record]:
+        """Yield changes by their numbers, one by one, so that many need no memory."""
+        for seq in seqs:
+            try:
+                for row in self._query("SELECT * FROM records WHERE seq = ?", (seq,)):
+                    yield self._record(row)
+            except (ValueError, TypeError):
+                self.damaged()
+
+    def _record(self, row: tuple[Any, ...]) -> Record:
+        numbers = all(isinstance(value, int) for value in row[:5])
+        if not numbers or not 0 <= row[3] <= row[4] <= self._frames or type(row[7]) is not bytes:
+            raise ValueError("a damaged change")
+        marks = tuple(Mark(*(int(v) for v in values[:3])) for values in parse_json(row[6]))
+        if any(not (0 <= m.object_id <= 65535 and 0 <= m.old <= 3 >= m.new >= 0) for m in marks):
+            raise ValueError("a damaged mark")
+        role = Role(row[5])
+        if role.is_range and len(marks) != 1 or not role.is_range and row[4] != row[3] + 1:
+            raise ValueError("a damaged change")
+        seq, step, layer, start, stop = row[:5]
+        size = len(row[7]) + 64
+        return Record(seq, step, layer, start, stop, role, marks, row[7], counted=size)
+
+    def sizes(self) -> dict[int, int]:
+        """Return the bytes that each step takes."""
+        return dict(self._query("SELECT step, sum(length(data) + 64) FROM records GROUP BY step"))
+
+    def changes(self, object_id: int, t: int) -> list[tuple[int, str, str, str, str]]:
+        """Return (step, time, who, kind, name) of what touched an object on a frame."""
+        try:
+            return self._query(
+                "SELECT id, time, who, kind, name FROM changes JOIN steps ON step = id "
+                "WHERE object = ? AND start <= ? AND stop > ? ORDER BY id DESC",
+                (object_id, t, t),
+            )
+        except StorageError:
+            if self._writable:
+                raise
+            return []
+
+    def _query(self, text: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        if not self._there:
+            return []
+        with self._lock, self._errors():
+            return self._open().execute(text, values).fetchall()
+
+
+def _write(db: sqlite3.Connection, batch: Batch, swept: int) -> None:
+    db.executemany("REPLACE INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)", batch.steps)
+    rows = (
+        (
+            *(r.seq, r.step, r.layer, r.start, r.stop, str(r.role)),
+            json.dumps([[m.object_id, m.old, m.new] for m in r.marks]),
+            r.pack(),
+        )
+        for r in batch.frozen
+    )
+    db.executemany("REPLACE INTO records VALUES (?,?,?,?,?,?,?,?)", rows)
+    db.executemany("INSERT INTO changes VALUES (?,?,?,?)", batch.touched)
+    for step in [
+        *batch.dropped,
+        *batch.forgotten,
+    ]:  # what undo wrote goes when it is safe
+        db.execute(f"DELETE FROM records WHERE step = ? AND {_OF_STEP}", (step,))
+    for step in batch.dropped:
+        db.execute("UPDATE steps SET state = 'dropped', catalog = '{}' WHERE id = ?", (step,))
+    for step in batch.forgotten:
+        db.execute("DELETE FROM changes WHERE step = ?", (step,))
+        db.execute("DELETE FROM steps WHERE id = ?", (step,))
+    if batch.flushed:
+        db.execute("REPLACE INTO meta VALUES ('flushed', ?)", (batch.flushed,))
+        db.execute(
+            f"DELETE FROM records WHERE {_OF_UNDO} AND seq > ? AND seq <= ?",
+            (swept, batch.flushed),
+        )
+
+
+def _check_tables(db: sqlite3.Connection) -> None:
+    """Refuse tables that are not ours: a view or a trigger could run without end."""
+    known = {_plain(text) for text in _SCHEMA.split(";")}
+    for name, text in db.execute("SELECT name, sql FROM sqlite_master LIMIT 99"):
+        if text is None and str(name).startswith("sqlite_autoindex_"):
+            continue
+        if _plain(str(text)) not in known:
+            error = sqlite3.DatabaseError("a table that is not ours")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+
+
+def _plain(statement: str) -> str:
+    return " ".join(statement.replace("IF NOT EXISTS ", "").split())
+
+
+def _check_plain(path: Path, *, folder: bool = False) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
+        error = sqlite3.DatabaseError(f"{path} is no plain file")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT if not folder else sqlite3.SQLITE_CANTOPEN
+        raise error
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")  # one damaged letter must not hide the rest
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return (code or -1) & 0xFF in _DAMAGED

@@ -1,0 +1,758 @@
+"""What the parts of a project share: its document, its layers, its history, and saving them."""
+
+from __future__ import annotations
+
+import colorsys
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowrvs.disk import FileLock, read_regular
+from flowrvs.errors import ProjectError, StorageError
+from flowrvs.records import Expression
+from flowrvs.store.arrays import Tracks, create_array, described, failed, open_array, set_aside
+from flowrvs.store.changes import DamagedError, Entry, Record
+from flowrvs.store.document import SECTIONS, Document, ObjectRecord, plain_key, save_document, utf8
+from flowrvs.store.frames import LayerFrames
+from flowrvs.store.history import History
+from flowrvs.store.journal import Journal
+from flowrvs.store.volume import LayerVolume
+
+__all__ = ["ProjectEvent", "State", "WriterLock"]
+
+_MAX_OBJECT_ID = 65535
+_LOCK_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectEvent:
+    """What listeners of a project are told.
+
+    Attributes
+    ----------
+    kind : str
+        ``"pixels"`` (with provenance), ``"provenance"`` alone, ``"catalog"`` (objects,
+        layers, expressions) or ``"history"`` (what can be undone).
+    layer_id : int or None
+        The layer.
+    start, stop : int
+        The frames ``start <= t < stop``.
+    """
+
+    kind: str
+    layer_id: int | None = None
+    start: int = 0
+    stop: int = 0
+
+
+class WriterLock:
+    """Holds a project for writing: one process at a time.
+
+    The lock lies on ``writer/zarr.json``, an empty zarr group (so that zarr's readers know
+    what it is) whose attributes name the process that holds it. The system releases the lock
+    when that process ends, however it ends.
+
+    Parameters
+    ----------
+    project : Path
+        The project's folder.
+
+    Raises
+    ------
+    ProjectError
+        Another process, or this one, has the project open for writing.
+    StorageError
+        The folder cannot be written to.
+    """
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        self._lock = FileLock(project / "writer" / "zarr.json")
+        try:
+            self._lock.path.parent.mkdir(exist_ok=True)
+            mine = self._lock.acquire()
+        except OSError as error:
+            raise failed(error, project) from error
+        if not mine:
+            holder = self._holder()
+            raise ProjectError(f"{project} is open for writing in {holder}; close it there first.")
+        # Written in place, padded to one size: a kill must not leave half a document.
+        who = {"pid": os.getpid(), "host": socket.gethostname()}
+        document = {"zarr_format": 3, "node_type": "group", "attributes": who}
+        try:
+            self._lock.write(json.dumps(document).encode().ljust(_LOCK_BYTES))
+        except OSError as error:
+            self.release()
+            raise failed(error, project) from error
+
+    def release(self) -> None:
+        """Let others write; further calls do nothing."""
+        self._lock.release()
+
+    def check(self) -> None:
+        """Raise a `StorageError` where what is written would land elsewhere."""
+        if self._lock.in_place():
+            return
+        if not self._lock.path.exists():
+            raise failed(FileNotFoundError(errno.ENOENT, "gone"), self._project)
+        raise StorageError(
+            f"Cannot write to {self._project}: another folder lies in its place; put the old one "
+            "back. Nothing in memory is lost."
+        )
+
+    def _holder(self) -> str:
+        try:
+            who = json.loads(read_regular(self._lock.path, _LOCK_BYTES))["attributes"]
+            if who["pid"] == os.getpid() and who["host"] == socket.gethostname():
+                return "this program"
+            return f"another process (pid {int(who['pid'])} on {who['host']!s:.80})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+
+class _Saver:
+    """A thread that calls ``save()`` soon after `wake`, and again while it fails.
+
+    Parameters
+    ----------
+    save : callable
+        Writes what is dirty; raises where it could not.
+    interval : float
+        Seconds from a change until it is written.
+    retry : float
+        Seconds between tries while the disk refuses.
+
+    Attributes
+    ----------
+    error : StorageError or None
+        Why the last try failed; None when everything is written or on its way.
+    """
+
+    def __init__(
+        self, save: Callable[[], object], *, interval: float = 0.25, retry: float = 2.0
+    ) -> None:
+        self._save = save
+        self._interval = interval
+        self.retry = retry
+        self._wanted = threading.Event()
+        self._stopped = threading.Event()
+        self._hurried = threading.Event()
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.error: StorageError | None = None
+
+    def wake(self) -> None:
+        """Have what is dirty written soon; cheap enough for every stamp of a brush."""
+        if self._wanted.is_set() or self._stopped.is_set():
+            return
+        self._wanted.set()
+        if self._thread is None:
+            with self._start_lock:
+                if self._thread is None:
+                    # A daemon: a forgotten project must not keep a program from ending.
+                    self._thread = threading.Thread(
+                        target=self._run, name="flowrvs-save", daemon=True
+                    )
+                    self._thread.start()
+
+    def hurry(self) -> None:
+        """Have it written now: much is waiting. A disk that refuses is not asked more often."""
+        self._hurried.set()
+        self.wake()
+
+    def stop(self) -> None:
+        """End the thread; what is still dirty is the caller's to save."""
+        self._stopped.set()
+        self._hurried.set()
+        self._wanted.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self.error is None:
+                self._hurried.wait(self._interval)
+            else:
+                self._stopped.wait(self.retry)
+            if self._stopped.is_set():
+                return
+            self._hurried.clear()
+            self._wanted.clear()
+            try:
+                self._save()
+                self.error = None
+            except Exception as error:
+                # Whatever it was: a thread that died of it would never write again.
+                told = _told(error)
+                if str(told) != str(self.error):  # the same trouble is told once
+                    self.error = told
+                self._wanted.set()
+
+
+def _told(error: Exception) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    told = StorageError(f"Not everything could be saved: {text} It is kept and tried again.")
+    told.__cause__ = error
+    return told
+
+
+class State:
+    """The state of an open project; what `History` and `LayerVolume` ask of it.
+
+    Locks are taken in one order: a layer's (`LayerVolume.lock`), then the document's
+    (`lock`), then the history's. A stroke with a new label takes all of them.
+
+    Parameters
+    ----------
+    path : Path
+        The project's folder.
+    document : Document
+        What it knows besides pixels.
+    writer : WriterLock or None
+        None for a project that is open for reading only.
+
+    Attributes
+    ----------
+    path, document
+        As above.
+    lock : RLock
+        The document's.
+    shape : tuple of 3 int
+        Of the video.
+    history : History
+        What was done.
+    volumes : dict of int to LayerVolume
+        By layer id; those of removed layers stay, should the removal be undone.
+    """
+
+    def __init__(self, path: Path, document: Document, writer: WriterLock | None) -> None:
+        self.path = path
+        self.document = document
+        self.lock = threading.RLock()
+        video = document.video
+        self.shape = (video.frame_count, video.height, video.width)
+        self.volumes: dict[int, LayerVolume] = {}
+        self._writer = writer
+        self._closed = False
+        self._opened = False
+        self._dirty = False
+        self._batches = 0
+        self._listeners: dict[object, Callable[[ProjectEvent], None]] = {}
+        self._tracks = Tracks(path, video.frame_count)
+        self._saver = _Saver(self._save_all)
+        # A second one: frames may take their time, the journal must not wait for them.
+        self._scribe = _Saver(self._journalise, interval=0.2)
+        journal = Journal(path, self.shape, writable=writer is not None)
+        try:
+            self.history = History(self, journal)
+            self._load()
+        except BaseException:
+            journal.close()  # a file that stays open keeps out who tries again
+            raise
+        self._opened = True
+
+    def _load(self) -> None:
+        for layer in self.document.layers:
+            self._open_layer(layer)
+        for record in self.document.objects.values():
+            self._tracks.open(record.id)
+            volume = self.volumes[record.layer]
+            volume.frames.attach(record.id)
+            if self._tracks.provenance[record.id].damaged:
+                volume.frames.restore(record.id)
+                self.history.damaged(
+                    f"Who drew {record.name!r} could not be read: all that is seen of it counts "
+                    "as a person's now."
+                )
+        if self.document.damage:
+            more = len(self.document.damage) - 1
+            rest = f" and {more} more" if more else ""
+            self.history.damaged(
+                f"{self.path / 'zarr.json'} holds {self.document.damage[0]}{rest}; it was left out."
+            )
+        if self._writer is not None:
+            self._replay()
+
+    # -- whether it can be used ----------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        """False for a project that was opened for reading only, or closed."""
+        return self._writer is not None and not self._closed
+
+    @property
+    def closed(self) -> bool:
+        """True after `let_go`."""
+        return self._closed
+
+    def check_open(self) -> None:
+        """Raise a `ProjectError` where the project was closed."""
+        if self._closed:
+            raise ProjectError(f"{self.path} was closed; open it again.")
+
+    def check_writable(self) -> None:
+        """Raise a `ProjectError` where the project cannot be changed."""
+        self.check_open()
+        if self._writer is None:
+            raise ProjectError(f"{self.path} is open for reading only; open it for writing.")
+
+    def check_there(self) -> None:
+        """Raise a `StorageError` where the folder is gone: writing would make half a new one."""
+        if self._writer is not None:
+            self._writer.check()
+        elif not self.path.exists():
+            raise StorageError(f"{self.path} has vanished; put it back.")
+
+    def check_range(self, start: int, stop: int) -> None:
+        """Raise a `ProjectError` for frames that the video does not have."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise ProjectError(
+                f"Frames {start} to {stop - 1} are not all in the video, which has 0 to "
+                f"{self.shape[0] - 1}."
+            )
+
+    # -- telling others ------------------------------------------------------------------
+
+    def connect(self, callback: Callable[[ProjectEvent], None]) -> Callable[[], None]:
+        """Call `callback` after every change, on the thread that made it.
+
+        Keep it short: it is called at every stamp of a brush.
+
+        Returns
+        -------
+        callable
+            Ends it.
+        """
+        key = object()
+        self._listeners[key] = callback
+
+        def disconnect() -> None:
+            self._listeners.pop(key, None)
+
+        return disconnect
+
+    def tell(self, kind: str, layer_id: int | None = None, start: int = 0, stop: int = 0) -> None:
+        """Tell the listeners."""
+        if self._listeners:
+            event = ProjectEvent(kind, layer_id, start, stop)
+            for callback in list(self._listeners.values()):
+                callback(event)
+
+    # -- what is there -------------------------------------------------------------------
+
+    def volume(self, layer_id: int) -> LayerVolume:
+        """Return a layer's pixels."""
+        self.check_open()
+        try:
+            return self.volumes[self.document.layers[layer_id].id]
+        except KeyError:
+            raise ProjectError(f"{self.path} has no layer {layer_id}.") from None
+
+    def volume_of(self, object_id: int) -> LayerVolume:
+        """Return the pixels of the layer that an object lives in."""
+        return self.volume(self.object(object_id).layer)
+
+    def object(self, object_id: int) -> ObjectRecord:
+        """Return an object, or raise a `ProjectError`."""
+        try:
+            return self.document.objects[object_id]
+        except KeyError:
+            raise ProjectError(f"{self.path} has no object {object_id}.") from None
+
+    def expression(self, exp_id: str) -> Expression:
+        """Return a sentence, or raise a `ProjectError`."""
+        try:
+            return self.document.expressions[exp_id]
+        except KeyError:
+            raise ProjectError(f"{self.path} has no expression {exp_id!r}.") from None
+
+    def describe(self, object_ids: frozenset[int]) -> str:
+        """Name some objects."""
+        with self.lock:
+            known = (self.document.objects.get(i) for i in sorted(object_ids))
+            names = [repr(record.name) for record in known if record is not None]
+        if len(names) > 3:
+            return f"{', '.join(names[:2])} and {len(names) - 2} others"
+        return " and ".join(names) or "an object"
+
+    # -- changing the document -----------------------------------------------------------
+
+    def put(self, section: str, key: Any, value: Any, entry: Entry | None = None) -> None:
+        """Set or remove (None) a value of the document, as a part of a step."""
+        entry = entry or self.history.current()
+        with self.lock:
+            before = self.document.row(section, str(key))
+            self._place(section, key, value)
+            after = self.document.row(section, str(key))
+            if entry is not None and before != after:
+                entry.note(section, str(key), before, after)
+
+    def _place(self, section: str, key: Any, value: Any) -> None:
+        old = self.document.put(section, key, value)
+        if section == "layers" and value is not None and key not in self.volumes:
+            self._open_layer(key)
+        if section == "objects":
+            if old is not None and (value is None or value.layer != old.layer):
+                self.volumes[old.layer].frames.detach(key)
+            if value is not None:
+                # One that comes back has lost all pixels before it went.
+                self._tracks.open(key, new=True)
+                self.volumes[value.layer].frames.attach(key)
+                following = max(self.document.next_ids.get("object", 1), key + 1)
+                self.document.next_ids["object"] = following
+
+    def new_object(
+        self,
+        object_id: int,
+        name: str,
+        layer_id: int,
+        color: tuple[float, float, float] | None = None,
+        entry: Entry | None = None,
+    ) -> ObjectRecord:
+        """Make an object without pixels; the locks of its layer and the document are held."""
+        if object_id > _MAX_OBJECT_ID:
+            raise ProjectError(f"{self.path} holds {_MAX_OBJECT_ID} objects; begin a new project.")
+        if color is None:  # hues that stay far from each other however many there are
+            color = colorsys.hsv_to_rgb((object_id * 0.618034 + 0.25) % 1.0, 0.75, 0.95)
+        record = ObjectRecord(object_id, utf8(name), clipped(color), layer_id)
+        self.put("objects", object_id, record, entry)
+        self._dirty = True
+        return record
+
+    def new_layer_array(self, layer_id: int) -> None:
+        """Make the empty label volume of a layer."""
+        path = self.path / "layers" / str(layer_id)
+        create_array(path, self.shape, (1, *self.shape[1:]), "uint16", ("t", "y", "x"))
+
+    def claim(self, layer_id: int, ids: Iterable[int], entry: Entry) -> None:
+        """Make objects of labels that a person draws and that are new."""
+        with self.lock:
+            document, new = self.document, []
+            if layer_id not in document.layers:
+                raise ProjectError(f"Layer {layer_id} was removed; choose another one to draw in.")
+            for object_id in sorted(ids):
+                known = document.objects.get(object_id)
+                if known is None and object_id in document.removed:
+                    raise ProjectError(
+                        f"Label {object_id} was that of an object that was removed; choose "
+                        f"another label, the next free one is {self.next_label}."
+                    )
+                if known is None:
+                    new.append(object_id)
+                elif known.layer != layer_id:
+                    other = document.layers[known.layer].name
+                    raise ProjectError(
+                        f"Label {object_id} is {known.name!r} in the layer {other!r}; "
+                        f"choose another label here, the next free one is {self.next_label}."
+                    )
+            for object_id in new:
+                self.new_object(object_id, f"object {object_id}", layer_id, entry=entry)
+        if new:
+            self.tell("catalog")
+
+    @property
+    def next_label(self) -> int:
+        """The id that the next new object gets, free in every layer."""
+        return self.document.next_ids.get("object", 1)
+
+    # -- what the history asks for -------------------------------------------------------
+
+    def settle_strokes(self) -> None:
+        """Hand every change that is still being made to the history."""
+        for volume in list(self.volumes.values()):
+            volume.end_stroke()
+        self.settle()
+
+    def settle(self) -> None:
+        """Hand what strokes have changed so far to the history."""
+        for volume in list(self.volumes.values()):
+            volume.settle()
+
+    def turn_record(self, record: Record, back: bool, entry: Entry) -> None:
+        """Take one change out of force, or put it in force again."""
+        volume = self.volumes.get(record.layer)
+        if volume is None or record.stop > self.shape[0]:
+            raise DamagedError("a change of a layer or frame that is not there")
+        volume.turn(record, back, entry)
+        kind = "provenance" if record.role.is_range else "pixels"
+        self.tell(kind, record.layer, record.start, record.stop)
+
+    def turn_catalog(self, entry: Entry, back: bool, *, additions: bool) -> None:
+        """Undo or redo what was done to names: additions before pixels, removals after."""
+        if self._turn_rows(entry, back, additions=additions):
+            self.wake()
+            self.tell("catalog")
+
+    def _turn_rows(self, entry: Entry, back: bool, *, additions: bool) -> bool:
+        turned = False
+        with self.lock:
+            for section in SECTIONS if additions else reversed(SECTIONS):
+                for key, (before, after) in list(entry.catalog.get(section, {}).items()):
+                    have, want = (after, before) if back else (before, after)
+                    if (want is None) == additions or self.document.row(section, key) != have:
+                        continue
+                    try:
+                        value = None if want is None else self.document.from_row(section, want)
+                        self._place(section, plain_key(section, key), value)
+                    except (KeyError, TypeError, ValueError, AttributeError, ProjectError):
+                        self.history.damaged()
+                    turned = True
+            if turned:
+                self._drop_dangling()
+                self._dirty = True
+        return turned
+
+    def _drop_dangling(self) -> None:
+        """Let no sentence mean an object that is gone: it was added while that was undone."""
+        objects = self.document.objects.keys()
+        for key, expression in self.document.expressions.items():
+            if not expression.object_ids <= objects:
+                left = expression.object_ids & objects
+                kept = Expression(expression.exp_id, expression.text, left)
+                self.document.expressions[key] = kept
+
+    def steps_changed(self) -> None:
+        """Tell that the steps are others now."""
+        if self._writer is not None:
+            self.wake()
+        self.tell("history")
+
+    # -- saving --------------------------------------------------------------------------
+
+    @property
+    def storage_error(self) -> StorageError | None:
+        """Why the last write in the background failed; None while all is well."""
+        return self._saver.error
+
+    @property
+    def unsaved(self) -> int:
+        """Number of frames (and provenance chunks) that are not on the disk yet."""
+        return sum(volume.frames.dirty for volume in list(self.volumes.values()))
+
+    def wake(self) -> None:
+        """Have what changed written soon."""
+        self._scribe.wake()
+        self._saver.wake()
+
+    def hurry(self) -> None:
+        """Have it written now."""
+        self._saver.hurry()
+
+    def flush(self) -> None:
+        """Write everything that changed and wait until it is safe on the disk.
+
+        Raises
+        ------
+        StorageError
+            Something could not be written; it is kept and tried again by itself.
+        """
+        self.check_writable()
+        try:
+            self._save_all()
+        except StorageError:
+            self.wake()
+            raise
+
+    def _save_all(self) -> None:
+        trouble: StorageError | None = None
+        self.check_there()
+        self.settle()
+        safe = 0
+        try:
+            safe = self.history.commit()
+        except StorageError as error:
+            trouble = error  # what was drawn matters more than what can be undone
+        self._save_if_dirty()
+        for volume in list(self.volumes.values()):
+            volume.frames.flush()
+        self.history.flushed(safe)
+        if trouble is not None:
+            raise trouble
+
+    def _journalise(self) -> None:
+        self.check_there()
+        self.settle()
+        self.history.commit()
+
+    def before_pixels(self) -> None:
+        """Save the changes and the objects that pixels mean, which are written next."""
+        self.check_there()
+        self.settle()
+        with contextlib.suppress(StorageError):
+            self.history.commit()
+        self._save_if_dirty()
+
+    def frame_missing(self, layer_id: int, t: int) -> bool:
+        """Note that a frame is empty that should not be; False where that may be in order."""
+        if self._writer is None or not self._opened:  # others write, or the journal is read
+            return False
+        path = self.path / "layers" / str(layer_id)
+        self.history.damaged(f"Frame {t} is missing in {path}: what was drawn there is lost.")
+        return True
+
+    def save_later(self) -> None:
+        """Have the document written at the next flush."""
+        with self.lock:
+            self._dirty = True
+
+    def save(self) -> None:
+        """Write the document, unless `one_save` will."""
+        with self.lock:
+            self._dirty = True
+            if self._batches:
+                return
+            # Changes first: names without their pixels mean less than pixels without names.
+            with contextlib.suppress(StorageError):
+                self.history.commit()
+            try:
+                self.check_there()
+                save_document(self.path, self.document.to_attributes())
+            except StorageError:
+                self.wake()  # it tries again until it fits
+                raise
+            self._dirty = False
+
+    @contextlib.contextmanager
+    def one_save(self) -> Iterator[None]:
+        """Save once at the end, so that a kill leaves all of it or nothing."""
+        with self.lock:
+            self._batches += 1
+            try:
+                yield
+            finally:
+                self._batches -= 1
+            self.save()
+
+    @contextlib.contextmanager
+    def named_step(self, name: str) -> Iterator[None]:
+        """Make the changes of the document inside one saved step."""
+        with self.history.step(name):
+            with self.one_save():
+                yield
+        self.tell("catalog")
+
+    def _save_if_dirty(self) -> None:
+        with self.lock:
+            if self._dirty and not self._batches:
+                self.save()
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Write no frame until the end; painting goes on in memory."""
+        with contextlib.ExitStack() as still:
+            for _, volume in sorted(self.volumes.items()):
+                still.enter_context(volume.frames.flush_lock)
+            yield
+
+    def complete(self, copy: Path) -> dict[str, Any]:
+        """Write into a copy of the files what only the memory holds; return the attributes.
+
+        Call it within `still`. All of it is of one moment: pixels, provenance, areas, history
+        and names.
+        """
+        volumes = [volume for _, volume in sorted(self.volumes.items())]
+        with contextlib.ExitStack() as locked:
+            for volume in volumes:
+                locked.enter_context(volume.lock)
+            locked.enter_context(self.lock)
+            self.settle()
+            attributes = self.document.to_attributes()
+            waiting = [volume.frames.waiting() for volume in volumes]
+            write_journal = self.history.copy(copy, self.shape)
+        write_journal()
+        for volume, (frames, tracks) in zip(volumes, waiting, strict=True):
+            if frames:
+                path = copy / volume.frames.path.relative_to(self.path)
+                array = open_array(path, self.shape, "uint16", (1, *self.shape[1:]))
+                for t, frame in frames:
+                    array[t].write(frame).result()
+            for track in tracks:
+                track.write_at(copy / track.path.relative_to(self.path))
+        return attributes
+
+    def _replay(self) -> None:
+        """Do what a killed process had in its journal and perhaps not in its frames."""
+        steps = self.history.unsaved()
+        for entry in steps:  # names that were in the journal, and not in the document yet
+            self._turn_rows(entry, entry.state == "undone", additions=True)
+        for record in self.history.unflushed():
+            volume = self.volumes.get(record.layer)
+            if volume is None:
+                continue
+            try:
+                volume.replay(record)
+            except DamagedError:
+                self.history.damaged()
+            except ProjectError as error:  # its frame cannot be read; the others can
+                self.history.damaged(str(error))
+        for entry in steps:
+            self._turn_rows(entry, entry.state == "undone", additions=False)
+        for volume in self.volumes.values():
+            volume.frames.own()
+        if self._dirty or any(volume.frames.dirty for volume in self.volumes.values()):
+            self.wake()
+
+    def _open_layer(self, layer_id: int) -> None:
+        path = self.path / "layers" / str(layer_id)
+        array = self._label_array(path)
+        frames = LayerFrames(layer_id, array, path, self._tracks, self)
+        volume = LayerVolume(frames, self.history, self)
+        self.volumes[layer_id] = volume
+        for each in self.volumes.values():
+            each.frames.cache.share(len(self.volumes))
+
+    def _label_array(self, path: Path) -> Any:
+        chunk = (1, *self.shape[1:])
+        try:
+            return open_array(path, self.shape, "uint16", chunk)
+        except ProjectError:
+            chunks = next(path.glob("c.*"), None)
+            if self._writer is None or path.is_symlink() or described(path) or chunks is None:
+                raise
+        set_aside(path / "zarr.json")
+        self.history.damaged(f"{path / 'zarr.json'} was damaged and made anew.")
+        return create_array(path, self.shape, chunk, "uint16", ("t", "y", "x"), keep=True)
+
+    # -- the end -------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Write everything and let others in; a `StorageError` leaves the project open."""
+        if self._writer is not None:
+            self._seal(True)
+            try:
+                self._save_all()
+                self.history.close()
+            except BaseException:
+                self._seal(False)
+                raise
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let others in, whatever is not written."""
+        self._seal(True)
+        if self._writer is not None:
+            self._saver.stop()
+            self._scribe.stop()
+            self.history.let_go()
+            self._writer.release()
+        self._closed = True
+
+    def _seal(self, sealed: bool) -> None:
+        for volume in list(self.volumes.values()):
+            volume.frames.seal(sealed)
+
+
+def clipped(color: Iterable[float]) -> tuple[float, float, float]:
+    """Return a colour with red, green and blue within 0 to 1."""
+    red, green, blue = (min(1.0, max(0.0, float(c))) for c in color)
+    return red, green, blue
