@@ -99,6 +99,12 @@ class Bridge(QObject):
             self._kinds.clear()
 
 
+_GONE = (
+    "its folder was moved or deleted. What is in memory is not lost: put it back, or choose open > "
+    "save a copy of the project now."
+)
+
+
 class StorageWatch:
     """Tells of strokes that cannot be written, and once of anything else that is amiss.
 
@@ -106,24 +112,24 @@ class StorageWatch:
 
     Parameters
     ----------
-    folders : iterable of str
-        The projects, looked at each time.
+    projects : iterable of Project
+        Looked at each time.
     show : callable
         Shows what is wrong.
     """
 
-    def __init__(self, folders: Iterable[str], show: Callable[[Failure], None]) -> None:
-        self._folders = folders
+    def __init__(self, projects: Iterable[Project], show: Callable[[Failure], None]) -> None:
+        self._projects = projects
         self._show = show
         self._error: Exception | None = None
         self._noticed: set[tuple[Path, str]] = set()
 
     def check(self) -> None:
         """Look at every open project."""
-        found = [open_projects.get(folder) for folder in self._folders]
-        projects = [project for project in found if project is not None]
+        projects = [p for p in self._projects if open_projects.get(p.path) is p]
         for project in projects:
-            for notice in (project.history.notice, project.confidence_notice):
+            gone = "" if project.path.is_dir() else _GONE
+            for notice in (gone, project.history.notice, project.confidence_notice):
                 if notice and (project.path, notice) not in self._noticed:
                     self._noticed.add((project.path, notice))
                     self._show(Failure(f"{project.path.name}: {notice}", ""))

@@ -129,12 +129,14 @@ class Desk:
         """Take another project; its first object is chosen."""
         if project is self._project:
             return
+        before, self._object = self._object, None
         self._project = project
-        self._object = None
         self._span = None
         self.project_changed.emit(project)
         self.span_changed.emit(None)
         self.set_object(min(project.objects, default=None) if project is not None else None)
+        if before is not None and self._object is None:
+            self.object_changed.emit(None)  # nobody may go on showing the other project's
 
     def set_object(self, object_id: int | None) -> None:
         """Take another object of the project; an id without one means none."""

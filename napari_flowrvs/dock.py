@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from napari.layers import Image
 from napari.settings import get_settings
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
@@ -18,15 +20,17 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from flowrvs.errors import InputError
+from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.store import Project
 from napari_flowrvs.bridge import Bridge, StorageWatch
 from napari_flowrvs.correct.panel import CorrectPanel
+from napari_flowrvs.desk import Desk
 from napari_flowrvs.export.panel import show_export
 from napari_flowrvs.find.panel import FindPanel
-from napari_flowrvs.find.presenter import Prompt, SegmenterFactory, Written, load_segmenter
+from napari_flowrvs.find.presenter import Prompt, SegmenterFactory, Stray, Written, load_segmenter
 from napari_flowrvs.footer import Footer
 from napari_flowrvs.job import Phase, Runner
+from napari_flowrvs.layers import as_video, no_video
 from napari_flowrvs.objects.panel import ObjectsPanel
 from napari_flowrvs.opening.panel import VideoHead
 from napari_flowrvs.projects import open_projects
@@ -74,17 +78,20 @@ class SegmentDock(QWidget):
         self.link = ViewerLink(napari_viewer, self.session.desk, self.bridge, self._turn)
         self.commands = Commands(napari_viewer)
         self.strip = ProvenanceStrip(self.session.strip)
+        self._running: Any = None  # the layer of the video that a run is about
+        self._taken: Any = None  # labels that are being taken over
         self._build(Recent() if recent is None else recent)
         self._connect()
         self.head.refresh()
+        self.link.begin()
         self._on_theme()
-        self.watch = StorageWatch(self.link.projects_shown, self.footer.show_failure)
+        self.watch = StorageWatch(self.link.projects, self.footer.show_failure)
         watching = QTimer(self)
         watching.timeout.connect(self.watch.check)
         watching.start(_WATCH_MS)
         # What must happen when the widget has gone cannot be asked of the widget.
         self._place = {"docked": False}
-        self.destroyed.connect(_closer(self.session, self.link.projects_shown, self._place))
+        self.destroyed.connect(_closer(self.session, self.link, self._place))
 
     def _build(self, recent: Recent) -> None:
         session, commands = self.session, self.commands
@@ -93,7 +100,7 @@ class SegmentDock(QWidget):
         progress = self.footer.progress
         self.head = VideoHead(self.link, session.opener, session.desk, commands, progress)
         self.find = FindPanel(session.segment, session.models, recent, commands, progress)
-        self.find.project_for = self.link.project_for
+        self.find.home = self._home
         self.find.check_free = self._check_free
         self.objects = ObjectsPanel(session.objects, commands.attempt)
         self.review = ReviewPanel(session.review, commands)
@@ -141,8 +148,12 @@ class SegmentDock(QWidget):
         session.segment.begun.connect(self._on_begun)
         session.review.fix_requested.connect(link.take_brush)
         session.objects.brush_requested.connect(link.take_brush)
+        session.desk.project_changed.connect(self._on_project)
         link.labels_removed.connect(self._close_unused)
-        link.stray_chosen.connect(self._on_stray)
+        link.stray_changed.connect(self._on_stray)
+        self.find.use_button.clicked.connect(self._use_as_video)
+        self.find.take_button.clicked.connect(self._take_over)
+        link.viewer.layers.selection.events.active.connect(self._on_layer)
         link.viewer.events.theme.connect(self._on_theme)
         get_settings().appearance.events.font_size.connect(self._on_theme)
 
@@ -156,23 +167,50 @@ class SegmentDock(QWidget):
         self.session.motion.set_source(source)
         self.correct.show_span()
 
+    def _on_project(self, project: Project | None) -> None:
+        self.footer.problem.clear()  # it was about another one
+        if project is not None:
+            self.find.sentences.offer(tuple(said.text for said in project.expressions.values()))
+
+    def _home(self) -> str | None:
+        project = self.link.project_of(self.head.layer)
+        return None if project is None else str(project.path)
+
     def _close_unused(self) -> None:
         """Let go of the projects whose layers were removed, once no job writes to them."""
         if self.session.segment.job.busy or self.session.steps.busy:
             return
-        for folder in self.link.unused():
-            project = open_projects.get(folder)
-            if project is not None:
-                open_projects.close(project)
-        self.link.forget_closed()
+        self.commands.attempt(self.link.release_unused)
 
     def _on_stray(self, layer: Any) -> None:
         """Say it when somebody is about to draw where nothing keeps it."""
-        if self.link.videos() and not self.session.stoppable():
+        known = layer is not None and self.head.layer is not None
+        stray = partial(_stray, layer, self.session.desk) if known else None
+        self.find.set_stray(stray, "" if layer is None else str(layer.name))
+        if known and not self.session.stoppable():
             self.footer.progress.say(
                 f"The layer {layer.name!r} is not part of a project: nothing here works on it, "
-                "and nobody saves it. Draw by hand, on the page Find, makes a layer that is."
+                "and nobody saves it. On the page Find, Take over copies it into the project, and "
+                "Draw by hand makes a layer that is."
             )
+
+    def _take_over(self) -> None:
+        self._taken = self.link.viewer.layers.selection.active
+        self.find.take_over()
+
+    def _on_layer(self, _event: Any = None) -> None:
+        """Say it when the layer that was chosen looks like a video and is none."""
+        layer = self.link.viewer.layers.selection.active
+        self.find.show_hint(no_video(layer) if isinstance(layer, Image) else None)
+
+    def _use_as_video(self) -> None:
+        """Put a layer of frames, height and width in the place of the chosen one."""
+        layer = self.link.viewer.layers.selection.active
+        found = no_video(layer) if isinstance(layer, Image) else None
+        if found is not None and found.axis is not None:
+            made = as_video(layer, self.find.index.value() - 1)
+            self.link.remove(layer)
+            self.link.add(made)
 
     # -- a run ---------------------------------------------------------------------------
 
@@ -183,16 +221,24 @@ class SegmentDock(QWidget):
     def _on_phase(self, phase: Phase) -> None:
         if phase is Phase.RUNNING:
             self.footer.problem.clear()
+            self._running = self.head.layer
 
     def _on_idle(self, idle: bool) -> None:
         self.head.videos.native.setEnabled(idle)
         if idle:
+            self._taken = None
             self._close_unused()
 
     def _on_prompted(self, project: Project, prompts: tuple[Prompt, ...]) -> None:
-        made = self.link.show_prompts(project, prompts, self.head.layer)
-        if made:
-            self.link.viewer.layers.selection.active = made[0]
+        link, video = self.link, self._running
+        link.note_home(video, project)
+        first = not link.project_layers(project)
+        link.viewer.layers.selection.active = link.show_layer(project, prompts[0].layer_id, video)
+        if self._taken is not None:
+            self._taken.visible = False  # its masks are the project's now
+            self._taken = None
+        if first or len(prompts) > 1:
+            link.show_project(project, video)
         self.session.desk.catalog_changed.emit()
 
     def _on_written(self, project: Project | None, written: Written) -> None:
@@ -264,23 +310,28 @@ class SegmentDock(QWidget):
         self.footer.close_all()
         self.bridge.close()
         self.link.let_go()
-        self.head.close_all()
         self.find.close_all()
         self.session.close()
 
 
-def _closer(session: Session, shown: set[str], place: dict[str, bool]) -> Callable[..., None]:
+def _stray(layer: Any, desk: Desk) -> Stray:
+    return Stray(str(layer.name), layer.data, desk.frame)
+
+
+def _closer(session: Session, link: ViewerLink, place: dict[str, bool]) -> Callable[..., None]:
     """Return what to do once the widget has gone."""
+    projects, holder = link.projects, link.holder
 
     def close(_: Any = None) -> None:
         _closing.discard(close)
         session.close(1.0)
         if not place["docked"]:
             return  # only the dock was closed: the viewer goes on showing the layers
-        for folder in shown:
-            project = open_projects.get(folder)
-            if project is not None:
-                open_projects.close(project)
+        for project in projects:
+            try:
+                open_projects.release(project, holder)
+            except FlowRVSError:
+                continue  # it stays open: another attempt is made when Python ends
 
     _closing.add(close)
     return close

@@ -235,5 +235,5 @@ class Job:
         self._token.cancel()
         task, self._task = self._task, None
         ended = task is None or task.wait(timeout)
-        self._phase = Phase.IDLE
+        self._set_phase(Phase.IDLE)
         return ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.data.mevis import MevisSplit
-from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.errors import DatasetError, FlowRVSError, InputError
 from flowrvs.masks import rle
 from flowrvs.store import LabelsArray, Project
 from flowrvs.video import Video, open_video
@@ -22,8 +23,11 @@ from napari_flowrvs.source import ShownVideo, VideoSource
 
 __all__ = [
     "LayerTuple",
+    "NoVideo",
+    "as_video",
     "label_layer",
     "layers_of",
+    "no_video",
     "object_colors",
     "project_home",
     "project_layers",
@@ -93,7 +97,9 @@ def project_layers(project: Project, note: Callable[[str], None] = _silent) -> l
     layers = []
     video = _find_video(project, note)
     if video is not None:
-        layers.append(video_layer(video))
+        shown = video_layer(video)
+        shown[1]["metadata"][KEY]["home"] = str(project.path)
+        layers.append(shown)
     layers += [label_layer(project, layer_id) for layer_id in project.layers]
     if not layers:
         note(f"{project.path.name} has no layers, and its video was not found.")
@@ -277,22 +283,100 @@ def layers_of(
     return [video_layer(open_video(path))]
 
 
+@dataclass(frozen=True, slots=True)
+class NoVideo:
+    """Why an image layer is no video, and how one could be made of it.
+
+    Attributes
+    ----------
+    reason : str
+        One line for the user.
+    axis : int or None
+        The axis of which one index is a video; the last one of ``(y, x, frame)`` stands for
+        the frames. None where nothing can be done.
+    count : int
+        How many indices there are to choose from; 1 where there is no choice.
+    """
+
+    reason: str
+    axis: int | None = None
+    count: int = 1
+
+
+def no_video(layer: Any) -> NoVideo | None:
+    """Say why an image layer is no video; None for one that is."""
+    name = f"The layer {str(layer.name)!r}"
+    if getattr(layer, "multiscale", False):
+        return NoVideo(f"{name} has several resolutions: use the finest one as the video.", -1)
+    shape = tuple(int(n) for n in layer.data.shape)
+    if layer.rgb:
+        shape = shape[:-1]
+    if 0 in shape or len(shape) < 3:
+        return NoVideo(f"{name} is one picture, and a video has frames: open a video.")
+    if len(shape) > 4:
+        return NoVideo(f"{name} has {len(shape)} axes {shape}: a video has frames, height, width.")
+    if len(shape) == 4:
+        axis = 1 + int(np.argmin(shape[1:]))
+        return NoVideo(
+            f"{name} has four axes {shape}, and a video three: use one of {shape[axis]} channels "
+            "or planes as the video.",
+            axis,
+            shape[axis],
+        )
+    if not layer.rgb and 4 * shape[2] < min(shape[:2]):
+        return NoVideo(f"{name} seems to have its frames last {shape}: put them first.", 2)
+    if not _runs_in_time(layer):
+        return NoVideo(
+            f"{name} is turned or sheared through time, which no mask can follow: reset its "
+            "rotation, shear and affine of the first axis."
+        )
+    return None
+
+
+def _runs_in_time(layer: Any) -> bool:
+    """True when the first axis alone, of data and of the world, is the time."""
+    origin = np.array(layer.data_to_world((0, 0, 0)))
+    axes = np.stack([np.array(layer.data_to_world(unit)) - origin for unit in np.eye(3)], axis=1)
+    mixed = np.abs([*axes[0, 1:], *axes[1:, 0]])
+    return bool(mixed.max() <= 1e-6 * np.abs(axes).max())
+
+
+def as_video(layer: Any, index: int = 0) -> LayerTuple:
+    """Return a layer of frames, height and width made of one that `no_video` tells of."""
+    found = no_video(layer)
+    if found is None or found.axis is None:
+        raise InputError("There is no video in this layer.")
+    data, axes = layer.data[0] if layer.multiscale else layer.data, [*range(layer.ndim)]
+    if not layer.multiscale:
+        data = data if isinstance(data, np.ndarray) else da.asarray(data)
+        if len(axes) == 3:  # frames last
+            data, axes = np.moveaxis(data, 2, 0), [2, 0, 1]
+        else:
+            data = data[(slice(None),) * found.axis + (index,)]
+            axes.remove(found.axis)
+    name = f"{layer.name} {index + 1} of {found.count}" if found.count > 1 else str(layer.name)
+    meta = {
+        "name": name,
+        "rgb": layer.rgb,
+        "axis_labels": AXES,
+        "scale": layer.scale[axes],
+        "translate": layer.translate[axes],
+    }
+    return data, meta, "image"
+
+
 def source_of(layer: Any) -> VideoSource | None:
     """Return the video that an image layer shows; None for one that is not a video.
 
     A layer read by this plugin is opened again by its path; of any other layer the array
     is used, as it is shown.
     """
-    if getattr(layer, "multiscale", False) or getattr(layer, "ndim", 0) != 3:
-        return None
-    shape = layer.data.shape
-    channels = shape[3:] if layer.rgb else ()
-    if len(shape) != 3 + len(channels) or 0 in shape:
+    if no_video(layer) is not None:
         return None
     about = layer.metadata.get(KEY)
     path = about.get("video") if isinstance(about, dict) else None
     array = None if path else layer.data
-    return VideoSource(str(layer.name), int(shape[0]), path, array)
+    return VideoSource(str(layer.name), int(layer.data.shape[0]), path, array)
 
 
 def project_home(layer: LayerTuple) -> tuple[str, int] | None:

@@ -104,6 +104,11 @@ class ProjectLabels(Labels):
         """Return the colours that are shown; a person may have chosen napari's own."""
         return getattr(self.colormap, "color_dict", {})
 
+    @property
+    def shows_objects(self) -> bool:
+        """True when objects, or some that there were, have colours here."""
+        return len(self._colors()) > 2
+
     def show_objects(self) -> None:
         """Take the objects of the project in their colours; nothing is drawn in vain."""
         colors = object_colors(self.project, self.layer_id)

@@ -19,20 +19,31 @@ __all__ = ["Projects", "open_projects"]
 
 
 class Projects:
-    """Open projects by folder; every method may be called from any thread."""
+    """Open projects by folder; every method may be called from any thread.
+
+    Opening and closing take a while: nobody waits for that who only asks what is open.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._open: dict[Path, Project] = {}
+        self._changing: dict[Path, threading.RLock] = {}
+        self._holders: dict[Path, set[object]] = {}
 
     @staticmethod
     def _key(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser().resolve()
 
+    def _turn(self, key: Path) -> threading.RLock:
+        """Return the lock of those who open or close a folder."""
+        with self._lock:
+            return self._changing.setdefault(key, threading.RLock())
+
     def get(self, path: str | os.PathLike[str]) -> Project | None:
         """Return the project of `path` when it is open."""
+        key = self._key(path)
         with self._lock:
-            return self._open.get(self._key(path))
+            return self._open.get(key)
 
     def open(self, path: str | os.PathLike[str]) -> Project:
         """Return the project of `path`, opening it when it is not.
@@ -43,10 +54,12 @@ class Projects:
             There is no project that can be read.
         """
         key = self._key(path)
-        with self._lock:
-            project = self._open.get(key)
+        with self._turn(key):
+            project = self.get(key)
             if project is None:
-                project = self._open[key] = Project.open(key)
+                project = Project.open(key)
+                with self._lock:
+                    self._open[key] = project
             return project
 
     def ensure(self, path: str | os.PathLike[str], video: VideoInfo) -> Project:
@@ -58,33 +71,49 @@ class Projects:
             The folder belongs to another video, or is no project.
         """
         key = self._key(path)
-        with self._lock:
-            if key not in self._open and not key.exists():
-                self._open[key] = Project.create(key, video)
+        with self._turn(key):
+            if self.get(key) is None and not key.exists():
+                made = Project.create(key, video)
+                with self._lock:
+                    self._open[key] = made
             project = self.open(key)
         project.check_video(video)
         return project
 
-    def close(self, project: Project) -> None:
-        """Flush and close `project`; a second call does nothing."""
+    def hold(self, project: Project, holder: object) -> None:
+        """Note that somebody, a viewer for instance, shows a project."""
         with self._lock:
-            for key, known in list(self._open.items()):
-                if known is project:
-                    del self._open[key]
-                    known.close()
+            self._holders.setdefault(self._key(project.path), set()).add(holder)
 
-    def flush(self) -> None:
-        """Write what every open project still holds in memory."""
+    def release(self, project: Project, holder: object) -> None:
+        """Note that `holder` shows it no more; the last one closes it."""
+        key = self._key(project.path)
         with self._lock:
-            known = list(self._open.values())
-        for project in known:
-            project.flush()
+            holders = self._holders.get(key, set())
+            holders.discard(holder)
+            left = bool(holders)
+        if not left:
+            self.close(project)
+
+    def close(self, project: Project) -> None:
+        """Flush and close `project`; a second call does nothing.
+
+        It stays known when that fails, so that what is in memory can still be saved.
+        """
+        key = self._key(project.path)
+        with self._turn(key):
+            if self.get(key) is project:
+                project.close()
+                with self._lock:
+                    self._open.pop(key, None)
+                    self._holders.pop(key, None)
 
     def close_all(self) -> None:
         """Flush and close all of them; one that fails does not keep the others open."""
         with self._lock:
             known = list(self._open.values())
             self._open.clear()
+            self._holders.clear()
         for project in known:
             try:
                 project.close()

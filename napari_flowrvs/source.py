@@ -17,7 +17,10 @@ import platformdirs
 
 from flowrvs.video import Video, open_video
 
-__all__ = ["ShownVideo", "VideoSource", "default_project"]
+__all__ = ["ShownVideo", "VideoSource", "default_project", "existing_project"]
+
+#: Arrays of no more bytes are told apart by all of their pixels.
+_HASHED = 2**31
 
 Picture = npt.NDArray[np.uint8]
 
@@ -142,30 +145,43 @@ def default_project(source: VideoSource, data_dir: str | os.PathLike[str] | None
 
     It lies beside a file or folder as ``<stem>.flowrvs``. Arrays, and videos in a place
     that cannot be written, get a folder in the user's data directory, named after the
-    layer and its content: it reads three frames, so call it from a worker.
+    layer and the content; an array whose layer was renamed is known by its content. That is
+    read for it, so call it from a worker.
     """
-    if source.path is not None:
-        path = Path(source.path).expanduser().resolve()
-        stem = path.name if path.is_dir() else path.stem
-        if os.access(path.parent, os.W_OK):
-            return path.with_name(f"{stem}.flowrvs")
-        digest = hashlib.sha256(str(path).encode()).hexdigest()
-        name = stem
-    else:
-        digest = _digest(source.array)
-        name = source.name
     base = Path(
         platformdirs.user_data_dir("napari-flowrvs", appauthor=False)
         if data_dir is None
         else data_dir
     )
+    if source.path is not None:
+        path = Path(source.path).expanduser().resolve()
+        name = path.name if path.is_dir() else path.stem
+        if os.access(path.parent, os.W_OK):
+            return path.with_name(f"{name}.flowrvs")
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    else:
+        name, digest = source.name, _digest(source.array)
+        for known in sorted(base.glob(f"*-{digest}.flowrvs")):
+            return known
     safe = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "video"
-    return base / f"{safe}-{digest[:8]}.flowrvs"
+    return base / f"{safe}-{digest}.flowrvs"
+
+
+def existing_project(source: VideoSource) -> Path | None:
+    """Return the default project of a video where there is one; from a worker, too."""
+    if source.path is None:
+        base = Path(platformdirs.user_data_dir("napari-flowrvs", appauthor=False))
+        if next(base.glob("*.flowrvs"), None) is None:
+            return None  # nobody's frames are computed for nothing
+    folder = default_project(source)
+    return folder if folder.is_dir() else None
 
 
 def _digest(array: Any) -> str:
-    count = len(array)
+    """Tell arrays apart: by all that is in memory, of anything else by some frames."""
     digest = hashlib.sha256(repr((tuple(array.shape), str(array.dtype))).encode())
-    for index in sorted({0, count // 2, count - 1} if count else ()):
-        digest.update(np.ascontiguousarray(np.asarray(array[index])).tobytes())
-    return digest.hexdigest()
+    count = len(array)
+    whole = isinstance(array, np.ndarray) and array.nbytes <= _HASHED
+    for index in range(count) if whole else sorted({i * (count - 1) // 31 for i in range(32)}):
+        digest.update(np.ascontiguousarray(np.asarray(array[index])).data)
+    return digest.hexdigest()[:12]

@@ -5,7 +5,8 @@ The one file that listens to napari's viewer, and that changes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,18 +14,22 @@ from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 from psygnal import Signal
+from qtpy.QtCore import QTimer
 
 from flowrvs.store import Project
 from napari_flowrvs.bridge import Bridge
 from napari_flowrvs.desk import Changed, Desk
-from napari_flowrvs.find.presenter import Prompt, Written
-from napari_flowrvs.layers import KEY, LayerTuple, label_layer, source_of
+from napari_flowrvs.find.presenter import Written
+from napari_flowrvs.layers import KEY, LayerTuple, label_layer, no_video, source_of
 from napari_flowrvs.project_labels import ProjectLabels, make_layer
 from napari_flowrvs.projects import open_projects
-from napari_flowrvs.source import ShownVideo, VideoSource
+from napari_flowrvs.source import ShownVideo
 from napari_flowrvs.transport.prefetch import Reader
 
-__all__ = ["ViewerLink"]
+__all__ = ["ViewerLink", "home_of"]
+
+#: So many layers are added at once; napari is slow with more.
+_MANY = 20
 
 
 class ViewerLink:
@@ -44,10 +49,14 @@ class ViewerLink:
 
     #: The list of videos may have changed.
     videos_changed = Signal()
+    #: A video was added: its layer.
+    video_added = Signal(object)
+    #: A video, or labels of a project, were chosen: the layer of the video, None if not here.
+    video_seen = Signal(object)
     #: A labels layer was removed.
     labels_removed = Signal()
-    #: Labels were chosen that belong to no project: the layer.
-    stray_chosen = Signal(object)
+    #: Another layer was chosen; it is one of labels that belong to no project, or None.
+    stray_changed = Signal(object)
 
     def __init__(
         self, viewer: Viewer, desk: Desk, bridge: Bridge, turn: Callable[[bool], object]
@@ -57,19 +66,35 @@ class ViewerLink:
         self.bridge = bridge
         self._turn = turn
         self._active: ProjectLabels | None = None
-        #: Project folders that layers of the viewer belong to, or did.
-        self.projects_shown: set[str] = set()
-        viewer.layers.events.inserted.connect(self._on_inserted)
-        viewer.layers.events.removed.connect(self._on_removed)
-        viewer.layers.events.reordered.connect(self._on_videos)
-        viewer.layers.selection.events.active.connect(self._on_active)
-        viewer.dims.events.current_step.connect(self._on_step)
+        self._video: Image | None = None  # that is chosen in the dock
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._next = QTimer()
+        self._next.setSingleShot(True)
+        self._next.timeout.connect(self._go_on)
+        self._withdrawn: set[tuple[Project, int]] = set()
+        #: Projects that layers of the viewer belong to, or did, each held open for `holder`.
+        self.projects: set[Project] = set()
+        self.holder = object()
+        self._heard: tuple[tuple[Any, Callable[[Any], None]], ...] = (
+            (viewer.layers.events.inserted, self._on_inserted),
+            (viewer.layers.events.removed, self._on_removed),
+            (viewer.layers.events.reordered, self._on_videos),
+            (viewer.layers.selection.events.active, self._on_active),
+            (viewer.dims.events.current_step, self._on_step),
+        )
+        for event, hear in self._heard:
+            event.connect(hear)
         desk.frame_requested.connect(self.show_frame)
         desk.object_requested.connect(self._show_object)
         desk.contents_changed.connect(self._on_contents)
         desk.catalog_changed.connect(self._on_catalog)
         for layer in viewer.layers:
             self._watch(layer)
+
+    def begin(self) -> None:
+        """Tell of what was there before anybody listened."""
+        for _, layer in self.videos():
+            self.video_added.emit(layer)
         self._on_active()
         self._on_step()
 
@@ -79,19 +104,29 @@ class ViewerLink:
         if isinstance(layer, Image):
             layer.events.name.connect(self._on_videos)
             layer.events.data.connect(self._on_videos)
+            for event in _moves(layer):
+                event.connect(self._on_moved)
         elif isinstance(layer, ProjectLabels):
-            self.projects_shown.add(str(layer.project.path))
+            self.projects.add(layer.project)
+            open_projects.hold(layer.project, self.holder)
             layer.turn = self._turn
 
     def _unwatch(self, layer: Layer) -> None:
         if isinstance(layer, Image):
             layer.events.name.disconnect(self._on_videos)
             layer.events.data.disconnect(self._on_videos)
+            for event in _moves(layer):
+                event.disconnect(self._on_moved)
         elif isinstance(layer, ProjectLabels):
             layer.turn = None
 
     def let_go(self) -> None:
         """Leave the layers to themselves: their undo stays the project's."""
+        self._waiting.clear()
+        for event, hear in self._heard:
+            event.disconnect(hear)
+        self._heard = ()
+        self._leave_active()
         for layer in self.viewer.layers:
             self._unwatch(layer)
 
@@ -101,6 +136,8 @@ class ViewerLink:
     def _on_inserted(self, event: Any) -> None:
         self._watch(event.value)
         self.videos_changed.emit()
+        if isinstance(event.value, Image) and source_of(event.value) is not None:
+            self.video_added.emit(event.value)
 
     def _on_removed(self, event: Any) -> None:
         self._unwatch(event.value)
@@ -108,20 +145,35 @@ class ViewerLink:
             self.labels_removed.emit()
         self.videos_changed.emit()
 
+    def _on_moved(self, event: Any) -> None:
+        """Keep masks where their video is, however it is moved, turned or sheared."""
+        video = event.source
+        project = self.project_of(video)
+        found = no_video(video)
+        if found is not None:
+            show_info(found.reason)
+        for layer in self.project_layers(project) if found is None else ():
+            for name, value in placement(video).items():
+                setattr(layer, name, value)
+
     # -- what the viewer says ------------------------------------------------------------
 
     def _on_active(self, _event: Any = None) -> None:
         layer = self.viewer.layers.selection.active
-        if isinstance(layer, Labels) and KEY not in layer.metadata:
-            self.stray_chosen.emit(layer)
-        if not isinstance(layer, ProjectLabels) or layer is self._active:
+        self.stray_changed.emit(layer if type(layer) is Labels and not is_aid(layer) else None)
+        if isinstance(layer, Image) and source_of(layer) is not None:
+            self.video_seen.emit(layer)
+        if not isinstance(layer, ProjectLabels):
             self.forget_closed()
+            return
+        if layer is self._active and layer.project is self.desk.project:
             return
         self._leave_active()
         self._active = layer
         layer.events.selected_label.connect(self._on_label)
         layer.events.labels_update.connect(self._on_painted)
         self.desk.set_project(layer.project)
+        self.video_seen.emit(self.video_of(layer.project))
         self._on_label()
         self._on_step()
 
@@ -139,15 +191,27 @@ class ViewerLink:
         if self._active is not None and self._active not in self.viewer.layers:
             self._leave_active()
 
-    def _on_label(self, _event: Any = None) -> None:
+    def follow(self, video: Image | None) -> None:
+        """Turn to a video that was chosen: to its project, if its masks are shown."""
+        self._video = video
         project = self.desk.project
-        if self._active is not None and project is not None:
-            label = int(self._active.selected_label)
+        if video is None or (project is not None and self.video_of(project) in (None, video)):
+            return
+        if isinstance(self.viewer.layers.selection.active, ProjectLabels):
+            # What is drawn with next must not be another video's.
+            self.viewer.layers.selection.active = video
+        self._leave_active()
+        self.desk.set_project(self.project_of(video))
+
+    def _on_label(self, _event: Any = None) -> None:
+        layer, project = self._active, self.desk.project
+        if layer is not None and project is layer.project:
+            label = int(layer.selected_label)
             if label in project.objects:  # 0 and new labels are no reason to lose the object
                 self.desk.set_object(label)
 
     def _on_painted(self, _event: Any = None) -> None:
-        if self._active is not None:
+        if self._active is not None and self.desk.project is self._active.project:
             self.bridge.painted(self._active.layer_id)
             self._on_label()
 
@@ -164,10 +228,10 @@ class ViewerLink:
 
     def _reference(self) -> Any:
         """Return a layer whose first axis is the time; None where there is none."""
-        if self._active is not None and self._active in self.viewer.layers:
-            return self._active
-        videos = self.videos()
-        return videos[0][1] if videos else None
+        for layer in (self._active, self._video):
+            if layer is not None and layer in self.viewer.layers:
+                return layer
+        return None
 
     def videos(self) -> list[tuple[str, Image]]:
         """Return the layers that are videos, by name, topmost first."""
@@ -185,6 +249,27 @@ class ViewerLink:
             if isinstance(layer, ProjectLabels) and layer.project is project
         ]
 
+    def video_of(self, project: Project) -> Image | None:
+        """Return the layer that shows the video of a project; None where none does."""
+        for _, layer in self.videos():
+            source = source_of(layer)
+            if home_of(layer) == str(project.path):
+                return layer
+            if source is not None and source.path and source.path == project.video.path:
+                return layer
+        return None
+
+    def project_of(self, video: Image | None) -> Project | None:
+        """Return the project of a video whose masks are shown already; None where none is."""
+        source = None if video is None else source_of(video)
+        if video is None or source is None:
+            return None
+        shown = sorted(self.projects - self.unused(), key=lambda project: project.path)
+        shown = [project for project in shown if open_projects.get(project.path) is project]
+        mine = [project for project in shown if str(project.path) == home_of(video)]
+        mine += [p for p in shown if source.path and p.video.path == source.path]
+        return mine[0] if mine else None
+
     def labels(self, project: Project, layer_id: int) -> ProjectLabels | None:
         """Return the labels layer that shows a layer of a project."""
         shown = self.project_layers(project)
@@ -196,18 +281,24 @@ class ViewerLink:
         record = None if project is None else project.objects.get(object_id)
         return None if project is None or record is None else self.labels(project, record.layer)
 
-    def unused(self) -> set[str]:
-        """Return the project folders that no layer belongs to any more."""
+    def unused(self) -> set[Project]:
+        """Return the projects that no layer belongs to any more."""
         labels = [layer for layer in self.viewer.layers if isinstance(layer, ProjectLabels)]
-        return self.projects_shown - {str(layer.project.path) for layer in labels}
+        undoable = {project for project, _ in self._withdrawn}
+        return self.projects - undoable - {layer.project for layer in labels}
 
-    def project_for(self, source: VideoSource) -> str | None:
-        """Return the project of a file's video that is shown already; None where none is."""
-        for folder in sorted(self.projects_shown - self.unused()):
-            project = open_projects.get(folder)
-            if project is not None and source.path and project.video.path == source.path:
-                return folder
-        return None
+    def release_unused(self) -> None:
+        """Let go of the projects whose layers were removed; the last viewer closes them.
+
+        Raises
+        ------
+        StorageError
+            Something could not be written: the project stays open.
+        """
+        for project in self.unused():
+            open_projects.release(project, self.holder)
+            self.projects.discard(project)
+        self.forget_closed()
 
     def readers(self) -> list[Reader]:
         """Return what brings a frame of each visible layer into that layer's own cache."""
@@ -244,20 +335,51 @@ class ViewerLink:
         if layer is not None and layer in self.viewer.layers:
             self.viewer.layers.remove(layer)
 
-    def show_prompts(
-        self, project: Project, prompts: Iterable[Prompt], video: Image | None
-    ) -> list[ProjectLabels]:
-        """Add the labels layers that are not there yet, placed as `video` is."""
-        shown = []
-        for prompt in prompts:
-            layer = self.labels(project, prompt.layer_id)
-            if layer is None:
-                data, meta, kind = label_layer(project, prompt.layer_id)
-                if video is not None and video in self.viewer.layers:
-                    meta |= placement(video)
-                layer = self.add((data, meta, kind))
-            shown.append(layer)
-        return shown
+    def show_layer(self, project: Project, layer_id: int, video: Image | None) -> ProjectLabels:
+        """Return the layer that shows some labels; one that is missing lies where `video` does."""
+        layer = self.labels(project, layer_id)
+        if layer is None:
+            data, meta, kind = label_layer(project, layer_id)
+            if video is not None and video in self.viewer.layers:
+                meta |= placement(video)
+            layer = self.add((data, meta, kind))
+        return layer
+
+    def show_project(self, project: Project, video: Image | None) -> None:
+        """Show all labels of a project that are not shown yet, one after the other."""
+        missing = [i for i in project.layers if self.labels(project, i) is None]
+        for layer_id in missing[:_MANY]:
+            self.soon(partial(self._show_if_there, project, layer_id, video))
+        if len(missing) > _MANY:
+            show_info(
+                f"{len(missing) - _MANY} of {len(missing)} layers are shown when one of their "
+                "objects is chosen, on the page Objects."
+            )
+
+    def _show_if_there(self, project: Project, layer_id: int, video: Image | None) -> None:
+        known = open_projects.get(project.path) is project and layer_id in project.layers
+        if known and self.labels(project, layer_id) is None:
+            active = self.viewer.layers.selection.active
+            self.show_layer(project, layer_id, video)
+            if active not in (None, video):
+                self.viewer.layers.selection.active = active
+
+    def note_home(self, video: Image | None, project: Project) -> None:
+        """Remember in the layer of a video which project is its own."""
+        if video is not None:
+            video.metadata.setdefault(KEY, {})["home"] = str(project.path)
+
+    def soon(self, action: Callable[[], object]) -> None:
+        """Call `action` when events have been handled: napari takes long for each layer."""
+        self._waiting.append(action)
+        if not self._next.isActive():
+            self._next.start()
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._waiting.popleft()()
+        if self._waiting:
+            self._next.start()
 
     def refresh(self, project: Project | None, written: Written) -> bool:
         """Draw a layer again if the frame that it shows was written; True if it was."""
@@ -279,8 +401,10 @@ class ViewerLink:
             dims.set_point(dims.ndim - 3, layer.data_to_world((frame, 0, 0))[0])
 
     def _show_object(self, object_id: int) -> None:
-        layer = self.layer_of(object_id)
-        if layer is not None:
+        project = self.desk.project
+        if project is not None and object_id in project.objects:
+            video, layer_id = self.video_of(project), project.objects[object_id].layer
+            layer = self.show_layer(project, layer_id, video)
             self.viewer.layers.selection.active = layer
             layer.selected_label = object_id
 
@@ -298,24 +422,48 @@ class ViewerLink:
                     layer.refresh(extent=False)
 
     def _on_catalog(self) -> None:
-        """Give new objects their colours, the same in every layer."""
+        """Follow the project: colours, and layers that go and come back with their objects."""
         project = self.desk.project
+        if project is None:
+            return
+        holding = {record.layer for record in project.objects.values()}
         for layer in self.project_layers(project):
-            if project is not None and layer.layer_id in project.layers:
+            if layer.layer_id not in holding and layer.shows_objects:
+                self._withdrawn.add((project, layer.layer_id))
+                self.remove(layer)
+            else:
                 layer.show_objects()
+        for known, layer_id in sorted(self._withdrawn, key=lambda pair: pair[1]):
+            if known is project and layer_id in holding:
+                self._withdrawn.discard((project, layer_id))
+                self.show_layer(project, layer_id, self.video_of(project))
 
-    def say(self, text: str) -> None:
-        """Show a line for a moment."""
-        show_info(text)
+
+def home_of(video: Image) -> str | None:
+    """Return the project folder that was noted in the layer of a video."""
+    return (video.metadata.get(KEY) or {}).get("home")
+
+
+def is_aid(layer: Layer) -> bool:
+    """True for a layer that only helps to look."""
+    return "role" in (layer.metadata.get(KEY) or {})
+
+
+def _moves(layer: Layer) -> tuple[Any, ...]:
+    events = layer.events
+    return events.scale, events.translate, events.rotate, events.shear, events.affine
 
 
 def placement(layer: Layer) -> dict[str, Any]:
     """Return where a layer lies in the world, as the arguments of another one."""
     return {
-        "scale": layer.scale[-3:],
-        "translate": layer.translate[-3:],
-        "units": layer.units[-3:],
-        "axis_labels": layer.axis_labels[-3:],
+        "scale": layer.scale,
+        "translate": layer.translate,
+        "rotate": layer.rotate,
+        "shear": layer.shear,
+        "affine": layer.affine,
+        "units": layer.units,
+        "axis_labels": layer.axis_labels,
     }
 
 

@@ -181,8 +181,7 @@ class ExportPresenter:
         if not inputs.projects:
             raise InputError("There is no project: run a sentence first, or add a project folder.")
         shares = inputs.parsed_shares()
-        if self.preview_job.busy:
-            self.preview_job.close()
+        self.preview_job.close(0.0)  # one that was begun with other choices goes on unheard
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, "Looking at the projects"))

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QPlainTextEdit,
     QPushButton,
     QSizePolicy,
+    QSpinBox,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -27,8 +28,9 @@ from qtpy.QtWidgets import (
 
 from flowrvs.checkpoints import MODELS
 from flowrvs.errors import InputError
-from napari_flowrvs.find.presenter import DEVICES, MEMORY, SegmentInputs, SegmentPresenter
+from napari_flowrvs.find.presenter import DEVICES, MEMORY, SegmentInputs, SegmentPresenter, Stray
 from napari_flowrvs.job import Phase
+from napari_flowrvs.layers import NoVideo
 from napari_flowrvs.models.panel import ModelNames, ModelPanel
 from napari_flowrvs.models.presenter import ModelPresenter
 from napari_flowrvs.recent import Recent
@@ -58,6 +60,7 @@ class SentencesPanel(QWidget):
         super().__init__()
         self._recent = recent
         self._suggested: tuple[str, ...] = ()
+        self._given: tuple[str, ...] = ()
         self._position = -1
         label = QLabel("se&ntences, one a line:")
         # Made as children in the order in which Tab visits them.
@@ -99,6 +102,12 @@ class SentencesPanel(QWidget):
     def set_texts(self, texts: tuple[str, ...]) -> None:
         """Replace all lines."""
         self.edit.setPlainText("\n".join(texts))
+
+    def offer(self, texts: tuple[str, ...]) -> None:
+        """Show the sentences of a project, unless others were typed."""
+        if not any(self.texts) or self.texts == self._given:
+            self._given = texts
+            self.set_texts(texts)
 
     def suggest(self, texts: tuple[str, ...]) -> None:
         """Offer `texts` (of a sample clip) at the top of the history."""
@@ -380,8 +389,9 @@ class FindPanel(QWidget):
         super().__init__()
         self.presenter = presenter
         self.source: VideoSource | None = None
-        #: Gives the project of a video that is shown already, or None.
-        self.project_for: Callable[[VideoSource], str | None] = lambda _source: None
+        self._stray: Callable[[], Stray] | None = None
+        #: Gives the project folder of the video, where its masks are shown already.
+        self.home: Callable[[], str | None] = lambda: None
         #: Raises when something else is going on that a run would disturb.
         self.check_free: Callable[[], object] = lambda: None
         self._commands = commands
@@ -414,7 +424,18 @@ class FindPanel(QWidget):
             "Without any model: an object for each sentence, or one without a sentence,\n"
             "and the brush. Draw it on a few frames; the page Correct does those between."
         )
-        self.hint = Wrapped("Begin with a video: open above, or drop a file on the window.")
+        self.take_button = QPushButton()
+        self.take_button.setToolTip(
+            "Copy these labels into the project of the video; a value is an object"
+        )
+        self.take_button.hide()
+        self.hint = Wrapped()
+        self.index = QSpinBox()
+        self.index.setAccessibleName("Channel or plane")
+        self.index.setToolTip("Which of its channels or planes is the video")
+        self.use_button = QPushButton("use as the video")
+        self.use_button.setToolTip("Put a layer of frames, height and width in its place")
+        self.use_row = row(self.index, self.use_button, stretch=1)
         self.export_button = QPushButton("E&xport MeViS split…")
         self.export_button.setToolTip("Write masks and sentences as a dataset split")
         self.compare_button = QPushButton("Compare two layers…")
@@ -425,7 +446,8 @@ class FindPanel(QWidget):
         for part in (
             *(self.sentences, self.options, self.models),
             row(self.run_button, self.cancel_button, stretch=0),
-            *(self.draw_button, self.hint, rule(), self.export_button, self.compare_button),
+            *(self.draw_button, self.take_button, self.hint, self.use_row, rule()),
+            *(self.export_button, self.compare_button),
         ):
             box.addWidget(part)
         box.addStretch(1)
@@ -433,16 +455,39 @@ class FindPanel(QWidget):
     def set_video(self, source: VideoSource | None, sentences: tuple[str, ...] = ()) -> None:
         """Take the video that is looked at, and the sentences that come with it."""
         self.source = source
-        self.hint.setVisible(source is None)
+        self.show_hint(None)
         self.options.set_video(source)
         self.sentences.suggest(sentences)
+
+    def show_hint(self, found: NoVideo | None) -> None:
+        """Say how to begin, or why the chosen layer is no video; nothing where all is well."""
+        begin = "Begin with a video: open above, or drop a file on the window."
+        line = begin if found is None and self.source is None else getattr(found, "reason", "")
+        self.hint.setText(line)
+        self.hint.setVisible(bool(line))
+        self.use_row.setVisible(found is not None and found.axis is not None)
+        self.index.setVisible(found is not None and found.count > 1)
+        self.index.setRange(1, 1 if found is None else found.count)
+        self.index.setSuffix("" if found is None else f" of {found.count}")
+
+    def set_stray(self, stray: Callable[[], Stray] | None, name: str = "") -> None:
+        """Offer to take over labels that belong to no project; None where there are none."""
+        self._stray = stray
+        self.take_button.setVisible(stray is not None)
+        self.take_button.setText(f"Take over {name!r}".replace("&", "&&"))
+
+    def take_over(self) -> None:
+        """Copy the labels that are offered into the project of the video."""
+        stray = self._stray
+        if stray is not None:
+            self._start(lambda inputs: self.presenter.take_over(inputs, stray()), self.inputs())
 
     def inputs(self) -> SegmentInputs:
         """Return what the form holds."""
         inputs = self.options.inputs(self.source, self.sentences.texts)
         if inputs.project is None and inputs.video is not None:
             # A project that was opened from elsewhere goes on being used.
-            inputs = replace(inputs, project=self.project_for(inputs.video))
+            inputs = replace(inputs, project=self.home())
         return inputs
 
     def model(self) -> tuple[str, str, str]:
@@ -480,8 +525,9 @@ class FindPanel(QWidget):
         idle = phase is Phase.IDLE
         held = self.cancel_button.hasFocus() or self.run_button.hasFocus()
         self.cancel_button.setEnabled(phase is Phase.RUNNING)
-        for part in (self.run_button, self.draw_button, self.options, self.sentences.history):
+        for part in (self.run_button, self.draw_button, self.take_button, self.options):
             part.setEnabled(idle)
+        self.sentences.history.setEnabled(idle)
         self.sentences.edit.setReadOnly(not idle)
         if held:
             # A disabled button drops the focus; the keyboard should stay where it was.

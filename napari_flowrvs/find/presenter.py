@@ -6,7 +6,9 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from psygnal import Signal
 
 import flowrvs
@@ -26,11 +28,15 @@ __all__ = [
     "Prompt",
     "SegmentInputs",
     "SegmentPresenter",
+    "Stray",
     "Written",
     "load_segmenter",
 ]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+#: Labels with more values are no objects.
+_MOST_VALUES = 1000
 
 #: What stays on the device, from the quickest to the smallest, as `flowrvs.load` knows it.
 MEMORY = ("auto", "full", "offload", "low")
@@ -122,6 +128,25 @@ class Prompt:
     text: str
     layer_id: int
     object_id: int
+
+
+@dataclass(frozen=True, eq=False)
+class Stray:
+    """Labels that belong to no project.
+
+    Attributes
+    ----------
+    name : str
+        Of their layer.
+    data : array of integers, shape (T, H, W) or (H, W)
+        The labels.
+    frame : int
+        Where labels of one frame belong.
+    """
+
+    name: str
+    data: Any
+    frame: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +259,28 @@ class SegmentPresenter:
 
         self.job.start(work, self._on_item)
 
+    def take_over(self, inputs: SegmentInputs, stray: Stray) -> None:
+        """Copy somebody else's labels into the video's project: each value is an object.
+
+        Raises
+        ------
+        InputError
+            There is no video; nothing was started.
+        """
+        source = inputs.check_place()
+        self._forget(by_hand=True)
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            report(Progress(0, 0, f"Taking over {stray.name}"))
+            with source.open() as video:
+                info = video.info
+            values = _values(stray, info, cancel)
+            project = self._open(source, inputs, info)
+            yield _Prompted(project, _copy(project, stray, values, cancel))
+            project.flush()
+
+        self.job.start(work, self._on_item)
+
     def _forget(self, *, by_hand: bool) -> None:
         self._prompts = ()
         self._frames = {}
@@ -327,6 +374,59 @@ class SegmentPresenter:
             self._project.flush()
         self._segmenter = None
         return ended
+
+
+def _frames_of(stray: Stray) -> dict[int, Any]:
+    """Return the frames of somebody else's labels, to be read one at a time."""
+    if len(stray.data.shape) == 2:
+        return {stray.frame: stray.data}
+    return {t: stray.data[t] for t in range(stray.data.shape[0])}
+
+
+def _values(stray: Stray, info: VideoInfo, cancel: CancelToken) -> list[int]:
+    """Return the values of somebody else's labels, when they fit the video."""
+    shape, size = tuple(stray.data.shape), (info.height, info.width)
+    if shape not in (size, (info.frame_count, *size)):
+        raise InputError(
+            f"{stray.name!r} has the shape {shape} and the video {(info.frame_count, *size)}: only "
+            "labels of the same frames, height and width, or of one frame, can be taken over."
+        )
+    found: set[int] = set()
+    for frame in _frames_of(stray).values():
+        cancel.raise_if_cancelled()
+        found.update(np.unique(np.asarray(frame)).tolist())
+        if len(found) > _MOST_VALUES:
+            raise InputError(
+                f"{stray.name!r} has more than {_MOST_VALUES} values, which would be as many "
+                "objects: it seems to be something else."
+            )
+    found.discard(0)
+    if not found:
+        raise InputError(f"{stray.name!r} is empty: there is nothing to take over.")
+    return sorted(found)
+
+
+def _copy(
+    project: Project, stray: Stray, values: list[int], cancel: CancelToken
+) -> tuple[Prompt, ...]:
+    """Draw somebody else's labels in a layer of their own, as a person's and as one step."""
+    layer_id = project.add_layer(stray.name).id
+    names = [stray.name if len(values) == 1 else f"{stray.name} {value}" for value in values]
+    ids = np.array([project.add_object(name, layer_id).id for name in names], np.uint16)
+    labels = project.labels(layer_id)
+    try:
+        with project.edit(f"take over {stray.name!r}"):
+            for t, frame in _frames_of(stray).items():
+                cancel.raise_if_cancelled()
+                given = np.asarray(frame)
+                if given.any():
+                    places = np.searchsorted(values, given).clip(max=len(values) - 1)
+                    labels[t] = np.where(given != 0, ids[places], 0)
+    except BaseException:
+        for object_id in ids.tolist():
+            project.remove_object(object_id)
+        raise
+    return (Prompt("", layer_id, int(ids[0])),)
 
 
 def _prompts(project: Project, texts: tuple[str, ...]) -> tuple[Prompt, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from magicgui.widgets import ComboBox
 from napari.utils.notifications import show_info
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QLabel,
@@ -19,13 +19,15 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from flowrvs.store import Project
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.importing.panel import show_import
 from napari_flowrvs.job import Phase
 from napari_flowrvs.layers import KEY, LayerTuple, source_of
 from napari_flowrvs.opening.presenter import OpenPresenter
+from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
-from napari_flowrvs.viewer import ViewerLink
+from napari_flowrvs.viewer import ViewerLink, home_of
 from napari_flowrvs.widgets.keys import Commands, KeysDialog
 from napari_flowrvs.widgets.parts import ProgressLine, form_layout, row
 
@@ -83,12 +85,11 @@ class VideoHead(QWidget):
         self._commands = commands
         self._progress = progress
         self._build()
-        self._arriving: deque[LayerTuple] = deque()
-        self._arrival = QTimer(self)
-        self._arrival.setSingleShot(True)
-        self._arrival.timeout.connect(self._arrive)
         self.videos.changed.connect(self._on_chosen)
         link.videos_changed.connect(self.refresh)
+        link.video_seen.connect(self.choose)
+        link.video_added.connect(self._look_beside)
+        presenter.found.connect(self._on_found)
         desk.project_changed.connect(self._name_project)
         presenter.opened.connect(self._on_opened)
         presenter.noted.connect(show_info)
@@ -157,7 +158,13 @@ class VideoHead(QWidget):
                 self.videos.value = before if before in layers else layers[0]
         self._on_chosen()
 
+    def choose(self, layer: Any) -> None:
+        """Choose the video that is looked at; None changes nothing."""
+        if layer is not None and layer is not self.layer and layer in self.videos.choices:
+            self.videos.value = layer
+
     def _on_chosen(self, _value: Any = None) -> None:
+        self._link.follow(self.layer)
         self._name_project()
         self.video_changed.emit()
 
@@ -187,19 +194,21 @@ class VideoHead(QWidget):
             self._progress.rest()
 
     def _on_opened(self, layers: list[LayerTuple]) -> None:
-        # napari takes a fifth of a second for each: between two of them, events are handled.
-        self._arriving.extend(layers)
-        self._arrival.start()
+        for layer in layers:
+            self._link.soon(partial(self._link.add, layer))
 
-    def _arrive(self) -> None:
-        if self._arriving:
-            self._link.add(self._arriving.popleft())
-        if self._arriving:
-            self._arrival.start()
+    def _look_beside(self, layer: Any) -> None:
+        """Show what was drawn on a video in an earlier session."""
+        source = source_of(layer)
+        if source is not None and home_of(layer) is None and not self._link.project_of(layer):
+            self.presenter.look_beside(source, layer)
 
-    def close_all(self) -> None:
-        """Add no more layers."""
-        self._arriving.clear()
+    def _on_found(self, project: Project, layer: Any) -> None:
+        if layer in self._link.viewer.layers:
+            self._link.note_home(layer, project)
+            self._link.show_project(project, layer)
+        elif not self._link.project_layers(project):
+            open_projects.release(project, self._link.holder)
 
     def _open_file(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open a video", "", _VIDEO_FILTER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from psygnal import Signal
 from flowrvs.errors import InputError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.store import Project
-from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.job import Failure, Job, Runner, run_here
 from napari_flowrvs.layers import LayerTuple, layers_of
+from napari_flowrvs.projects import Projects, open_projects
+from napari_flowrvs.source import VideoSource, existing_project
 
 __all__ = ["OpenPresenter"]
 
@@ -32,9 +35,16 @@ class OpenPresenter:
     opened = Signal(list)  # list[LayerTuple]
     #: Something the user should know although it went well.
     noted = Signal(str)
+    #: A project lies where that of a video would: the project, and who asked.
+    found = Signal(object, object)
 
-    def __init__(self, runner: Runner = run_here) -> None:
+    def __init__(self, runner: Runner = run_here, projects: Projects = open_projects) -> None:
         self.job = Job(runner)
+        self.looking = Job(runner)
+        self._projects = projects
+        self._asked: deque[tuple[VideoSource, object]] = deque()
+        self.looking.completed.connect(self._look_next)
+        self.looking.failed.connect(self._on_unfit)
 
     def open(self, path: str | Path) -> None:
         """Start to open a video, an image folder, a MeViS folder or a project."""
@@ -71,6 +81,42 @@ class OpenPresenter:
 
         self.job.start(work, self._on_item)
 
+    def look_beside(self, source: VideoSource, asker: object) -> None:
+        """Start to open the project that a video has from an earlier session, if any."""
+        self._asked.append((source, asker))
+        if not self.looking.busy:
+            self._look_next()
+
+    def _look_next(self) -> None:
+        if not self._asked:
+            return
+        source, asker = self._asked.popleft()
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            folder = existing_project(source)
+            if folder is None:
+                return
+            was_open = self._projects.get(folder) is not None
+            project = self._projects.open(folder)
+            try:
+                with source.open() as video:
+                    project.check_video(video.info)
+                cancel.raise_if_cancelled()
+            except BaseException:
+                if not was_open:
+                    self._projects.close(project)
+                raise
+            yield project
+
+        def found(project: object) -> None:
+            self.found.emit(project, asker)
+
+        self.looking.start(work, found)
+
+    def _on_unfit(self, failure: Failure) -> None:
+        self.noted.emit(f"The project of an earlier session is not shown: {failure.summary}")
+        self._look_next()
+
     def _on_item(self, item: object) -> None:
         if isinstance(item, str):
             self.noted.emit(item)
@@ -80,4 +126,5 @@ class OpenPresenter:
 
     def close(self, timeout: float = 5.0) -> bool:
         """Drop what is being opened."""
-        return self.job.close(timeout)
+        self._asked.clear()
+        return self.looking.close(timeout) and self.job.close(timeout)

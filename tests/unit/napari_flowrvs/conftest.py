@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from flowrvs.progress import CancelToken
+from napari_flowrvs.dock import SegmentDock
+from napari_flowrvs.layers import layers_of
 from napari_flowrvs.projects import open_projects
+from napari_flowrvs.recent import Recent
 from tests.fixtures.segmenters import ThresholdSegmenter
+
+MakeDock = Callable[..., tuple[Any, SegmentDock]]
 
 
 @dataclass
@@ -95,3 +103,53 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     yield
     open_projects.close_all()
+
+
+@pytest.fixture
+def make_dock(
+    make_napari_viewer: Callable[..., Any], load: Any, tmp_path: Path
+) -> Iterator[MakeDock]:
+    """Make a viewer with the dock in it."""
+    docks: list[weakref.ref[SegmentDock]] = []
+
+    def make(show: bool = False, **keywords: Any) -> tuple[Any, SegmentDock]:
+        viewer = make_napari_viewer(show=show)
+        keywords = {"load": load, "recent": Recent(tmp_path / "memory.json")} | keywords
+        dock = SegmentDock(viewer, **keywords)
+        viewer.window.add_dock_widget(dock, name="Segment")
+        docks.append(weakref.ref(dock))
+        return viewer, dock
+
+    yield make
+    dock: SegmentDock | None = None
+    for reference in docks:
+        dock = reference()
+        if dock is not None:
+            dock.shut_down()
+    del dock
+    gc.collect()
+    assert not [t for t in threading.enumerate() if t.name == "flowrvs" and t.is_alive()]
+
+
+@pytest.fixture
+def opened(make_dock: MakeDock, image_folder: Path) -> tuple[Any, SegmentDock]:
+    """A dock with the clip."""
+    viewer, dock = make_dock()
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    return viewer, dock
+
+
+@pytest.fixture
+def waiting(
+    make_dock: MakeDock, image_folder: Path, gated: GatedSegmenter
+) -> tuple[Any, SegmentDock]:
+    """A dock with the clip whose model waits for `gated.allow`."""
+    viewer, dock = make_dock(load=lambda model, device: gated)
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    return viewer, dock
+
+
+def finish(qtbot: Any, dock: SegmentDock) -> None:
+    qtbot.waitUntil(lambda: not dock.session.segment.job.busy, timeout=20_000)

@@ -58,8 +58,11 @@ def test_the_desk_tells_what_is_looked_at(desk: Desk, project: Project) -> None:
     assert desk.span == (2, 3) and desk.span_chosen
     desk.set_span(50, None)
     assert desk.span == (9, 10)
+    desk.set_object(1)
+    seen.clear()
     desk.set_project(None)
     assert desk.object is None and desk.span == (0, 0) and len(desk.provenance()) == 0
+    assert seen == [None, None], "of the range and of the object: no panel keeps the old one"
 
 
 def test_the_strip_has_one_colour_for_each_provenance(desk: Desk) -> None:

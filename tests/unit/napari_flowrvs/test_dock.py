@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,64 +36,10 @@ from napari_flowrvs.projects import open_projects
 from napari_flowrvs.recent import Recent
 from napari_flowrvs.widgets.keys import KEYS
 from tests.fixtures.segmenters import ThresholdSegmenter
-from tests.unit.napari_flowrvs.conftest import GatedSegmenter, make_clip
+from tests.unit.napari_flowrvs.conftest import GatedSegmenter, MakeDock, finish, make_clip
 
 Clip = npt.NDArray[np.uint8]
 Load = Callable[[str, str], ThresholdSegmenter]
-MakeDock = Callable[..., tuple[Any, SegmentDock]]
-
-
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    gc.collect()
-    assert not [t for t in threading.enumerate() if t.name == "flowrvs" and t.is_alive()]
-
-
-@pytest.fixture
-def make_dock(
-    make_napari_viewer: Callable[..., Any], load: Load, tmp_path: Path
-) -> Iterator[MakeDock]:
-    """Make a viewer with the dock in it."""
-    docks: list[weakref.ref[SegmentDock]] = []
-
-    def make(show: bool = False, **keywords: Any) -> tuple[Any, SegmentDock]:
-        viewer = make_napari_viewer(show=show)
-        keywords = {"load": load, "recent": Recent(tmp_path / "memory.json")} | keywords
-        dock = SegmentDock(viewer, **keywords)
-        viewer.window.add_dock_widget(dock, name="Segment")
-        docks.append(weakref.ref(dock))
-        return viewer, dock
-
-    yield make
-    for reference in docks:
-        dock = reference()
-        if dock is not None:
-            dock.shut_down()
-
-
-@pytest.fixture
-def opened(make_dock: MakeDock, image_folder: Path) -> tuple[Any, SegmentDock]:
-    """A dock with the clip."""
-    viewer, dock = make_dock()
-    for layer in layers_of(image_folder):
-        dock.link.add(layer)
-    return viewer, dock
-
-
-@pytest.fixture
-def waiting(
-    make_dock: MakeDock, image_folder: Path, gated: GatedSegmenter
-) -> tuple[Any, SegmentDock]:
-    """A dock with the clip whose model waits for `gated.allow`."""
-    viewer, dock = make_dock(load=lambda model, device: gated)
-    for layer in layers_of(image_folder):
-        dock.link.add(layer)
-    return viewer, dock
-
-
-def finish(qtbot: Any, dock: SegmentDock) -> None:
-    qtbot.waitUntil(lambda: not dock.session.segment.job.busy, timeout=20_000)
 
 
 def test_sentences_become_labels_layers(
@@ -343,7 +289,9 @@ def test_the_list_of_videos_follows_the_viewer(make_dock: MakeDock, clip: Clip) 
     one = viewer.add_image(clip, rgb=True, name="one")
     assert dock.head.source.name == "one"
     viewer.add_image(clip[:7], rgb=True, name="two")
-    assert dock.head.source.name == "one", "a choice is not changed behind the user's back"
+    assert dock.head.source.name == "two", "what was opened on top is what is seen"
+    viewer.layers.selection.active = one
+    assert dock.head.source.name == "one" and dock.find.options.last.value == 23
     one.name = "first"
     combo = dock.head.videos.native
     assert [combo.itemText(i) for i in range(combo.count())] == ["two", "first"]

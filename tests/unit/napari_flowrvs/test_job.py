@@ -94,7 +94,7 @@ def test_replies_after_close_are_dropped() -> None:
     callbacks["item"]("late")
     callbacks["done"](ValueError("late"))
     assert items == []
-    assert seen == [Phase.RUNNING]
+    assert seen == [Phase.RUNNING, Phase.IDLE], "whoever shows a bar must hear of the end"
 
 
 def test_our_errors_are_shown_as_they_are_and_others_are_named() -> None:

@@ -68,7 +68,7 @@ def test_napari_docks_the_widget_and_saves_its_labels(
     assert dock.head.source.path == str(image_folder)
     presenter = SegmentPresenter(load=load)
     presenter.prompted.connect(
-        lambda project, prompts: dock.link.show_prompts(project, prompts, None)
+        lambda project, prompts: dock.link.show_layer(project, prompts[0].layer_id, None)
     )
     presenter.run(SegmentInputs(dock.head.source, ("red",)))
     path = tmp_path / "labels.tif"
