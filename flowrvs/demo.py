@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from flowrvs.data.export import export_projects
 from flowrvs.data.mevis import MevisWriter
 from flowrvs.data.synthetic import SynthClip, generate_clip
-from flowrvs.errors import InputError, StorageError
+from flowrvs.disk import replacing, storage_error, write_bytes
+from flowrvs.errors import InputError
 from flowrvs.evaluation import Scores, evaluate_masks
 from flowrvs.inference import segment_into
 from flowrvs.masks.compose import paint, union
@@ -30,9 +31,6 @@ from flowrvs.records import Segmenter, SegmentRequest
 from flowrvs.store import Project
 from flowrvs.video import Video, open_video
 from flowrvs.video.encode import contact_sheet, write_overlay
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 __all__ = ["DEMO_SEED", "DemoResult", "bundled_clip", "check_folder", "run_demo"]
 
@@ -182,8 +180,7 @@ def run_demo(
         _write_pictures(files, video.read(0, len(video)), texts, masks, colors)
     sentences = {str(index): text for index, text in enumerate(texts)}
     result = DemoResult(folder, files, sentences, scores, seconds)
-    with _replacing(files["scores"]) as partial:
-        partial.write_text(json.dumps(result.to_dict(), indent=1), encoding="utf-8")
+    write_bytes(files["scores"], json.dumps(result.to_dict(), indent=1).encode())
     return result
 
 
@@ -207,7 +204,7 @@ def check_folder(out: str | os.PathLike[str]) -> None:
         if mark.is_file() and mark.read_text("utf-8", "replace").startswith(_MARK):
             return
     except OSError as error:
-        raise _cannot("read", folder, error) from error
+        raise storage_error(error, folder, doing="read") from error
     raise InputError(f"{folder} is not empty and holds no demo; choose another folder.")
 
 
@@ -218,12 +215,8 @@ def _prepare(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "README.txt").write_text(_README, encoding="utf-8")
     except OSError as error:
-        raise _cannot("write to", folder, error) from error
+        raise storage_error(error, folder) from error
     return folder
-
-
-def _cannot(do: str, folder: Path, error: OSError) -> StorageError:
-    return StorageError(f"Cannot {do} {folder} ({error.strerror}); choose another folder.")
 
 
 def _write_truth(folder: Path, clip: SynthClip) -> None:
@@ -276,8 +269,8 @@ def _write_pictures(
             captions=[f"frame {frame}" for frame in picked],
         )
         rows += [_caption(text, row.shape[1]), row]
-    with _replacing(files["contact sheet"]) as partial:
-        _image(np.concatenate(rows)).save(partial, format="PNG")
+    with replacing(files["contact sheet"]) as partial:
+        Image.fromarray(np.concatenate(rows)).save(partial, format="PNG")
 
 
 def _ring(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -296,25 +289,6 @@ def _enlarge(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _caption(text: str, width: int) -> npt.NDArray[np.uint8]:
     """Return a strip of white on black text, (28, width, 3)."""
-    from PIL import Image, ImageDraw, ImageFont
-
     strip = Image.new("RGB", (width, 28))
     ImageDraw.Draw(strip).text((8, 4), text, fill="white", font=ImageFont.load_default(16))
     return np.asarray(strip)
-
-
-def _image(array: npt.NDArray[np.uint8]) -> Image.Image:
-    from PIL import Image
-
-    return Image.fromarray(array)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` that replaces it once it is written whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from flowrvs.errors import InputError
 
-__all__ = ["Rule", "combine", "overlap", "paint", "union"]
+__all__ = ["Rule", "combine", "paint", "union"]
 
 Rule = Literal["keep", "replace", "union", "intersect", "subtract"]
 
@@ -75,20 +75,6 @@ def paint(
             raise InputError(f"The label {label} is not within 1 to {largest}.")
         result[_as_mask(mask, shape)] = label
     return result
-
-
-def overlap(masks: Iterable[npt.ArrayLike], shape: tuple[int, ...]) -> Mask:
-    """Return where two or more of `masks` are non-zero.
-
-    Parameters and errors are those of :func:`union`.
-    """
-    once = np.zeros(shape, dtype=bool)
-    twice = np.zeros(shape, dtype=bool)
-    for mask in masks:
-        array = _as_mask(mask, shape)
-        twice |= once & array
-        once |= array
-    return twice
 
 
 def combine(

@@ -16,38 +16,9 @@ from flowrvs.errors import InputError
 from flowrvs.masks.flow import sample
 from flowrvs.masks.shape import signed_distance
 
-__all__ = ["between", "interpolate"]
+__all__ = ["interpolate"]
 
 Mask = npt.NDArray[np.bool_]
-
-
-def between(a: npt.ArrayLike, b: npt.ArrayLike, share: float) -> Mask:
-    """Return the shape on the way from one mask to another.
-
-    Parameters
-    ----------
-    a, b : array_like, shape (H, W)
-        Masks of one size.
-    share : float
-        0 gives `a`, 1 gives `b`. If either is empty, the nearer one is returned.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
-
-    Raises
-    ------
-    InputError
-        The sizes differ, or `share` is not within 0 to 1.
-    """
-    first, last = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if first.shape != last.shape or first.ndim != 2 or not 0 <= share <= 1:
-        raise InputError(
-            f"Cannot go {share} of the way from a mask {first.shape} to one {last.shape}."
-        )
-    if share in (0, 1) or not first.any() or not last.any():
-        return (first if share < 0.5 else last).copy()
-    return _Pair(first, last).at(share)
 
 
 def interpolate(

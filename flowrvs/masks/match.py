@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from flowrvs.errors import InputError
 
-__all__ = ["Match", "Overlaps", "best_match"]
+__all__ = ["Match", "Overlaps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +93,3 @@ class Overlaps:
             best = score
             chosen.append(-last)
         return Match(tuple(sorted(chosen)), best) if best >= threshold else None
-
-
-def best_match(
-    mask: npt.ArrayLike, objects: Mapping[int, npt.ArrayLike], threshold: float = 0.8
-) -> Match | None:
-    """Return what existing object, or union of objects, a mask coincides with.
-
-    Parameters
-    ----------
-    mask : array_like, shape (H, W) or (n, H, W)
-    objects : mapping of int to array_like
-        Masks of the same shape by object id.
-    threshold : float
-        IoU, over all frames together, from which on they coincide.
-    """
-    overlaps = Overlaps()
-    overlaps.add(mask, objects)
-    return overlaps.best(threshold)

@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 
 from flowrvs.errors import InputError
-from flowrvs.masks.compose import overlap, paint, union
+from flowrvs.masks.compose import paint, union
 
 A = np.array([[1, 1, 0], [0, 0, 0]], np.uint8)
 B = np.array([[0, 255, 0], [0, 255, 0]], np.uint8)
 
 
-def test_union_and_overlap():
+def test_union():
     assert union([A, B], (2, 3)).tolist() == [[True, True, False], [False, True, False]]
-    assert overlap([A, B], (2, 3)).tolist() == [[False, True, False], [False, False, False]]
-    assert overlap([A, A, A], (2, 3)).sum() == 2
     assert not union([], (2, 3)).any() and union([], (2, 3)).shape == (2, 3)
 
 
@@ -26,9 +24,8 @@ def test_the_later_object_is_seen():
 
 
 def test_what_does_not_fit_is_refused():
-    for call in (union, overlap):
-        with pytest.raises(InputError, match="does not fit"):
-            call([A.T], (2, 3))
+    with pytest.raises(InputError, match="does not fit"):
+        union([A.T], (2, 3))
     with pytest.raises(InputError, match="label"):
         paint({0: A}, (2, 3))
     with pytest.raises(InputError, match="label"):

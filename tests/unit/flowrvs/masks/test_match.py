@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 
 from flowrvs.errors import InputError
-from flowrvs.masks.match import Overlaps, best_match
+from flowrvs.masks.match import Overlaps
 
 
 def box(top, bottom, left, right):
     mask = np.zeros((40, 40), bool)
     mask[top:bottom, left:right] = True
     return mask
+
+
+def best_match(mask, objects, threshold=0.8):
+    overlaps = Overlaps()
+    overlaps.add(mask, objects)
+    return overlaps.best(threshold)
 
 
 OBJECTS = {1: box(0, 10, 0, 10), 2: box(0, 10, 10, 20), 5: box(20, 40, 0, 40)}
