@@ -89,6 +89,7 @@ class Preview:
         self._lock = threading.Lock()
         self._masks: dict[int, _Packed] = {}
         self._certainty: dict[int, float] = {}
+        self._lost: list[range] = []
 
     def run(
         self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
@@ -128,6 +129,32 @@ class Preview:
         """Frames that have a mask so far, ascending."""
         with self._lock:
             return tuple(sorted(self._masks))
+
+    def note_lost(self, frames: range) -> None:
+        """Note that the object was lost on `frames`; a spread does."""
+        with self._lock:
+            self._lost.append(frames)
+
+    @property
+    def lost(self) -> tuple[range, ...]:
+        """Runs of frames on which a spread has lost the object, so that they have no mask."""
+        with self._lock:
+            return tuple(sorted(self._lost, key=lambda run: run.start))
+
+    @property
+    def lost_text(self) -> str:
+        """Where the object was lost, for people: "lost after frame 21"; "" where it was not."""
+        found, total = set(self.frames), self.project.video.frame_count
+        drawn = self.project.provenance(self.object_id) >= Provenance.HUMAN
+        parts = []
+        for run in self.lost:
+            before, after = run.start - 1, run.stop
+            ends = [0 <= t < total and (t in found or bool(drawn[t])) for t in (before, after)]
+            if all(ends):
+                parts.append(f"between frames {before} and {after}")
+            else:
+                parts.append(f"after frame {before}" if ends[0] else f"before frame {after}")
+        return f"lost {', '.join(parts)}" if parts else ""
 
     def mask(self, t: int) -> Mask:
         """Return the proposed mask of a frame, bool, shape (H, W).

@@ -123,6 +123,7 @@ def spread(
                 frames.start,
                 frames.stop,
                 stops=others,
+                lost=preview.note_lost,
                 cancel=cancel,
                 progress=progress,
             )
@@ -135,7 +136,8 @@ def spread(
 
     verb = {"flow": "spread", "shape": "fill in", "copy": "copy"}[method]
     name = f"{verb} {thing.name!r}, frames {frames.start} to {frames.stop - 1}"
-    return Preview(project, object_id, name, work)
+    preview = Preview(project, object_id, name, work)
+    return preview
 
 
 def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Preview:

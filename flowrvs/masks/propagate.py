@@ -7,7 +7,7 @@ between two keys the spreads from both sides are blended.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,7 @@ def propagate(
     stop: int | None = None,
     *,
     stops: Collection[int] = (),
+    lost: Callable[[range], None] | None = None,
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
 ) -> Generator[Spread, None, None]:
@@ -74,6 +75,8 @@ def propagate(
         Range of frames to fill, keys excepted. Keys outside of it count too.
     stops : collection of int
         Frames that end a spread though no mask is taken from them.
+    lost : callable, optional
+        Told of every run of frames on which the object was lost.
     cancel : CancelToken, optional
         Checked before every frame.
     progress : callable, optional
@@ -83,7 +86,8 @@ def propagate(
     ------
     Spread
         In the order in which they are found. Frames where the object is lost (the flow's
-        forward-backward check fails, its area collapses, it left the picture) are left out.
+        forward-backward check fails, its area collapses, it left the picture, what was found
+        does not look like it) are left out, and all frames behind them.
 
     Raises
     ------
@@ -113,6 +117,7 @@ def propagate(
     for beside, first, last in legs:
         masks = {t: _as_mask(keys[t], t, (height, width)) for t in beside}
         masks = {t: mask for t, mask in masks.items() if mask.any()}
+        missing = set(range(first, last + 1)) if masks else set()
         for found in _leg(flows, masks, first, last):
             event = clock.advance("spreading")
             if progress is not None:
@@ -120,7 +125,10 @@ def propagate(
             if cancel is not None:
                 cancel.raise_if_cancelled()
             if found is not None:
+                missing.discard(found.frame)
                 yield found
+        if missing and lost is not None:
+            lost(range(min(missing), max(missing) + 1))
 
 
 def _steps(ends: list[int], first: int, last: int) -> int:

@@ -32,6 +32,9 @@ _EDGE = 3.0  # pixels over which the warped edge is uncertain
 _ALIKE = 3.0  # Lab units within which a patch counts as the same
 _COLLAPSE = 0.15  # of the area some frames before: the object is gone
 _LOST = 0.35  # share of the object that flow must find again in the last frame
+_UNLIKE = 0.36  # what is found must look this much like the key's object, see `_confirmed`
+_JUDGED = 32  # pixels apart from the edge from which on that can be told
+_SURELY = 0.65  # and when it looks this much like it, nothing speaks against it
 _STILL = 8.0  # pixels by which the ground may have moved since the key for a look in place
 _NEARER = 0.9  # a new match with the key frame must look this much more alike
 
@@ -64,7 +67,8 @@ class TrackedMask:
     region : Region
         The part of the picture that was looked at; the object is nowhere else.
     certainty : float
-        0 to 1: how much of the way from the key frame is confirmed.
+        0 to 1: how much the mask looks like the key's object, and how much of the way from
+        there is confirmed.
     """
 
     frame: int
@@ -104,7 +108,7 @@ class MaskTracker:
         self._area = float(self._mask.sum())
         self._trail = np.zeros((h, w, 2), np.float32)  # from there to the key frame
         self._region = region_around(self._mask > 0, _MARGIN, step)
-        self._certainty = 1.0
+        self._way = 1.0  # how much of the way from the key frame is confirmed
         seen = []
         for t, label in self._labels.items():
             wide = region_around(label > 0, 4 * _MARGIN, step)
@@ -168,14 +172,18 @@ class MaskTracker:
         moves = np.where(moves > 0, moves * np.minimum(1, np.abs(distance) / _SMEARED), moves)
         decided = weight * logit - least + _MOTION * moves
         decided += self._from_colors(lab, region, band)
-        decided += self._from_keys(lab, region, trail, distance, noise)
+        like = likeness(self._key_picture(region, trail), lab, self._tolerance(noise))
+        decided += self._from_keys(lab, region, trail, distance, noise, like)
         logit = np.clip(np.where(band, decided, logit), -SURE, SURE)
         mask = logit > 0
         if mask.sum() < max(4.0, _COLLAPSE * self._area):
             return None
-        # certainty shrinks by what was not found again and by what had to be changed
-        self._certainty *= (kept * iou(mask, inside)) ** 0.25
         distance = signed_distance(mask, SURE * _EDGE)
+        confirmed = self._confirmed(lab, region, like, distance, noise)
+        if confirmed < _UNLIKE:
+            return None
+        # the way shrinks by what was not found again and by what had to be changed
+        self._way *= (kept * iou(mask, inside)) ** 0.25
         self._colors.learn(
             lab, region, (distance > 1).astype(np.float32), (distance < -1).astype(np.float32)
         )
@@ -185,7 +193,30 @@ class MaskTracker:
         self._trail[region.slices] = trail
         self._region = region
         self._area += 0.2 * (float(mask.sum()) - self._area)
-        return TrackedMask(t, logit.astype(np.float16), region, self._certainty)
+        here = min(1.0, (confirmed - _UNLIKE) / (_SURELY - _UNLIKE))
+        return TrackedMask(t, logit.astype(np.float16), region, here * (1 + self._way) / 2)
+
+    def _confirmed(
+        self, lab: Floats, region: Region, like: Floats, distance: Floats, noise: float
+    ) -> float:
+        """Return 0 to 1.3: how much a found mask looks like the object on the key frame.
+
+        Its own patches count, found along the way, and how much better the key's colours fit
+        it than what is around it. A spread that clings to the background has neither; and with
+        a camera at rest, what it clings to was there on the key frame already. Of an object
+        without pixels that are apart from its edge nothing can be said.
+        """
+        if np.count_nonzero(distance > 2) < _JUDGED:
+            return _SURELY
+        inside, around = distance > 0, (distance < -1) & (distance > -8)
+        fits, fits_around = (
+            float((self._colors.anywhere(lab[part]) > 0).mean()) if part.any() else 0.0
+            for part in (inside, around)
+        )
+        in_place = likeness(self._flows.lab(self._key, region), lab, self._tolerance(noise))
+        ground = (in_place > np.maximum(like, 0.5)) & (self._labels[self._key][region.slices] < 0.5)
+        own = float(like[inside].mean()) + 0.3 * max(0.0, fits - fits_around)
+        return own * (1 - float(ground[inside].mean()))
 
     def _tolerance(self, noise: float) -> float:
         """Return by how much patches that show the same differ: not at all but for noise."""
@@ -202,15 +233,20 @@ class MaskTracker:
         return _OWN * says + (1 - _OWN) * blurred(says, band, 2.0)
 
     def _from_keys(
-        self, lab: Floats, region: Region, trail: Floats, distance: Floats, noise: float
+        self,
+        lab: Floats,
+        region: Region,
+        trail: Floats,
+        distance: Floats,
+        noise: float,
+        alike: Floats,
     ) -> Floats:
         """Return what the key frames say: their labels where they look alike."""
         tolerance = self._tolerance(noise)
-        picture = self._key_picture(region, trail)
         rows, columns = np.indices(region.shape, dtype=np.float32)
         rows, columns = rows + region.top + trail[..., 0], columns + region.left + trail[..., 1]
         label = sample(self._labels[self._key], rows, columns)
-        says: Floats = _FOUND_AGAIN * likeness(picture, lab, tolerance) * (2 * label - 1)
+        says: Floats = _FOUND_AGAIN * alike * (2 * label - 1)
         ground = trail[distance < -4]
         moved = float(np.median(np.hypot(ground[:, 0], ground[:, 1]))) if len(ground) else 0.0
         still = float(np.exp(-((moved / _STILL) ** 2)))

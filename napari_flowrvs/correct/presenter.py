@@ -448,9 +448,13 @@ class CorrectPresenter:
                 self._forget()
 
     def _on_completed(self) -> None:
-        if self._preview is not None and not self._preview.frames:
+        preview = self._preview
+        lost = preview.lost_text if isinstance(preview, editing.Preview) else ""
+        if preview is not None and not preview.frames:
             self._forget()
-            self.noted.emit(self._nothing)
+            self.noted.emit(f"{self._nothing} ({lost})" if lost else self._nothing)
+        elif lost:
+            self.noted.emit(f"The object is {lost}: draw it where it is seen again.")
 
     def _on_failed(self, _failure: object) -> None:
         if self._preview is not None:

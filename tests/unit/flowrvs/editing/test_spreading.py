@@ -78,6 +78,17 @@ def test_chosen_keys_stop_at_other_frames_of_a_person(project, video, red, shape
     assert copied.frames == preview.frames
 
 
+def test_a_lost_object_is_told(project, red, shapes_frames, shapes_masks):
+    frames = shapes_frames.copy()
+    frames[7:] = shapes_frames[0, 0, 0]  # the squares are gone
+    with open_video(frames) as video:
+        draw(project, red, 3, shapes_masks["red"][3])
+        preview = spread(project, video, red.id).finish()
+        assert preview.frames == (0, 1, 2, 4, 5, 6)
+        assert preview.lost == (range(7, 12),) and preview.lost_text == "lost after frame 6"
+    assert spread(project, None, red.id, method="copy").finish().lost_text == ""
+
+
 def test_an_absence_ends_the_spread(project, video, red, shapes_masks):
     draw(project, red, 2, shapes_masks["red"][2])
     project.mark_absent(red.id, 5, 7)

@@ -54,3 +54,36 @@ def disk() -> Clip:
 @pytest.fixture(scope="session")
 def hidden_disk() -> Clip:
     return moving_disk(26, wall=True)
+
+
+def swinging_cap(count: int = 36) -> Clip:
+    """A dark cap over a dark wall that swings, blurred, out of the picture and back."""
+    h, w, size = 120, 200, 61
+    wall = 30 + 50 * texture(54, (h, w), 0, 1)
+    low, high = np.array([50, 45, 40]), np.array([90, 80, 70])
+    pattern = low + (high - low) * texture(6, (size, size), 0, 1)
+    rows, columns = np.indices((size, size)) - size // 2
+    disk = (rows / 18) ** 2 + (columns / 26) ** 2 < 1
+    noise = np.random.default_rng(4)
+    frames, masks = [], []
+    for t in range(count):
+        colors, cover = (
+            np.zeros((h + 2 * size, w + 2 * size, 3)),
+            np.zeros((h + 2 * size, w + 2 * size)),
+        )
+        for share in np.linspace(-0.35, 0.35, 8):
+            phase = 2 * np.pi * (t + share) / 50
+            top = round(0.4 * h + 18 * np.cos(2 * phase)) + size - size // 2
+            left = min(w + size, round(0.6 * w - 120 * np.cos(phase)) + size - size // 2)
+            colors[top : top + size, left : left + size] += disk[..., None] * pattern / 8
+            cover[top : top + size, left : left + size] += disk / 8
+        seen = cover[size:-size, size:-size]
+        frame = wall * (1 - seen[..., None]) + colors[size:-size, size:-size]
+        frames.append(np.clip(frame + noise.normal(0, 2, frame.shape), 0, 255).astype(np.uint8))
+        masks.append(seen > 0.5)
+    return Clip(np.stack(frames), np.stack(masks), (0, 0))
+
+
+@pytest.fixture(scope="session")
+def cap() -> Clip:
+    return swinging_cap()

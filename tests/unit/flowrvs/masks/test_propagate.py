@@ -8,6 +8,7 @@ import pytest
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.masks.flow import Flows, Region, block_mean, has_dis, region_around, sample
 from flowrvs.masks.propagate import propagate
+from flowrvs.masks.shape import opencv
 from flowrvs.progress import CancelToken
 
 METHODS = [
@@ -57,14 +58,14 @@ def test_a_small_cache_forgets_the_oldest(disk):
 def test_unknown_flow_and_missing_opencv_are_told(disk, monkeypatch):
     with pytest.raises(InputError, match="unknown"):
         Flows(disk.read, disk.masks.shape, method="farneback")  # type: ignore[arg-type]
-    has_dis.cache_clear()
+    opencv.cache_clear()
     monkeypatch.setitem(sys.modules, "cv2", None)
     try:
         with pytest.raises(InputError, match="flow"):
             Flows(disk.read, disk.masks.shape, method="dis")
         assert Flows(disk.read, disk.masks.shape).method == "ilk"
     finally:
-        has_dis.cache_clear()
+        opencv.cache_clear()
 
 
 def test_sampling_and_block_means():
@@ -148,6 +149,30 @@ def test_stops_where_the_object_is_hidden(hidden_disk):
     assert gone < 25
     assert half - 1 <= max(found) <= gone + 1
     assert np.mean([iou(found[t], hidden_disk.masks[t]) for t in range(1, half)]) > 0.85
+
+
+def test_stops_once_what_it_found_is_not_the_object(cap):
+    """The cap leaves the picture on frame 21; a spread that clings to the wall ends."""
+    gone = int(np.argmin(cap.masks.any((1, 2))))
+    assert 15 < gone < 30 and cap.masks[-1].any()
+    lost: list[range] = []
+    flows = Flows(cap.read, cap.masks.shape)
+    found = list(propagate(flows, {0: cap.masks[0]}, lost=lost.append))
+    last = found[-1].frame
+    assert [s.frame for s in found] == list(range(1, last + 1))
+    assert lost == [range(last + 1, 36)] and last <= gone
+    scores = [iou(s.mask, cap.masks[s.frame]) for s in found]
+    assert min(scores) > 0.05 and np.mean(scores) > 0.5
+    assert found[-1].certainty < 0.5 < 0.9 < found[1].certainty
+    # between two keys each side goes as far as it can, and only what neither reaches is lost
+    lost.clear()
+    both = {
+        s.frame for s in propagate(flows, {0: cap.masks[0], 35: cap.masks[35]}, lost=lost.append)
+    }
+    assert lost == [range(min(set(range(1, 35)) - both), max(set(range(1, 35)) - both) + 1)]
+    lost.clear()
+    list(propagate(flows, {0: cap.masks[0]}, 1, 4, lost=lost.append))
+    assert lost == []
 
 
 def test_stops_at_absences_and_at_other_peoples_frames(disk):
