@@ -22,6 +22,7 @@ __all__ = ["CANCELLED", "DONE", "FAULT", "INPUT", "VERBS", "build_parser", "main
 VERBS = (
     "demo",
     "segment",
+    "pick",
     "import",
     "export",
     "check",

@@ -1,0 +1,252 @@
+"""``flowrvs pick``: an object on a frame from points, boxes and scribbles."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowrvs.masks.pick import Mark
+    from flowrvs.store import ObjectRecord, Project
+    from flowrvs.video import Video
+
+HELP = "Pick an object on a frame by points, a box or scribbles; needs no model."
+
+_NUMBER = r"[-+]?\d+(?:\.\d*)?"
+
+
+class _AddMark(argparse.Action):
+    """Collect marks of all kinds in the order in which they are typed."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        kind, _, negative = str(self.const).partition(" ")
+        namespace.marks = [*(namespace.marks or ()), (kind, values, not negative)]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    if not re.fullmatch(rf"\s*{_NUMBER}(?:[\s,;]+{_NUMBER})*\s*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 120,80")
+    return tuple(float(n) for n in re.findall(_NUMBER, text))
+
+
+def _pairs(text: str) -> tuple[tuple[float, float], ...]:
+    values = _numbers(text)
+    if len(values) % 2:
+        raise argparse.ArgumentTypeError(f"{text!r} has an odd number of coordinates; use X,Y")
+    return tuple(zip(values[::2], values[1::2], strict=True))
+
+
+def _point(text: str) -> tuple[tuple[float, float], ...]:
+    points = _pairs(text)
+    if len(points) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one point X,Y")
+    return points
+
+
+def _box(text: str) -> tuple[tuple[float, float], ...]:
+    points = _pairs(text)
+    if len(points) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a box X0,Y0,X1,Y1")
+    return points
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to `parser`."""
+    parser.add_argument("source", metavar="VIDEO|PROJECT", help="a video, or a .flowrvs folder")
+    parser.add_argument("--frame", type=int, required=True, metavar="N", help="where to pick")
+    marks = parser.add_argument_group("marks, in pixels of the video; each may be repeated")
+    for name, kind, read, metavar, text in (
+        ("--point", "point", _point, "X,Y", "this is the object"),
+        ("--not", "point not", _point, "X,Y", "this is not"),
+        ("--box", "box", _box, "X0,Y0,X1,Y1", "the object is in this box; the last one counts"),
+        ("--scribble", "scribble", _pairs, "'X,Y X,Y ...'", "a stroke over the object"),
+        ("--not-scribble", "scribble not", _pairs, "'X,Y X,Y ...'", "a stroke over the rest"),
+    ):
+        marks.add_argument(
+            name, action=_AddMark, const=kind, dest="marks", type=read, metavar=metavar, help=text
+        )
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--object", type=int, metavar="ID", help="mend or draw this object")
+    whose.add_argument(
+        "--sentence", metavar="TEXT", help="the object of this sentence, which may be new"
+    )
+    parser.add_argument("--name", metavar="TEXT", help="name of a new object")
+    parser.add_argument(
+        "--rule",
+        default="replace",
+        choices=("replace", "union", "subtract"),
+        help="what becomes of the object's mask on the frame (replace)",
+    )
+    parser.add_argument("--inside-box", action="store_true", help="never leave the box")
+    parser.add_argument(
+        "--with",
+        dest="tracker",
+        default="classical",
+        metavar="NAME",
+        help="what picks: classical, which needs no weights (classical)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="PROJECT", help="the project (of the video's name, here)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the verb."""
+    import flowrvs
+    from flowrvs.editing.pick import keep_pick, open_picker
+    from flowrvs.errors import InputError, MissingPathError
+    from flowrvs.masks.pick import Mark
+    from flowrvs.store import Project
+
+    if args.tracker != "classical":
+        raise InputError(
+            f"Nothing named {args.tracker!r} picks in this version; leave --with out or say "
+            "'classical'."
+        )
+    marks = tuple(Mark(*mark) for mark in args.marks or ())
+    if not any(mark.positive for mark in marks):
+        raise InputError("Say where the object is: --point X,Y, --box X0,Y0,X1,Y1 or --scribble.")
+    with ExitStack() as stack:
+        project = _open_project(args)
+        if project is not None:
+            stack.callback(project.close)
+        if project is not None and _is_project(args.source):
+            path = project.find_video()
+            if path is None:
+                raise MissingPathError(
+                    f"The video of {project.path} was not found; give the video and --out "
+                    f"{project.path} instead."
+                )
+        else:
+            path = args.source
+        video = stack.enter_context(flowrvs.open_video(path))
+        if not 0 <= args.frame < len(video):
+            raise InputError(
+                f"There is no frame {args.frame}; the video has frames 0 to {len(video) - 1}."
+            )
+        drawn: ObjectRecord | None = None
+        if project is not None:
+            project.check_video(video.info)
+            drawn = _chosen(args, project, marks)
+        elif args.object is not None:
+            raise InputError(f"There is no object {args.object}: the project is new.")
+        if args.rule != "replace" and drawn is None:
+            raise InputError(f"--rule {args.rule} needs an object that exists; see --object.")
+        picker = open_picker(
+            project,
+            video,
+            args.frame,
+            drawn.id if drawn is not None and args.rule == "replace" else None,
+            choose=args.sentence is not None,
+            inside_box=args.inside_box,
+        )
+        for mark in marks:
+            picker.add(mark)
+        mask = picker.mask
+        if not mask.any():
+            raise InputError("Nothing is left of the object with these marks; say less is not it.")
+        if project is None:  # not before everything is known to be right
+            project = Project.create(_out(args, video), video.info)
+            stack.callback(project.close)
+        with project.edit(f"pick on frame {args.frame}", kind="human"):
+            if drawn is None:
+                drawn = _new_object(args, project)
+            if not keep_pick(project, args.frame, mask, drawn.id, args.rule):
+                raise InputError(
+                    f"Frame {args.frame} of {drawn.name!r} is locked; unlock it to pick there."
+                )
+        _tell(args, project, drawn, len(marks))
+
+
+def _tell(args: argparse.Namespace, project: Project, drawn: ObjectRecord, marks: int) -> None:
+    import numpy as np
+
+    mask = project.object_mask(drawn.id, args.frame, args.frame + 1)[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+    if args.json:
+        result = {
+            "project": str(project.path),
+            "video": project.video.path,
+            "frame": args.frame,
+            "object_id": drawn.id,
+            "name": drawn.name,
+            "layer": drawn.layer,
+            "pixels": int(mask.sum()),
+            "box": box if len(rows) else None,
+            "marks": marks,
+            "with": args.tracker,
+        }
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    print(f"Object {drawn.id}, {drawn.name!r}, frame {args.frame}: {int(mask.sum())} pixels")
+    print(f"Project: {project.path}")
+
+
+def _open_project(args: argparse.Namespace) -> Project | None:
+    """Open the project to write into; None for one that is still to be made."""
+    from flowrvs.store import SUFFIX, Project
+
+    if _is_project(args.source):
+        source = Path(args.source)
+        if args.out is None or args.out.absolute() == source.absolute():
+            return Project.open(source)
+        with Project.open(source, read_only=True) as other:
+            return Project.open(other.copy_to(args.out))
+    path = args.out if args.out is not None else _default_out(args.source)
+    if path.suffix != SUFFIX:
+        path = path.with_name(path.name + SUFFIX)
+    return Project.open(path) if path.exists() else None
+
+
+def _is_project(source: str) -> bool:
+    from flowrvs.store import SUFFIX
+
+    return Path(source).suffix == SUFFIX
+
+
+def _default_out(source: str) -> Path:
+    from flowrvs.store import SUFFIX
+
+    video = Path(source).resolve()
+    plain = video.is_dir() and video.suffix != ".zarr"  # a folder's dots are its name
+    return Path((video.name if plain else video.stem) + SUFFIX)
+
+
+def _out(args: argparse.Namespace, video: Video) -> Path:
+    return args.out if args.out is not None else _default_out(args.source)
+
+
+def _chosen(
+    args: argparse.Namespace, project: Project, marks: Sequence[Mark]
+) -> ObjectRecord | None:
+    from flowrvs.editing.pick import find_object
+    from flowrvs.errors import InputError
+
+    if args.object is not None:
+        if args.object not in project.objects:
+            raise InputError(f"There is no object {args.object} in {project.path}.")
+        return project.objects[args.object]
+    if args.sentence is not None:
+        return find_object(project, args.sentence, args.frame, tuple(marks))
+    return None
+
+
+def _new_object(args: argparse.Namespace, project: Project) -> ObjectRecord:
+    if args.sentence is not None:
+        return project.add_prompt(args.sentence)[1]
+    name = args.name or f"object {project.next_label}"
+    layers = project.layers
+    layer = min(layers) if layers else project.add_layer("picked").id
+    return project.add_object(name, layer)

@@ -1,0 +1,575 @@
+"""From a few marks on a picture to the mask of an object, without any model.
+
+A `Picker` holds one frame and the marks on it: points (this, not this), a box, scribbles. Every
+new mark gives a mask at once, for a person to look at before the next one.
+
+How: the picture around the marks becomes a graph of superpixels (SLIC). Each superpixel is
+judged by itself: geodesic distance to the marks and to the border, colours like those of the
+marks and of the mask so far, motion, where it lies in the box. A random walk on the graph joins
+these judgements, so that edges of the mask fall on edges of the picture. Only a few thousand
+numbers are solved for, which is why it answers between two clicks.
+
+How much each measure counts was fitted by `benchmarks/bench_pick.py --fit` on ten clips of
+DAVIS, in which it is a logistic regression; others were measured (docs/pick.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import find_objects, label
+
+from flowrvs.errors import InputError
+from flowrvs.masks.superpixels import Box, ColorCounts, SuperpixelGraph
+
+__all__ = ["ColorCounts", "Mark", "Picker"]
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Point = tuple[float, float]
+
+_COARSE = (25_000, 1000)  # pixels and superpixels of the whole frame
+_FINE = (100_000, 8000)  # and of the crop around the object
+_MARGIN = 0.3  # of the object's size, around it
+_SPECK = 0.1  # parts without a mark and smaller than this share of the mask go
+
+#: Stages: the frame after one point; its crop, twice; a box, twice; few, some, many marks.
+_FIRST, _CLOSER, _CLOSER_AGAIN, _BOX, _BOX_AGAIN, _FEW, _SOME, _MANY = range(8)
+_TRUST = (0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25)  # in the judgement of single superpixels
+
+#: What is asked of a superpixel, and its weight in every stage. "Marks" are those that say this,
+#: "others" those that say not this, "outside" is what is known not to be the object.
+_TABLE = """
+constant                               0.28  -0.14  -0.02  -0.48   0.24  -0.23  -0.42  -0.78
+colors, marks against border           0.44   0.16   0.03   0.00   0.00   0.07   0.02   0.05
+colors, marks against others           0.00   0.00   0.00   0.00   0.00   0.11   0.10   0.08
+colors, mask against rest              0.00   0.27   0.14   1.13   0.47   0.24   0.29   0.33
+colors nearby, mask against rest       0.00   0.47   0.34   0.05   0.34   0.33   0.29   0.25
+geodesic, border against marks         0.50   0.41   0.23   0.00   0.00   0.45   0.42   0.42
+geodesic, others against marks         0.00   0.00   0.00   0.00   0.00   0.34   0.01  -0.06
+across motion, border against marks    0.63  -0.21  -0.08   0.00   0.00   0.01  -0.01   0.06
+across motion, others against marks    0.00   0.00   0.00   0.00   0.00   0.10  -0.05   0.01
+space, others against marks            0.00   0.00   0.00   0.00   0.00  -0.28  -0.06   0.04
+geodesic, near the last mark           0.00   0.00   0.00   0.00   0.00   6.93   4.10   3.47
+space, near the last mark              0.00   0.00   0.00   0.00   0.00   1.95   1.10   0.96
+mask so far, log odds                  0.00   0.49   0.72   0.02   0.47   0.67   0.70   0.69
+mask so far, yes or no                 0.00   0.41   0.18   0.05  -0.26   0.44   0.85   1.06
+motion, rest against mask              0.00   0.82   0.19   0.64   0.30   0.23   0.15   0.16
+depth in the box                       0.00   0.00   0.00  -0.89  -0.88  -0.12   0.03   0.09
+geodesic, from the marks              -1.10  -0.33  -0.13   0.00   0.00   0.06  -0.03   0.03
+geodesic, from outside                 0.59   0.60   0.19   1.45   0.84   0.22   0.26   0.15
+across motion, from outside            0.25  -0.59  -0.04   0.26   0.13   0.07   0.09   0.11
+near the middle of the box             0.00   0.00   0.00   0.27   0.28   0.20   0.06   0.16
+"""
+MEASURES = tuple(line[:36].strip() for line in _TABLE.strip().splitlines())
+WEIGHTS = np.array([line[36:].split() for line in _TABLE.strip().splitlines()], np.float32).T
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a person says about some pixels of a frame.
+
+    Attributes
+    ----------
+    kind : {"point", "box", "scribble"}
+        A box has two points, its corners; it surrounds the object.
+    points : tuple of (x, y)
+        In pixels of the frame; (0, 0) is the corner of the upper left one.
+    positive : bool
+        This is the object; False: this is not.
+    """
+
+    kind: Literal["point", "box", "scribble"]
+    points: tuple[Point, ...]
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        points = tuple((float(x), float(y)) for x, y in self.points)
+        count = {"point": 1, "box": 2}.get(self.kind)
+        if self.kind not in ("point", "box", "scribble") or not all(
+            math.isfinite(value) for point in points for value in point
+        ):
+            raise InputError(f"A mark is a point, box or scribble of numbers, not {self}.")
+        if not points or (count is not None and len(points) != count):
+            raise InputError(f"A {self.kind} cannot have {len(points)} points.")
+        if self.kind == "box":
+            (x0, y0), (x1, y1) = points
+            points = (min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))
+            if points[1][0] - points[0][0] < 1 or points[1][1] - points[0][1] < 1:
+                raise InputError("A box needs at least one pixel to each side.")
+        object.__setattr__(self, "points", points)
+
+    @classmethod
+    def point(cls, x: float, y: float, positive: bool = True) -> Mark:
+        """Make a click."""
+        return cls("point", ((x, y),), positive)
+
+    @classmethod
+    def box(cls, x0: float, y0: float, x1: float, y1: float) -> Mark:
+        """Make a box around the object, of any two opposite corners."""
+        return cls("box", ((x0, y0), (x1, y1)))
+
+    @classmethod
+    def scribble(cls, points: Iterable[Point], positive: bool = True) -> Mark:
+        """Make a stroke through points."""
+        return cls("scribble", tuple(points), positive)
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """A mask after some marks: one number a superpixel, or what it starts from."""
+
+    graph: SuperpixelGraph | None = None
+    share: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    start: Mask | None = None
+
+
+class Picker:
+    """The mask of one object on one frame, from marks that are added one by one.
+
+    Not safe to use from several threads at once.
+
+    Parameters
+    ----------
+    frame : ndarray of uint8, shape (H, W, 3)
+        RGB.
+    start : array_like of bool, shape (H, W), optional
+        The object as it is believed to be, to be mended by marks.
+    flow : ndarray of float32, shape (h, w, 2), optional
+        Optical flow from this frame to another one nearby, of any resolution: what moves
+        together belongs together.
+    colors : ColorCounts, optional
+        Of the object and its surroundings on frames nearby.
+    choose : bool
+        Points first choose among the connected parts of `start`, as a model may have found
+        several objects: "this" keeps the parts that it lies on, "not this" takes one away.
+        From the first mark that no choice satisfies on, what was chosen is mended.
+    inside_box : bool
+        Never leave the box. By default it may, where a mark of this object lies outside.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> frame = np.full((60, 80, 3), 30, np.uint8)
+    >>> frame[20:40, 30:60] = 200
+    >>> picker = Picker(frame)
+    >>> int(picker.add(Mark.point(45, 30)).sum())
+    600
+    """
+
+    def __init__(
+        self,
+        frame: npt.NDArray[np.uint8],
+        *,
+        start: npt.ArrayLike | None = None,
+        flow: npt.ArrayLike | None = None,
+        colors: ColorCounts | None = None,
+        choose: bool = False,
+        inside_box: bool = False,
+    ) -> None:
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+            raise InputError(f"A frame is RGB uint8 (H, W, 3), not {frame.dtype} {frame.shape}.")
+        self._frame = frame
+        self._start = None if start is None else np.asarray(start, dtype=bool)
+        if self._start is not None and self._start.shape != frame.shape[:2]:
+            raise InputError(f"A mask {self._start.shape} does not fit a frame {frame.shape[:2]}.")
+        self._motion = None if flow is None else _relative(np.asarray(flow, np.float32))
+        self._colors = colors
+        self._parts = None
+        if choose and self._start is not None:
+            self._parts = label(self._start, np.ones((3, 3)))[0]
+        self._inside_box = inside_box
+        self._coarse: SuperpixelGraph | None = None
+        self._marks: list[Mark] = []
+        self._answers: list[_Answer] = [_Answer(start=self._start)]
+        self._mask: Mask | None = None
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """All marks, in the order in which they count."""
+        return tuple(self._marks)
+
+    @property
+    def mask(self) -> Mask:
+        """The mask after all marks, bool, shape (H, W)."""
+        if self._mask is None:
+            self._mask = self._painted(self._answers[-1])
+        return self._mask.copy()
+
+    def prepare(self) -> None:
+        """Do beforehand what the first point will need."""
+        if self._coarse is None:
+            height, width = self._frame.shape[:2]
+            self._coarse = SuperpixelGraph(
+                self._frame, (0, 0, width, height), *_COARSE, self._motion
+            )
+
+    def add(self, mark: Mark) -> Mask:
+        """Take one more mark and return the mask; a new box replaces the old one.
+
+        Raises
+        ------
+        InputError
+            The mark lies outside the frame.
+        """
+        self._check(mark)
+        if mark.kind == "box":
+            self._begin([mark, *(m for m in self._marks if m.kind != "box")])
+        else:
+            self._append(mark)
+        return self.mask
+
+    def undo(self) -> Mark | None:
+        """Forget the last mark and return it; None where there is none."""
+        if not self._marks:
+            return None
+        self._answers.pop()
+        self._mask = None
+        return self._marks.pop()
+
+    def remove(self, index: int) -> Mask:
+        """Forget a mark by its place in `marks`, and return the mask of the others."""
+        marks = list(self._marks)
+        del marks[index]
+        self._begin(marks)
+        return self.mask
+
+    def replace(self, index: int, mark: Mark) -> Mask:
+        """Move a mark, or change what it says, and return the mask."""
+        self._check(mark)
+        marks = list(self._marks)
+        if mark.kind == "box" and marks[index].kind != "box":
+            raise InputError("A point or scribble cannot become a box; remove it and add the box.")
+        marks[index] = mark
+        self._begin(marks)
+        return self.mask
+
+    # -- inside --------------------------------------------------------------------------
+
+    def _check(self, mark: Mark) -> None:
+        height, width = self._frame.shape[:2]
+        x, y = np.array(mark.points).T
+        if mark.kind == "box":
+            if x[0] >= width or y[0] >= height or x[1] <= 0 or y[1] <= 0:
+                raise InputError(f"The box {mark.points} lies outside {width} x {height} pixels.")
+        elif x.min() < 0 or y.min() < 0 or x.max() >= width or y.max() >= height:
+            raise InputError(
+                f"A {mark.kind} at {_text(mark.points)} lies outside the picture of "
+                f"{width} x {height} pixels."
+            )
+
+    def _begin(self, marks: Sequence[Mark]) -> None:
+        """Take marks anew; what is alike at the beginning need not be solved again."""
+        same = 0
+        while same < min(len(marks), len(self._marks)) and marks[same] is self._marks[same]:
+            same += 1
+        del self._marks[same:], self._answers[same + 1 :]
+        self._mask = None
+        for mark in marks[same:]:
+            self._append(mark)
+
+    def _append(self, mark: Mark) -> None:
+        marks = [*self._marks, mark]
+        self._answers.append(self._answer(marks, self._answers[-1]))
+        self._marks = marks
+        self._mask = None
+
+    def _answer(self, marks: list[Mark], last: _Answer) -> _Answer:
+        box = _box(marks)
+        positive = any(m.positive for m in marks)
+        if self._parts is not None and last.graph is None:
+            chosen = _chosen(self._parts, marks)
+            if chosen is not None:
+                return _Answer(start=chosen)
+        started = last.graph is not None or (last.start is not None and last.start.any())
+        if not started and not positive:
+            return last  # nothing is known of the object yet
+        if not started and box is None:
+            return self._first(marks)
+        fresh = last.graph is None and marks[-1].kind == "box"
+        graph = self._graph(marks, last)
+        if last.graph is None:
+            start = None if last.start is None else last.start.astype(np.float32)
+            share = np.zeros(graph.count, np.float32) if start is None else graph.shares(start)
+            if box is not None and not (share > 0.5).any():
+                across, down = graph.within(box)
+                share = np.where(across**2 + down**2 < 1, np.float32(0.8), np.float32(0))
+            elif start is not None:
+                fresh = False
+        elif graph is last.graph:
+            share = last.share
+        else:
+            share = graph.shares(self._whole(last))
+        if fresh:
+            share = self._solve(graph, marks, share, _BOX)
+            share = self._solve(graph, marks, share, _BOX_AGAIN)
+        else:
+            count = sum(m.kind != "box" for m in marks) + (box is not None)
+            stage = _FEW if count < 4 else _SOME if count < 7 else _MANY
+            # Twice: what the mark has changed tells of colours, and those change the rest.
+            share = self._solve(graph, marks, share, stage)
+            share = self._solve(graph, marks, share, stage)
+        return _Answer(graph, share)
+
+    def _first(self, marks: list[Mark]) -> _Answer:
+        """Answer to the first point or scribble: where on the frame is it, then closer."""
+        self.prepare()
+        coarse = self._coarse
+        assert coarse is not None
+        found = _Answer(coarse, self._solve(coarse, marks, None, _FIRST))
+        graph = self._graph(marks, found)
+        share = graph.shares(self._whole(found))
+        share = self._solve(graph, marks, share, _CLOSER)
+        return _Answer(graph, self._solve(graph, marks, share, _CLOSER_AGAIN))
+
+    def _graph(self, marks: list[Mark], last: _Answer) -> SuperpixelGraph:
+        """Return the last graph, or that of a better crop."""
+        graph = last.graph
+        crop = self._crop(marks, last)
+        if graph is not None and graph is not self._coarse:
+            held = graph.box
+            holds = all(
+                held[0] <= x < held[2] and held[1] <= y < held[3]
+                for m in marks
+                if m.kind != "box"
+                for x, y in m.points
+            )
+            large = _size(held) > 2 * _size(crop) and graph.scale < 0.9
+            if holds and not large and not self._cut(last):
+                return graph
+        return SuperpixelGraph(self._frame, crop, *_FINE, self._motion)
+
+    def _cut(self, answer: _Answer) -> bool:
+        """Tell whether the mask reaches a side of the crop that is not the frame's."""
+        graph, (height, width) = answer.graph, self._frame.shape[:2]
+        assert graph is not None
+        left, top, right, bottom = graph.box
+        inside = answer.share > 0.5
+        sides = (
+            (left > 0, graph.labels[:, 0]),
+            (top > 0, graph.labels[0]),
+            (right < width, graph.labels[:, -1]),
+            (bottom < height, graph.labels[-1]),
+        )
+        return any(open_ and inside[side].any() for open_, side in sides)
+
+    def _crop(self, marks: list[Mark], last: _Answer) -> Box:
+        height, width = self._frame.shape[:2]
+        x, y = np.array([p for m in marks for p in m.points]).T
+        x0, y0, x1, y1 = x.min(), y.min(), x.max() + 1, y.max() + 1
+        if last.graph is not None:
+            graph = last.graph
+            parts, _ = label(last.share[graph.labels] > 0.5, np.ones((3, 3)))
+            marked = {
+                int(parts[graph.labels == graph.at(*p)].max())
+                for m in marks
+                if m.kind != "box" and m.positive
+                for p in m.points[:1]
+            }
+            places = find_objects(parts)
+            chosen = [places[i - 1] for i in marked if i] or [p for p in places if p]
+            for rows, columns in chosen:
+                x0 = min(x0, graph.box[0] + columns.start / graph.scale)
+                x1 = max(x1, graph.box[0] + columns.stop / graph.scale)
+                y0 = min(y0, graph.box[1] + rows.start / graph.scale)
+                y1 = max(y1, graph.box[1] + rows.stop / graph.scale)
+        elif last.start is not None and last.start.any():
+            rows, columns = (np.flatnonzero(last.start.any(axis)) for axis in (1, 0))
+            x0, x1 = min(x0, columns[0]), max(x1, columns[-1] + 1)
+            y0, y1 = min(y0, rows[0]), max(y1, rows[-1] + 1)
+        margin = _MARGIN * max(x1 - x0, y1 - y0) + 16
+        left, top = max(0, int(x0 - margin)), max(0, int(y0 - margin))
+        return left, top, min(width, int(x1 + margin) + 1), min(height, int(y1 + margin) + 1)
+
+    def _solve(
+        self, graph: SuperpixelGraph, marks: list[Mark], share: Floats | None, stage: int
+    ) -> Floats:
+        inside, outside = _seeds(graph, marks)
+        box = _box(marks)
+        fixed = outside.copy()
+        if box is not None:
+            leaves = any(
+                m.positive and not (box[0] <= x <= box[2] and box[1] <= y <= box[3])
+                for m in marks
+                if m.kind != "box"
+                for x, y in m.points
+            )
+            if self._inside_box or not leaves:
+                across, down = graph.within(box)
+                fixed |= (np.maximum(np.abs(across), np.abs(down)) > 1) & ~inside
+        measures = self._measures(graph, marks, share, inside, outside, fixed)
+        likely = self._likely(stage, measures, graph)
+        return graph.solve(likely, _TRUST[stage], inside, fixed)
+
+    def _likely(self, stage: int, measures: Floats, graph: SuperpixelGraph) -> Floats:
+        """Return the probability of each superpixel by itself."""
+        odds = np.clip(measures @ WEIGHTS[stage], -30, 30)
+        likely: Floats = 1 / (1 + np.exp(-odds))
+        return likely
+
+    def _measures(
+        self,
+        graph: SuperpixelGraph,
+        marks: list[Mark],
+        share: Floats | None,
+        inside: Mask,
+        outside: Mask,
+        fixed: Mask,
+    ) -> Floats:
+        """Return `MEASURES` of every superpixel, shape (n, measures); 0 where unknown."""
+        found = np.zeros((graph.count, len(MEASURES)), np.float32)
+        found[:, 0] = 1
+        these, others = np.flatnonzero(inside), np.flatnonzero(outside)
+        box = _box(marks)
+        away = np.flatnonzero(fixed)
+        if box is not None or not len(away):
+            away = np.union1d(away, graph.border)
+        for kind in range(len(graph.costs)):
+            far = graph.distance(away, kind) if fixed.any() else graph.border_distance[kind]
+            typical = float(far[~fixed].mean()) if not fixed.all() else 1.0
+            found[:, 17 + kind] = np.log(far / (typical + 1e-3) + 0.1)
+        if len(these):
+            alike = np.log(graph.likeness(these) + 0.01)
+            found[:, 1] = alike - np.log(graph.border_likeness + 0.01)
+            if len(others):
+                found[:, 2] = alike - np.log(graph.likeness(others) + 0.01)
+                found[:, 9] = np.log(graph.spatial_distance(others) + 0.02) - np.log(
+                    graph.spatial_distance(these) + 0.02
+                )
+        for kind in range(len(graph.costs)):
+            border = graph.border_distance[kind]
+            soft = 0.1 * float(np.median(border)) + 1e-3
+            if len(these):
+                near = graph.distance(these, kind)
+                found[:, 5 + 2 * kind] = np.log((border + soft) / (near + soft))
+                if len(others):
+                    far = graph.distance(others, kind)
+                    found[:, 6 + 2 * kind] = np.log((far + soft) / (near + soft))
+                if kind == 0:
+                    found[:, 16] = np.log(near / (10 * soft) + 0.1)
+            last = marks[-1]
+            if kind == 0 and last.kind != "box" and share is not None and len(marks) > 1:
+                here = _touched(graph, last)
+                sign = 1 if last.positive else -1
+                found[:, 10] = sign * np.exp(-graph.distance(here) / (2 * soft))
+                found[:, 11] = sign * np.exp(-graph.spatial_distance(here) / 0.06)
+        if share is not None:
+            share = np.where(inside, 1, np.where(fixed, 0, share)).astype(np.float32)
+            found[:, 3] = graph.color_ratio(share, self._colors)
+            found[:, 4] = graph.local_color_ratio(share)
+            found[:, 12] = np.clip(np.log((share + 0.02) / (1.02 - share)), -4, 4)
+            found[:, 13] = share > 0.5
+            if graph.motion is not None:
+                weights = share * graph.area, (1 - share) * graph.area
+                own, rest = (w @ graph.motion / (w.sum() + 1) for w in weights)
+                found[:, 14] = np.hypot(*(graph.motion - rest).T) - np.hypot(
+                    *(graph.motion - own).T
+                )
+        if box is not None:
+            across, down = graph.within(box)
+            found[:, 15] = np.clip(1 - np.maximum(np.abs(across), np.abs(down)), -0.4, 1)
+            found[:, 19] = np.clip(1 - across**2 - down**2, -1, 1)
+        return found
+
+    def _whole(self, answer: _Answer) -> Floats:
+        whole = np.zeros(self._frame.shape[:2], np.float32)
+        if answer.graph is not None:
+            answer.graph.paint(answer.share, whole)
+        return whole
+
+    def _painted(self, answer: _Answer) -> Mask:
+        """Return the mask of an answer, without specks that no mark asks for."""
+        if answer.graph is None:
+            blank = np.zeros(self._frame.shape[:2], bool)
+            return blank if answer.start is None else answer.start.copy()
+        mask: Mask = self._whole(answer) > 0.5
+        left, top, right, bottom = answer.graph.box
+        part = mask[top:bottom, left:right]
+        parts, count = label(part, np.ones((3, 3)))
+        if count > 1:
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            kept = sizes > _SPECK * sizes.sum()
+            for mark in self._marks:
+                if mark.kind != "box" and mark.positive:
+                    for x, y in mark.points:
+                        row, column = int(y) - top, int(x) - left
+                        if 0 <= row < parts.shape[0] and 0 <= column < parts.shape[1]:
+                            kept[parts[row, column]] = True
+            kept[0] = False
+            part[:] = kept[parts]
+        return mask
+
+
+def _relative(flow: Floats) -> Floats:
+    """Return flow against that of most of the picture, in units of how much it varies."""
+    if flow.ndim != 3 or flow.shape[2] != 2 or not flow.size:
+        raise InputError(f"Flow is (h, w, 2), not an array of {flow.shape}.")
+    off = flow - np.median(flow.reshape(-1, 2), axis=0)
+    relative: Floats = np.clip(off / (np.median(np.abs(off)) + 1), -6, 6)
+    return relative.astype(np.float32)
+
+
+def _box(marks: Sequence[Mark]) -> tuple[float, float, float, float] | None:
+    for mark in marks:
+        if mark.kind == "box":
+            return *mark.points[0], *mark.points[1]
+    return None
+
+
+def _chosen(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask | None:
+    """Return the parts that points choose; None if no choice does what the marks say."""
+    wanted, unwanted = set(), set()
+    for mark in marks:
+        if mark.kind != "point":
+            return None
+        x, y = mark.points[0]
+        part = int(parts[int(y), int(x)])
+        if mark.positive and not part:
+            return None
+        (wanted if mark.positive else unwanted).add(part)
+    left = wanted or set(range(1, int(parts.max()) + 1)) - unwanted
+    if wanted & unwanted or not left:
+        return None
+    chosen: Mask = np.isin(parts, list(left))
+    return chosen
+
+
+def _touched(graph: SuperpixelGraph, mark: Mark) -> npt.NDArray[np.intp]:
+    """Return the superpixels that a mark goes over."""
+    points = np.array(mark.points)
+    if len(points) > 1:  # a stroke: also between its points
+        steps = np.hypot(*np.diff(points, axis=0).T) * graph.scale / 3
+        ways = [
+            np.linspace(a, b, int(n) + 1, endpoint=False)
+            for a, b, n in zip(points[:-1], points[1:], steps, strict=True)
+        ]
+        points = np.concatenate([*ways, points[-1:]])
+    return np.unique([graph.at(x, y) for x, y in points])
+
+
+def _seeds(graph: SuperpixelGraph, marks: Sequence[Mark]) -> tuple[Mask, Mask]:
+    """Return the superpixels that are known to be the object's, and not to be."""
+    inside, outside = np.zeros((2, graph.count), bool)
+    chosen = [m for m in marks if m.kind != "box"]
+    for mark in chosen:
+        side = inside if mark.positive else outside
+        if mark.kind == "point":
+            side[graph.around(*mark.points[0])] = True
+    for mark in chosen:  # the very pixel counts more than what is around another one
+        touched = _touched(graph, mark)
+        inside[touched], outside[touched] = mark.positive, not mark.positive
+    return inside, outside & ~inside
+
+
+def _size(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _text(points: Sequence[Point]) -> str:
+    return ", ".join(f"({x:g}, {y:g})" for x, y in points[:3])

@@ -1,0 +1,118 @@
+"""``flowrvs pick`` as it is typed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from flowrvs.cli import main
+from flowrvs.store import Project, Provenance
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return np.count_nonzero(a & b) / np.count_nonzero(a | b)
+
+
+def pick(*words: str, capsys) -> dict:
+    assert main(["pick", *words, "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def fails(*words: str, capsys) -> str:
+    assert main(["pick", *words]) == 2
+    caught = capsys.readouterr()
+    assert not caught.out and caught.err.startswith("flowrvs: ") and caught.err.count("\n") == 1
+    return caught.err
+
+
+def test_a_point_makes_a_project_with_an_object(shapes_mp4, shapes_masks, tmp_path, capsys):
+    out = str(tmp_path / "p.flowrvs")
+    said = pick(str(shapes_mp4), "--frame", "3", "--point", "18,14", "--out", out, capsys=capsys)
+    assert said["project"] == out and said["frame"] == 3 and said["with"] == "classical"
+    with Project.open(out) as project:
+        mask = project.object_mask(said["object_id"], 3, 4)[0]
+        assert iou(mask, shapes_masks["red"][3]) > 0.85
+        assert said["pixels"] == mask.sum() and said["name"] == "object 1"
+        assert project.provenance(said["object_id"]).tolist() == [0] * 3 + [2] + [0] * 8
+        assert project.undo_name == "pick on frame 3"
+    # The same object on another frame, by the project alone, mended there.
+    again = pick(out, "--frame", "5", "--box", "15,4,36,24", "--object", "1", capsys=capsys)
+    assert again["object_id"] == 1 and again["box"][0] in range(14, 20)
+    with Project.open(out) as project:
+        assert iou(project.object_mask(1, 5, 6)[0], shapes_masks["red"][5]) > 0.85
+        assert list(project.objects) == [1]
+
+
+def test_a_sentence_is_linked_to_what_is_picked(shapes_mp4, tmp_path, capsys):
+    out = str(tmp_path / "p.flowrvs")
+    words = [str(shapes_mp4), "--out", out, "--sentence", "the green one"]
+    first = pick(*words, "--frame", "0", "--scribble", "43,28 51,34", capsys=capsys)
+    second = pick(*words, "--frame", "2", "--point", "46,32", "--not", "4,4", capsys=capsys)
+    assert first["object_id"] == second["object_id"] and second["marks"] == 2
+    with Project.open(out) as project:
+        (expression,) = project.expressions.values()
+        assert expression.text == "the green one"
+        assert expression.object_ids == {first["object_id"]}
+        assert project.present(first["object_id"]).nonzero()[0].tolist() == [0, 2]
+
+
+def test_points_choose_among_what_a_sentence_found(shapes_mp4, shapes_masks, tmp_path, capsys):
+    import flowrvs
+
+    with flowrvs.open_video(shapes_mp4) as video:
+        made = Project.create(tmp_path / "p", video.info)
+    both = shapes_masks["red"] | shapes_masks["green"]
+    with made as project:
+        _, drawn = project.add_prompt("the red square")
+        project.write_model(drawn.layer, drawn.id, 0, both)
+    words = [str(made.path), "--sentence", "the red square", "--frame", "2"]
+    pick(*words, "--point", "14,12", capsys=capsys)
+    with Project.open(made.path) as project:
+        assert np.array_equal(project.object_mask(drawn.id, 2, 3)[0], shapes_masks["red"][2])
+        assert np.array_equal(project.object_mask(drawn.id, 3, 4)[0], both[3])
+        assert project.provenance(drawn.id)[2] == Provenance.HUMAN
+
+
+def test_another_project_is_copied_first(shapes_mp4, tmp_path, capsys):
+    one, other = str(tmp_path / "a.flowrvs"), str(tmp_path / "b.flowrvs")
+    pick(str(shapes_mp4), "--frame", "0", "--point", "8,14", "--out", one, capsys=capsys)
+    pick(one, "--frame", "1", "--point", "46,32", "--out", other, capsys=capsys)
+    with Project.open(one) as first, Project.open(other) as second:
+        assert len(first.objects) == 1 and len(second.objects) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--frame", "3"], "Say where the object is"),
+        (["--frame", "3", "--not", "4,4"], "Say where the object is"),
+        (["--frame", "12", "--point", "4,4"], "no frame 12; the video has frames 0 to 11"),
+        (["--frame", "3", "--point", "64,4"], "outside the picture of 64 x 48"),
+        (["--frame", "3", "--point", "4"], "odd number of coordinates"),
+        (["--frame", "3", "--point", "a,b"], "not a list of numbers"),
+        (["--frame", "3", "--box", "1,2,3"], "odd number"),
+        (["--frame", "3", "--box", "5,5,5,9"], "at least one pixel"),
+        (["--frame", "3", "--point", "4,4", "--object", "7"], "no object 7"),
+        (["--frame", "3", "--point", "4,4", "--rule", "union"], "needs an object that exists"),
+        (["--frame", "3", "--point", "4,4", "--with", "sam9"], "Nothing named 'sam9'"),
+        (["--frame", "3", "--point", "4,4", "--object", "1", "--sentence", "a"], "not allowed"),
+    ],
+)
+def test_bad_input_leaves_no_project(words, message, shapes_mp4, tmp_path, capsys):
+    out = tmp_path / "p.flowrvs"
+    assert message in fails(str(shapes_mp4), *words, "--out", str(out), capsys=capsys)
+    assert list(tmp_path.glob("*.flowrvs")) == []
+
+
+def test_a_locked_frame_is_refused_and_nothing_is_written(shapes_mp4, tmp_path, capsys):
+    out = str(tmp_path / "p.flowrvs")
+    pick(str(shapes_mp4), "--frame", "3", "--point", "18,14", "--out", out, capsys=capsys)
+    with Project.open(out) as project:
+        project.lock_frames(1, 3, 4)
+        before = project.object_mask(1, 3, 4)
+    line = fails(out, "--frame", "3", "--box", "2,2,60,40", "--object", "1", capsys=capsys)
+    assert "Frame 3 of 'object 1' is locked" in line
+    with Project.open(out) as project:
+        assert np.array_equal(project.object_mask(1, 3, 4), before)
