@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up a checkout: system packages (Debian, root) and a virtual environment.
-# Usage: tools/setup.sh VENV
+# Usage: tools/setup.sh VENV, or tools/setup.sh --system for the packages alone
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
@@ -28,6 +28,8 @@ if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
 elif [ "$(uname)" = Linux ] && ! command -v Xvfb >/dev/null; then
   say "missing for the GUI tests: Xvfb, libEGL, libGL and the xcb libraries that Qt needs"
 fi
+
+[ "$venv" = --system ] && exit
 
 if [ ! -x "$venv/bin/python" ]; then
   python=""
