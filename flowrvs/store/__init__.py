@@ -6,7 +6,6 @@ edits; `Provenance` says who drew an object on a frame.
 
 from __future__ import annotations
 
-from flowrvs.store.arrays import Provenance
 from flowrvs.store.changes import ChangeRow, Step
 from flowrvs.store.document import FORMAT_VERSION, LayerRecord, ObjectRecord, RunRecord
 from flowrvs.store.history import History
@@ -14,6 +13,7 @@ from flowrvs.store.labels import LabelsArray
 from flowrvs.store.masks import ObjectCounts
 from flowrvs.store.project import SUFFIX, Project
 from flowrvs.store.state import ProjectEvent
+from flowrvs.store.storage import Provenance
 
 __all__ = [
     "FORMAT_VERSION",

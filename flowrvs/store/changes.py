@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.store.arrays import Labels, parse_json
+from flowrvs.store.storage import Labels, parse_json
 
 __all__ = [
     "ChangeRow",
@@ -28,6 +28,7 @@ __all__ = [
     "Role",
     "Spans",
     "Step",
+    "by_beginning",
     "count_values",
     "decode",
     "encode",
@@ -36,7 +37,7 @@ __all__ = [
 
 Kind = Literal["human", "model"]
 
-_MAX_RECORDS = 512  # of one step, in memory
+_MAX_RECORDS = 64  # of one step, in memory
 
 
 def utc_now() -> str:
@@ -74,10 +75,7 @@ class Pixels(NamedTuple):
 
 
 def encode(
-    before: Labels,
-    after: Labels,
-    top: int = 0,
-    also: npt.NDArray[np.bool_] | None = None,
+    before: Labels, after: Labels, top: int = 0, also: npt.NDArray[np.bool_] | None = None
 ) -> bytes:
     """Return the difference of two frames of one shape; empty where there is none.
 
@@ -549,11 +547,7 @@ class Entry:
         """Return what the journal keeps."""
         with self.lock:
             objects = {str(i): spans.runs for i, spans in self.touched.items()}
-            frames = {
-                "tool": self.tool,
-                "layers": sorted(self.layers),
-                "objects": objects,
-            }
+            frames = {"tool": self.tool, "layers": sorted(self.layers), "objects": objects}
             return (
                 *(self.id, self.name or "", self.kind, self.who, self.time, self.state),
                 *(self.place, self.first_seq, self.last_seq),
@@ -581,18 +575,7 @@ class Entry:
         ):
             raise ValueError("a damaged step")
         return cls(
-            *(
-                number,
-                name or None,
-                kind,
-                who,
-                time,
-                place,
-                state,
-                frames["tool"],
-                first,
-                last,
-            ),
+            *(number, name or None, kind, who, time, place, state, frames["tool"], first, last),
             layers={int(i) for i in frames["layers"]},
             touched={i: Spans(spans) for i, spans in runs.items()},
             catalog=catalog,
@@ -600,3 +583,14 @@ class Entry:
             bytes=size,
             logged=True,
         )
+
+
+def by_beginning(done: list[Entry]) -> list[Entry]:
+    """Put runs before what began while they went on; version 0.1 had them after it."""
+    ordered: list[Entry] = []
+    for entry in done:
+        place = len(ordered)
+        while entry.kind == "model" and place and ordered[place - 1].id > entry.id:
+            place -= 1
+        ordered.insert(place, entry)
+    return ordered

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from flowrvs.disk import read_regular, write_bytes
+from flowrvs.disk import FileLock, read_regular, write_bytes
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression, VideoInfo
-from flowrvs.store.arrays import parse_json, read_group, write_group
 from flowrvs.store.changes import utc_now
+from flowrvs.store.storage import failed, parse_json, read_group, write_group
 
 __all__ = [
     "FORMAT_VERSION",
@@ -24,6 +26,7 @@ __all__ = [
     "LayerRecord",
     "ObjectRecord",
     "RunRecord",
+    "WriterLock",
     "plain_key",
     "read_document",
     "relative_path",
@@ -41,6 +44,7 @@ SECTIONS = ("layers", "objects", "expressions", "prompts", "runs", "confidence")
 _COPY = "document.json"
 _COPY_BYTES = 256 * 2**20
 _LARGEST = 65535
+_LOCK_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,8 @@ class Document:
         Attributes of others, kept as they are.
     damage : list of str
         What could not be read, in a line each.
+    version : int
+        The format that it was read from.
     """
 
     video: VideoInfo
@@ -157,6 +163,7 @@ class Document:
     removed: set[int] = field(default_factory=set)
     extra: dict[str, Any] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
+    version: int = FORMAT_VERSION
 
     def row(self, section: str, key: str) -> Any:
         """Return a value of a section as JSON can hold it; None where there is none."""
@@ -229,7 +236,9 @@ class Document:
                 f"{FORMAT_VERSION}): upgrade napari-flowrvs to open it."
             )
         try:
-            return cls._read(attributes)
+            document = cls._read(attributes)
+            document.version = version
+            return document
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ProjectError(f"{path} has damaged attributes ({error!r:.200}).") from error
 
@@ -336,6 +345,66 @@ def read_document(folder: Path) -> tuple[Document, bool]:
             return Document.from_attributes(attributes, folder), True
         except (OSError, ValueError, AttributeError):
             raise error from None
+
+
+class WriterLock:
+    """Holds a project for writing: one process at a time.
+
+    The lock lies on ``writer/zarr.json``, an empty zarr group (so that zarr's readers know
+    what it is) whose attributes name the process that holds it. The system releases the lock
+    when that process ends, however it ends.
+
+    Raises
+    ------
+    ProjectError
+        Another process, or this one, has the project open for writing.
+    StorageError
+        The folder cannot be written to.
+    """
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        self._lock = FileLock(project / "writer" / "zarr.json")
+        try:
+            self._lock.path.parent.mkdir(exist_ok=True)
+            mine = self._lock.acquire()
+        except OSError as error:
+            raise failed(error, project) from error
+        if not mine:
+            holder = self._holder()
+            raise ProjectError(f"{project} is open for writing in {holder}; close it there first.")
+        # Written in place, padded to one size: a kill must not leave half a document.
+        who = {"pid": os.getpid(), "host": socket.gethostname()}
+        document = {"zarr_format": 3, "node_type": "group", "attributes": who}
+        try:
+            self._lock.write(json.dumps(document).encode().ljust(_LOCK_BYTES))
+        except OSError as error:
+            self.release()
+            raise failed(error, project) from error
+
+    def release(self) -> None:
+        """Let others write; further calls do nothing."""
+        self._lock.release()
+
+    def check(self) -> None:
+        """Raise a `StorageError` where what is written would land elsewhere."""
+        if self._lock.in_place():
+            return
+        if not self._lock.path.exists():
+            raise failed(FileNotFoundError(errno.ENOENT, "gone"), self._project)
+        raise StorageError(
+            f"Cannot write to {self._project}: another folder lies in its place; put the old one "
+            "back. Nothing in memory is lost."
+        )
+
+    def _holder(self) -> str:
+        try:
+            who = json.loads(read_regular(self._lock.path, _LOCK_BYTES))["attributes"]
+            if who["pid"] == os.getpid() and who["host"] == socket.gethostname():
+                return "this program"
+            return f"another process (pid {int(who['pid'])} on {who['host']!s:.80})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
 
 
 # -- values ----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from flowrvs.disk import storage_error
 from flowrvs.errors import FlowRVSError, ProjectError
-from flowrvs.store.arrays import Labels, Provenance, Track, Tracks, check_chunk, failed, free_chunk
+from flowrvs.store.storage import Labels, Provenance, Track, Tracks, check_chunk, failed, free_chunk
 
 __all__ = ["CROWDED", "FrameCache", "FramesHost", "LayerFrames", "copy_frame", "new_frame"]
 
@@ -161,6 +161,15 @@ class FrameCache:
     def file(self, t: int) -> Path:
         """Return where a frame lies."""
         return self.path / f"c.{t}.0.0"
+
+    def stored(self) -> list[int]:
+        """Return the frames that lie on the disk or in memory."""
+        names = [entry.name.split(".") for entry in self.path.glob("c.*.0.0")]
+        return [*(int(name[1]) for name in names if name[1].isdecimal()), *self._frames]
+
+    def in_memory(self) -> list[tuple[int, Labels]]:
+        """Return copies of the frames in memory. Needs `lock`."""
+        return [(t, copy_frame(frame)) for t, frame in self._frames.items()]
 
     def read(self, frames: Sequence[int]) -> Labels:
         """Return copies of some frames, shape (n, H, W), without filling the cache."""
@@ -362,12 +371,20 @@ class LayerFrames:
         present = self.areas(object_id) > 0
         track.values[:] = np.where(present, Provenance.HUMAN, Provenance.EMPTY)
 
-    def own(self) -> None:
+    def own(self, *, count: bool) -> None:
         """Count pixels that nobody seems to have drawn as a person's.
 
         A kill between the pixels of a step and its provenance leaves such; a run would draw
-        over them.
+        over them. `count` says that areas which the disk does not have are to be counted from
+        the frames: a kill, not an earlier format, is the reason.
         """
+        with self.lock:
+            for i in self.members if count else ():
+                areas = self.tracks.areas[i]
+                if not areas.known and not self.tracks.provenance[i].known:
+                    areas.known = True  # it was never drawn, or the journal said where
+        if count:
+            self._measure(everywhere=True)
         with self.lock:
             for i in self.members:
                 track, areas = self.tracks.provenance[i], self.tracks.areas[i]
@@ -378,13 +395,15 @@ class LayerFrames:
                     track.values[stray] = Provenance.HUMAN
                     track.touch(int(stray[0]), int(stray[-1]) + 1)
 
-    def _measure(self) -> None:
-        """Count the pixels of objects whose areas were never counted (earlier formats)."""
+    def _measure(self, *, everywhere: bool = False) -> None:
+        """Count the pixels of objects whose areas are not known, on frames with provenance."""
         with self.lock:
             unknown = [i for i in self.members if not self.tracks.areas[i].known]
             drawn = np.zeros(self.shape[0], np.bool_)
             for i in unknown:
                 drawn |= self.tracks.provenance[i].values > Provenance.EMPTY
+            if everywhere and unknown:
+                drawn[[t for t in self.cache.stored() if t < len(drawn)]] = True
         for t in np.flatnonzero(drawn):
             with self.lock:  # a frame at a time: painting goes on meanwhile
                 counts = np.bincount(self.cache.read([int(t)]).ravel(), minlength=1)

@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.store.arrays import Labels
 from flowrvs.store.changes import (
     ChangeRow,
     DamagedError,
@@ -30,15 +29,17 @@ from flowrvs.store.changes import (
     Record,
     Role,
     Step,
+    by_beginning,
+    decode,
     utc_now,
 )
 from flowrvs.store.journal import Batch, Journal
+from flowrvs.store.storage import Labels
 
 __all__ = ["History", "HistoryHost"]
 
 _MAX_STEPS = 20_000
-_CACHED_BYTES = 16 * 2**20
-_RECORD_BYTES = 300  # what one takes in memory besides its pixels
+_CACHED_STEPS = 256  # whose changes are in memory, too: undo does not wait for the disk
 
 
 class HistoryHost(Protocol):
@@ -55,12 +56,8 @@ class HistoryHost(Protocol):
 class History:
     """The steps of a project, to be undone and redone; they survive closing and kills.
 
-    Attributes
-    ----------
-    limit_bytes : int
-        What the undo history may take on the disk.
-    author : str
-        Name of the person, as noted with every change; the user's login name at first.
+    `limit_bytes` is what they may take on the disk, `author` the name of the person, as noted
+    with every change: the login name at first.
     """
 
     def __init__(self, host: HistoryHost, journal: Journal) -> None:
@@ -93,9 +90,14 @@ class History:
         entries = []
         for row in rows:
             try:
-                entries.append(Entry.read(row, sizes.get(row[0], 0)))
+                entry = Entry.read(row, sizes.get(row[0], 0))
             except (ValueError, TypeError, KeyError, AttributeError):
                 self._journal.damaged()  # what it did stays
+                continue
+            if entry.bytes or entry.catalog:
+                entries.append(entry)
+            else:  # a kill came before its changes
+                self._waiting.forgotten.append(entry.id)
         # Version 0.1 gave a step its place when it ended: those that a kill left open had none.
         entries.sort(key=lambda entry: (entry.state == "open" and not entry.place, entry.place))
         for entry in entries:
@@ -111,7 +113,7 @@ class History:
                 self._waiting.entries[entry.id] = entry
             self._done.append(entry)
         if self._journal.old:
-            self._done = _by_beginning(self._done)
+            self._done = by_beginning(self._done)
             for entry in [*self._done, *self._undone]:
                 entry.place = self._next_place()
                 self._waiting.entries[entry.id] = entry
@@ -132,14 +134,16 @@ class History:
     @property
     def undo_step(self) -> Step | None:
         """What `undo` would take back."""
-        with self._lock:
-            return self._done[-1].step() if self._done else None
+        return self._last(self._done)
 
     @property
     def redo_step(self) -> Step | None:
         """What `redo` would do again."""
+        return self._last(self._undone)
+
+    def _last(self, entries: list[Entry]) -> Step | None:
         with self._lock:
-            return self._undone[-1].step() if self._undone else None
+            return entries[-1].step() if entries else None
 
     @property
     def can_undo(self) -> bool:
@@ -207,6 +211,8 @@ class History:
             else:
                 insort(self._done, entry, key=lambda entry: entry.place)
                 self._cached.append(entry)
+                if len(self._cached) > _CACHED_STEPS:
+                    self._cached.popleft().records = None
             if entry.kind == "human":
                 self._forget([other for other in self._undone if other is not self._turned])
                 self._undone[:] = [other for other in self._undone if other is self._turned]
@@ -300,8 +306,7 @@ class History:
     def later(self, record: Record) -> list[Record]:
         """Return what other steps in force changed of the same frames after `record`, in order.
 
-        For a turn of the step of `record`; the layer's lock is held. Mostly there is nothing:
-        steps that came later were undone before.
+        Mostly nothing: later steps were undone before. The layer's lock is held.
         """
         with self._lock:
             for number in range(self._rivals_until, self._next_step):
@@ -326,11 +331,8 @@ class History:
                 and record.start < other.stop
             }
         span = (record.layer, record.start, record.stop, record.seq)
-        missing = [
-            seq
-            for seq, step in self._journal.of_frames(*span)
-            if step in rivals and seq not in fresh
-        ]
+        rows = self._journal.of_frames(*span)
+        missing = [seq for seq, step in rows if step in rivals and seq not in fresh]
         found = [*fresh.values(), *self._journal.by_seq(missing)]
         return sorted(found, key=lambda other: other.seq)
 
@@ -350,32 +352,20 @@ class History:
     # -- undo and redo -------------------------------------------------------------------
 
     def undo(
-        self,
-        cancel: CancelToken | None = None,
-        progress: ProgressCallback | None = None,
+        self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
     ) -> Step | None:
         """Take back the last step; None where there is none.
 
-        `cancel` is looked at, and `progress` told, at every frame.
-
-        Raises
-        ------
-        ProjectError
-            The project is closed or open for reading only, or this thread is making a step.
-        Cancelled
-            Everything is as it was.
+        `cancel` is looked at, and `progress` told, at every frame. Stopped by `Cancelled`,
+        everything is as it was. A `ProjectError` says that this thread is making a step, or
+        that the project is closed or open for reading only.
         """
         return self._turn_last(True, cancel, progress)
 
     def redo(
-        self,
-        cancel: CancelToken | None = None,
-        progress: ProgressCallback | None = None,
+        self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
     ) -> Step | None:
-        """Do again what `undo` took back last; None where there is nothing.
-
-        A new step of a person ends what can be redone; one of a model does not.
-        """
+        """Do again what `undo` took back last, unless a person has made a new step since."""
         return self._turn_last(False, cancel, progress)
 
     def _turn_last(
@@ -468,10 +458,7 @@ class History:
     def commit(self) -> int:
         """Write what is new, durably; return the number up to which all is written.
 
-        Raises
-        ------
-        StorageError
-            It stays in memory and is written at the next call.
+        What a `StorageError` keeps from the disk stays in memory until the next call.
         """
         with self._commit_lock:
             for _ in range(2):
@@ -520,25 +507,13 @@ class History:
             self._flushed = max(self._flushed, seq)
 
     def _trim(self) -> None:
-        """Drop the oldest steps over the limit, and let go of changes of older ones in memory."""
+        """Drop the oldest steps over the limit."""
         while self._done and (self._bytes > self.limit_bytes or len(self._done) > _MAX_STEPS):
             self._drop(self._done.pop(0))
         for entry in self._open.values():
             if self._bytes > self.limit_bytes and entry.bytes > self.limit_bytes // 2:
                 entry.too_big = True
                 self._drop(entry)
-        size = 0
-        for entry in reversed(self._cached):
-            size += entry.bytes + _RECORD_BYTES * (1 + len(entry.records or ()))
-            if size > _CACHED_BYTES:
-                break
-        else:
-            return
-        while self._cached:
-            oldest = self._cached.popleft()
-            oldest.records = None
-            if oldest is entry:
-                break
 
     def _drop(self, entry: Entry) -> None:
         self._known.pop(entry.id, None)
@@ -596,6 +571,22 @@ class History:
 
         return add
 
+    def frame(self, layer: int, t: int, size: int) -> Labels:
+        """Return what the changes in force make of a frame that was empty at first."""
+        flat = np.zeros(size, np.uint16)
+        with self._lock:
+            waiting = [*self._committing.records, *self._waiting.records]
+            known = {entry.id for entry in self._known.values() if entry.in_force}
+        records = {r.seq: r for r in waiting if (r.layer, r.start) == (layer, t)}
+        rows = self._journal.of_frames(layer, t, t + 1, 0)
+        for record in self._journal.by_seq(seq for seq, _ in rows if seq not in records):
+            records[record.seq] = record
+        for _, record in sorted(records.items()):
+            if record.role is Role.PIXELS and record.step in known:
+                places, _, new = decode(record.pack(), size)
+                flat[places] = new
+        return flat
+
     def unsaved(self) -> list[Entry]:
         """Return the steps that were made, undone or redone shortly before a kill, in order."""
         late = self._journal.steps_after(self._flushed)
@@ -609,13 +600,7 @@ class History:
             yield from self._journal.after(self._flushed)
 
     def close(self) -> None:
-        """End what is still open and write everything.
-
-        Raises
-        ------
-        StorageError
-            It could not be written.
-        """
+        """End what is still open and write everything; a `StorageError` says that it is not."""
         for entry in list(self._open.values()):
             self.end(entry)
         self.commit()
@@ -627,17 +612,6 @@ class History:
     def let_go(self) -> None:
         """Close the journal as it is."""
         self._journal.close()
-
-
-def _by_beginning(done: list[Entry]) -> list[Entry]:
-    """Put runs before what began while they went on; version 0.1 had them after it."""
-    ordered: list[Entry] = []
-    for entry in done:
-        place = len(ordered)
-        while entry.kind == "model" and place and ordered[place - 1].id > entry.id:
-            place -= 1
-        ordered.insert(place, entry)
-    return ordered
 
 
 def _login() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import shutil
 import sqlite3
 import stat
 import threading
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from flowrvs.errors import ProjectError, StorageError
-from flowrvs.store.arrays import create_array, failed, parse_json
 from flowrvs.store.changes import Entry, Mark, Record, Role
+from flowrvs.store.storage import create_array, failed, parse_json
 
 __all__ = ["Batch", "Journal"]
 
@@ -272,21 +271,16 @@ class Journal:
                 self._db = None
             self._closed = True
 
-    def settle(self) -> None:
-        """Fold the log into the file, so that a copy of the file is complete."""
-        with self._lock, self._errors():
-            if self._db is not None and self._writable:
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
     def copy(self, project: Path) -> None:
-        """Copy the file, if there is one, and its log into another project."""
-        with self._lock:
-            with contextlib.suppress(StorageError):  # on a full disk the log is copied, too
-                self.settle()
-            for suffix in ("", "-wal"):
-                file = Path(f"{self.path}{suffix}")
-                if file.exists():
-                    shutil.copyfile(file, project / "history" / file.name, follow_symlinks=False)
+        """Copy what the file holds, if there is one, into another project."""
+        target = project / "history" / self.path.name
+        with self._lock, self._errors():
+            if self._db is None:
+                return
+            if not (target.parent / "zarr.json").exists():
+                create_array(target.parent, (0,), (1,), "uint8", ("none",))
+            with contextlib.closing(sqlite3.connect(target)) as other:
+                self._db.backup(other)  # also of a file that was deleted
 
     # -- reading -------------------------------------------------------------------------
 
@@ -328,16 +322,14 @@ class Journal:
 
         flushed = number("SELECT value FROM meta WHERE key = 'flushed'")
         last = max(
-            number("SELECT max(seq) FROM records"),
-            number("SELECT max(last_seq) FROM steps"),
+            number("SELECT max(seq) FROM records"), number("SELECT max(last_seq) FROM steps")
         )
         return rows, flushed, max(last, flushed), number("SELECT max(id) FROM steps")
 
     def seqs(self, step: int) -> list[int]:
         """Return the numbers of a step's changes, in order."""
         rows = self._query(
-            f"SELECT seq FROM records WHERE step = ? AND {_OF_STEP} ORDER BY seq",
-            (step,),
+            f"SELECT seq FROM records WHERE step = ? AND {_OF_STEP} ORDER BY seq", (step,)
         )
         return [seq for (seq,) in rows]
 
@@ -424,10 +416,7 @@ def _write(db: sqlite3.Connection, batch: Batch, swept: int) -> None:
     )
     db.executemany("REPLACE INTO records VALUES (?,?,?,?,?,?,?,?)", rows)
     db.executemany("INSERT INTO changes VALUES (?,?,?,?)", batch.touched)
-    for step in [
-        *batch.dropped,
-        *batch.forgotten,
-    ]:  # what undo wrote goes when it is safe
+    for step in [*batch.dropped, *batch.forgotten]:  # what undo wrote goes when it is safe
         db.execute(f"DELETE FROM records WHERE step = ? AND {_OF_STEP}", (step,))
     for step in batch.dropped:
         db.execute("UPDATE steps SET state = 'dropped', catalog = '{}' WHERE id = ?", (step,))
@@ -437,8 +426,7 @@ def _write(db: sqlite3.Connection, batch: Batch, swept: int) -> None:
     if batch.flushed:
         db.execute("REPLACE INTO meta VALUES ('flushed', ?)", (batch.flushed,))
         db.execute(
-            f"DELETE FROM records WHERE {_OF_UNDO} AND seq > ? AND seq <= ?",
-            (swept, batch.flushed),
+            f"DELETE FROM records WHERE {_OF_UNDO} AND seq > ? AND seq <= ?", (swept, batch.flushed)
         )
 
 

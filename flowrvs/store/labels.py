@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
-from flowrvs.store.arrays import Labels
 from flowrvs.store.changes import Entry
+from flowrvs.store.storage import Labels
 from flowrvs.store.volume import LayerVolume
 
 __all__ = ["LabelsArray"]

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import InputError, ProjectError, StorageError
-from flowrvs.store.arrays import Provenance, create_array, failed, open_array, write_group
 from flowrvs.store.changes import Entry, Spans
 from flowrvs.store.document import ConfidenceRecord, ObjectRecord
 from flowrvs.store.labels import LabelsArray
 from flowrvs.store.state import State
+from flowrvs.store.storage import Provenance, create_array, failed, open_array, write_group
 
 __all__ = ["Confidence", "Masks", "ObjectCounts", "frames_text"]
 
@@ -58,6 +58,8 @@ class Masks:
 
     Attributes
     ----------
+    confidence : Confidence
+        How sure the model was.
     open_runs : dict of int to Entry
         For each object that a model is drawing, the step of its run.
     """
@@ -65,7 +67,7 @@ class Masks:
     def __init__(self, state: State, confidence: Confidence) -> None:
         self.open_runs: dict[int, Entry] = {}
         self._state = state
-        self._confidence = confidence
+        self.confidence = confidence
         self._arrays: dict[int, LabelsArray] = {}
 
     # -- writing -------------------------------------------------------------------------
@@ -123,7 +125,7 @@ class Masks:
             )
         written = self._write(record, start, masks, Provenance.MODEL, overwrite)
         if confidence is not None:
-            self._confidence.keep(record, start, confidence, written)
+            self.confidence.keep(record, start, confidence, written)
         return written
 
     def write_masks(
@@ -199,7 +201,7 @@ class Masks:
         assert entry is not None
         limit, empty = Provenance.MODEL, Provenance.EMPTY
         self._state.volume(record.layer).write(entry, object_id, t, nothing, empty, limit)
-        self._confidence.note(record.layer, None, [t])
+        self.confidence.note(record.layer, None, [t])
         self._state.tell("pixels", record.layer, t, t + 1)
 
     # -- provenance ----------------------------------------------------------------------

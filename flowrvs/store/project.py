@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import shutil
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
+import numpy as np
+
 from flowrvs.disk import NewFolder
 from flowrvs.errors import FlowRVSError, MissingPathError, ProjectError, StorageError
 from flowrvs.records import Expression, VideoInfo
-from flowrvs.store.arrays import failed, set_aside, write_group
 from flowrvs.store.catalog import Catalog, Runs
 from flowrvs.store.changes import ChangeRow, Kind, Step
 from flowrvs.store.document import (
@@ -23,13 +25,15 @@ from flowrvs.store.document import (
     LayerRecord,
     ObjectRecord,
     RunRecord,
+    WriterLock,
     read_document,
     relative_path,
     with_full_path,
 )
 from flowrvs.store.history import History
 from flowrvs.store.masks import Confidence, Masks
-from flowrvs.store.state import State, WriterLock
+from flowrvs.store.state import State
+from flowrvs.store.storage import create_array, failed, open_array, set_aside, write_group
 from flowrvs.store.surgery import Surgery
 from flowrvs.video.search import find_video
 
@@ -102,7 +106,7 @@ class Project:
         self._confidence = Confidence(self._state)
         self._masks = Masks(self._state, self._confidence)
         self._runs = Runs(self._state, self._masks)
-        self._surgery = Surgery(self._state, self._catalog, self._masks, self._confidence)
+        self._surgery = Surgery(self._state, self._catalog, self._masks)
         self.history: History = self._state.history
         _OPEN.add(self)
 
@@ -187,6 +191,7 @@ class Project:
             if lock is not None:
                 # Once more under the lock: another writer may have closed it just now.
                 document, damaged = read_document(folder)
+                _sweep(folder)
             project = cls(folder, document, lock)
             if damaged:
                 project._restored()
@@ -194,9 +199,6 @@ class Project:
             if lock is not None:
                 lock.release()
             raise
-        if lock is not None:
-            for stale in folder.glob(".zarr.json.*.partial*"):
-                stale.unlink(missing_ok=True)
         return project
 
     def _restored(self) -> None:
@@ -261,17 +263,22 @@ class Project:
         self._state.check_open()
         try:
             with NewFolder(target, refuse=ProjectError) as building:
-                if not self.writable:
+                if self.writable and self._state.vanished:
+                    self._state.settle_strokes()
+                    document = self._rescue(building.path)
+                elif not self.writable:
                     self._copy_files(building.path, ("writer",))
                     document = self._state.document.to_attributes()
                 else:
                     self._state.settle_strokes()
                     with contextlib.suppress(StorageError):  # a full disk is a reason for a copy
                         self.flush()
-                    with self._state.still():
+                    with contextlib.ExitStack() as still:  # no frame is written meanwhile
+                        for volume in self._state.sorted_volumes:
+                            still.enter_context(volume.frames.flush_lock)
                         but = ("writer", "journal.sqlite*", "document.json", "damaged-*")
                         self._copy_files(building.path, but)
-                        document = self._state.complete(building.path)
+                        document = self._complete(building.path)
                 video = self.video.path
                 if video is not None:
                     document["video_relative"] = relative_path(video, target)
@@ -281,6 +288,58 @@ class Project:
                 raise
             raise failed(error, target) from error
         return target
+
+    def _complete(self, copy: Path) -> dict[str, Any]:
+        """Write into a copy of the files what only the memory holds; return the attributes.
+
+        All of it is of one moment: pixels, provenance, areas, history and names.
+        """
+        state, volumes = self._state, self._state.sorted_volumes
+        with contextlib.ExitStack() as locked:
+            for volume in volumes:
+                locked.enter_context(volume.lock)
+            locked.enter_context(state.lock)
+            state.settle()
+            attributes = state.document.to_attributes()
+            waiting = [volume.frames.waiting() for volume in volumes]
+            write_journal = self.history.copy(copy, state.shape)
+        write_journal()
+        for volume, (frames, tracks) in zip(volumes, waiting, strict=True):
+            if frames:
+                path = copy / volume.frames.path.relative_to(state.path)
+                array = open_array(path, state.shape, "uint16", (1, *state.shape[1:]))
+                for t, frame in frames:
+                    array[t].write(frame).result()
+            for track in tracks:
+                track.write_at(copy / track.path.relative_to(state.path))
+        return attributes
+
+    def _rescue(self, copy: Path) -> dict[str, Any]:
+        """Write what the memory and the open journal hold of a project whose folder is gone."""
+        state, lost = self._state, 0
+        attributes = {**state.document.to_attributes(), "confidence": []}
+        for name in _GROUPS:
+            write_group(copy / name, {})
+        self.history.copy(copy, state.shape)()
+        for volume in state.sorted_volumes:
+            path = copy / volume.frames.path.relative_to(state.path)
+            array = create_array(path, state.shape, (1, *state.shape[1:]), "uint16", "tyx")
+            with volume.lock:
+                known = dict(volume.frames.cache.in_memory())
+                areas = {i: volume.frames.tracks.areas[i].values for i in volume.frames.members}
+            for t in np.flatnonzero(sum(areas.values(), np.zeros(state.shape[0]))).tolist():
+                frame = known.get(t)
+                if frame is None:
+                    frame = self.history.frame(volume.id, t, math.prod(state.shape[1:]))
+                    counts = np.bincount(frame, minlength=max(areas) + 1)
+                    lost += any(counts[i] != values[t] for i, values in areas.items())
+                array[t].write(frame.reshape(state.shape[1:])).result()
+            for i in volume.frames.members:
+                for track in (volume.frames.tracks.provenance[i], volume.frames.tracks.areas[i]):
+                    track.write_at(copy / track.path.relative_to(state.path))
+        if lost:
+            self.history.damaged(f"{lost} frames were on the disk only; the copy is without them.")
+        return attributes
 
     def _copy_files(self, target: Path, but: tuple[str, ...]) -> None:
         ignored = shutil.ignore_patterns("*.partial*", "*.__lock", *but)
@@ -509,6 +568,17 @@ def _close_all() -> None:
             project.close()
         except Exception as error:  # the others are to be saved, too
             print(f"{project.path} was not saved completely: {error}", file=sys.stderr)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed writer left; needs the lock."""
+    for stale in folder.glob(".zarr.json.*.partial*"):
+        stale.unlink(missing_ok=True)
+    if (folder / "history" / "journal.sqlite-wal").exists():  # it was killed
+        for name in (*_GROUPS, "disagreement"):
+            for stale in folder.glob(f"{name}/*/*.__lock"):
+                with contextlib.suppress(OSError):
+                    stale.unlink()
 
 
 def _with_suffix(path: Path) -> Path:

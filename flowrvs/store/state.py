@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import colorsys
 import contextlib
-import errno
-import json
-import os
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowrvs.disk import FileLock, read_regular
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression
-from flowrvs.store.arrays import Tracks, create_array, described, failed, open_array, set_aside
 from flowrvs.store.changes import DamagedError, Entry, Record
-from flowrvs.store.document import SECTIONS, Document, ObjectRecord, plain_key, save_document, utf8
+from flowrvs.store.document import (
+    SECTIONS,
+    Document,
+    ObjectRecord,
+    WriterLock,
+    plain_key,
+    save_document,
+    utf8,
+)
 from flowrvs.store.frames import LayerFrames
 from flowrvs.store.history import History
 from flowrvs.store.journal import Journal
+from flowrvs.store.storage import Saver, Tracks, create_array, described, open_array, set_aside
 from flowrvs.store.volume import LayerVolume
 
-__all__ = ["ProjectEvent", "State", "WriterLock"]
+__all__ = ["ProjectEvent", "State", "clipped"]
 
 _MAX_OBJECT_ID = 65535
-_LOCK_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,181 +54,16 @@ class ProjectEvent:
     stop: int = 0
 
 
-class WriterLock:
-    """Holds a project for writing: one process at a time.
-
-    The lock lies on ``writer/zarr.json``, an empty zarr group (so that zarr's readers know
-    what it is) whose attributes name the process that holds it. The system releases the lock
-    when that process ends, however it ends.
-
-    Parameters
-    ----------
-    project : Path
-        The project's folder.
-
-    Raises
-    ------
-    ProjectError
-        Another process, or this one, has the project open for writing.
-    StorageError
-        The folder cannot be written to.
-    """
-
-    def __init__(self, project: Path) -> None:
-        self._project = project
-        self._lock = FileLock(project / "writer" / "zarr.json")
-        try:
-            self._lock.path.parent.mkdir(exist_ok=True)
-            mine = self._lock.acquire()
-        except OSError as error:
-            raise failed(error, project) from error
-        if not mine:
-            holder = self._holder()
-            raise ProjectError(f"{project} is open for writing in {holder}; close it there first.")
-        # Written in place, padded to one size: a kill must not leave half a document.
-        who = {"pid": os.getpid(), "host": socket.gethostname()}
-        document = {"zarr_format": 3, "node_type": "group", "attributes": who}
-        try:
-            self._lock.write(json.dumps(document).encode().ljust(_LOCK_BYTES))
-        except OSError as error:
-            self.release()
-            raise failed(error, project) from error
-
-    def release(self) -> None:
-        """Let others write; further calls do nothing."""
-        self._lock.release()
-
-    def check(self) -> None:
-        """Raise a `StorageError` where what is written would land elsewhere."""
-        if self._lock.in_place():
-            return
-        if not self._lock.path.exists():
-            raise failed(FileNotFoundError(errno.ENOENT, "gone"), self._project)
-        raise StorageError(
-            f"Cannot write to {self._project}: another folder lies in its place; put the old one "
-            "back. Nothing in memory is lost."
-        )
-
-    def _holder(self) -> str:
-        try:
-            who = json.loads(read_regular(self._lock.path, _LOCK_BYTES))["attributes"]
-            if who["pid"] == os.getpid() and who["host"] == socket.gethostname():
-                return "this program"
-            return f"another process (pid {int(who['pid'])} on {who['host']!s:.80})"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
-
-
-class _Saver:
-    """A thread that calls ``save()`` soon after `wake`, and again while it fails.
-
-    Parameters
-    ----------
-    save : callable
-        Writes what is dirty; raises where it could not.
-    interval : float
-        Seconds from a change until it is written.
-    retry : float
-        Seconds between tries while the disk refuses.
-
-    Attributes
-    ----------
-    error : StorageError or None
-        Why the last try failed; None when everything is written or on its way.
-    """
-
-    def __init__(
-        self, save: Callable[[], object], *, interval: float = 0.25, retry: float = 2.0
-    ) -> None:
-        self._save = save
-        self._interval = interval
-        self.retry = retry
-        self._wanted = threading.Event()
-        self._stopped = threading.Event()
-        self._hurried = threading.Event()
-        self._start_lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self.error: StorageError | None = None
-
-    def wake(self) -> None:
-        """Have what is dirty written soon; cheap enough for every stamp of a brush."""
-        if self._wanted.is_set() or self._stopped.is_set():
-            return
-        self._wanted.set()
-        if self._thread is None:
-            with self._start_lock:
-                if self._thread is None:
-                    # A daemon: a forgotten project must not keep a program from ending.
-                    self._thread = threading.Thread(
-                        target=self._run, name="flowrvs-save", daemon=True
-                    )
-                    self._thread.start()
-
-    def hurry(self) -> None:
-        """Have it written now: much is waiting. A disk that refuses is not asked more often."""
-        self._hurried.set()
-        self.wake()
-
-    def stop(self) -> None:
-        """End the thread; what is still dirty is the caller's to save."""
-        self._stopped.set()
-        self._hurried.set()
-        self._wanted.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            self._wanted.wait()
-            if self.error is None:
-                self._hurried.wait(self._interval)
-            else:
-                self._stopped.wait(self.retry)
-            if self._stopped.is_set():
-                return
-            self._hurried.clear()
-            self._wanted.clear()
-            try:
-                self._save()
-                self.error = None
-            except Exception as error:
-                # Whatever it was: a thread that died of it would never write again.
-                told = _told(error)
-                if str(told) != str(self.error):  # the same trouble is told once
-                    self.error = told
-                self._wanted.set()
-
-
-def _told(error: Exception) -> StorageError:
-    if isinstance(error, StorageError):
-        return error
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    told = StorageError(f"Not everything could be saved: {text} It is kept and tried again.")
-    told.__cause__ = error
-    return told
-
-
 class State:
     """The state of an open project; what `History` and `LayerVolume` ask of it.
 
     Locks are taken in one order: a layer's (`LayerVolume.lock`), then the document's
     (`lock`), then the history's. A stroke with a new label takes all of them.
 
-    Parameters
-    ----------
-    path : Path
-        The project's folder.
-    document : Document
-        What it knows besides pixels.
-    writer : WriterLock or None
-        None for a project that is open for reading only.
-
     Attributes
     ----------
-    path, document
-        As above.
-    lock : RLock
-        The document's.
+    document : Document
+        What the project knows besides pixels; guarded by `lock`.
     shape : tuple of 3 int
         Of the video.
     history : History
@@ -249,9 +86,9 @@ class State:
         self._batches = 0
         self._listeners: dict[object, Callable[[ProjectEvent], None]] = {}
         self._tracks = Tracks(path, video.frame_count)
-        self._saver = _Saver(self._save_all)
+        self._saver = Saver(self._save_all)
         # A second one: frames may take their time, the journal must not wait for them.
-        self._scribe = _Saver(self._journalise, interval=0.2)
+        self._scribe = Saver(self._journalise, interval=0.2)
         journal = Journal(path, self.shape, writable=writer is not None)
         try:
             self.history = History(self, journal)
@@ -357,6 +194,11 @@ class State:
             return self.volumes[self.document.layers[layer_id].id]
         except KeyError:
             raise ProjectError(f"{self.path} has no layer {layer_id}.") from None
+
+    @property
+    def sorted_volumes(self) -> list[LayerVolume]:
+        """The layers in the one order in which they are locked."""
+        return [volume for _, volume in sorted(self.volumes.items())]
 
     def volume_of(self, object_id: int) -> LayerVolume:
         """Return the pixels of the layer that an object lives in."""
@@ -592,6 +434,15 @@ class State:
             self.history.commit()
         self._save_if_dirty()
 
+    @property
+    def vanished(self) -> bool:
+        """True where the project's folder is gone, or another one lies in its place."""
+        try:
+            self.check_there()
+        except StorageError:
+            return True
+        return False
+
     def frame_missing(self, layer_id: int, t: int) -> bool:
         """Note that a frame is empty that should not be; False where that may be in order."""
         if self._writer is None or not self._opened:  # others write, or the journal is read
@@ -646,40 +497,6 @@ class State:
             if self._dirty and not self._batches:
                 self.save()
 
-    @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
-        """Write no frame until the end; painting goes on in memory."""
-        with contextlib.ExitStack() as still:
-            for _, volume in sorted(self.volumes.items()):
-                still.enter_context(volume.frames.flush_lock)
-            yield
-
-    def complete(self, copy: Path) -> dict[str, Any]:
-        """Write into a copy of the files what only the memory holds; return the attributes.
-
-        Call it within `still`. All of it is of one moment: pixels, provenance, areas, history
-        and names.
-        """
-        volumes = [volume for _, volume in sorted(self.volumes.items())]
-        with contextlib.ExitStack() as locked:
-            for volume in volumes:
-                locked.enter_context(volume.lock)
-            locked.enter_context(self.lock)
-            self.settle()
-            attributes = self.document.to_attributes()
-            waiting = [volume.frames.waiting() for volume in volumes]
-            write_journal = self.history.copy(copy, self.shape)
-        write_journal()
-        for volume, (frames, tracks) in zip(volumes, waiting, strict=True):
-            if frames:
-                path = copy / volume.frames.path.relative_to(self.path)
-                array = open_array(path, self.shape, "uint16", (1, *self.shape[1:]))
-                for t, frame in frames:
-                    array[t].write(frame).result()
-            for track in tracks:
-                track.write_at(copy / track.path.relative_to(self.path))
-        return attributes
-
     def _replay(self) -> None:
         """Do what a killed process had in its journal and perhaps not in its frames."""
         steps = self.history.unsaved()
@@ -698,7 +515,7 @@ class State:
         for entry in steps:
             self._turn_rows(entry, entry.state == "undone", additions=False)
         for volume in self.volumes.values():
-            volume.frames.own()
+            volume.frames.own(count=self.document.version > 1)
         if self._dirty or any(volume.frames.dirty for volume in self.volumes.values()):
             self.wake()
 

@@ -13,40 +13,35 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.disk import sync_folder
-from flowrvs.errors import ProjectError, StorageError
+from flowrvs.errors import ProjectError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.store.arrays import Labels, Provenance, create_array, failed
 from flowrvs.store.catalog import Catalog
 from flowrvs.store.changes import Entry, Record, count_values, encode
 from flowrvs.store.document import LayerRecord, ObjectRecord, utf8
 from flowrvs.store.history import History
-from flowrvs.store.masks import Confidence, Masks, frames_text
+from flowrvs.store.masks import Masks, frames_text
 from flowrvs.store.state import State
+from flowrvs.store.storage import Labels, Provenance, create_array, failed
 from flowrvs.store.volume import LayerVolume
 
 __all__ = ["Surgery"]
 
-#: Frames of the layers, in their order, to what they become.
+#: Frames of the layers to what they become.
 Change = Callable[[int, list[Labels]], Sequence[Labels]]
 
 # Frames that are made in place, that are moved at once, and that are being written.
 _FEW, _BATCH, _WAITING = 16, 512, 16
 
-# Frames that are moved under one lock, and threads that do it: each mostly waits.
-_TOGETHER, _THREADS = 16, 8
-
-# Seconds until a cancel is looked for again.
-_MOMENT = 0.05
+_TOGETHER = 16  # frames that are moved under one lock
+_MOMENT = 0.05  # seconds until a cancel is looked for again
 
 _HUMAN = np.uint8(Provenance.HUMAN)
 
@@ -62,42 +57,24 @@ class Surgery:
     """Changes what belongs to which object.
 
     A person asked for it, so all of it also touches frames of a person; only locked frames
-    are refused, before anything is done. What takes long takes a `CancelToken` and reports
-    `Progress`; it raises `Cancelled` on request, at once and with everything as it was.
+    are refused, before anything is done. All of it takes ``cancel`` (a `CancelToken`) and
+    ``progress``, and raises `Cancelled` on request, at once and with everything as it was.
     """
 
-    def __init__(
-        self, state: State, catalog: Catalog, masks: Masks, confidence: Confidence
-    ) -> None:
+    def __init__(self, state: State, catalog: Catalog, masks: Masks) -> None:
         self._state = state
         self._catalog = catalog
         self._masks = masks
-        self._confidence = confidence
 
-    def mark_absent(
-        self,
-        object_id: int,
-        start: int,
-        stop: int,
-        *,
-        cancel: CancelToken | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> None:
+    def mark_absent(self, object_id: int, start: int, stop: int, **how: Unpack[_How]) -> None:
         """Erase an object on frames ``start`` to ``stop - 1``: a person says it is not there."""
         record = self._checked(object_id, start, stop)
 
         def then(entry: Entry) -> None:
             self._provide(entry, record, start, stop, lambda old: np.maximum(old, _HUMAN))
 
-        with self._staged([record.layer], start, stop) as staged:
-            frames = self._frames_of([object_id], start, stop)
-            message = f"Emptying {record.name!r}"
-            staged.make(frames, _mapper({object_id: 0}), message, cancel, progress)
-            text = f"{record.name!r} absent, {frames_text(start, stop)}"
-            with self._state.history.step(text) as entry:
-                self._checked(object_id, start, stop)
-                staged.finish(entry, then)
-        self._state.tell("pixels", record.layer, start, stop)
+        text = f"{record.name!r} absent"
+        self._operate(text, [record], start, stop, _mapper({object_id: 0}), then, **how)
 
     def start_object(self, object_id: int, t: int, **how: Unpack[_How]) -> None:
         """Say that an object appears on frame `t`: it is absent before."""
@@ -114,9 +91,7 @@ class Surgery:
         stop: int,
         masks: npt.NDArray[np.bool_] | None = None,
         name: str | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: ProgressCallback | None = None,
+        **how: Unpack[_How],
     ) -> ObjectRecord:
         """Make a new object of a part of another one, in the same layer.
 
@@ -160,7 +135,7 @@ class Surgery:
                 new_id = state.document.new_id("object", 1)
             try:
                 frames = self._frames_of([object_id], start, stop)
-                staged.make(frames, cut, f"Splitting {record.name!r}", cancel, progress)
+                staged.make(frames, cut, f"split {record.name!r}", **how)
             except BaseException:
                 with state.lock:  # nobody has seen it
                     if state.document.next_ids["object"] == new_id + 1:
@@ -172,28 +147,21 @@ class Surgery:
                     new = state.new_object(new_id, name or f"{record.name} (part)", record.layer)
                 state.save()
                 staged.finish(entry, then)
-        self._tell_all(record.layer, start, stop)
+        self._tell([record.layer], start, stop)
         return new
 
     def merge_objects(
-        self,
-        keep: int,
-        gone: int,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: ProgressCallback | None = None,
+        self, keep: int, gone: int, start: int = 0, stop: int | None = None, **how: Unpack[_How]
     ) -> None:
         """Give the pixels of one object to another, also one of another layer.
 
         Parameters
         ----------
         keep, gone : int
-            The object that gets the pixels, and the one that loses them. On the whole video
-            `gone` is removed, and sentences that meant it mean `keep`.
+            The object that gets the pixels, and the one that loses them.
         start, stop : int
-            The frames; all by default.
+            The frames. On all of them, by default, `gone` is removed, and sentences that
+            meant it mean `keep`.
         """
         if keep == gone:
             raise ProjectError("An object cannot be merged with itself; choose another one.")
@@ -222,27 +190,11 @@ class Surgery:
                     self._catalog.forget_object(gone)
 
         change = _mapper({gone: keep}) if kept.layer == lost.layer else across
-        with self._staged([kept.layer, lost.layer], start, stop) as staged:
-            frames = self._frames_of([gone], start, stop)
-            message = f"Merging {lost.name!r} into {kept.name!r}"
-            staged.make(frames, change, message, cancel, progress)
-            text = f"merge {lost.name!r} into {kept.name!r}, {frames_text(start, stop)}"
-            with state.history.step(text) as entry:
-                for object_id in (keep, gone):
-                    self._checked(object_id, start, stop)
-                staged.finish(entry, then)
-        for layer_id in {kept.layer, lost.layer}:
-            self._tell_all(layer_id, start, stop)
+        text = f"merge {lost.name!r} into {kept.name!r}"
+        self._operate(text, [kept, lost], start, stop, change, then, drawn=[gone], **how)
 
     def swap_objects(
-        self,
-        a: int,
-        b: int,
-        start: int,
-        stop: int | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: ProgressCallback | None = None,
+        self, a: int, b: int, start: int, stop: int | None = None, **how: Unpack[_How]
     ) -> None:
         """Exchange two objects from a frame on: their masks, and who drew them.
 
@@ -255,7 +207,9 @@ class Surgery:
 
         def across(t: int, frames: list[Labels]) -> list[Labels]:
             of_a, of_b = frames[0] == a, frames[1] == b
-            return [_replaced(frames[0], a, of_a, of_b), _replaced(frames[1], b, of_b, of_a)]
+            to_a = np.where(of_b, np.uint16(a), np.where(of_a, np.uint16(0), frames[0]))
+            to_b = np.where(of_a, np.uint16(b), np.where(of_b, np.uint16(0), frames[1]))
+            return [to_a, to_b]
 
         def then(entry: Entry) -> None:
             was_a, was_b = (self._masks.provenance(i)[start:stop] for i in (a, b))
@@ -263,25 +217,11 @@ class Surgery:
             self._provide(entry, second, start, stop, lambda _: was_a)
 
         change = _mapper({a: b, b: a}) if first.layer == second.layer else across
-        with self._staged([first.layer, second.layer], start, stop, once=True) as staged:
-            frames = self._frames_of([a, b], start, stop)
-            message = f"Swapping {first.name!r} and {second.name!r}"
-            staged.make(frames, change, message, cancel, progress)
-            text = f"swap {first.name!r} and {second.name!r}, {frames_text(start, stop)}"
-            with self._state.history.step(text) as entry:
-                for object_id in (a, b):
-                    self._checked(object_id, start, stop)
-                staged.finish(entry, then)
-        for layer_id in {first.layer, second.layer}:
-            self._state.tell("pixels", layer_id, start, stop)
+        text = f"swap {first.name!r} and {second.name!r}"
+        self._operate(text, [first, second], start, stop, change, then, once=True, **how)
 
     def move_object(
-        self,
-        object_id: int,
-        layer_id: int | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: ProgressCallback | None = None,
+        self, object_id: int, layer_id: int | None = None, **how: Unpack[_How]
     ) -> ObjectRecord:
         """Move an object to another layer, so that it may overlap those of its old one.
 
@@ -300,10 +240,8 @@ class Surgery:
             source, there = frames
             part = source == object_id
             free = part & (there == 0)
-            return [
-                np.where(part, np.uint16(0), source),
-                np.where(free, np.uint16(object_id), there),
-            ]
+            moved = np.where(free, np.uint16(object_id), there)
+            return [np.where(part, np.uint16(0), source), moved]
 
         def then(entry: Entry) -> None:
             with state.one_save():
@@ -323,19 +261,12 @@ class Surgery:
                 return record
             with self._staged([record.layer, target], 0, frames) as staged:
                 drawn = self._frames_of([object_id], 0, frames)
-                staged.make(drawn, change, f"Moving {record.name!r}", cancel, progress)
+                staged.make(drawn, change, f"move {record.name!r}", **how)
                 staged.finish(entry, then)
-        for layer in (record.layer, target):
-            self._tell_all(layer, 0, frames)
+        self._tell((record.layer, target), 0, frames)
         return state.object(object_id)
 
-    def remove_object(
-        self,
-        object_id: int,
-        *,
-        cancel: CancelToken | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> None:
+    def remove_object(self, object_id: int, **how: Unpack[_How]) -> None:
         """Erase an object: its pixels, provenance, runs, and its place in expressions.
 
         A layer in which nothing else lives goes with it.
@@ -348,15 +279,37 @@ class Surgery:
             self._provide(entry, record, 0, frames, np.zeros_like)
             self._catalog.forget_object(object_id)
 
-        with self._staged([record.layer], 0, frames) as staged:
-            drawn = self._frames_of([object_id], 0, frames)
-            message = f"Deleting {record.name!r}"
-            staged.make(drawn, _mapper({object_id: 0}), message, cancel, progress)
-            with state.history.step(f"remove {record.name!r}") as entry:
-                staged.finish(entry, then)
-        self._tell_all(record.layer, 0, frames)
+        text = f"remove {record.name!r}"
+        change = _mapper({object_id: 0})
+        self._operate(text, [record], 0, frames, change, then, locked=True, **how)
 
     # -- inside --------------------------------------------------------------------------
+
+    def _operate(
+        self,
+        text: str,
+        objects: Sequence[ObjectRecord],
+        start: int,
+        stop: int,
+        change: Change,
+        then: Callable[[Entry], None],
+        *,
+        drawn: list[int] | None = None,
+        once: bool = False,
+        locked: bool = False,
+        **how: Unpack[_How],
+    ) -> None:
+        """Change the frames on which some objects (or those of `drawn`) are seen, as a step."""
+        ids = [record.id for record in objects]
+        layers = list(dict.fromkeys(record.layer for record in objects))
+        with self._staged(layers, start, stop, once=once) as staged:
+            staged.make(self._frames_of(drawn or ids, start, stop), change, text, **how)
+            name = text if locked else f"{text}, {frames_text(start, stop)}"
+            with self._state.history.step(name) as entry:
+                for object_id in () if locked else ids:
+                    self._checked(object_id, start, stop)
+                staged.finish(entry, then)
+        self._tell(layers, start, stop)
 
     def _checked(self, object_id: int, start: int, stop: int) -> ObjectRecord:
         self._state.check_writable()
@@ -394,11 +347,12 @@ class Surgery:
         if start < stop:
             volume = self._state.volume(record.layer)
             volume.set_provenance(entry, record.id, start, stop, change)
-            self._confidence.note(record.layer, None, range(start, stop))
+            self._masks.confidence.note(record.layer, None, range(start, stop))
 
-    def _tell_all(self, layer_id: int, start: int, stop: int) -> None:
+    def _tell(self, layer_ids: Iterable[int], start: int, stop: int) -> None:
         self._state.tell("catalog")
-        self._state.tell("pixels", layer_id, start, stop)
+        for layer_id in layer_ids:
+            self._state.tell("pixels", layer_id, start, stop)
 
 
 def _mapper(values: dict[int, int]) -> Change:
@@ -414,63 +368,27 @@ def _mapper(values: dict[int, int]) -> Change:
     return change
 
 
-def _replaced(
-    frame: Labels, number: int, old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]
-) -> Labels:
-    out = frame.copy()
-    out[old] = 0
-    out[new] = number
-    return out
-
-
 # -- frames beside the project ---------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A frame of a layer that is ready.
-
-    Attributes
-    ----------
-    layer : int
-        Which of the layers.
-    t : int
-        The frame.
-    place, size : int
-        Where its difference lies in the spool.
-    came, went : dict of int to int
-        Pixels of each object.
-    """
+class _Part(NamedTuple):
+    """A frame of a layer that is ready, and where its difference lies in the spool."""
 
     layer: int
     t: int
     place: int
     size: int
-    came: dict[int, int]
+    came: dict[int, int]  # pixels of each object
     went: dict[int, int]
 
 
 class _Staged:
     """Makes new frames in a folder of its own, and then moves them where they belong.
 
-    Until `finish` nothing of the project has changed: whoever stops before has nothing to
-    undo, however many frames are ready. `finish` costs little more than renaming files. A
-    context manager; the folder goes with it, and those that a kill left are swept. A few
-    frames need no folder: they are made when they are put in.
-
-    Parameters
-    ----------
-    project : Path
-        Its folder.
-    volumes : sequence of LayerVolume
-        The layers that change.
-    history : History
-        Takes what changes.
-    frames : range
-        Those that may change.
-    once : bool
-        Frames that somebody draws on after they were put in are not made again: doing it
-        twice would take it back.
+    Until `finish` nothing of the project has changed. It costs little more than renaming
+    files. The folder goes with the block, and what a kill left of others is swept; a few frames
+    need none. With `once`, frames that somebody draws on after they were put in are not made
+    again: doing it twice would take it back.
     """
 
     def __init__(
@@ -483,6 +401,7 @@ class _Staged:
     ) -> None:
         self._project = project
         self._volumes = volumes
+        self._in_order = sorted(volumes, key=lambda volume: volume.id)  # as they are locked
         self._history = history
         self._range = frames
         self._once = once
@@ -492,13 +411,12 @@ class _Staged:
         self._versions = [volume.frames.cache.changed.copy() for volume in volumes]
         self._change: Change = lambda t, frames: frames
         self._folder: Path | None = None
-        self._waiting: deque[Any] = deque()
-        self._pool: ThreadPoolExecutor | None = None
+        self._writes: deque[Any] = deque()
 
     def __enter__(self) -> _Staged:
         return self
 
-    def _open(self) -> Path:
+    def _open(self) -> None:
         for left in self._project.glob(".staged-*.partial"):
             if str(left) not in _active:
                 shutil.rmtree(left, ignore_errors=True)
@@ -509,28 +427,19 @@ class _Staged:
             self._spool = open(self._folder / "spool", "w+b")  # noqa: SIM115 - until __exit__
         except OSError as error:
             raise failed(error, self._project) from error
-        shapes = [volume.shape for volume in self._volumes]
+        shape = self._volumes[0].shape
         self._arrays = [
             create_array(self._folder / str(i), shape, (1, *shape[1:]), "uint16", "tyx")
-            for i, shape in enumerate(shapes)
+            for i in range(len(self._volumes))
         ]
-        self._pool = ThreadPoolExecutor(_THREADS, "flowrvs-move")
-        return self._folder
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._folder is not None:
             # Nobody need wait for writes of what is not wanted any more.
-            waiting = [*self._waiting]
-            threading.Thread(target=_sweep, args=(self._folder, waiting), daemon=True).start()
+            what = (self._folder, [*self._writes])
+            threading.Thread(target=_sweep, args=what, daemon=True).start()
             with contextlib.suppress(AttributeError):
                 self._spool.close()
-        if self._pool is not None:
-            self._pool.shutdown()
 
     def make(
         self,
@@ -540,48 +449,38 @@ class _Staged:
         cancel: CancelToken | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Make new frames.
-
-        Parameters
-        ----------
-        frames : iterable of int
-            Which.
-        change : callable
-            ``change(t, frames)`` gives the new frames; it is called again for those that
-            somebody draws on before `finish`.
-        message : str
-            What is being done, for `progress`.
-
-        Raises
-        ------
-        Cancelled
-            On request.
-        StorageError
-            There is no room.
-        """
+        """Make new frames; `change` is called again for those drawn on before `finish`."""
         self._frames, self._change = sorted(frames), change
         if len(self._frames) <= _FEW:
             return
-        folder = self._open()
+        self._open()
         clock = ProgressClock(len(self._frames))
         for t in self._frames:
-            self._waiting.extend(self._make(t))
-            while len(self._waiting) > _WAITING:
-                if _written(self._waiting[0], folder, cancel):
-                    self._waiting.popleft()
-            if cancel is not None:
-                cancel.raise_if_cancelled()
+            self._make(t)
+            self._wait(_WAITING, cancel)
             if progress is not None:
                 progress(clock.advance(message))
-        while self._waiting:
-            if _written(self._waiting[0], folder, cancel):
-                self._waiting.popleft()
+        self._wait(0, cancel)
 
-    def _make(self, t: int) -> list[Any]:
+    def _wait(self, count: int, cancel: CancelToken | None) -> None:
+        """Wait until only so many frames are still being written."""
+        while True:
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            if len(self._writes) <= count:
+                return
+            try:
+                self._writes[0].result(timeout=_MOMENT)
+            except TimeoutError:
+                continue
+            except Exception as error:  # tensorstore raises ValueError, RuntimeError, ...
+                raise failed(error, self._project) from error
+            self._writes.popleft()
+
+    def _make(self, t: int) -> None:
         with self._locked():
             self._note_versions(t)
             olds = self._read(t)
-        found, writes = [], []
         for i, old, new, changed in self._changed(t, olds):
             data = encode(old, new)
             place = self._spool.seek(0, os.SEEK_END)
@@ -590,11 +489,8 @@ class _Staged:
             except OSError as error:
                 raise failed(error, self._project) from error
             came, went = count_values(new[changed]), count_values(old[changed])
-            found.append(_Part(i, t, place, len(data), came, went))
-            writes.append(self._arrays[i][t].write(new))
-        if found:
-            self._parts[t] = found
-        return writes
+            self._parts.setdefault(t, []).append(_Part(i, t, place, len(data), came, went))
+            self._writes.append(self._arrays[i][t].write(new))
 
     def _read(self, t: int) -> list[Labels]:
         return [volume.frames.cache.read([t])[0] for volume in self._volumes]
@@ -614,28 +510,18 @@ class _Staged:
         pairs = zip(self._volumes, self._versions, strict=True)
         return all(volume.version(t) == versions[t] for volume, versions in pairs)
 
-    # -- into the project ----------------------------------------------------------------
-
     def finish(self, entry: Entry, then: Callable[[Entry], None]) -> None:
         """Put all that was made into the project, as a part of a step, and call `then`.
 
         Frames that somebody has drawn on meanwhile are made again from what they are now.
         Nobody draws between the last look at them and `then`.
-
-        Raises
-        ------
-        StorageError
-            The journal or a folder cannot be written; the step is to be taken back then.
         """
         for first in range(0, len(self._frames), _BATCH):
             with contextlib.ExitStack() as stack:
-                for volume in self._sorted():  # no flush may call safe what is being moved
+                for volume in self._in_order:  # no flush may call safe what is being moved
                     stack.enter_context(volume.frames.flush_lock)
-                ready = [
-                    each
-                    for t in self._frames[first : first + _BATCH]
-                    for each in self._announce(t, entry)
-                ]
+                batch = self._frames[first : first + _BATCH]
+                ready = [each for t in batch for each in self._announce(t, entry)]
                 self._history.commit()
                 for some in range(0, len(ready), _TOGETHER):
                     self._put(ready[some : some + _TOGETHER])
@@ -658,7 +544,7 @@ class _Staged:
     def _announce(self, t: int, entry: Entry) -> Iterator[tuple[LayerVolume, Record, _Part | None]]:
         """Hand the changes of a frame to the history, before its pixels change."""
         with self._locked():
-            if self._folder is not None and t in self._parts and self._is_as_seen(t):
+            if t in self._parts and self._is_as_seen(t):
                 for part in self._parts.pop(t):
                     volume = self._volumes[part.layer]
                     self._spool.seek(part.place)
@@ -677,26 +563,18 @@ class _Staged:
         with self._locked():
             # Where somebody has drawn since `_announce`, `finish` looks once more.
             as_seen = {t for t in {r.start for _, r, _ in ready} if self._is_as_seen(t)}
-            moved = []
             for volume, record, part in ready:
-                if part is None or part.t not in as_seen or part.t in volume.frames.cache:
-                    volume.apply(record.start, record.pack())
+                t = record.start
+                if part is None or t not in as_seen or t in volume.frames.cache:
+                    volume.apply(t, record.pack())
                 else:
-                    moved.append(part)
-            assert not moved or self._pool is not None
-            failures = list(self._pool.map(self._move, moved)) if self._pool and moved else []
-            for part, failure in zip(moved, failures, strict=True):
-                if failure is None:
-                    self._volumes[part.layer].moved(part.t, part.came, part.went)
-            for failure in failures:
-                if failure is not None:
-                    raise failure
+                    self._move(part, volume.frames.cache.file(t))
+                    volume.moved(t, part.came, part.went)
             for t in as_seen:
                 self._note_versions(t)
 
-    def _move(self, part: _Part) -> StorageError | None:
+    def _move(self, part: _Part, target: Path) -> None:
         assert self._folder is not None
-        target = self._volumes[part.layer].frames.cache.file(part.t)
         made = self._folder / str(part.layer) / target.name
         try:
             if made.exists():
@@ -704,40 +582,22 @@ class _Staged:
             else:  # a frame of background has no file
                 target.unlink(missing_ok=True)
         except OSError as error:
-            return failed(error, target)
-        return None
+            raise failed(error, target) from error
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            for volume in self._sorted():
+            for volume in self._in_order:
                 stack.enter_context(volume.lock)
             yield
-
-    def _sorted(self) -> list[LayerVolume]:
-        """Return the layers in the one order in which they are locked."""
-        return sorted(self._volumes, key=lambda volume: volume.id)
 
 
 #: Folders in use, by path.
 _active: set[str] = set()
 
 
-def _written(future: Any, folder: Path, cancel: CancelToken | None) -> bool:
-    """Wait a moment for a write; raise why it failed, or `Cancelled`."""
-    if cancel is not None:
-        cancel.raise_if_cancelled()
-    try:
-        future.result(timeout=_MOMENT)
-    except TimeoutError:
-        return False
-    except Exception as error:  # tensorstore raises ValueError, RuntimeError, ...
-        raise failed(error, folder) from error
-    return True
-
-
-def _sweep(folder: Path, waiting: list[Any]) -> None:
-    for future in waiting:
-        future.exception()  # a write that comes later would make its folder again
+def _sweep(folder: Path, writes: list[Any]) -> None:
+    for write in writes:
+        write.exception()  # one that comes later would make its folder again
     shutil.rmtree(folder, ignore_errors=True)
     _active.discard(str(folder))

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
-from flowrvs.store.arrays import Labels, Provenance
 from flowrvs.store.changes import Entry, Heirs, Mark, Pixels, Record, Role, count_values, decode
 from flowrvs.store.frames import CROWDED, FramesHost, LayerFrames, copy_frame, new_frame
 from flowrvs.store.history import History
+from flowrvs.store.storage import Labels, Provenance
 
 __all__ = ["LayerVolume", "VolumeHost"]
 
@@ -168,12 +168,7 @@ class LayerVolume:
         self._host.wake()
 
     def _begin(
-        self,
-        t: int,
-        frame: Labels,
-        touched: Iterable[int],
-        entry: Entry,
-        rows: tuple[int, int],
+        self, t: int, frame: Labels, touched: Iterable[int], entry: Entry, rows: tuple[int, int]
     ) -> None:
         pending = self._pending.get(t)
         if pending is not None and pending.entry is not entry:

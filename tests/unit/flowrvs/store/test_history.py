@@ -805,7 +805,7 @@ class TestDamage:
             labels[1, 1] = cat.id
             again.flush()
             journal = project.path / "history" / "journal.sqlite"
-            again.history._journal.settle()
+            again.history._journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             journal.write_bytes(b"\0" * journal.stat().st_size)
             again.history._journal._db.close()
             again.history._journal._db = None

@@ -1,4 +1,4 @@
-"""zarr arrays on disk and what of them is in memory: frames of labels, numbers per frame.
+"""What lies on the disk: zarr groups and arrays, numbers per frame, and a thread that writes.
 
 tensorstore does the reading and writing. What it is given was looked at before: a folder from
 somebody else may hold links, pipes, or a description that would make it end the process.
@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -25,6 +26,7 @@ from flowrvs.errors import ProjectError, StorageError
 __all__ = [
     "Labels",
     "Provenance",
+    "Saver",
     "Track",
     "Tracks",
     "check_chunk",
@@ -131,10 +133,7 @@ def create_array(
     metadata = {
         "shape": list(shape),
         "data_type": str(dtype),
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": list(chunk)},
-        },
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},
@@ -147,10 +146,7 @@ def create_array(
     try:
         _check_folder(folder)
         return ts.open(
-            {**spec, "metadata": metadata},
-            context=_CONTEXT,
-            create=True,
-            delete_existing=not keep,
+            {**spec, "metadata": metadata}, context=_CONTEXT, create=True, delete_existing=not keep
         ).result()
     except Exception as error:  # tensorstore raises plain ValueError, RuntimeError, ...
         raise failed(error, folder) from error
@@ -390,3 +386,83 @@ class Tracks:
                 self._project / "provenance" / name, frames, "uint8", new=new
             )
             self.areas[object_id] = Track(self._project / "areas" / name, frames, "int32", new=new)
+
+
+# -- writing in the background ---------------------------------------------------------
+
+
+class Saver:
+    """A thread that calls ``save()`` `interval` seconds after `wake`, and again while it fails.
+
+    `error` is why the last try failed; None when everything is written or on its way.
+    """
+
+    def __init__(
+        self, save: Callable[[], object], *, interval: float = 0.25, retry: float = 2.0
+    ) -> None:
+        self._save = save
+        self._interval = interval
+        self.retry = retry
+        self._wanted = threading.Event()
+        self._stopped = threading.Event()
+        self._hurried = threading.Event()
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.error: StorageError | None = None
+
+    def wake(self) -> None:
+        """Have what is dirty written soon; cheap enough for every stamp of a brush."""
+        if self._wanted.is_set() or self._stopped.is_set():
+            return
+        self._wanted.set()
+        if self._thread is None:
+            with self._start_lock:
+                if self._thread is None:
+                    # A daemon: a forgotten project must not keep a program from ending.
+                    self._thread = threading.Thread(
+                        target=self._run, name="flowrvs-save", daemon=True
+                    )
+                    self._thread.start()
+
+    def hurry(self) -> None:
+        """Have it written now: much is waiting. A disk that refuses is not asked more often."""
+        self._hurried.set()
+        self.wake()
+
+    def stop(self) -> None:
+        """End the thread; what is still dirty is the caller's to save."""
+        self._stopped.set()
+        self._hurried.set()
+        self._wanted.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self.error is None:
+                self._hurried.wait(self._interval)
+            else:
+                self._stopped.wait(self.retry)
+            if self._stopped.is_set():
+                return
+            self._hurried.clear()
+            self._wanted.clear()
+            try:
+                self._save()
+                self.error = None
+            except Exception as error:
+                # Whatever it was: a thread that died of it would never write again.
+                told = _told(error)
+                if str(told) != str(self.error):  # the same trouble is told once
+                    self.error = told
+                self._wanted.set()
+
+
+def _told(error: Exception) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    told = StorageError(f"Not everything could be saved: {text} It is kept and tried again.")
+    told.__cause__ = error
+    return told
