@@ -1,0 +1,231 @@
+"""Memory against the length of a video, sampled from outside.
+
+    python benchmarks/bench_length.py [--frames 2000 20000] [--height 96 --width 160]
+                                      [--model tiny] [--plot FILE.svg]
+
+For every length an H.264 file is made, and a process of its own opens it, steps through a part of
+it, segments all of it, looks at it as the review does, undoes and redoes the run, paints and
+exports a MeViS split. This process samples its resident memory every 20 ms and takes the
+peak of each part. The model is a threshold in numpy unless `--model` names a real one: what
+is measured is what lies around it. ``--frames 10800 108000 --height 480 --width 854`` is the
+hour (hours of processor time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import psutil
+
+_SENTENCE = "the red thing"
+
+
+class RedSegmenter:
+    """Finds what is red; a window costs next to nothing."""
+
+    name = "red"
+    window_size = 17
+    overlap = 4
+
+    def segment_window(self, frames: Any, texts: Sequence[str], **_: Any) -> Iterator[Any]:
+        """Yield the lead of red over green."""
+        pixels = np.asarray(frames).astype(np.float32) / 255
+        for _text in texts:
+            yield pixels[..., 0] - pixels[..., 1] - np.float32(0.3)
+
+
+def write_video(path: Path, frames: int, height: int, width: int) -> None:
+    """Write a red square that wanders over a grey texture."""
+    ground = np.random.default_rng(0).integers(60, 120, (height, width, 1), np.uint8)
+    ground = np.repeat(ground, 3, axis=2)
+    side = height // 5
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for t in range(frames):
+            picture = ground.copy()
+            y = int((height - side) * (0.5 + 0.5 * np.sin(t / 40)))
+            x = int((width - side) * (0.5 + 0.5 * np.cos(t / 61)))
+            picture[y : y + side, x : x + side] = (220, 40, 40)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@contextmanager
+def _part(name: str) -> Iterator[dict[str, float]]:
+    print(json.dumps({"begin": name}), flush=True)
+    more: dict[str, float] = {}
+    start = time.perf_counter()
+    yield more
+    seconds = time.perf_counter() - start
+    print(json.dumps({"end": name, "seconds": round(seconds, 3), **more}), flush=True)
+
+
+def work(folder: Path, model: str) -> None:
+    """Do what a person does with a long video, telling which part it is."""
+    import flowrvs
+    from flowrvs.data import export_projects
+    from flowrvs.editing.review import quick_doubt
+
+    segmenter: Any = RedSegmenter() if model == "numpy" else flowrvs.load(model)
+    with _part("open"):
+        video = flowrvs.open_video(folder / "clip.mp4")
+        project = flowrvs.Project.create(folder / "clip.flowrvs", video.info)
+    count = len(video)
+    with _part("step through") as told:
+        steps = []
+        for t in range(count // 2, count // 2 + min(300, count // 2)):
+            start = time.perf_counter()
+            video.read(t, t + 1)
+            steps.append(time.perf_counter() - start)
+        told["p95_ms"] = round(1000 * float(np.percentile(steps, 95)), 2)
+    with _part("segment") as told:
+        first = time.perf_counter()
+        for n, _ in enumerate(flowrvs.segment_into(project, video, _SENTENCE, segmenter)):
+            if n == 0:
+                told["first_ms"] = round(1000 * (time.perf_counter() - first), 1)
+        project.flush()
+    drawn = project.objects[1]
+    with _part("review"):
+        project.areas(drawn.id)
+        quick_doubt(project, drawn.id)
+    with _part("undo and redo"):
+        project.undo()
+        assert not project.present(drawn.id).any()
+        project.redo()
+        assert project.present(drawn.id).all()
+    with _part("paint"):
+        labels = project.labels(drawn.layer)
+        for t in range(0, count, max(1, count // 200)):
+            labels[t, 2:9, 2:9] = drawn.id
+        project.flush()
+    with _part("export"):
+        export_projects([project], folder / "out")
+    project.close()
+    video.close()
+
+
+def measure(folder: Path, model: str) -> dict[str, dict[str, float]]:
+    """Run `work` in a process and return the time and peak memory of its parts."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--work", str(folder), "--model", model],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    peaks: dict[str, float] = {}
+    current = ["start"]
+
+    about = psutil.Process(process.pid)
+
+    def look() -> None:
+        try:
+            size = about.memory_info().rss / 2**20
+        except psutil.Error:
+            return
+        peaks[current[0]] = max(peaks.get(current[0], 0.0), size)
+
+    def sample() -> None:
+        while process.poll() is None:
+            look()
+            time.sleep(0.02)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    parts: dict[str, dict[str, float]] = {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        told = json.loads(line)
+        if "begin" in told:
+            current[0] = told["begin"]
+            look()
+        else:
+            look()  # a part may be shorter than the time between two samples
+            parts[told.pop("end")] = told
+    sampler.join()
+    if process.wait():
+        raise SystemExit("the work failed")
+    for name, part in parts.items():
+        part["peak_mb"] = round(peaks.get(name, float("nan")), 1)
+    return parts
+
+
+def plot(results: dict[int, dict[str, dict[str, float]]], path: Path) -> None:
+    """Draw the peaks against the length as SVG: lines, one a part."""
+    lengths = sorted(results)
+    names = list(results[lengths[0]])
+    top = 1.1 * max(part["peak_mb"] for parts in results.values() for part in parts.values())
+    left, width, height = 60, 500, 260
+    low, high = np.log10(lengths[0]), np.log10(lengths[-1])
+    colors = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{height + 60}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<path d="M{left} 10V{height}H{left + width}" fill="none" stroke="black"/>',
+        f'<text x="4" y="20">{top:.0f} MB</text><text x="40" y="{height}">0</text>',
+    ]
+    for length in lengths:
+        x = left + width * (np.log10(length) - low) / max(high - low, 1e-9)
+        lines.append(f'<text x="{x:.0f}" y="{height + 18}" text-anchor="middle">{length}</text>')
+    lines.append(f'<text x="{left + width / 2:.0f}" y="{height + 40}">frames</text>')
+    for n, (name, color) in enumerate(zip(names, colors, strict=False)):
+        points = " ".join(
+            f"{left + width * (np.log10(length) - low) / max(high - low, 1e-9):.1f},"
+            f"{height - (height - 10) * results[length][name]['peak_mb'] / top:.1f}"
+            for length in lengths
+        )
+        lines.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
+        lines.append(
+            f'<text x="{left + width + 10}" y="{30 + 18 * n}" fill="{color}">{name}</text>'
+        )
+    path.write_text("\n".join([*lines, "</svg>\n"]), encoding="utf-8")
+
+
+def main() -> None:
+    """Measure every length and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, nargs="+", default=[2000, 20000])
+    parser.add_argument("--height", type=int, default=96)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--model", default="numpy")
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work is not None:
+        work(args.work, args.model)
+        return
+    results = {}
+    for frames in args.frames:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_video(folder / "clip.mp4", frames, args.height, args.width)
+            results[frames] = measure(folder, args.model)
+        print(f"\n{frames} frames of {args.width}x{args.height}, model {args.model}")
+        for part, told in results[frames].items():
+            more = "  ".join(f"{k} {v}" for k, v in told.items() if k not in ("seconds", "peak_mb"))
+            print(f"  {part:14s} {told['seconds']:8.2f} s  peak {told['peak_mb']:7.1f} MB  {more}")
+    if len(results) > 1:
+        short, long = min(results), max(results)
+        print()
+        for part in results[long]:
+            ratio = results[long][part]["peak_mb"] / results[short][part]["peak_mb"]
+            print(f"  {part:14s} peak at {long} frames = {ratio:.2f} x that at {short}")
+    if args.plot is not None:
+        plot(results, args.plot)
+
+
+if __name__ == "__main__":
+    main()
