@@ -178,8 +178,10 @@ def plot(results: dict[int, dict[str, dict[str, float]]], path: Path) -> None:
         f'<text x="4" y="20">{top:.0f} MB</text><text x="40" y="{height}">0</text>',
     ]
     for length in lengths:
-        x = left + width * (np.log10(length) - low) / max(high - low, 1e-9)
-        lines.append(f'<text x="{x:.0f}" y="{height + 18}" text-anchor="middle">{length}</text>')
+        place = left + width * (np.log10(length) - low) / max(high - low, 1e-9)
+        lines.append(
+            f'<text x="{place:.0f}" y="{height + 18}" text-anchor="middle">{length}</text>'
+        )
     lines.append(f'<text x="{left + width / 2:.0f}" y="{height + 40}">frames</text>')
     for n, (name, color) in enumerate(zip(names, colors, strict=False)):
         points = " ".join(
