@@ -31,7 +31,7 @@ for wanted in (
     "napari_flowrvs/napari.yaml",
     "flowrvs/py.typed",
     "flowrvs/__init__.pyi",
-    "flowrvs/training/configs/tiny_flow.toml",
+    "flowrvs/training/scratch/configs/tiny.toml",
     "flowrvs/checkpoints/weights/tiny/model_index.json",
 ):
     assert wanted in names, f"{wanted} is missing from the wheel"
