@@ -93,26 +93,22 @@ class ArrayFrames:
 
     def read_into(self, out: npt.NDArray[np.uint8], start: int) -> None:
         """Write the frames from `start` on into `out`, uint8 of shape (n, H, W, 3)."""
-        stop = start + len(out)
-        if self._block == 1:
-            step = max(1, 2**26 // (self.height * self.width * 3))
-            for at in range(start, stop, step):
-                upto = min(stop, at + step)
-                out[at - start : upto - start] = self._rgb(at, upto)
-            return
-        at = start
+        at, stop = start, start + len(out)
+        alone = max(1, 2**26 // (self.height * self.width * 3))
         while at < stop:
-            frame = self._cache.get(at)
-            if frame is not None:
+            if (frame := self._cache.get(at)) is not None:
                 out[at - start] = frame
                 at += 1
                 continue
+            # Frames that lie together are read together, and kept.
             first = at - at % self._block
-            block = self._rgb(first, min(first + self._block, self._count))
+            last = first + self._block if self._block > 1 else min(stop, at + alone)
+            block = self._rgb(first, min(last, self._count))
             upto = min(stop, first + len(block))
             out[at - start : upto - start] = block[at - first : upto - first]
-            for n, picture in enumerate(block, first):
-                self._cache.put(n, picture.copy(), picture.nbytes)
+            if self._block > 1:
+                for n, picture in enumerate(block, first):
+                    self._cache.put(n, picture.copy(), picture.nbytes)
             at = upto
 
     def _rgb(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
@@ -129,7 +125,7 @@ class ArrayFrames:
         )
         try:
             frames = np.asarray(array[index])
-        except (FlowRVSError, MemoryError):
+        except FlowRVSError:
             raise
         # Stores raise whatever their codecs raise.
         except Exception as error:

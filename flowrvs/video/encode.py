@@ -106,33 +106,27 @@ def encode_jpeg(frame: npt.NDArray[np.uint8], quality: int = 95) -> bytes:
 
 def contact_sheet(
     frames: Iterable[npt.NDArray[np.uint8]],
-    labels: Iterable[npt.NDArray[Any]] | None = None,
+    labels: Iterable[npt.NDArray[Any]],
     *,
     columns: int = 4,
-    width: int = 320,
     colors: Colors | None = None,
     alpha: float = 0.5,
     captions: Sequence[str] = (),
-    gap: int = 4,
 ) -> npt.NDArray[np.uint8]:
-    """Arrange frames, with their masks laid over, in rows.
+    """Arrange frames, with their masks laid over, in rows, four pixels apart.
 
     Parameters
     ----------
     frames : iterable of ndarray of uint8, shape (H, W, 3)
         At least one; they share one size.
-    labels : iterable of ndarray, shape (H, W), optional
+    labels : iterable of ndarray, shape (H, W)
         One a frame, as in `blend`.
     columns : int
         Pictures in a row, at most.
-    width : int
-        Width of one picture in pixels; larger frames are made smaller, smaller ones stay.
     colors, alpha
         As in `blend`.
     captions : sequence of str, optional
         Written into the top left corner of each picture.
-    gap : int
-        Pixels between pictures.
 
     Returns
     -------
@@ -143,26 +137,19 @@ def contact_sheet(
     VideoError
         No frames, or numbers or shapes that do not belong together.
     """
-    tiles: list[Image.Image] = []
-    pairs = ((f, None) for f in frames) if labels is None else _pairs(frames, labels)
-    for n, (frame, mask) in enumerate(pairs):
-        shown = _checked(frame) if mask is None else blend(frame, mask, colors, alpha)
-        tile = Image.fromarray(shown)
-        if tile.width > width:
-            height = max(1, round(tile.height * width / tile.width))
-            tile = tile.resize((width, height), Image.Resampling.LANCZOS)
-        if n < len(captions):
-            draw = ImageDraw.Draw(tile)
-            draw.text((4, 2), captions[n], "white", stroke_width=1, stroke_fill="black")
-        tiles.append(tile)
+    tiles = [
+        Image.fromarray(blend(frame, mask, colors, alpha)) for frame, mask in _pairs(frames, labels)
+    ]
     if not tiles or columns < 1:
         raise VideoError("A contact sheet needs at least one frame and one column.")
     columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    w, h = tiles[0].size
-    sheet = Image.new("RGB", (columns * (w + gap) - gap, rows * (h + gap) - gap), "white")
+    width, height = tiles[0].width + 4, tiles[0].height + 4
+    sheet = Image.new("RGB", (columns * width - 4, -(-len(tiles) // columns) * height - 4), "white")
     for n, tile in enumerate(tiles):
-        sheet.paste(tile, (n % columns * (w + gap), n // columns * (h + gap)))
+        if n < len(captions):
+            draw = ImageDraw.Draw(tile)
+            draw.text((4, 2), captions[n], "white", stroke_width=1, stroke_fill="black")
+        sheet.paste(tile, (n % columns * width, n // columns * height))
     return np.array(sheet, dtype=np.uint8)
 
 

@@ -104,12 +104,18 @@ def test_jpeg_keeps_the_frame():
 
 def test_contact_sheet():
     frames = [coded_frame(n) for n in range(5)]
-    sheet = contact_sheet(frames, columns=3, width=48, gap=2, captions=["0", "1"])
-    assert sheet.shape == (2 * 32 + 2, 3 * 48 + 2 * 2, 3) and sheet.dtype == np.uint8
-    assert number_in(sheet[34:66, 50:98]) == 4
+    nothing = [np.zeros((64, 96), bool)] * 5
+    sheet = contact_sheet(frames, nothing, columns=3, captions=["0", "1"])
+    assert sheet.shape == (2 * 64 + 4, 3 * 96 + 2 * 4, 3) and sheet.dtype == np.uint8
+    assert np.array_equal(sheet[68:132, 100:196], frames[4])
+    assert np.array_equal(sheet[:64, 200:296], frames[2])  # without a caption
+    assert not np.array_equal(sheet[:64, 100:196], frames[1])
+    assert (sheet[68:, 200:] == 255).all() and (sheet[64:68] == 255).all()
     labels = np.zeros((64, 96), np.uint8)
     labels[40:60, 20:60] = 1
     plain = contact_sheet(frames[:1], [labels], colors={1: (0, 0, 1)}, alpha=1.0)
     assert plain.shape == (64, 96, 3) and plain[50, 40].tolist() == [0, 0, 255]
     with pytest.raises(VideoError, match="at least one"):
-        contact_sheet([])
+        contact_sheet([], [])
+    with pytest.raises(VideoError, match="at least one"):
+        contact_sheet(frames, nothing, columns=0)
