@@ -17,7 +17,7 @@ from flowrvs.video.cache import DEFAULT_CACHE_BYTES, FrameCache
 from flowrvs.video.levels import Levels, choose_levels
 from flowrvs.video.probe import is_too_large
 
-__all__ = ["ImageFiles", "read_image"]
+__all__ = ["ImageFiles", "open_image", "read_image"]
 
 # What PIL may try. Of its other readers some start programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000", "TGA", "GIF", "AVIF")
@@ -27,7 +27,8 @@ DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 SIDEWAYS = (5, 6, 7, 8)
 
 
-def _open(path: str | Path) -> Image.Image:
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image of a known format and a sane size, not decoded yet; errors are PIL's."""
     Image.init()
     image = Image.open(path, formats=[f for f in FORMATS if f in Image.OPEN])
     if is_too_large(*image.size):
@@ -76,7 +77,7 @@ def read_image(path: str | Path, levels: Levels | None = None) -> npt.NDArray[np
     VideoError
         The file is missing, truncated, too large or no image.
     """
-    with _reading(path), _open(path) as image:
+    with _reading(path), open_image(path) as image:
         return _pixels(image, levels)
 
 
@@ -139,7 +140,7 @@ class ImageFiles:
         sizes: list[tuple[int, int]] = []
         deep = False
         for path in self.paths:
-            with _reading(path), _open(path) as image:
+            with _reading(path), open_image(path) as image:
                 sideways = image.getexif().get(0x0112, 1) in SIDEWAYS
                 sizes.append(image.size if sideways else image.size[::-1])
                 deep = deep or image.mode in DEEP_MODES
@@ -152,7 +153,7 @@ class ImageFiles:
                 )
             if pages > 1:
                 with _reading(path):
-                    self._animation = _open(path)
+                    self._animation = open_image(path)
                     self._animation.load()
                 duration = self._animation.info.get("duration")
                 self._count, self.rate = pages, 1000 / duration if duration else None
@@ -198,7 +199,7 @@ class ImageFiles:
     @contextmanager
     def _picture(self, n: int) -> Iterator[Image.Image]:
         if self._animation is None:
-            with _reading(self.paths[n]), _open(self.paths[n]) as image:
+            with _reading(self.paths[n]), open_image(self.paths[n]) as image:
                 yield image
         else:
             with self._lock, _reading(f"Picture {n} of {self.paths[0]}"):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flowrvs.errors import DatasetError, MissingPathError
+from flowrvs.video.images import open_image
 
 __all__ = [
     "Picture",
@@ -107,7 +108,7 @@ def read_picture(path: Path) -> Picture:
         It is missing or damaged.
     """
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except FileNotFoundError:
         raise DatasetError(f"The picture {path} is missing; copy it again.") from None

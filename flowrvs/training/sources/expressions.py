@@ -26,6 +26,7 @@ from flowrvs.training.sources.base import (
     read_json,
     read_picture,
 )
+from flowrvs.video.images import open_image
 
 __all__ = ["MevisSource", "PaletteSource", "find_meta", "ref_davis", "ref_youtube_vos"]
 
@@ -76,7 +77,7 @@ class _Pictures:
     def size(self, video: TrainingVideo) -> tuple[int, int]:
         path = self.path(video.name, video.sentences[0].frames[0])
         try:
-            with Image.open(path) as picture:
+            with open_image(path) as picture:
                 return picture.height, picture.width
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             raise DatasetError(f"The picture {path} cannot be read; copy it again.") from None
@@ -306,7 +307,7 @@ def _meta(folder: Path) -> Path:
 def _read_labels(path: Path) -> npt.NDArray[np.uint8]:
     """Object ids of a palette picture, (H, W); a mask of 0 and 255 is object 1."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["PNG"]) as picture:
             flat = picture if picture.mode in ("P", "L") else picture.convert("L")
             labels = np.array(flat, np.uint8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

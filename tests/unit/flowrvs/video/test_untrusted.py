@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import lzma
 import os
@@ -54,6 +55,20 @@ def test_postscript_under_a_picture_s_name_starts_no_program(tmp_path, monkeypat
     (frames / "0.png").rename(frames / "0.mp4")
     refused(frames / "0.mp4")
     assert not started.exists()
+
+
+def test_pictures_are_opened_by_named_formats_everywhere():
+    """Without `formats`, PIL tries all it knows, Ghostscript's among them."""
+    root = Path(__file__).resolve().parents[4]
+    calls = [
+        (f"{path.relative_to(root)}:{node.lineno}", {key.arg for key in node.keywords})
+        for package in ("flowrvs", "napari_flowrvs")
+        for path in (root / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open")
+    ]
+    assert len(calls) >= 5
+    assert [where for where, names in calls if "formats" not in names] == []
 
 
 PLAYLISTS = {
