@@ -41,6 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the assignment (0)")
     parser.add_argument(
+        "--name-as-sentence",
+        action="store_true",
+        help="an object that no sentence means gets its name as one",
+    )
+    parser.add_argument(
+        "--annotated-only",
+        action="store_true",
+        help="leave out frames on which nobody has looked for every object",
+    )
+    parser.add_argument(
         "--append", action="store_true", help="add to the MeViS-style split DIR/NAME that is there"
     )
     parser.add_argument(
@@ -108,6 +118,8 @@ def _export(
         result = append_projects(
             args.projects,
             Path(args.to) / args.split,
+            name_as_sentence=args.name_as_sentence,
+            annotated_only=args.annotated_only,
             quality=args.quality,
             link=args.link,
             jobs=args.jobs,
@@ -117,6 +129,8 @@ def _export(
         return [result]
     options = {
         "format": args.format,
+        "name_as_sentence": args.name_as_sentence,
+        "annotated_only": args.annotated_only,
         "overwrite": args.overwrite,
         "quality": args.quality,
         "link": args.link,
@@ -133,10 +147,14 @@ def _export(
 
 
 def _write_back(args: argparse.Namespace, progress: ProgressCallback, cancel: CancelToken) -> int:
-    from flowrvs.data.write_back import write_back
+    from flowrvs.data.write_back import check_write_back, write_back
     from flowrvs.store import Project
 
     rows = []
+    # All are refused before the first is written.
+    for path in args.projects:
+        with Project.open(path, read_only=True) as project:
+            check_write_back(project, args.into, overwrite=args.overwrite)
     for path in args.projects:
         with Project.open(path, read_only=True) as project:
             result = write_back(
@@ -148,6 +166,8 @@ def _write_back(args: argparse.Namespace, progress: ProgressCallback, cancel: Ca
                 f"{result.path}: {result.video}: {result.masks} masks and {result.sentences} "
                 f"sentences changed, {result.added} objects added, {result.removed} removed"
             )
+            for note in result.notes:
+                print(f"note: {note}")
     if args.json:
         print(json.dumps({"videos": rows}))
     return 0

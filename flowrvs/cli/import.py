@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 HELP = "Read videos of a dataset into projects, to be corrected and written back."
 
@@ -13,12 +14,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "split",
         metavar="SPLIT_DIR",
-        help="MeViS, Ref-YouTube-VOS, Ref-DAVIS17, DAVIS, COCO-video or PNG; COCO's JSON file too",
+        help="a split of MeViS, Ref-YouTube-VOS, DAVIS, YouTube-VOS, MOSE, LVOS, SA-V or PNG, a "
+        "folder of labelme, or a JSON file of COCO",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--video", metavar="NAME", help="this video")
     which.add_argument("--all", action="store_true", help="every video, a project each")
     which.add_argument("--list", action="store_true", help="list the videos")
+    parser.add_argument(
+        "--frames",
+        metavar="DIR",
+        help="where the videos' folders of frames lie, when they are not where the format has them",
+    )
     parser.add_argument(
         "--out",
         metavar="PROJECT",
@@ -32,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from flowrvs.data.importing import import_split, import_video, list_videos
 
     if args.list:
-        videos = list_videos(args.split)
+        videos = list_videos(args.split, pictures=args.frames)
         if args.json:
             print(json.dumps({"videos": videos}))
         else:
@@ -42,14 +49,22 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         if args.all:
-            paths = import_split(args.split, args.out, progress=progress, cancel=cancel)
+            paths = import_split(
+                args.split, args.out, pictures=args.frames, progress=progress, cancel=cancel
+            )
             for path in paths:
                 rows.append(str(path))
                 if not args.json:
                     print(path)
+                    _print_notes(path)
         else:
             with import_video(
-                args.split, args.video, args.out, progress=progress, cancel=cancel
+                args.split,
+                args.video,
+                args.out,
+                pictures=args.frames,
+                progress=progress,
+                cancel=cancel,
             ) as project:
                 rows.append(str(project.path))
                 counts = len(project.objects), len(project.expressions), len(project.layers)
@@ -57,6 +72,16 @@ def run(args: argparse.Namespace) -> int:
                 words = zip(counts, ("object", "sentence", "layer"), strict=True)
                 text = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in words)
                 print(f"{rows[0]}: {text}")
+                _print_notes(project.path)
     if args.json:
         print(json.dumps({"projects": rows}))
     return 0
+
+
+def _print_notes(project: Path) -> None:
+    """Say what was not read as a person might think."""
+    from flowrvs.data.clip import Origin
+
+    origin = Origin.load(project)
+    for note in origin.notes if origin else ():
+        print(f"note: {note}")

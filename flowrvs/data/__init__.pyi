@@ -1,6 +1,7 @@
 from .check import Finding, check_split
 from .export import (
     FORMATS,
+    ExportOptions,
     ExportResult,
     append_projects,
     assign_projects,
@@ -9,12 +10,13 @@ from .export import (
 )
 from .importing import import_split, import_video, list_videos
 from .mevis import MevisExpression, MevisSplit, MevisVideo, MevisWriter
-from .preview import Preview, PreviewRow, preview_export
+from .preview import Preview, PreviewRow, parse_shares, preview_export
 from .faults import repair_split
-from .write_back import WriteBackResult, write_back
+from .write_back import WriteBackResult, can_write_back, write_back
 
 __all__ = [
     "FORMATS",
+    "ExportOptions",
     "ExportResult",
     "Finding",
     "MevisExpression",
@@ -26,12 +28,14 @@ __all__ = [
     "WriteBackResult",
     "append_projects",
     "assign_projects",
+    "can_write_back",
     "check_split",
     "export_projects",
     "export_splits",
     "import_split",
     "import_video",
     "list_videos",
+    "parse_shares",
     "preview_export",
     "repair_split",
     "write_back",

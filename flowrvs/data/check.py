@@ -11,7 +11,7 @@ import numpy as np
 
 from flowrvs.data import json_parts
 from flowrvs.data.faults import FAULTS, Finding, MaskCheck
-from flowrvs.data.formats import MASKS, META, split_folder
+from flowrvs.data.formats import MASKS, META, meta_path, split_folder
 from flowrvs.data.json_parts import read_json
 from flowrvs.data.pictures import PICTURES, is_safe_name, open_picture
 from flowrvs.disk import NewFolder
@@ -67,8 +67,8 @@ def _check(
 ) -> Iterator[Finding]:
     yield from _left(root)
     try:
-        videos = read_json(root / META).get("videos")
-        yield from _repeated(root / META)
+        videos = read_json(meta_path(root)).get("videos")
+        yield from _repeated(meta_path(root))
     except DatasetError as error:
         yield _error("bad-json", META, "", str(error), "write it again")
         return
@@ -109,8 +109,7 @@ def _left(root: Path) -> Iterator[Finding]:
     for path in (*NewFolder.leftovers(root), *sorted(root.glob(".*.partial*"))):
         what = "it was left by an export that was killed"
         yield _warning("leftover", os.path.relpath(path, root), "", what, "remove it")
-    for name in (META, MASKS):
-        path = root / name
+    for name, path in ((META, meta_path(root)), (MASKS, root / MASKS)):
         if path.is_file():
             with path.open("rb") as file:
                 if file.read(3) == b"\xef\xbb\xbf":

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.data.pictures import Frame, frame_names, is_safe_name, jpeg_bytes, sorted_and_unique
+from flowrvs.data.formats import TABLE
+from flowrvs.data.pictures import (
+    LARGEST,
+    Frame,
+    is_safe_name,
+    jpeg_bytes,
+)
 from flowrvs.disk import write_bytes
-from flowrvs.errors import ProjectError
+from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
 from flowrvs.masks.compose import paint
 from flowrvs.progress import CancelToken
@@ -36,12 +40,14 @@ __all__ = [
     "Clip",
     "Origin",
     "Source",
-    "coded",
-    "collect",
+    "coded_masks",
     "digest",
+    "free_id",
     "painted",
     "separate",
+    "union",
     "unused",
+    "whole_text",
 ]
 
 _CHUNK = 16
@@ -63,8 +69,13 @@ class Clip:
     masks : dict of int to list of RLE or None
         By a key that is unique in the clip, one entry for each of `frames`, None where the
         object is absent.
-    sentences : dict of str to (text, list of int)
-        By exp_id; the ids are keys of `masks`, none for a sentence without target.
+    sentences : dict of str to (text, list of int or None)
+        By exp_id; the ids are keys of `masks`, none for a sentence without target. None in
+        place of the list: the target is not known, as in hidden test splits.
+    looked : ndarray of bool, shape (T,), or None
+        On which frames somebody has said where the objects are; None for all of them.
+    notes : list of str
+        What a person should know of how it was read, one line each.
     names : dict of int to str
         What people call the objects.
     ids : dict of int to (obj_id, anno_id)
@@ -85,7 +96,9 @@ class Clip:
     frames: list[str]
     size: tuple[int, int] = (0, 0)
     masks: dict[int, list[rle.RLE | None]] = field(default_factory=dict)
-    sentences: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    sentences: dict[str, tuple[str, list[int] | None]] = field(default_factory=dict)
+    looked: npt.NDArray[np.bool_] | None = None
+    notes: list[str] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
     ids: dict[int, tuple[int, int]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -96,14 +109,71 @@ class Clip:
 
     def spoken_of(self, key: int) -> list[str]:
         """Return the sentences that mean an object, alone or with others."""
-        return [text for text, ids in self.sentences.values() if key in ids]
+        return [text for text, ids in self.sentences.values() if ids and key in ids]
+
+    def silent(self) -> list[int]:
+        """Return the objects that no sentence means."""
+        meant = {key for _, ids in self.sentences.values() for key in ids or ()}
+        return [key for key in self.masks if key not in meant]
+
+    def fingerprint(self) -> str:
+        """Return a hash of the frames, masks and sentences."""
+        rows = [self.frames, list(self.masks.items()), list(self.sentences.items())]
+        return digest(json.dumps(rows, sort_keys=True).encode())
 
 
 def coded(entry: Any) -> rle.RLE | None:
-    """Return a mask in the compressed encoding; None for an absent or an empty one."""
-    if not entry or not rle.area(entry):
+    """Return a mask in the compressed encoding; None for an absent or an empty one.
+
+    Raises
+    ------
+    DatasetError
+        It is no RLE, or of a size that no frame has.
+    """
+    if not entry:
         return None
-    return entry if isinstance(entry.get("counts"), str) else rle.merge([entry])
+    try:
+        height, width = (int(n) for n in entry["size"])
+        if not 0 < height * width <= LARGEST:
+            raise DatasetError(f"an RLE of the size [{height}, {width}] is no mask of a frame")
+        if not rle.area(entry):
+            return None
+        return entry if isinstance(entry.get("counts"), str) else rle.merge([entry])
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError("it is no RLE: 'size' [height, width] and 'counts'") from None
+
+
+def coded_masks(entries: Any, clip: Clip, key: object) -> list[rle.RLE | None]:
+    """Return the masks of an annotation, one for each of the clip's frames.
+
+    Raises
+    ------
+    DatasetError
+        They are no list, of another number, or one is damaged; it is named.
+    """
+    where = f"{clip.name}, annotation {key}"
+    if not isinstance(entries, list):
+        raise DatasetError(f"{where}: its masks are no list; run 'flowrvs check'.")
+    if len(entries) != len(clip.frames):
+        raise DatasetError(
+            f"{where}: it has {len(entries)} masks for {len(clip.frames)} frames; run "
+            "'flowrvs check'."
+        )
+    found = []
+    for frame, entry in zip(clip.frames, entries, strict=True):
+        try:
+            found.append(coded(entry))
+        except DatasetError as error:
+            reason = str(error).rstrip(".")
+            raise DatasetError(f"{where}, frame {frame}: {reason}; encode it again.") from None
+    return found
+
+
+def whole_text(text: str) -> str:
+    """Return a text without halves of characters, which nothing can store."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def painted(
@@ -115,6 +185,13 @@ def painted(
     """Return a label picture of one frame: each object's key, 0 is background."""
     seen = {key: rle.decode(mask) for key, entries in masks.items() if (mask := entries[index])}
     return paint(seen, size, dtype)
+
+
+def union(masks: Sequence[Sequence[rle.RLE | None]]) -> list[rle.RLE | None]:
+    """Return the union of several objects, one entry a frame."""
+    if len(masks) == 1:
+        return list(masks[0])
+    return [rle.merge([m for m in column if m]) for column in zip(*masks, strict=True)]
 
 
 def separate(masks: Mapping[int, Sequence[rle.RLE | None]]) -> list[list[int]]:
@@ -163,6 +240,12 @@ class Origin:
         The dataset's exp_id by the project's.
     digests : dict of str to str
         Of the parts that were read, to notice that somebody else changed them since.
+    unknown : list of str
+        The project's exp_ids of the sentences whose target the dataset does not say.
+    pictures : str
+        Where the frames lie, when the reader was told.
+    notes : list of str
+        What a person should know of how it was read.
     """
 
     format: str
@@ -172,6 +255,14 @@ class Origin:
     objects: dict[int, tuple[int, int]] = field(default_factory=dict)
     expressions: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    pictures: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def goes_home(self) -> bool:
+        """True when corrections are written back into datasets of this format."""
+        return self.format in TABLE and TABLE[self.format].home
 
     def save(self, project: Path) -> None:
         """Write it into the folder of a project."""
@@ -219,8 +310,9 @@ class Source:
         What is known of it.
     objects : dict of int to (int, ObjectRecord)
         Index into `projects` and the object there, by the id that the export gives.
-    sentences : dict of str to (text, list of int)
-        By exp_id, in the projects' order; the ids are those of `objects`.
+    sentences : dict of str to (text, list of int or None)
+        By exp_id, in the projects' order; the ids are those of `objects`, None where the
+        target is not known.
     folders : list of Path
         Of the projects.
     origins : list of Origin or None
@@ -234,7 +326,7 @@ class Source:
     given: Video | None = None
     projects: list[Project | str | os.PathLike[str]] = field(default_factory=list)
     objects: dict[int, tuple[int, ObjectRecord]] = field(default_factory=dict)
-    sentences: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    sentences: dict[str, tuple[str, list[int] | None]] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
     origins: list[Origin | None] = field(default_factory=list)
     _video: Video | None = None
@@ -276,6 +368,41 @@ class Source:
         values: npt.NDArray[np.uint8] = self.project(number).provenance(record.id)
         return values[self.positions]
 
+    def seen(self) -> list[int]:
+        """Return the objects that are seen on some frame."""
+        return [key for key in self.objects if self.present(key).any()]
+
+    def meant(self) -> set[int]:
+        """Return the objects that some sentence means."""
+        return {key for _, ids in self.sentences.values() for key in ids or ()}
+
+    def unlooked(self) -> npt.NDArray[np.bool_]:
+        """Return on which frames some object that is seen was not looked for."""
+        found = np.zeros(len(self.frames), bool)
+        for key in self.seen():
+            found |= self.provenance(key) == 0
+        return found
+
+    def looked(self) -> npt.NDArray[np.bool_]:
+        """Return on which of `frames` somebody, or a model, has looked for some object."""
+        found = np.zeros(len(self.frames), bool)
+        for key in self.objects:
+            found |= self.provenance(key) > 0
+        return found
+
+    def keep_looked_at(self) -> None:
+        """Leave out the frames on which some object that is seen was not looked for."""
+        keep = ~self.unlooked()
+        self.frames = [frame for frame, kept in zip(self.frames, keep, strict=True) if kept]
+        self.positions = [index for index, kept in zip(self.positions, keep, strict=True) if kept]
+
+    def name_silent(self) -> None:
+        """Give every object that no sentence means its name as a sentence."""
+        meant = self.meant()
+        for key, (_, record) in self.objects.items():
+            if key not in meant and record.name.strip():
+                self.sentences[free_id(self.sentences)] = (record.name.strip(), [key])
+
     def present(self, key: int) -> npt.NDArray[np.bool_]:
         """Return on which of `frames` an object is seen."""
         number, record = self.objects[key]
@@ -298,7 +425,10 @@ class Source:
             clip.names[key], clip.colors[key] = record.name, record.color
             clip.provenance[key] = self.provenance(key)
         for exp_id, (text, ids) in self.sentences.items():
-            clip.sentences[exp_id] = (text, [i for i in ids if i in clip.masks])
+            seen = None if ids is None else [i for i in ids if i in clip.masks]
+            clip.sentences[exp_id] = (text, seen)
+        everywhere = np.ones(len(self.frames), bool)
+        clip.looked = self.looked() if clip.masks else everywhere
         return clip
 
     def _drawn(
@@ -385,92 +515,18 @@ class Source:
         for expression in sentences.values():
             exp_id = names.get(expression.exp_id, expression.exp_id)
             if exp_id in self.sentences or not is_safe_name(exp_id):
-                following = len(self.sentences)
-                while str(following) in self.sentences or str(following) in sentences:
-                    following += 1
-                exp_id = str(following)
+                exp_id = free_id(self.sentences, sentences)
             targets = [ids[i] for i in sorted(expression.object_ids)]
-            self.sentences[exp_id] = (expression.text, targets)
+            unknown = origin and expression.exp_id in origin.unknown and not targets
+            self.sentences[exp_id] = (expression.text, None if unknown else targets)
 
 
-def collect(
-    projects: Sequence[Project | str | os.PathLike[str]], videos: Sequence[Video | None]
-) -> list[Source]:
-    """Arrange projects into videos; projects of one video are merged into it.
-
-    Parameters
-    ----------
-    projects : sequence of Project or path
-    videos : sequence of Video or None
-        The frames of each project where somebody else has opened them.
-
-    Raises
-    ------
-    ProjectError
-        A video is not the one that its project was made for, or was an array.
-    """
-    sources: list[Source] = []
-    by_content: dict[tuple[object, ...], Source] = {}
-    taken: set[str] = set()
-    for given, video in zip(projects, videos, strict=True):
-        with _opened(given) as project:
-            origin = Origin.load(Path(project.path))
-            info = _video_info(project, video)
-            key = (info.fingerprint, info.frame_count, info.height, info.width)
-            source = by_content.get(key) if info.fingerprint else None
-            if source is None:
-                name = unused(_video_name(project, origin), taken)
-                source = Source(name, info, *_frame_names(info, origin), video)
-                sources.append(source)
-                by_content[key] = source
-            source.add(given, project, origin)
-    return sources
-
-
-@contextmanager
-def _opened(given: Project | str | os.PathLike[str]) -> Iterator[Project]:
-    """Give a project, opened for reading where it is a path."""
-    if not isinstance(given, (str, os.PathLike)):
-        yield given
-        return
-    from flowrvs.store import Project
-
-    with Project.open(given, read_only=True) as project:
-        yield project
-
-
-def _video_info(project: Project, given: Video | None) -> VideoInfo:
-    from flowrvs.video import open_video
-
-    if given is not None:
-        project.check_video(given.info)
-        return given.info
-    if project.video.path is None:
-        raise ProjectError(
-            f"{project.path} was made from an array in memory; hand its frames in as well."
-        )
-    path = Path(project.video.path)
-    # A project and its video may have been moved together.
-    beside = Path(project.path).parent / path.name
-    with open_video(beside if not path.exists() and beside.exists() else path) as video:
-        project.check_video(video.info)
-        return video.info
-
-
-def _video_name(project: Project, origin: Origin | None) -> str:
-    """Return a folder name for the project's video: its own, made safe."""
-    if origin is not None:
-        return origin.video
-    path = project.video.path
-    if path is None:
-        name = Path(project.path).stem
-    else:
-        # A folder's name may hold dots that are no suffix.
-        whole = project.video.kind in ("images", "zarr")
-        name = Path(path).name if whole else Path(path).stem
-    if not is_safe_name(name):
-        name = re.sub(r"[\x00-\x1f\x7f/\\:]", "_", name).strip(". ")[:60]
-    return name if is_safe_name(name) else "video"
+def free_id(*taken: Collection[str]) -> str:
+    """Return the next number that is no exp_id yet."""
+    number = len(taken[0])
+    while any(str(number) in ids for ids in taken):
+        number += 1
+    return str(number)
 
 
 def unused(name: str, taken: set[str]) -> str:
@@ -480,25 +536,6 @@ def unused(name: str, taken: set[str]) -> str:
         candidate, number = f"{name}-{number}", number + 1
     taken.add(candidate.casefold())
     return candidate
-
-
-def _frame_names(info: VideoInfo, origin: Origin | None) -> tuple[list[str], list[int]]:
-    """Return the names to write and the index of each in the video."""
-    native = list(info.frame_names)
-    everything = list(range(info.frame_count))
-    if origin is not None:
-        where = {name: index for index, name in enumerate(native)}
-        if origin.frames and all(name in where for name in origin.frames):
-            return list(origin.frames), [where[name] for name in origin.frames]
-        if len(origin.frames) == info.frame_count:
-            return list(origin.frames), everything
-    if (
-        len(native) == info.frame_count
-        and all(is_safe_name(name) for name in native)
-        and sorted_and_unique(native)
-    ):
-        return native, everything
-    return frame_names(info.frame_count), everything
 
 
 def _jpeg_files(info: VideoInfo, positions: Sequence[int]) -> list[Path]:

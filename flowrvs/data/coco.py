@@ -1,87 +1,515 @@
-"""COCO's JSON: by video as YouTube-VIS has it, read and written; by image, written."""
+"""Annotation in JSON: COCO by video (YouTube-VIS) and by image, SA-V, and labelme's polygons.
+
+COCO by video is read and written. Its masks are run-length encoded as lists, as YouTube-VIS has
+them: its own reader, TrackEval's and pycocotools take those, and not all take the compressed form.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from flowrvs.data.clip import Clip, coded
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from flowrvs.data import json_parts
+from flowrvs.data.clip import Clip, coded_masks
 from flowrvs.data.formats import Dataset
-from flowrvs.data.json_parts import read_json
-from flowrvs.data.pictures import safe_name
+from flowrvs.data.json_parts import list_keys, read_json, whole_number
+from flowrvs.data.pictures import LARGEST, is_safe_name, safe_name
+from flowrvs.data.ref_ytvos import folders_in, frames_in
+from flowrvs.disk import replacing
+from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
+from flowrvs.video.probe import natural_key
 
 if TYPE_CHECKING:
     from flowrvs.data.export import Job
+    from flowrvs.data.write_back import Changes
 
-__all__ = ["CocoVideo", "write_coco", "write_coco_images"]
+__all__ = ["CocoImages", "CocoVideo", "Labelme", "SaV", "write_coco", "write_coco_images"]
 
 _CATEGORIES = [{"id": 1, "name": "object", "supercategory": "object"}]
 _FILE = "instances.json"
 
 
-class CocoVideo(Dataset):
-    """COCO-video (YouTube-VIS): ``instances.json`` with an RLE or null a frame."""
+# -- reading ---------------------------------------------------------------------------
 
-    format = "coco"
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder.parent if folder.is_file() else folder)
+class _Coco(Dataset):
+    """A JSON file of COCO, given by name or as ``instances.json`` of a folder."""
+
+    #: A list at the top that this kind has.
+    key: str
+
+    def __init__(self, folder: Path, pictures: Path | None = None) -> None:
+        super().__init__(folder.parent if folder.is_file() else folder, pictures)
+        self.source = folder
         self._file = folder if folder.is_file() else folder / _FILE
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        return root.is_file() or (root / _FILE).is_file()
+        lists = list_keys(root if root.is_file() else root / _FILE)
+        return cls.key in lists and "annotations" in lists
 
     @cached_property
     def _data(self) -> dict[str, Any]:
         return read_json(self._file)
 
+    def _rows(self, key: str) -> list[dict[str, Any]]:
+        """Return the rows of a list; none where there is no such list."""
+        rows = self._data.get(key) or []
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise DatasetError(f"{key!r} in {self._file} is no list of objects.")
+        return rows
+
+    @cached_property
+    def _categories(self) -> dict[str, str]:
+        return {str(row.get("id")): str(row.get("name")) for row in self._rows("categories")}
+
+    def _frames(self, files: Sequence[Any], name: str) -> tuple[Path, list[str]]:
+        """Return the folder of a video's frames, and their names."""
+        if not files or not all(isinstance(file, str) for file in files):
+            raise DatasetError(f"The video {name!r} in {self._file} lists no frames.")
+        paths = [PurePosixPath(file.replace("\\", "/")) for file in files]
+        for path in paths:
+            for part in path.parts:
+                safe_name(part, "file", self._file)
+        parents = {path.parent for path in paths}
+        if len(parents) > 1 or len({path.stem for path in paths}) < len(paths):
+            raise DatasetError(
+                f"The frames of {name!r} in {self._file} lie in several folders, or one is there "
+                "twice."
+            )
+        return self._place(paths[0]), [path.stem for path in paths]
+
+    def _place(self, first: PurePosixPath) -> Path:
+        """Return the folder where a frame lies: where it should, or near the file."""
+        bases = [self.pictures, self.pictures / "JPEGImages", self.folder]
+        for near in (self.folder, self.folder.parent):
+            for inner in folders_in(near):
+                bases += [inner, inner / "JPEGImages"]
+        for base in bases:
+            if (base / first).is_file():
+                return base / first.parent
+        raise DatasetError(
+            f"The frame {first} of {self._file} is not near it; say where it is (--frames)."
+        )
+
+
+class CocoVideo(_Coco):
+    """COCO-video (YouTube-VIS): an RLE, polygons or null a frame."""
+
+    format = "coco"
+    key = "videos"
+
     @cached_property
     def _videos(self) -> dict[str, dict[str, Any]]:
-        found = {}
-        for video in self._data.get("videos", ()):
-            names = video.get("file_names") or []
-            name = video.get("name") or (Path(names[0]).parent.name if names else "")
-            found[safe_name(name, "video", self._file)] = video
+        found: dict[str, dict[str, Any]] = {}
+        ids = set()
+        for video in self._rows("videos"):
+            files = video.get("file_names")
+            name = video.get("name")
+            if not name and isinstance(files, list) and files and isinstance(files[0], str):
+                name = PurePosixPath(files[0].replace("\\", "/")).parent.name
+            safe_name(name, "video", self._file)
+            if name in found or str(video.get("id")) in ids:
+                raise DatasetError(
+                    f"{self._file} has the video {name!r}, or its id {video.get('id')!r}, twice."
+                )
+            ids.add(str(video.get("id")))
+            found[str(name)] = video
+        return found
+
+    def _of(self, key: str, video: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [r for r in self._rows(key) if str(r.get("video_id")) == str(video.get("id"))]
+
+    @property
+    def videos(self) -> dict[str, int]:
+        return {name: len(self._of("expressions", row)) for name, row in self._videos.items()}
+
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
+        video = self._videos[name]
+        files = video.get("file_names")
+        folder, frames = self._frames(files if isinstance(files, list) else [], name)
+        clip = Clip(name, frames, pictures=folder)
+        for row in self._of("annotations", video):
+            key = whole_number(row.get("id"))
+            if key in clip.masks:
+                raise DatasetError(f"{self._file} has the annotation id {key} twice.")
+            entries = row.get("segmentations")
+            if isinstance(entries, list):
+                size = _size(row, video)
+                entries = [_mask(e, size, f"{name}, annotation {key}") for e in entries]
+            clip.masks[key] = coded_masks(entries, clip, key)
+            clip.ids[key] = (key, -1)
+            label = self._categories.get(str(row.get("category_id")), "object")
+            if label != "object":
+                clip.names[key] = f"{' '.join(label.split())[:60]} {key}"
+        for row in self._of("expressions", video):
+            exp_id, ids = str(row.get("exp_id", row.get("id"))), row.get("annotation_ids")
+            if not isinstance(row.get("exp"), str) or not isinstance(ids, list):
+                raise DatasetError(f"{name}/{exp_id} in {self._file} lacks 'exp' or its ids.")
+            meant = [whole_number(i) for i in ids]
+            lost = [i for i in meant if i not in clip.masks]
+            if lost:
+                raise DatasetError(
+                    f"{name}/{exp_id} means the annotation {lost[0]}: there is none."
+                )
+            clip.sentences[exp_id] = (row["exp"], meant)
+        clip.digests = {"clip": clip.fingerprint()}
+        return clip
+
+    def free_ids(self, clip: Clip, count: int) -> list[tuple[int, int]]:
+        used = [whole_number(row.get("id")) for row in self._rows("annotations")]
+        first = max(used, default=0) + 1
+        return [(first + n, -1) for n in range(count)]
+
+    def write_back(self, before: Clip, changes: Changes) -> None:
+        video = self._videos[before.name]
+        values: dict[int, dict[str, Any] | None] = {}
+        for place, row in enumerate(self._rows("annotations")):
+            key = whole_number(row.get("id"))
+            if str(row.get("video_id")) == str(video.get("id")) and key in changes.masks:
+                gone = key in changes.gone
+                values[place] = None if gone else _annotated(row, changes.whole[key])
+        shape: dict[str, Any] = {k: video[k] for k in ("width", "height", "length") if k in video}
+        category = next((c.get("id") for c in self._rows("categories")), 1)
+        new = []
+        for key in changes.added:
+            about = {"video_id": video.get("id"), "category_id": category, "iscrowd": 0, **shape}
+            new.append({"id": key, **about, **annotation(changes.whole[key])})
+        edits: dict[str, tuple[Mapping[int, Any], Sequence[Any]]] = {"annotations": (values, new)}
+        if changes.sentences:
+            edits["expressions"] = self._sentences(video, changes)
+        with replacing(self._file) as temporary:
+            json_parts.rewrite(self._file, temporary, lambda data: _edited(data, edits))
+
+    def _sentences(
+        self, video: Mapping[str, Any], changes: Changes
+    ) -> tuple[dict[int, dict[str, Any] | None], list[dict[str, Any]]]:
+        """Return the rows of sentences that differ by their place, and the new ones."""
+        values: dict[int, dict[str, Any] | None] = {}
+        seen = set()
+        rows = self._rows("expressions")
+        for place, row in enumerate(rows):
+            exp_id = str(row.get("exp_id", row.get("id")))
+            if str(row.get("video_id")) == str(video.get("id")) and exp_id in changes.sentences:
+                seen.add(exp_id)
+                change = changes.sentences[exp_id]
+                values[place] = change and {**row, "exp": change[0], "annotation_ids": change[1]}
+        following = max((whole_number(row.get("id", 0)) for row in rows), default=0) + 1
+        new: list[dict[str, Any]] = []
+        for exp_id, change in changes.sentences.items():
+            if exp_id not in seen and change is not None:
+                about = {"id": following + len(new), "video_id": video.get("id"), "exp_id": exp_id}
+                new.append({**about, "exp": change[0], "annotation_ids": change[1]})
+        return values, new
+
+
+def _annotated(row: Mapping[str, Any], masks: Sequence[rle.RLE | None]) -> dict[str, Any]:
+    """Return an annotation with other masks, in the encoding that it had."""
+    new = annotation(masks)
+    before = row.get("segmentations")
+    if any(isinstance(e, dict) and isinstance(e.get("counts"), str) for e in before or ()):
+        new["segmentations"] = list(masks)
+    return {**row, **{key: value for key, value in new.items() if key in row}}
+
+
+def _edited(
+    data: json_parts.Buffer, edits: Mapping[str, tuple[Mapping[int, Any], Sequence[Any]]]
+) -> Iterator[json_parts.Piece]:
+    """Yield a file in which rows of some lists at the top are replaced, removed or added."""
+    encoder = json_parts.style(data[:4096])
+
+    def text(row: object) -> bytes:
+        return encoder.encode(row).encode("ascii")
+
+    found = list(json_parts.members(data))
+    done = 0
+    for place in (m for m in found if m.key in edits):
+        values, new = edits[place.key]
+        yield done, place.start
+        rows = {index: None if row is None else text(row) for index, row in values.items()}
+        yield from json_parts.splice_list(data, place.start, rows, map(text, new))
+        done = place.stop
+    there = {m.key for m in found}
+    for key, (_, new) in edits.items():
+        if new and key not in there:
+            yield done, found[-1].stop
+            yield b", " + text(key) + b": " + text(list(new))
+            done = found[-1].stop
+    yield done, len(data)
+
+
+class CocoImages(_Coco):
+    """COCO by image: the images of one folder are a video, annotations with a track its objects."""
+
+    format = "coco-images"
+    key = "images"
+
+    @cached_property
+    def _videos(self) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for image in self._rows("images"):
+            file = image.get("file_name")
+            if not isinstance(file, str) or not file:
+                raise DatasetError(f"An image in {self._file} has no 'file_name'.")
+            name = PurePosixPath(file.replace("\\", "/")).parent.name or self._file.stem
+            found.setdefault(safe_name(name, "video", self._file), []).append(image)
+        for images in found.values():
+            images.sort(key=lambda image: natural_key(image["file_name"]))
         return found
 
     @property
     def videos(self) -> dict[str, int]:
-        counts = dict.fromkeys(self._videos, 0)
-        names = {video["id"]: name for name, video in self._videos.items()}
-        for row in self._data.get("expressions", ()):
-            if row.get("video_id") in names:
-                counts[names[row["video_id"]]] += 1
-        return counts
+        return dict.fromkeys(self._videos, 0)
 
-    def clip(self, name: str) -> Clip:
-        video = self._videos[name]
-        files = [str(f) for f in video["file_names"]]
-        for file in files:
-            for part in Path(file).parts:
-                safe_name(part, "file", self._file)
-        folder = self.folder / "JPEGImages" / Path(files[0]).parent
-        if not folder.is_dir():
-            folder = self.folder / Path(files[0]).parent
-        clip = Clip(name, [Path(file).stem for file in files], pictures=folder)
-        labels = {c["id"]: str(c["name"]) for c in self._data.get("categories", ())}
-        for row in self._data.get("annotations") or ():
-            if row["video_id"] != video["id"]:
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
+        images = self._videos[name]
+        folder, frames = self._frames([image["file_name"] for image in images], name)
+        clip = Clip(name, frames, pictures=folder)
+        place = {str(image.get("id")): index for index, image in enumerate(images)}
+        if len(place) < len(images):
+            raise DatasetError(f"{self._file} has two images of one id in {name!r}.")
+        rows: dict[tuple[str, str], dict[int, Any]] = {}
+        nth: dict[tuple[int, str], int] = {}
+        tracked = True
+        for row in self._rows("annotations"):
+            index = place.get(str(row.get("image_id")))
+            if index is None:
                 continue
-            key = int(row["id"])
-            clip.masks[key] = [coded(entry) for entry in row["segmentations"]]
-            clip.ids[key] = (key, -1)
-            label = labels.get(row.get("category_id"), "object")
-            if label != "object":
-                clip.names[key] = f"{label} {key}"
-        for row in self._data.get("expressions", ()):
-            if row["video_id"] == video["id"]:
-                exp_id = str(row.get("exp_id", row["id"]))
-                clip.sentences[exp_id] = (str(row["exp"]), [int(i) for i in row["annotation_ids"]])
+            label = self._categories.get(str(row.get("category_id")), "object")
+            track = _track(row)
+            if track is None:
+                tracked = False
+                nth[index, label] = nth.get((index, label), 0) + 1
+                track = str(nth[index, label])
+            where = f"{name}, annotation {row.get('id')}"
+            entry = _mask(row.get("segmentation"), _size(images[index]), where)
+            if index in rows.setdefault((label, track), {}):
+                raise DatasetError(f"{where}: track {track} is twice on frame {frames[index]}.")
+            rows[label, track][index] = entry
+        if rows and not tracked:
+            clip.notes.append("objects without a track are joined by category and order on frames")
+        _add_rows(clip, rows)
         return clip
+
+
+class SaV(Dataset):
+    """SA-V: a JSON file a video, with the RLEs of all objects on every annotated frame."""
+
+    format = "sa-v"
+
+    def __init__(self, folder: Path, pictures: Path | None = None) -> None:
+        super().__init__(folder.parent if folder.is_file() else folder, pictures)
+        self.source = folder
+        files = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
+        self._files = [path for path in files if "masklet" in list_keys(path)]
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        files = [root] if root.is_file() else sorted(root.glob("*.json"))[:3]
+        return any("masklet" in list_keys(path) for path in files)
+
+    @property
+    def videos(self) -> dict[str, int]:
+        return {path.stem: 0 for path in self._files if is_safe_name(path.stem)}
+
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
+        path = next(path for path in self._files if path.stem == name)
+        data = read_json(path)
+        rows, total = data.get("masklet"), data.get("video_frame_count")
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows) or not rows:
+            raise DatasetError(f"'masklet' in {path} is no list of lists.")
+        pictures = self._video(path, data.get("video_id"))
+        frames = self._frames(pictures, rows, total, path)
+        clip = Clip(name, frames, pictures=pictures)
+        ids = data.get("masklet_id")
+        count = max(len(row) for row in rows)
+        keys = [whole_number(i) + 1 for i in ids] if isinstance(ids, list) else range(1, count + 1)
+        if len(keys) != count or len(set(keys)) < count or any(len(row) != count for row in rows):
+            raise DatasetError(f"{path} has {count} objects on one frame and not on all.")
+        step = -(-len(frames) // len(rows))
+        clip.looked = np.zeros(len(frames), bool)
+        clip.looked[::step] = True
+        for column, key in enumerate(keys):
+            entries: list[Any] = [None] * len(frames)
+            entries[::step] = [row[column] for row in rows]
+            clip.masks[key] = coded_masks(entries, clip, key)
+            clip.ids[key] = (key, -1)
+        return clip
+
+    def write_back(self, before: Clip, changes: Changes) -> None:
+        path = next(path for path in self._files if path.stem == before.name)
+        data = read_json(path)
+        objects = changes.objects(before)
+        step = -(-len(before.frames) // len(data["masklet"]))
+        beyond = [index for index in changes.frames() if index % step]
+        if beyond:
+            raise DatasetError(
+                f"{before.name}, frame {before.frames[beyond[0]]} was corrected, but {path.name} "
+                f"holds every {step}th frame only; export the project as a new split."
+            )
+        rows = [
+            [masks[index] for masks in objects.values()]
+            for index in range(0, len(before.frames), step)
+        ]
+        values: dict[str, Any] = {"masklet": rows, "masklet_id": [key - 1 for key in objects]}
+        if "masklet_num" in data:
+            values["masklet_num"] = len(objects)
+        with json_parts.mapped(path) as raw:
+            encoder = json_parts.style(raw[:4096])
+        texts = {key: encoder.encode(value).encode("ascii") for key, value in values.items()}
+        extra = {key: text for key, text in texts.items() if key not in data}
+        with replacing(path) as temporary:
+            json_parts.rewrite(
+                path, temporary, lambda raw: json_parts.whole(raw, texts, extra.items())
+            )
+
+    def _video(self, path: Path, video_id: object) -> Path:
+        stem = video_id if is_safe_name(video_id) else re.sub(r"_(manual|auto)$", "", path.stem)
+        bases = (self.folder, self.pictures, self.folder / "JPEGImages_24fps", self.folder.parent)
+        for base in bases:
+            for found in (base / f"{stem}.mp4", base / str(stem)):
+                if found.exists():
+                    return found
+        raise DatasetError(f"There is no video {stem}.mp4 near {path}; say where it is (--frames).")
+
+    def _frames(self, pictures: Path, rows: list[Any], total: object, path: Path) -> list[str]:
+        if pictures.is_dir():
+            frames = frames_in(pictures)
+        else:
+            count = total if isinstance(total, int) and 0 < total < 1 << 20 else len(rows)
+            frames = [f"{index:05d}" for index in range(count)]
+        # Every fourth frame of 24 a second is annotated.
+        if -(-len(frames) // (-(-len(frames) // len(rows)))) != len(rows):
+            raise DatasetError(
+                f"{path} annotates {len(rows)} of {len(frames)} frames: they are not evenly spaced."
+            )
+        return frames
+
+
+class Labelme(Dataset):
+    """labelme, X-AnyLabeling: a JSON file beside every annotated frame, with polygons."""
+
+    format = "labelme"
+
+    def __init__(self, folder: Path, pictures: Path | None = None) -> None:
+        super().__init__(folder.parent if folder.is_file() else folder, pictures)
+        self.source = folder
+        self._place = pictures or self.folder
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        files = [root] if root.is_file() else sorted(root.glob("*.json"))[:3]
+        return any("shapes" in list_keys(path) for path in files)
+
+    @property
+    def videos(self) -> dict[str, int]:
+        return {self.folder.absolute().name: 0}
+
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
+        clip = Clip(name, frames_in(self._place), pictures=self._place)
+        clip.looked = np.zeros(len(clip.frames), bool)
+        rows: dict[tuple[str, str], dict[int, Any]] = {}
+        skipped = 0
+        for index, frame in enumerate(clip.frames):
+            path = self.folder / f"{frame}.json"
+            if not path.is_file():
+                continue
+            data = read_json(path)
+            size = _size({"height": data.get("imageHeight"), "width": data.get("imageWidth")})
+            shapes = data.get("shapes")
+            if not isinstance(shapes, list) or not all(isinstance(s, dict) for s in shapes):
+                raise DatasetError(f"'shapes' in {path} is no list of objects.")
+            clip.looked[index] = True
+            for shape in shapes:
+                points, kind = shape.get("points"), shape.get("shape_type", "polygon")
+                if kind == "rectangle" and isinstance(points, list) and len(points) == 2:
+                    (x0, y0), (x1, y1) = _pairs(points, str(path))
+                    points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+                elif kind not in ("polygon", "rectangle", "rotation"):
+                    skipped += 1
+                    continue
+                flat = [n for point in _pairs(points, str(path)) for n in point]
+                group = shape.get("group_id")
+                key = (str(shape.get("label")), "" if group is None else str(group))
+                before = rows.setdefault(key, {}).get(index)
+                mask = _mask([flat], size, str(path))
+                # Parts of one label and group are one object.
+                rows[key][index] = rle.merge([m for m in (before, mask) if m])
+        if skipped:
+            clip.notes.append(f"{skipped} shapes that are no polygons are left out")
+        _add_rows(clip, rows)
+        return clip
+
+
+def _add_rows(clip: Clip, rows: Mapping[tuple[str, str], Mapping[int, Any]]) -> None:
+    """Add objects that are known by a label and a number of their own."""
+    for key, ((label, number), found) in enumerate(rows.items(), start=1):
+        entries = [found.get(index) for index in range(len(clip.frames))]
+        clip.masks[key] = coded_masks(entries, clip, f"{label} {number}".strip())
+        clip.ids[key] = (key, -1)
+        clip.names[key] = " ".join(f"{label} {number}".split())[:60] or f"object {key}"
+
+
+def _track(row: Mapping[str, Any]) -> str | None:
+    attributes = row.get("attributes")
+    for place in (row, attributes if isinstance(attributes, dict) else {}):
+        for key in ("track_id", "instance_id"):
+            if isinstance(place.get(key), (int, str)):
+                return str(place[key])
+    return None
+
+
+def _size(*rows: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the first height and width that rows give, (0, 0) where they give none."""
+    for row in rows:
+        height, width = row.get("height"), row.get("width")
+        if isinstance(height, int) and isinstance(width, int) and 0 < height * width <= LARGEST:
+            return height, width
+    return 0, 0
+
+
+def _pairs(points: Any, where: str) -> list[tuple[float, float]]:
+    try:
+        pairs = [(float(x), float(y)) for x, y in points]
+    except (TypeError, ValueError, OverflowError):
+        pairs = []
+    if not pairs or not all(math.isfinite(n) for pair in pairs for n in pair):
+        raise DatasetError(f"{where}: the points of a shape are no pairs of numbers.")
+    return pairs
+
+
+def _mask(polygons: Any, size: tuple[int, int], where: str) -> Any:
+    """Draw polygons, lists of x and y in turn, as COCO does; RLEs are returned as they are."""
+    if not polygons or not isinstance(polygons, list):
+        return polygons
+    height, width = size
+    if not height:
+        raise DatasetError(f"{where}: polygons need the 'height' and 'width' of the frame.")
+    drawn = []
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) % 2:
+            raise DatasetError(f"{where}: a polygon is no list of x and y.")
+        pairs = _pairs(list(zip(polygon[::2], polygon[1::2], strict=True)), where)
+        flat = [n for pair in pairs for n in pair]
+        # What lies far outside would be drawn too, at a cost in memory.
+        if max(map(abs, flat)) > 4 * max(size):
+            raise DatasetError(f"{where}: a polygon lies far outside its frame.")
+        if len(flat) >= 6:
+            drawn.append(flat)
+    if not drawn:
+        return None
+    return rle.merge(coco_mask.frPyObjects(drawn, height, width))
+
+
+# -- writing ---------------------------------------------------------------------------
 
 
 def write_coco(folder: Path, job: Job) -> None:
@@ -95,18 +523,8 @@ def write_coco(folder: Path, job: Job) -> None:
         videos.append({"id": video_id, "name": clip.name, "file_names": names, **shape})
         ids = {key: len(annotations) + n for n, key in enumerate(clip.masks, start=1)}
         for key, masks in clip.masks.items():
-            annotations.append(
-                {
-                    "id": ids[key],
-                    "video_id": video_id,
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    **shape,
-                    "segmentations": masks,
-                    "areas": [rle.area(m) if m else None for m in masks],
-                    "bboxes": [rle.box(m) if m else None for m in masks],
-                }
-            )
+            about = {"id": ids[key], "video_id": video_id, "category_id": 1, "iscrowd": 0, **shape}
+            annotations.append({**about, **annotation(masks)})
         for exp_id, (text, keys) in clip.sentences.items():
             sentences.append(
                 {
@@ -114,10 +532,21 @@ def write_coco(folder: Path, job: Job) -> None:
                     "video_id": video_id,
                     "exp_id": exp_id,
                     "exp": text,
-                    "annotation_ids": [ids[key] for key in keys],
+                    "annotation_ids": [ids[key] for key in keys or ()],
                 }
             )
     _write(job, videos=videos, annotations=annotations, expressions=sentences)
+
+
+def annotation(masks: Sequence[rle.RLE | None]) -> dict[str, list[Any]]:
+    """Return what an annotation of COCO-video says of an object's masks."""
+    # Uncompressed: see the first lines of this module.
+    listed = [m and {"size": m["size"], "counts": rle.runs(m).tolist()} for m in masks]
+    return {
+        "segmentations": listed,
+        "areas": [rle.area(m) if m else None for m in masks],
+        "bboxes": [rle.box(m) if m else None for m in masks],
+    }
 
 
 def write_coco_images(folder: Path, job: Job) -> None:
@@ -129,6 +558,8 @@ def write_coco_images(folder: Path, job: Job) -> None:
         numbers = {key: tracks + n for n, key in enumerate(clip.masks, start=1)}
         tracks += len(numbers)
         for index, frame in enumerate(clip.frames):
+            if clip.looked is not None and not clip.looked[index]:
+                continue  # an image in the list says that its objects were looked for
             images.append(
                 {
                     "id": len(images) + 1,

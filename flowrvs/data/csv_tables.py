@@ -31,7 +31,7 @@ def write_csv(folder: Path, job: Job) -> None:
         rows, sentences = csv.writer(objects), csv.writer(expressions)
         rows.writerow([*_OBJECTS, "centroid_x", "centroid_y"])
         sentences.writerow(["video", "exp_id", "exp", "objects"])
-        for clip in job.clips():
+        for clip in job.clips(unknown=True):
             for key, masks in clip.masks.items():
                 for index, mask in enumerate(masks):
                     if mask is None:
@@ -46,4 +46,5 @@ def write_csv(folder: Path, job: Job) -> None:
                         + [f"{x:.3f}", f"{y:.3f}"]
                     )
             for exp_id, (text, ids) in clip.sentences.items():
-                sentences.writerow([clip.name, exp_id, text, " ".join(map(str, ids))])
+                meant = "unknown" if ids is None else " ".join(map(str, ids))
+                sentences.writerow([clip.name, exp_id, text, meant])

@@ -18,10 +18,21 @@ import numpy.typing as npt
 
 from flowrvs.data import json_parts
 from flowrvs.data.check import check_split
-from flowrvs.data.clip import Clip, Source, collect, unused
-from flowrvs.data.formats import DESCRIPTIONS, FORMATS, MASKS, META, new_split, writer
+from flowrvs.data.clip import Clip, Source, unused
+from flowrvs.data.formats import (
+    DESCRIPTIONS,
+    FORMATS,
+    LEFT_OUT,
+    MASKS,
+    META,
+    TABLE,
+    may_replace,
+    new_split,
+    writer,
+)
+from flowrvs.data.mevis_split import MevisSplit
 from flowrvs.data.pictures import Frame, safe_name, write_frames
-from flowrvs.data.preview import assign, datasheet, parse_shares
+from flowrvs.data.preview import assign, collect, datasheet, parse_shares, shortcomings
 from flowrvs.disk import NewFolder, storage_error, write_bytes
 from flowrvs.errors import DatasetError, FlowRVSError, InputError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
@@ -56,6 +67,10 @@ class ExportOptions(TypedDict, total=False):
     videos : sequence of Video or None
         The frames of each project where they are open already, or where the project was
         made from an array.
+    name_as_sentence : bool
+        Give an object that no sentence means its name as a sentence.
+    annotated_only : bool
+        Leave out the frames on which nobody, and no model, has looked for every object.
     overwrite : bool
         Replace a split that is already there. Without it, the very same content is
         accepted and any other is refused.
@@ -76,6 +91,8 @@ class ExportOptions(TypedDict, total=False):
 
     format: str
     videos: Sequence[Video | None] | None
+    name_as_sentence: bool
+    annotated_only: bool
     overwrite: bool
     quality: int
     link: bool
@@ -296,10 +313,25 @@ class Job:
         """Names of all videos."""
         return [source.name for source in self.sources]
 
-    def clips(self) -> Iterator[Clip]:
-        """Yield the videos, each with its masks encoded, counted and closed again."""
+    def clips(self, *, unknown: bool = False) -> Iterator[Clip]:
+        """Yield the videos, each with its masks encoded, counted and closed again.
+
+        With `unknown`, also the sentences whose target is not known.
+        """
+        about = TABLE[self.options.format]
         for source in self.sources:
             clip = source.clip(self.options.cancel, self._advance(source))
+            self.notes += (f"{clip.name}: {line}" for _, line, _ in shortcomings(about, source))
+            if about.silent == LEFT_OUT:
+                for key in clip.silent():
+                    del clip.masks[key]
+            if not unknown:
+                for exp_id in [e for e, (_, ids) in clip.sentences.items() if ids is None]:
+                    del clip.sentences[exp_id]
+                    self.notes.append(
+                        f"{clip.name}: the sentence {exp_id} is left out: nobody knows yet what "
+                        "it means"
+                    )
             shares = np.zeros(4, int)
             for key, masks in clip.masks.items():
                 seen = clip.provenance[key][[mask is not None for mask in masks]]
@@ -374,6 +406,8 @@ class _Export:
 
     format: str = "mevis"
     videos: Sequence[Video | None] | None = None
+    name_as_sentence: bool = False
+    annotated_only: bool = False
     overwrite: bool = False
     quality: int = 95
     link: bool = False
@@ -396,6 +430,16 @@ class _Export:
         if len(given) != len(projects):
             raise InputError(f"{len(given)} videos were given for {len(projects)} projects.")
         sources = collect(projects, given)
+        for source in sources:
+            if self.name_as_sentence:
+                source.name_silent()
+            if self.annotated_only:
+                source.keep_looked_at()
+                if not source.frames:
+                    raise InputError(
+                        f"{source.name} has no frame on which somebody has looked for every object."
+                    )
+            source.release()
         for split in splits if to is not None else ():
             assert to is not None
             _keep_apart(to / split, sources)
@@ -403,6 +447,8 @@ class _Export:
 
     def write(self, groups: Mapping[str, list[Source]], to: Path) -> list[ExportResult]:
         """Write every group beside its place, check it, and give all of them their names."""
+        for split, sources in groups.items():
+            self._refuse_early(to / split, sources)
         clock = self._clock([source for group in groups.values() for source in group])
         folders: list[NewFolder] = []
         jobs = []
@@ -428,6 +474,24 @@ class _Export:
                         copy.parent.mkdir(parents=True, exist_ok=True)
                         write_bytes(copy, (job.target / name).read_bytes())
         return [job.result() for job in jobs]
+
+    def _refuse_early(self, target: Path, sources: Sequence[Source]) -> None:
+        """Refuse what cannot be replaced before anything is encoded."""
+        if not target.is_dir() or next(target.iterdir(), None) is None:
+            return
+        if self.overwrite:
+            may_replace(target, True)
+        pictures = target / "JPEGImages"
+        there = {path.name for path in pictures.iterdir()} if pictures.is_dir() else None
+        wanted = {source.name for source in sources}
+        other = self.format != "davis" and there is not None and not wanted <= there
+        if self.format == "mevis" and (target / META).is_file():
+            split = MevisSplit.open(target)
+            texts = {v.name: [e.exp for e in v.expressions.values()] for v in split.videos.values()}
+            now = {s.name: [text for text, _ in s.sentences.values()] for s in sources}
+            other = other or any(set(texts.get(name, ())) - set(now[name]) for name in now)
+        if other and not self.overwrite:
+            may_replace(target, False)
 
     def append(self, sources: list[Source], target: Path) -> ExportResult:
         """Add videos to a MeViS-style split; see `append_projects`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowrvs.data import json_parts
-from flowrvs.data.formats import MASKS, META, split_folder
+from flowrvs.data.formats import MASKS, META, meta_path, split_folder
 from flowrvs.disk import NewFolder, remove_leftovers, replacing, storage_error
 from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
@@ -385,7 +385,7 @@ def repair_split(
     with json_parts.locked(root):
         try:
             with contextlib.ExitStack() as stack:
-                done += _repair_file(root / META, _meta, stack)
+                done += _repair_file(meta_path(root), _meta, stack)
                 find = partial(_masks, progress=progress, cancel=cancel)
                 done += _repair_file(root / MASKS, find, stack)
         except OSError as error:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flowrvs.disk import NewFolder
 from flowrvs.errors import DatasetError, InputError, MissingPathError
@@ -19,23 +19,35 @@ from flowrvs.errors import DatasetError, InputError, MissingPathError
 if TYPE_CHECKING:
     from flowrvs.data.clip import Clip
     from flowrvs.data.export import Job
+    from flowrvs.data.write_back import Changes
 
 __all__ = [
     "DESCRIPTIONS",
     "FORMATS",
+    "LEFT_OUT",
     "MASKS",
     "META",
+    "TABLE",
     "WRITTEN_BY",
     "Dataset",
     "Format",
+    "may_replace",
     "meta_path",
     "new_split",
     "open_dataset",
+    "reader",
     "split_folder",
     "writer",
 ]
 
 META, MASKS = "meta_expressions.json", "mask_dict.json"
+
+_METAS = (
+    "meta_expressions_v2.json",
+    "meta_expressions_v2_release.json",
+    "meta_expressions_text_release.json",
+)
+"""Names that MeViS's second version gives to the sentences."""
 
 WRITTEN_BY = "Written by flowrvs"
 """What the datasheet of an export says, by which it is known again."""
@@ -53,62 +65,125 @@ class Format:
         ``module:function`` that fills the folder of a split; blank where none is written.
     read : str
         ``module:class`` of its `Dataset`; blank where none is read.
+    silent : str
+        What becomes of an object that no sentence means, where it is not written as any other.
+    home : bool
+        Whether corrections of what was read are written back into it.
+    absence : {"frame", "object", ""}
+        What cannot say "nobody has looked", only "absent": a frame without a mask of an object,
+        though another object was looked for (``"object"``), or any frame (``"frame"``).
     """
 
     about: str
     write: str = ""
     read: str = ""
+    silent: str = ""
+    home: bool = False
+    absence: Literal["frame", "object", ""] = ""
 
 
-_TABLE: Mapping[str, Format] = {
+LEFT_OUT = "is left out"
+_UNSEEN = "has its pixels, but loaders that go by sentences do not see it"
+
+TABLE: Mapping[str, Format] = {
     "mevis": Format(
-        "MeViS: sentences for any number of objects, RLE masks", "mevis:write_mevis", "mevis:Mevis"
+        "MeViS: sentences for any number of objects, RLE masks",
+        "mevis:write_mevis",
+        "mevis:Mevis",
+        silent=LEFT_OUT,
+        home=True,
+        absence="frame",
     ),
     "ytvos": Format(
         "Ref-YouTube-VOS: palette PNGs, one object a sentence",
         "ref_ytvos:write_ytvos",
         "ref_ytvos:RefYtvos",
+        home=True,
+        silent=_UNSEEN,
+        absence="frame",
     ),
     "refdavis": Format(
-        "Ref-DAVIS17: as Ref-YouTube-VOS, with DAVIS's categories", "ref_ytvos:write_refdavis"
+        "Ref-DAVIS17: as Ref-YouTube-VOS, with DAVIS's categories",
+        "ref_ytvos:write_refdavis",
+        silent=_UNSEEN,
+        absence="frame",
     ),
     "davis": Format(
-        "DAVIS 2017: palette PNGs, ImageSets, sentences as text", "davis:write_davis", "davis:Davis"
+        "DAVIS 2017: palette PNGs, ImageSets, sentences as text",
+        "davis:write_davis",
+        "davis:Davis",
+        home=True,
+        absence="object",
     ),
-    "coco": Format("YouTube-VIS / COCO-video: RLE a frame", "coco:write_coco", "coco:CocoVideo"),
-    "coco-images": Format("COCO: every frame an image", "coco:write_coco_images"),
+    "coco": Format(
+        "YouTube-VIS / COCO-video: RLE a frame",
+        "coco:write_coco",
+        "coco:CocoVideo",
+        home=True,
+        absence="frame",
+    ),
+    "coco-images": Format(
+        "COCO: every frame an image", "coco:write_coco_images", "coco:CocoImages", absence="object"
+    ),
     "png": Format(
-        "PNG of 0 and 255 a sentence and frame, as predictions are", "png:write_png", "png:Png"
+        "PNG of 0 and 255 a sentence and frame, as predictions are",
+        "png:write_png",
+        "png:Png",
+        home=True,
+        silent=LEFT_OUT,
+        absence="frame",
     ),
-    "ome-zarr": Format("OME-Zarr 0.5: frames and labels", "ome_zarr:write_ome_zarr"),
+    "ome-zarr": Format(
+        "OME-Zarr 0.5: frames and labels", "ome_zarr:write_ome_zarr", absence="frame"
+    ),
     "csv": Format(
         "CSV: area, box and centroid of every object on every frame", "csv_tables:write_csv"
     ),
     "overlay": Format("MP4: masks laid over the video", "overlay:write_overlay"),
+    "sa-v": Format("SA-V: a JSON file a video, RLEs of all objects", read="coco:SaV", home=True),
+    "labelme": Format("labelme, X-AnyLabeling: polygons beside every frame", read="coco:Labelme"),
+    "vos": Format(
+        "YouTube-VOS, MOSE, LVOS: palette PNGs, no sentences",
+        read="ref_ytvos:PaletteVideos",
+        home=True,
+    ),
 }
 
-FORMATS = tuple(name for name, row in _TABLE.items() if row.write)
+FORMATS = tuple(name for name, row in TABLE.items() if row.write)
 """Formats that `flowrvs.data.export_projects` writes."""
 
-DESCRIPTIONS: Mapping[str, str] = {name: _TABLE[name].about for name in FORMATS}
+DESCRIPTIONS: Mapping[str, str] = {name: TABLE[name].about for name in FORMATS}
 """One line about each of them, for people."""
 
 
 class Dataset(ABC):
     """A dataset that videos are read from.
 
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    pictures : Path, optional
+        Where the folders of frames lie, when it is not where the format has them.
+
     Attributes
     ----------
     format : str
         Its name in the table.
-    folder : Path
-        Where it lies.
+    folder, pictures : Path
+        Where it lies, and its frames.
+    source : Path
+        What it was opened by: the folder, or a file in it.
+    elsewhere : bool
+        Whether the frames' place was handed in.
     """
 
     format: ClassVar[str]
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, pictures: Path | None = None) -> None:
+        self.folder = self.source = folder
+        self.pictures = pictures or folder / "JPEGImages"
+        self.elsewhere = pictures is not None
 
     @classmethod
     @abstractmethod
@@ -121,14 +196,38 @@ class Dataset(ABC):
         """Number of sentences by video, in the dataset's order."""
 
     @abstractmethod
-    def clip(self, name: str) -> Clip:
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
         """Read the annotations of one video.
+
+        Parameters
+        ----------
+        name : str
+            One of `videos`.
+        also : iterable of int
+            Objects that were found before, in formats where only sentences lead to them.
 
         Raises
         ------
         DatasetError
-            There is no such video, or it is broken.
+            It is broken.
         """
+
+    def free_ids(self, clip: Clip, count: int) -> list[tuple[int, int]]:
+        """Return the next (obj_id, anno_id) for new objects; -1 where there are no anno_ids."""
+        first = max((obj for obj, _ in clip.ids.values()), default=0) + 1
+        return [(first + n, -1) for n in range(count)]
+
+    def write_back(self, before: Clip, changes: Changes) -> None:
+        """Change the files so that they hold what a project holds, whole or not at all.
+
+        Raises
+        ------
+        DatasetError
+            The format cannot hold it.
+        StorageError
+            The disk is full, read-only or failing.
+        """
+        raise DatasetError(f"The format {self.format} is not written back to.")
 
 
 def writer(format: str) -> Callable[[Path, Job], None]:
@@ -141,95 +240,138 @@ def writer(format: str) -> Callable[[Path, Job], None]:
     """
     if format not in FORMATS:
         raise InputError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
-    found: Callable[[Path, Job], None] = _load(_TABLE[format].write)
+    found: Callable[[Path, Job], None] = _load(TABLE[format].write)
     return found
 
 
-def open_dataset(folder: str | os.PathLike[str]) -> Dataset:
+def reader(format: str) -> type[Dataset]:
+    """Return the class that reads a format."""
+    found: type[Dataset] = _load(TABLE[format].read)
+    return found
+
+
+def open_dataset(
+    folder: str | os.PathLike[str], pictures: str | os.PathLike[str] | None = None
+) -> Dataset:
     """Recognise a dataset.
 
     Parameters
     ----------
     folder : path-like
         Of a split, or a JSON file.
+    pictures : path-like, optional
+        The folder that holds the videos' folders of frames, where it lies elsewhere.
 
     Raises
     ------
     MissingPathError
-        There is nothing.
+        There is nothing, or no such folder of frames.
     DatasetError
-        It is none of the formats.
+        It is none of the formats, or has no videos.
     """
     root = Path(folder)
     if not root.exists():
         raise MissingPathError(f"No dataset at {root}; give the folder of a split.")
-    for reader in _readers():
-        if reader.recognises(root):
-            return reader(root)
-    split_folder(root)  # says which splits are inside, or that there is none
+    frames = None if pictures is None else Path(pictures)
+    if frames is not None and not frames.is_dir():
+        raise MissingPathError(f"There is no folder of frames {frames}.")
+    for name in (name for name, row in TABLE.items() if row.read):
+        if reader(name).recognises(root):
+            found = reader(name)(root, frames)
+            if not found.videos:
+                raise DatasetError(f"{root} ({name}) lists no video.")
+            return found
+    if root.is_file():
+        raise DatasetError(
+            f"{root} is no annotation that can be read: JSON of COCO by video or by image (with "
+            "'annotations'), SA-V ('masklet') or labelme ('shapes')."
+        )
+    split_folder(root)  # says which splits are inside, or what is there instead
     raise DatasetError(f"{root} is no dataset that can be read.")
 
 
 def split_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return `folder` when it holds a split.
+    """Return `folder` when it holds a split of sentences.
 
     Raises
     ------
     MissingPathError
         There is no such folder.
     DatasetError
-        It is no split; the message names those inside it.
+        It is no split; the message names those inside it, or what is there instead.
     """
     root = Path(folder)
     if not root.exists():
         raise MissingPathError(f"No split at {root}; give the folder of a split.")
-    if (root / META).is_file():
+    if meta_path(root).is_file():
         return root
-    found = (p.parent.name for p in root.glob("*/meta_expressions.json"))
-    # A hidden one is being written, or was left by a killed run.
-    inner = sorted(name for name in found if not name.startswith("."))
-    if not inner:
+    # Hidden ones are being written, or were left by a killed run.
+    places = [p for p in sorted(_entries(root)) if p.is_dir() and not p.name.startswith(".")]
+    inner = [p.name for p in places if meta_path(p).is_file()]
+    if inner:
         raise DatasetError(
-            f"{root} has no meta_expressions.json; give the folder of a MeViS-style split."
+            f"{root} holds the splits {', '.join(inner)}; give one of them, e.g. {root / inner[0]}."
         )
+    there = [p.name for p in sorted(_entries(root)) if p.suffix == ".json"]
+    found = f"; it has {', '.join(there[:3])}" if there else ""
     raise DatasetError(
-        f"{root} holds the splits {', '.join(inner)}; give one of them, e.g. {root / inner[0]}."
+        f"{root} has no {META}{found}: give the folder of a MeViS-style split, or a JSON file."
     )
 
 
+def _entries(root: Path) -> list[Path]:
+    try:
+        return list(root.iterdir())
+    except OSError:
+        return []
+
+
 def meta_path(root: Path) -> Path:
-    """Return where the sentences are: in the split, or beside it as Ref-YouTube-VOS has them."""
-    beside = root.parent / META.removesuffix(".json") / root.name / META
-    return root / META if (root / META).is_file() else beside
+    """Return where the sentences of a split are.
+
+    That is in it, under the name of MeViS or of its second version, or beside it as
+    Ref-YouTube-VOS has them; where nothing is found, the path that was looked for first.
+    """
+    places = [root / name for name in (META, *_METAS)]
+    places.append(root.parent / META.removesuffix(".json") / root.name / META)
+    return next((path for path in places if path.is_file()), places[0])
 
 
 def new_split(folder: str | os.PathLike[str], overwrite: bool) -> NewFolder:
     """Begin the folder of a dataset; with `overwrite` it may replace one, and nothing else."""
-
-    def may_replace(there: Path) -> bool:
-        if not overwrite:
-            raise DatasetError(
-                f"{there} already exists with other content; choose another folder, or "
-                "overwrite it (--overwrite)."
-            )
-        if any((there / mark).exists() for mark in (META, "instances.json", "ImageSets")):
-            return True
-        try:
-            if WRITTEN_BY in (there / "README.md").read_text(encoding="utf-8", errors="replace"):
-                return True
-        except OSError:
-            pass
+    place, here = Path(os.path.abspath(folder)), Path.cwd()
+    if place in (here, *here.parents):
         raise DatasetError(
-            f"{there} holds something else than a split and is not replaced; choose another folder."
+            f"{folder} is the folder that you are in, or around it; name a folder to make."
         )
+    return NewFolder(
+        folder, replace=lambda there: may_replace(there, overwrite), refuse=DatasetError
+    )
 
-    return NewFolder(folder, replace=may_replace, refuse=DatasetError)
 
+def may_replace(there: Path, overwrite: bool) -> bool:
+    """Return True when a folder may be replaced by a dataset of other content.
 
-def _readers() -> Iterator[type[Dataset]]:
-    for row in _TABLE.values():
-        if row.read:
-            yield _load(row.read)
+    Raises
+    ------
+    DatasetError
+        It may not.
+    """
+    if not overwrite:
+        raise DatasetError(
+            f"{there} already exists with other content; choose another folder, or "
+            "overwrite it (--overwrite)."
+        )
+    if any((there / mark).exists() for mark in (META, "instances.json", "ImageSets")):
+        return True
+    try:
+        if WRITTEN_BY in (there / "README.md").read_text(encoding="utf-8", errors="replace"):
+            return True
+    except OSError:
+        pass
+    raise DatasetError(
+        f"{there} holds something else than a split and is not replaced; choose another folder."
+    )
 
 
 def _load(where: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flowrvs.data.clip import Clip, Origin, separate
+from flowrvs.data.clip import Clip, Origin, separate, whole_text
 from flowrvs.data.formats import Dataset, open_dataset
 from flowrvs.disk import NewFolder
 from flowrvs.errors import DatasetError, InputError, ProjectError
@@ -22,14 +22,18 @@ __all__ = ["default_folder", "import_split", "import_video", "list_videos"]
 _FLUSH = 32
 
 
-def list_videos(folder: str | os.PathLike[str]) -> dict[str, int]:
+def list_videos(
+    folder: str | os.PathLike[str], *, pictures: str | os.PathLike[str] | None = None
+) -> dict[str, int]:
     """Return how many sentences each video of a dataset has.
 
     Parameters
     ----------
     folder : path-like
-        A split in the formats MeViS, Ref-YouTube-VOS, Ref-DAVIS17, DAVIS 2017, plain PNG
-        or COCO-video (the folder or the JSON file).
+        A dataset in one of the formats that are read (docs/datasets.md): its folder, or the
+        JSON file of those that are one.
+    pictures : path-like, optional
+        The folder that holds the videos' folders of frames, where it lies elsewhere.
 
     Raises
     ------
@@ -38,7 +42,7 @@ def list_videos(folder: str | os.PathLike[str]) -> dict[str, int]:
     DatasetError
         It is none of the formats, or damaged.
     """
-    return open_dataset(folder).videos
+    return open_dataset(folder, pictures).videos
 
 
 def default_folder(folder: str | os.PathLike[str], video: str) -> Path:
@@ -52,6 +56,7 @@ def import_video(
     video: str | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
+    pictures: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Project:
@@ -59,8 +64,9 @@ def import_video(
 
     Objects become objects, those that overlap in different layers; sentences become
     expressions, also those that mean several objects or none. All masks count as drawn by
-    a person. The project remembers where it comes from: `write_back` brings corrections
-    home.
+    a person, absence too; frames that the dataset does not annotate stay untouched. The
+    project remembers where it comes from (``Origin``, with notes of what was not read):
+    `write_back` brings corrections home.
 
     Parameters
     ----------
@@ -70,6 +76,8 @@ def import_video(
         Name of the video; may be left out where there is only one.
     out : path-like, optional
         The project's folder; `default_folder` by default.
+    pictures : path-like, optional
+        As in `list_videos`.
     progress, cancel : optional
         Called and checked at every frame of a layer.
 
@@ -89,7 +97,7 @@ def import_video(
     Cancelled
         `cancel` was set; nothing is left.
     """
-    dataset = open_dataset(folder)
+    dataset = open_dataset(folder, pictures)
     names = dataset.videos
     if video is None:
         if len(names) != 1:
@@ -107,6 +115,7 @@ def import_split(
     out: str | os.PathLike[str] | None = None,
     *,
     videos: Sequence[str] | None = None,
+    pictures: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Iterator[Path]:
@@ -120,6 +129,8 @@ def import_split(
         Folder for the projects; ``<split>.projects`` by default.
     videos : sequence of str, optional
         These videos only.
+    pictures : path-like, optional
+        As in `list_videos`.
     progress, cancel : optional
         As in `import_video`.
 
@@ -133,7 +144,7 @@ def import_split(
     FlowRVSError
         As in `import_video`; projects that were yielded stay.
     """
-    dataset = open_dataset(folder)
+    dataset = open_dataset(folder, pictures)
     names = list(dataset.videos)
     unknown = [name for name in videos or () if name not in names]
     if unknown:
@@ -171,6 +182,8 @@ def _to_project(
     if target.exists():
         raise ProjectError(f"{target} already exists; open it, or choose another name.")
     clip = dataset.clip(video)
+    if not clip.masks and not clip.sentences:
+        raise DatasetError(f"{video} in {dataset.folder} has neither objects nor sentences.")
     with NewFolder(target, refuse=ProjectError) as folder:
         with open_video(clip.pictures) as opened:
             positions = _positions(clip, opened.info.frame_names, len(opened))
@@ -181,7 +194,8 @@ def _to_project(
         project = Project.create(building, info)
         try:
             origin = _fill(project, clip, positions, progress, cancel)
-            origin.format, origin.split = dataset.format, os.path.abspath(dataset.folder)
+            origin.format, origin.split = dataset.format, os.path.abspath(dataset.source)
+            origin.pictures = os.path.abspath(dataset.pictures) if dataset.elsewhere else ""
             origin.save(building)
             project.close()
             folder.path.rmdir()
@@ -223,27 +237,48 @@ def _fill(
                 project.flush()
             if progress is not None:
                 progress(clock.advance(f"reading {clip.name}"))
+    looked = [p for n, p in enumerate(positions) if clip.looked is None or clip.looked[n]]
+    if len(looked) < len(positions) and clip.masks:
+        clip.notes.append(
+            f"{len(positions) - len(looked)} of {len(positions)} frames have no annotation: nobody "
+            "has looked at them yet"
+        )
     for object_id in ids.values():
         # Where the truth says "absent", a person said so: the model keeps off there too.
-        for start, stop in _runs(positions):
+        for start, stop in _runs(looked):
             project.lock_frames(object_id, start, stop)
             project.unlock_frames(object_id, start, stop)
-    expressions = {}
+    expressions, unknown = {}, []
     for exp_id, (text, keys) in clip.sentences.items():
         if text.strip():
-            made = project.add_expression(text, [ids[key] for key in keys])
+            made = project.add_expression(whole_text(text), [ids[key] for key in keys or ()])
             expressions[made.exp_id] = exp_id
+            if keys is None:
+                unknown.append(made.exp_id)
+    if unknown:
+        clip.notes.append(
+            f"the dataset does not say what {len(unknown)} of {len(clip.sentences)} sentences mean"
+        )
     project.flush()
-    known = {ids[key]: pair for key, pair in clip.ids.items()}
-    return Origin("", "", clip.name, list(clip.frames), known, expressions, dict(clip.digests))
+    return Origin(
+        "",
+        "",
+        clip.name,
+        list(clip.frames),
+        {ids[key]: pair for key, pair in clip.ids.items()},
+        expressions,
+        dict(clip.digests),
+        unknown,
+        notes=clip.notes,
+    )
 
 
 def _name(clip: Clip, key: int) -> str:
     if key in clip.names:
-        return clip.names[key]
+        return whole_text(clip.names[key])
     for text, keys in clip.sentences.values():
         if keys == [key] and text.strip():
-            return " ".join(text.split())[:60]
+            return whole_text(" ".join(text.split())[:60])
     return f"object {clip.ids.get(key, (key, -1))[0]}"
 
 

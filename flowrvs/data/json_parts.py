@@ -28,6 +28,7 @@ __all__ = [
     "copy",
     "elements",
     "joined",
+    "list_keys",
     "locked",
     "mapped",
     "member",
@@ -39,6 +40,8 @@ __all__ = [
     "splice_list",
     "style",
     "value",
+    "whole",
+    "whole_number",
 ]
 
 
@@ -65,6 +68,23 @@ class Member:
     key_stop: int
     start: int
     stop: int
+
+
+def whole_number(value: object) -> int:
+    """Return an id that a dataset gives as a number or as text.
+
+    Raises
+    ------
+    DatasetError
+        It is no whole number of a sensible size.
+    """
+    try:
+        number = int(value) if isinstance(value, (int, str)) else -1
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 31 or isinstance(value, bool):
+        raise DatasetError(f"The id {value!r} is no whole number; number the objects.")
+    return number
 
 
 @contextmanager
@@ -141,6 +161,17 @@ def members(data: Buffer, start: int = 0) -> Iterator[Member]:
         if following is None:
             return
         at = following
+
+
+def list_keys(path: Path) -> set[str]:
+    """Return the keys of a JSON object that hold lists; none where it is something else."""
+    try:
+        if path.suffix != ".json" or not path.is_file():
+            return set()
+        with mapped(path) as data:
+            return {m.key for m in members(data) if data[m.start : m.start + 1] == b"["}
+    except (DatasetError, OSError):
+        return set()
 
 
 def elements(data: Buffer, start: int = 0) -> Iterator[tuple[int, int]]:
@@ -226,16 +257,34 @@ def splice(
     yield found[-1].stop if found else opened, stop + 1
 
 
-def splice_list(data: Buffer, start: int, changes: Mapping[int, bytes]) -> Iterator[Piece]:
-    """Yield the list at `start` with some elements replaced; the rest is as it was."""
-    done = start
-    end = _opened(data, start, b"[", "a JSON list")
-    for index, (begin, end) in enumerate(elements(data, start)):
-        if index in changes:
-            yield done, begin
-            yield changes[index]
-            done = end
-    yield done, _skip(data, end) + 1
+def splice_list(
+    data: Buffer,
+    start: int,
+    changes: Mapping[int, bytes | None],
+    extra: Iterable[bytes] = (),
+) -> Iterator[Piece]:
+    """Yield the list at `start` with some elements replaced, removed (None) or added.
+
+    The rest is as it was.
+    """
+    found = list(elements(data, start))
+    opened = _opened(data, start, b"[", "a JSON list")
+    gap = data[found[0][1] : found[1][0]] if len(found) > 1 else b", "
+    yield start, found[0][0] if found else opened
+    empty = True
+    for index, (begin, end) in enumerate(found):
+        new = changes.get(index, b"")
+        if new is None:
+            continue
+        if not empty:
+            yield found[index - 1][1], begin
+        empty = False
+        yield new or (begin, end)
+    for new in extra:
+        yield (b"" if empty else gap) + new
+        empty = False
+    end = found[-1][1] if found else opened
+    yield end, _skip(data, end) + 1
 
 
 def nested(
@@ -297,6 +346,7 @@ def rewrite(path: Path, target: Path, pieces: Callable[[Buffer], Iterable[Piece]
 def amend(
     split: Path,
     *,
+    meta: Path | None = None,
     videos: Mapping[str, bytes] | None = None,
     new_videos: Mapping[str, bytes] | None = None,
     masks: Mapping[str, bytes | None] | None = None,
@@ -314,6 +364,8 @@ def amend(
     ----------
     split : Path
         The split.
+    meta : Path, optional
+        The file of sentences, where it has another name.
     videos, new_videos : mapping of str to bytes
         JSON of entries of ``meta_expressions.json`` to replace, and to add.
     masks : mapping of str to bytes or None
@@ -337,7 +389,7 @@ def amend(
         # Left in the opposite order: the masks take their place before the sentences.
         with contextlib.ExitStack() as stack:
             if videos or new_videos:
-                path = split / META
+                path = meta or split / META
                 rewrite(
                     path,
                     stack.enter_context(replacing(path)),
@@ -348,7 +400,7 @@ def amend(
                 rewrite(
                     path,
                     stack.enter_context(replacing(path)),
-                    lambda data: _whole(data, changed, new_masks or ()),
+                    lambda data: whole(data, changed, new_masks or ()),
                 )
             for source, target in folders:
                 source.rename(target)
@@ -363,10 +415,10 @@ def amend(
     if removed:
         path = split / MASKS
         with replacing(path) as temporary:
-            rewrite(path, temporary, lambda data: _whole(data, removed, ()))
+            rewrite(path, temporary, lambda data: whole(data, removed, ()))
 
 
-def _whole(
+def whole(
     data: Buffer, changes: Mapping[str, bytes | None], extra: Iterable[tuple[str, bytes]]
 ) -> Iterator[Piece]:
     """Yield a whole file whose outermost object is changed."""

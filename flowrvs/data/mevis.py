@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.data import json_parts
-from flowrvs.data.clip import Clip, coded, digest
-from flowrvs.data.formats import MASKS, META, Dataset, new_split
+from flowrvs.data.clip import Clip, coded_masks, digest
+from flowrvs.data.formats import MASKS, META, Dataset, meta_path, new_split
 from flowrvs.data.mevis_split import MevisExpression, MevisSplit, MevisVideo
 from flowrvs.data.pictures import Frame, safe_name, write_frames
 from flowrvs.disk import storage_error
@@ -31,6 +31,7 @@ from flowrvs.masks import rle
 
 if TYPE_CHECKING:
     from flowrvs.data.export import Job
+    from flowrvs.data.write_back import Changes
 
 __all__ = [
     "Mevis",
@@ -38,7 +39,6 @@ __all__ = [
     "MevisSplit",
     "MevisVideo",
     "MevisWriter",
-    "digests",
     "write_mevis",
 ]
 
@@ -52,9 +52,10 @@ class Mevis(Dataset):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        return (root / MASKS).is_file() or (
-            (root / META).is_file() and not (root / "Annotations").is_dir()
-        )
+        if (root / MASKS).is_file():
+            return True
+        others = any((root / name).exists() for name in ("Annotations", "meta.json"))
+        return meta_path(root).is_file() and not others
 
     @cached_property
     def _split(self) -> MevisSplit:
@@ -64,39 +65,136 @@ class Mevis(Dataset):
     def videos(self) -> dict[str, int]:
         return {name: len(v.expressions) for name, v in self._split.videos.items()}
 
-    def clip(self, name: str) -> Clip:
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
         video = self._split.videos[name]
-        clip = Clip(name, list(video.frames), pictures=self.folder / "JPEGImages" / name)
+        pictures = self.pictures / name
+        if not pictures.is_dir():
+            pictures = self._split.pictures(name)
+        clip = Clip(name, list(video.frames), pictures=pictures)
+        if not self._split.has_truth:
+            clip.looked = np.zeros(len(clip.frames), bool)
         for exp_id, entry in video.expressions.items():
+            if not entry.known or (entry.obj_id and not self._split.has_truth):
+                clip.sentences[exp_id] = (entry.exp, None)
+                continue
             if entry.anno_id and len(entry.anno_id) != len(entry.obj_id):
                 raise DatasetError(
                     f"{name}/{exp_id}: {len(entry.obj_id)} obj_ids stand beside "
                     f"{len(entry.anno_id)} anno_ids; run 'flowrvs check {self.folder}'."
                 )
             for obj, anno in zip(entry.obj_id, entry.anno_id, strict=False):
-                if anno not in clip.masks:
-                    clip.masks[anno] = [coded(e) for e in self._split.masks(anno)]
-                    clip.ids[anno] = (obj, anno)
+                self._add(clip, anno, obj)
             clip.sentences[exp_id] = (entry.exp, list(dict.fromkeys(entry.anno_id)))
-        clip.digests = digests(self.folder, name, clip.masks)
+        for anno in also:
+            if self._split.has_masks(anno):
+                self._add(clip, anno, anno)
+        clip.digests = self._digests(clip)
         return clip
 
+    def _add(self, clip: Clip, anno: int, obj: int) -> None:
+        if anno not in clip.masks:
+            clip.masks[anno] = coded_masks(self._split.masks(anno), clip, anno)
+            clip.ids[anno] = (obj, anno)
 
-def digests(folder: Path, video: str, anno_ids: Iterable[int]) -> dict[str, str]:
-    """Return the digests of a video's entry and of its masks in a split."""
-    found = {}
-    with json_parts.mapped(folder / META) as data:
-        videos = json_parts.member(data, "videos")
-        entry = json_parts.member(data, video, videos.start) if videos else None
-        if entry is not None:
-            found["video"] = digest(data[entry.start : entry.stop])
-    wanted = {str(i) for i in anno_ids}
-    if wanted:
-        with json_parts.mapped(folder / MASKS) as data:
-            for item in json_parts.members(data):
-                if item.key in wanted:
-                    found[f"anno {item.key}"] = digest(data[item.start : item.stop])
-    return found
+    def _digests(self, clip: Clip) -> dict[str, str]:
+        """Return the digests of a video's entry and of its masks."""
+        with json_parts.mapped(meta_path(self.folder)) as data:
+            entry = _entry(data, clip.name)
+            found = {"video": digest(data[entry.start : entry.stop])}
+        wanted = {str(key) for key in clip.masks}
+        if wanted:
+            with json_parts.mapped(self.folder / MASKS) as data:
+                for item in json_parts.members(data):
+                    if item.key in wanted:
+                        found[f"anno {item.key}"] = digest(data[item.start : item.stop])
+        return found
+
+    def free_ids(self, clip: Clip, count: int) -> list[tuple[int, int]]:
+        rows = self._split.videos[clip.name].expressions.values()
+        used = [obj for row in rows for obj in row.obj_id] + [obj for obj, _ in clip.ids.values()]
+        obj, anno = max(used, default=-1) + 1, self._split.next_anno()
+        return [(obj + n, anno + n) for n in range(count)]
+
+    def write_back(self, before: Clip, changes: Changes) -> None:
+        if (changes.masks or changes.looked) and not self._split.has_truth:
+            raise DatasetError(
+                f"{self.folder} is a split without masks; export the project as a new split."
+            )
+        meta = meta_path(self.folder)
+        with json_parts.mapped(meta) as data:
+            entry = _entry(data, before.name)
+            raw = data[entry.start : entry.stop]
+            everything = json_parts.value(data, 0, len(data))["videos"]
+        after = _changed_entry(raw, before, changes)
+        everything[before.name] = json.loads(after)
+        used = {
+            str(anno)
+            for video in everything.values()
+            for row in video["expressions"].values()
+            for anno in row.get("anno_id") or ()
+        }
+        masks: dict[str, bytes | None] = {
+            str(key): None for key in changes.gone if str(key) not in used
+        }
+        new_masks = []
+        # Not opened at all where no mask differs: it may hold gigabytes.
+        with json_parts.mapped(self.folder / MASKS if changes.masks else meta) as data:
+            places = {m.key: m.start for m in json_parts.members(data)} if changes.masks else {}
+            for key, found in changes.masks.items():
+                if key in changes.added:
+                    text = json_parts.style(data[:4096]).encode(changes.whole[key])
+                    new_masks.append((str(key), text.encode("ascii")))
+                elif key not in changes.gone:
+                    start = places[str(key)]
+                    encoder = json_parts.style(data[start : start + 4096])
+                    entries = {i: encoder.encode(m).encode("ascii") for i, m in found.items()}
+                    pieces = json_parts.splice_list(data, start, entries)
+                    masks[str(key)] = json_parts.joined(data, pieces)
+        json_parts.amend(
+            self.folder,
+            meta=meta,
+            videos={before.name: after} if after != raw else {},
+            masks=masks,
+            new_masks=new_masks or None,
+        )
+
+
+def _entry(data: json_parts.Buffer, video: str) -> json_parts.Member:
+    videos = json_parts.member(data, "videos")
+    entry = json_parts.member(data, video, videos.start) if videos else None
+    if entry is None:
+        raise DatasetError(f"there is no video {video!r} any more")
+    return entry
+
+
+def _changed_entry(raw: bytes, before: Clip, changes: Changes) -> bytes:
+    """Return a video's entry with the sentences that differ; the rest keeps its bytes."""
+    rows = json.loads(raw)["expressions"]
+    encoder = json_parts.style(raw)
+    objects = {**{anno: obj for obj, anno in before.ids.values()}, **changes.ids}
+    values: dict[str, bytes | None] = {}
+    for exp_id, change in changes.sentences.items():
+        if change is None:
+            values[exp_id] = None
+            continue
+        text, keys = change
+        row = rows.get(exp_id, {})
+        # What the sentence meant before keeps its place and spelling.
+        pairs = dict(zip(row.get("anno_id") or (), row.get("obj_id") or (), strict=False))
+        kept = {anno: obj for anno, obj in pairs.items() if int(anno) in keys}
+        have = {int(anno) for anno in kept}
+        kept.update({key: objects[key] for key in keys if key not in have})
+        new = {**row, "exp": text}
+        if set(pairs) != set(kept) or "anno_id" not in row:
+            new.update(obj_id=list(kept.values()), anno_id=list(kept))
+        values[exp_id] = encoder.encode(new).encode("ascii")
+    if not values:
+        return raw
+    found = json_parts.member(raw, "expressions")
+    assert found is not None
+    extra = {k: v for k, v in values.items() if k not in rows and v is not None}
+    pieces = json_parts.splice(raw, found.start, {k: values[k] for k in values if k in rows}, extra)
+    return raw[: found.start] + json_parts.joined(raw, pieces) + raw[found.stop :]
 
 
 # -- writing ---------------------------------------------------------------------------
@@ -163,7 +261,7 @@ class MevisWriter:
         *,
         frame_names: Sequence[str] | None = None,
         objects: Mapping[int, Iterable[MaskLike]] | None = None,
-        expressions: Mapping[str, tuple[str, Iterable[int]]] | None = None,
+        expressions: Mapping[str, tuple[str, Iterable[int] | None]] | None = None,
     ) -> dict[int, int]:
         """Add one video with its objects and sentences.
 
@@ -179,7 +277,7 @@ class MevisWriter:
             By an id that is unique in the video: one entry a frame, an (H, W) mask
             (non-zero is foreground), an RLE, or None where the object is absent.
         expressions : mapping of str to (text, object ids), optional
-            By exp_id; no ids for a sentence without target.
+            By exp_id; no ids for a sentence without target, None where it is not known.
 
         Returns
         -------
@@ -301,12 +399,12 @@ class MevisWriter:
         self,
         video: str,
         ids: Mapping[int, int],
-        expressions: Mapping[str, tuple[str, Iterable[int]]],
+        expressions: Mapping[str, tuple[str, Iterable[int] | None]],
     ) -> dict[str, Any]:
         entry: dict[str, Any] = {}
         for exp_id, (text, targets) in expressions.items():
             safe_name(exp_id, "exp_id", video)
-            chosen = list(dict.fromkeys(int(t) for t in targets))
+            chosen = list(dict.fromkeys(int(t) for t in targets or ()))
             unknown = [t for t in chosen if t not in ids]
             if unknown:
                 raise DatasetError(
@@ -314,7 +412,7 @@ class MevisWriter:
                     "video does not have."
                 )
             entry[exp_id] = {"exp": str(text)}
-            if self.truth:
+            if self.truth and targets is not None:
                 entry[exp_id]["obj_id"] = chosen
                 entry[exp_id]["anno_id"] = [ids[t] for t in chosen]
         return entry
@@ -363,7 +461,7 @@ def write_mevis(folder: Path, job: Job, *, first_anno: int = 0, truth: bool | No
         place=folder,
     )
     with writer:
-        for clip in job.clips():
+        for clip in job.clips(unknown=not truth):
             writer.add_video(
                 clip.name,
                 job.pictures(clip),

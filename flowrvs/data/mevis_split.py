@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.data import json_parts
-from flowrvs.data.formats import MASKS, META, split_folder
-from flowrvs.data.json_parts import read_json
+from flowrvs.data.formats import MASKS, meta_path, split_folder
+from flowrvs.data.json_parts import read_json, whole_number
 from flowrvs.data.pictures import listed_names, open_picture, safe_name
-from flowrvs.errors import DatasetError, MissingPathError
+from flowrvs.disk import NewFolder
+from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError
 from flowrvs.masks import rle
 
 __all__ = ["MevisExpression", "MevisSplit", "MevisVideo"]
 
+_LARGEST = 64 << 20  # bytes of a frame in an archive
+_MOST = 5_000_000  # entries of an archive
 _KEPT = 64  # annotations held in memory, of the ones that were asked for last
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
@@ -38,11 +42,14 @@ class MevisExpression:
         Ids of the objects it means, within the video.
     anno_id : tuple of int
         Keys into ``mask_dict``, parallel to `obj_id`; empty for no target.
+    known : bool
+        False where the split does not say what the sentence means, as hidden test splits.
     """
 
     exp: str
     obj_id: tuple[int, ...] = ()
     anno_id: tuple[int, ...] = ()
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class MevisSplit:
             It is not a MeViS-style split, or its expressions are malformed.
         """
         root = split_folder(folder)
-        meta = root / META
+        meta = meta_path(root)
         videos = read_json(meta).get("videos")
         if not isinstance(videos, dict):
             raise DatasetError(f"{meta} has no 'videos'; it is not a MeViS-style split.")
@@ -144,6 +151,15 @@ class MevisSplit:
                 self._read.pop(next(iter(self._read), anno_id), None)
             self._read[anno_id] = found
         return list(found)
+
+    def has_masks(self, anno_id: int) -> bool:
+        """Tell whether the split has an annotation."""
+        return self.has_truth and str(anno_id) in self._spans
+
+    def next_anno(self) -> int:
+        """Return the first anno_id after those that the split has."""
+        keys = self._spans if self.has_truth else {}
+        return max((int(k) for k in keys if k.isdecimal()), default=-1) + 1
 
     def _read_masks(self, key: str) -> list[rle.RLE | None]:
         path = self.folder / MASKS
@@ -227,7 +243,7 @@ class MevisSplit:
             stem = self.videos[video].frames[index]
         except (KeyError, IndexError):
             raise DatasetError(f"{self.folder} has no frame {index} of {video!r}.") from None
-        folder = self.folder / "JPEGImages" / video
+        folder = self.pictures(video)
         for suffix in _SUFFIXES:
             path = folder / f"{stem}{suffix}"
             if path.is_file():
@@ -235,6 +251,44 @@ class MevisSplit:
         raise MissingPathError(
             f"The frame {folder / stem}.jpg is missing; copy it again or run 'flowrvs check'."
         )
+
+    def pictures(self, video: str) -> Path:
+        """Return the folder of a video's frames, unpacked where they come as ``JPEGImages.tar``.
+
+        Raises
+        ------
+        DatasetError
+            The archive is damaged or lacks frames.
+        StorageError
+            They cannot be written beside it.
+        """
+        folder = self.folder / "JPEGImages" / video
+        archive = self.folder / "JPEGImages.tar"
+        if not folder.is_dir() and archive.is_file() and video in self.videos:
+            _unpack(archive, self._packed, folder, self.videos[video].frames)
+        return folder
+
+    @cached_property
+    def _packed(self) -> dict[str, dict[str, tuple[str, int, int]]]:
+        """Where the frames of every video lie in ``JPEGImages.tar``: suffix, begin and size."""
+        found: dict[str, dict[str, tuple[str, int, int]]] = {}
+        path = self.folder / "JPEGImages.tar"
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for number, member in enumerate(archive):
+                    archive.members = []  # type: ignore[attr-defined]  # it keeps them all otherwise
+                    name = PurePosixPath(member.name)
+                    plain = member.isreg() and not member.issparse() and member.size <= _LARGEST
+                    if plain and name.suffix in _SUFFIXES:
+                        frames = found.setdefault(name.parent.name, {})
+                        frames[name.stem] = (name.suffix, member.offset_data, member.size)
+                    if number > _MOST:
+                        raise DatasetError(f"{path} has more than {_MOST} entries; unpack it.")
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            if isinstance(error, FlowRVSError):
+                raise
+            raise DatasetError(f"{path} cannot be read ({error}); copy it again.") from None
+        return found
 
     def size(self, video: str) -> tuple[int, int]:
         """Return the height and width of a video's frames."""
@@ -272,6 +326,26 @@ class MevisSplit:
             ) from None
 
 
+def _unpack(
+    archive: Path,
+    packed: Mapping[str, Mapping[str, tuple[str, int, int]]],
+    folder: Path,
+    frames: Sequence[str],
+) -> None:
+    """Write the listed frames of one video, and nothing else, into a new folder."""
+    here = packed.get(folder.name, {})
+    missing = [frame for frame in frames if frame not in here]
+    if missing:
+        raise DatasetError(
+            f"{archive} lacks {len(missing)} frames of {folder.name}, the first is {missing[0]}."
+        )
+    with NewFolder(folder, refuse=DatasetError) as new, archive.open("rb") as file:
+        for frame in frames:
+            suffix, start, size = here[frame]
+            file.seek(start)
+            (new.path / f"{frame}{suffix}").write_bytes(file.read(size))
+
+
 def _video(name: str, entry: Any, where: Path) -> MevisVideo:
     safe_name(name, "video", where)
     if not isinstance(entry, Mapping):
@@ -289,6 +363,7 @@ def _video(name: str, entry: Any, where: Path) -> MevisVideo:
             item["exp"],
             _ids(item.get("obj_id"), exp_id, name, where),
             _ids(item.get("anno_id"), exp_id, name, where),
+            "obj_id" in item or "anno_id" in item,
         )
     return MevisVideo(name, tuple(frames), parsed)
 
@@ -297,8 +372,8 @@ def _ids(value: Any, exp_id: str, video: str, where: Path) -> tuple[int, ...]:
     # Ref-YouTube-VOS has one id as a string where MeViS has a list.
     items = value if isinstance(value, list) else [] if value is None else [value]
     try:
-        return tuple(int(item) for item in items)
-    except (TypeError, ValueError):
+        return tuple(whole_number(item) for item in items)
+    except DatasetError:
         raise DatasetError(
             f"Expression {exp_id!r} of {video!r} in {where} has ids that are not integers."
         ) from None

@@ -6,29 +6,35 @@ import io
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.masks import rle
 from flowrvs.video.encode import encode_jpeg
 
 __all__ = [
+    "LARGEST",
     "PICTURES",
     "Frame",
+    "blank_mask",
     "encode_frame",
     "frame_names",
     "is_safe_name",
     "jpeg_bytes",
     "link_folder",
     "listed_names",
+    "object_ids",
     "open_picture",
-    "read_values",
+    "read_codes",
+    "repaint",
     "safe_name",
     "sorted_and_unique",
     "write_frames",
@@ -42,6 +48,19 @@ Frame = npt.NDArray[np.uint8] | bytes | Path
 """RGB pixels, a whole JPEG file, or the path of one that is to be hard-linked."""
 
 _EXIF_ORIENTATION = 0x0112
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+LARGEST = 40_000_000
+"""Pixels of a picture, a little more than 8K: what is larger costs more memory than it is worth."""
+
+_MOST = 1000  # values in a picture of masks
+_COLOR = 1 << 24  # marks the code of a colour
+_OPAQUE = {"LA": "L", "PA": "P", "RGBA": "RGB"}
 
 
 # -- names -----------------------------------------------------------------------------
@@ -135,28 +154,97 @@ def open_picture(
     """
     try:
         with Image.open(path, formats=list(formats)) as picture:
+            if picture.width * picture.height > LARGEST:
+                raise DatasetError(f"{path} is larger than any video frame; it is not opened.")
             yield picture
     except (FileNotFoundError, FlowRVSError):
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except _UNREADABLE:
         raise DatasetError(f"{path} is not a readable picture; copy it again.") from None
 
 
-def read_values(path: Path) -> npt.NDArray[np.uint8] | None:
-    """Return the pixel values of a picture of masks, None where there is no file.
+def read_codes(path: Path) -> tuple[npt.NDArray[Any], list[int]] | None:
+    """Read a picture of masks.
+
+    Palettes, grey pictures of 8 or 16 bits, black and white, and colours are told apart; what
+    cannot be read without guessing is refused.
+
+    Returns
+    -------
+    pixels : ndarray, shape (H, W)
+        A code for every pixel; `object_ids` says which object it is.
+    codes : list of int
+        Those that are in it, without 0.
+
+    None where there is no file.
 
     Raises
     ------
     DatasetError
-        It is not readable.
+        It is not readable, or no picture of masks.
     """
     try:
-        with open_picture(path) as picture:
-            plain = picture.mode in ("P", "L", "1")
-            shown = picture if plain else picture.convert("P" if picture.mode == "PA" else "L")
-            return np.asarray(shown, np.uint8)
+        with open_picture(path, ["PNG"]) as picture:
+            if picture.mode in _OPAQUE:
+                if picture.getchannel("A").getextrema() != (255, 255):
+                    raise DatasetError(
+                        f"{path} is see-through in places, which says nothing of objects; save it "
+                        "as a palette or grey picture."
+                    )
+                picture = picture.convert(_OPAQUE[picture.mode])
+            if picture.mode == "RGB":
+                red, green, blue = np.moveaxis(np.asarray(picture, np.uint32), 2, 0)
+                pixels = (red << 16) | (green << 8) | blue
+                pixels[pixels > 0] |= _COLOR
+            elif picture.mode in ("P", "L", "1", "I", "I;16", "I;16B", "I;16L"):
+                pixels = np.asarray(picture)
+            else:
+                raise DatasetError(
+                    f"{path} is a picture of the kind {picture.mode}; save it as a palette or grey "
+                    "picture."
+                )
     except FileNotFoundError:
         return None
+    codes = [code for code in np.unique(pixels).tolist() if code]
+    most = 255 if codes and codes[-1] >= _COLOR else _MOST
+    if len(codes) > most or (codes and codes[0] < 0):
+        raise DatasetError(f"{path} has {len(codes)} values: it is no picture of masks.")
+    if pixels.dtype == np.bool_:
+        return pixels, [1] if codes else []
+    return pixels, codes
+
+
+def object_ids(codes: Iterable[int], *, wide: bool) -> dict[int, int]:
+    """Return which object each code of a video's pictures of masks is, background left out.
+
+    A lone 255 (65535 with `wide`, in pictures of 16 bits) is one object, as in pictures of 0 and
+    255; beside others it is the border that nobody decides on. Colours are those of DAVIS and
+    PASCAL VOC; others are numbered as they come. Grey stands for its own value.
+    """
+    values: dict[int, int | None] = {}
+    codes = list(codes)
+    colored = any(code >= _COLOR and not _is_grey(code) for code in codes)
+    for code in codes:
+        if code < _COLOR:
+            values[code] = code
+        elif not colored:
+            values[code] = code & 255
+        else:
+            values[code] = _COLORS.get(code - _COLOR)
+    void = 65535 if wide else 255
+    known = {code: v for code, v in values.items() if v not in (0, void, None)}
+    if not known and void in values.values():
+        return {code: 1 for code, value in values.items() if value == void}
+    following = max(known.values(), default=0) + 1
+    for code, value in values.items():
+        if value is None:
+            known[code] = following
+            following += 1
+    return {code: value for code, value in known.items() if value}
+
+
+def _is_grey(code: int) -> bool:
+    return code & 255 == (code >> 8) & 255 == (code >> 16) & 255
 
 
 def jpeg_bytes(path: Path, size: tuple[int, int]) -> bytes | None:
@@ -300,7 +388,7 @@ def encode_frame(
 
 def write_masks(
     folder: Path,
-    names: Sequence[str],
+    names: Mapping[int, str],
     paint: Callable[[int], npt.NDArray[np.uint8]],
     *,
     palette: bool = True,
@@ -312,8 +400,8 @@ def write_masks(
     ----------
     folder : Path
         Where they go; it is created.
-    names : sequence of str
-        Of the pictures, without suffix.
+    names : mapping of int to str
+        Of the pictures, without suffix, by their position in the video.
     paint : callable
         Returns the values of the picture at a position, (H, W) uint8.
     palette : bool
@@ -321,17 +409,107 @@ def write_masks(
     jobs : int, optional
         Threads; one a core by default.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def write(index: int) -> None:
         picture = Image.fromarray(paint(index))
         if palette:
             picture.putpalette(_PALETTE)
-        picture.save(folder / f"{names[index]}.png")
+        picture.save(folder / f"{names[index]}.png", "PNG")
 
     with ThreadPoolExecutor(_workers(jobs), "flowrvs-png") as pool:
-        for _ in pool.map(write, range(len(names))):
+        for _ in pool.map(write, names):
             pass
+
+
+def blank_mask(path: Path | None) -> Image.Image:
+    """Return a picture of no object, of the kind and size of another one; DAVIS's by default."""
+    if path is None:
+        picture = Image.new("P", (1, 1))
+        picture.putpalette(_PALETTE)
+        return picture
+    with open_picture(path, ["PNG"]) as picture:
+        found = _plain(picture)
+        blank = Image.new(found.mode, found.size)
+        if found.mode == "P":
+            blank.putpalette(found.palette or _PALETTE)
+        return blank
+
+
+def repaint(
+    path: Path,
+    target: Path,
+    blank: Image.Image,
+    size: Sequence[int] | None,
+    changed: Mapping[int, tuple[rle.RLE | None, rle.RLE | None]],
+    codes: Mapping[int, int],
+) -> None:
+    """Write a picture of masks with some objects drawn anew; other pixels stay.
+
+    Parameters
+    ----------
+    path, target : Path
+        The picture, which need not be there, and the file to write.
+    blank : Image
+        What to begin with where there is none; see `blank_mask`.
+    size : (int, int) or None
+        Height and width of the frames, where some mask says them.
+    changed : mapping of int to (RLE or None, RLE or None)
+        The mask that was there and the one to draw, by object.
+    codes : mapping of int to int
+        The code of every object that the pictures have; see `read_codes`.
+
+    Raises
+    ------
+    DatasetError
+        The picture holds no further object.
+    """
+    if path.is_file():
+        with open_picture(path, ["PNG"]) as picture:
+            shown = _plain(picture).copy()
+    elif size is not None and blank.size != (size[1], size[0]):
+        shown = blank.resize((size[1], size[0]))
+    else:
+        shown = blank
+    pixels = np.array(shown)
+    for old, _ in changed.values():
+        if old is not None:
+            pixels[rle.decode(old)] = 0
+    for key, (_, new) in changed.items():
+        if new is not None:
+            pixels[rle.decode(new)] = _value(key, codes, shown.mode, path)
+    drawn = Image.fromarray(pixels)
+    if shown.mode == "P":
+        drawn.putpalette(shown.palette or _PALETTE)
+    drawn.save(target, "PNG")
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """Return a picture of masks in a kind that can be drawn into."""
+    kinds = {**_OPAQUE, "1": "L", "I": "I;16", "I;16B": "I;16", "I;16L": "I;16"}
+    if picture.mode == "1":
+        return Image.fromarray(np.asarray(picture).astype(np.uint8))
+    return picture.convert(kinds[picture.mode]) if picture.mode in kinds else picture
+
+
+def _value(key: int, codes: Mapping[int, int], mode: str, path: Path) -> Any:
+    """Return the pixel value of an object."""
+    code = codes.get(key)
+    if mode == "RGB":
+        grey = bool(codes) and all(_is_grey(other) for other in codes.values())
+        if code is None and key < 255:
+            return (key, key, key) if grey else tuple(_PALETTE[3 * key : 3 * key + 3])
+        return ((code >> 16) & 255, (code >> 8) & 255, code & 255) if code else _full(path)
+    if code is None:
+        # Beside 255 for the only object another one would make it a border.
+        if any(other in (255, 65535) for other in codes.values()) or key > 65534:
+            return _full(path)
+        return key if mode == "I;16" or key < 255 else _full(path)
+    return code
+
+
+def _full(path: Path) -> Any:
+    raise DatasetError(f"{path.parent} holds pictures that have no room for another object.")
 
 
 def link_folder(folder: Path, written: Path) -> None:
@@ -366,3 +544,6 @@ def _davis_palette() -> bytes:
 
 
 _PALETTE = _davis_palette()
+_COLORS = {
+    int.from_bytes(_PALETTE[3 * index : 3 * index + 3], "big"): index for index in range(256)
+}

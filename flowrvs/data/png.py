@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from flowrvs.data.clip import Clip
-from flowrvs.data.formats import META, meta_path
-from flowrvs.data.pictures import read_values, safe_name, write_masks
-from flowrvs.data.ref_ytvos import Sentences
+from flowrvs.data.formats import MASKS, META, meta_path
+from flowrvs.data.pictures import PICTURES, open_picture, read_codes, safe_name, write_masks
+from flowrvs.data.ref_ytvos import RefYtvos, Sentences
+from flowrvs.disk import replacing
 from flowrvs.masks import rle
 
 if TYPE_CHECKING:
     from flowrvs.data.export import Job
+    from flowrvs.data.write_back import Changes
 
 __all__ = ["Png", "write_png"]
 
@@ -30,24 +36,73 @@ class Png(Sentences):
     @classmethod
     def recognises(cls, root: Path) -> bool:
         annotated = meta_path(root).is_file() and (root / "Annotations").is_dir()
-        return annotated and not (root / "meta.json").is_file()
+        return annotated and not (root / MASKS).is_file() and not RefYtvos.recognises(root)
 
-    def clip(self, name: str) -> Clip:
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
         clip, rows = self._begin(name)
         known: dict[str, int] = {}
+        clip.looked = looked = np.ones(len(clip.frames), bool)
         for exp_id, row in rows.items():
             folder = self.folder / "Annotations" / name / safe_name(exp_id, "exp_id", name)
             masks: list[rle.RLE | None] = []
-            for frame in clip.frames:
-                values = read_values(folder / f"{frame}.png")
-                masks.append(rle.encode(values) if values is not None and values.any() else None)
-            ids = []
+            for index, frame in enumerate(clip.frames):
+                read = read_codes(folder / f"{frame}.png")
+                looked[index] &= read is not None
+                masks.append(rle.encode(read[0]) if read is not None and read[1] else None)
+            ids: list[int] | None = [] if folder.is_dir() else None
             if any(masks):
                 key = known.setdefault(json.dumps(masks), len(known) + 1)
                 clip.masks[key], clip.ids[key] = masks, (key, -1)
                 ids = [key]
-            clip.sentences[exp_id] = (str(row.get("exp", "")), ids)
+            clip.sentences[exp_id] = (row["exp"], ids)
+        clip.digests = {"clip": clip.fingerprint()}
         return clip
+
+    def write_back(self, before: Clip, changes: Changes) -> None:
+        objects, texts = changes.objects(before), changes.texts(before)
+        place = self.folder / "Annotations" / before.name
+        with contextlib.ExitStack() as stack:
+            self._change_sentences(before.name, changes, stack)
+            for exp_id, (_, keys) in texts.items():
+                if keys is None:
+                    continue
+                old = _columns(before.masks, (before.sentences.get(exp_id) or ("", None))[1])
+                new = _columns(objects, keys)
+                folder = place / exp_id
+                folder.mkdir(parents=True, exist_ok=True)
+                for index, frame in enumerate(before.frames):
+                    path = folder / f"{frame}.png"
+                    then, now = (rle.merge(column.get(index, [])) for column in (old, new))
+                    if path.is_file() and then == now:
+                        continue
+                    shown = rle.decode(now) if now else np.zeros(_size(before, objects), bool)
+                    temporary = stack.enter_context(replacing(path, durable=False))
+                    Image.fromarray(shown.astype(np.uint8) * np.uint8(255)).save(temporary, "PNG")
+        for path in (place / exp_id for exp_id, row in changes.sentences.items() if row is None):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _columns(
+    masks: Mapping[int, Sequence[rle.RLE | None]], keys: Sequence[int] | None
+) -> dict[int, list[rle.RLE]]:
+    """Return the masks of some objects by frame."""
+    found: dict[int, list[rle.RLE]] = {}
+    for key in keys or ():
+        for index, mask in enumerate(masks.get(key, ())):
+            if mask:
+                found.setdefault(index, []).append(mask)
+    return found
+
+
+def _size(clip: Clip, objects: Mapping[int, Sequence[rle.RLE | None]]) -> tuple[int, int]:
+    """Return the height and width of a video's frames: from a mask, or its first picture."""
+    for masks in (*objects.values(), *clip.masks.values()):
+        for mask in masks:
+            if mask:
+                return mask["size"][0], mask["size"][1]
+    paths = (clip.pictures / f"{clip.frames[0]}{suffix}" for suffix in PICTURES)
+    with open_picture(next((p for p in paths if p.is_file()), clip.pictures)) as picture:
+        return picture.height, picture.width
 
 
 def write_png(folder: Path, job: Job) -> None:
@@ -57,8 +112,9 @@ def write_png(folder: Path, job: Job) -> None:
         job.write_pictures(folder / "JPEGImages" / clip.name, clip)
         for exp_id, (_, keys) in clip.sentences.items():
             place = folder / "Annotations" / clip.name / exp_id
-            values = partial(_union, clip, keys)
-            write_masks(place, clip.frames, values, palette=False, jobs=job.options.jobs)
+            values = partial(_union, clip, keys or [])
+            names = dict(enumerate(clip.frames))
+            write_masks(place, names, values, palette=False, jobs=job.options.jobs)
         videos[clip.name] = {
             "expressions": {exp_id: {"exp": text} for exp_id, (text, _) in clip.sentences.items()},
             "frames": clip.frames,

@@ -1,5 +1,5 @@
-"""Before an export: which split each video goes to, and what would be written. After it: the
-datasheet, which says what is in a split, where it comes from and who drew it.
+"""Before an export: the videos of projects, the split of each, and what would be written. After
+it: the datasheet, which says what is in a split, where it comes from and who drew it.
 """
 
 from __future__ import annotations
@@ -7,8 +7,10 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +20,11 @@ import numpy.typing as npt
 
 from flowrvs import __version__
 from flowrvs.data.check import Finding, check_sentences
-from flowrvs.data.clip import Source, collect
-from flowrvs.data.formats import META, WRITTEN_BY
-from flowrvs.errors import InputError
+from flowrvs.data.clip import Origin, Source, unused
+from flowrvs.data.formats import META, TABLE, WRITTEN_BY, Format
+from flowrvs.data.pictures import frame_names, is_safe_name, sorted_and_unique
+from flowrvs.errors import InputError, ProjectError
+from flowrvs.records import VideoInfo
 from flowrvs.store import Provenance
 
 if TYPE_CHECKING:
@@ -33,9 +37,11 @@ __all__ = [
     "PreviewRow",
     "assign",
     "assign_kinds",
+    "collect",
     "datasheet",
     "parse_shares",
     "preview_export",
+    "shortcomings",
 ]
 
 _LISTED = 200
@@ -55,6 +61,8 @@ class PreviewRow:
         Sentences that mean nothing that is seen.
     human : float
         Share of its masks that a person drew, corrected or accepted, 0 to 1.
+    unlooked : int
+        Frames on which nobody, and no model, has looked for every object.
     """
 
     split: str
@@ -64,6 +72,7 @@ class PreviewRow:
     sentences: int
     without_target: int
     human: float
+    unlooked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,10 @@ def preview_export(
     split: str = "train",
     shares: Mapping[str, float] | None = None,
     seed: int = 0,
+    format: str = "mevis",
     videos: Sequence[Video | None] | None = None,
+    name_as_sentence: bool = False,
+    annotated_only: bool = False,
 ) -> Preview:
     """Return what `export_projects`, or with `shares` `export_splits`, would write.
 
@@ -104,8 +116,12 @@ def preview_export(
     rows, findings = [], []
     for source in sources:
         try:
+            if name_as_sentence:
+                source.name_silent()
+            if annotated_only:
+                source.keep_looked_at()
             rows.append(_row(source, places[source.name]))
-            findings += list(_findings(source))
+            findings += list(_findings(source, TABLE[format]))
         finally:
             source.release()
     order = list(shares or (split,))
@@ -115,7 +131,7 @@ def preview_export(
 
 def _row(source: Source, split: str) -> PreviewRow:
     shares = [0, 0]
-    seen = {key for key in source.objects if source.present(key).any()}
+    seen = source.seen()
     for key in seen:
         human = source.provenance(key)[source.present(key)] >= Provenance.HUMAN
         shares[0] += int(human.sum())
@@ -126,21 +142,143 @@ def _row(source: Source, split: str) -> PreviewRow:
         len(source.frames),
         len(seen),
         len(source.sentences),
-        sum(not set(ids) & seen for _, ids in source.sentences.values()),
+        sum(ids is not None and not set(ids) & set(seen) for _, ids in source.sentences.values()),
         shares[0] / shares[1] if shares[1] else 0.0,
+        int(source.unlooked().sum()),
     )
 
 
-def _findings(source: Source) -> Iterator[Finding]:
+def _findings(source: Source, about: Format) -> Iterator[Finding]:
     rows = {exp_id: {"exp": text} for exp_id, (text, _) in source.sentences.items()}
     yield from check_sentences(source.name, rows)
-    meant = {key for _, ids in source.sentences.values() for key in ids}
-    for key in sorted(meant):
-        if not source.present(key).any():
-            name = source.objects[key][1].name
-            what = f"{name!r} is seen on no frame and is left out"
-            remedy = "its sentences become ones without target"
-            yield Finding("warning", META, source.name, what, remedy, "never-seen")
+    seen = source.seen()
+    for key in sorted(source.meant() - set(seen)):
+        name = source.objects[key][1].name
+        what = f"{name!r} is seen on no frame and is left out"
+        remedy = "its sentences become ones without target"
+        yield Finding("warning", META, source.name, what, remedy, "never-seen")
+    for code, line, remedy in shortcomings(about, source):
+        yield Finding("warning", META, source.name, line, remedy, code)
+
+
+def shortcomings(about: Format, source: Source) -> Iterator[tuple[str, str, str]]:
+    """Yield what of a video a format cannot hold: the fault's name, what it is, what to do."""
+    if about.silent:
+        for key in source.seen():
+            if key not in source.meant():
+                what = f"no sentence means {source.objects[key][1].name!r}: it {about.silent}"
+                yield "no-sentence", what, "add a sentence, or write its name as one"
+    unlooked = source.unlooked()
+    if about.absence != "frame":
+        unlooked &= source.looked()
+    if about.absence and unlooked.any():
+        what = (
+            f"on {unlooked.sum()} of {len(unlooked)} frames nobody has looked for every object: "
+            "this format can only call it absent"
+        )
+        yield "not-looked", what, "look at them, or export only the annotated frames"
+
+
+# -- the videos ------------------------------------------------------------------------
+
+
+def collect(
+    projects: Sequence[Project | str | os.PathLike[str]], videos: Sequence[Video | None]
+) -> list[Source]:
+    """Arrange projects into videos; projects of one video are merged into it.
+
+    Parameters
+    ----------
+    projects : sequence of Project or path
+    videos : sequence of Video or None
+        The frames of each project where somebody else has opened them.
+
+    Raises
+    ------
+    ProjectError
+        A video is not the one that its project was made for, or was an array.
+    """
+    sources: list[Source] = []
+    by_content: dict[tuple[object, ...], Source] = {}
+    taken: set[str] = set()
+    for given, video in zip(projects, videos, strict=True):
+        with _opened(given) as project:
+            origin = Origin.load(Path(project.path))
+            info = _video_info(project, video)
+            key = (info.fingerprint, info.frame_count, info.height, info.width)
+            source = by_content.get(key) if info.fingerprint else None
+            if source is None:
+                name = unused(_video_name(project, origin), taken)
+                source = Source(name, info, *_frame_names(info, origin), video)
+                sources.append(source)
+                by_content[key] = source
+            source.add(given, project, origin)
+    return sources
+
+
+@contextmanager
+def _opened(given: Project | str | os.PathLike[str]) -> Iterator[Project]:
+    """Give a project, opened for reading where it is a path."""
+    if not isinstance(given, (str, os.PathLike)):
+        yield given
+        return
+    from flowrvs.store import Project
+
+    with Project.open(given, read_only=True) as project:
+        yield project
+
+
+def _video_info(project: Project, given: Video | None) -> VideoInfo:
+    from flowrvs.video import open_video
+
+    if given is not None:
+        project.check_video(given.info)
+        return given.info
+    if project.video.path is None:
+        raise ProjectError(
+            f"{project.path} was made from an array in memory; hand its frames in as well."
+        )
+    path = Path(project.video.path)
+    # A project and its video may have been moved together.
+    beside = Path(project.path).parent / path.name
+    with open_video(beside if not path.exists() and beside.exists() else path) as video:
+        project.check_video(video.info)
+        return video.info
+
+
+def _video_name(project: Project, origin: Origin | None) -> str:
+    """Return a folder name for the project's video: its own, made safe."""
+    if origin is not None:
+        return origin.video
+    path = project.video.path
+    if path is None:
+        name = Path(project.path).stem
+    else:
+        # A folder's name may hold dots that are no suffix.
+        whole = project.video.kind in ("images", "zarr")
+        name = Path(path).name if whole else Path(path).stem
+    if not is_safe_name(name):
+        name = re.sub(r"[\x00-\x1f\x7f/\\:]", "_", name).strip(". ")[:60]
+    return name if is_safe_name(name) else "video"
+
+
+def _frame_names(info: VideoInfo, origin: Origin | None) -> tuple[list[str], list[int]]:
+    """Return the names to write and the index of each in the video."""
+    native = list(info.frame_names)
+    everything = list(range(info.frame_count))
+    if origin is not None:
+        where = {name: index for index, name in enumerate(native)}
+        if origin.frames and all(name in where for name in origin.frames):
+            return list(origin.frames), [where[name] for name in origin.frames]
+        if len(origin.frames) == info.frame_count:
+            return list(origin.frames), everything
+    if (
+        len(native) == info.frame_count
+        and all(is_safe_name(name) for name in native)
+        and sorted_and_unique(native)
+    ):
+        return native, everything
+    return frame_names(info.frame_count), everything
 
 
 # -- the splits ----------------------------------------------------------------------------
@@ -153,7 +291,7 @@ def assign(sources: Sequence[Source], shares: Mapping[str, float], seed: int) ->
 
 def _stratum(source: Source) -> tuple[Hashable, ...]:
     """Return what videos of one kind share: kinds of sentences, how many, how long."""
-    sizes = [len(ids) for _, ids in source.sentences.values()]
+    sizes = [len(ids or ()) for _, ids in source.sentences.values()]
     return (
         0 in sizes,
         any(size > 1 for size in sizes),
@@ -263,8 +401,8 @@ def datasheet(job: Job, *, licence: str = "", date: str = "") -> str:
     words = [len(text.split()) for text, _ in texts]
     sizes = Counter(f"{s.info.width} x {s.info.height}" for s in sources)
     lengths = [len(source.frames) for source in sources]
-    none = sum(not ids for _, ids in texts)
-    several = sum(len(ids) > 1 for _, ids in texts)
+    none = sum(ids == [] for _, ids in texts)
+    several = sum(len(ids or ()) > 1 for _, ids in texts)
     rows = [
         ("format", result.format),
         ("videos", result.videos),

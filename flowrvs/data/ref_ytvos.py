@@ -6,8 +6,9 @@ A pixel's value is the object, and a sentence means one object. What a video has
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,27 +16,48 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowrvs.data.clip import Clip, painted, separate, unused
-from flowrvs.data.formats import META, Dataset, meta_path
-from flowrvs.data.json_parts import read_json
+from flowrvs.data.clip import Clip, painted, separate, union, unused
+from flowrvs.data.formats import MASKS, META, Dataset, meta_path
+from flowrvs.data.json_parts import (
+    Buffer,
+    Piece,
+    mapped,
+    member,
+    nested,
+    read_json,
+    rewrite,
+    splice,
+    style,
+    whole_number,
+)
 from flowrvs.data.pictures import (
+    PICTURES,
+    blank_mask,
     is_safe_name,
     link_folder,
     listed_names,
-    read_values,
+    object_ids,
+    read_codes,
+    repaint,
     safe_name,
     write_masks,
 )
-from flowrvs.errors import DatasetError, MissingPathError
+from flowrvs.disk import replacing
+from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
 
 if TYPE_CHECKING:
     from flowrvs.data.export import Job
+    from flowrvs.data.write_back import Changes
 
 __all__ = [
+    "PaletteVideos",
     "Part",
     "RefYtvos",
     "Sentences",
+    "change_palette",
+    "folders_in",
+    "frames_in",
     "parts_of",
     "read_palette",
     "write_palette",
@@ -60,6 +82,7 @@ _DAVIS = (
     "skateboard ski snake snowboard stick stroller surfboard swing tractor trailer train truck "
     "turtle violin wheelchair"
 ).split()
+_MOST = 1000  # objects of a video
 _PEOPLE = frozenset("man woman boy girl child kid people men women player rider person".split())
 
 
@@ -77,11 +100,12 @@ class Sentences(Dataset):
             raise DatasetError(f"{path} has no 'videos'; it is no dataset of sentences.")
         for name, entry in videos.items():
             safe_name(name, "video", path)
-            rows = entry.get("expressions") if isinstance(entry, Mapping) else None
-            if not isinstance(rows, Mapping) or not all(
-                isinstance(row, Mapping) for row in rows.values()
-            ):
+            rows = _at(entry, "expressions")
+            if not isinstance(rows, Mapping):
                 raise DatasetError(f"The video {name!r} in {path} has no 'expressions'.")
+            for exp_id, row in rows.items():
+                if not isinstance(_at(row, "exp"), str):
+                    raise DatasetError(f"{name}/{exp_id} in {path} has no text 'exp'.")
         return dict(videos)
 
     @property
@@ -92,7 +116,49 @@ class Sentences(Dataset):
         """Return a clip without masks, and the rows of its sentences."""
         entry = self._videos[name]
         frames = listed_names(entry.get("frames"), name, self.folder)
-        return Clip(name, frames, pictures=self.folder / "JPEGImages" / name), entry["expressions"]
+        return Clip(name, frames, pictures=self.pictures / name), entry["expressions"]
+
+    def _change_sentences(self, video: str, changes: Changes, stack: contextlib.ExitStack) -> None:
+        """Write the sentences that differ; the file takes its name when `stack` ends."""
+        if not changes.sentences:
+            return
+        rows = self._videos[video]["expressions"]
+        path = meta_path(self.folder)
+        copy = self.folder.parent / META.removesuffix(".json") / self.folder.name / META
+        with mapped(path) as data:
+            encoder = style(data[:4096])
+            values = {
+                exp_id: None
+                if change is None
+                else encoder.encode(self._row(rows.get(exp_id, {}), *change)).encode("ascii")
+                for exp_id, change in changes.sentences.items()
+            }
+            for place in {path, copy} if copy.is_file() else {path}:
+                temporary = stack.enter_context(replacing(place))
+                rewrite(path, temporary, partial(within, video=video, rows=rows, values=values))
+
+    def _row(self, row: Mapping[str, Any], text: str, keys: Sequence[int]) -> dict[str, Any]:
+        """Return the row of a sentence as it is to be."""
+        return {**row, "exp": text}
+
+
+def within(
+    data: Buffer,
+    *,
+    video: str,
+    rows: Mapping[str, Any],
+    values: Mapping[str, bytes | None],
+) -> Iterator[Piece]:
+    """Yield a file of sentences in which some of one video are replaced, removed or added."""
+    videos = member(data, "videos")
+    entry = member(data, video, videos.start) if videos else None
+    found = member(data, "expressions", entry.start) if entry else None
+    if found is None:
+        raise DatasetError(f"there is no video {video!r} any more")
+    yield 0, found.start
+    extra = {key: new for key, new in values.items() if key not in rows and new is not None}
+    yield from splice(data, found.start, {k: values[k] for k in values if k in rows}, extra)
+    yield found.stop, len(data)
 
 
 class RefYtvos(Sentences):
@@ -102,54 +168,230 @@ class RefYtvos(Sentences):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        return (
-            meta_path(root).is_file()
-            and (root / "Annotations").is_dir()
-            and (root / "meta.json").is_file()
+        if not meta_path(root).is_file() or (root / MASKS).is_file():
+            return False
+        # Elsewhere a folder a sentence lies between the video and its pictures.
+        return (root / "meta.json").is_file() or any(
+            path.suffix == ".png"
+            for folder in folders_in(root / "Annotations")[:3]
+            for path in folder.iterdir()
         )
 
-    def clip(self, name: str) -> Clip:
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
         clip, rows = self._begin(name)
-        meant: dict[str, list[int]] = {}
+        self._codes = read_palette(clip, self._masks(name), categories(self.folder))
         for exp_id, row in rows.items():
-            given = row.get("obj_id")
-            given = given if isinstance(given, list) else [] if given is None else [given]
-            try:
-                meant[exp_id] = [int(i) for i in given]
-            except (TypeError, ValueError):
-                raise DatasetError(f"{name}/{exp_id} has an obj_id that is no number.") from None
-        wanted = {value for values in meant.values() for value in values}
-        read_palette(clip, self.folder / "Annotations" / name, wanted)
-        for exp_id, row in rows.items():
-            # An id without a pixel says "no target", as the writer of this format has it.
-            seen = [i for i in meant[exp_id] if i in clip.masks]
-            clip.sentences[exp_id] = (str(row.get("exp", "")), seen)
+            meant = None
+            if "obj_id" in row:
+                given = row["obj_id"] if isinstance(row["obj_id"], list) else [row["obj_id"]]
+                # An id without a pixel says "no target", as the writer of this format has it.
+                meant = [i for i in map(whole_number, given) if i in clip.masks]
+            clip.sentences[exp_id] = (row["exp"], meant)
+        clip.digests = {"clip": clip.fingerprint()}
         return clip
 
+    def _masks(self, name: str) -> Path:
+        return self.folder / "Annotations" / name
 
-def read_palette(clip: Clip, folder: Path, wanted: set[int] | None = None) -> None:
-    """Add the objects of palette PNGs to a clip: of all values but 0 by default.
+    def write_back(self, before: Clip, changes: Changes) -> None:
+        with contextlib.ExitStack() as stack:
+            change_palette(self._masks(before.name), before, changes, self._codes, stack)
+            change_categories(self.folder, before, changes, stack)
+            self._change_sentences(before.name, changes, stack)
+
+    def _row(self, row: Mapping[str, Any], text: str, keys: Sequence[int]) -> dict[str, Any]:
+        if len(keys) > 1:
+            raise DatasetError(
+                f"the sentence {text!r} means {len(keys)} objects, which this format cannot hold; "
+                "export to mevis."
+            )
+        # An id without a pixel says "no target".
+        value: Any = str(keys[0]) if keys else "255"
+        if isinstance(row.get("obj_id"), int):
+            value = int(value)
+        return {**row, "exp": text, "obj_id": value}
+
+
+class PaletteVideos(Dataset):
+    """YouTube-VOS, MOSE, LVOS: ``JPEGImages/<video>`` and ``Annotations/<video>``, no sentences."""
+
+    format = "vos"
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        return all(folders_in(root / name) for name in ("JPEGImages", "Annotations"))
+
+    @property
+    def videos(self) -> dict[str, int]:
+        there = {path.name for path in folders_in(self.folder / "Annotations")}
+        found = (path.name for path in folders_in(self.pictures))
+        return {name: 0 for name in found if name in there}
+
+    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
+        clip = Clip(name, frames_in(self.pictures / name), pictures=self.pictures / name)
+        place = self.folder / "Annotations" / name
+        self._codes = read_palette(clip, place, categories(self.folder))
+        clip.digests = {"clip": clip.fingerprint()}
+        return clip
+
+    def write_back(self, before: Clip, changes: Changes) -> None:
+        place = self.folder / "Annotations" / before.name
+        with contextlib.ExitStack() as stack:
+            change_palette(place, before, changes, self._codes, stack)
+            change_categories(self.folder, before, changes, stack)
+
+
+def categories(root: Path) -> dict[str, Any]:
+    """Return ``meta.json``, in which YouTube-VOS has the categories of objects."""
+    path = root / "meta.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def folders_in(place: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; none where there is no such folder."""
+    try:
+        return sorted(p for p in place.iterdir() if p.is_dir() and is_safe_name(p.name))
+    except OSError:
+        return []
+
+
+def frames_in(folder: Path) -> list[str]:
+    """Return the names of the pictures in a folder, sorted, without suffix.
 
     Raises
     ------
-    MissingPathError
-        There is no such folder.
     DatasetError
-        A picture is not readable.
+        There is none, or the folder cannot be read.
     """
-    if not folder.is_dir():
-        raise MissingPathError(f"The masks {folder} are missing; copy them again.")
-    masks: dict[int, list[rle.RLE | None]] = {}
+    try:
+        found = {p.stem for p in folder.iterdir() if p.suffix.lower() in PICTURES}
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be read ({error.strerror or error}).") from None
+    shown = sorted(name for name in found if not name.startswith("."))
+    if not shown:
+        raise DatasetError(f"{folder} holds no frames; copy them again.")
+    return listed_names(shown, folder.name, folder.parent)
+
+
+def read_palette(
+    clip: Clip, folder: Path, about: Mapping[str, Any] | None = None
+) -> dict[int, int]:
+    """Add the objects of pictures of masks to a clip; frames without one were not looked at.
+
+    Parameters
+    ----------
+    clip : Clip
+        Gets masks, ids, names and ``looked``.
+    folder : Path
+        With ``<frame>.png``.
+    about : mapping, optional
+        ``meta.json`` of YouTube-VOS, for the objects' categories.
+
+    Returns
+    -------
+    dict of int to int
+        The code of every object's pixels; see `read_codes`.
+
+    Raises
+    ------
+    DatasetError
+        A picture is not readable, or no picture of masks.
+    """
+    found: dict[int, list[rle.RLE | None]] = {}
+    clip.looked = np.zeros(len(clip.frames), bool)
+    wide = False
     for index, frame in enumerate(clip.frames):
-        values = read_values(folder / f"{frame}.png") if is_safe_name(frame) else None
-        if values is None:
+        read = read_codes(folder / f"{frame}.png")
+        if read is None:
             continue
-        for value in np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist():
-            if value == 0 or value == 255 or (wanted is not None and value not in wanted):
-                continue
-            masks.setdefault(value, [None] * len(clip.frames))[index] = rle.encode(values == value)
-    clip.masks = dict(sorted(masks.items()))
-    clip.ids = {key: (key, -1) for key in clip.masks}
+        clip.looked[index] = True
+        pixels, codes = read
+        wide = wide or pixels.dtype.itemsize == 2
+        for code in codes:
+            masks = found.setdefault(code, [None] * len(clip.frames))
+            masks[index] = rle.encode(pixels == code)
+        if len(found) > _MOST:
+            raise DatasetError(f"The masks of {clip.name} have over {_MOST} values; they are none.")
+    ids = object_ids(found, wide=wide)
+    for key in sorted(set(ids.values())):
+        same = [found[code] for code, value in ids.items() if value == key]
+        clip.masks[key] = same[0] if len(same) == 1 else union(same)
+        clip.ids[key] = (key, -1)
+    named = _at(about, "videos", clip.name, "objects")
+    for key in clip.masks:
+        category = _at(named, str(key), "category")
+        if isinstance(category, str) and category.strip():
+            clip.names[key] = f"{' '.join(category.split())[:60]} {key}"
+    return {value: code for code, value in reversed(ids.items())}
+
+
+def change_palette(
+    folder: Path,
+    before: Clip,
+    changes: Changes,
+    codes: Mapping[int, int],
+    stack: contextlib.ExitStack,
+) -> None:
+    """Write the pictures of masks that differ; they take their names when `stack` ends.
+
+    Pixels that no object of the clip has, such as borders that nobody decides on, stay.
+
+    Raises
+    ------
+    DatasetError
+        Objects overlap, or there are more than the pictures hold.
+    """
+    objects = changes.objects(before)
+    there = [frame for frame in before.frames if (folder / f"{frame}.png").is_file()]
+    blank = blank_mask(folder / f"{there[0]}.png" if there else None)
+    for index in changes.frames():
+        here = {key: mask for key, masks in objects.items() if (mask := masks[index])}
+        shared = np.argwhere(np.triu(rle.overlaps(list(here.values())), 1))
+        frame = before.frames[index]
+        if len(shared):
+            a, b = (list(here)[n] for n in shared[0])
+            raise DatasetError(
+                f"{before.name}, frame {frame}: the objects {a} and {b} overlap, which a picture "
+                "of masks cannot hold; cut one of them, or export to mevis."
+            )
+        path = folder / f"{frame}.png"
+        folder.mkdir(parents=True, exist_ok=True)
+        size = next((m["size"] for masks in objects.values() for m in masks if m), None)
+        changed = {
+            key: (before.masks.get(key, {index: None})[index], here.get(key))
+            for key, found in changes.masks.items()
+            if index in found
+        }
+        temporary = stack.enter_context(replacing(path, durable=False))
+        repaint(path, temporary, blank, size, changed, codes)
+
+
+def change_categories(
+    root: Path, before: Clip, changes: Changes, stack: contextlib.ExitStack
+) -> None:
+    """Write what ``meta.json`` says of the objects that differ, where there is one."""
+    path = root / "meta.json"
+    entry = _at(categories(root), "videos", before.name)
+    objects = _at(entry, "objects")
+    if not changes.masks or not isinstance(objects, Mapping):
+        return
+    new = {key: row for key, row in objects.items() if key not in map(str, changes.gone)}
+    for key, masks in changes.whole.items():
+        seen = [frame for frame, mask in zip(before.frames, masks, strict=True) if mask]
+        row = new.get(str(key))
+        known = row if isinstance(row, dict) else {"category": "others"}
+        new[str(key)] = {**known, "frames": seen}
+    with mapped(path) as data:
+        text = style(data[:4096]).encode({**entry, "objects": new}).encode("ascii")
+    temporary = stack.enter_context(replacing(path))
+    rewrite(path, temporary, lambda data: nested(data, "videos", {before.name: text}))
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """Return what lies at nested keys, None where something else does."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 # -- writing ---------------------------------------------------------------------------
@@ -220,7 +462,9 @@ def _write_referring(folder: Path, job: Job, known: list[str], other: str) -> No
     job.beside.append((Path("meta_expressions") / job.target.name / META, META))
 
 
-def write_palette(folder: Path, job: Job, within: str = "") -> Iterable[tuple[Clip, Part]]:
+def write_palette(
+    folder: Path, job: Job, within: str = "", *, gaps: bool = False
+) -> Iterable[tuple[Clip, Part]]:
     """Write frames and palette PNGs of all videos, and yield the parts that each became.
 
     Parameters
@@ -231,17 +475,22 @@ def write_palette(folder: Path, job: Job, within: str = "") -> Iterable[tuple[Cl
         What is written.
     within : str
         A folder between ``JPEGImages`` or ``Annotations`` and the video, such as ``480p``.
+    gaps : bool
+        Write no picture for a frame that nobody has looked at.
     """
     taken = {name.casefold() for name in job.names}
     for clip in job.clips():
         first = folder / "JPEGImages" / within / clip.name
         job.write_pictures(first, clip)
+        names = dict(enumerate(clip.frames))
+        if gaps and clip.looked is not None:
+            names = {index: name for index, name in names.items() if clip.looked[index]}
         for part in parts_of(clip, partial(unused, taken=taken), job.notes):
             if part.name != clip.name:
                 link_folder(folder / "JPEGImages" / within / part.name, first)
             place = folder / "Annotations" / within / part.name
             values = partial(painted, part.masks, size=clip.size, dtype=np.uint8)
-            write_masks(place, clip.frames, values, jobs=job.options.jobs)
+            write_masks(place, names, values, jobs=job.options.jobs)
             yield clip, part
 
 
@@ -256,12 +505,9 @@ def parts_of(clip: Clip, unused: Callable[[str], str], notes: list[str]) -> list
     for key in clip.masks:
         targets[(key,)] = len(targets) + 1
     for _, ids in clip.sentences.values():
-        if len(ids) > 1:
+        if ids and len(ids) > 1:
             targets.setdefault(tuple(sorted(ids)), len(targets) + 1)
-    unions = {
-        number: list(clip.masks[keys[0]]) if len(keys) == 1 else _union(clip, keys)
-        for keys, number in targets.items()
-    }
+    unions = {number: union([clip.masks[key] for key in keys]) for keys, number in targets.items()}
     members = {number: list(keys) for keys, number in targets.items()}
     empty = {exp_id: text for exp_id, (text, ids) in clip.sentences.items() if not ids}
     parts = []
@@ -298,11 +544,6 @@ def parts_of(clip: Clip, unused: Callable[[str], str], notes: list[str]) -> list
             f"{clip.name}: {count} to an object id without a pixel; this format has no other way"
         )
     return parts
-
-
-def _union(clip: Clip, keys: Iterable[int]) -> list[rle.RLE | None]:
-    columns = zip(*(clip.masks[key] for key in keys), strict=True)
-    return [rle.merge([entry for entry in column if entry]) for column in columns]
 
 
 def _category(names: Iterable[str], known: list[str], other: str) -> str:

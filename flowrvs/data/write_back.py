@@ -1,21 +1,18 @@
-"""Bring the corrections of an imported project home to its MeViS-style split."""
+"""Bring the corrections of an imported project home to the dataset that it was read from."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowrvs.data import json_parts
-from flowrvs.data.clip import Clip, Origin, Source
-from flowrvs.data.formats import MASKS, META
-from flowrvs.data.json_parts import amend, style
-from flowrvs.data.mevis import digests
+from flowrvs.data.clip import Clip, Origin, Source, free_id, whole_text
+from flowrvs.data.formats import Dataset, reader
+from flowrvs.data.json_parts import locked
 from flowrvs.errors import DatasetError, InputError
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
@@ -23,19 +20,17 @@ from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 if TYPE_CHECKING:
     from flowrvs.store import Project
 
-__all__ = ["WriteBackResult", "write_back"]
-
-Coded = dict[int, list[rle.RLE | None]]
+__all__ = ["Changes", "WriteBackResult", "can_write_back", "check_write_back", "write_back"]
 
 
 @dataclass(frozen=True, slots=True)
 class WriteBackResult:
-    """What was changed in a split.
+    """What was changed in a dataset.
 
     Attributes
     ----------
     path : Path
-        The split.
+        The dataset's folder.
     video : str
         The video.
     masks : int
@@ -44,6 +39,8 @@ class WriteBackResult:
         Sentences that were changed, added or removed.
     added, removed : int
         Objects that are new, and that are gone.
+    notes : tuple of str
+        What a person should know, one line each.
     """
 
     path: Path
@@ -52,6 +49,63 @@ class WriteBackResult:
     sentences: int
     added: int
     removed: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Changes:
+    """How a project differs from its video in a dataset, in the dataset's keys.
+
+    Attributes
+    ----------
+    masks : dict of int to dict of int to RLE or None
+        The masks that differ, by object and index of the frame.
+    whole : dict of int to list of RLE or None
+        All masks of the objects in `masks`, those of `gone` left out.
+    added : list of int
+        Objects that are new; they are in `masks` with all their frames.
+    gone : list of int
+        Objects without a pixel left.
+    sentences : dict of str to (text, list of int) or None
+        Sentences that differ or are new, by exp_id; None for those to remove.
+    names : dict of int to str
+        What people call the objects that are new.
+    ids : dict of int to int
+        The obj_id of the objects that are new.
+    looked : list of int
+        Frames that nobody had looked at in the dataset, and that somebody has looked at here.
+    """
+
+    masks: dict[int, dict[int, rle.RLE | None]] = field(default_factory=dict)
+    whole: dict[int, list[rle.RLE | None]] = field(default_factory=dict)
+    added: list[int] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+    sentences: dict[str, tuple[str, list[int]] | None] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    ids: dict[int, int] = field(default_factory=dict)
+    looked: list[int] = field(default_factory=list)
+
+    def frames(self) -> list[int]:
+        """Return the frames on which some mask differs, or that were looked at."""
+        found = {index for masks in self.masks.values() for index in masks}
+        return sorted(found.union(self.looked))
+
+    def objects(self, before: Clip) -> dict[int, list[rle.RLE | None]]:
+        """Return the masks of all objects as they are to be."""
+        kept = {key: masks for key, masks in before.masks.items() if key not in self.gone}
+        return {**kept, **self.whole}
+
+    def texts(self, before: Clip) -> dict[str, tuple[str, list[int] | None]]:
+        """Return all sentences as they are to be."""
+        rows = {**before.sentences, **self.sentences}
+        return {exp_id: row for exp_id, row in rows.items() if row is not None}
+
+
+def can_write_back(project: Project) -> bool:
+    """Tell whether `write_back` brings a project's corrections home: whether it was imported
+    from a format that can be changed in place."""
+    origin = Origin.load(Path(project.path))
+    return origin is not None and origin.goes_home
 
 
 def write_back(
@@ -62,22 +116,22 @@ def write_back(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> WriteBackResult:
-    """Write what was corrected in an imported project into its split.
+    """Write what was corrected in an imported project into its dataset.
 
-    Untouched masks keep their bytes, untouched videos their entries, and the pictures are
-    not written at all; keys stay in their order, with the ids that they had. Objects that
-    are new get the next free anno_id. An object without a pixel left is taken out of its
-    sentences. The split is changed whole or not at all.
+    Untouched masks keep their bytes, untouched videos their entries, and the frames are not
+    written at all; keys stay in their order, with the ids that they had. Objects that are new
+    get the next free id. An object without a pixel left is taken out of its sentences. The
+    dataset is changed whole or not at all.
 
     Parameters
     ----------
     project : Project
-        One that `import_video` made from a MeViS-style split.
+        One that `import_video` made; see `can_write_back`.
     into : path-like, optional
-        The split, where it lies elsewhere now.
+        The dataset, where it lies elsewhere now.
     overwrite : bool
-        Write although the split's video was changed by somebody else since it was read:
-        what this project says wins.
+        Write although the video was changed by somebody else since it was read: what this
+        project says wins.
     progress, cancel : optional
         Called and checked as masks are compared.
 
@@ -88,228 +142,194 @@ def write_back(
     Raises
     ------
     InputError
-        The project was not imported from a MeViS-style split.
+        The project was not imported, or from a format that is not changed in place.
     DatasetError
-        The split lacks the video, was changed meanwhile, or is damaged.
+        The dataset lacks the video, was changed meanwhile, is damaged, or cannot hold what
+        was drawn, such as objects that overlap.
     StorageError
         The disk is full, read-only or failing.
     """
+    origin, dataset = _home(project, into)
+    with locked(dataset.folder):
+        before = _before(origin, dataset, overwrite)
+        origin = replace(origin, objects=dict(origin.objects), expressions=dict(origin.expressions))
+        changes, result = _compare(project, origin, before, dataset, progress, cancel)
+        if changes.masks or changes.sentences or changes.looked:
+            dataset.write_back(before, changes)
+            _, dataset = _home(project, into)
+            before = dataset.clip(origin.video, also=_keys(origin).values())
+        fresh = replace(origin, split=os.path.abspath(into or origin.split), digests=before.digests)
+        fresh.save(Path(project.path))
+    return result
+
+
+def check_write_back(
+    project: Project, into: str | os.PathLike[str] | None = None, *, overwrite: bool = False
+) -> None:
+    """Raise what `write_back` would raise before it compares anything."""
+    origin, dataset = _home(project, into)
+    _before(origin, dataset, overwrite)
+
+
+def _home(project: Project, into: str | os.PathLike[str] | None) -> tuple[Origin, Dataset]:
+    """Return where a project comes from, and the dataset there."""
     origin = Origin.load(Path(project.path))
     if origin is None:
         raise InputError(
             f"{project.path} was not read from a dataset; export it with --append instead."
         )
-    if origin.format != "mevis":
+    if not can_write_back(project):
         raise InputError(
-            f"{project.path} comes from the format {origin.format}; only MeViS-style splits are "
-            "written back to: export it as a new split instead."
+            f"{project.path} comes from the format {origin.format}, which is not written back to: "
+            "export it as a new split instead."
         )
-    split = Path(into) if into is not None else Path(origin.split)
-    if not (split / META).is_file() or not (split / MASKS).is_file():
+    place = Path(into) if into is not None else Path(origin.split)
+    kind = reader(origin.format)
+    if not kind.recognises(place):
         raise DatasetError(
-            f"{split} is no MeViS-style split with masks; say where it lies now (--into)."
+            f"{place} is no dataset of the format {origin.format}; say where it lies now (--into)."
         )
-    kept = [anno for _, anno in origin.objects.values()]
-    with json_parts.locked(split):
-        now = digests(split, origin.video, kept)
-        if "video" not in now:
-            raise DatasetError(
-                f"{split} has no video {origin.video!r}; export with --append instead."
-            )
-        if now != origin.digests and not overwrite:
-            raise DatasetError(
-                f"{origin.video} in {split} was changed since it was read; import it again, or "
-                "let this project win (--overwrite)."
-            )
-        change = _Change(project, split, origin)
-        change.compare(progress, cancel)
-        result = change.write()
-    fresh = replace(change.origin, split=os.path.abspath(split))
-    fresh.digests = digests(split, origin.video, [a for _, a in fresh.objects.values()])
-    fresh.save(Path(project.path))
-    return result
+    return origin, kind(place, Path(origin.pictures) if origin.pictures else None)
 
 
-class _Change:
-    """What differs between a project and its video in a split."""
-
-    def __init__(self, project: Project, split: Path, origin: Origin) -> None:
-        self.project = project
-        self.split = split
-        self.origin = replace(
-            origin, objects=dict(origin.objects), expressions=dict(origin.expressions)
+def _before(origin: Origin, dataset: Dataset, overwrite: bool) -> Clip:
+    """Return the video as the dataset has it, unless somebody else has changed it."""
+    if origin.video not in dataset.videos:
+        raise DatasetError(
+            f"{dataset.folder} has no video {origin.video!r}; export with --append instead."
         )
-        self.masks: dict[str, bytes | None] = {}
-        self.new_masks: list[tuple[str, bytes]] = []
-        self.changed = self.added = self.removed = self.sentences = 0
-        self.gone: set[int] = set()
+    before = dataset.clip(origin.video, also=_keys(origin).values())
+    if before.digests != origin.digests and not overwrite:
+        raise DatasetError(
+            f"{origin.video} in {dataset.folder} was changed since it was read; import it again, "
+            "or let this project win (--overwrite)."
+        )
+    if before.frames != origin.frames:
+        raise DatasetError(
+            f"{origin.video} in {dataset.folder} has other frames now; import it again."
+        )
+    return before
 
-    def compare(self, progress: ProgressCallback | None, cancel: CancelToken | None) -> None:
-        """Find the masks that differ and give new objects their ids."""
-        clip = self._clip(progress, cancel)
-        absent: list[rle.RLE | None] = [None] * len(clip.frames)
-        drawn = {key: clip.masks.get(key, absent) for key in self.project.objects}
-        meant = {i for e in self.project.expressions.values() for i in e.object_ids}
-        known = self.origin.objects
-        with json_parts.mapped(self.split / MASKS) as data:
-            places = {m.key: (m.start, m.stop) for m in json_parts.members(data)}
-            for object_id, (_, anno) in list(known.items()):
-                place = places.get(str(anno))
-                if place is None:
-                    raise DatasetError(f"{self.split / MASKS} has no anno_id {anno} any more.")
-                if object_id in drawn:
-                    self._compare(data, place, anno, drawn[object_id])
-                else:
-                    self.gone.add(anno)
-                if anno in self.gone:
-                    del known[object_id]
-            following = max((int(k) for k in places if k.isdecimal()), default=-1) + 1
-            encoder = style(data[:4096])
-        next_object = max((obj for obj, _ in self._ids()), default=-1) + 1
-        for object_id in sorted(drawn):
-            if object_id in known or object_id not in meant or not any(drawn[object_id]):
-                continue
-            if any(object_id == old for old in self._erased):
-                continue
-            known[object_id] = (next_object, following)
-            text = encoder.encode(drawn[object_id])
-            self.new_masks.append((str(following), text.encode("ascii")))
-            next_object, following = next_object + 1, following + 1
-            self.added += 1
-        self.removed = len(self.gone)
 
-    def _compare(
-        self, data: Any, place: tuple[int, int], anno: int, drawn: list[rle.RLE | None]
-    ) -> None:
-        changes = {}
-        encoder = style(data[place[0] : place[0] + 4096])
-        before = json_parts.value(data, *place)
-        if len(before) != len(drawn):
-            raise DatasetError(
-                f"anno_id {anno} in {self.split / MASKS} has {len(before)} entries for "
-                f"{len(drawn)} frames; run 'flowrvs check'."
-            )
-        for index, (old, new) in enumerate(zip(before, drawn, strict=True)):
-            if not _same(old or None, new):
-                changes[index] = encoder.encode(new).encode("ascii")
-        if not changes:
-            return
-        self.changed += len(changes)
-        if not any(drawn):
-            self.gone.add(anno)
-            return
-        pieces = json_parts.splice_list(data, place[0], changes)
-        self.masks[str(anno)] = json_parts.joined(data, pieces)
+def _keys(origin: Origin) -> dict[int, int]:
+    """Return the dataset's key of every object of the project that comes from it."""
+    return {own: anno if anno >= 0 else obj for own, (obj, anno) in origin.objects.items()}
 
-    def write(self) -> WriteBackResult:
-        """Write the differences."""
-        with json_parts.mapped(self.split / META) as data:
-            videos = json_parts.member(data, "videos")
-            entry = json_parts.member(data, self.origin.video, videos.start) if videos else None
-            assert entry is not None
-            raw = data[entry.start : entry.stop]
-            everything = json_parts.value(data, 0, len(data))["videos"]
-        after = self._video(raw)
-        everything[self.origin.video] = json.loads(after)
-        used = {
-            str(anno)
-            for video in everything.values()
-            for item in video["expressions"].values()
-            for anno in item.get("anno_id") or ()
+
+def _compare(
+    project: Project,
+    origin: Origin,
+    before: Clip,
+    dataset: Dataset,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> tuple[Changes, WriteBackResult]:
+    """Find what differs, and give new objects and sentences their ids in `origin`."""
+    keys = _keys(origin)
+    for own in [own for own, key in keys.items() if key not in before.masks]:
+        # Somebody else has removed it; what this project has of it counts as new.
+        del keys[own], origin.objects[own]
+    new = [own for own in project.objects if own not in keys]
+    for own, pair in zip(new, dataset.free_ids(before, len(new)), strict=True):
+        origin.objects[own] = pair
+        keys[own] = pair[1] if pair[1] >= 0 else pair[0]
+    drawn = _drawn(project, origin, keys, progress, cancel)
+    changes = Changes()
+    differing = 0
+    absent: Sequence[rle.RLE | None] = [None] * len(before.frames)
+    for own, key in list(keys.items()):
+        after, old = drawn.masks.get(key, absent), before.masks.get(key, absent)
+        found = {
+            index: now
+            for index, (then, now) in enumerate(zip(old, after, strict=True))
+            if not _same(then, now)
         }
-        for anno in self.gone:
-            if str(anno) not in used:
-                self.masks[str(anno)] = None
-        if after != raw or self.masks or self.new_masks:
-            amend(
-                self.split,
-                videos={self.origin.video: after} if after != raw else {},
-                masks=self.masks,
-                new_masks=self.new_masks or None,
-            )
-        return WriteBackResult(
-            self.split, self.origin.video, self.changed, self.sentences, self.added, self.removed
-        )
-
-    def _video(self, raw: bytes) -> bytes:
-        """Return the video's entry with the sentences as the project has them."""
-        video = json.loads(raw)
-        rows: dict[str, Any] = video["expressions"]
-        encoder = style(raw)
-        here = {exp_id: own for own, exp_id in self.origin.expressions.items()}
-        changes: dict[str, bytes | None] = {}
-        extra: dict[str, bytes] = {}
-        for exp_id, row in rows.items():
-            own = here.get(exp_id)
-            if own is None:
-                continue  # not read (a blank sentence), so not touched
-            expression = self.project.expressions.get(own)
-            if expression is None:
-                changes[exp_id] = None
-                del self.origin.expressions[own]
+        if own in new:
+            if not any(after):
+                del origin.objects[own], keys[own]
                 continue
-            new = self._row(row, expression.text, expression.object_ids)
-            if new != row:
-                changes[exp_id] = encoder.encode(new).encode("ascii")
-        for own, expression in self.project.expressions.items():
-            if own in self.origin.expressions:
-                continue
-            number = len(rows)
-            while str(number) in rows or str(number) in extra:
-                number += 1
-            self.origin.expressions[own] = str(number)
-            new = self._row({}, expression.text, expression.object_ids)
-            extra[str(number)] = encoder.encode(new).encode("ascii")
-        self.sentences = len(changes) + len(extra)
-        if not self.sentences:
-            return raw
-        found = json_parts.member(raw, "expressions")
-        assert found is not None
-        middle = json_parts.joined(raw, json_parts.splice(raw, found.start, changes, extra))
-        return raw[: found.start] + middle + raw[found.stop :]
+            changes.added.append(key)
+            changes.names[key] = project.objects[own].name
+            changes.ids[key] = origin.objects[own][0]
+        else:
+            differing += len(found)
+        if found:
+            changes.masks[key], changes.whole[key] = found, list(after)
+        if key in before.masks and any(old) and not any(after):
+            changes.gone.append(key)
+            changes.whole.pop(key, None)
+            del origin.objects[own], keys[own]
+    if before.looked is not None and drawn.looked is not None:
+        changes.looked = np.flatnonzero(drawn.looked & ~before.looked).tolist()
+    _sentences(project, origin, before, keys, changes)
+    meant = {k for e in project.expressions.values() for k in map(keys.get, e.object_ids)}
+    notes = tuple(
+        f"no sentence means {changes.names[key]!r}: it was added all the same"
+        for key in changes.added
+        if key not in meant and origin.expressions
+    )
+    result = WriteBackResult(
+        dataset.folder,
+        origin.video,
+        differing,
+        len(changes.sentences),
+        len(changes.added),
+        len(changes.gone),
+        notes,
+    )
+    return changes, result
 
-    def _row(self, row: Mapping[str, Any], text: str, meant: frozenset[int]) -> dict[str, Any]:
-        pairs = {a: o for o, a in (self.origin.objects.get(i, (-1, -1)) for i in meant) if a >= 0}
-        before = dict(zip(row.get("anno_id") or (), row.get("obj_id") or (), strict=False))
-        if {int(a) for a in before} == set(pairs):
-            return {**row, "exp": text}
-        chosen = {a: o for a, o in before.items() if int(a) in pairs}
-        have = {int(a) for a in chosen}
-        chosen.update({a: o for a, o in sorted(pairs.items()) if a not in have})
-        lists = {"obj_id": list(chosen.values()), "anno_id": list(chosen)}
-        return {**row, "exp": text, **lists}
 
-    def _clip(self, progress: ProgressCallback | None, cancel: CancelToken | None) -> Clip:
-        """Encode what the project has now, by its own ids."""
-        info = self.project.video
-        where = {name: index for index, name in enumerate(info.frame_names)}
-        frames = self.origin.frames
-        positions = [where[f] for f in frames] if where else list(range(len(frames)))
-        source = Source(self.origin.video, info, frames, positions, projects=[self.project])
-        source.objects = {key: (0, record) for key, record in self.project.objects.items()}
-        self._erased = set(self.origin.objects)
-        clock = ProgressClock(len(source.objects) * len(source.frames) or 1)
+def _drawn(
+    project: Project,
+    origin: Origin,
+    keys: Mapping[int, int],
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> Clip:
+    """Encode what the project has now, by the dataset's keys."""
+    info = project.video
+    where = {name: index for index, name in enumerate(info.frame_names)}
+    frames = origin.frames
+    positions = [where[f] for f in frames] if where else list(range(len(frames)))
+    source = Source(origin.video, info, frames, positions, projects=[project])
+    records = project.objects
+    source.objects = {key: (0, records[own]) for own, key in keys.items() if own in records}
+    clock = ProgressClock(len(source.objects) * len(frames) or 1)
 
-        def advance(count: int) -> None:
-            if progress is not None:
-                progress(clock.advance(f"comparing {source.name}", count))
+    def advance(count: int) -> None:
+        if progress is not None:
+            progress(clock.advance(f"comparing {source.name}", count))
 
-        return source.clip(cancel, advance)
+    return source.clip(cancel, advance)
 
-    def _ids(self) -> list[tuple[int, int]]:
-        with json_parts.mapped(self.split / META) as data:
-            videos = json_parts.member(data, "videos")
-            entry = json_parts.member(data, self.origin.video, videos.start) if videos else None
-            assert entry is not None
-            video = json_parts.value(data, entry.start, entry.stop)
-        return [
-            (int(obj), 0)
-            for row in video["expressions"].values()
-            for obj in row.get("obj_id") or ()
-        ]
+
+def _sentences(
+    project: Project, origin: Origin, before: Clip, keys: Mapping[int, int], changes: Changes
+) -> None:
+    here = {exp_id: own for own, exp_id in origin.expressions.items()}
+    for exp_id, (text, ids) in before.sentences.items():
+        own = here.get(exp_id)
+        if own is None:
+            continue  # not read (a blank sentence), so not touched
+        expression = project.expressions.get(own)
+        if expression is None:
+            changes.sentences[exp_id] = None
+            del origin.expressions[own]
+            continue
+        meant = sorted(keys[i] for i in expression.object_ids if i in keys)
+        unknown = ids is None and not meant
+        if expression.text != whole_text(text) or (not unknown and set(meant) != set(ids or ())):
+            changes.sentences[exp_id] = (expression.text, meant)
+    for own, expression in project.expressions.items():
+        if own not in origin.expressions:
+            exp_id = free_id(before.sentences, changes.sentences)
+            origin.expressions[own] = exp_id
+            meant = sorted(keys[i] for i in expression.object_ids if i in keys)
+            changes.sentences[exp_id] = (expression.text, meant)
 
 
 def _same(old: Mapping[str, Any] | None, new: rle.RLE | None) -> bool:
     if old is None or new is None:
-        return (old is None or rle.area(old) == 0) and (new is None or rle.area(new) == 0)
+        return old is new
     return old["counts"] == new["counts"] or bool(np.array_equal(rle.decode(old), rle.decode(new)))

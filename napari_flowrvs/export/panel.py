@@ -201,7 +201,7 @@ class ExportDialog(JobDialog):
         item.setCheckState(Qt.CheckState.Checked)
         self.projects.addItem(item)
         self._homes.append(Origin.load(Path(folder)))
-        possible = any(o is not None and o.format == "mevis" for o in self._homes)
+        possible = any(o is not None and o.goes_home for o in self._homes)
         self.home.native.setVisible(possible)
 
     def inputs(self) -> ExportInputs:

@@ -193,6 +193,7 @@ class ExportPresenter:
                     split=inputs.split.strip() or "train",
                     shares=shares,
                     seed=inputs.seed,
+                    format=inputs.format,
                     videos=videos,
                 )
 

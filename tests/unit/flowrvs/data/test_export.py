@@ -190,7 +190,9 @@ def test_coco(project, masks, tmp_path):
     for annotation, name in zip(data["annotations"], ("red", "green"), strict=True):
         for index, coded in enumerate(annotation["segmentations"]):
             mask = masks[name][index]
-            assert np.array_equal(coco_mask.decode(coded).astype(bool), mask)
+            # As TrackEval and YouTube-VIS's own reader do it.
+            packed = coco_mask.frPyObjects(coded, *coded["size"])
+            assert np.array_equal(coco_mask.decode(packed).astype(bool), mask)
             assert annotation["areas"][index] == mask.sum()
             rows, columns = np.nonzero(mask)
             left, top, width, height = annotation["bboxes"][index]

@@ -1,0 +1,627 @@
+"""Datasets as other people have them are read right, corrected, and go home."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from flowrvs.data import (
+    MevisSplit,
+    can_write_back,
+    check_split,
+    export_projects,
+    import_video,
+    list_videos,
+    preview_export,
+    write_back,
+)
+from flowrvs.data.clip import Origin
+from flowrvs.errors import DatasetError, InputError, MissingPathError
+from flowrvs.store import Project, Provenance
+
+T, H, W = 6, 20, 30
+
+
+def frames(folder, count=T, first=0, step=1):
+    folder.mkdir(parents=True)
+    for index in range(count):
+        picture = np.full((H, W, 3), 40 + 10 * index, np.uint8)
+        Image.fromarray(picture).save(folder / f"{first + step * index:05d}.jpg")
+    return [f"{first + step * index:05d}" for index in range(count)]
+
+
+def boxes():
+    """Two objects on every frame, (2, T, H, W), apart from each other."""
+    masks = np.zeros((2, T, H, W), bool)
+    for index in range(T):
+        masks[0, index, 2:8, 2 + index : 9 + index] = True
+        masks[1, index, 11:17, 3:9] = True
+    return masks
+
+
+def labels(index, values=(1, 2), dtype=np.uint8):
+    picture = np.zeros((H, W), dtype)
+    for mask, value in zip(boxes()[:, index], values, strict=True):
+        picture[mask] = value
+    return picture
+
+
+def vos(root, write, indices=range(T)):
+    """MOSE's layout: frames and pictures of masks, no sentences."""
+    names = frames(root / "JPEGImages" / "v")
+    (root / "Annotations" / "v").mkdir(parents=True)
+    for index in indices:
+        write(index).save(root / "Annotations" / "v" / f"{names[index]}.png")
+    return root
+
+
+def palette(index):
+    picture = Image.fromarray(labels(index))
+    picture.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    return picture
+
+
+def masks_of(project):
+    return [project.object_mask(key, 0, T) for key in project.objects]
+
+
+def rgb(colors):
+    def draw(index):
+        picture = np.zeros((H, W, 3), np.uint8)
+        for mask, color in zip(boxes()[:, index], colors, strict=True):
+            picture[mask] = color
+        return Image.fromarray(picture)
+
+    return draw
+
+
+def opaque(index):
+    return Image.fromarray(labels(index)).convert("LA")
+
+
+KINDS = {
+    "palette": palette,
+    "grey": lambda index: Image.fromarray(labels(index)),
+    "16 bits": lambda index: Image.fromarray(labels(index, (1, 700), np.uint16)),
+    "16 bits with 255": lambda index: Image.fromarray(labels(index, (255, 256), np.uint16)),
+    "colours of VOC": rgb([(128, 0, 0), (0, 128, 0)]),
+    "other colours": rgb([(250, 30, 30), (20, 20, 240)]),
+    "grey in three channels": rgb([(1, 1, 1), (2, 2, 2)]),
+    "opaque": opaque,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_of_masks_are_read_by_their_kind(tmp_path, kind):
+    root = vos(tmp_path / "train", KINDS[kind])
+    with import_video(root, "v", tmp_path / "p") as project:
+        found = masks_of(project)
+    assert len(found) == 2
+    wanted = boxes() if kind != "other colours" else boxes()[::-1]
+    assert sorted(map(np.ndarray.tobytes, found)) == sorted(map(np.ndarray.tobytes, wanted))
+
+
+@pytest.mark.parametrize("kind", ["0 and 255", "black and white", "65535", "white in colour"])
+def test_a_lone_highest_value_is_the_object(tmp_path, kind):
+    both = boxes().any(axis=0)
+
+    def draw(index):
+        if kind == "black and white":
+            return Image.fromarray(both[index])
+        if kind == "65535":
+            return Image.fromarray(both[index] * np.uint16(65535))
+        grey = both[index] * np.uint8(255)
+        return Image.fromarray(grey if kind == "0 and 255" else np.dstack([grey] * 3))
+
+    with import_video(vos(tmp_path / "train", draw), "v", tmp_path / "p") as project:
+        (found,) = masks_of(project)
+    assert np.array_equal(found, both)
+
+
+def test_255_beside_others_is_a_border(tmp_path):
+    def draw(index):
+        picture = labels(index)
+        picture[0] = 255
+        return Image.fromarray(picture)
+
+    with import_video(vos(tmp_path / "train", draw), "v", tmp_path / "p") as project:
+        assert all(map(np.array_equal, masks_of(project), boxes()))
+
+
+def noise(index):
+    return Image.fromarray(np.random.default_rng(index).integers(0, 256, (H, W, 3), np.uint8))
+
+
+def see_through(index):
+    return Image.fromarray(np.dstack([labels(index)] * 3 + [labels(index) * np.uint8(100)]))
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [(noise, "no picture of masks"), (see_through, "see-through")],
+)
+def test_what_is_no_picture_of_masks_is_refused(tmp_path, draw, message):
+    root = vos(tmp_path / "train", draw)
+    with pytest.raises(DatasetError, match=message):
+        import_video(root, "v", tmp_path / "p")
+    assert not (tmp_path / "p.flowrvs").exists()
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path):
+    root = vos(tmp_path / "train", palette)
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n(touched) (w) file closefile\n"
+    (root / "Annotations/v/00000.png").write_bytes(script)
+    with pytest.raises(DatasetError, match=r"00000\.png is not a readable picture"):
+        import_video(root, "v", tmp_path / "p")
+    (root / "JPEGImages/v/00000.jpg").write_bytes(script)
+    meta = {"videos": {"v": {"frames": ["00000"], "expressions": {"0": {"exp": "x"}}}}}
+    (root / "meta_expressions.json").write_text(json.dumps(meta))
+    assert "bad-picture" in {f.code for f in check_split(root, deep=True)}
+
+
+def test_frames_that_nobody_annotated_are_nobodys(tmp_path):
+    root = vos(tmp_path / "train", palette, indices=(0, 3))
+    with import_video(root, "v", tmp_path / "p") as project:
+        human, empty = Provenance.HUMAN, Provenance.EMPTY
+        for key in project.objects:
+            assert project.provenance(key).tolist() == [human, empty, empty, human, empty, empty]
+        notes = Origin.load(project.path).notes
+        assert notes == ["4 of 6 frames have no annotation: nobody has looked at them yet"]
+        rows = preview_export([project]).rows
+        assert [row.unlooked for row in rows] == [4]
+        found = preview_export([project]).findings
+        assert any("on 4 of 6 frames nobody has looked" in f.problem for f in found)
+        again = export_projects([project], tmp_path / "d", format="davis")
+        assert not any("nobody has looked" in note for note in again.notes)
+        pictures = sorted(p.name for p in (again.path / "Annotations/480p/v").iterdir())
+        assert pictures == ["00000.png", "00003.png"]
+        coco = export_projects([project], tmp_path / "d", format="coco-images", split="c").path
+        images = json.loads((coco / "instances.json").read_text())["images"]
+        assert [image["file_name"] for image in images] == ["v/00000.jpg", "v/00003.jpg"]
+        result = export_projects([project], tmp_path / "d", format="coco", split="all")
+        assert any("on 4 of 6 frames nobody has looked" in note for note in result.notes)
+        few = export_projects([project], tmp_path / "e", format="coco", annotated_only=True)
+        assert few.frames == 2 and not few.notes
+        video = json.loads((few.path / "instances.json").read_text())["videos"][0]
+        assert video["file_names"] == ["v/00000.jpg", "v/00003.jpg"]
+
+
+def test_objects_without_a_sentence_are_written_or_named(tmp_path):
+    root = vos(tmp_path / "train", palette)
+    with import_video(root, "v", tmp_path / "p") as project:
+        project.add_expression("the first", [1])
+        for format, count in (("mevis", 1), ("png", 1)):
+            result = export_projects([project], tmp_path / format, format=format)
+            assert result.objects == count
+            assert any("'object 2': it is left out" in note for note in result.notes)
+            assert "it is left out" in (result.path / "README.md").read_text()
+        found = preview_export([project], format="mevis").findings
+        assert [f.code for f in found] == ["no-sentence"]
+        assert preview_export([project], format="davis").findings == ()
+        for format in ("davis", "ytvos", "refdavis", "coco", "coco-images", "csv", "ome-zarr"):
+            result = export_projects([project], tmp_path / format, format=format)
+            assert result.objects == 2
+            assert any("'object 2'" in n for n in result.notes) == (format in ("ytvos", "refdavis"))
+        for format in ("davis", "ytvos", "coco"):
+            with import_video(tmp_path / format / "train", "v", tmp_path / f"{format}.p") as again:
+                assert all(map(np.array_equal, masks_of(again), boxes()))
+        named = export_projects([project], tmp_path / "named", name_as_sentence=True)
+        assert (named.objects, named.expressions, named.notes) == (2, 2, ())
+        split = MevisSplit.open(named.path)
+        by_text = {e.exp: exp_id for exp_id, e in split.videos["v"].expressions.items()}
+        assert np.array_equal(split.target_masks("v", by_text["object 2"]), boxes()[1])
+
+
+def ref_ytvos(root, truth):
+    """The official tree: the sentences beside the split."""
+    names = frames(root / "valid" / "JPEGImages" / "v", step=5)
+    rows = {"0": {"exp": "the first"}, "1": {"exp": "the second"}}
+    if truth:
+        rows["0"]["obj_id"], rows["1"]["obj_id"] = "1", "2"
+        (root / "valid" / "Annotations" / "v").mkdir(parents=True)
+        for index, name in enumerate(names):
+            palette(index).save(root / "valid" / "Annotations" / "v" / f"{name}.png")
+    kinds = {str(n): {"category": "bear", "frames": names} for n in (1, 2)}
+    (root / "valid" / "meta.json").write_text(json.dumps({"videos": {"v": {"objects": kinds}}}))
+    place = root / "meta_expressions" / "valid"
+    place.mkdir(parents=True)
+    meta = {"videos": {"v": {"expressions": rows, "frames": names}}}
+    (place / "meta_expressions.json").write_text(json.dumps(meta))
+    return root / "valid"
+
+
+def test_sentences_without_ids_are_unknown(tmp_path):
+    root = ref_ytvos(tmp_path, truth=False)
+    assert [f for f in check_split(root) if f.severity == "error"] == []
+    assert len(MevisSplit.open(root)) == 2
+    with pytest.raises(DatasetError, match="holds the splits valid"):
+        list_videos(tmp_path)
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert "does not say what 2 of 2" in Origin.load(project.path).notes[-1]
+        result = export_projects([project], tmp_path / "d")
+        assert result.expressions == 0 and "nobody knows yet" in result.notes[-1]
+        hidden = export_projects([project], tmp_path / "d", split="valid").path
+        rows = json.loads((hidden / "meta_expressions.json").read_text())["videos"]["v"]
+        assert rows["expressions"]["0"] == {"exp": "the first"}
+        assert write_back(project).sentences == 0
+        # What somebody has found is known, none included.
+        (first, second) = project.expressions
+        found = project.add_object("it", project.add_layer("l").id)
+        project.labels(1)[0, :3, :3] = found.id
+        project.set_expression_objects(first, [found.id])
+        result = export_projects([project], tmp_path / "e")
+        assert result.expressions == 1
+
+
+@pytest.mark.parametrize("place", ["in it", "beside it"])
+@pytest.mark.parametrize("wrong", ["clasic-car", "classic-car"])
+def test_davis_as_it_is_published(tmp_path, place, wrong):
+    root = tmp_path / "ref-davis"
+    for name in ("classic-car", "dogs-scale"):
+        names = frames(root / "DAVIS" / "JPEGImages" / "480p" / name)
+        (root / "DAVIS" / "Annotations" / "480p" / name).mkdir(parents=True)
+        for index, frame in enumerate(names):
+            palette(index).save(root / "DAVIS" / "Annotations" / "480p" / name / f"{frame}.png")
+    texts = (root if place == "beside it" else root / "DAVIS") / "davis_text_annotations"
+    texts.mkdir()
+    lines = f'{wrong} 1 "a car"\ndog-scale 2 "a dog\x92s tail"\n'
+    (texts / "Davis17_annot1.txt").write_bytes(lines.encode("latin-1"))
+    assert list_videos(root) == {"classic-car": 1, "dogs-scale": 1}
+    with import_video(root, "dogs-scale", tmp_path / "p") as project:
+        (sentence,) = project.expressions.values()
+        assert sentence.text == "a dog\u2019s tail"
+        found = project.expression_mask(sentence.exp_id, 0, T)
+        assert np.array_equal(found, boxes()[1])
+
+
+def mevis_v2(root, name, packed):
+    names = frames(root / "JPEGImages" / "v")
+    coded = [
+        [
+            {**r, "counts": r["counts"].decode()}
+            for r in (coco_mask.encode(np.asfortranarray(m, np.uint8)) for m in mask)
+        ]
+        for mask in boxes()
+    ]
+    rows = {
+        "0": {"exp": "the first", "obj_id": [0], "anno_id": [0]},
+        "1": {"exp": "none", "obj_id": [], "anno_id": []},
+    }
+    meta = {"videos": {"v": {"expressions": rows, "frames": names}}}
+    (root / name).write_text(json.dumps(meta))
+    (root / "mask_dict.json").write_text(json.dumps(dict(enumerate(coded))))
+    if packed:
+        with tarfile.open(root / "JPEGImages.tar", "w") as archive:
+            archive.add(root / "JPEGImages", "JPEGImages")
+            entry = tarfile.TarInfo("../../outside/v/evil.jpg")
+            entry.size = 4
+            archive.addfile(entry, io.BytesIO(b"evil"))
+            link = tarfile.TarInfo("JPEGImages/v/99999.jpg")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+        shutil.rmtree(root / "JPEGImages")
+    return root
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta_expressions_v2.json",
+        "meta_expressions_v2_release.json",
+        "meta_expressions_text_release.json",
+    ],
+)
+def test_the_second_version_of_mevis(tmp_path, name, packed):
+    (tmp_path / "train").mkdir()
+    root = mevis_v2(tmp_path / "train", name, packed)
+    split = MevisSplit.open(root)
+    assert np.array_equal(split.target_masks("v", "0"), boxes()[0])
+    assert split.read_frames("v").shape == (T, H, W, 3)
+    assert [f.severity for f in check_split(root)].count("error") == 0
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert [e.text for e in project.expressions.values()] == ["the first", "none"]
+        project.labels(1)[2, :2, :2] = 1
+        assert write_back(project).masks == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.flowrvs", "train"]
+    assert sorted(p.name for p in (root / "JPEGImages" / "v").iterdir())[-1] == "00005.jpg"
+
+
+def test_a_cut_archive_is_one_line(tmp_path):
+    (tmp_path / "t").mkdir()
+    root = mevis_v2(tmp_path / "t", "meta_expressions_v2.json", True)
+    data = (root / "JPEGImages.tar").read_bytes()
+    (root / "JPEGImages.tar").write_bytes(data[:3000])
+    with pytest.raises(DatasetError, match=r"JPEGImages\.tar"):
+        MevisSplit.open(root).read_frames("v")
+    assert not (root / "JPEGImages").exists()
+
+
+def plain_rle(mask):
+    runs, last, count = [], 0, 0
+    for value in mask.T.ravel().astype(int).tolist():
+        if value != last:
+            runs.append(count)
+            last, count = value, 0
+        count += 1
+    return {"size": list(mask.shape), "counts": [*runs, count]}
+
+
+def coco_video(root, frames_in="train", **changes):
+    names = frames(root / frames_in / "v")
+    data = {
+        "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}],
+        "videos": [{"id": 1, "file_names": [f"v/{name}.jpg" for name in names]}],
+        "annotations": [
+            {
+                "id": 11 + n,
+                "video_id": "1",
+                "category_id": 1 + n,
+                "segmentations": [plain_rle(m) for m in mask],
+                "areas": [int(m.sum()) for m in mask],
+            }
+            for n, mask in enumerate(boxes())
+        ],
+        **changes,
+    }
+    (root / "instances_train.json").write_text(json.dumps(data))
+    return root / "instances_train.json"
+
+
+@pytest.mark.parametrize("place", ["train", "JPEGImages", "train/JPEGImages", "."])
+def test_json_is_read_where_it_lies(tmp_path, place):
+    path = coco_video(tmp_path / "d", place)
+    with import_video(path, None, tmp_path / "p") as project:
+        assert [o.name for o in project.objects.values()] == ["person 11", "dog 12"]
+        assert all(map(np.array_equal, masks_of(project), boxes()))
+
+
+def test_frames_may_lie_elsewhere(tmp_path):
+    path = coco_video(tmp_path / "d", "../far/away")
+    with pytest.raises(DatasetError, match="--frames"):
+        import_video(path, "v", tmp_path / "p")
+    with pytest.raises(MissingPathError):
+        list_videos(path, pictures=tmp_path / "none")
+    with import_video(path, "v", tmp_path / "p", pictures=tmp_path / "far/away") as project:
+        assert all(map(np.array_equal, masks_of(project), boxes()))
+        project.labels(1)[0, 11:17, 3:9] = 0
+        assert write_back(project).masks == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["annotations"].append(d["annotations"][0]), "id 11 twice"),
+        (lambda d: d["videos"].append(d["videos"][0]), "twice"),
+        (lambda d: d.pop("videos"), "no annotation that can be read"),
+        (lambda d: d.update(videos=[]), "lists no video"),
+        (lambda d: d.update(annotations=[]), "neither objects nor sentences"),
+        (lambda d: d["annotations"][0].update(id=float("inf")), "no whole number"),
+        (lambda d: d["annotations"][0]["segmentations"].pop(), "5 masks for 6 frames"),
+        (
+            lambda d: d["annotations"][1]["segmentations"][3].update(counts=[1, 10**9]),
+            "v, annotation 12, frame 00003",
+        ),
+        (
+            lambda d: d["annotations"][1]["segmentations"][3].update(size=[10**9, 10**9]),
+            "v, annotation 12, frame 00003",
+        ),
+        (
+            lambda d: d["annotations"][1]["segmentations"][3].update(counts=[float("inf"), None]),
+            "v, annotation 12, frame 00003",
+        ),
+        (lambda d: d["annotations"].append(7), "no list of objects"),
+        (lambda d: d["videos"][0].update(file_names=["../../x.jpg"]), "file name"),
+    ],
+)
+def test_damaged_json_is_named(tmp_path, change, message):
+    path = coco_video(tmp_path / "d")
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=message) as caught:
+        import_video(path, None, tmp_path / "p")
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]
+
+
+def test_coco_by_image_and_its_polygons(tmp_path):
+    names = frames(tmp_path / "d" / "v")
+    corners = [[2, 2, 9, 2, 9, 8, 2, 8]]
+    data = {
+        "categories": [{"id": 1, "name": "cell"}],
+        "images": [
+            {"id": 5 + n, "file_name": f"v/{name}.jpg", "height": H, "width": W}
+            for n, name in enumerate(names[:4])
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 5, "category_id": 1, "segmentation": corners, "track_id": 3},
+            {"id": 2, "image_id": 7, "category_id": 1, "segmentation": corners, "track_id": 3},
+        ],
+    }
+    (tmp_path / "d" / "instances.json").write_text(json.dumps(data))
+    with import_video(tmp_path / "d", "v", tmp_path / "p") as project:
+        (found,) = masks_of(project)
+        assert not can_write_back(project)
+        with pytest.raises(InputError, match="not written back"):
+            write_back(project)
+        provenance = project.provenance(1).tolist()
+    wanted = np.zeros((T, H, W), bool)
+    wanted[[0, 2], 2:8, 2:9] = True
+    assert np.array_equal(found, wanted)
+    assert provenance == [Provenance.HUMAN] * 4 + [Provenance.EMPTY] * 2
+
+
+def test_labelme(tmp_path):
+    folder = tmp_path / "v"
+    names = frames(folder)
+    for name in names[::5]:
+        shapes = [
+            {"label": "cap", "points": [[2, 2], [9, 2], [9, 8], [2, 8]], "shape_type": "polygon"},
+            {"label": "cap", "points": [[11, 2], [14, 7]], "shape_type": "rectangle"},
+            {"label": "dot", "points": [[1, 1]], "shape_type": "point", "group_id": 4},
+        ]
+        about = {"imagePath": f"{name}.jpg", "imageHeight": H, "imageWidth": W}
+        (folder / f"{name}.json").write_text(json.dumps({"shapes": shapes, **about}))
+    with import_video(folder, None, tmp_path / "p") as project:
+        (found,) = masks_of(project)
+        assert [o.name for o in project.objects.values()] == ["cap"]
+        assert "2 shapes that are no polygons" in Origin.load(project.path).notes[0]
+    wanted = np.zeros((T, H, W), bool)
+    wanted[[0, 5], 2:8, 2:9] = True
+    wanted[[0, 5], 2:7, 11:14] = True
+    assert np.array_equal(found, wanted)
+
+
+def sa_v(root):
+    frames(root / "sav_000001", count=T)
+    coded = [
+        [
+            {**r, "counts": r["counts"].decode()}
+            for r in (coco_mask.encode(np.asfortranarray(m[i], np.uint8)) for m in boxes())
+        ]
+        for i in (0, 2, 4)
+    ]
+    data = {"video_id": "sav_000001", "video_frame_count": T, "masklet": coded}
+    (root / "sav_000001_manual.json").write_text(json.dumps({**data, "masklet_id": [0, 1]}))
+    return root
+
+
+# -- home again --------------------------------------------------------------------------
+
+
+def bytes_of(folder):
+    return {
+        p.relative_to(folder): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix != ".tar"
+    }
+
+
+HOMES = {
+    "vos": lambda root: vos(root / "s", palette),
+    "vos in 16 bits": lambda root: vos(root / "s", KINDS["16 bits"]),
+    "vos in colours": lambda root: vos(root / "s", KINDS["colours of VOC"]),
+    "vos in grey colours": lambda root: vos(root / "s", KINDS["grey in three channels"]),
+    "ytvos": lambda root: ref_ytvos(root, truth=True),
+    "coco": lambda root: coco_video(root),
+    "sa-v": lambda root: sa_v(root / "s"),
+}
+
+
+@pytest.mark.parametrize("kind", HOMES)
+def test_corrections_go_home(tmp_path, kind):
+    (tmp_path / "data").mkdir()
+    place = HOMES[kind](tmp_path / "data")
+    before = bytes_of(tmp_path / "data")
+    with import_video(place, None, tmp_path / "p") as project:
+        assert can_write_back(project)
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added, result.removed) == (0, 0, 0, 0)
+        assert bytes_of(tmp_path / "data") == before
+        first, second = project.objects
+        new = project.add_object("new", 1)
+        project.labels(1)[2, :2, 20:25] = new.id
+        project.labels(1)[4] = np.where(project.labels(1)[4] == first, 0, project.labels(1)[4])
+        project.remove_object(second)
+        wanted = {key: project.object_mask(key, 0, T) for key in (first, new.id)}
+        result = write_back(project)
+        # One frame of the first object, and every annotated one of the second.
+        count = 1 + (3 if kind == "sa-v" else T)
+        assert (result.masks, result.added, result.removed) == (count, 1, 1)
+        assert write_back(project).masks == 0
+    with import_video(place, None, tmp_path / "q") as again:
+        found = masks_of(again)
+    assert sorted(map(np.ndarray.tobytes, found)) == sorted(m.tobytes() for m in wanted.values())
+    after = bytes_of(tmp_path / "data")
+    assert set(after) == set(before)
+    changed = {str(p) for p in before if before[p] != after[p]}
+    assert all(Path(name).suffix in (".png", ".json") for name in changed)
+    assert sorted(p.name for p in (tmp_path / "data").rglob(".*")) == []
+
+
+def test_sentences_go_home_to_ref_youtube_vos_and_davis(tmp_path):
+    root = ref_ytvos(tmp_path / "y", truth=True)
+    davis = tmp_path / "davis"
+    names = frames(davis / "JPEGImages" / "480p" / "v")
+    (davis / "Annotations" / "480p" / "v").mkdir(parents=True)
+    for index, name in enumerate(names):
+        palette(index).save(davis / "Annotations" / "480p" / "v" / f"{name}.png")
+    (davis / "davis_text_annotations").mkdir()
+    text = davis / "davis_text_annotations" / "Davis17_annot1.txt"
+    text.write_bytes(b'v 1 "the first"\nv 2 "the second\x92s"\nother 1 "kept \xe9"')
+    for place in (root, davis):
+        with import_video(place, "v", tmp_path / f"{place.name}.p") as project:
+            first, second = project.expressions
+            project.set_expression_text(first, "the very first")
+            project.remove_expression(second)
+            project.add_expression("a third", [2])
+            assert write_back(project).sentences == 3
+            assert write_back(project).sentences == 0
+            both = project.add_expression("both", [1, 2]).exp_id
+            with pytest.raises(DatasetError, match="cannot hold"):
+                write_back(project)
+            project.remove_expression(both)
+        with import_video(place, "v", tmp_path / f"{place.name}.q") as again:
+            found = {e.text: sorted(e.object_ids) for e in again.expressions.values()}
+            assert found == {"the very first": [1], "a third": [2]}
+    assert text.read_bytes() == b'v 1 "the very first"\nother 1 "kept \xe9"\nv 2 "a third"\n'
+
+
+def test_what_a_picture_cannot_hold_is_refused_and_changes_nothing(tmp_path):
+    root = vos(tmp_path / "s", palette)
+    before = bytes_of(root)
+    with import_video(root, "v", tmp_path / "p") as project:
+        layer = project.add_layer("more").id
+        new = project.add_object("new", layer)
+        project.labels(layer)[3, 11:14, 3:9] = new.id
+        project.labels(1)[1, :2, :2] = 1
+        with pytest.raises(DatasetError, match=r"v, frame 00003: the objects 2 and 3 overlap"):
+            write_back(project)
+    assert bytes_of(root) == before
+
+
+def test_an_absence_that_somebody_saw_goes_home(tmp_path):
+    root = vos(tmp_path / "s", palette, indices=(0,))
+    with import_video(root, "v", tmp_path / "p") as project:
+        for key in project.objects:
+            project.lock_frames(key, 1, 2)
+        write_back(project)
+    picture = root / "Annotations" / "v" / "00001.png"
+    with Image.open(picture, formats=["PNG"]) as found:
+        assert found.size == (W, H) and found.getextrema() == (0, 0)
+    assert not (root / "Annotations" / "v" / "00002.png").exists()
+
+
+def test_png_goes_home(tmp_path, shapes_mp4, shapes_masks):
+    import flowrvs
+
+    with flowrvs.open_video(shapes_mp4) as video:
+        made = Project.create(tmp_path / "shapes", video.info)
+    with made:
+        for name in ("red", "green"):
+            _, found = made.add_prompt(name)
+            made.write_model(found.layer, found.id, 0, shapes_masks[name])
+        path = export_projects([made], tmp_path / "d", format="png").path
+    with import_video(path, "shapes", tmp_path / "p") as project:
+        project.labels(1)[3, :2, :2] = 1
+        new = project.add_object("new", 1)
+        project.labels(1)[5, 46:, 60:] = new.id
+        project.add_expression("the corner", [new.id])
+        wanted = {
+            e.text: project.expression_mask(e.exp_id, 0, 12) for e in project.expressions.values()
+        }
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added) == (1, 1, 1)
+    with import_video(path, "shapes", tmp_path / "q") as again:
+        for e in again.expressions.values():
+            assert np.array_equal(again.expression_mask(e.exp_id, 0, 12), wanted.pop(e.text))
+    assert not wanted
