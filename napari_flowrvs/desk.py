@@ -194,6 +194,14 @@ class Desk:
             self.object_requested.emit(object_id)
             self.set_object(object_id)
 
+    def choose_next(self, step: int = 1) -> None:
+        """Ask for the object after, or before, the one that is chosen; round and round."""
+        known = [] if self._project is None else sorted(self._project.objects)
+        if known:
+            start = -1 if step > 0 else 0
+            here = known.index(self._object) if self._object in known else start
+            self.choose(known[(here + step) % len(known)])
+
     def set_span(self, start: int | None, stop: int | None) -> None:
         """Choose the range that tools work on; None twice means the whole video.
 

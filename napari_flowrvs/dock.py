@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from napari.layers import Image
 from napari.settings import get_settings
 from napari.viewer import Viewer
-from qtpy.QtCore import QEvent, QSize, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtGui import QKeyEvent, QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
@@ -20,23 +17,26 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from flowrvs.errors import FlowRVSError, InputError
+from flowrvs.errors import InputError
 from flowrvs.store import Project
 from napari_flowrvs.bridge import Bridge, StorageWatch
 from napari_flowrvs.correct.panel import CorrectPanel
-from napari_flowrvs.desk import Desk
 from napari_flowrvs.export.panel import show_export
 from napari_flowrvs.find.panel import FindPanel
-from napari_flowrvs.find.presenter import Prompt, SegmenterFactory, Stray, Written, load_segmenter
+from napari_flowrvs.find.presenter import (
+    Prompt,
+    SegmenterFactory,
+    Written,
+    import_ahead,
+    load_segmenter,
+)
 from napari_flowrvs.footer import Footer
 from napari_flowrvs.job import Phase, Runner
-from napari_flowrvs.layers import as_video, no_video
 from napari_flowrvs.objects.panel import ObjectsPanel
 from napari_flowrvs.opening.panel import VideoHead
-from napari_flowrvs.projects import open_projects
 from napari_flowrvs.recent import Recent
 from napari_flowrvs.review.panel import ReviewPanel
-from napari_flowrvs.session import Session
+from napari_flowrvs.session import Session, closer
 from napari_flowrvs.strip.panel import ProvenanceStrip, place_strip
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets import style
@@ -75,13 +75,18 @@ class SegmentDock(QWidget):
         super().__init__()
         self.session = Session(load, runner, run_soon)
         self.bridge = Bridge(self.session.desk, self)
-        self.link = ViewerLink(napari_viewer, self.session.desk, self.bridge, self._turn)
+        self.link = ViewerLink(
+            napari_viewer, self.session.desk, self.bridge, self._turn, self.session.cancel
+        )
         self.commands = Commands(napari_viewer)
+        history = self.session.history
+        self.commands.add(undo=history.undo, redo=history.redo, cancel=self.session.cancel)
         self.strip = ProvenanceStrip(self.session.strip)
         self._running: Any = None  # the layer of the video that a run is about
-        self._taken: Any = None  # labels that are being taken over
         self._build(Recent() if recent is None else recent)
         self._connect()
+        if load is load_segmenter:
+            self.find.sentences.begun.connect(import_ahead)
         self.head.refresh()
         self.link.begin()
         self._on_theme()
@@ -91,7 +96,9 @@ class SegmentDock(QWidget):
         watching.start(_WATCH_MS)
         # What must happen when the widget has gone cannot be asked of the widget.
         self._place = {"docked": False}
-        self.destroyed.connect(_closer(self.session, self.link, self._place))
+        self.destroyed.connect(
+            closer(self.session, self.link.projects, self.link.holder, self._place)
+        )
 
     def _build(self, recent: Recent) -> None:
         session, commands = self.session, self.commands
@@ -99,8 +106,9 @@ class SegmentDock(QWidget):
         commands.report(self.footer.show_refusal, self.footer.problem.pass_by)
         progress = self.footer.progress
         self.head = VideoHead(self.link, session.opener, session.desk, commands, progress)
-        self.find = FindPanel(session.segment, session.models, recent, commands, progress)
-        self.find.home = self._home
+        self.find = FindPanel(
+            session.segment, session.models, recent, commands, progress, self.link
+        )
         self.find.check_free = self._check_free
         self.objects = ObjectsPanel(session.objects, commands.attempt)
         self.review = ReviewPanel(session.review, commands)
@@ -140,8 +148,9 @@ class SegmentDock(QWidget):
                 "napari-flowrvs", "Compare two layers"
             )
         )
-        for job in (session.segment.job, session.opener.job):
-            job.phase_changed.connect(self._on_phase)
+        for part in (session.segment, session.opener, session.correct, session.steps):
+            part.job.phase_changed.connect(self._on_phase)
+        session.segment.job.phase_changed.connect(self._on_run)
         session.segment.prompted.connect(self._on_prompted)
         session.segment.written.connect(self._on_written)
         session.segment.finished.connect(self._on_run_finished)
@@ -150,10 +159,6 @@ class SegmentDock(QWidget):
         session.objects.brush_requested.connect(link.take_brush)
         session.desk.project_changed.connect(self._on_project)
         link.labels_removed.connect(self._close_unused)
-        link.stray_changed.connect(self._on_stray)
-        self.find.use_button.clicked.connect(self._use_as_video)
-        self.find.take_button.clicked.connect(self._take_over)
-        link.viewer.layers.selection.events.active.connect(self._on_layer)
         link.viewer.events.theme.connect(self._on_theme)
         get_settings().appearance.events.font_size.connect(self._on_theme)
 
@@ -172,45 +177,11 @@ class SegmentDock(QWidget):
         if project is not None:
             self.find.sentences.offer(tuple(said.text for said in project.expressions.values()))
 
-    def _home(self) -> str | None:
-        project = self.link.project_of(self.head.layer)
-        return None if project is None else str(project.path)
-
     def _close_unused(self) -> None:
         """Let go of the projects whose layers were removed, once no job writes to them."""
         if self.session.segment.job.busy or self.session.steps.busy:
             return
         self.commands.attempt(self.link.release_unused)
-
-    def _on_stray(self, layer: Any) -> None:
-        """Say it when somebody is about to draw where nothing keeps it."""
-        known = layer is not None and self.head.layer is not None
-        stray = partial(_stray, layer, self.session.desk) if known else None
-        self.find.set_stray(stray, "" if layer is None else str(layer.name))
-        if known and not self.session.stoppable():
-            self.footer.progress.say(
-                f"The layer {layer.name!r} is not part of a project: nothing here works on it, "
-                "and nobody saves it. On the page Find, Take over copies it into the project, and "
-                "Draw by hand makes a layer that is."
-            )
-
-    def _take_over(self) -> None:
-        self._taken = self.link.viewer.layers.selection.active
-        self.find.take_over()
-
-    def _on_layer(self, _event: Any = None) -> None:
-        """Say it when the layer that was chosen looks like a video and is none."""
-        layer = self.link.viewer.layers.selection.active
-        self.find.show_hint(no_video(layer) if isinstance(layer, Image) else None)
-
-    def _use_as_video(self) -> None:
-        """Put a layer of frames, height and width in the place of the chosen one."""
-        layer = self.link.viewer.layers.selection.active
-        found = no_video(layer) if isinstance(layer, Image) else None
-        if found is not None and found.axis is not None:
-            made = as_video(layer, self.find.index.value() - 1)
-            self.link.remove(layer)
-            self.link.add(made)
 
     # -- a run ---------------------------------------------------------------------------
 
@@ -221,12 +192,15 @@ class SegmentDock(QWidget):
     def _on_phase(self, phase: Phase) -> None:
         if phase is Phase.RUNNING:
             self.footer.problem.clear()
+
+    def _on_run(self, phase: Phase) -> None:
+        if phase is Phase.RUNNING:
             self._running = self.head.layer
 
     def _on_idle(self, idle: bool) -> None:
         self.head.videos.native.setEnabled(idle)
         if idle:
-            self._taken = None
+            self.find.offers.settle(taken=False)
             self._close_unused()
 
     def _on_prompted(self, project: Project, prompts: tuple[Prompt, ...]) -> None:
@@ -234,9 +208,7 @@ class SegmentDock(QWidget):
         link.note_home(video, project)
         first = not link.project_layers(project)
         link.viewer.layers.selection.active = link.show_layer(project, prompts[0].layer_id, video)
-        if self._taken is not None:
-            self._taken.visible = False  # its masks are the project's now
-            self._taken = None
+        self.find.offers.settle(taken=True)
         if first or len(prompts) > 1:
             link.show_project(project, video)
         self.session.desk.catalog_changed.emit()
@@ -301,41 +273,22 @@ class SegmentDock(QWidget):
             holder = holder.parentWidget()
         if holder is not None and self.strip.parent() is None:
             place_strip(self.strip, holder)
+            holder.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Ask before the window closes on work that cannot be saved."""
+        if event.type() == QEvent.Type.Close and not self.head.may_close():
+            event.ignore()
+            return True
+        return False
 
     def shut_down(self) -> None:
         """Cancel what runs, wait for it a moment, and write everything to disk."""
         get_settings().appearance.events.font_size.disconnect(self._on_theme)
-        self.strip.setParent(None)
+        self.strip.leave()
         self.commands.close()
         self.footer.close_all()
         self.bridge.close()
         self.link.let_go()
         self.find.close_all()
         self.session.close()
-
-
-def _stray(layer: Any, desk: Desk) -> Stray:
-    return Stray(str(layer.name), layer.data, desk.frame)
-
-
-def _closer(session: Session, link: ViewerLink, place: dict[str, bool]) -> Callable[..., None]:
-    """Return what to do once the widget has gone."""
-    projects, holder = link.projects, link.holder
-
-    def close(_: Any = None) -> None:
-        _closing.discard(close)
-        session.close(1.0)
-        if not place["docked"]:
-            return  # only the dock was closed: the viewer goes on showing the layers
-        for project in projects:
-            try:
-                open_projects.release(project, holder)
-            except FlowRVSError:
-                continue  # it stays open: another attempt is made when Python ends
-
-    _closing.add(close)
-    return close
-
-
-# What is called when a widget goes must not go with it in the same collection of garbage.
-_closing: set[Callable[..., None]] = set()

@@ -28,7 +28,9 @@ __all__ = [
     "label_layer",
     "layers_of",
     "no_video",
+    "note_placement",
     "object_colors",
+    "placement_of",
     "project_home",
     "project_layers",
     "recognise",
@@ -46,6 +48,9 @@ KEY = "flowrvs"
 
 #: Names of the axes of every layer.
 AXES = ("frame", "y", "x")
+
+#: The key of this plugin in what a project keeps for others.
+_NOTES = "napari"
 
 _META = "meta_expressions.json"
 _UNKNOWN = (0.6, 0.6, 0.6, 1.0)
@@ -78,6 +83,36 @@ def object_colors(project: Project, layer_id: int) -> dict[int | None, Any]:
     return colors
 
 
+def placement_of(project: Project) -> dict[str, Any]:
+    """Return where a project's video and masks lie in the world, as arguments of a layer.
+
+    It was written by whoever made the project: what is odd about it is not taken.
+    """
+    notes = project.notes.get(_NOTES)
+    noted = notes.get("placement") if isinstance(notes, dict) else None
+    shapes = {"scale": (3,), "translate": (3,), "rotate": (3, 3), "shear": (3,), "affine": (4, 4)}
+    found: dict[str, Any] = {}
+    try:
+        for name, shape in shapes.items():
+            found[name] = np.array(noted[name], np.float64)  # type: ignore[index]
+            if found[name].shape != shape or not np.isfinite(found[name]).all():
+                return {}
+        parts = (np.diag(found["scale"]), found["rotate"], found["affine"][:3, :3])
+        usable = all(abs(np.linalg.det(part)) > 1e-12 for part in parts)
+    except (TypeError, ValueError, KeyError):
+        return {}
+    return found if usable else {}
+
+
+def note_placement(project: Project, layer: Any) -> None:
+    """Keep in a project where its video lies."""
+    names = ("scale", "translate", "rotate", "shear", "affine")
+    values = {name: np.asarray(getattr(layer, name), np.float64).tolist() for name in names}
+    before = project.notes.get(_NOTES)
+    others = before if isinstance(before, dict) else {}
+    project.note(_NOTES, {**others, "placement": values})
+
+
 def label_layer(project: Project, layer_id: int) -> LayerTuple:
     """Return the editable labels layer of one layer of `project`.
 
@@ -88,6 +123,7 @@ def label_layer(project: Project, layer_id: int) -> LayerTuple:
         "name": record.name,
         "colormap": object_colors(project, layer_id),
         "metadata": {KEY: {"project": str(project.path), "layer": layer_id}},
+        **placement_of(project),
     }
     return project.labels(layer_id).shown(_silent), meta, "labels"
 
@@ -99,6 +135,7 @@ def project_layers(project: Project, note: Callable[[str], None] = _silent) -> l
     if video is not None:
         shown = video_layer(video)
         shown[1]["metadata"][KEY]["home"] = str(project.path)
+        shown[1].update(placement_of(project))
         layers.append(shown)
     layers += [label_layer(project, layer_id) for layer_id in project.layers]
     if not layers:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels, Layer
+from napari.layers.labels._labels_key_bindings import reset_polygon
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_info
 
@@ -76,6 +77,8 @@ class ProjectLabels(Labels):
         Gets one line for the user where a tool is refused.
     turn : callable or None
         ``turn(back)`` undoes, or does again, in place of doing it here and now.
+    cancel : callable or None
+        Stops what runs; True when something did.
     """
 
     def __init__(self, data: LabelsArray, **attributes: Any) -> None:
@@ -87,6 +90,7 @@ class ProjectLabels(Labels):
         self.layer_id = int(self.metadata[KEY]["layer"])
         self.notify: Callable[[str], None] = show_info
         self.turn: Callable[[bool], object] | None = None
+        self.cancel: Callable[[], bool] | None = None
         self._drawing = False
         self._shown: tuple[Any, int] = (None, -1)
         self._refused: tuple[int, int, float] = (-1, -1, 0.0)
@@ -124,6 +128,11 @@ class ProjectLabels(Labels):
     def select_new(self) -> None:
         """Select a value that no object of the project has: painting it makes a new object."""
         self.selected_label = self.project.next_label
+
+    def stop(self) -> None:
+        """Stop what runs; where nothing does, forget the polygon that is begun (Esc)."""
+        if self.cancel is None or not self.cancel():
+            reset_polygon(self)
 
     # -- steps ---------------------------------------------------------------------------
 
@@ -292,6 +301,7 @@ class ProjectLabels(Labels):
 
 # napari's own "new label" refuses everything but numpy arrays.
 ProjectLabels.bind_key("m", ProjectLabels.select_new, overwrite=True)
+ProjectLabels.bind_key("Escape", ProjectLabels.stop, overwrite=True)
 
 
 def make_layer(layer: LayerTuple) -> Layer:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from flowrvs.errors import FlowRVSError
+from flowrvs.store import Project
 from napari_flowrvs.correct.presenter import CorrectPresenter
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.find.presenter import SegmenterFactory, SegmentPresenter
@@ -12,11 +16,12 @@ from napari_flowrvs.models.presenter import ModelPresenter
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.objects.presenter import ObjectsPresenter
 from napari_flowrvs.opening.presenter import OpenPresenter
+from napari_flowrvs.projects import open_projects
 from napari_flowrvs.review.presenter import ReviewPresenter
 from napari_flowrvs.steps import Steps
 from napari_flowrvs.strip.presenter import StripPresenter
 
-__all__ = ["Session"]
+__all__ = ["Session", "closer"]
 
 
 class Session:
@@ -73,3 +78,27 @@ class Session:
         parts = (self.review, self.links, self.steps, self.correct, self.motion, self.opener)
         ended = [part.close(timeout) for part in (*parts, self.models)]
         return self.segment.close(timeout) and all(ended)
+
+
+def closer(
+    session: Session, projects: set[Project], holder: object, place: dict[str, bool]
+) -> Callable[..., None]:
+    """Return what to do once the dock has gone; `place` says whether its viewer has, too."""
+
+    def close(_: object = None) -> None:
+        _closing.discard(close)
+        session.close(1.0)
+        if not place["docked"]:
+            return  # only the dock was closed: the viewer goes on showing the layers
+        for project in projects:
+            try:
+                open_projects.release(project, holder)
+            except FlowRVSError:
+                continue  # it stays open: another attempt is made when Python ends
+
+    _closing.add(close)
+    return close
+
+
+# What is called when a widget goes must not go with it in the same collection of garbage.
+_closing: set[Callable[..., None]] = set()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
@@ -20,13 +21,21 @@ from flowrvs.store import Project
 from napari_flowrvs.bridge import Bridge
 from napari_flowrvs.desk import Changed, Desk
 from napari_flowrvs.find.presenter import Written
-from napari_flowrvs.layers import KEY, LayerTuple, label_layer, no_video, source_of
+from napari_flowrvs.layers import (
+    KEY,
+    LayerTuple,
+    label_layer,
+    no_video,
+    note_placement,
+    placement_of,
+    source_of,
+)
 from napari_flowrvs.project_labels import ProjectLabels, make_layer
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo
 from napari_flowrvs.transport.prefetch import Reader
 
-__all__ = ["ViewerLink", "home_of"]
+__all__ = ["ViewerLink", "home_of", "is_aid"]
 
 #: So many layers are added at once; napari is slow with more.
 _MANY = 20
@@ -45,6 +54,8 @@ class ViewerLink:
         Tells the desk what changes in its project.
     turn : callable
         ``turn(back)`` undoes, or does again: what Ctrl+Z in a layer of a project means.
+    cancel : callable
+        Stops what runs; True when something did: what Esc means there.
     """
 
     #: The list of videos may have changed.
@@ -55,18 +66,25 @@ class ViewerLink:
     video_seen = Signal(object)
     #: A labels layer was removed.
     labels_removed = Signal()
-    #: Another layer was chosen; it is one of labels that belong to no project, or None.
-    stray_changed = Signal(object)
+    #: Another layer was chosen, or none.
+    layer_chosen = Signal(object)
 
     def __init__(
-        self, viewer: Viewer, desk: Desk, bridge: Bridge, turn: Callable[[bool], object]
+        self,
+        viewer: Viewer,
+        desk: Desk,
+        bridge: Bridge,
+        turn: Callable[[bool], object],
+        cancel: Callable[[], bool] = lambda: False,
     ) -> None:
         self.viewer = viewer
         self.desk = desk
         self.bridge = bridge
         self._turn = turn
+        self._cancel = cancel
         self._active: ProjectLabels | None = None
-        self._video: Image | None = None  # that is chosen in the dock
+        #: The layer of the video that is chosen in the dock.
+        self.video: Image | None = None
         self._waiting: deque[Callable[[], object]] = deque()
         self._next = QTimer()
         self._next.setSingleShot(True)
@@ -109,7 +127,7 @@ class ViewerLink:
         elif isinstance(layer, ProjectLabels):
             self.projects.add(layer.project)
             open_projects.hold(layer.project, self.holder)
-            layer.turn = self._turn
+            layer.turn, layer.cancel = self._turn, self._cancel
 
     def _unwatch(self, layer: Layer) -> None:
         if isinstance(layer, Image):
@@ -118,7 +136,7 @@ class ViewerLink:
             for event in _moves(layer):
                 event.disconnect(self._on_moved)
         elif isinstance(layer, ProjectLabels):
-            layer.turn = None
+            layer.turn = layer.cancel = None
 
     def let_go(self) -> None:
         """Leave the layers to themselves: their undo stays the project's."""
@@ -155,12 +173,14 @@ class ViewerLink:
         for layer in self.project_layers(project) if found is None else ():
             for name, value in placement(video).items():
                 setattr(layer, name, value)
+        if project is not None and found is None and project.writable:
+            note_placement(project, video)
 
     # -- what the viewer says ------------------------------------------------------------
 
     def _on_active(self, _event: Any = None) -> None:
         layer = self.viewer.layers.selection.active
-        self.stray_changed.emit(layer if type(layer) is Labels and not is_aid(layer) else None)
+        self.layer_chosen.emit(layer)
         if isinstance(layer, Image) and source_of(layer) is not None:
             self.video_seen.emit(layer)
         if not isinstance(layer, ProjectLabels):
@@ -193,7 +213,7 @@ class ViewerLink:
 
     def follow(self, video: Image | None) -> None:
         """Turn to a video that was chosen: to its project, if its masks are shown."""
-        self._video = video
+        self.video = video
         project = self.desk.project
         if video is None or (project is not None and self.video_of(project) in (None, video)):
             return
@@ -228,7 +248,7 @@ class ViewerLink:
 
     def _reference(self) -> Any:
         """Return a layer whose first axis is the time; None where there is none."""
-        for layer in (self._active, self._video):
+        for layer in (self._active, self.video):
             if layer is not None and layer in self.viewer.layers:
                 return layer
         return None
@@ -366,8 +386,15 @@ class ViewerLink:
 
     def note_home(self, video: Image | None, project: Project) -> None:
         """Remember in the layer of a video which project is its own."""
-        if video is not None:
-            video.metadata.setdefault(KEY, {})["home"] = str(project.path)
+        if video is None:
+            return
+        video.metadata.setdefault(KEY, {})["home"] = str(project.path)
+        known = placement_of(project)
+        if known and _plain(video):
+            for name, value in known.items():  # a clip that is opened again lies nowhere yet
+                setattr(video, name, value)
+        elif project.writable and (known or not _plain(video)):
+            note_placement(project, video)
 
     def soon(self, action: Callable[[], object]) -> None:
         """Call `action` when events have been handled: napari takes long for each layer."""
@@ -447,6 +474,12 @@ def home_of(video: Image) -> str | None:
 def is_aid(layer: Layer) -> bool:
     """True for a layer that only helps to look."""
     return "role" in (layer.metadata.get(KEY) or {})
+
+
+def _plain(layer: Layer) -> bool:
+    """True for a layer that nobody has moved."""
+    points = np.array([[0, 0, 0], [1, 1, 1], [0, 1, 5]], float)
+    return all(np.allclose(layer.data_to_world(point), point) for point in points)
 
 
 def _moves(layer: Layer) -> tuple[Any, ...]:

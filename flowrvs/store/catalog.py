@@ -64,6 +64,15 @@ class Catalog:
             self._document.relative = relative_path(path, self._state.path)
             self._state.save()
 
+    def note(self, name: str, value: Any) -> None:
+        """Keep a JSON value under a name of the caller's own, `Project.notes`; no step of undo."""
+        state = self._state
+        state.check_writable()
+        with state.lock:
+            if self._document.extra.get(name) != value:
+                self._document.extra[name] = value
+                state.save_later()
+
     # -- layers and objects --------------------------------------------------------------
 
     def add_layer(self, name: str) -> LayerRecord:

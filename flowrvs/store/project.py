@@ -374,6 +374,12 @@ class Project:
             return [dict(row) for row in self._state.document.history]
 
     @property
+    def notes(self) -> dict[str, Any]:
+        """What others keep with the project, as it was found: it may be anything; see `note`."""
+        with self._state.lock:
+            return dict(self._state.document.extra)
+
+    @property
     def layers(self) -> dict[int, LayerRecord]:
         """Every layer by its id."""
         with self._state.lock:
@@ -446,6 +452,7 @@ class Project:
     flush = _HandedOn("_state", State.flush)
 
     check_video = _HandedOn("_catalog", Catalog.check_video)
+    note = _HandedOn("_catalog", Catalog.note)
     add_layer = _HandedOn("_catalog", Catalog.add_layer)
     rename_layer = _HandedOn("_catalog", Catalog.rename_layer)
     add_object = _HandedOn("_catalog", Catalog.add_object)

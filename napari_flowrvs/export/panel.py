@@ -39,7 +39,15 @@ from napari_flowrvs.job import Failure, Phase, Runner
 from napari_flowrvs.layers import KEY, source_of
 from napari_flowrvs.widgets import style
 from napari_flowrvs.widgets.job_dialog import JobDialog, show_dialog
-from napari_flowrvs.widgets.parts import Fold, Problem, ProgressLine, Wrapped, counted, form_layout
+from napari_flowrvs.widgets.parts import (
+    Fold,
+    Problem,
+    ProgressLine,
+    Wrapped,
+    counted,
+    form_layout,
+    plain,
+)
 from napari_flowrvs.worker import run_in_thread
 
 __all__ = ["ExportDialog", "show_export"]
@@ -196,7 +204,7 @@ class ExportDialog(JobDialog):
                 return
         item = QListWidgetItem(Path(folder).name)
         item.setData(Qt.ItemDataRole.UserRole, folder)
-        item.setToolTip(folder)
+        item.setToolTip(plain(folder))
         item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
         item.setCheckState(Qt.CheckState.Checked)
         self.projects.addItem(item)

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 
 from flowrvs.data.faults import Finding
 from flowrvs.data.preview import Preview
-from napari_flowrvs.widgets.parts import Wrapped, counted
+from napari_flowrvs.widgets.parts import Wrapped, counted, plain
 
 __all__ = ["PreviewTable"]
 
@@ -88,7 +88,7 @@ class PreviewTable(QWidget):
             where = finding.key or finding.file
             text = f"{finding.severity}: {where}: {finding.problem}"
             self.findings.addItem(text)
-            self.findings.item(self.findings.count() - 1).setToolTip(finding.remedy)
+            self.findings.item(self.findings.count() - 1).setToolTip(plain(finding.remedy))
         if not findings:
             self.findings.addItem(nothing)
         self.show()

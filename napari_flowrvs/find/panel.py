@@ -16,12 +16,10 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLabel,
-    QLineEdit,
     QMenu,
     QPlainTextEdit,
     QPushButton,
     QSizePolicy,
-    QSpinBox,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -29,20 +27,14 @@ from qtpy.QtWidgets import (
 
 from flowrvs.checkpoints import MODELS
 from flowrvs.errors import InputError
-from napari_flowrvs.find.presenter import (
-    CLUSTER,
-    DEVICES,
-    MEMORY,
-    SegmentInputs,
-    SegmentPresenter,
-    Stray,
-)
+from napari_flowrvs.find.offers import LayerOffers
+from napari_flowrvs.find.presenter import DEVICES, MEMORY, SegmentInputs, SegmentPresenter
 from napari_flowrvs.job import Phase
-from napari_flowrvs.layers import NoVideo
 from napari_flowrvs.models.panel import ModelNames, ModelPanel
 from napari_flowrvs.models.presenter import ModelPresenter
 from napari_flowrvs.recent import Recent
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
 from napari_flowrvs.widgets.parts import ProgressLine, Wrapped, form_layout, row, rule
 
@@ -63,12 +55,15 @@ class SentencesPanel(QWidget):
     """
 
     run_requested = Signal()
+    #: Somebody is about to type, for the first time.
+    begun = Signal()
 
     def __init__(self, recent: Recent) -> None:
         super().__init__()
         self._recent = recent
         self._suggested: tuple[str, ...] = ()
         self._given: tuple[str, ...] = ()
+        self._begun = False
         self._position = -1
         label = QLabel("se&ntences, one a line:")
         # Made as children in the order in which Tab visits them.
@@ -164,6 +159,9 @@ class SentencesPanel(QWidget):
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """Take the edit's shortcuts before the edit does."""
+        if event.type() == QEvent.Type.FocusIn and not self._begun:
+            self._begun = True
+            self.begun.emit()
         if watched is self.edit and isinstance(event, QKeyEvent):
             if event.type() not in (QEvent.Type.KeyPress, QEvent.Type.ShortcutOverride):
                 return False
@@ -215,16 +213,8 @@ class OptionsPanel(QWidget):
         self._chosen = False
         self._video: str | int | None = None
         self._build_model()
-        self.device = ComboBox(choices=(*DEVICES, CLUSTER), value="auto")
-        self.device.tooltip = (
-            "Where the model runs: auto takes a GPU of this computer when there is one;\n"
-            "a cluster is a dask scheduler and its workers"
-        )
-        self.scheduler = QLineEdit()
-        self.scheduler.setPlaceholderText("tls://HOST:PORT")
-        self.scheduler.setAccessibleName("Address of the cluster's scheduler")
-        self.scheduler.hide()
-        self.device.changed.connect(lambda value: self.scheduler.setVisible(value == CLUSTER))
+        self.device = ComboBox(choices=DEVICES, value="auto")
+        self.device.tooltip = "Where the model runs; auto takes a GPU when there is one"
         self.memory = ComboBox(choices=MEMORY, value="auto")
         self.memory.tooltip = (
             "What stays on the GPU: full is the quickest, low the smallest;\n"
@@ -269,8 +259,6 @@ class OptionsPanel(QWidget):
             label = QLabel(text)
             label.setBuddy(buddy)
             layout.addRow(label, field)
-            if field is self.device.native:
-                layout.addRow(self.scheduler)
             if field is pair:
                 layout.addRow(self.estimate)
         self.setLayout(layout)
@@ -353,11 +341,6 @@ class OptionsPanel(QWidget):
             path = path / f"{stem}.flowrvs"
         return str(path)
 
-    def place(self) -> str:
-        """Return the device, or the address of the cluster, "" where it is still missing."""
-        chosen = str(self.device.value)
-        return self.scheduler.text().strip() if chosen == CLUSTER else chosen
-
     def inputs(self, source: VideoSource | None, texts: tuple[str, ...]) -> SegmentInputs:
         """Return what a run of these sentences over `source` would take."""
         whole = not self._chosen
@@ -365,7 +348,7 @@ class OptionsPanel(QWidget):
             source,
             texts,
             model=self.model.currentText().strip(),
-            device=self.place(),
+            device=str(self.device.value),
             memory=str(self.memory.value),
             start=0 if whole else int(self.first.value),
             stop=None if whole else int(self.last.value) + 1,
@@ -396,6 +379,8 @@ class FindPanel(QWidget):
         Shows what cannot be done.
     progress : ProgressLine
         Says how it goes.
+    link : ViewerLink
+        The viewer.
     """
 
     #: Whether the video may be changed: not while a run is going on.
@@ -408,13 +393,12 @@ class FindPanel(QWidget):
         recent: Recent,
         commands: Commands,
         progress: ProgressLine,
+        link: ViewerLink,
     ) -> None:
         super().__init__()
         self.presenter = presenter
+        self._link = link
         self.source: VideoSource | None = None
-        self._stray: Callable[[], Stray] | None = None
-        #: Gives the project folder of the video, where its masks are shown already.
-        self.home: Callable[[], str | None] = lambda: None
         #: Raises when something else is going on that a run would disturb.
         self.check_free: Callable[[], object] = lambda: None
         self._commands = commands
@@ -447,18 +431,8 @@ class FindPanel(QWidget):
             "Without any model: an object for each sentence, or one without a sentence,\n"
             "and the brush. Draw it on a few frames; the page Correct does those between."
         )
-        self.take_button = QPushButton()
-        self.take_button.setToolTip(
-            "Copy these labels into the project of the video; a value is an object"
-        )
-        self.take_button.hide()
-        self.hint = Wrapped()
-        self.index = QSpinBox()
-        self.index.setAccessibleName("Channel or plane")
-        self.index.setToolTip("Which of its channels or planes is the video")
-        self.use_button = QPushButton("use as the video")
-        self.use_button.setToolTip("Put a layer of frames, height and width in its place")
-        self.use_row = row(self.index, self.use_button, stretch=1)
+        self.offers = LayerOffers(self._link, self._progress)
+        self.offers.take_asked.connect(self.take_over)
         self.export_button = QPushButton("E&xport MeViS split…")
         self.export_button.setToolTip("Write masks and sentences as a dataset split")
         self.compare_button = QPushButton("Compare two layers…")
@@ -469,8 +443,7 @@ class FindPanel(QWidget):
         for part in (
             *(self.sentences, self.options, self.models),
             row(self.run_button, self.cancel_button, stretch=0),
-            *(self.draw_button, self.take_button, self.hint, self.use_row, rule()),
-            *(self.export_button, self.compare_button),
+            *(self.draw_button, self.offers, rule(), self.export_button, self.compare_button),
         ):
             box.addWidget(part)
         box.addStretch(1)
@@ -478,39 +451,22 @@ class FindPanel(QWidget):
     def set_video(self, source: VideoSource | None, sentences: tuple[str, ...] = ()) -> None:
         """Take the video that is looked at, and the sentences that come with it."""
         self.source = source
-        self.show_hint(None)
         self.options.set_video(source)
         self.sentences.suggest(sentences)
 
-    def show_hint(self, found: NoVideo | None) -> None:
-        """Say how to begin, or why the chosen layer is no video; nothing where all is well."""
-        begin = "Begin with a video: open above, or drop a file on the window."
-        line = begin if found is None and self.source is None else getattr(found, "reason", "")
-        self.hint.setText(line)
-        self.hint.setVisible(bool(line))
-        self.use_row.setVisible(found is not None and found.axis is not None)
-        self.index.setVisible(found is not None and found.count > 1)
-        self.index.setRange(1, 1 if found is None else found.count)
-        self.index.setSuffix("" if found is None else f" of {found.count}")
-
-    def set_stray(self, stray: Callable[[], Stray] | None, name: str = "") -> None:
-        """Offer to take over labels that belong to no project; None where there are none."""
-        self._stray = stray
-        self.take_button.setVisible(stray is not None)
-        self.take_button.setText(f"Take over {name!r}".replace("&", "&&"))
-
     def take_over(self) -> None:
         """Copy the labels that are offered into the project of the video."""
-        stray = self._stray
+        stray = self.offers.stray()
         if stray is not None:
-            self._start(lambda inputs: self.presenter.take_over(inputs, stray()), self.inputs())
+            self._start(lambda inputs: self.presenter.take_over(inputs, stray), self.inputs())
 
     def inputs(self) -> SegmentInputs:
         """Return what the form holds."""
         inputs = self.options.inputs(self.source, self.sentences.texts)
         if inputs.project is None and inputs.video is not None:
             # A project that was opened from elsewhere goes on being used.
-            inputs = replace(inputs, project=self.home())
+            project = self._link.project_of(self._link.video)
+            inputs = replace(inputs, project=None if project is None else str(project.path))
         return inputs
 
     def model(self) -> tuple[str, str, str]:
@@ -548,7 +504,7 @@ class FindPanel(QWidget):
         idle = phase is Phase.IDLE
         held = self.cancel_button.hasFocus() or self.run_button.hasFocus()
         self.cancel_button.setEnabled(phase is Phase.RUNNING)
-        for part in (self.run_button, self.draw_button, self.take_button, self.options):
+        for part in (self.run_button, self.draw_button, self.offers, self.options):
             part.setEnabled(idle)
         self.sentences.history.setEnabled(idle)
         self.sentences.edit.setReadOnly(not idle)

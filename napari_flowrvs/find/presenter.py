@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,7 +26,6 @@ from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource, default_project
 
 __all__ = [
-    "CLUSTER",
     "DEVICES",
     "MEMORY",
     "Prompt",
@@ -31,16 +33,11 @@ __all__ = [
     "SegmentPresenter",
     "Stray",
     "Written",
+    "import_ahead",
     "load_segmenter",
 ]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-
-#: Stands beside them for the workers of a dask scheduler.
-CLUSTER = "a cluster"
-
-#: Seconds that a scheduler may take to have a worker.
-_FIRST_WORKER = 30.0
 
 #: Labels with more values are no objects.
 _MOST_VALUES = 1000
@@ -53,17 +50,24 @@ SegmenterFactory = Callable[..., Segmenter]
 
 
 def load_segmenter(model: str, device: str, memory: str = "auto") -> Segmenter:
-    """Load a model by name or folder; this imports torch, so call it from a worker.
-
-    A `device` that is none of `DEVICES` is the address of a dask scheduler, whose workers
-    load the model; certificates are those of dask's configuration.
-    """
-    if device not in DEVICES:
-        from flowrvs.inference.cluster import Cluster
-
-        return Cluster(device, model, timeout=_FIRST_WORKER, memory=memory)
+    """Load a model by name or folder; this imports torch, so call it from a worker."""
     locate(model)  # a wrong name is told before the seconds that importing torch takes
     return flowrvs.load(model, device=device, memory=memory)
+
+
+def import_ahead() -> threading.Thread:
+    """Import what models are made of, before anybody waits for it; return the thread.
+
+    Importing holds the interpreter for up to a third of a second at a time.
+    """
+
+    def work() -> None:
+        with contextlib.suppress(Exception):  # whoever loads a model is told what is wrong
+            importlib.import_module("flowrvs.pipelines")
+
+    thread = threading.Thread(target=work, name="flowrvs-imports", daemon=True)
+    thread.start()
+    return thread
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,7 @@ class SegmentInputs:
     texts : tuple of str
         Lines; blank and repeated ones are no sentences.
     model, device, memory : str
-        Name or folder of the model; one of `DEVICES`, or a scheduler's address; one of
-        `MEMORY`.
+        Name or folder of the model; one of `DEVICES`; one of `MEMORY`.
     start, stop : int
         First native frame and one past the last; None for the end of the video.
     steps : int
@@ -116,8 +119,6 @@ class SegmentInputs:
             raise InputError("There is no sentence: type what to find, one sentence a line.")
         if not self.model.strip():
             raise InputError("There is no model: type tiny, or choose the folder of one.")
-        if not self.device:
-            raise InputError("There is no cluster: type its scheduler's address, tls://HOST:PORT.")
         request = SegmentRequest(
             self.sentences, self.start, self.stop, self.steps, keep_confidence=True
         )

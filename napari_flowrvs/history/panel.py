@@ -6,7 +6,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QSizePolicy, QToolButton, QWidget
 
 from napari_flowrvs.history.presenter import HistoryPresenter
-from napari_flowrvs.widgets.parts import enable
+from napari_flowrvs.widgets.parts import enable, plain
 
 __all__ = ["HistoryBar"]
 
@@ -49,4 +49,4 @@ class HistoryBar(QWidget):
         ):
             enable((button,), name is not None and not busy)
             button.setText(word if name is None else f"{word}: {name}")
-            button.setToolTip(f"{word.capitalize()} {name or 'nothing'} ({keys})")
+            button.setToolTip(plain(f"{word.capitalize()} {name or 'nothing'} ({keys})"))

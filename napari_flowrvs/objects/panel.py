@@ -129,6 +129,7 @@ class ObjectsPanel(QWidget):
             ("&release the range to the model", actions.release),
             ("split into its &pieces, on the range", actions.split_pieces),
             ("split by &drawing: paint the part", actions.split_by_painting),
+            ("&cut the others where it is, on the range", actions.cut_others),
         ):
             menu.addAction(text).triggered.connect(self._do(action))
         for title, do in (

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
+import numpy as np
+import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
@@ -290,6 +292,31 @@ class ObjectsPresenter:
         self._chosen()
         self.brush_requested.emit(self.add().id)
 
+    def cut_others(self) -> None:
+        """Let the object win where others lie over it, on the range: theirs is cut there."""
+        start, stop = self.desk.span
+
+        def cut(project: Project, thing: ObjectRecord, **how: Unpack[How]) -> set[int]:
+            parts: list[tuple[int, int, npt.NDArray[np.uint16]]] = []
+            for t in range(start, stop):
+                how["cancel"].raise_if_cancelled()
+                mask = project.object_mask(thing.id, t, t + 1)[0]
+                for layer_id in project.layers if mask.any() else ():
+                    frame = project.labels(layer_id)[t]
+                    covered = mask & (frame > 0) & (frame != thing.id)
+                    if covered.any():
+                        parts.append((layer_id, t, np.where(covered, 0, frame).astype(np.uint16)))
+            if not parts:
+                raise InputError(
+                    f"Nothing lies over {thing.name!r} on frames {start} to {stop - 1}."
+                )
+            with project.edit(f"cut others where {thing.name!r} is"):
+                for layer_id, t, frame in parts:
+                    project.labels(layer_id)[t] = frame
+            return {layer_id for layer_id, _, _ in parts}
+
+        self._do("Cutting others by", cut, lambda *_: self._changed(set(), start, stop))
+
     def merge(self, other: int) -> None:
         """Give the desk's object all masks of another one, which goes."""
         layers = self._layers(other)
@@ -360,7 +387,8 @@ class ObjectsPresenter:
         )
 
     def _changed(self, layer_ids: set[int], start: int, stop: int) -> None:
-        for layer_id in layer_ids:
+        """Tell of changed layers, of any where none is named."""
+        for layer_id in layer_ids or (None,):
             self.desk.touched(layer_id, start, stop)
         self.desk.catalog_changed.emit()
 

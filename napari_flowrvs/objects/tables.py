@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QStyledItemDelegate, QStyleOptionViewItem, QWidget
 from flowrvs.store import ObjectCounts, Provenance
 from napari_flowrvs.objects.presenter import ExpressionRow, ObjectRow, ObjectsPresenter
 from napari_flowrvs.strip.presenter import COLORS
+from napari_flowrvs.widgets.parts import plain
 from napari_flowrvs.widgets.table import Index, Rows
 
 __all__ = ["ExpressionsModel", "ObjectsModel", "ProvenanceBar"]
@@ -45,7 +46,7 @@ class ObjectsModel(Rows):
         row: ObjectRow = self.rows[index.row()]
         column = index.column()
         if role == _ROLE.ToolTipRole:
-            return f"{row.id} {row.name}, in layer {row.layer}\n{_words(row.frames)}"
+            return plain(f"{row.id} {row.name}, in layer {row.layer}\n{_words(row.frames)}")
         if column == 0:
             if role == _ROLE.DisplayRole:
                 return str(row.id)
@@ -91,7 +92,7 @@ class ExpressionsModel(Rows):
         """Return a cell."""
         row: ExpressionRow = self.rows[index.row()]
         if role == _ROLE.ToolTipRole:
-            return f"{row.text}\nmeans: {row.objects}"
+            return plain(f"{row.text}\nmeans: {row.objects}")
         if role == _ROLE.DisplayRole or (role == _ROLE.EditRole and index.column() == 0):
             share = f"{row.checked / row.total:.0%}" if row.total else ""
             return (row.text, row.objects, share)[index.column()]

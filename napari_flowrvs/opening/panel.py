@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QLabel,
     QMenu,
+    QMessageBox,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
@@ -29,7 +30,7 @@ from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.viewer import ViewerLink, home_of
 from napari_flowrvs.widgets.keys import Commands, KeysDialog
-from napari_flowrvs.widgets.parts import ProgressLine, form_layout, row
+from napari_flowrvs.widgets.parts import ProgressLine, form_layout, plain, row
 
 __all__ = ["VideoHead"]
 
@@ -117,7 +118,7 @@ class VideoHead(QWidget):
         self.menu.addSeparator()
         self.menu.addAction("&sample clip", self._open_sample)
         self.menu.addSeparator()
-        self.copy_action = self.menu.addAction("save a co&py of the project…", self._copy)
+        self.copy_action = self.menu.addAction("save a co&py of the project…", lambda: self._copy())
         self.copy_action.setEnabled(False)
         self.open_button.setMenu(self.menu)
         self.keys_button = _button("&keys", "All keys")
@@ -173,7 +174,7 @@ class VideoHead(QWidget):
         source, project = self.source, self._desk.project
         lines = ["" if source is None else source.name]
         lines += [] if project is None else [f"project: {project.path}"]
-        self.videos.tooltip = "\n".join(line for line in (*lines, _TIP) if line)
+        self.videos.tooltip = plain("\n".join(line for line in (*lines, _TIP) if line))
         self.copy_action.setEnabled(project is not None)
 
     # -- opening and copying -------------------------------------------------------------
@@ -183,10 +184,11 @@ class VideoHead(QWidget):
         if path and not self.presenter.job.busy:
             self._commands.attempt(lambda: self.presenter.open(path))
 
-    def copy_project(self, path: str) -> None:
-        """Save a copy of the project, away from this thread; "" is ignored."""
+    def copy_project(self, path: str, project: Project | None = None) -> None:
+        """Save a copy of a project, the desk's by default, away from this thread; "" is ignored."""
         if path and not self.presenter.job.busy:
-            self._commands.attempt(lambda: self.presenter.copy(self._desk.project, path))
+            project = project or self._desk.project
+            self._commands.attempt(lambda: self.presenter.copy(project, path))
 
     def _on_phase(self, phase: Phase) -> None:
         self.open_button.setEnabled(phase is Phase.IDLE)
@@ -210,6 +212,32 @@ class VideoHead(QWidget):
         elif not self._link.project_layers(project):
             open_projects.release(project, self._link.holder)
 
+    def may_close(self) -> bool:
+        """Ask about projects that cannot be saved where they belong; True to let them go."""
+        for project in self._link.projects:
+            if not project.writable or (project.storage_error is None and project.path.is_dir()):
+                continue
+            answer = self.ask(
+                f"{project.path.name} cannot be saved: {project.storage_error or 'it is gone.'}\n"
+                "What was drawn last is in memory only. Save a copy before you close?"
+            )
+            if answer == "copy":
+                self._copy(project)
+            if answer != "close":
+                return False
+        return True
+
+    def ask(self, question: str) -> str:
+        """Ask whether to "copy", "close" or "cancel"."""
+        box = QMessageBox(self)
+        box.setTextFormat(Qt.TextFormat.PlainText)
+        box.setText(question)
+        copy = box.addButton("Save a copy…", QMessageBox.ButtonRole.AcceptRole)
+        close = box.addButton("Close anyway", QMessageBox.ButtonRole.DestructiveRole)
+        box.addButton(QMessageBox.StandardButton.Cancel)
+        box.exec()
+        return {copy: "copy", close: "close"}.get(box.clickedButton(), "cancel")
+
     def _open_file(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open a video", "", _VIDEO_FILTER)
         self.open_path(path)
@@ -220,14 +248,14 @@ class VideoHead(QWidget):
     def _open_project(self) -> None:
         self.open_path(QFileDialog.getExistingDirectory(self, "Open a project (.flowrvs)"))
 
-    def _copy(self) -> None:
-        project = self._desk.project
+    def _copy(self, project: Project | None = None) -> None:
+        project = project or self._desk.project
         here = Path("video.flowrvs") if project is None else project.path
         suggested = str(here.with_name(f"{here.stem}-copy.flowrvs"))
         title = "Save a copy of the project"
-        self.copy_project(
-            QFileDialog.getSaveFileName(self, title, suggested, "Projects (*.flowrvs)")[0]
-        )
+        kinds = "Projects (*.flowrvs)"
+        path = QFileDialog.getSaveFileName(self, title, suggested, kinds)[0]
+        self.copy_project(path, project)
 
     def _import(self) -> None:
         show_import(self._link.viewer, self.window())

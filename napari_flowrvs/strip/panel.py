@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_flowrvs.strip.presenter import StripPresenter
-from napari_flowrvs.widgets.parts import later
+from napari_flowrvs.widgets.parts import later, plain
 
 __all__ = ["ProvenanceStrip", "place_strip"]
 
@@ -69,7 +69,8 @@ class ProvenanceStrip(QWidget):
         self._on_moved()
 
     def _on_moved(self, _value: object = None) -> None:
-        shown = self.presenter.desk.project is not None
+        # Without sliders above it, it would be a window of its own.
+        shown = self.presenter.desk.project is not None and self._sliders is not None
         if shown == self.isHidden():
             self.setVisible(shown)
         self.update()
@@ -80,6 +81,13 @@ class ProvenanceStrip(QWidget):
         """Keep the frames below the groove of the topmost slider in `sliders`."""
         self._sliders = sliders
         sliders.installEventFilter(self)
+        self._on_moved()
+
+    def leave(self) -> None:
+        """Follow no sliders any more, and go."""
+        self._sliders = None
+        self.hide()
+        self.setParent(None)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """Paint again when the sliders were moved or laid out."""
@@ -134,7 +142,7 @@ class ProvenanceStrip(QWidget):
         if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
             left, width = self.area()
             frame = self.presenter.frame_at(event.pos().x() - left, width)
-            QToolTip.showText(event.globalPos(), self.presenter.describe(frame), self)
+            QToolTip.showText(event.globalPos(), plain(self.presenter.describe(frame)), self)
             return True
         return bool(super().event(event))
 

@@ -129,6 +129,8 @@ class Transport(QWidget):
             range_start=lambda: desk.set_span(desk.frame, None),
             range_stop=lambda: desk.set_span(None, desk.frame + 1),
             range_all=lambda: desk.set_span(None, None),
+            next_object=desk.choose_next,
+            previous_object=lambda: desk.choose_next(-1),
         )
 
     def _tick(self) -> None:

@@ -62,6 +62,8 @@ KEYS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("first", "Go to the first frame of the object", "Alt+Left"),
         Shortcut("last", "Go to the last frame of the object", "Alt+Right"),
         Shortcut("onion", "Show the outlines on the frames before and after", "G"),
+        Shortcut("next_object", "Choose the next object", "Q"),
+        Shortcut("previous_object", "Choose the object before", "Shift+Q"),
     ),
     "Range": (
         Shortcut("range_start", "The range begins on this frame", "I"),
@@ -85,13 +87,15 @@ KEYS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("clean", "Clean up as chosen on the page Correct", "Shift+C"),
         Shortcut("keep", "Keep what the preview shows", "Y"),
         Shortcut("discard", "Discard the preview", "Shift+Y"),
+        Shortcut("undo", "Undo the last step, whichever layer is chosen", "Ctrl+Z"),
+        Shortcut("redo", "Do it again", "Ctrl+Shift+Z"),
+        Shortcut("cancel", "Stop what runs", "Escape"),
     ),
 }
 
 #: napari's own keys that belong to the same work; changed under "Labels layer" there.
 NAPARI_KEYS = (
     ("Left, Right", "One frame back or on"),
-    ("Ctrl+Z, Ctrl+Shift+Z", "Undo, redo"),
     ("1 or E", "Eraser"),
     ("2 or P", "Brush"),
     ("3", "Polygon: click the corners, Enter ends it"),

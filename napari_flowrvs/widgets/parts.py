@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
@@ -39,6 +40,7 @@ __all__ = [
     "form_layout",
     "later",
     "pass_letters",
+    "plain",
     "row",
     "rule",
     "scrolled",
@@ -291,6 +293,13 @@ class Problem(QFrame):
         self.line.setText("")
         self.details.setPlainText("")
         self.hide()
+
+
+def plain(text: str) -> str:
+    """Return a tip that Qt shows as it stands: what looks like HTML would be obeyed."""
+    if not Qt.mightBeRichText(text):
+        return text
+    return "<qt>" + html.escape(text).replace("\n", "<br>") + "</qt>"
 
 
 def counted(count: int, noun: str) -> str:

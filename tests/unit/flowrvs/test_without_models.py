@@ -39,7 +39,7 @@ assert main(["check", "out/train"]) == 0
     [
         ["segment", "{clip}", "-p", "red"],
         ["models", "fetch", "mevis"],
-        ["train", "flow", "--model", "tiny", "--data", "none", "--out", "none"],
+        ["train", "flow", "--config", "none.toml"],
     ],
     ids=lambda line: line[0],
 )

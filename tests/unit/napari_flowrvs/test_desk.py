@@ -65,6 +65,24 @@ def test_the_desk_tells_what_is_looked_at(desk: Desk, project: Project) -> None:
     assert seen == [None, None], "of the range and of the object: no panel keeps the old one"
 
 
+def test_objects_are_chosen_one_after_the_other(desk: Desk, project: Project) -> None:
+    third = project.add_object("the bird", project.objects[2].layer).id
+    chosen = []
+    for step in (1, 1, 1, -1, -1):
+        desk.choose_next(step)
+        chosen.append(desk.object_id)
+    assert chosen == [2, third, 1, third, 2]
+    desk.set_object(None)
+    desk.choose_next()
+    assert desk.object_id == 1
+    desk.set_object(None)
+    desk.choose_next(-1)
+    assert desk.object_id == third, "backwards from none: the last"
+    desk.set_project(None)
+    desk.choose_next()
+    assert desk.object_id is None
+
+
 def test_the_strip_has_one_colour_for_each_provenance(desk: Desk) -> None:
     strip = StripPresenter(desk)
     picture = strip.picture(20, 4)
@@ -103,6 +121,18 @@ def test_one_corrected_frame_among_many_is_seen() -> None:
     assert human.sum() == 1 and human[0, 54_321 * 900 // 108_000]
     empty = stack(np.zeros(108_000, np.uint8), 900, 10, dark=False)
     assert (empty == EMPTY_COLORS[False]).all()
+
+
+def test_nobodys_frame_is_hidden_by_rounding() -> None:
+    """A drawn and a locked frame in a bin of 120: both are seen, and at the top."""
+    provenance = np.full(120, Provenance.MODEL, np.uint8)
+    provenance[3], provenance[80] = Provenance.HUMAN, Provenance.LOCKED
+    column = stack(provenance, 1, 10)[:, 0]
+    assert column.tolist() == [
+        list(COLORS[Provenance.LOCKED]),
+        list(COLORS[Provenance.HUMAN]),
+        *[list(COLORS[Provenance.MODEL])] * 8,
+    ]
 
 
 def test_colours_differ_in_lightness_too() -> None:

@@ -197,9 +197,9 @@ def test_a_missing_sentence_is_asked_for(opened: tuple[Any, SegmentDock]) -> Non
     assert dock.footer.problem.isHidden()
     dock.find.run()
     dock.footer.problem.close_button.click()
-    assert dock.footer.problem.isHidden() and dock.find.hint.isHidden()
+    assert dock.footer.problem.isHidden() and dock.find.offers.hint.isHidden()
     viewer.layers.clear()
-    assert not dock.find.hint.isHidden()
+    assert not dock.find.offers.hint.isHidden()
     dock.find.sentences.set_texts(("red",))
     dock.find.run()
     assert "no video" in dock.footer.problem.line.text()
@@ -334,18 +334,6 @@ def test_sentences_are_remembered_for_the_next_session(
     qtbot.keyClick(later.edit, Qt.Key.Key_Up, Qt.KeyboardModifier.ControlModifier)
     qtbot.keyClick(later.edit, Qt.Key.Key_Up, Qt.KeyboardModifier.ControlModifier)
     assert later.texts == ("green", "green")
-
-
-def test_a_cluster_is_typed_in(make_dock: MakeDock) -> None:
-    _, dock = make_dock()
-    options = dock.find.options
-    assert options.place() == "auto" and options.scheduler.isHidden()
-    options.device.value = "a cluster"
-    assert options.place() == "" and not options.scheduler.isHidden()
-    options.scheduler.setText(" tls://gpu-server:8786 ")
-    assert options.inputs(None, ("red",)).device == "tls://gpu-server:8786"
-    options.device.value = "cpu"
-    assert options.place() == "cpu" and options.scheduler.isHidden()
 
 
 def test_everything_is_reached_by_keyboard(

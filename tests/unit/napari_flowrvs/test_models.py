@@ -16,12 +16,15 @@ from flowrvs.checkpoints import locate
 from flowrvs.checkpoints.fetch import plan_fetch
 from flowrvs.checkpoints.files import size_text
 from flowrvs.progress import Progress
+from napari_flowrvs.bridge import Bridge
+from napari_flowrvs.desk import Desk
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.find.panel import FindPanel
 from napari_flowrvs.find.presenter import SegmentPresenter
 from napari_flowrvs.models.panel import ModelPanel
 from napari_flowrvs.models.presenter import ModelPresenter, Stage
 from napari_flowrvs.recent import Recent
+from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
 from napari_flowrvs.widgets.parts import ProgressLine
 from napari_flowrvs.worker import run_in_thread
@@ -191,9 +194,10 @@ def test_another_choice_waits_until_the_fetch_has_ended(
 
 
 def test_the_list_says_what_is_not_installed(qtbot: Any, hub: HubStandIn, tmp_path: Path) -> None:
-    recent = Recent(tmp_path / "memory.json")
+    recent, viewer, desk = Recent(tmp_path / "memory.json"), ViewerModel(), Desk()
+    link = ViewerLink(viewer, desk, Bridge(desk), lambda back: None)
     page = FindPanel(
-        SegmentPresenter(), ModelPresenter(), recent, Commands(ViewerModel()), ProgressLine()
+        SegmentPresenter(), ModelPresenter(), recent, Commands(viewer), ProgressLine(), link
     )
     qtbot.addWidget(page)
     page.show()

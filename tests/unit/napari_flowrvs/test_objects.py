@@ -14,7 +14,7 @@ from qtpy.QtCore import Qt
 
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
-from flowrvs.store import Project
+from flowrvs.store import Project, Provenance
 from flowrvs.store.surgery import _Staged as Staged
 from napari_flowrvs.bridge import Bridge
 from napari_flowrvs.desk import Desk
@@ -94,6 +94,68 @@ def test_objects_are_added_renamed_and_recoloured(
     assert presenter.expressions()[-1].object_ids == {3}
     presenter.remove_expression()
     assert len(presenter.expressions()) == 2 and len(heard) == 5
+
+
+@pytest.mark.parametrize(
+    ("act", "wanted"),
+    [
+        ("lock", Provenance.LOCKED),
+        ("unlock", Provenance.HUMAN),
+        ("release", Provenance.MODEL),
+        ("absent", Provenance.HUMAN),
+    ],
+)
+def test_what_is_done_on_a_range_is_done_on_all_of_it_and_no_more(
+    presenter: ObjectsPresenter, project: Project, act: str, wanted: Provenance
+) -> None:
+    if act in ("unlock", "release"):
+        project.lock_frames(1, 0, 8)
+        before = Provenance.LOCKED
+    else:
+        before = Provenance.MODEL
+    if act == "release":
+        project.unlock_frames(1, 0, 8)
+        before = Provenance.HUMAN
+    # As the keys I on frame 3 and Shift+I on frame 6 do.
+    presenter.desk.set_span(3, None)
+    presenter.desk.set_span(None, 6 + 1)
+    getattr(presenter, act)()
+    assert project.provenance(1)[:8].tolist() == [before] * 3 + [wanted] * 4 + [before]
+    shown = project.object_mask(1, 0, 8).any(axis=(1, 2))
+    assert shown.tolist() == [True] * 3 + [act != "absent"] * 4 + [True]
+
+
+def test_an_object_begins_and_ends_on_the_frame_that_is_shown(
+    presenter: ObjectsPresenter, project: Project
+) -> None:
+    presenter.desk.set_frame(2)
+    presenter.start_here()
+    presenter.desk.set_frame(5)
+    presenter.end_here()
+    shown = project.object_mask(1, 0, 10).any(axis=(1, 2))
+    assert np.flatnonzero(shown).tolist() == [2, 3, 4, 5]
+
+
+def test_others_are_cut_where_an_object_is(presenter: ObjectsPresenter, project: Project) -> None:
+    dog = project.objects[2]
+    for t in (2, 3, 7):
+        project.labels(dog.layer)[t, 1:3, 1:5] = dog.id
+    presenter.desk.set_object(2)
+    presenter.desk.set_span(2, 4)
+    steps = len(project.history.steps)
+    presenter.cut_others()
+    wanted = np.ones((10, 6, 8), bool)
+    wanted[8:] = False
+    wanted[2:4, 1:3, 1:5] = False
+    assert np.array_equal(project.object_mask(1, 0, 10), wanted), "frame 7 is not in the range"
+    assert project.provenance(1)[[2, 3]].tolist() == [Provenance.HUMAN] * 2
+    assert len(project.history.steps) == steps + 1
+    failed: list[Any] = []
+    presenter.steps.job.failed.connect(failed.append)
+    presenter.cut_others()
+    assert failed[0].summary == "Nothing lies over 'the dog' on frames 2 to 3."
+    project.undo()
+    assert project.object_mask(1, 0, 8).all()
 
 
 def test_without_a_project_one_line_says_what_to_do() -> None:

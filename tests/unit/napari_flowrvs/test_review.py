@@ -92,8 +92,30 @@ def test_verdicts_shorten_the_queue_and_go_on(
     desk.set_frame(FRAMES - 1)
     review.accept_here()
     assert review.queue() == [] and review.progress() == (FRAMES, FRAMES)
+    asked: list[int] = []
+    desk.frame_requested.connect(asked.append)
     review.next()
-    assert desk.frame == FRAMES - 1, "nothing is left: stay"
+    review.previous()
+    assert not asked and desk.frame == FRAMES - 1, "nothing is left: stay"
+
+
+def test_accepting_off_the_queue_takes_that_frame_and_leads_to_the_first(
+    review: ReviewPresenter, desk: Desk, project: Project
+) -> None:
+    worst, *others = [each.frame for each in review.queue()]
+    here = others[-1]
+    desk.set_frame(here)
+    review.accept()
+    drawn = np.flatnonzero(project.provenance(1) == Provenance.HUMAN)
+    assert drawn.tolist() == [here] and desk.frame == worst
+    assert [each.frame for each in review.queue()] == [worst, *others[:-1]]
+    # The one that was led to is judged: what comes after it takes its place.
+    review.next()
+    led = desk.frame
+    desk.set_frame(others[-2])
+    review.absent()
+    assert project.provenance(1)[led] == Provenance.MODEL, "the frame that is shown is meant"
+    assert not project.object_mask(1, others[-2], others[-2] + 1).any()
 
 
 def test_a_sentence_is_reviewed_with_all_its_objects(

@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 from napari.layers import Image
 from PIL import Image as Picture
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QTextDocument
+from qtpy.QtWidgets import QLabel
 
 from flowrvs.errors import InputError
+from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.dock import SegmentDock
-from napari_flowrvs.layers import as_video, layers_of, no_video
+from napari_flowrvs.job import Failure, Phase
+from napari_flowrvs.layers import as_video, label_layer, layers_of, no_video, placement_of
 from napari_flowrvs.project_labels import ProjectLabels
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource, default_project
@@ -177,7 +182,7 @@ def test_what_is_turned_through_time_is_refused_in_a_line(make_dock: MakeDock) -
     affine = np.eye(4)
     affine[0, 1] = 0.5
     viewer.add_image(make_clip(6), rgb=True, affine=affine, name="sheared")
-    assert "'sheared' is turned or sheared through time" in dock.find.hint.text()
+    assert "'sheared' is turned or sheared through time" in dock.find.offers.hint.text()
     assert dock.head.source.name != "sheared"
 
 
@@ -201,25 +206,31 @@ def test_other_shapes_get_a_small_choice(make_dock: MakeDock, qtbot: Any, axes: 
     viewer, dock = make_dock(show=True)
     data, wanted = clip_of(axes)
     viewer.add_image(data, name="stack", scale=[1] * (data.ndim - 2) + [2, 2], rgb=False)
-    assert dock.head.source is None and not dock.find.use_row.isHidden()
-    assert "'stack'" in dock.find.hint.text() and str(tuple(data.shape)) in dock.find.hint.text()
+    assert dock.head.source is None and not dock.find.offers.use_row.isHidden()
+    assert (
+        "'stack'" in dock.find.offers.hint.text()
+        and str(tuple(data.shape)) in dock.find.offers.hint.text()
+    )
     if axes != "YXT":
-        assert dock.find.index.suffix() == " of 4"
-        dock.find.index.setValue(2)
-    dock.find.use_button.click()
+        assert dock.find.offers.index.suffix() == " of 4"
+        dock.find.offers.index.setValue(2)
+    dock.find.offers.use_button.click()
     assert names(viewer) == ["stack" if axes == "YXT" else "stack 2 of 4"]
     layer = viewer.layers[0]
     assert np.array_equal(np.asarray(layer.data), wanted)
-    assert dock.head.layer is layer and dock.find.use_row.isHidden()
+    assert dock.head.layer is layer and dock.find.offers.use_row.isHidden()
     draw(dock, qtbot)
 
 
 def test_what_is_no_video_says_why(make_dock: MakeDock) -> None:
     viewer, dock = make_dock(show=True)
     viewer.add_image(make_clip(6)[0, ..., 0], name="still")
-    assert "'still' is one picture" in dock.find.hint.text() and dock.find.use_row.isHidden()
+    assert (
+        "'still' is one picture" in dock.find.offers.hint.text()
+        and dock.find.offers.use_row.isHidden()
+    )
     viewer.layers.clear()
-    assert dock.find.hint.text().startswith("Begin with a video")
+    assert dock.find.offers.hint.text().startswith("Begin with a video")
 
 
 def test_several_resolutions_and_five_axes() -> None:
@@ -255,13 +266,13 @@ def test_arrays_are_told_apart_by_all_their_pixels(tmp_path: Path) -> None:
 def test_labels_of_others_are_taken_over(make_dock: MakeDock, qtbot: Any, tmp_path: Path) -> None:
     viewer, dock = make_dock(show=True)
     show(dock, write(tmp_path / "clip"))
-    assert dock.find.take_button.isHidden()
+    assert dock.find.offers.take_button.isHidden()
     masks = np.zeros((6, 40, 60), np.int64)
     masks[1, 5:9, 5:9], masks[4, 5:9, 20:30] = 70_000, 3
     theirs = viewer.add_labels(masks, name="mine & theirs")
     assert "'mine & theirs' is not part of a project" in dock.footer.progress.status.text()
-    assert dock.find.take_button.text() == "Take over 'mine && theirs'"
-    dock.find.take_button.click()
+    assert dock.find.offers.take_button.text() == "Take over 'mine && theirs'"
+    dock.find.offers.take_button.click()
     finish(qtbot, dock)
     layer = viewer.layers.selection.active
     assert isinstance(layer, ProjectLabels) and layer.name == "mine & theirs [1]"
@@ -270,12 +281,12 @@ def test_labels_of_others_are_taken_over(make_dock: MakeDock, qtbot: Any, tmp_pa
     assert np.array_equal(np.asarray(layer.data) == 1, masks == 3)
     assert np.array_equal(np.asarray(layer.data) == 2, masks == 70_000)
     assert project.provenance(2).tolist() == [0, Provenance.HUMAN, 0, 0, 0, 0]
-    assert not theirs.visible and dock.find.take_button.isHidden()
+    assert not theirs.visible and dock.find.offers.take_button.isHidden()
     layer.undo()
     qtbot.waitUntil(lambda: not np.asarray(layer.data).any())
     viewer.dims.set_current_step(0, 3)
     viewer.add_labels((masks[1] > 0).astype(np.uint8), name="one")
-    dock.find.take_button.click()
+    dock.find.offers.take_button.click()
     finish(qtbot, dock)
     drawn = np.asarray(viewer.layers.selection.active.data)
     assert np.array_equal(drawn[3] > 0, masks[1] > 0) and not np.delete(drawn, 3, axis=0).any()
@@ -295,7 +306,7 @@ def test_labels_that_do_not_fit_are_refused(
     viewer, dock = make_dock()
     show(dock, write(tmp_path / "clip"))
     viewer.add_labels(data, name="odd")
-    dock.find.take_button.click()
+    dock.find.offers.take_button.click()
     finish(qtbot, dock)
     assert words in dock.footer.problem.line.text()
     assert not (tmp_path / "clip.flowrvs").exists()
@@ -374,3 +385,149 @@ def test_a_project_whose_folder_went_says_so(
     assert "clip.flowrvs: its folder was moved or deleted" in dock.footer.problem.line.text()
     assert "save a copy" in dock.footer.problem.line.text()
     shutil.move(tmp_path / "away", project.path)
+
+
+def test_closing_asks_where_work_cannot_be_saved(
+    make_dock: MakeDock, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, dock = make_dock(show=True)
+    show(dock, write(tmp_path / "clip"))
+    project = draw(dock, qtbot).project
+    window = viewer.window._qt_window
+    asked: list[str] = []
+    answers = ["cancel", "close"]
+    monkeypatch.setattr(
+        dock.head, "ask", lambda text: asked.append(text) or answers[len(asked) - 1]
+    )
+    assert dock.head.may_close() and not asked, "all is well"
+    project.flush()
+    shutil.move(project.path, tmp_path / "away")
+    window.close()
+    assert window.isVisible() and "clip.flowrvs cannot be saved" in asked[0]
+    assert dock.head.may_close() and len(asked) == 2
+    shutil.move(tmp_path / "away", project.path)
+
+
+# -- where a clip lies is kept ----------------------------------------------------------------
+
+
+def test_where_a_clip_lies_is_kept(make_dock: MakeDock, qtbot: Any, tmp_path: Path) -> None:
+    viewer, dock = make_dock()
+    image = show(dock, write(tmp_path / "clip"))
+    image.rotate, image.scale, image.shear = 30, (1, 2, 2), (0, 0, 0.3)
+    path = draw(dock, qtbot).project.path
+    image.translate = (0, 11, -5)
+    wanted = [image.data_to_world((1, 2, 3)), image.data_to_world((4, 30, 9))]
+    viewer.layers.clear()
+    qtbot.waitUntil(lambda: open_projects.get(path) is None)
+    for opened in (path, tmp_path / "clip"):  # the project, and the clip itself
+        show(dock, opened)
+        qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+        for layer in viewer.layers:
+            places = [layer.data_to_world((1, 2, 3)), layer.data_to_world((4, 30, 9))]
+            assert np.allclose(places, wanted), (opened, layer)
+        viewer.layers.clear()
+        qtbot.waitUntil(lambda: open_projects.get(path) is None)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "no placement",
+        {"placement": {"scale": [1, 1, 1]}},
+        {"placement": dict.fromkeys(("scale", "translate", "rotate", "shear", "affine"), [0, 0])},
+        {
+            "placement": {
+                "scale": [1, 0, 1],
+                "translate": [0, 0, 0],
+                "rotate": np.eye(3).tolist(),
+                "shear": [0, 0, 0],
+                "affine": np.eye(4).tolist(),
+            }
+        },
+    ],
+)
+def test_an_odd_placement_of_others_is_not_taken(tmp_path: Path, odd: Any) -> None:
+    project = open_projects.ensure(tmp_path / "clip.flowrvs", VideoInfo(None, "array", 6, 40, 60))
+    project.note("napari", odd)
+    assert placement_of(project) == {}
+    assert "scale" not in label_layer(project, project.add_prompt("one")[1].layer)[1]
+
+
+# -- keys -------------------------------------------------------------------------------------
+
+
+def test_keys_on_the_canvas(
+    make_dock: MakeDock, qtbot: Any, tmp_path: Path, gated: GatedSegmenter
+) -> None:
+    viewer, dock = make_dock(show=True, load=lambda model, device: gated)
+    image = show(dock, write(tmp_path / "clip"))
+    canvas = viewer.window._qt_viewer.canvas.native
+    layer = draw(dock, qtbot, "one", "two")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3)
+    for wanted in (2, 1, 2):
+        qtbot.keyClick(canvas, Qt.Key.Key_Q)
+        assert dock.session.desk.object_id == wanted
+    qtbot.keyClick(canvas, Qt.Key.Key_Q, Qt.KeyboardModifier.ShiftModifier)
+    assert dock.session.desk.object_id == 1
+    layer.paint((1, 10, 10), 1)
+    viewer.layers.selection.active = image
+    control, both = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
+    qtbot.keyClick(canvas, Qt.Key.Key_Z, control)
+    qtbot.waitUntil(lambda: not layer.data[1].any())
+    qtbot.keyClick(canvas, Qt.Key.Key_Z, control | both)
+    qtbot.waitUntil(lambda: layer.data[1, 10, 10] == 1)
+    for active in (image, layer):
+        viewer.layers.selection.active = active
+        dock.find.run()
+        assert dock.session.segment.job.busy
+        qtbot.keyClick(canvas, Qt.Key.Key_Escape)
+        assert dock.session.segment.job.phase is Phase.STOPPING
+        finish(qtbot, dock)
+
+
+def test_the_line_of_another_clip_goes(make_dock: MakeDock, tmp_path: Path) -> None:
+    _, dock = make_dock()
+    show(dock, write(tmp_path / "clip"))
+    dock.footer.show_failure(Failure("The disk is full.", "Traceback"))
+    assert not dock.footer.problem.isHidden()
+    dock.session.desk.project_changed.emit(None)
+    assert dock.footer.problem.isHidden()
+
+
+def test_many_sentences_show_the_first_layers(
+    make_dock: MakeDock, qtbot: Any, tmp_path: Path
+) -> None:
+    viewer, dock = make_dock()
+    show(dock, write(tmp_path / "clip"))
+    draw(dock, qtbot, *(f"sentence {i}" for i in range(40)))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 22, timeout=30_000)
+    qtbot.wait(50)
+    assert len(viewer.layers) == 22, "the clip, the chosen one and twenty more"
+    dock.session.desk.choose(40)
+    assert viewer.layers.selection.active.name == "sentence 39"
+
+
+@pytest.mark.parametrize("name", ["<b>x</b><img src=file:///etc/passwd>", "a < b & c"])
+def test_names_are_shown_as_they_stand(
+    make_dock: MakeDock, qtbot: Any, tmp_path: Path, name: str
+) -> None:
+    _, dock = make_dock(show=True)
+    show(dock, write(tmp_path / "clip"))
+    layer = draw(dock, qtbot, name)
+    layer.paint((1, 10, 10), 1)
+    qtbot.waitUntil(lambda: dock.footer.history.undo_button.isEnabled())
+    tip, role = Qt.ItemDataRole.ToolTipRole, Qt.ItemDataRole.DisplayRole
+    tips = [
+        dock.objects.objects_model.data(dock.objects.objects_model.index(0, 1), tip),
+        dock.objects.sentences_model.data(dock.objects.sentences_model.index(0, 0), tip),
+        dock.footer.history.undo_button.toolTip(),
+    ]
+    for text in tips:
+        document = QTextDocument()
+        (document.setHtml if Qt.mightBeRichText(text) else document.setPlainText)(text)
+        assert name in document.toPlainText(), text
+    assert dock.objects.objects_model.data(dock.objects.objects_model.index(0, 1), role) == name
+    for label in dock.findChildren(QLabel):
+        if name in label.text():
+            assert label.textFormat() == Qt.TextFormat.PlainText or not Qt.mightBeRichText(name)
