@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from flowrvs import __version__
 from flowrvs.errors import Cancelled, FlowRVSError, missing_extra
@@ -118,7 +119,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 a fault of the program, 2 bad input, 130 cancelled. Everything but 0
         comes with one line on standard error, and with a traceback after ``-v``.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
+    stream = sys.stdout
+    output = sys.stdout = cast(Any, _Output(stream))
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        with contextlib.suppress(OSError):
+            output.flush()
+    finally:
+        sys.stdout = stream
+    if output.failure is None or isinstance(output.failure, BrokenPipeError):
+        return code  # the reader (head, less) left: a message would help nobody
+    return code or _fail(INPUT, f"Cannot write to standard output: {output.failure.strerror}.")
+
+
+class _Output:
+    """Standard output that remembers why it could not be written to."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, and drop what follows once that has failed."""
+        return self._try(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        """Flush."""
+        self._try(self._stream.flush)
+
+    def _try(self, call: Callable[[], Any]) -> Any:
+        if self.failure is not None:
+            return 0
+        try:
+            return call()
+        except OSError as error:
+            self.failure = error
+            _drop(self._stream)
+            return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _run(argv: list[str]) -> int:
     parser = build_parser()
     try:
         _check_paths(argv)
@@ -128,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else DONE
     if not hasattr(args, "run"):
-        parser.print_help(sys.stderr)
+        with contextlib.suppress(OSError):
+            parser.print_help(sys.stderr)
         return INPUT
     fail = partial(_fail, verbose=args.verbose, as_json=args.json)
     try:
@@ -136,29 +181,47 @@ def main(argv: Sequence[str] | None = None) -> int:
             from flowrvs.checkpoints.registry import check_settings
 
             check_settings()
-        code = args.run(args)
-        sys.stdout.flush()
-        return code or DONE
+        return args.run(args) or DONE
     except (Cancelled, KeyboardInterrupt) as error:
         return fail(CANCELLED, str(error) or "Stopped on request.")
-    except BrokenPipeError:
-        # The reader (head, less) left; a second message at exit would help nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except FlowRVSError as error:
         return fail(INPUT, str(error))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return fail(INPUT, f"{error.strerror or error}{where}")
-    except MemoryError as error:
-        return fail(INPUT, f"The memory is too small ({error}); ask for less at once.")
     except Exception as error:
+        if _is_memory(error):
+            return fail(INPUT, f"The memory is too small ({error}); ask for less at once.")
         extra = missing_extra(error) if isinstance(error, ImportError) else None
         if extra is not None:
             return fail(INPUT, str(extra))
         what = f"internal error, {type(error).__name__}: {error}"
         hint = "" if args.verbose else " (-v shows where)"
         return fail(FAULT, what + hint)
+
+
+def _open_streams() -> None:
+    """Let standard streams exist and take any text, so that no file gets their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the first number that is free is taken: this one
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        with contextlib.suppress(AttributeError, ValueError):
+            # A file's name may hold bytes that are no text.
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _is_memory(error: Exception) -> bool:
+    """Tell whether an error means that the memory is full; torch says so in words alone."""
+    if "torch" in sys.modules:
+        from flowrvs.pipelines.devices import is_out_of_memory
+
+        return is_out_of_memory(error)
+    return isinstance(error, MemoryError)
 
 
 def _check_paths(argv: Sequence[str]) -> None:
@@ -171,10 +234,19 @@ def _check_paths(argv: Sequence[str]) -> None:
 
 def _fail(code: int, message: str, *, verbose: bool = False, as_json: bool = False) -> int:
     """Say `message` in one line on standard error, and as JSON, and return `code`."""
-    if verbose:
-        traceback.print_exc(file=sys.stderr)
     line = " ".join(message.split())
-    print(f"flowrvs: {line}", file=sys.stderr)
+    try:
+        if verbose:
+            traceback.print_exc(file=sys.stderr)
+        print(f"flowrvs: {line}", file=sys.stderr, flush=True)
+    except OSError:  # there is nobody to tell
+        _drop(sys.stderr)
     if as_json:
         print(json.dumps({"error": line, "code": code}))
     return code
+
+
+def _drop(stream: TextIO) -> None:
+    """Send what is left for a stream that cannot be written to nowhere, for a quiet exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

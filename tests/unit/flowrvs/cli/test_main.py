@@ -54,7 +54,7 @@ def test_no_verb_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) ->
     assert "demo" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["bogus"], ["demo", "--bogus"], ["segment"], ["demo", "--out"]])
+@pytest.mark.parametrize("argv", [["bogus"], ["demo", "--bogus"], ["predict"], ["demo", "--out"]])
 def test_wrong_line_is_one_line_and_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
     captured = capsys.readouterr()
@@ -126,6 +126,60 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert process.wait(60) == 0
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("line", "redirect", "code", "errors"),
+    [
+        ("models list", ">/dev/full", 2, "standard output: No space left on device."),
+        ("models list --json", ">/dev/full", 2, "standard output: No space left on device."),
+        ("--help", ">/dev/full", 2, "standard output: No space left on device."),
+        ("models list", ">&-", 0, ""),
+        ("bogus", "2>/dev/full", 2, ""),
+        ("bogus --json", ">&- 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_are_full_or_closed(
+    line: str, redirect: str, code: int, errors: str, unbuffered: str, tmp_path
+) -> None:
+    command = f"{sys.executable} -m flowrvs {line} {redirect}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "FLOWRVS_HOME": str(tmp_path)},
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr == (f"flowrvs: Cannot write to {errors}\n" if errors else "")
+
+
+def test_no_file_is_opened_in_place_of_a_closed_stream(tmp_path) -> None:
+    """What a library prints would otherwise end up in a person's file."""
+    code = (
+        "import os, sys\n"
+        "from flowrvs.cli import demo, main\n"
+        f"demo.run = lambda args: os.write(os.open({str(tmp_path / 'file')!r}, 65), b'mine')\n"
+        "main(['demo'])\n"
+        "os.write(1, b'noise'); os.write(2, b'noise')\n"
+    )
+    subprocess.run(
+        ["sh", "-c", f'{sys.executable} -c "$CODE" >&- 2>&-'], env={**os.environ, "CODE": code}
+    )
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_names_that_are_no_text_are_printed(capfd: pytest.CaptureFixture[str], tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowrvs", "check", b"no\xff", "--json"],
+        capture_output=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert "no\udcff" in json.loads(done.stdout)["error"]
+
+
 def test_python_m_flowrvs_prints_one_json_object(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flowrvs", "models", "list", "--json"],
@@ -181,6 +235,15 @@ def test_an_empty_path_is_not_this_folder(
 
 
 def test_too_little_memory_is_bad_input(raising: Raise, capsys: pytest.CaptureFixture[str]) -> None:
+    raising(MemoryError("Unable to allocate 26.8 GiB"))
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err.startswith("flowrvs: The memory is too small (Unable")
+    import torch  # which says it in words alone
+
+    assert torch.__version__
+    raising(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert main(["demo"]) == 2
+    assert "The memory is too small" in capsys.readouterr().err
     raising(MemoryError("Unable to allocate 26.8 GiB"))
     assert main(["demo"]) == 2
     assert capsys.readouterr().err.startswith("flowrvs: The memory is too small (Unable")
