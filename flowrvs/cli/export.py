@@ -62,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quality", type=int, default=95, metavar="Q", help="JPEG quality, 1 to 100 (95)"
     )
     parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="every n-th frame alone, as 'segment --every' draws them (1)",
+    )
+    parser.add_argument(
         "--link", action="store_true", help="hard links of source frames that are JPEG files"
     )
     parser.add_argument(
@@ -121,6 +128,7 @@ def _export(
             name_as_sentence=args.name_as_sentence,
             annotated_only=args.annotated_only,
             quality=args.quality,
+            every=args.every,
             link=args.link,
             jobs=args.jobs,
             progress=progress,
@@ -133,6 +141,7 @@ def _export(
         "annotated_only": args.annotated_only,
         "overwrite": args.overwrite,
         "quality": args.quality,
+        "every": args.every,
         "link": args.link,
         "jobs": args.jobs,
         "licence": args.licence,

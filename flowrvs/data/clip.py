@@ -390,6 +390,10 @@ class Source:
             found |= self.provenance(key) > 0
         return found
 
+    def keep_every(self, step: int) -> None:
+        """Keep every `step`-th frame alone."""
+        self.frames, self.positions = self.frames[::step], self.positions[::step]
+
     def keep_looked_at(self) -> None:
         """Leave out the frames on which some object that is seen was not looked for."""
         keep = ~self.unlooked()
@@ -413,7 +417,8 @@ class Source:
     ) -> Clip:
         """Encode the masks; objects without a pixel on any frame are left out."""
         clip = Clip(self.name, self.frames, (self.info.height, self.info.width))
-        clip.rate = self.info.rate
+        spacing = (self.positions[-1] - self.positions[0]) / max(1, len(self.positions) - 1)
+        clip.rate = None if self.info.rate is None else self.info.rate / max(1.0, spacing)
         found: dict[int, list[rle.RLE | None]] = {
             k: [None] * len(self.frames) for k in self.objects
         }

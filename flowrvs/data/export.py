@@ -76,6 +76,8 @@ class ExportOptions(TypedDict, total=False):
         accepted and any other is refused.
     quality : int
         JPEG quality, 1 to 100; 95 by default.
+    every : int
+        Write every n-th frame alone, under the name that it has among all; 1 by default.
     link : bool
         Make hard links of source frames that are JPEG files instead of copies. Whoever
         changes such a file in place then changes both.
@@ -95,6 +97,7 @@ class ExportOptions(TypedDict, total=False):
     annotated_only: bool
     overwrite: bool
     quality: int
+    every: int
     link: bool
     jobs: int | None
     licence: str
@@ -410,6 +413,7 @@ class _Export:
     annotated_only: bool = False
     overwrite: bool = False
     quality: int = 95
+    every: int = 1
     link: bool = False
     jobs: int | None = None
     licence: str = ""
@@ -422,6 +426,8 @@ class _Export:
         writer(self.format)
         if not 1 <= self.quality <= 100:
             raise InputError(f"The JPEG quality is 1 to 100, not {self.quality}.")
+        if self.every < 1:
+            raise InputError(f"Every {self.every} frames is impossible; use 1 or more.")
         for split in splits:
             safe_name(split, "split")
         if not projects:
@@ -433,6 +439,7 @@ class _Export:
         for source in sources:
             if self.name_as_sentence:
                 source.name_silent()
+            source.keep_every(self.every)
             if self.annotated_only:
                 source.keep_looked_at()
                 if not source.frames:

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QMenu,
     QPlainTextEdit,
     QPushButton,
@@ -28,7 +29,13 @@ from qtpy.QtWidgets import (
 from flowrvs.checkpoints import MODELS
 from flowrvs.errors import InputError
 from napari_flowrvs.find.offers import LayerOffers
-from napari_flowrvs.find.presenter import DEVICES, MEMORY, SegmentInputs, SegmentPresenter
+from napari_flowrvs.find.presenter import (
+    CLUSTER,
+    DEVICES,
+    MEMORY,
+    SegmentInputs,
+    SegmentPresenter,
+)
 from napari_flowrvs.job import Phase
 from napari_flowrvs.models.panel import ModelNames, ModelPanel
 from napari_flowrvs.models.presenter import ModelPresenter
@@ -213,8 +220,16 @@ class OptionsPanel(QWidget):
         self._chosen = False
         self._video: str | int | None = None
         self._build_model()
-        self.device = ComboBox(choices=DEVICES, value="auto")
-        self.device.tooltip = "Where the model runs; auto takes a GPU when there is one"
+        self.device = ComboBox(choices=(*DEVICES, CLUSTER), value="auto")
+        self.device.tooltip = (
+            "Where the model runs: auto takes a GPU of this computer when there is one;\n"
+            "a cluster is a dask scheduler and its workers"
+        )
+        self.scheduler = QLineEdit()
+        self.scheduler.setPlaceholderText("tls://HOST:PORT")
+        self.scheduler.setAccessibleName("Address of the cluster's scheduler")
+        self.scheduler.hide()
+        self.device.changed.connect(lambda value: self.scheduler.setVisible(value == CLUSTER))
         self.memory = ComboBox(choices=MEMORY, value="auto")
         self.memory.tooltip = (
             "What stays on the GPU: full is the quickest, low the smallest;\n"
@@ -259,6 +274,8 @@ class OptionsPanel(QWidget):
             label = QLabel(text)
             label.setBuddy(buddy)
             layout.addRow(label, field)
+            if field is self.device.native:
+                layout.addRow(self.scheduler)
             if field is pair:
                 layout.addRow(self.estimate)
         self.setLayout(layout)
@@ -341,6 +358,11 @@ class OptionsPanel(QWidget):
             path = path / f"{stem}.flowrvs"
         return str(path)
 
+    def place(self) -> str:
+        """Return the device, or the address of the cluster, "" where it is still missing."""
+        chosen = str(self.device.value)
+        return self.scheduler.text().strip() if chosen == CLUSTER else chosen
+
     def inputs(self, source: VideoSource | None, texts: tuple[str, ...]) -> SegmentInputs:
         """Return what a run of these sentences over `source` would take."""
         whole = not self._chosen
@@ -348,7 +370,7 @@ class OptionsPanel(QWidget):
             source,
             texts,
             model=self.model.currentText().strip(),
-            device=str(self.device.value),
+            device=self.place(),
             memory=str(self.memory.value),
             start=0 if whole else int(self.first.value),
             stop=None if whole else int(self.last.value) + 1,

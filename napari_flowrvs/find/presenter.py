@@ -26,6 +26,7 @@ from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource, default_project
 
 __all__ = [
+    "CLUSTER",
     "DEVICES",
     "MEMORY",
     "Prompt",
@@ -39,6 +40,12 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
+#: Stands beside them for the workers of a dask scheduler.
+CLUSTER = "a cluster"
+
+#: Seconds that a scheduler may take to have a worker.
+_FIRST_WORKER = 30.0
+
 #: Labels with more values are no objects.
 _MOST_VALUES = 1000
 
@@ -50,7 +57,15 @@ SegmenterFactory = Callable[..., Segmenter]
 
 
 def load_segmenter(model: str, device: str, memory: str = "auto") -> Segmenter:
-    """Load a model by name or folder; this imports torch, so call it from a worker."""
+    """Load a model by name or folder; this imports torch, so call it from a worker.
+
+    A `device` that is none of `DEVICES` is the address of a dask scheduler, whose workers
+    load the model; certificates are those of dask's configuration.
+    """
+    if device not in DEVICES:
+        from flowrvs.inference.cluster import Cluster
+
+        return Cluster(device, model, timeout=_FIRST_WORKER, memory=memory)
     locate(model)  # a wrong name is told before the seconds that importing torch takes
     return flowrvs.load(model, device=device, memory=memory)
 
@@ -81,7 +96,8 @@ class SegmentInputs:
     texts : tuple of str
         Lines; blank and repeated ones are no sentences.
     model, device, memory : str
-        Name or folder of the model; one of `DEVICES`; one of `MEMORY`.
+        Name or folder of the model; one of `DEVICES`, or a scheduler's address; one of
+        `MEMORY`.
     start, stop : int
         First native frame and one past the last; None for the end of the video.
     steps : int
@@ -119,6 +135,8 @@ class SegmentInputs:
             raise InputError("There is no sentence: type what to find, one sentence a line.")
         if not self.model.strip():
             raise InputError("There is no model: type tiny, or choose the folder of one.")
+        if not self.device:
+            raise InputError("There is no cluster: type its scheduler's address, tls://HOST:PORT.")
         request = SegmentRequest(
             self.sentences, self.start, self.stop, self.steps, keep_confidence=True
         )

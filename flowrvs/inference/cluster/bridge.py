@@ -4,8 +4,8 @@
 writes events to its standard output, as messages of `flowrvs.inference.cluster.wire`
 after their length. dask's own client unpickles what workers send (results, their types,
 exceptions): whoever holds a worker would hold the annotator's machine. In this process
-`pickle` is replaced, before dask is imported, by one that makes nothing but bytes and
-plain exceptions; and bytes are all that it hands on.
+`pickle` is replaced, before dask is imported, by one that makes nothing but bytes; and bytes
+are all that it hands on.
 
 Orders: ``connect`` (first), ``submit`` (id, worker, one blob), ``cancel`` (ids).
 Events: ``connected`` or ``refused``, ``workers``, ``done`` (id, one blob), ``again`` (id: it
@@ -53,19 +53,14 @@ def read_message(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes bytes and plain exceptions, and refuses all else."""
+    """Makes bytes and plain containers, and refuses all else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "builtins":
-            found = getattr(sys.modules[module], name, None)
-            if found in (bytes, bytearray) or (
-                isinstance(found, type) and issubclass(found, Exception)
-            ):
-                return found
-        if (module, name) == ("distributed.scheduler", "KilledWorker"):
-            return RuntimeError
-        # dask takes a TypeError for a traceback or a type that it cannot have.
-        raise TypeError(f"{module}.{name} is not taken from a worker")
+        found = {"bytes": bytes, "bytearray": bytearray}.get(name)
+        if module != "builtins" or found is None:
+            # dask takes a TypeError for a traceback or a type that it cannot have.
+            raise TypeError(f"{module}.{name} is not taken from a worker")
+        return found
 
 
 def _loads(data: Any, /, *, buffers: Iterable[Any] = (), **options: Any) -> Any:
@@ -207,7 +202,9 @@ def _works(about: dict[str, Any]) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the deepest cause that says something, in one line."""
+    """Return what an error says of its cause, in one line."""
+    if error.args and isinstance(error.args[0], bytes):  # a worker's, pickled
+        return "its own log says why"
     text = " ".join(str(error).split()) or type(error).__name__
     cause: BaseException | None = error
     while cause is not None:

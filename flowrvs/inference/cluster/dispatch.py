@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
@@ -85,9 +86,16 @@ class Dispatcher:
         self._link.close()
 
     def results(
-        self, tasks: Iterable[Task]
+        self, tasks: Iterable[Task], *, timeout: float | None = None
     ) -> Generator[tuple[Any, Reply | FlowRVSError], None, None]:
         """Yield every task with its answer, in order; an error where no worker could answer.
+
+        Parameters
+        ----------
+        tasks : iterable of Task
+            Taken as they are needed.
+        timeout : float, optional
+            Seconds to wait for a first worker.
 
         Raises
         ------
@@ -97,6 +105,7 @@ class Dispatcher:
             No worker can compute, or the scheduler does not come back.
         """
         source = iter(tasks)
+        end = math.inf if timeout is None else time.monotonic() + timeout
         added = following = 0
         more = True
         while more or self._tasks:
@@ -118,6 +127,10 @@ class Dispatcher:
                 self._assign()
             if more or self._tasks:
                 self._listen()
+                if not self._workers and time.monotonic() > end:
+                    raise ClusterError(
+                        f"{self._scheduler.address} has no workers: start some, and run again."
+                    )
 
     def _usable(self) -> list[str]:
         return [worker for worker in self._workers if worker not in self._unfit]

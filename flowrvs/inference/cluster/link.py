@@ -113,7 +113,8 @@ class Link:
         self._events: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flowrvs.inference.cluster.bridge"],
+            # -P: no module of the folder that we happen to be in.
+            [sys.executable, "-P", "-m", "flowrvs.inference.cluster.bridge"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -49,6 +49,8 @@ class Cluster:
         default the logger ``flowrvs``.
     cancel : CancelToken, optional
         Stops the waiting for a first worker.
+    timeout : float, optional
+        Seconds to wait for a first worker; without it, until `cancel`.
     **options
         What else `flowrvs.load` takes.
 
@@ -83,6 +85,7 @@ class Cluster:
         patience: float = 300.0,
         notice: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
+        timeout: float | None = None,
         **options: Any,
     ) -> None:
         self.scheduler = Scheduler.at(scheduler) if isinstance(scheduler, str) else scheduler
@@ -90,7 +93,7 @@ class Cluster:
         self._options = options
         self._patience = patience
         self._notice = notice or logging.getLogger("flowrvs").warning
-        facts = self._ask_for_model(cancel or CancelToken())
+        facts = self._ask_for_model(cancel or CancelToken(), timeout)
         try:
             self.name, self.weights = str(facts["name"]), str(facts["weights"])
             self.window_size, self.overlap = int(facts["window_size"]), int(facts["overlap"])
@@ -98,10 +101,10 @@ class Cluster:
         except (KeyError, TypeError, ValueError):
             raise ClusterError("A worker does not say what model it has.") from None
 
-    def _ask_for_model(self, cancel: CancelToken) -> dict[str, Any]:
+    def _ask_for_model(self, cancel: CancelToken, timeout: float | None) -> dict[str, Any]:
         task = _ModelTask(self._header("model"))
         with closing(self._dispatcher(cancel)) as dispatcher:
-            ((_, reply),) = dispatcher.results([task])
+            ((_, reply),) = dispatcher.results([task], timeout=timeout)
         if isinstance(reply, FlowRVSError):
             raise reply
         return reply[0]

@@ -39,7 +39,7 @@ assert main(["check", "out/train"]) == 0
     [
         ["segment", "{clip}", "-p", "red"],
         ["models", "fetch", "mevis"],
-        ["train", "flow", "--config", "none.toml"],
+        ["train", "flow", "--model", "tiny", "--data", "none", "--out", "none"],
     ],
     ids=lambda line: line[0],
 )

@@ -336,6 +336,18 @@ def test_sentences_are_remembered_for_the_next_session(
     assert later.texts == ("green", "green")
 
 
+def test_a_cluster_is_typed_in(make_dock: MakeDock) -> None:
+    _, dock = make_dock()
+    options = dock.find.options
+    assert options.place() == "auto" and options.scheduler.isHidden()
+    options.device.value = "a cluster"
+    assert options.place() == "" and not options.scheduler.isHidden()
+    options.scheduler.setText(" tls://gpu-server:8786 ")
+    assert options.inputs(None, ("red",)).device == "tls://gpu-server:8786"
+    options.device.value = "cpu"
+    assert options.place() == "cpu" and options.scheduler.isHidden()
+
+
 def test_everything_is_reached_by_keyboard(
     make_dock: MakeDock, image_folder: Path, qtbot: Any, gated: GatedSegmenter
 ) -> None:

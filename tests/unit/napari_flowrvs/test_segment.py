@@ -10,7 +10,13 @@ import pytest
 
 from flowrvs.errors import CheckpointError, InputError
 from flowrvs.store import Project
-from napari_flowrvs.find.presenter import MEMORY, SegmentInputs, SegmentPresenter, Written
+from napari_flowrvs.find.presenter import (
+    MEMORY,
+    SegmentInputs,
+    SegmentPresenter,
+    Written,
+    load_segmenter,
+)
 from napari_flowrvs.job import Failure
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource, default_project
@@ -275,3 +281,12 @@ def test_close_flushes_what_a_person_drew(image_folder: Path, clip: Clip, load: 
     assert presenter.close()
     with Project.open(presenter.project.path, read_only=True) as again:
         assert (again.labels(prompt.layer_id)[3, :5] == prompt.object_id).all()
+
+
+def test_a_cluster_takes_the_place_of_a_device(image_folder: Path, clip: Clip) -> None:
+    source = source_of_folder(image_folder, clip)
+    with pytest.raises(InputError, match="no cluster"):
+        SegmentInputs(source, ("red",), device="").check()
+    SegmentInputs(source, ("red",), device="tls://gpu-server:8786").check()
+    with pytest.raises(InputError, match="not encrypted"):  # by the client, not a model's loader
+        load_segmenter("tiny", "tcp://192.0.2.7:8786")

@@ -80,6 +80,19 @@ def test_mevis(project, masks, tmp_path):
             assert np.array_equal(coco_mask.decode(coded).astype(bool), masks[name][index])
 
 
+def test_every_nth_frame_alone(project, masks, tmp_path):
+    result = export_projects([project], tmp_path / "out", every=5)
+    assert result.frames == 3 and {f.code for f in check_split(result.path)} <= {"overlap"}
+    (video,) = meta(result.path).values()
+    assert video["frames"] == ["00000", "00005", "00010"]
+    by_text = {e["exp"]: e for e in video["expressions"].values()}
+    (red,) = by_text["the red square"]["anno_id"]
+    rles = json.loads((result.path / "mask_dict.json").read_text())[str(red)]
+    found = [coco_mask.decode(coded) > 0 for coded in rles]
+    np.testing.assert_array_equal(found, masks["red"][::5])
+    assert len(list((result.path / "JPEGImages").rglob("*.jpg"))) == 3
+
+
 def test_painted_pixels_arrive(project, tmp_path):
     first = next(iter(project.objects))
     labels = project.labels(project.objects[first].layer)
@@ -239,6 +252,7 @@ def test_again_is_accepted_and_other_content_refused(project, tmp_path):
         ({"format": "avi"}, "format"),
         ({"split": "../up"}, "split name"),
         ({"quality": 0}, "quality"),
+        ({"every": 0}, "Every 0"),
         ({"videos": []}, "0 videos"),
     ],
 )

@@ -63,7 +63,9 @@ def test_scribbles_count_along_their_whole_way(scene) -> None:
     mask = Picker(frame).add(Mark.scribble([(40, 60), (60, 60)]))
     assert iou(mask, red) > 0.9
     mask = Picker(frame).add(Mark.scribble([(50, 58), (114, 50)]))
-    assert all(mask[int(y), int(x)] for x, y in zip(range(50, 115), np.linspace(58, 50, 65), strict=True))
+    assert all(
+        mask[int(y), int(x)] for x, y in zip(range(50, 115), np.linspace(58, 50, 65), strict=True)
+    )
 
 
 def test_undo_gives_what_was_there_before(scene) -> None:
