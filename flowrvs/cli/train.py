@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flowrvs.training.flow import Trained
 
-HELP = "Train: 'flow' or 'decoder' on real data, 'scratch' from nothing; 'merge' adapters."
+HELP = "Train 'flow' or 'decoder' on real data, 'improve' a model, 'scratch', 'merge' adapters."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a TOML file; the bundled model's is flowrvs/training/scratch/configs/tiny.toml",
     )
     _add_resume(scratch)
+    better = stages.add_parser("improve", help="a model by name, from corrections, in minutes")
+    better.add_argument("--data", nargs="+", required=True, metavar="PATH", help="projects, splits")
+    better.add_argument("--name", required=True, help="name of the result in the list of models")
+    better.add_argument("--model", default="tiny", metavar="NAME|DIR", help="to start from (tiny)")
+    better.add_argument("--minutes", type=float, default=20.0, metavar="M", help="time (20)")
+    better.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, … (auto)")
+    better.add_argument(
+        "--plan", action="store_true", help="count what would be used, estimate, and leave"
+    )
+    _add_resume(better)
     merge = stages.add_parser("merge", help="add an adapter to the weights of its model")
     merge.add_argument("--model", required=True, metavar="NAME|DIR", help="the model")
     merge.add_argument("--lora", required=True, metavar="NAME|DIR", help="the adapter")
@@ -89,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         return _run_scratch(args)
     if args.stage == "merge":
         return _run_merge(args)
+    if args.stage == "improve":
+        return _run_improve(args)
     return _run_real(args)
 
 
@@ -129,7 +141,7 @@ def _run_real(args: argparse.Namespace) -> int:
 
 
 def _tell(trained: Trained, args: argparse.Namespace) -> None:
-    if args.plot:
+    if getattr(args, "plot", False):
         from flowrvs.training.journal import plot_log
 
         folder = trained.folder.parent
@@ -168,6 +180,36 @@ def _run_scratch(args: argparse.Namespace) -> int:
         print(json.dumps({"stage": "scratch", "out": str(folder)}))
     else:
         print(f"trained scratch: {folder}")
+    return 0
+
+
+def _run_improve(args: argparse.Namespace) -> int:
+    from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+    from flowrvs.training import improve, plan_improvement
+
+    options = {"model": args.model, "minutes": args.minutes, "device": args.device}
+    plan = plan_improvement(args.data, **options)
+    counts = (
+        f"{plan.videos} videos, {plan.sentences} sentences, {plan.objects} objects on "
+        f"{plan.frames} frames; {plan.held_out_videos} videos held out; {plan.steps} steps in "
+        f"about {plan.seconds / 60:.0f} minutes, {plan.memory / 1e9:.1f} GB"
+    )
+    if args.plan:
+        facts = {name: getattr(plan, name) for name in plan.__slots__ if name != "config"}
+        print(json.dumps(facts) if args.json else counts)
+        return 0
+    print(counts, file=sys.stderr)
+    with cancel_on_interrupt() as cancel, progress_line() as progress:
+        trained = improve(
+            args.data,
+            name=args.name,
+            plan=plan,
+            resume=args.resume,
+            progress=progress,
+            cancel=cancel,
+            **options,
+        )
+    _tell(trained, args)
     return 0
 
 

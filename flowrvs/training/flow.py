@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
 
 from flowrvs import __version__
+from flowrvs.errors import Cancelled
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
@@ -208,7 +209,9 @@ def train_flow(
     cache: str | Path | None = None,
     name: str | None = None,
     device: str = "auto",
+    target: Path | None = None,
     resume: bool = False,
+    keep_on_cancel: bool = False,
     tensorboard: bool = False,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
@@ -233,8 +236,12 @@ def train_flow(
         Name of the result, the provenance of its masks; that of the folder by default.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, …
+    target : Path, optional
+        Folder of the result, instead of ``<out>/model`` or ``<out>/lora``.
     resume : bool
         Go on from the newest checkpoint in `out`.
+    keep_on_cancel : bool
+        When cancelled, return the best state so far if a validation found one.
     tensorboard : bool
         Write events for TensorBoard, too.
     progress : callable, optional
@@ -289,7 +296,11 @@ def train_flow(
     )
     if resume:
         engine.resume()
-    engine.run()
+    try:
+        engine.run()
+    except Cancelled:
+        if not keep_on_cancel or engine.checkpoints.load_best() is None:
+            raise
     trained, facts = engine.result()
     card = {
         "name": name or out.absolute().name,
@@ -300,7 +311,7 @@ def train_flow(
         **prepared.card(),
         **facts,
     }
-    folder = out / ("lora" if config.lora_rank else "model")
+    folder = target or out / ("lora" if config.lora_rank else "model")
     if accelerator.is_main_process:
         transformer = accelerator.unwrap_model(engine.module)
         if config.lora_rank:

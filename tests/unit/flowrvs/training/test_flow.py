@@ -20,18 +20,22 @@ from safetensors.torch import load_file
 
 import flowrvs
 from flowrvs.cli import main
-from flowrvs.errors import CheckpointError, InputError, MissingPathError
+from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError
 from flowrvs.models.presets import PRESETS, build_vae
+from flowrvs.progress import CancelToken
 from flowrvs.training import (
     DecoderConfig,
     FlowConfig,
     build_config,
+    improve,
     merge_lora,
+    plan_improvement,
     train_decoder,
     train_flow,
 )
 from flowrvs.training.dataset import TrainingData
 from flowrvs.training.encoded import CachedData, ClipEncoder, LatentCache, fill_cache, needed_draws
+from flowrvs.training.improve import training_bytes
 from flowrvs.training.journal import read_log
 from flowrvs.training.models import inject_video, open_model
 from flowrvs.training.setup import prepare_data
@@ -395,6 +399,11 @@ def test_the_command_line(
         assert message in error
         assert error.count("\n") == 1
         assert "Traceback" not in error
+    better = ["train", "improve", "--model", str(micro_model), "--data", str(mevis_split)]
+    better += ["--name", "x", "--plan", "--json", "--device", "cpu", "--minutes", "0.1"]
+    assert main(better) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["videos"], plan["sentences"], plan["held_out_videos"]) == (2, 6, 1)
     assert main(["train", "flow", "--options"]) == 0
     assert "boundary_probability = 0.5 (0 to 1)" in capsys.readouterr().out
 
@@ -427,3 +436,67 @@ def test_the_data_stays_lazy(mevis_split: Path, micro_model: Path, monkeypatch) 
     assert isinstance(data, TrainingData)
     data.draw(0)
     assert len(data.texts()) >= 4
+
+
+def test_an_improvement_counts_trains_and_appears_by_name(
+    micro_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
+    for name, seed in (("a", 3), ("b", 4), ("c", 5)):
+        make_project(tmp_path / "mine", name, seed)
+    plan = plan_improvement([tmp_path / "mine"], model=micro_model, minutes=0.05, device="cpu")
+    # Each project: two sentences, one object, confirmed on four frames; one of three is held out.
+    assert (plan.videos, plan.sentences, plan.objects, plan.frames) == (2, 4, 2, 8)
+    assert (plan.held_out_videos, plan.held_out_sentences) == (1, 2)
+    assert plan.steps >= 10
+    assert 0 < plan.seconds < 60
+    assert 10**5 < plan.memory < 10**9
+    short = dataclasses.replace(
+        plan, config=dataclasses.replace(plan.config, max_steps=4, validate_every=2, frames=5)
+    )
+    cancel = CancelToken()
+
+    def stop(event) -> None:
+        if "J&F" in event.message:
+            cancel.cancel()
+
+    options = {"model": micro_model, "plan": short, "device": "cpu"}
+    trained = improve([tmp_path / "mine"], name="better", progress=stop, cancel=cancel, **options)
+    assert trained.steps == 2  # cancelled after the first validation: the best so far
+    assert trained.folder == tmp_path / "home" / "models" / "better"
+    assert flowrvs.load("better", device="cpu").name == "better"
+    assert trained.card["J&F"] == trained.scores["J&F"]
+    with pytest.raises(InputError, match="choose another name"):
+        improve([tmp_path / "mine"], name="better", **options)
+    for name in ("", "a/b", ".hidden"):
+        with pytest.raises(InputError, match="no name for a model"):
+            improve([tmp_path / "mine"], name=name, **options)
+    early = CancelToken()
+    early.cancel()
+    with pytest.raises(Cancelled):
+        improve([tmp_path / "mine"], name="early", cancel=early, **options)
+    assert not (tmp_path / "home" / "models" / "early").exists()
+
+
+def test_the_memory_estimate_is_near_the_trace() -> None:
+    # GB by benchmarks/training_memory.py.
+    with torch.device("meta"):
+        from flowrvs.models.presets import build_transformer
+
+        transformer = build_transformer(PRESETS["production"])
+        vae = build_vae(PRESETS["production"], mask_decoder=True)
+    pipeline = micro_pipeline()
+    pipeline.register_modules(transformer=transformer, vae=vae)
+    pipeline.register_to_config(sample_height=480, sample_width=832)
+    for rank, checkpointing, rest, activations in (
+        (0, False, 17.03, 30.42),
+        (0, True, 17.03, 1.16),
+        (32, False, 3.71, 36.21),
+        (32, True, 3.71, 2.15),
+    ):
+        config = dataclasses.replace(
+            FlowConfig(), lora_rank=rank, gradient_checkpointing=checkpointing
+        )
+        expected = rest + 0.25 + max(activations, 6.14)  # the VAE, and encoding before the step
+        estimated = training_bytes(pipeline, config, torch.bfloat16) / 1e9
+        assert abs(estimated / expected - 1) < 0.1, (rank, checkpointing, estimated)
