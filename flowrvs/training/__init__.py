@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "config": ["PRESETS", "DecoderConfig", "FlowConfig", "build_config"],
         "decoder": ["train_decoder"],
         "flow": ["Trained", "train_flow"],
-        "improve": ["Improvement", "improve", "plan_improvement"],
+        "corrections": ["Improvement", "improve", "plan_improvement"],
         "lora": ["merge_lora"],
         "scratch": ["ScratchConfig", "load_scratch_config", "train_scratch"],
         "sources": ["open_sources"],

@@ -163,8 +163,10 @@ class LatentPool:
         self._clips: list[EncodedClip] = []
         self._next = 0
 
-    def __len__(self) -> int:
-        return len(self._clips)
+    @property
+    def clips(self) -> list[EncodedClip]:
+        """The clips that it holds."""
+        return self._clips
 
     def refresh(self, count: int) -> None:
         """Encode `count` new clips; the oldest make room."""

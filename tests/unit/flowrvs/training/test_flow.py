@@ -33,9 +33,9 @@ from flowrvs.training import (
     train_decoder,
     train_flow,
 )
+from flowrvs.training.corrections import training_bytes
 from flowrvs.training.dataset import TrainingData
 from flowrvs.training.encoded import CachedData, ClipEncoder, LatentCache, fill_cache, needed_draws
-from flowrvs.training.improve import training_bytes
 from flowrvs.training.journal import read_log
 from flowrvs.training.models import inject_video, open_model
 from flowrvs.training.setup import prepare_data

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowrvs.data import export_projects
 from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError, ProjectError
 from flowrvs.masks import rle
 from flowrvs.store import Project
@@ -249,3 +250,21 @@ def test_masks_of_another_size_are_named(tmp_path: Path) -> None:
     (split / "JPEGImages" / "v0" / "00003.jpg").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match="cannot be read"):
         source.pictures(video, [3])
+
+
+@pytest.mark.parametrize("kind", ["mevis", "ytvos", "refdavis"])
+def test_what_is_exported_here_can_be_trained_on(tmp_path: Path, kind: str) -> None:
+    with Project.open(make_project(tmp_path), read_only=True) as project:
+        export_projects([project], tmp_path / kind, format=kind, split="train")
+    for place in (tmp_path / kind, tmp_path / kind / "train"):
+        (source,) = open_sources(place)
+        (video,) = source.videos
+        red, nothing = video.sentences
+        assert (red.text, nothing.text) == ("the red box", "the green ball")
+        assert len(red.frames) == FRAMES
+        truth = draw_video(3)[1][0]
+        np.testing.assert_array_equal(source.masks(video, red, [3])[0], truth[3])
+        np.testing.assert_array_equal(
+            source.masks(video, red, [9])[0], np.roll(truth[9], 3, axis=1)
+        )
+        assert not source.masks(video, nothing, list(range(FRAMES))).any()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -288,7 +289,7 @@ def _time_step(
     return 2 * seconds
 
 
-def _count(prepared: PreparedData) -> dict[str, object]:
+def _count(prepared: PreparedData) -> dict[str, Any]:
     """Count what is trained on and what is held out."""
     videos = sentences = frames = 0
     objects: set[tuple[int, str, int]] = set()
