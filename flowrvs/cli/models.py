@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flowrvs.disk import read_regular
 from flowrvs.progress import Progress, ProgressCallback
 
 HELP = "List, fetch, convert, verify or calibrate models."
@@ -143,10 +144,11 @@ def _list(args: argparse.Namespace) -> int:
         rows.append({"name": model.name, "summary": model.summary, "path": path})
     for path in sorted(home.iterdir()) if home.is_dir() else []:
         if path.is_dir() and path.name not in MODELS and not path.name.startswith("."):
-            rows.append({"name": path.name, "summary": "placed by hand", "path": path})
+            rows.append({"name": path.name, "summary": _summary(path), "path": path})
     for row in rows:
         path = row["path"]
-        row["installed"] = is_whole(row["name"])
+        row["lora"] = (path / "pytorch_lora_weights.safetensors").is_file()
+        row["installed"] = row["lora"] or is_whole(row["name"])
         row["bytes"] = folder_bytes(path)
         row["path"] = str(path)
         row["part"] = folder_bytes(path.with_name(f".{path.name}.download"))
@@ -162,6 +164,25 @@ def _list(args: argparse.Namespace) -> int:
             state = f"not installed{begun}: flowrvs models fetch {row['name']}"
         print(f"{row['name']:10} {row['summary']}\n{'':10} {state}")
     return 0
+
+
+def _summary(folder: Path) -> str:
+    """Say of a folder beside the known models what its training wrote about it."""
+    try:
+        card = json.loads(read_regular(folder / "training.json", 2**20))
+        base, step, day = Path(card["base"]).name, int(card["step"]), str(card["date"])[:10]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "placed by hand"
+    if not (base + day).isprintable():
+        return "placed by hand"
+    kind = (
+        "an adapter (--lora) for"
+        if (folder / "pytorch_lora_weights.safetensors").is_file()
+        else "from"
+    )
+    score = card.get("J&F")
+    scored = f", J&F {score:.3f} held out" if isinstance(score, float) else ""
+    return f"{kind} {base}, {step} steps on {card.get('samples')} samples{scored}, {day}"
 
 
 def _fetch(args: argparse.Namespace) -> int:

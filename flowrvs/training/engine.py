@@ -22,7 +22,14 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 
 from flowrvs.disk import free_bytes
-from flowrvs.errors import Cancelled, DeviceMemoryError, InputError, StorageError, TrainingError
+from flowrvs.errors import (
+    Cancelled,
+    DeviceMemoryError,
+    FlowRVSError,
+    InputError,
+    StorageError,
+    TrainingError,
+)
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.checkpoints import Checkpoints
 from flowrvs.training.config import CommonConfig
@@ -217,6 +224,9 @@ class Engine:
         try:
             with _memory_in_words():
                 for samples in self._loader():
+                    for sample in samples:
+                        if isinstance(sample, FlowRVSError):
+                            raise sample
                     self._check_cancelled()
                     loss = self._train_step(samples)
                     self.step += 1
@@ -237,7 +247,7 @@ class Engine:
         )
         # Fresh processes, not forks: readers of projects and videos have threads of their own.
         loader = DataLoader(
-            self.dataset,
+            _Told(self.dataset),
             batch_sampler=numbers,
             num_workers=config.workers,
             collate_fn=list,
@@ -377,6 +387,22 @@ class Engine:
                 f"Checkpoints need {needed / 1e9:.1f} GB, {self.out} has {free / 1e9:.1f} GB free; "
                 "free some space, or keep fewer (keep = 1)."
             )
+
+
+class _Told:
+    """A dataset that hands its errors on: a worker would wrap them into a traceback's text."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.dataset[number]
+        except FlowRVSError as error:
+            return error
 
 
 #: Options that may change between a training and its resumption.

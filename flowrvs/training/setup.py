@@ -148,8 +148,11 @@ def prepare_data(
     scored = held_out_sentences(
         sources, held_out, config.validation_sentences, pipeline.window_size
     )
-    identity = [[source.label, len(source.videos)] for source in sources]
-    return PreparedData(sources, data, scored, [identity, data.epoch_length, variants])
+    # Not the whole paths: data may be moved while a training rests.
+    identity = [
+        [Path(entry.source.label).name, len(entry.rows), entry.count] for entry in data.entries
+    ]
+    return PreparedData(sources, data, scored, [identity, variants])
 
 
 def _size(source: Source) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from flowrvs.errors import Cancelled, CheckpointError, StorageError, TrainingError
+from flowrvs.errors import (
+    Cancelled,
+    CheckpointError,
+    DatasetError,
+    StorageError,
+    TrainingError,
+)
 from flowrvs.progress import CancelToken
 from flowrvs.training import FlowConfig
 from flowrvs.training.engine import Engine, Monitor, learning_rate, make_accelerator
@@ -215,6 +222,23 @@ def test_a_loss_that_is_not_finite_stops_before_it_harms(tmp_path: Path) -> None
     assert again.step == stopped
     for a, b in zip(engine.parameters, again.parameters, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_picture_that_cannot_be_read_stops_with_its_line(tmp_path: Path) -> None:
+    class Damaged(Numbers):
+        def __getitem__(self, number: int) -> torch.Tensor:
+            if number == 5:
+                raise DatasetError("The picture x.jpg cannot be read; copy it again.")
+            return super().__getitem__(number)
+
+    engine = make_engine(tmp_path)
+    engine.dataset = Damaged()
+    with pytest.raises(DatasetError, match=r"^The picture x.jpg cannot be read; copy it again.$"):
+        engine.run()
+    assert engine.step == 2  # its batch is not begun
+    # As it comes back from a worker process.
+    error = pickle.loads(pickle.dumps(DatasetError("a line")))
+    assert (type(error), str(error)) == (DatasetError, "a line")
 
 
 def test_spikes_are_seen_after_a_hundred_steps() -> None:

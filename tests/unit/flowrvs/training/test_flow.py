@@ -439,7 +439,10 @@ def test_the_data_stays_lazy(mevis_split: Path, micro_model: Path, monkeypatch) 
 
 
 def test_an_improvement_counts_trains_and_appears_by_name(
-    micro_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    micro_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
     for name, seed in (("a", 3), ("b", 4), ("c", 5)):
@@ -466,6 +469,10 @@ def test_an_improvement_counts_trains_and_appears_by_name(
     assert trained.folder == tmp_path / "home" / "models" / "better"
     assert flowrvs.load("better", device="cpu").name == "better"
     assert trained.card["J&F"] == trained.scores["J&F"]
+    assert main(["models", "list", "--json"]) == 0
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)["models"]}
+    assert listed["better"]["installed"]
+    assert listed["better"]["summary"].startswith("from micro, 2 steps on 4 samples, J&F 0.")
     with pytest.raises(InputError, match="choose another name"):
         improve([tmp_path / "mine"], name="better", **options)
     for name in ("", "a/b", ".hidden"):
