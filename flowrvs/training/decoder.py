@@ -157,7 +157,7 @@ def train_decoder(
     accelerator = make_accelerator(precision, device)
     base, pipeline = open_model(model, dtype)
     vae = pipeline.vae.to(accelerator.device)
-    use_fast_layers(vae)
+    use_fast_layers(vae, exact=False)  # exact roundings in 16 bits have no gradient
     prepared = prepare_data(data, config, pipeline, weights=weights)
     trainee = DecoderTrainee(vae, config, accelerator, prepared)
     engine = Engine(
