@@ -15,7 +15,7 @@ import pytest
 
 import flowrvs
 from flowrvs.cli import main
-from flowrvs.errors import Cancelled, ClusterError, InputError
+from flowrvs.errors import Cancelled, ClusterError, InputError, MissingPathError
 from flowrvs.inference.cluster import Cluster, Scheduler
 from flowrvs.inference.cluster.link import Link
 from flowrvs.progress import CancelToken
@@ -293,6 +293,8 @@ def test_cancelling_while_waiting_for_a_worker(cluster: LocalCluster) -> None:
     with pytest.raises(Cancelled):
         Cluster(cluster.address, "window", notice=tell, cancel=token)
     assert told == [f"{cluster.address} has no workers; waiting for one."]
+    with pytest.raises(ClusterError, match="has no workers: start some"):
+        Cluster(cluster.address, "window", notice=told.append, timeout=0.5)
 
 
 def test_tls_with_right_and_wrong_certificates(
@@ -342,6 +344,11 @@ def test_an_unencrypted_way_is_refused_beyond_this_machine(address: str) -> None
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="no address of a scheduler"):
         Scheduler.at(address)
+
+
+def test_a_certificate_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingPathError, match="none.pem"):
+        Scheduler.at("tls://gpu-server:8786", tls_ca=str(tmp_path / "none.pem"))
 
 
 def test_nobody_there_is_one_line(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from flowrvs.errors import ClusterError, FlowRVSError, InputError, missing_extra
+from flowrvs.errors import ClusterError, FlowRVSError, InputError, MissingPathError, missing_extra
 from flowrvs.inference.cluster.bridge import read_message, write_message
 
 __all__ = ["Link", "Scheduler"]
@@ -59,6 +60,8 @@ class Scheduler:
         InputError
             It is no address, or one that is neither encrypted nor on this machine while
             `insecure` is False.
+        MissingPathError
+            A certificate is not there.
         """
         whole = address.strip()
         if "://" not in whole:
@@ -80,6 +83,9 @@ class Scheduler:
                 "code of theirs in. Use tls:// (docs/cluster.md says how), or --insecure in a "
                 "network that you trust."
             )
+        for path in (tls_ca, tls_cert, tls_key):
+            if path is not None and not Path(path).is_file():
+                raise MissingPathError(f"No certificate or key is at {path}; give a file in PEM.")
         return cls(whole.rstrip("/"), tls_ca, tls_cert, tls_key, timeout)
 
 
