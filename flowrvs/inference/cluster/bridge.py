@@ -206,6 +206,8 @@ def _reason(error: BaseException) -> str:
     if error.args and isinstance(error.args[0], bytes):  # a worker's, pickled
         return "its own log says why"
     text = " ".join(str(error).split()) or type(error).__name__
+    if "ssl_context" in text:
+        return "TLS needs certificates, and none were given (--tls-ca, --tls-cert, --tls-key)"
     cause: BaseException | None = error
     while cause is not None:
         if type(cause).__name__.startswith("SSL") or "certificate" in str(cause).lower():
