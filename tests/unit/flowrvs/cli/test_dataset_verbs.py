@@ -112,6 +112,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(line, project, tmp_path, capsy
 def test_a_project_that_is_open_elsewhere_is_exported(project, tmp_path):
     with Project.open(project):
         assert main(["export", str(project), "--to", str(tmp_path / "d")]) == 0
+    masks = json.loads((tmp_path / "d" / "train" / "mask_dict.json").read_text())
+    assert [len(rows) for rows in masks.values()] == [12, 12] and all(
+        all(r) for r in masks.values()
+    )
 
 
 def test_in_corrected_out_again(project, tmp_path, capsys):

@@ -104,6 +104,31 @@ def test_shapes_without_the_video(project, video, red, shapes_masks):
     assert preview.certainty(2) > preview.certainty(4)
 
 
+def test_shapes_go_by_all_frames_that_a_person_drew(project, red, shapes_masks):
+    """Also by those that were not chosen: their shapes are known better than any mixture."""
+    truth = shapes_masks["red"]
+    small = truth[5].copy()
+    small[:14] = False
+    for t, mask in ((1, truth[1]), (5, small), (9, truth[9])):
+        draw(project, red, t, mask)
+    preview = spread(project, None, red.id, keys=[1, 9], method="shape").finish()
+    assert preview.frames == (2, 3, 4, 6, 7, 8)
+    assert preview.mask(4).sum() < 0.75 * truth[4].sum()
+    assert preview.certainty(2) == preview.certainty(4) == preview.certainty(6) == 0.5
+    np.testing.assert_array_equal(project.object_mask(red.id, 5, 6)[0], small)
+
+
+def test_copy_takes_the_nearest_key(project, red, shapes_masks):
+    truth = shapes_masks["red"]
+    draw(project, red, 2, truth[2])
+    draw(project, red, 8, truth[8])
+    preview = spread(project, None, red.id, method="copy", start=3).finish()
+    assert preview.frames == (3, 4, 5, 6, 7, 9, 10, 11)
+    for t, key in ((3, 2), (5, 2), (6, 8), (11, 8)):
+        np.testing.assert_array_equal(preview.mask(t), truth[key])
+    assert preview.certainty(3) == 0.5 and preview.certainty(11) == 0.25
+
+
 def test_copy_to_next_and_back(project, video, red, shapes_masks):
     draw(project, red, 5, shapes_masks["red"][5])
     draw(project, red, 8, shapes_masks["red"][8])

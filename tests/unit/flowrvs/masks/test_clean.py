@@ -39,10 +39,14 @@ def test_largest_component(dirty):
 def test_fill_holes(dirty):
     assert fill_holes(dirty).sum() == dirty.sum() + 40
     assert fill_holes(dirty, largest=10).sum() == dirty.sum() + 4
+    assert fill_holes(dirty, largest=3).sum() == dirty.sum()
+    assert fill_holes(dirty, largest=4).sum() == dirty.sum() + 4  # as large as may be
+    assert fill_holes(dirty, largest=36).sum() == dirty.sum() + 40
 
 
 def test_remove_specks(dirty):
     assert remove_specks(dirty, 2).sum() == dirty.sum() - 1
+    assert remove_specks(dirty, 16).sum() == dirty.sum() - 1  # a part of 16 is no smaller
     assert remove_specks(dirty, 17).sum() == dirty.sum() - 17
     assert not remove_specks(dirty, 10_000).any()
 
@@ -85,6 +89,10 @@ def test_components_make_up_the_mask_and_exclude_each_other(mask, smallest):
 
 
 def test_components_by_size(dirty):
+    assert len(components(dirty, 16)) == 2 and len(components(dirty, 17)) == 1
+    corners = np.eye(3, dtype=bool)
+    assert len(components(corners, 1)) == 1, "diagonal neighbours are connected"
+    assert fill_holes(np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]))[1, 1], "and surround a hole"
     parts = components(dirty, 5)
     assert [int(part.sum()) for part in parts] == [441, 16]  # the speck goes with the nearest
     assert parts[0][37, 2]

@@ -7,8 +7,9 @@ import pytest
 
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.masks.flow import Flows, Region, block_mean, has_dis, region_around, sample
-from flowrvs.masks.propagate import propagate
+from flowrvs.masks.propagate import _blend, propagate
 from flowrvs.masks.shape import opencv
+from flowrvs.masks.tracking import SURE, MaskTracker, TrackedMask
 from flowrvs.progress import CancelToken
 
 METHODS = [
@@ -96,6 +97,52 @@ def test_two_keys_meet_and_are_blended(disk):
     final = {s.frame: s.mask for s in parts if s.final}
     assert sorted(final) == first
     assert np.mean([iou(mask, disk.masks[t]) for t, mask in final.items()]) > 0.95
+
+
+def test_a_blend_weighs_by_certainty_and_nearness():
+    """Each side's weight is its certainty times how near its key is; certainty is blended too."""
+    logit = np.full((4, 4), 2.0, np.float16)
+    a = TrackedMask(3, logit, Region(0, 4, 0, 4), 0.8)
+    b = TrackedMask(3, -logit, Region(0, 4, 0, 4), 0.4)
+    found = _blend(a, 0.75, b, 0.25)  # weights 0.6 and 0.1
+    share = 0.6 / 0.7
+    np.testing.assert_allclose(found.logit, 2 * share - 2 * (1 - share), atol=2e-3)
+    assert found.certainty == 0  # one sees the object everywhere, the other nowhere
+    same = _blend(a, 0.75, TrackedMask(3, logit, Region(0, 4, 0, 4), 0.4), 0.25)
+    assert same.certainty == pytest.approx(share * 0.8 + (1 - share) * 0.4)
+    # where only one has looked, the other says "not the object"
+    part = _blend(a, 0.5, TrackedMask(3, logit[:, :2], Region(0, 4, 0, 2), 0.8), 0.5)
+    np.testing.assert_allclose(part.logit[:, 0], 2, atol=1e-2)
+    np.testing.assert_allclose(part.logit[:, 3], (2 - SURE) / 2, atol=1e-2)
+    assert part.certainty == pytest.approx(0.8 * 0.5)
+
+
+def test_the_nearer_key_counts_more(disk):
+    """Two keys that disagree: near each of them its own mask wins."""
+    flows = Flows(disk.read, disk.masks.shape)
+    small = disk.masks[13] & (np.indices(disk.masks[13].shape)[0] < 47)
+    keys = {2: disk.masks[2], 13: small}
+    final = {s.frame: s.mask for s in propagate(flows, keys, 3, 13) if s.final}
+    full = [iou(final[t], disk.masks[t]) for t in range(3, 13)]
+    assert full[0] > 0.9 and full[-1] < 0.75 and full[0] > full[5] > full[-1]
+
+
+@pytest.mark.parametrize("step", [(0, 3), (2, -2), (-3, 1)])
+def test_the_trail_leads_back_to_the_key_frame(step):
+    from .conftest import texture
+
+    picture = texture(3, (160, 192), 20, 230).astype(np.uint8)
+    frames = [np.roll(picture, (step[0] * t, step[1] * t), (0, 1)) for t in range(6)]
+    rows, columns = np.indices((160, 192))
+    masks = [np.hypot(rows - 80 - step[0] * t, columns - 96 - step[1] * t) < 25 for t in range(6)]
+    tracker = MaskTracker(Flows(frames.__getitem__, (6, 160, 192)), {0: masks[0]}, 0, 1)
+    found = list(tracker.to(5))
+    assert [f.frame for f in found] == [1, 2, 3, 4, 5]
+    trail = np.median(tracker._trail[masks[5]], axis=0)
+    assert trail == pytest.approx((-5 * step[0], -5 * step[1]), abs=0.3)
+    last = np.zeros((160, 192), bool)
+    last[found[-1].region.slices] = found[-1].logit > 0
+    assert iou(last, masks[5]) > 0.97
 
 
 def test_large_objects_are_looked_at_coarsely():
