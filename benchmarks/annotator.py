@@ -127,24 +127,24 @@ def with_tools(
         flowrvs.open_video(frames) as video,
         Project.create(Path(folder) / "a.flowrvs", video.info) as project,
     ):
-        one = project.add_object("object", project.add_layer("layer").id)
+        thing = project.add_object("object", project.add_layer("layer").id)
         if start.any():
-            project.write_model(one.layer, one.id, 0, start)
+            project.write_model(thing.layer, thing.id, 0, start)
         flows = editing.Flows(video)
         certainty: dict[int, float] = {}
-        doubts = np.array([v for _, v in editing.doubt(project, one.id, flows=flows)])
-        now = project.object_mask(one.id, 0, len(truth))
+        doubts = np.array([v for _, v in editing.doubt(project, thing.id, flows=flows)])
+        now = project.object_mask(thing.id, 0, len(truth))
         wrong = {t for t in range(len(truth)) if jaccard(now[t], truth[t]) < GOOD}
         good = 0  # in a row
         while end is None or len(alone) < len(PATIENCE):
             if not wrong and end is None:
                 end = so_far()
-            t = next_frame(project, one.id, doubts, truth)
+            t = next_frame(project, thing.id, doubts, truth)
             if t is None:
                 break
             work.looked += 1
             if t not in wrong:
-                project.accept_frames(one.id, t, t + 1)
+                project.accept_frames(thing.id, t, t + 1)
                 doubts[t] = 0
                 good += 1
                 if good in PATIENCE and good not in alone:
@@ -155,16 +155,16 @@ def with_tools(
             drawn, count = redraw(now[t], truth[t])
             work.strokes += count
             if drawn.any():
-                low, high = correct(project, video, one, t, drawn, flows, certainty)
+                low, high = correct(project, video, thing, t, drawn, flows, certainty)
             else:
-                low, high = mark_absent(project, one.id, t, truth)
+                low, high = mark_absent(project, thing.id, t, truth)
                 work.looked += 2
-            now[low:high] = project.object_mask(one.id, low, high)
+            now[low:high] = project.object_mask(thing.id, low, high)
             wrong -= set(range(low, high))
             wrong |= {n for n in range(low, high) if jaccard(now[n], truth[n]) < GOOD}
             low, high = max(0, low - FAR), min(len(truth), high + FAR)
             for n, value in editing.doubt(
-                project, one.id, low, high, flows=flows, certainty=certainty
+                project, thing.id, low, high, flows=flows, certainty=certainty
             ):
                 doubts[n] = value
         last = so_far()
@@ -195,20 +195,20 @@ def mark_absent(project: Project, object_id: int, t: int, truth: Masks) -> tuple
 def correct(
     project: Project,
     video: Video,
-    one: ObjectRecord,
+    thing: ObjectRecord,
     t: int,
     drawn: Masks,
     flows: editing.Flows,
     certainty: dict[int, float],
 ) -> tuple[int, int]:
     """Draw a mask on a frame and spread it; return the frames that may have changed."""
-    labels = project.labels(one.layer)
-    labels[t] = np.where(drawn, one.id, 0)
+    labels = project.labels(thing.layer)
+    labels[t] = np.where(drawn, thing.id, 0)
     low, high = max(0, t - REACH), min(len(video), t + REACH + 1)
-    human = np.flatnonzero(project.provenance(one.id) >= Provenance.HUMAN)
+    human = np.flatnonzero(project.provenance(thing.id) >= Provenance.HUMAN)
     low = max([low, *human[human < t]])
     high = min([high, *(human[human > t] + 1)])
-    preview = editing.spread(project, video, one.id, start=low, stop=high, flows=flows).finish()
+    preview = editing.spread(project, video, thing.id, start=low, stop=high, flows=flows).finish()
     for n in preview.accept():
         certainty[int(n)] = preview.certainty(int(n))
     return low, high

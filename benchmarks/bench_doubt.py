@@ -143,14 +143,14 @@ def look_at_spread(
     mask: Masks,
     truth: Masks,
 ) -> Found:
-    one = project.add_object(name, project.add_layer(name).id)
+    thing = project.add_object(name, project.add_layer(name).id)
     certainty = {}
     masks = np.zeros_like(truth)
     masks[t] = mask
     for part in propagate(flows, {t: mask}):
         masks[part.frame], certainty[part.frame] = part.mask, part.certainty
-    project.write_model(one.layer, one.id, 0, masks)
-    return look(name, project, flows, one.id, truth, certainty)
+    project.write_model(thing.layer, thing.id, 0, masks)
+    return look(name, project, flows, thing.id, truth, certainty)
 
 
 def auc(doubts: Floats, bad: npt.NDArray[np.bool_]) -> float:

@@ -72,16 +72,16 @@ def _say(what: str, row: dict[str, float], base: dict[str, float]) -> None:
 def _open(folder: str, name: str) -> tuple[Project, ObjectRecord, Labels]:
     info = VideoInfo(None, "array", LENGTH, HEIGHT, WIDTH)
     project = open_projects.ensure(Path(folder) / f"{name}.flowrvs", info)
-    _, one = project.add_prompt("one")
-    data, meta, _kind = label_layer(project, one.layer)
+    _, thing = project.add_prompt("one")
+    data, meta, _kind = label_layer(project, thing.layer)
     layer = ProjectLabels(data, **meta)
-    return project, one, layer
+    return project, thing, layer
 
 
 def speed(folder: str) -> None:
     """Print what painting costs, idle and under a stream of masks."""
     numpy = Labels(np.zeros((60, HEIGHT, WIDTH), np.uint16))
-    project, one, layer = _open(folder, "speed")
+    project, thing, layer = _open(folder, "speed")
     masks = np.zeros((25, HEIGHT, WIDTH), bool)
     masks[:, 100:300, 200:500] = True
     stop = threading.Event()
@@ -89,7 +89,7 @@ def speed(folder: str) -> None:
     def stream() -> None:
         t = 100
         while not stop.is_set() and t < LENGTH - 25:
-            project.write_model(one.layer, one.id, t, np.roll(masks, t % 200, axis=1))
+            project.write_model(thing.layer, thing.id, t, np.roll(masks, t % 200, axis=1))
             t += 25
 
     with project:
@@ -110,7 +110,7 @@ def speed(folder: str) -> None:
 
 def length(folder: str, frames: int) -> None:
     """Print how memory grows while a model writes the video."""
-    project, one, layer = _open(folder, "length")
+    project, thing, layer = _open(folder, "length")
     masks = np.zeros((25, HEIGHT, WIDTH), bool)
     masks[:, 100:300, 200:500] = True
     with project:
@@ -118,7 +118,7 @@ def length(folder: str, frames: int) -> None:
         for quarter in range(4):
             start = time.perf_counter()
             for t in range(quarter * frames // 4, (quarter + 1) * frames // 4 - 24, 25):
-                project.write_model(one.layer, one.id, t, np.roll(masks, t % 200, axis=1))
+                project.write_model(thing.layer, thing.id, t, np.roll(masks, t % 200, axis=1))
                 layer.paint((t, 50, 50), 1)
             took = 4e3 * (time.perf_counter() - start) / frames
             print(

@@ -227,9 +227,9 @@ def _row(
     )
 
 
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    union = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / union) if union else 1.0
+def _iou(first: np.ndarray, second: np.ndarray) -> float:
+    union = np.count_nonzero(first | second)
+    return float(np.count_nonzero(first & second) / union) if union else 1.0
 
 
 def _synthetic(scratch: Path, seed: int) -> tuple[dict[str, list[Path]], dict[str, list[str]]]:
