@@ -266,10 +266,17 @@ def _open_images(
         images.height,
         images.width,
         rate=images.rate,
-        frame_names=() if single else tuple(p.stem for p in paths),
+        frame_names=() if single else _frame_names(paths),
         fingerprint=fingerprint(paths),
     )
     return images, info
+
+
+def _frame_names(paths: list[Path]) -> tuple[str, ...]:
+    """Return the stems, fit to be written into any dataset: in Unicode, without a backslash."""
+    stems = [os.fsencode(p.stem).decode("utf-8", "backslashreplace") for p in paths]
+    names = tuple(stem.replace("\\", "_") for stem in stems)
+    return names if len(set(names)) == len(names) else tuple(f"{n:05d}" for n in range(len(paths)))
 
 
 def _open_path(path: Path, reading: dict[str, Any], damaged: str) -> tuple[_Source, VideoInfo]:

@@ -57,25 +57,27 @@ def kind_of(path: Path) -> str:
     VideoError
         It may not be read, is empty, or is a folder without pictures.
     """
+    start = b""
     try:
         status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            return _kind_of_folder(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoError(f"{path} is no regular file; give a video file or a folder.")
-        if not status.st_size:
-            raise VideoError(f"{path} is empty (0 bytes); get another copy.")
-        with open(path, "rb") as file:
-            start = file.read(64)
+        plain, folder = stat.S_ISREG(status.st_mode), stat.S_ISDIR(status.st_mode)
+        names = os.listdir(path) if folder else []
+        if plain and status.st_size:
+            with open(path, "rb") as file:
+                start = file.read(64)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingPathError(f"Nothing is at {path}; check the path.") from None
     except PermissionError:
         raise VideoError(f"{path} may not be read; change its permissions.") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, VideoError):
-            raise
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{path} cannot be read ({reason}).") from None
+    if folder:
+        return _kind_of_folder(path, names)
+    if not plain:
+        raise VideoError(f"{path} is no regular file; give a video file or a folder.")
+    if not start:
+        raise VideoError(f"{path} is empty (0 bytes); get another copy.")
     if start.startswith(TIFF_STARTS):
         return "tiff"
     if start.startswith(b"\x93NUMPY"):
@@ -104,8 +106,7 @@ def _is_animated_png(path: Path) -> bool:
     return False
 
 
-def _kind_of_folder(path: Path) -> str:
-    names = os.listdir(path)
+def _kind_of_folder(path: Path, names: list[str]) -> str:
     if path.suffix.lower() == ".flowrvs":
         raise VideoError(f"{path} is a project, not a video; open it as a project.")
     if any(marker in names for marker in ZARR_MARKERS):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowrvs.checkpoints.unpickle import open_checkpoint
+from flowrvs.checkpoints.unpickle import _globals, open_checkpoint
 from flowrvs.errors import CheckpointError, MissingPathError
 
 
@@ -204,3 +204,14 @@ def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path) -> None
     ):
         open_checkpoint(_zip(program, tmp_path / "bad.pth"))
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_every_name_that_a_pickle_would_import_is_found(protocol: int) -> None:
+    """A module that is named twice is only referred to the second time."""
+    content = [collections.deque, collections.OrderedDict, Path, collections.deque, "os.system"]
+    found = _globals(pickle.dumps(content, protocol))
+    kinds = {kind.split(".")[-1] for kind in found}
+    assert {"deque", "OrderedDict", "Path"} <= kinds
+    assert "collections.deque" in found and "collections.OrderedDict" in found
+    assert not any("?" in name or name.endswith("system") for name in found)

@@ -226,6 +226,22 @@ def test_names_are_only_names(tmp_path, name):
     assert numbers(path) == [0, 1, 2]
 
 
+def test_frames_with_odd_names_get_names_that_datasets_can_hold(tmp_path):
+    folder = os.fsencode(tmp_path)
+    for n, name in enumerate([b"a\\0.png", b"caf\xe9 1.png", b"x" * 251 + b".png"]):
+        Image.fromarray(RGB[n]).save(tmp_path / "new.png")
+        try:
+            os.rename(tmp_path / "new.png", os.path.join(folder, name))
+        except OSError:
+            pytest.skip("this file system has no such names")
+    with open_video(tmp_path) as video:
+        assert video.info.frame_names == ("a_0", "caf_xe9 1", "x" * 251)
+        assert [number_in(f) for f in video.read(0, 3)] == [0, 1, 2]
+    shutil.copy(tmp_path / ("x" * 251 + ".png"), tmp_path / "a_0.png")
+    with open_video(tmp_path) as video:  # two would have one name
+        assert video.info.frame_names == ("00000", "00001", "00002", "00003")
+
+
 # -- recordings ------------------------------------------------------------------------
 
 JOINED = {

@@ -20,7 +20,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from flowrvs.errors import FlowRVSError, VideoError
+from flowrvs.errors import VideoError
 from flowrvs.video import open_video
 
 from .clips import coded_frame, number_in, write_clip
@@ -97,11 +97,10 @@ def test_playlists_open_no_other_file(tmp_path, kind, suffix):
 
 def test_pipes_and_devices_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "v.mp4")
-    refused(tmp_path / "v.mp4", "no regular file")
-    for device in ("/dev/zero", "/dev/null", "/dev/stdin"):
+    assert refused(tmp_path / "v.mp4").startswith(f"{tmp_path}/v.mp4 is no regular file;")
+    for device in ("/dev/zero", "/dev/null"):
         if os.path.exists(device):
-            with pytest.raises(FlowRVSError):
-                open_video(device)
+            assert refused(device).startswith(f"{device} is no regular file;")
     frames = tmp_path / "frames"
     frames.mkdir()
     os.mkfifo(frames / "0.png")
