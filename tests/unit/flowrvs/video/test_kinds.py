@@ -14,8 +14,10 @@ from PIL import Image, features
 
 from flowrvs.errors import VideoError
 from flowrvs.video import open_video
+from flowrvs.video.cache import FrameCache
 from flowrvs.video.file import ROTATIONS, orientation_of, turn
-from flowrvs.video.index import slices_are_whole
+from flowrvs.video.index import open_stream, slices_are_whole
+from flowrvs.video.probe import incomplete, is_too_large
 
 from .clips import coded_frame, decode_in_order, number_in, write_clip
 
@@ -384,3 +386,80 @@ def test_colours_without_a_tag_are_601(tmp_path):
             colours[space] = video.read(0, 1)[0, 300, 600].astype(int)
     assert np.abs(colours[5] - (200, 40, 40)).max() <= 3
     assert np.abs(colours[1] - (200, 40, 40)).max() > 10
+
+
+# -- what is small and easily got wrong ------------------------------------------------
+
+
+def test_the_largest_frames():
+    assert not is_too_large(8192, 8192) and is_too_large(8193, 8192)
+    assert not is_too_large(32768, 2048) and not is_too_large(2048, 32768)
+    assert is_too_large(32769, 1) and is_too_large(1, 32769)
+
+
+def test_a_live_recording_states_no_length(tmp_path):
+    path = write_clip(tmp_path / "live.webm", "libvpx", count=6, container={"live": "1"})
+    data = path.read_bytes()
+    assert b"\x18S\x80g\x01" + b"\xff" * 7 in data  # the segment's length is left open
+    assert incomplete(path) == "" and numbers(path) == list(range(6))
+
+
+@pytest.mark.parametrize("length", [4, 5, 8, 12, 40, 48, 60])
+def test_matroska_that_ends_within_its_header(tmp_path, length):
+    whole = write_clip(tmp_path / "w.mkv", count=3).read_bytes()
+    path = tmp_path / "cut.mkv"
+    path.write_bytes(whole[:length])
+    said = incomplete(path)
+    assert said == "" or said.endswith("bytes are missing at its end")
+    begin = whole.index(b"\x18S\x80g") + 12
+    if length >= begin:
+        assert said == f"{len(whole) - length} bytes are missing at its end"
+
+
+def test_mp4_that_lacks_bytes_says_how_many(tmp_path):
+    path = write_clip(tmp_path / "w.mp4", count=3)
+    whole = path.read_bytes()
+    assert incomplete(path) == ""
+    path.write_bytes(whole[:-7])
+    assert incomplete(path) == "7 bytes are missing at its end"
+    at = whole.index(b"moov") - 4
+    path.write_bytes(whole[:at])
+    assert incomplete(path) == "its index (moov) is missing"
+    size = int.from_bytes(whole[at : at + 4], "big")
+    wide = (1).to_bytes(4, "big") + b"moov" + (size + 8).to_bytes(8, "big") + whole[at + 8 :]
+    path.write_bytes(whole[:at] + wide)  # the length in eight bytes
+    assert incomplete(path) == ""
+    path.write_bytes(whole[:at] + bytes(4) + whole[at + 4 :])  # 0: up to the end
+    assert incomplete(path) == ""
+
+
+def test_threads_of_the_decoder(tmp_path, monkeypatch):
+    path = str(write_clip(tmp_path / "t.mp4", count=3))
+
+    def threads(asked: int) -> tuple[str, int]:
+        container, stream = open_stream(path, asked)
+        with container:
+            context = stream.codec_context
+            return context.thread_type.name, context.thread_count
+
+    assert threads(8) == ("SLICE", 2) and threads(1) == ("SLICE", 1)
+    monkeypatch.setattr("flowrvs.video.index.SMALL", 0)
+    assert threads(8) == ("AUTO", 8) and threads(1) == ("SLICE", 1)
+
+
+def test_cache_keeps_what_was_used_last():
+    cache: FrameCache[str] = FrameCache(100)
+    for n in range(4):
+        cache.put(n, str(n), 30)
+    assert cache.get(0) is None and cache.nbytes == 90
+    assert cache.get(1) == "1"
+    cache.put(5, "5", 30)
+    assert cache.get(2) is None and cache.get(1) == "1"
+    cache.put(1, "new", 10)
+    assert cache.get(1) == "new" and cache.nbytes == 70
+    cache.put(9, "large", 101)  # not kept, and nothing goes for it
+    assert cache.get(9) is None and cache.nbytes == 70 and cache.get(5) == "5"
+    cache.put(8, "all", 100)
+    assert cache.get(8) == "all" and cache.nbytes == 100
+    cache.clear()
+    assert cache.get(8) is None and cache.nbytes == 0
