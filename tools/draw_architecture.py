@@ -1,8 +1,9 @@
 """Draw docs/images/architecture.svg from the imports that the code has.
 
 Run it in the project's environment: ``python tools/draw_architecture.py``. A box is a package or
-module, as tall as the floor it stands on in the layers contract of setup.cfg; an arrow says
-"imports". Arrows that follow from others (A to C where A to B to C) are left out.
+module, on the floor that the layers contract of setup.cfg gives it; an arrow says "imports".
+Arrows that follow from others (A to C where A to B to C) are left out, and so are the arrows
+among the modules of the ground, which everything stands on.
 """
 
 from __future__ import annotations
@@ -15,27 +16,25 @@ import grimp
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "images" / "architecture.svg"
-WIDTH, BOX, FLOOR = 960, 54, 96
+WIDTH, BOX, FLOOR = 960, 54, 92
 
+GROUND = ("disk", "records", "progress", "errors")
 SAYS = {
-    "napari_flowrvs": "the dock: a folder a page, presenter and panel",
+    "napari_flowrvs": "the dock: a folder a page, presenter beside panel",
     "cli": "the command line: one file a verb",
     "demo": "flowrvs demo",
     "training": "decoder, flow, scratch",
     "evaluation": "J, F, predictions, reports",
-    "inference": "windows, runs",
+    "inference": "requests, windows, runs, clusters",
     "pipelines": "FlowRVSPipeline",
     "data": "one file a dataset format",
     "editing": "spread, clean, pick, review",
     "store": "the project on disk, undo",
-    "masks": "RLE, flow, clean-up",
+    "masks": "RLE, optical flow, clean-up",
     "video": "frames, exactly",
     "models": "VAE, text, presets",
     "checkpoints": "fetch, convert, verify",
-    "disk": "whole files or none",
-    "records": "what layers exchange",
-    "progress": "progress, cancel",
-    "errors": "one tree",
+    "ground": "whole files, frozen records, progress and cancel, one tree of errors",
 }
 
 
@@ -45,7 +44,9 @@ def floors() -> list[list[str]]:
     config.read(ROOT / "setup.cfg")
     lines = config["importlinter:contract:layers"]["layers"].split("\n")
     rows = [[name.strip() for name in line.replace("|", ":").split(":")] for line in lines if line]
-    return [*reversed(rows), ["napari_flowrvs"]]
+    rows = [row for row in reversed(rows) if not set(row) <= set(GROUND)]
+    rows[-1].insert(0, "napari_flowrvs")
+    return [["ground"], *rows]
 
 
 def imports(names: list[str]) -> set[tuple[str, str]]:
@@ -54,7 +55,8 @@ def imports(names: list[str]) -> set[tuple[str, str]]:
 
     def box(module: str) -> str:
         root, *inner = module.split(".")
-        return root if root == "napari_flowrvs" or not inner else inner[0]
+        name = root if root == "napari_flowrvs" or not inner else inner[0]
+        return "ground" if name in GROUND else name
 
     found = set()
     for module in graph.modules:
@@ -77,27 +79,16 @@ def imports(names: list[str]) -> set[tuple[str, str]]:
     return {pair for pair in found if not follows(*pair)}
 
 
-def sizes(names: list[str]) -> dict[str, int]:
-    """Return the lines of Python in every box."""
-    counts = {}
-    for name in names:
-        place = ROOT / name if name == "napari_flowrvs" else ROOT / "flowrvs" / name
-        files = place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]
-        counts[name] = sum(len(file.read_text("utf-8").splitlines()) for file in files)
-    return counts
-
-
 def draw() -> str:
     """Return the picture as SVG."""
     rows = floors()
     names = [name for row in rows for name in row]
-    lines = sizes(names)
     height = FLOOR * len(rows) + 24
     places: dict[str, tuple[float, float, float]] = {}  # left, top, width
     for level, row in enumerate(rows):
         top = height - 12 - (level + 1) * FLOOR + (FLOOR - BOX) / 2
         room = WIDTH / len(row)
-        width = min(room - 24, 300)
+        width = WIDTH - 24 if row == ["ground"] else min(room - 24, 300)
         for i, name in enumerate(row):
             places[name] = (room * i + (room - width) / 2, top, width)
     parts = [
@@ -109,7 +100,8 @@ def draw() -> str:
     ]
     for start, end in sorted(imports(names)):
         (x, y, w), (u, v, s) = places[start], places[end]
-        x1, y1, x2, y2 = x + w / 2, y + BOX, u + s / 2, v
+        x1, y1, y2 = x + w / 2, y + BOX, v
+        x2 = x1 if end == "ground" else u + s / 2
         bend = (y2 - y1) / 2
         parts.append(
             f'<path d="M{x1:.0f} {y1:.0f} C{x1:.0f} {y1 + bend:.0f} {x2:.0f} {y2 - bend:.0f} '
@@ -117,13 +109,14 @@ def draw() -> str:
         )
     for name, (x, y, w) in places.items():
         fill = "#e8f1e4" if name == "napari_flowrvs" else "#e6eef7"
+        title = " · ".join(GROUND) if name == "ground" else name
         parts.append(
             f'<rect x="{x:.0f}" y="{y:.0f}" width="{w:.0f}" height="{BOX}" rx="6" fill="{fill}" '
             'stroke="#51606e"/>'
             f'<text x="{x + w / 2:.0f}" y="{y + 22:.0f}" font-size="15" fill="#1d2731">'
-            f"{escape(name)}</text>"
+            f"{escape(title)}</text>"
             f'<text x="{x + w / 2:.0f}" y="{y + 41:.0f}" font-size="11" fill="#51606e">'
-            f"{escape(SAYS.get(name, ''))} · {lines[name]} lines</text>"
+            f"{escape(SAYS.get(name, ''))}</text>"
         )
     return "\n".join([*parts, "</svg>", ""])
 
