@@ -171,7 +171,7 @@ def run_ours(
 ) -> SimpleNamespace:
     """Let this project's engine make the same steps."""
     from flowrvs.pipelines import FlowRVSPipeline
-    from flowrvs.pipelines.prompts import EmbeddingCache, PromptEncoder
+    from flowrvs.pipelines.prompts import EmbeddingCache
     from flowrvs.training import FlowConfig
     from flowrvs.training.dataset import Sample
     from flowrvs.training.encoded import ClipEncoder, TextBank
@@ -208,10 +208,9 @@ def run_ours(
     ]
     with tempfile.TemporaryDirectory() as folder:
         cache = EmbeddingCache(Path(folder) / "texts")
-        prompts = PromptEncoder(
-            parts.tokenizer, parts.text_encoder, length=preset.max_sequence_length, cache=cache
+        texts = TextBank(
+            parts.tokenizer, parts.text_encoder, cache, preset.max_sequence_length, False
         )
-        texts = TextBank(prompts, cache, preset.max_sequence_length, False)
         held_out: Any = SimpleNamespace(held_out=[])
         trainee = Told(
             pipeline, ClipEncoder(parts.vae), texts, config, accelerator, held_out, torch.float32

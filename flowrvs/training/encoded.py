@@ -20,13 +20,15 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import T5TokenizerFast, UMT5EncoderModel
 
 from flowrvs.disk import free_bytes, replacing
 from flowrvs.errors import StorageError
 from flowrvs.models.text import clean_prompt
 from flowrvs.models.vae import encode_moments
+from flowrvs.pipelines.devices import free_memory, release
 from flowrvs.pipelines.geometry import normalise
-from flowrvs.pipelines.prompts import EmbeddingCache, PromptEncoder
+from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource, PromptEncoder
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.dataset import Draw, Sample, TrainingData, read_mask, read_video
 
@@ -263,30 +265,75 @@ class TextBank:
 
     Parameters
     ----------
-    prompts : PromptEncoder
-        Computes those that are not kept yet.
+    tokenizer : T5TokenizerFast
+    encoder : EncoderSource or UMT5EncoderModel
+        Computes those that are not kept yet; a source is loaded once, for all of them.
     cache : EmbeddingCache
-        Where it keeps them.
+        Where they are kept.
     length : int
         Tokens that a sentence is padded to.
     lower_case : bool
         As in `PromptEncoder`.
+
+    Attributes
+    ----------
+    prompts : PromptEncoder
+        The same sentences for a pipeline.
     """
 
     def __init__(
-        self, prompts: PromptEncoder, cache: EmbeddingCache, length: int, lower_case: bool
+        self,
+        tokenizer: T5TokenizerFast,
+        encoder: EncoderSource | UMT5EncoderModel,
+        cache: EmbeddingCache,
+        length: int,
+        lower_case: bool,
     ) -> None:
-        self._prompts = prompts
-        self._cache = cache
-        self._length = length
-        self._lower_case = lower_case
+        self._tokenizer, self._encoder, self._cache = tokenizer, encoder, cache
+        self._length, self._lower_case = length, lower_case
+        self.prompts = self._prompt_encoder(encoder)
         self._read = lru_cache(maxsize=1024)(self._read_one)
 
-    def prepare(self, texts: list[str], device: torch.device) -> None:
+    def _prompt_encoder(self, encoder: EncoderSource | UMT5EncoderModel) -> PromptEncoder:
+        return PromptEncoder(
+            self._tokenizer,
+            encoder,
+            length=self._length,
+            lower_case=self._lower_case,
+            cache=self._cache,
+        )
+
+    def prepare(
+        self,
+        texts: list[str],
+        device: torch.device,
+        *,
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+    ) -> None:
         """Embed the sentences that are new; the text encoder is loaded for those only."""
         new = [text for text in texts if self._cache.get(self._cleaned(text)) is None]
-        if new:
-            self._prompts.encode(new, device)
+        if not new:
+            return
+        source, encoder = self._encoder, self._encoder
+        if isinstance(source, EncoderSource):
+            encoder = source.load()
+            room = free_memory(device)
+            if room is None or room > source.size + 2**30:
+                encoder.to(device)
+        clock = ProgressClock(len(new))
+        for start in range(0, len(new), 256):
+            prompts = self._prompt_encoder(encoder)  # each remembers what it computed
+            for text in new[start : start + 256]:
+                if cancel is not None:
+                    cancel.raise_if_cancelled()
+                prompts.encode([text], torch.device("cpu"))
+                event = clock.advance("embedding sentences")
+                if progress is not None:
+                    progress(event)
+        if isinstance(source, EncoderSource):
+            del encoder, prompts
+            release(device)
 
     def get(self, texts: list[str], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Return embeddings, (N, length, d_model), zero after each sentence's true length."""
@@ -302,7 +349,7 @@ class TextBank:
     def _read_one(self, text: str) -> torch.Tensor:
         kept = self._cache.get(self._cleaned(text))
         if kept is None:  # somebody deletes the cache, or the disk is full
-            row = self._prompts.encode([text], torch.device("cpu"))[0]
+            row = self.prompts.encode([text], torch.device("cpu"))[0]
             lengths = row.any(-1).nonzero()
             kept = row[: int(lengths.max()) + 1 if len(lengths) else 1]
         return kept

@@ -271,7 +271,7 @@ def train_flow(
         data, config, pipeline, weights=weights, variants=config.cache_variants if cache else 0
     )
     kept = Path(cache).expanduser() if cache else out / "cache"
-    texts = open_texts(base, pipeline, kept, dtype, prepared.texts(), accelerator)
+    texts = open_texts(base, pipeline, kept, dtype, prepared.texts(), accelerator, progress, cancel)
     encoder = ClipEncoder(pipeline.vae)
     dataset: Any = prepared.train
     if cache:

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 
 from flowrvs.errors import InputError
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource, PromptEncoder, fingerprint
+from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource, fingerprint
+from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.clips import Box
 from flowrvs.training.config import CommonConfig
 from flowrvs.training.dataset import ClipSettings, TrainingData, caption
@@ -181,6 +182,8 @@ def open_texts(
     dtype: torch.dtype,
     texts: list[str],
     accelerator: Accelerator,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> TextBank:
     """Embed the sentences that are new, and give the pipeline the encoder for its own use.
 
@@ -196,6 +199,8 @@ def open_texts(
     texts : list of str
     accelerator : Accelerator
         One process embeds, the others wait.
+    progress, cancel
+        See `flowrvs.progress`.
     """
     length = int(pipeline.config.max_sequence_length)
     lower_case = bool(pipeline.config.lower_case)
@@ -203,15 +208,9 @@ def open_texts(
     key = fingerprint(encoder, base / "tokenizer")
     kept = folder / f"embeddings-{key}-{str(dtype).removeprefix('torch.')}-{length}"
     cache = EmbeddingCache(kept, limit=2**42)
-    pipeline.prompts = PromptEncoder(
-        pipeline.tokenizer,
-        EncoderSource(encoder, dtype),
-        length=length,
-        lower_case=lower_case,
-        cache=cache,
-    )
-    bank = TextBank(pipeline.prompts, cache, length, lower_case)
+    bank = TextBank(pipeline.tokenizer, EncoderSource(encoder, dtype), cache, length, lower_case)
+    pipeline.prompts = bank.prompts
     if accelerator.is_main_process:
-        bank.prepare(texts, accelerator.device)
+        bank.prepare(texts, accelerator.device, progress=progress, cancel=cancel)
     accelerator.wait_for_everyone()
     return bank
