@@ -153,15 +153,17 @@ class ViewerLink:
 
     def _on_inserted(self, event: Any) -> None:
         self._watch(event.value)
-        self.videos_changed.emit()
-        if isinstance(event.value, Image) and source_of(event.value) is not None:
-            self.video_added.emit(event.value)
+        if isinstance(event.value, Image):
+            self.videos_changed.emit()
+            if source_of(event.value) is not None:
+                self.video_added.emit(event.value)
 
     def _on_removed(self, event: Any) -> None:
         self._unwatch(event.value)
         if isinstance(event.value, Labels):
             self.labels_removed.emit()
-        self.videos_changed.emit()
+        if isinstance(event.value, Image):
+            self.videos_changed.emit()
 
     def _on_moved(self, event: Any) -> None:
         """Keep masks where their video is, however it is moved, turned or sheared."""

@@ -228,6 +228,7 @@ class OptionsPanel(QWidget):
         self.scheduler = QLineEdit()
         self.scheduler.setPlaceholderText("tls://HOST:PORT")
         self.scheduler.setAccessibleName("Address of the cluster's scheduler")
+        self.scheduler.setToolTip("Where the scheduler of the cluster listens, as it says itself")
         self.scheduler.hide()
         self.device.changed.connect(lambda value: self.scheduler.setVisible(value == CLUSTER))
         self.memory = ComboBox(choices=MEMORY, value="auto")

@@ -118,8 +118,13 @@ def test_spreading_keeps_to_the_range_and_the_direction(
     correct: CorrectPresenter, desk: Desk, project: Project
 ) -> None:
     project.labels(1)[6, 20:44, 22:46] = 1
-    desk.set_frame(6)
     desk.set_span(3, 9)
+    desk.set_frame(5)  # a frame that nobody has drawn: it is spread to, either way
+    correct.spread("back")
+    assert correct.preview is not None and set(correct.preview.frames) == {3, 4, 5}
+    correct.spread("forward")
+    assert correct.preview is not None and set(correct.preview.frames) == {5, 7, 8}
+    desk.set_frame(6)
     correct.spread("forward")
     assert correct.preview is not None and set(correct.preview.frames) == {7, 8}
     correct.spread("back")

@@ -148,6 +148,7 @@ def test_others_are_cut_where_an_object_is(presenter: ObjectsPresenter, project:
     wanted[8:] = False
     wanted[2:4, 1:3, 1:5] = False
     assert np.array_equal(project.object_mask(1, 0, 10), wanted), "frame 7 is not in the range"
+    assert project.object_mask(2, 2, 4)[:, 1:3, 1:5].all(), "it does not cut itself"
     assert project.provenance(1)[[2, 3]].tolist() == [Provenance.HUMAN] * 2
     assert len(project.history.steps) == steps + 1
     failed: list[Any] = []
