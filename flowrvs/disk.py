@@ -11,7 +11,9 @@ import ctypes
 import errno
 import filecmp
 import glob
+import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from flowrvs.errors import FlowRVSError, InputError, MissingPathError, StorageError
 
@@ -29,6 +31,7 @@ __all__ = [
     "NewFolder",
     "free_bytes",
     "open_regular",
+    "parse_json",
     "read_regular",
     "remove_leftovers",
     "replacing",
@@ -53,7 +56,8 @@ _REASONS = {
     errno.ENOTDIR: "a file is in the way of a folder; choose another folder",
     errno.ELOOP: "it is a symbolic link; put the file itself there",
 }
-# tensorstore puts errors into words, with the number's name or without.
+# tensorstore puts errors into words, mostly with the number.
+_CODE = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")
 _STATUS = {"RESOURCE_EXHAUSTED": errno.ENOSPC, "PERMISSION_DENIED": errno.EACCES}
 
 _STALE_SECONDS = 24 * 3600.0
@@ -80,8 +84,8 @@ def storage_error(
     """
     code = error.errno if isinstance(error, OSError) else None
     text = " ".join(str(error).split())
-    if code is None:
-        code = next((c for c in _REASONS if f"{errno.errorcode[c]} " in f"{text} "), None)
+    if code is None and (said := _CODE.search(text)):
+        code = int(said[1] or said[2])
     if code is None:
         code = next((c for word, c in _STATUS.items() if text.startswith(word)), None)
     if code is None and isinstance(error, MemoryError):
@@ -157,6 +161,20 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     if len(data) > limit:
         raise StorageError(f"Cannot read {os.fspath(path)}: it is larger than {limit} bytes.")
     return data
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return what JSON says.
+
+    Raises
+    ------
+    ValueError
+        It is none, or nested so deep that nobody would have written it.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _open(path: Path, flags: int) -> int:
@@ -409,7 +427,11 @@ class NewFolder:
         # Between two renames a kill leaves no target: `remove_leftovers` puts the old one back.
         old = self.target.with_name(self.path.name.replace(".partial-", ".old-"))
         self.target.rename(old)
-        self.path.rename(self.target)
+        try:
+            self.path.rename(self.target)
+        except OSError:
+            old.rename(self.target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
 
     def _unlock(self) -> None:

@@ -7,20 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from flowrvs.errors import InputError, ProjectError, StorageError
 from flowrvs.records import Expression, VideoInfo
-from flowrvs.store.changes import Entry
+from flowrvs.store.changes import utf8
 from flowrvs.store.document import (
     LayerRecord,
     ObjectRecord,
     RunRecord,
     relative_path,
-    utf8,
+    run_frames,
     with_full_path,
 )
-from flowrvs.store.masks import Masks
 from flowrvs.store.state import State, clipped
 
 __all__ = ["Catalog", "Runs"]
@@ -256,9 +253,8 @@ def _sentence(text: str) -> str:
 class Runs:
     """Model runs, and which of their windows are finished: an interrupted one can go on."""
 
-    def __init__(self, state: State, masks: Masks) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._masks = masks
 
     def begin_run(
         self, key: Mapping[str, Any], object_id: int, *, resume: bool = True
@@ -286,11 +282,11 @@ class Runs:
         state.check_writable()
         record = state.object(object_id)
         wanted = _plain(key)
-        self.end_run(object_id)
+        self._state.end_run(object_id)
         model = str(key.get("model", document.model or "model"))
-        name = f"model: {key.get('text', record.name)!r}{_frames(wanted)}"
+        name = f"model: {key.get('text', record.name)!r}{run_frames(wanted)}"
         entry = state.history.begin(name, "model", model)
-        self._masks.open_runs[object_id] = entry
+        self._state.open_runs[object_id] = entry
         with state.lock:
             found = None
             for run in list(document.runs.values()):
@@ -300,7 +296,8 @@ class Runs:
                     found = run
                 elif _overlap(run.key, wanted):
                     state.put("runs", run.id, None, entry)
-            document.model = str(key.get("model", document.model))
+            if "model" in key:
+                document.model = utf8(key["model"])
             if found is None:
                 found = RunRecord(str(document.new_id("run", 1)), record.id, wanted)
                 state.put("runs", found.id, found, entry)
@@ -321,56 +318,9 @@ class Runs:
         with state.lock:
             run = state.document.runs.get(run_id)
             if run is not None:  # its object may have been removed meanwhile
-                entry = self._masks.open_runs.get(run.object_id)
+                entry = self._state.open_runs.get(run.object_id)
                 state.put("runs", run_id, replace(run, done=run.done | {index}), entry)
                 state.save()
-
-    def end_run(self, object_id: int) -> None:
-        """Say that the run of an object is over: all of it is now one step to undo.
-
-        A run that is never ended is so when the next one of its object begins, or when the
-        project closes.
-        """
-        entry: Entry | None = self._masks.open_runs.pop(object_id, None)
-        if entry is None:
-            return
-        if entry.layers:
-            self._state.history.end(entry)
-        else:
-            self._state.history.drop(entry)  # it wrote nothing
-
-    def remove_run(self, run_id: str) -> None:
-        """Erase what the model drew of a run's object on its frames, as one step.
-
-        Frames that a person drew, corrected, accepted or locked stay as they are.
-
-        Raises
-        ------
-        ProjectError
-            There is no such run.
-        """
-        state = self._state
-        state.check_writable()
-        run = state.document.runs.get(run_id)
-        if run is None:
-            raise ProjectError(f"{state.path} has no run {run_id}.")
-        self.end_run(run.object_id)
-        record = state.object(run.object_id)
-        frames = run.key.get("range")
-        start, stop = (0, state.shape[0]) if frames is None else (int(frames[0]), int(frames[1]))
-        with state.history.step(f"remove the run of {record.name!r}{_frames(run.key)}"):
-            nothing = np.zeros((1, *state.shape[1:]), np.bool_)
-            provenance = self._masks.provenance(record.id)
-            for t in range(start, min(stop, state.shape[0])):
-                if provenance[t] == 1:
-                    self._masks.erase_model(record.id, t, nothing)
-            state.put("runs", run_id, None)
-            state.save()
-
-    def close(self) -> None:
-        """End all runs."""
-        for object_id in list(self._masks.open_runs):
-            self.end_run(object_id)
 
 
 def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
@@ -379,13 +329,6 @@ def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
         k: list(v) if isinstance(v, tuple) else utf8(v) if isinstance(v, str) else v
         for k, v in key.items()
     }
-
-
-def _frames(key: Mapping[str, Any]) -> str:
-    if "range" not in key:
-        return ""
-    start, stop = key["range"]
-    return f", frames {start}-{stop - 1}"
 
 
 def _overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

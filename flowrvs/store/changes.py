@@ -14,14 +14,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.store.storage import Labels, parse_json
+from flowrvs.disk import parse_json
 
 __all__ = [
     "ChangeRow",
+    "Content",
     "DamagedError",
     "Entry",
     "Heirs",
     "Kind",
+    "Labels",
     "Mark",
     "Pixels",
     "Record",
@@ -29,15 +31,23 @@ __all__ = [
     "Spans",
     "Step",
     "by_beginning",
-    "count_values",
     "decode",
     "encode",
     "utc_now",
+    "utf8",
 ]
 
 Kind = Literal["human", "model"]
+Labels = npt.NDArray[np.uint16]
+# What a change of a frame is: its data, or the arguments of `encode`.
+Content = bytes | tuple[Labels, Labels, int, npt.NDArray[np.bool_] | None]
 
 _MAX_RECORDS = 64  # of one step, in memory
+
+
+def utf8(text: str) -> str:
+    """Return a text that can be saved: half a character becomes a question mark."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def utc_now() -> str:
@@ -139,15 +149,6 @@ def _unpack(data: bytes, limit: int) -> bytes:
     if not unpacker.eof or unpacker.unused_data:
         raise DamagedError("a change that is too long, or cut off")
     return raw
-
-
-def count_values(labels: Labels) -> dict[int, int]:
-    """Return how often each value but 0 occurs; counting is ten times as quick as sorting."""
-    flat = labels.ravel()
-    if len(flat) and (flat == flat[0]).all():  # a brush over one object
-        return {int(flat[0]): len(flat)} if flat[0] else {}
-    counts = np.bincount(flat)
-    return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i}
 
 
 # -- changes ---------------------------------------------------------------------------
@@ -440,11 +441,14 @@ class Entry:
     ----------
     id, name, kind, who, time, state
         As of `Step`; the name is None until the end where it is made of what was touched.
-        Other states are ``"dropped"`` (too old to be undone) and ``"forgotten"``.
+        Other states are ``"undoing"`` and ``"redoing"``, ``"dropped"`` (too old to be undone)
+        and ``"forgotten"``.
     place : int
         Its place in the order in which steps are undone, or redone.
     tool : str
         How such a name begins.
+    moment : int
+        When it ended, was undone or redone last: what the document was saved after knows it.
     layers : set of int
         What it touched.
     touched : dict of int to Spans
@@ -469,6 +473,7 @@ class Entry:
     place: int
     state: str = "open"
     tool: str = "edit"
+    moment: int = 0
     first_seq: int = 0
     last_seq: int = 0
     layers: set[int] = field(default_factory=set)
@@ -483,7 +488,7 @@ class Entry:
     @property
     def in_force(self) -> bool:
         """True if its changes are part of what is seen."""
-        return self.state in ("open", "done")
+        return self.state not in ("undone", "dropped", "forgotten")
 
     @property
     def empty(self) -> bool:
@@ -547,7 +552,8 @@ class Entry:
         """Return what the journal keeps."""
         with self.lock:
             objects = {str(i): spans.runs for i, spans in self.touched.items()}
-            frames = {"tool": self.tool, "layers": sorted(self.layers), "objects": objects}
+            frames = {"tool": self.tool, "moment": self.moment, "layers": sorted(self.layers)}
+            frames["objects"] = objects
             return (
                 *(self.id, self.name or "", self.kind, self.who, self.time, self.state),
                 *(self.place, self.first_seq, self.last_seq),
@@ -556,13 +562,7 @@ class Entry:
 
     @classmethod
     def read(cls, row: tuple[Any, ...], size: int) -> Entry:
-        """Return what `row` wrote.
-
-        Raises
-        ------
-        ValueError, TypeError, KeyError, AttributeError
-            It is damaged.
-        """
+        """Return what `row` wrote; a damaged one raises whatever Python finds."""
         number, name, kind, who, time, state, place, first, last, frames, catalog = row
         frames, catalog = parse_json(frames), parse_json(catalog)
         runs = {int(i): [[int(a), int(b)] for a, b in r] for i, r in frames["objects"].items()}
@@ -570,12 +570,15 @@ class Entry:
         if (
             not all(isinstance(value, int) for value in (number, place, first, last))
             or not all(isinstance(value, str) for value in (name, kind, who, time, frames["tool"]))
-            or state not in ("open", "done", "undone")
+            or state not in ("open", "done", "undone", "undoing", "redoing")
             or any(len(pair) != 2 for pair in pairs)
         ):
             raise ValueError("a damaged step")
         return cls(
-            *(number, name or None, kind, who, time, place, state, frames["tool"], first, last),
+            *(number, name or None, kind, who, time, place, state, frames["tool"]),
+            moment=int(frames.get("moment", 0)),
+            first_seq=first,
+            last_seq=last,
             layers={int(i) for i in frames["layers"]},
             touched={i: Spans(spans) for i, spans in runs.items()},
             catalog=catalog,

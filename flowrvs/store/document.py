@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from flowrvs.disk import FileLock, read_regular, write_bytes
+from flowrvs.disk import FileLock, parse_json, read_regular, write_bytes
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression, VideoInfo
-from flowrvs.store.changes import utc_now
-from flowrvs.store.storage import failed, parse_json, read_group, write_group
+from flowrvs.store.changes import utc_now, utf8
+from flowrvs.store.storage import failed, read_group, write_group
 
 __all__ = [
     "FORMAT_VERSION",
@@ -30,8 +30,8 @@ __all__ = [
     "plain_key",
     "read_document",
     "relative_path",
+    "run_frames",
     "save_document",
-    "utf8",
     "with_full_path",
 ]
 
@@ -147,6 +147,8 @@ class Document:
         What could not be read, in a line each.
     version : int
         The format that it was read from.
+    moment : int
+        Of the history: what ended, was undone or redone by then is in here.
     """
 
     video: VideoInfo
@@ -164,6 +166,7 @@ class Document:
     extra: dict[str, Any] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
     version: int = FORMAT_VERSION
+    moment: int = 0
 
     def row(self, section: str, key: str) -> Any:
         """Return a value of a section as JSON can hold it; None where there is none."""
@@ -216,6 +219,7 @@ class Document:
             "runs": rows("runs"),
             "next_ids": self.next_ids,
             "removed": _to_spans(frozenset(self.removed)),
+            "moment": self.moment,
         }
 
     @classmethod
@@ -267,6 +271,8 @@ class Document:
                     document.damage.append(f"a damaged row of {section}")
                 else:
                     table[_key(section, value)] = value
+        moment = attributes.get("moment")
+        document.moment = moment if type(moment) is int else 0
         prompts = attributes.get("prompts", {})
         document.prompts = {str(k): v for k, v in prompts.items() if type(v) is int}
         document.removed = set(_from_spans(attributes.get("removed", ()), _LARGEST))
@@ -319,7 +325,7 @@ def save_document(folder: Path, attributes: Mapping[str, Any]) -> None:
     target = folder / "history" / _COPY
     with contextlib.suppress(StorageError):  # without waiting for the disk
         if target.parent.exists():
-            data = json.dumps(attributes, ensure_ascii=False).encode("utf-8", "replace")
+            data = json.dumps(attributes, ensure_ascii=False).encode("utf-8", "backslashreplace")
             write_bytes(target, data, durable=False)
 
 
@@ -408,11 +414,6 @@ class WriterLock:
 
 
 # -- values ----------------------------------------------------------------------------
-
-
-def utf8(text: str) -> str:
-    """Return a text that can be saved: half a character becomes a question mark."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def relative_path(path: str, folder: Path) -> str | None:
@@ -518,3 +519,11 @@ def _from_spans(spans: Any, limit: int) -> frozenset[int]:
     if any(not 0 <= first <= stop <= limit + 1 for first, stop in pairs):
         raise ValueError("numbers beyond all bounds")
     return frozenset(i for first, stop in pairs for i in range(first, stop))
+
+
+def run_frames(key: Mapping[str, Any]) -> str:
+    """Name the frames of a run."""
+    if "range" not in key:
+        return ""
+    start, stop = key["range"]
+    return f", frames {start}-{stop - 1}"

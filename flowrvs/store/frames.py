@@ -21,9 +21,18 @@ import numpy.typing as npt
 
 from flowrvs.disk import storage_error
 from flowrvs.errors import FlowRVSError, ProjectError
-from flowrvs.store.storage import Labels, Provenance, Track, Tracks, check_chunk, failed, free_chunk
+from flowrvs.store.changes import Labels
+from flowrvs.store.storage import Provenance, Track, Tracks, check_chunk, failed, free_chunk
 
-__all__ = ["CROWDED", "FrameCache", "FramesHost", "LayerFrames", "copy_frame", "new_frame"]
+__all__ = [
+    "CROWDED",
+    "FrameCache",
+    "FramesHost",
+    "LayerFrames",
+    "copy_frame",
+    "count_values",
+    "new_frame",
+]
 
 CROWDED = 16
 """So many changes are packed, or written, by who makes them."""
@@ -273,6 +282,15 @@ class FrameCache:
         return ProjectError(f"{text}; the file itself may be whole: try again.")
 
 
+def count_values(labels: Labels) -> dict[int, int]:
+    """Return how often each value but 0 occurs; counting is ten times as quick as sorting."""
+    flat = labels.ravel()
+    if len(flat) and (flat == flat[0]).all():  # a brush over one object
+        return {int(flat[0]): len(flat)} if flat[0] else {}
+    counts = np.bincount(flat)
+    return {int(i): int(counts[i]) for i in np.flatnonzero(counts) if i}
+
+
 # -- a layer ---------------------------------------------------------------------------
 
 
@@ -394,6 +412,15 @@ class LayerFrames:
                 if len(stray):
                     track.values[stray] = Provenance.HUMAN
                     track.touch(int(stray[0]), int(stray[-1]) + 1)
+
+    def recount(self, t: int) -> None:
+        """Count the pixels of all objects on a frame anew."""
+        with self.lock:
+            counts = np.bincount(self.cache.frame(t).ravel(), minlength=1)
+            for i in self.members:
+                area = self.tracks.areas[i]
+                area.values[t] = counts[i] if i < len(counts) else 0
+                area.touch(t, t + 1)
 
     def _measure(self, *, everywhere: bool = False) -> None:
         """Count the pixels of objects whose areas are not known, on frames with provenance."""

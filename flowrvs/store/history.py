@@ -6,25 +6,25 @@ the order in which they were made; undoing a step takes its changes out of force
 
 from __future__ import annotations
 
-import getpass
 import threading
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store.changes import (
     ChangeRow,
+    Content,
     DamagedError,
     Entry,
     Kind,
+    Labels,
     Mark,
     Record,
     Role,
@@ -32,14 +32,17 @@ from flowrvs.store.changes import (
     by_beginning,
     decode,
     utc_now,
+    utf8,
 )
 from flowrvs.store.journal import Batch, Journal
-from flowrvs.store.storage import Labels
 
 __all__ = ["History", "HistoryHost"]
 
 _MAX_STEPS = 20_000
 _CACHED_STEPS = 256  # whose changes are in memory, too: undo does not wait for the disk
+
+
+_How = tuple[CancelToken | None, ProgressCallback | None]
 
 
 class HistoryHost(Protocol):
@@ -60,7 +63,7 @@ class History:
     with every change: the login name at first.
     """
 
-    def __init__(self, host: HistoryHost, journal: Journal) -> None:
+    def __init__(self, host: HistoryHost, journal: Journal, author: str) -> None:
         self._host = host
         self._journal = journal
         self._lock = threading.RLock()  # the innermost lock of all
@@ -77,37 +80,32 @@ class History:
         self._rivals: list[Entry] = []  # see `later`
         self._rivals_until = 0
         self._bytes = 0
+        self.moment = 0  # of the last step that ended, was undone or redone
         self.limit_bytes = 256 * 2**20
-        self.author = _login()
-        rows, self._flushed, self._seq, last_step = journal.load()
+        self.author = author
+        entries, self._flushed, self._seq, last_step = journal.load()
         self._damages = journal.damages
         self._saved_flushed = self._flushed
         self._next_step, self._place = last_step + 1, 0
-        self._load(rows)
+        self._load(entries)
 
-    def _load(self, rows: list[tuple[Any, ...]]) -> None:
-        sizes = self._journal.sizes() if rows else {}
-        entries = []
-        for row in rows:
-            try:
-                entry = Entry.read(row, sizes.get(row[0], 0))
-            except (ValueError, TypeError, KeyError, AttributeError):
-                self._journal.damaged()  # what it did stays
-                continue
-            if entry.bytes or entry.catalog:
-                entries.append(entry)
-            else:  # a kill came before its changes
-                self._waiting.forgotten.append(entry.id)
+    def _load(self, entries: list[Entry]) -> None:
+        # A kill came before the changes of some.
+        self._waiting.forgotten += [e.id for e in entries if not (e.bytes or e.catalog)]
+        entries = [entry for entry in entries if entry.bytes or entry.catalog]
         # Version 0.1 gave a step its place when it ended: those that a kill left open had none.
         entries.sort(key=lambda entry: (entry.state == "open" and not entry.place, entry.place))
+        self.moment = max((entry.moment for entry in entries), default=0)
         for entry in entries:
             self._known[entry.id] = entry
+            if entry.state in ("open", "undoing", "redoing"):  # its process was killed
+                entry.moment = self._next("moment")
             self._next_step = max(self._next_step, entry.id + 1)
             self._bytes += entry.bytes
-            if entry.state == "undone":
+            if entry.state in ("undone", "redoing"):
                 self._undone.append(entry)
                 continue
-            if entry.state == "open":  # its process was killed
+            if entry.state == "open":
                 entry.name = entry.name or self._name(entry)
                 entry.state, entry.logged = "done", False
                 self._waiting.entries[entry.id] = entry
@@ -115,13 +113,13 @@ class History:
         if self._journal.old:
             self._done = by_beginning(self._done)
             for entry in [*self._done, *self._undone]:
-                entry.place = self._next_place()
+                entry.place = self._next("_place")
                 self._waiting.entries[entry.id] = entry
         self._place = max((entry.place for entry in entries), default=0)
 
-    def _next_place(self) -> int:
-        self._place += 1
-        return self._place
+    def _next(self, counter: str) -> int:
+        vars(self)[counter] += 1
+        return int(vars(self)[counter])
 
     # -- what there is -------------------------------------------------------------------
 
@@ -171,8 +169,8 @@ class History:
             for entry in sorted(fresh, key=lambda entry: -entry.id)
             if t in entry.touched.get(object_id, ())
         ]
-        known = self._journal.changes(object_id, t)
-        return rows + [ChangeRow(*row) for step, *row in known if step not in undone]
+        logged = self._journal.changes(object_id, t)
+        return rows + [ChangeRow(*row) for step, *row in logged if step not in undone]
 
     # -- making steps --------------------------------------------------------------------
 
@@ -186,9 +184,9 @@ class History:
     ) -> Entry:
         """Open a step; its name may be made at its end."""
         with self._lock:
-            who = who or (self.author if kind == "human" else "model")
-            number, place = self._next_step, self._next_place()
-            entry = Entry(number, name, kind, who, utc_now(), place, tool=tool)
+            who = utf8(who or (self.author if kind == "human" else "model"))
+            number, place = self._next_step, self._next("_place")
+            entry = Entry(number, name and utf8(name), kind, who, utc_now(), place, tool=tool)
             self._next_step += 1
             self._open[entry.id] = self._known[entry.id] = entry
             return entry
@@ -201,9 +199,8 @@ class History:
             if self._open.pop(entry.id, None) is None:
                 return
             if entry.empty:
-                self._forget([entry])
-                return
-            entry.name = name
+                return self._forget([entry])
+            entry.name, entry.moment = name, self._next("moment")
             entry.state = "dropped" if entry.too_big else "done"
             self._waiting.entries[entry.id] = entry
             if entry.too_big:
@@ -237,8 +234,7 @@ class History:
         if outer is not None:
             yield outer
             return
-        if not hasattr(self._local, "stack"):
-            self._local.stack = []
+        self._local.stack = getattr(self._local, "stack", [])
         entry = self.begin(name, kind, who)
         self._local.stack.append(entry)
         try:
@@ -256,7 +252,7 @@ class History:
     def _take_back(self, entry: Entry) -> None:
         with self._turning:
             self._host.settle_strokes()
-            self._turn(entry, True, None, None)
+            self._turn(entry, True)
             with self._lock:
                 self._open.pop(entry.id, None)
                 self._forget([entry])
@@ -281,6 +277,12 @@ class History:
 
     # -- taking changes in ---------------------------------------------------------------
 
+    def note(self, entry: Entry, section: str, key: str, before: Any, after: Any) -> None:
+        """Take in what a step made of a name."""
+        entry.note(section, key, before, after)
+        with self._lock:
+            self._waiting.entries[entry.id] = entry
+
     def push(
         self,
         entry: Entry,
@@ -288,7 +290,7 @@ class History:
         span: tuple[int, int],
         role: Role,
         marks: tuple[Mark, ...],
-        content: bytes | tuple[Labels, Labels, int, npt.NDArray[np.bool_] | None],
+        content: Content,
     ) -> Record:
         """Take one change of a step; the layer's lock is held."""
         data, frames = (content, None) if isinstance(content, bytes) else (None, content)
@@ -304,10 +306,7 @@ class History:
             return record
 
     def later(self, record: Record) -> list[Record]:
-        """Return what other steps in force changed of the same frames after `record`, in order.
-
-        Mostly nothing: later steps were undone before. The layer's lock is held.
-        """
+        """Return what other steps in force changed of the same frames after `record`, in order."""
         with self._lock:
             for number in range(self._rivals_until, self._next_step):
                 if number in self._known:
@@ -360,17 +359,15 @@ class History:
         everything is as it was. A `ProjectError` says that this thread is making a step, or
         that the project is closed or open for reading only.
         """
-        return self._turn_last(True, cancel, progress)
+        return self._turn_last(True, (cancel, progress))
 
     def redo(
         self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
     ) -> Step | None:
         """Do again what `undo` took back last, unless a person has made a new step since."""
-        return self._turn_last(False, cancel, progress)
+        return self._turn_last(False, (cancel, progress))
 
-    def _turn_last(
-        self, back: bool, cancel: CancelToken | None, progress: ProgressCallback | None
-    ) -> Step | None:
+    def _turn_last(self, back: bool, how: _How) -> Step | None:
         self._host.check_writable()
         if self.current() is not None:
             raise ProjectError("A step is being made; finish it before undoing another one.")
@@ -382,25 +379,30 @@ class History:
                     return None
                 entry = self._turned = source[-1]
             try:
-                self._turn(entry, back, cancel, progress)
+                self._turn(entry, back, how)
             finally:
                 self._turned = None
-            with self._lock:
-                source.remove(entry)
-                entry.place = self._next_place()
-                (self._undone if back else self._done).append(entry)
-                entry.state = "undone" if back else "done"
-                self._waiting.entries[entry.id] = entry
+            self._move(entry, back)
         self._host.steps_changed()
         return entry.step()
 
-    def _turn(
-        self,
-        entry: Entry,
-        back: bool,
-        cancel: CancelToken | None,
-        progress: ProgressCallback | None,
-    ) -> None:
+    def finish(self) -> None:
+        """Complete what was being undone, or redone, when a kill came."""
+        for entry in [*self._done, *self._undone]:
+            if entry.state in ("undoing", "redoing"):
+                self._turn(entry, back := entry.state == "undoing")
+                self._move(entry, back)
+
+    def _move(self, entry: Entry, back: bool) -> None:
+        with self._lock:
+            (self._done if back else self._undone).remove(entry)
+            (self._undone if back else self._done).append(entry)
+            entry.place, entry.moment = self._next("_place"), self._next("moment")
+            entry.state = "undone" if back else "done"
+            self._waiting.entries[entry.id] = entry
+
+    def _turn(self, entry: Entry, back: bool, how: _How = (None, None)) -> None:
+        cancel, progress = how
         with self._lock:
             self._rivals = [
                 other
@@ -409,6 +411,9 @@ class History:
                 and (other.last_seq > entry.first_seq or other.id in self._open)
             ]
             self._rivals_until = self._next_step
+            # A kill in between leaves this: the next session completes it.
+            state, entry.state = entry.state, "undoing" if back else "redoing"
+            self._waiting.entries[entry.id] = entry
         self._host.turn_catalog(entry, back, additions=True)
         clock = ProgressClock(entry.count)
         turned = 0
@@ -425,6 +430,7 @@ class History:
             for record in reversed(done):
                 self._turn_one(record, not back, entry)
             self._host.turn_catalog(entry, not back, additions=False)
+            entry.state = state
             raise
         self._host.turn_catalog(entry, back, additions=False)
 
@@ -446,7 +452,6 @@ class History:
         if kept is not None:
             yield from reversed(kept) if back else list(kept)
             return
-        # What waits may be new, or the newer form of what the journal has.
         for seq in sorted(queued.keys() | set(self._journal.seqs(entry.id)), reverse=back):
             if seq in queued:
                 yield queued[seq]
@@ -456,10 +461,7 @@ class History:
     # -- the disk ------------------------------------------------------------------------
 
     def commit(self) -> int:
-        """Write what is new, durably; return the number up to which all is written.
-
-        What a `StorageError` keeps from the disk stays in memory until the next call.
-        """
+        """Write what is new, durably, or keep it; return the number up to which all is written."""
         with self._commit_lock:
             for _ in range(2):
                 if self._journal.damages != self._damages:
@@ -549,34 +551,21 @@ class History:
             kept = [*self._done, *self._undone, *self._open.values()]
             self._known = {entry.id: entry for entry in kept}
 
-    def damaged(self, text: str | None = None) -> None:
-        """Note, for `notice`, what could not be read."""
-        self._journal.damaged(text)
-
-    def copy(self, project: Path, shape: tuple[int, int, int]) -> Callable[[], None]:
-        """Copy the journal to another project; the result adds what is in memory only."""
+    def copy(self, project: Path) -> Batch:
+        """Copy the journal to another project; return what is in memory only."""
         with self._commit_lock:
             self._journal.copy(project)
             with self._lock:
                 batch = Batch().after(self._waiting)
                 batch.freeze(self._flushed)
-
-        def add() -> None:
-            if batch:
-                journal = Journal(project, shape, writable=True)
-                try:
-                    journal.commit(batch)
-                finally:
-                    journal.close()
-
-        return add
+                return batch
 
     def frame(self, layer: int, t: int, size: int) -> Labels:
         """Return what the changes in force make of a frame that was empty at first."""
         flat = np.zeros(size, np.uint16)
         with self._lock:
-            waiting = [*self._committing.records, *self._waiting.records]
             known = {entry.id for entry in self._known.values() if entry.in_force}
+            waiting = self._committing.records + self._waiting.records
         records = {r.seq: r for r in waiting if (r.layer, r.start) == (layer, t)}
         rows = self._journal.of_frames(layer, t, t + 1, 0)
         for record in self._journal.by_seq(seq for seq, _ in rows if seq not in records):
@@ -587,12 +576,12 @@ class History:
                 flat[places] = new
         return flat
 
-    def unsaved(self) -> list[Entry]:
-        """Return the steps that were made, undone or redone shortly before a kill, in order."""
+    def unsaved(self, moment: int) -> list[Entry]:
+        """Return the steps that a document saved at a moment may not know, in order."""
         late = self._journal.steps_after(self._flushed)
-        known = sorted([*self._done, *self._undone], key=lambda entry: entry.place)
-        first = min((entry.place for entry in known if entry.id in late), default=None)
-        return [] if first is None else [entry for entry in known if entry.place >= first]
+        known = sorted([*self._done, *self._undone], key=lambda e: (e.moment, e.place))
+        first = [i for i, e in enumerate(known) if e.moment > moment or e.id in late]
+        return known[min(first) :] if first else []
 
     def unflushed(self) -> Iterator[Record]:
         """Yield the changes whose pixels may not have been written when the process ended."""
@@ -608,14 +597,3 @@ class History:
             self._journal.commit(Batch(flushed=self._flushed))
             self._saved_flushed = self._flushed
         self._journal.close()
-
-    def let_go(self) -> None:
-        """Close the journal as it is."""
-        self._journal.close()
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return "a person"

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flowrvs.disk import parse_json, replacing
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.store.changes import Entry, Mark, Record, Role
-from flowrvs.store.storage import create_array, failed, parse_json
+from flowrvs.store.storage import create_array, failed
 
-__all__ = ["Batch", "Journal"]
+__all__ = ["Batch", "Journal", "add_to_copy"]
 
 
 @dataclass(slots=True)
@@ -167,6 +168,8 @@ class Journal:
         for suffix in ("", "-wal", "-shm"):
             _check_plain(Path(f"{self.path}{suffix}"))
         _check_plain(self.path.parent, folder=True)
+        if self._writable and not self.path.exists():
+            self._create()
         # A reader may see the file without its log: older rows, never wrong ones.
         mode = "mode=rwc" if self._writable else "immutable=1"
         uri = f"{self.path.absolute().as_uri()}?{mode}"
@@ -184,16 +187,18 @@ class Journal:
                 db.execute("PRAGMA synchronous=FULL")
                 db.execute("PRAGMA wal_autocheckpoint=256")
                 db.execute(f"PRAGMA journal_size_limit={2**20}")
-                fresh = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
                 db.executescript(_SCHEMA)
-                if fresh:
-                    db.execute(f"PRAGMA user_version = {_VERSION}")
                 db.execute("PRAGMA wal_checkpoint")  # a reader sees the tables at least
             db.execute("SELECT count(*) FROM steps").fetchone()
         except BaseException:
             db.close()
             raise
         return db
+
+    def _create(self) -> None:
+        """Make the file with its tables: a kill leaves none, never an empty one."""
+        with replacing(self.path) as made, contextlib.closing(sqlite3.connect(made)) as db:
+            db.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
 
     def _set_aside(self) -> None:
         """Keep a damaged file under another name, for those who can read more of it."""
@@ -284,12 +289,12 @@ class Journal:
 
     # -- reading -------------------------------------------------------------------------
 
-    def load(self) -> tuple[list[tuple[Any, ...]], int, int, int]:
-        """Return rows of steps that can be undone or redone, and three numbers.
+    def load(self) -> tuple[list[Entry], int, int, int]:
+        """Return the steps that can be undone or redone, and three numbers.
 
         They are the last change whose pixels are safe, the last change, and the last step.
         """
-        nothing: tuple[list[tuple[Any, ...]], int, int, int] = ([], 0, 0, 0)
+        nothing: tuple[list[Entry], int, int, int] = ([], 0, 0, 0)
         if not self.path.exists():
             return nothing
         try:
@@ -308,13 +313,20 @@ class Journal:
             self._set_aside()
             return nothing
 
-    def _load(self, db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], int, int, int]:
+    def _load(self, db: sqlite3.Connection) -> tuple[list[Entry], int, int, int]:
         self.old = db.execute("PRAGMA user_version").fetchone()[0] < _VERSION
         rows = db.execute(
             "SELECT * FROM steps WHERE state != 'dropped' AND length(frames) < ? "
             "AND length(catalog) < ? ORDER BY place",
             (_TEXT_LIMIT, _TEXT_LIMIT),
         ).fetchall()
+        sizes = dict(db.execute("SELECT step, sum(length(data) + 64) FROM records GROUP BY step"))
+        entries = []
+        for row in rows:
+            try:
+                entries.append(Entry.read(row, sizes.get(row[0], 0)))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self.damaged()  # what it did stays
 
         def number(query: str) -> int:
             found = db.execute(query).fetchone()
@@ -324,7 +336,7 @@ class Journal:
         last = max(
             number("SELECT max(seq) FROM records"), number("SELECT max(last_seq) FROM steps")
         )
-        return rows, flushed, max(last, flushed), number("SELECT max(id) FROM steps")
+        return entries, flushed, max(last, flushed), number("SELECT max(id) FROM steps")
 
     def seqs(self, step: int) -> list[int]:
         """Return the numbers of a step's changes, in order."""
@@ -380,10 +392,6 @@ class Journal:
         size = len(row[7]) + 64
         return Record(seq, step, layer, start, stop, role, marks, row[7], counted=size)
 
-    def sizes(self) -> dict[int, int]:
-        """Return the bytes that each step takes."""
-        return dict(self._query("SELECT step, sum(length(data) + 64) FROM records GROUP BY step"))
-
     def changes(self, object_id: int, t: int) -> list[tuple[int, str, str, str, str]]:
         """Return (step, time, who, kind, name) of what touched an object on a frame."""
         try:
@@ -402,6 +410,16 @@ class Journal:
             return []
         with self._lock, self._errors():
             return self._open().execute(text, values).fetchall()
+
+
+def add_to_copy(project: Path, shape: tuple[int, int, int], batch: Batch) -> None:
+    """Write into the journal of a copy what the memory holds."""
+    if batch:
+        journal = Journal(project, shape, writable=True)
+        try:
+            journal.commit(batch)
+        finally:
+            journal.close()
 
 
 def _write(db: sqlite3.Connection, batch: Batch, swept: int) -> None:

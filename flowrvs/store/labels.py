@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
-from flowrvs.store.changes import Entry
-from flowrvs.store.storage import Labels
+from flowrvs.store.changes import Entry, Labels
 from flowrvs.store.volume import LayerVolume
 
 __all__ = ["LabelsArray"]

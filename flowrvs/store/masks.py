@@ -14,11 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import InputError, ProjectError, StorageError
-from flowrvs.store.changes import Entry, Spans
-from flowrvs.store.document import ConfidenceRecord, ObjectRecord
+from flowrvs.store.changes import Spans
+from flowrvs.store.document import ConfidenceRecord, ObjectRecord, run_frames
 from flowrvs.store.labels import LabelsArray
 from flowrvs.store.state import State
-from flowrvs.store.storage import Provenance, create_array, failed, open_array, write_group
+from flowrvs.store.storage import (
+    Provenance,
+    check_chunk,
+    create_array,
+    failed,
+    free_chunk,
+    open_array,
+    write_group,
+)
 
 __all__ = ["Confidence", "Masks", "ObjectCounts", "frames_text"]
 
@@ -60,12 +68,9 @@ class Masks:
     ----------
     confidence : Confidence
         How sure the model was.
-    open_runs : dict of int to Entry
-        For each object that a model is drawing, the step of its run.
     """
 
     def __init__(self, state: State, confidence: Confidence) -> None:
-        self.open_runs: dict[int, Entry] = {}
         self._state = state
         self.confidence = confidence
         self._arrays: dict[int, LabelsArray] = {}
@@ -182,7 +187,7 @@ class Masks:
             raise ProjectError(f"overwrite={overwrite!r}: choose 'model' or 'human'.")
         name = f"masks of {record.name!r}, {frames_text(start, start + len(masks))}"
         kind: Literal["human", "model"] = "human" if provenance >= Provenance.HUMAN else "model"
-        run = self.open_runs.get(record.id) if kind == "model" else None
+        run = self._state.open_runs.get(record.id) if kind == "model" else None
         volume = self._state.volume(record.layer)
         arguments = (record.id, start, masks, provenance, _LIMITS[overwrite])
         if run is not None and self._state.history.current() is None:
@@ -194,15 +199,35 @@ class Masks:
         self._state.tell("pixels", record.layer, start, start + len(masks))
         return written
 
-    def erase_model(self, object_id: int, t: int, nothing: npt.NDArray[np.bool_]) -> None:
-        """Empty a frame that is the model's, as a part of the step that is being made."""
-        entry = self._state.history.current()
-        record = self._state.object(object_id)
-        assert entry is not None
-        limit, empty = Provenance.MODEL, Provenance.EMPTY
-        self._state.volume(record.layer).write(entry, object_id, t, nothing, empty, limit)
-        self.confidence.note(record.layer, None, [t])
-        self._state.tell("pixels", record.layer, t, t + 1)
+    def remove_run(self, run_id: str) -> None:
+        """Erase what the model drew of a run's object on its frames, as one step.
+
+        Frames that a person drew, corrected, accepted or locked stay as they are.
+
+        Raises
+        ------
+        ProjectError
+            There is no such run.
+        """
+        state = self._state
+        state.check_writable()
+        run = state.document.runs.get(run_id)
+        if run is None:
+            raise ProjectError(f"{state.path} has no run {run_id}.")
+        state.end_run(run.object_id)
+        record = state.object(run.object_id)
+        frames = run.key.get("range")
+        start, stop = (0, state.shape[0]) if frames is None else (int(frames[0]), int(frames[1]))
+        nothing = np.zeros((1, *state.shape[1:]), np.bool_)
+        volume, limit = state.volume(record.layer), Provenance.MODEL
+        with state.history.step(f"remove the run of {record.name!r}{run_frames(run.key)}") as entry:
+            provenance = self.provenance(record.id)[:stop]
+            for t in start + np.flatnonzero(provenance[start:] == Provenance.MODEL):
+                volume.write(entry, record.id, int(t), nothing, Provenance.EMPTY, limit)
+                self.confidence.note(record.layer, None, [int(t)])
+            state.put("runs", run_id, None)
+            state.save()
+        state.tell("pixels", record.layer, start, stop)
 
     # -- provenance ----------------------------------------------------------------------
 
@@ -321,6 +346,8 @@ class Confidence:
                 return None
             array = self._array(layer_id)
         try:
+            for t in range(start, stop):
+                check_chunk(f"{self._state.path}/confidence/{layer_id}/c.{t}.0.0")
             values: npt.NDArray[np.uint8] = array[start:stop].read().result()
         except Exception as error:
             raise ProjectError(
@@ -473,6 +500,9 @@ class Confidence:
     def _seams(self, object_id: int) -> Any:
         path, frames = self._seams_path(object_id), self._state.shape[0]
         if object_id not in self._disagreement and (path / "zarr.json").exists():
+            for k in range(-(-frames // _CHUNK)):
+                check_chunk(f"{path}/c.{k}.0")
+                free_chunk(f"{path}/c.{k}.0")
             self._disagreement[object_id] = open_array(
                 path, (frames, 2), "int32", (min(frames, _CHUNK), 2)
             )
@@ -509,6 +539,8 @@ class Confidence:
                     )
                 array = self._array(record.layer)
             frames = np.flatnonzero(written)
+            for i in frames:
+                free_chunk(f"{path}/c.{start + int(i)}.0.0")
             for future in [array[start + int(i)].write(confidence[i]) for i in frames]:
                 future.result()
         except Exception as error:  # masks are worth more: the run goes on without

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from flowrvs.store.document import (
     with_full_path,
 )
 from flowrvs.store.history import History
+from flowrvs.store.journal import add_to_copy
 from flowrvs.store.masks import Confidence, Masks
 from flowrvs.store.state import State
 from flowrvs.store.storage import create_array, failed, open_array, set_aside, write_group
@@ -79,12 +81,7 @@ class Project:
     quarter of a second of painting.
 
     All methods may be called from any thread. One process at a time writes to a project;
-    any number may read.
-
-    Attributes
-    ----------
-    history : History
-        What was done, to be undone and redone.
+    any number may read. `history` is what was done, to be undone and redone.
 
     Examples
     --------
@@ -105,7 +102,7 @@ class Project:
         self._catalog = Catalog(self._state)
         self._confidence = Confidence(self._state)
         self._masks = Masks(self._state, self._confidence)
-        self._runs = Runs(self._state, self._masks)
+        self._runs = Runs(self._state)
         self._surgery = Surgery(self._state, self._catalog, self._masks)
         self.history: History = self._state.history
         _OPEN.add(self)
@@ -204,7 +201,9 @@ class Project:
     def _restored(self) -> None:
         """Say that the document is a copy, and write it in the place of the damaged one."""
         file = self.path / "zarr.json"
-        self.history.damaged(f"{file} was damaged; names and sentences are those of its copy.")
+        self._state.journal.damaged(
+            f"{file} was damaged; names and sentences are those of its copy."
+        )
         if self.writable:
             with contextlib.suppress(OSError):
                 set_aside(file)
@@ -223,7 +222,8 @@ class Project:
             return
         if self.writable:
             self._state.settle_strokes()
-            self._runs.close()
+            for object_id in list(self._state.open_runs):
+                self._state.end_run(object_id)
         self._state.close()
         _OPEN.discard(self)
 
@@ -300,10 +300,11 @@ class Project:
                 locked.enter_context(volume.lock)
             locked.enter_context(state.lock)
             state.settle()
+            state.document.moment = self.history.moment
             attributes = state.document.to_attributes()
             waiting = [volume.frames.waiting() for volume in volumes]
-            write_journal = self.history.copy(copy, state.shape)
-        write_journal()
+            batch = self.history.copy(copy)
+        add_to_copy(copy, state.shape, batch)
         for volume, (frames, tracks) in zip(volumes, waiting, strict=True):
             if frames:
                 path = copy / volume.frames.path.relative_to(state.path)
@@ -317,10 +318,10 @@ class Project:
     def _rescue(self, copy: Path) -> dict[str, Any]:
         """Write what the memory and the open journal hold of a project whose folder is gone."""
         state, lost = self._state, 0
-        attributes = {**state.document.to_attributes(), "confidence": []}
+        attributes = state.document.to_attributes() | {"confidence": []}
         for name in _GROUPS:
             write_group(copy / name, {})
-        self.history.copy(copy, state.shape)()
+        add_to_copy(copy, state.shape, self.history.copy(copy))
         for volume in state.sorted_volumes:
             path = copy / volume.frames.path.relative_to(state.path)
             array = create_array(path, state.shape, (1, *state.shape[1:]), "uint16", "tyx")
@@ -338,12 +339,19 @@ class Project:
                 for track in (volume.frames.tracks.provenance[i], volume.frames.tracks.areas[i]):
                     track.write_at(copy / track.path.relative_to(state.path))
         if lost:
-            self.history.damaged(f"{lost} frames were on the disk only; the copy is without them.")
+            self._state.journal.damaged(
+                f"{lost} frames were on the disk only; the copy is without them."
+            )
         return attributes
 
     def _copy_files(self, target: Path, but: tuple[str, ...]) -> None:
-        ignored = shutil.ignore_patterns("*.partial*", "*.__lock", *but)
-        shutil.copytree(self.path, target, symlinks=True, ignore=ignored, dirs_exist_ok=True)
+        patterns = shutil.ignore_patterns("*.partial*", "*.__lock", *but)
+
+        def ignored(folder: str, names: list[str]) -> set[str]:
+            links = {n for n in names if not _is_plain(os.path.join(folder, n))}
+            return {*patterns(folder, names), *links}
+
+        shutil.copytree(self.path, target, ignore=ignored, dirs_exist_ok=True)
 
     # -- what is known -------------------------------------------------------------------
 
@@ -485,8 +493,8 @@ class Project:
 
     begin_run = _HandedOn("_runs", Runs.begin_run)
     mark_window_done = _HandedOn("_runs", Runs.mark_window_done)
-    end_run = _HandedOn("_runs", Runs.end_run)
-    remove_run = _HandedOn("_runs", Runs.remove_run)
+    end_run = _HandedOn("_state", State.end_run)
+    remove_run = _HandedOn("_masks", Masks.remove_run)
 
     mark_absent = _HandedOn("_surgery", Surgery.mark_absent)
     start_object = _HandedOn("_surgery", Surgery.start_object)
@@ -575,6 +583,11 @@ def _close_all() -> None:
             project.close()
         except Exception as error:  # the others are to be saved, too
             print(f"{project.path} was not saved completely: {error}", file=sys.stderr)
+
+
+def _is_plain(path: str) -> bool:
+    mode = os.lstat(path).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _sweep(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import contextlib
+import getpass
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression
-from flowrvs.store.changes import DamagedError, Entry, Record
+from flowrvs.store.changes import DamagedError, Entry, Record, utf8
 from flowrvs.store.document import (
     SECTIONS,
     Document,
@@ -20,7 +21,6 @@ from flowrvs.store.document import (
     WriterLock,
     plain_key,
     save_document,
-    utf8,
 )
 from flowrvs.store.frames import LayerFrames
 from flowrvs.store.history import History
@@ -66,10 +66,12 @@ class State:
         What the project knows besides pixels; guarded by `lock`.
     shape : tuple of 3 int
         Of the video.
-    history : History
-        What was done.
+    history, journal : History, Journal
+        What was done, and where it is kept.
     volumes : dict of int to LayerVolume
         By layer id; those of removed layers stay, should the removal be undone.
+    open_runs : dict of int to Entry
+        For each object that a model is drawing, the step of its run.
     """
 
     def __init__(self, path: Path, document: Document, writer: WriterLock | None) -> None:
@@ -79,6 +81,7 @@ class State:
         video = document.video
         self.shape = (video.frame_count, video.height, video.width)
         self.volumes: dict[int, LayerVolume] = {}
+        self.open_runs: dict[int, Entry] = {}
         self._writer = writer
         self._closed = False
         self._opened = False
@@ -89,12 +92,12 @@ class State:
         self._saver = Saver(self._save_all)
         # A second one: frames may take their time, the journal must not wait for them.
         self._scribe = Saver(self._journalise, interval=0.2)
-        journal = Journal(path, self.shape, writable=writer is not None)
+        self.journal = Journal(path, self.shape, writable=writer is not None)
         try:
-            self.history = History(self, journal)
+            self.history = History(self, self.journal, _login())
             self._load()
         except BaseException:
-            journal.close()  # a file that stays open keeps out who tries again
+            self.journal.close()  # a file that stays open keeps out who tries again
             raise
         self._opened = True
 
@@ -107,14 +110,14 @@ class State:
             volume.frames.attach(record.id)
             if self._tracks.provenance[record.id].damaged:
                 volume.frames.restore(record.id)
-                self.history.damaged(
+                self.journal.damaged(
                     f"Who drew {record.name!r} could not be read: all that is seen of it counts "
                     "as a person's now."
                 )
         if self.document.damage:
             more = len(self.document.damage) - 1
             rest = f" and {more} more" if more else ""
-            self.history.damaged(
+            self.journal.damaged(
                 f"{self.path / 'zarr.json'} holds {self.document.damage[0]}{rest}; it was left out."
             )
         if self._writer is not None:
@@ -161,14 +164,9 @@ class State:
     # -- telling others ------------------------------------------------------------------
 
     def connect(self, callback: Callable[[ProjectEvent], None]) -> Callable[[], None]:
-        """Call `callback` after every change, on the thread that made it.
+        """Call `callback` after every change, on the thread that made it; the result ends it.
 
         Keep it short: it is called at every stamp of a brush.
-
-        Returns
-        -------
-        callable
-            Ends it.
         """
         key = object()
         self._listeners[key] = callback
@@ -201,7 +199,7 @@ class State:
         return [volume for _, volume in sorted(self.volumes.items())]
 
     def volume_of(self, object_id: int) -> LayerVolume:
-        """Return the pixels of the layer that an object lives in."""
+        """Return the layer that an object lives in."""
         return self.volume(self.object(object_id).layer)
 
     def object(self, object_id: int) -> ObjectRecord:
@@ -221,8 +219,8 @@ class State:
     def describe(self, object_ids: frozenset[int]) -> str:
         """Name some objects."""
         with self.lock:
-            known = (self.document.objects.get(i) for i in sorted(object_ids))
-            names = [repr(record.name) for record in known if record is not None]
+            objects = self.document.objects
+            names = [repr(objects[i].name) for i in sorted(object_ids) if i in objects]
         if len(names) > 3:
             return f"{', '.join(names[:2])} and {len(names) - 2} others"
         return " and ".join(names) or "an object"
@@ -237,7 +235,7 @@ class State:
             self._place(section, key, value)
             after = self.document.row(section, str(key))
             if entry is not None and before != after:
-                entry.note(section, str(key), before, after)
+                self.history.note(entry, section, str(key), before, after)
 
     def _place(self, section: str, key: Any, value: Any) -> None:
         old = self.document.put(section, key, value)
@@ -278,8 +276,8 @@ class State:
 
     def claim(self, layer_id: int, ids: Iterable[int], entry: Entry) -> None:
         """Make objects of labels that a person draws and that are new."""
+        document, new = self.document, []
         with self.lock:
-            document, new = self.document, []
             if layer_id not in document.layers:
                 raise ProjectError(f"Layer {layer_id} was removed; choose another one to draw in.")
             for object_id in sorted(ids):
@@ -306,6 +304,20 @@ class State:
     def next_label(self) -> int:
         """The id that the next new object gets, free in every layer."""
         return self.document.next_ids.get("object", 1)
+
+    def end_run(self, object_id: int) -> None:
+        """Say that the run of an object is over: all of it is now one step to undo.
+
+        A run that is never ended is so when the next one of its object begins, or when the
+        project closes.
+        """
+        entry = self.open_runs.pop(object_id, None)
+        if entry is None:
+            return
+        if entry.layers:
+            self.history.end(entry)
+        else:
+            self.history.drop(entry)  # it wrote nothing
 
     # -- what the history asks for -------------------------------------------------------
 
@@ -347,7 +359,7 @@ class State:
                         value = None if want is None else self.document.from_row(section, want)
                         self._place(section, plain_key(section, key), value)
                     except (KeyError, TypeError, ValueError, AttributeError, ProjectError):
-                        self.history.damaged()
+                        self.journal.damaged()
                     turned = True
             if turned:
                 self._drop_dangling()
@@ -406,10 +418,9 @@ class State:
             raise
 
     def _save_all(self) -> None:
-        trouble: StorageError | None = None
+        trouble, safe = None, 0
         self.check_there()
         self.settle()
-        safe = 0
         try:
             safe = self.history.commit()
         except StorageError as error:
@@ -447,8 +458,8 @@ class State:
         """Note that a frame is empty that should not be; False where that may be in order."""
         if self._writer is None or not self._opened:  # others write, or the journal is read
             return False
-        path = self.path / "layers" / str(layer_id)
-        self.history.damaged(f"Frame {t} is missing in {path}: what was drawn there is lost.")
+        path = f"{self.path}/layers/{layer_id}"
+        self.journal.damaged(f"Frame {t} is missing in {path}: what was drawn there is lost.")
         return True
 
     def save_later(self) -> None:
@@ -467,6 +478,7 @@ class State:
                 self.history.commit()
             try:
                 self.check_there()
+                self.document.moment = self.history.moment
                 save_document(self.path, self.document.to_attributes())
             except StorageError:
                 self.wake()  # it tries again until it fits
@@ -499,22 +511,28 @@ class State:
 
     def _replay(self) -> None:
         """Do what a killed process had in its journal and perhaps not in its frames."""
-        steps = self.history.unsaved()
+        steps = self.history.unsaved(self.document.moment)
         for entry in steps:  # names that were in the journal, and not in the document yet
-            self._turn_rows(entry, entry.state == "undone", additions=True)
+            self._turn_rows(entry, entry.state in ("undone", "redoing"), additions=True)
+        replayed = set()
         for record in self.history.unflushed():
             volume = self.volumes.get(record.layer)
+            replayed |= set() if record.role.is_range else {record.start}
             if volume is None:
                 continue
             try:
                 volume.replay(record)
             except DamagedError:
-                self.history.damaged()
+                self.journal.damaged()
             except ProjectError as error:  # its frame cannot be read; the others can
-                self.history.damaged(str(error))
+                self.journal.damaged(str(error))
         for entry in steps:
-            self._turn_rows(entry, entry.state == "undone", additions=False)
+            self._turn_rows(entry, entry.state in ("undone", "redoing"), additions=False)
+        self.history.finish()
         for volume in self.volumes.values():
+            for t in replayed:
+                with contextlib.suppress(ProjectError):  # its frame cannot be read
+                    volume.frames.recount(t)
             volume.frames.own(count=self.document.version > 1)
         if self._dirty or any(volume.frames.dirty for volume in self.volumes.values()):
             self.wake()
@@ -537,7 +555,7 @@ class State:
             if self._writer is None or path.is_symlink() or described(path) or chunks is None:
                 raise
         set_aside(path / "zarr.json")
-        self.history.damaged(f"{path / 'zarr.json'} was damaged and made anew.")
+        self.journal.damaged(f"{path / 'zarr.json'} was damaged and made anew.")
         return create_array(path, self.shape, chunk, "uint16", ("t", "y", "x"), keep=True)
 
     # -- the end -------------------------------------------------------------------------
@@ -546,6 +564,7 @@ class State:
         """Write everything and let others in; a `StorageError` leaves the project open."""
         if self._writer is not None:
             self._seal(True)
+            self._dirty |= self.document.moment != self.history.moment
             try:
                 self._save_all()
                 self.history.close()
@@ -560,7 +579,7 @@ class State:
         if self._writer is not None:
             self._saver.stop()
             self._scribe.stop()
-            self.history.let_go()
+            self.journal.close()
             self._writer.release()
         self._closed = True
 
@@ -573,3 +592,9 @@ def clipped(color: Iterable[float]) -> tuple[float, float, float]:
     """Return a colour with red, green and blue within 0 to 1."""
     red, green, blue = (min(1.0, max(0.0, float(c))) for c in color)
     return red, green, blue
+
+
+def _login() -> str:
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        return getpass.getuser()
+    return "a person"

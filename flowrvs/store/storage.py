@@ -6,6 +6,7 @@ somebody else may hold links, pipes, or a description that would make it end the
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -20,11 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore as ts
 
-from flowrvs.disk import read_regular, storage_error, write_bytes
+from flowrvs.disk import parse_json, read_regular, storage_error, write_bytes
 from flowrvs.errors import ProjectError, StorageError
 
 __all__ = [
-    "Labels",
     "Provenance",
     "Saver",
     "Track",
@@ -35,13 +35,10 @@ __all__ = [
     "failed",
     "free_chunk",
     "open_array",
-    "parse_json",
     "read_group",
     "set_aside",
     "write_group",
 ]
-
-Labels = npt.NDArray[np.uint16]
 
 _GROUP_BYTES = 256 * 2**20
 _ARRAY_BYTES = 2**20
@@ -67,26 +64,14 @@ def failed(error: BaseException, path: str | os.PathLike[str]) -> StorageError:
 # -- groups and arrays -----------------------------------------------------------------
 
 
-def parse_json(data: bytes | str) -> Any:
-    """Return what JSON says.
-
-    Raises
-    ------
-    ValueError
-        It is none, or nested so deep that nobody would have written it.
-    """
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
 def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     """Make `folder` a zarr v3 group with these attributes, atomically and durably."""
     document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / "zarr.json", json.dumps(document, ensure_ascii=False).encode())
+        # Half a character, as in names that are not UTF-8, becomes JSON's way of writing it.
+        data = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        write_bytes(folder / "zarr.json", data)
     except StorageError as error:
         raise failed(error.__cause__ or error, folder) from error
     except OSError as error:
@@ -145,6 +130,7 @@ def create_array(
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/"}}
     try:
         _check_folder(folder)
+        _clear(folder)
         return ts.open(
             {**spec, "metadata": metadata}, context=_CONTEXT, create=True, delete_existing=not keep
         ).result()
@@ -194,6 +180,15 @@ def _check_folder(folder: Path) -> None:
     """Refuse a folder that is a link: what is written would land elsewhere."""
     if folder.is_symlink():
         raise StorageError(f"{folder} is a symbolic link; put the folder itself in its place.")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what tensorstore would write through: links, and files that it writes first."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+            if not plain or entry.name.endswith(".__lock"):
+                os.unlink(entry.path)
 
 
 def check_chunk(file: str) -> None:

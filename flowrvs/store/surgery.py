@@ -24,12 +24,13 @@ from flowrvs.disk import sync_folder
 from flowrvs.errors import ProjectError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store.catalog import Catalog
-from flowrvs.store.changes import Entry, Record, count_values, encode
-from flowrvs.store.document import LayerRecord, ObjectRecord, utf8
+from flowrvs.store.changes import Entry, Labels, Record, encode, utf8
+from flowrvs.store.document import LayerRecord, ObjectRecord
+from flowrvs.store.frames import count_values
 from flowrvs.store.history import History
 from flowrvs.store.masks import Masks, frames_text
 from flowrvs.store.state import State
-from flowrvs.store.storage import Labels, Provenance, create_array, failed
+from flowrvs.store.storage import Provenance, create_array, failed
 from flowrvs.store.volume import LayerVolume
 
 __all__ = ["Surgery"]
@@ -37,18 +38,14 @@ __all__ = ["Surgery"]
 #: Frames of the layers to what they become.
 Change = Callable[[int, list[Labels]], Sequence[Labels]]
 
-# Frames that are made in place, that are moved at once, and that are being written.
-_FEW, _BATCH, _WAITING = 16, 512, 16
-
-_TOGETHER = 16  # frames that are moved under one lock
+# Frames that are made in place, that are moved at once, being written, and under one lock.
+_FEW, _BATCH, _WAITING, _TOGETHER = 16, 512, 16, 16
 _MOMENT = 0.05  # seconds until a cancel is looked for again
 
 _HUMAN = np.uint8(Provenance.HUMAN)
 
 
 class _How(TypedDict, total=False):
-    """Arguments that all of it takes."""
-
     cancel: CancelToken | None
     progress: ProgressCallback | None
 

@@ -12,10 +12,27 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import ProjectError
-from flowrvs.store.changes import Entry, Heirs, Mark, Pixels, Record, Role, count_values, decode
-from flowrvs.store.frames import CROWDED, FramesHost, LayerFrames, copy_frame, new_frame
-from flowrvs.store.history import History
-from flowrvs.store.storage import Labels, Provenance
+from flowrvs.store.changes import (
+    Content,
+    Entry,
+    Heirs,
+    Kind,
+    Labels,
+    Mark,
+    Pixels,
+    Record,
+    Role,
+    decode,
+)
+from flowrvs.store.frames import (
+    CROWDED,
+    FramesHost,
+    LayerFrames,
+    copy_frame,
+    count_values,
+    new_frame,
+)
+from flowrvs.store.storage import Provenance
 
 __all__ = ["LayerVolume", "VolumeHost"]
 
@@ -23,6 +40,27 @@ __all__ = ["LayerVolume", "VolumeHost"]
 _BRUSH, _PAUSE, _PATIENT = 0.03, 0.005, 0.05
 
 _NO_ROWS = np.zeros((1, 1), np.uint16)
+
+
+class VolumeHistory(Protocol):
+    """What a volume needs of the history; `History` says what each of it does."""
+
+    def current(self) -> Entry | None: ...
+    def begin(
+        self, name: str | None, kind: Kind, who: str | None = None, tool: str = "edit"
+    ) -> Entry: ...
+    def end(self, entry: Entry) -> None: ...
+    def push(
+        self,
+        entry: Entry,
+        layer: int,
+        span: tuple[int, int],
+        role: Role,
+        marks: tuple[Mark, ...],
+        content: Content,
+    ) -> Record: ...
+    def later(self, record: Record) -> list[Record]: ...
+    def rewrite(self, records: list[Record]) -> None: ...
 
 
 class VolumeHost(FramesHost, Protocol):
@@ -67,7 +105,7 @@ class LayerVolume:
     A model and a painter exclude each other for one frame at a time.
     """
 
-    def __init__(self, frames: LayerFrames, history: History, host: VolumeHost) -> None:
+    def __init__(self, frames: LayerFrames, history: VolumeHistory, host: VolumeHost) -> None:
         self.id = frames.id
         self.frames = frames
         self.lock = frames.lock
@@ -197,7 +235,7 @@ class LayerVolume:
         entry: Entry,
         t: int,
         before: dict[int, int],
-        content: bytes | tuple[Labels, Labels, int, npt.NDArray[np.bool_] | None],
+        content: Content,
         role: Role = Role.PIXELS,
     ) -> Record:
         tracks = self._provenance
@@ -399,7 +437,10 @@ class LayerVolume:
     # -- undo and redo -------------------------------------------------------------------
 
     def _apply(self, t: int, pixels: Pixels, *, strict: bool = True) -> None:
-        """Give pixels their new value; `strict` only those that still have the old one."""
+        """Give pixels that have their old value the new one; all of them, uncounted, if not strict.
+
+        What is replayed is counted when all of it is: objects may live in other layers by then.
+        """
         flat = self._cache.frame(t).reshape(-1)
         places, old, new = pixels
         now = flat[places]
@@ -407,7 +448,8 @@ class LayerVolume:
         if free.any():
             flat[places[free]] = new[free]
             self._cache.touch(t)
-            self.frames.count(t, count_values(new[free]), count_values(now[free]))
+            if strict:
+                self.frames.count(t, count_values(new[free]), count_values(now[free]))
 
     def turn(self, record: Record, back: bool, entry: Entry) -> None:
         """Take one change out of force (`back`), or put it in force again.
@@ -484,11 +526,6 @@ class LayerVolume:
                 return
             t = record.start
             self._apply(t, decode(record.pack(), self._pixels), strict=False)
-            counts = np.bincount(self._cache.frame(t).ravel())
-            for object_id in self.frames.members:
-                track = self.frames.tracks.areas[object_id]
-                track.values[t] = counts[object_id] if object_id < len(counts) else 0
-                track.touch(t, t + 1)
             for mark in record.marks:
                 if mark.object_id in self._provenance:
                     self._provenance[mark.object_id].values[t] = mark.new

@@ -44,6 +44,8 @@ class TestErrors:
             (OSError(errno.EMFILE, "x"), "too many files are open; close some"),
             (ValueError("a: b [OS error 28: ENOSPC No space]"), "the disk is full"),
             (ValueError("Failed [OS error 24: EMFILE Too many]"), "too many files are open"),
+            (ValueError("RESOURCE_EXHAUSTED: x [os_error_code='24']"), "too many files are open"),
+            (ValueError("UNKNOWN: x [os_error_code='28']"), "the disk is full"),
             (ValueError("RESOURCE_EXHAUSTED: no"), "the disk is full"),
             (MemoryError(), "the memory is full"),
             (OSError(errno.EIO, "Input/output error"), "Input/output error"),
@@ -176,6 +178,30 @@ class TestNewFolder:
         target.rename(tmp_path / ".a.old-1-2")
         remove_leftovers(target)
         assert _names(target) == ["y"] and _names(tmp_path) == ["a"]
+
+    @pytest.mark.parametrize("there", [False, True])
+    def test_a_failed_rename_leaves_what_was_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+    ) -> None:
+        monkeypatch.setattr("flowrvs.disk._exchange", lambda a, b: False)
+        rename, target = Path.rename, tmp_path / "a"
+        if there:
+            target.mkdir()
+            (target / "x").write_bytes(b"1")
+
+        def fail(path: Path, to: Path) -> Path:
+            if ".partial-" in path.name:
+                raise OSError(errno.EACCES, "no")
+            return rename(path, to)
+
+        monkeypatch.setattr(Path, "rename", fail)
+        with (
+            pytest.raises(StorageError, match="no permission"),
+            NewFolder(target, replace=lambda _: True) as folder,
+        ):
+            (folder.path / "y").write_bytes(b"2")
+        assert _names(tmp_path) == (["a"] if there else [])
+        assert not there or (target / "x").read_bytes() == b"1"
 
     def test_where_none_can_be_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").write_bytes(b"")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ import zarr
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store import ObjectRecord, Project, Provenance
+from flowrvs.store.journal import Journal
 
 PAINTER = """
 import sys, time
@@ -140,10 +145,18 @@ class TestFailingDisk:
         with pytest.raises(StorageError):
             project.mark_window_done(run.id, 0)
         assert project.runs[run.id].done == frozenset()
+        with Project.open(project.path.with_name("a"), read_only=True) as seen:
+            assert not seen.runs[run.id].done
         folder.unlink()
         folder.with_name("away").rename(folder)
         project.mark_window_done(run.id, 0)
-        assert project.runs[run.id].done == {0}
+        shutil.copytree(project.path, project.path.with_name("killed.flowrvs"))
+        shutil.rmtree(project.path.with_name("killed.flowrvs") / "history")  # no journal helps
+        with Project.open(project.path.with_name("killed"), read_only=True) as seen:
+            assert seen.runs[run.id].done == {0}
+            assert seen.object_mask(cat.id, 0, 10).all()
+            assert (seen.provenance(cat.id) == Provenance.MODEL).all()
+            assert (seen.areas(cat.id) == 192).all()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
     def test_a_full_disk(self, tmp_path: Path) -> None:
@@ -356,10 +369,19 @@ def test_a_project_that_is_thrown_away(project: Project, cat: ObjectRecord) -> N
 def test_a_lock_of_a_dead_process_on_another_computer(project: Project) -> None:
     project.close()
     holder = {"zarr_format": 3, "node_type": "group", "attributes": {"pid": 1, "host": "elsewhere"}}
-    (project.path / "writer" / "zarr.json").write_text(json.dumps(holder))
-    Project.open(project.path).close()
-    (project.path / "writer" / "zarr.json").write_text("")
-    Project.open(project.path).close()
+    file = project.path / "writer" / "zarr.json"
+    for text in (json.dumps(holder), "", "x" * 9000):
+        file.write_text(text)
+        with Project.open(project.path):
+            if len(text) < 512:
+                who = json.loads(file.read_text())["attributes"]
+                assert who == {"pid": os.getpid(), "host": socket.gethostname()}
+            with pytest.raises(ProjectError, match="open for writing in"):
+                Project.open(project.path)
+    with Project.open(project.path):
+        file.write_text(json.dumps(holder))  # what it says is only told
+        with pytest.raises(ProjectError, match="another process .pid 1 on elsewhere."):
+            Project.open(project.path)
 
 
 def test_a_closed_project_keeps_nobody_out(project: Project, cat: ObjectRecord) -> None:
@@ -371,6 +393,175 @@ def test_a_closed_project_keeps_nobody_out(project: Project, cat: ObjectRecord) 
         project.history.changes(cat.id, 3)
     with Project.open(project.path) as again:
         assert again.undo() is not None
+
+
+def test_a_project_whose_folder_was_deleted_is_rescued(
+    project: Project, cat: ObjectRecord, tmp_path: Path
+) -> None:
+    """A copy holds all of it, undo history included: what was flushed long ago, too."""
+    dog = project.add_prompt("the dog")[1]
+    noise = np.random.default_rng(0).random((10, 12, 16)) < 0.5
+    project.write_model(cat.layer, cat.id, 0, noise)
+    project.write_masks(dog.id, 2, ~noise[2:8])
+    project.split_object(cat.id, 0, 6, np.broadcast_to(np.arange(16) < 8, (6, 12, 16)).copy())
+    project.flush()
+    for volume in project._state.volumes.values():  # as in a long video: not all is in memory
+        volume.frames.cache._frames.clear()
+    before = {i: project.labels(i)[:] for i in project.layers}
+    names = [step.name for step in project.history.steps]
+    shutil.rmtree(project.path)
+    with pytest.raises(StorageError, match="vanished"):
+        project.labels(cat.layer)[3, 4] = 0  # its frame cannot be read
+    with Project.open(project.copy_to(tmp_path / "rescued")) as rescued:
+        for i, labels in before.items():
+            np.testing.assert_array_equal(rescued.labels(i)[:], labels)
+        for i in project.objects:
+            np.testing.assert_array_equal(rescued.areas(i), project.areas(i))
+            np.testing.assert_array_equal(rescued.provenance(i), project.provenance(i))
+        assert rescued.expressions == project.expressions
+        assert [step.name for step in rescued.history.steps] == names
+        while rescued.undo() is not None:
+            pass
+        assert not any(rescued.labels(i)[:].any() for i in rescued.layers)
+    assert project.history.notice is None
+    project.discard()
+
+
+class TestAKillBetween:
+    """The files of one thing were written, those of the next were not."""
+
+    def test_provenance_and_areas(self, project: Project, cat: ObjectRecord) -> None:
+        """No model may draw over what a person did, whatever is missing."""
+        project.write_masks(cat.id, 0, np.ones((10, 12, 16), bool))
+        new = project.split_object(cat.id, 0, 10, np.ones((10, 12, 16), bool))
+        project.close()
+        shutil.rmtree(project.path / "areas" / str(new.id))
+        zarr.open_group(project.path, mode="r+", zarr_format=3)[f"provenance/{new.id}"][:] = 0
+        with Project.open(project.path) as again:
+            assert (again.provenance(new.id) == Provenance.HUMAN).all()
+            assert not again.write_model(1, new.id, 0, np.zeros((10, 12, 16), bool)).any()
+            assert again.areas(new.id).tolist() == [192] * 10
+            assert again.object_mask(new.id, 0, 10).all()
+
+    def test_locks_of_files_are_swept(self, project: Project, cat: ObjectRecord) -> None:
+        project.close()
+        script = (
+            "import sys, os, signal; from flowrvs.store import Project\n"
+            "project = Project.open(sys.argv[1]); project.labels(1)[2] = 1; project.flush()\n"
+            "os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        subprocess.run([sys.executable, "-c", script, str(project.path)], check=False)
+        for name in ("layers/1/c.2.0.0", "provenance/1/c.0", "areas/1/zarr.json"):
+            (project.path / f"{name}.__lock").write_bytes(b"half")
+        with Project.open(project.path) as again:
+            assert list(project.path.rglob("*.__lock")) == []
+            assert again.labels(1)[2].all()
+
+    def test_pieces_that_could_not_be_written_are_written_later(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        """Read from the disk without its journal: nothing else repairs them."""
+        for name, read in (("provenance", "provenance"), ("areas", "areas")):
+            project.write_masks(cat.id, 0, np.ones((1, 12, 16), bool), overwrite="human")
+            project.flush()
+            folder = project.path / name
+            folder.rename(folder.with_name("away"))
+            folder.write_text("in the way")
+            project.write_masks(cat.id, 4, np.ones((2, 12, 16), bool), overwrite="human")
+            with pytest.raises(StorageError):
+                project.flush()
+            folder.unlink()
+            folder.with_name("away").rename(folder)
+            project.flush()
+            copy = project.path.with_name(f"{name}.flowrvs")
+            shutil.copytree(project.path, copy)
+            shutil.rmtree(copy / "history")
+            with Project.open(copy, read_only=True) as seen:
+                np.testing.assert_array_equal(
+                    getattr(seen, read)(cat.id), getattr(project, read)(cat.id)
+                )
+            project.undo(), project.undo()
+
+
+class TestAJournalThatIsFull:
+    """A commit that fails costs nothing of what it was to write."""
+
+    @pytest.fixture
+    def full(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What a commit must not hold, or it fails."""
+        held, commit = [""], Journal.commit
+
+        def commit_or_fail(journal: Journal, batch: Any) -> None:
+            if batch and held[0] and getattr(batch, held[0]):
+                raise StorageError("the disk is full")
+            commit(journal, batch)
+
+        monkeypatch.setattr(Journal, "commit", commit_or_fail)
+        return held
+
+    def test_changes(self, project: Project, cat: ObjectRecord, full: list[str]) -> None:
+        project.write_masks(cat.id, 0, np.ones((3, 12, 16), bool))
+        full[0] = "entries"
+        project.labels(cat.layer)[5] = cat.id
+        project.update_object(cat.id, name="Tom")
+        with pytest.raises(StorageError, match="full"):
+            project.flush()
+        full[0] = ""
+        project.flush()
+        project.close()
+        with Project.open(project.path) as again:
+            names = [step.name.partition(" on ")[0] for step in again.history.steps]
+            assert names == ["masks of 'the cat', frames 0-2", "edit", "rename 'the cat'"]
+            assert [row.name for row in again.changes(cat.id, 5)][0].startswith("edit")
+            while again.undo() is not None:
+                pass
+            assert not again.labels(1)[:].any() and again.objects[cat.id].name == "the cat"
+
+    def test_what_was_undone_and_is_forgotten(
+        self, project: Project, cat: ObjectRecord, full: list[str]
+    ) -> None:
+        project.labels(cat.layer)[5] = cat.id
+        project.labels(cat.layer)[6] = cat.id
+        project.flush()
+        project.undo(), project.undo()
+        project.flush()
+        full[0] = "forgotten"
+        project.labels(cat.layer)[7] = cat.id  # ends what can be redone
+        with pytest.raises(StorageError, match="full"):
+            project.flush()
+        full[0] = ""
+        project.close()
+        with Project.open(project.path) as again:
+            assert [(s.start, s.state) for s in again.history.steps] == [(7, "done")]
+            assert again.changes(cat.id, 5) == again.changes(cat.id, 6) == []
+        db = sqlite3.connect(project.path / "history" / "journal.sqlite")
+        assert db.execute("SELECT count(*) FROM steps").fetchone() == (1,)
+        assert db.execute("SELECT DISTINCT start FROM records").fetchall() == [(7,)]
+        db.close()
+
+    def test_what_is_dropped(self, project: Project, cat: ObjectRecord, full: list[str]) -> None:
+        noise = np.random.default_rng(0).random((10, 12, 16)) < 0.5
+        for t in range(6):
+            project.write_masks(cat.id, t, noise[t : t + 1])
+        project.flush()
+        project.history.limit_bytes = 600
+        project.labels(cat.layer)[9, 9] = cat.id
+        full[0] = "dropped"
+        with contextlib.suppress(StorageError):
+            project.flush()  # finds that steps are to be dropped
+        left = [step.start for step in project.history.steps]
+        assert 0 < len(left) < 7
+        with pytest.raises(StorageError, match="full"):
+            project.flush()
+        full[0] = ""
+        project.close()
+        with Project.open(project.path) as again:
+            assert [step.start for step in again.history.steps] == left
+            assert len(again.changes(cat.id, 0)) == 1, "who drew is not forgotten"
+        db = sqlite3.connect(project.path / "history" / "journal.sqlite")
+        kept = {start for (start,) in db.execute("SELECT start FROM records")}
+        assert kept == set(left)
+        db.close()
 
 
 class TestDamagedFiles:

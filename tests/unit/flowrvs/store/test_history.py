@@ -629,6 +629,40 @@ def test_a_step_that_a_kill_left_open_is_undone_first(project: Project, cat: Obj
         assert same(state(again), empty)
 
 
+@pytest.mark.parametrize("what", ["undo", "redo"])
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_undo_that_a_kill_interrupted_is_completed(
+    project: Project, cat: ObjectRecord, what: str, saved: bool
+) -> None:
+    """Also where the object had gone to another layer: names and pixels belong together."""
+    project.write_masks(cat.id, 0, LEFT)
+    states = [state(project)]
+    project.move_object(cat.id)
+    states.append(state(project))
+    if what == "redo":
+        project.undo()
+    project.close()
+    script = (
+        "import sys, os, signal; from flowrvs.store import Project\n"
+        "project = Project.open(sys.argv[1])\n"
+        "def stop(event):\n"
+        "    if event.done == 5:\n"
+        f"        {'project.flush()' if saved else 'project.history.commit()'}\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"project.history.{what}(None, stop)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(project.path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    wanted = states if what == "redo" else states[::-1]
+    with Project.open(project.path) as again:
+        assert again.history.notice is None
+        left = ["done", "undone"] if what == "undo" else ["done", "done"]
+        assert [step.state for step in again.history.steps] == left
+        assert same(state(again), wanted[1])
+        again.undo() if what == "redo" else again.redo()
+        assert same(state(again), wanted[0])
+
+
 def test_a_torn_end_of_the_journal_is_ignored(project: Project, cat: ObjectRecord) -> None:
     """As a power cut leaves it: the last pages of the log are half written."""
     project.close()

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowrvs.errors import Cancelled, StorageError
+from flowrvs.errors import Cancelled, ProjectError, StorageError
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
+from flowrvs.store.surgery import _Staged
 
 FRAMES, SHAPE = 60, (12, 16)
 DRAWN = 50  # of the frames; more than are changed in place
@@ -132,6 +133,94 @@ def test_who_paints_meanwhile_is_not_lost(project: Project, name: str) -> None:
         assert not mask[9, 5, 12], "what was erased is not there to be merged"
     assert project.labels(1)[10, 0, 15] not in (0, 1)
     state(project)  # areas agree with pixels
+
+
+@pytest.mark.parametrize("when", ["made", "put in"])
+@pytest.mark.parametrize("name", ["move", "merge across", "remove", "absent"])
+def test_nothing_stays_where_the_object_has_left(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str, when: str
+) -> None:
+    """Whoever draws the object in the last moment draws it where it goes to."""
+    gone = 3 if name == "merge across" else 1
+    labels = project.labels(project.objects[gone].layer)
+
+    def draw() -> None:
+        labels[5, 11, 15] = labels[54, 11, 15] = gone  # on a frame that is ready, and another
+
+    def progress(event: Progress) -> None:
+        if when == "made" and event.done == event.total:
+            draw()
+
+    put, left = _Staged._put, [when == "put in"]
+
+    def late(staged: _Staged, ready: Any) -> None:
+        put(staged, ready)
+        if left and left.pop() and ready:
+            draw()
+
+    monkeypatch.setattr(_Staged, "_put", late)
+    before = state(project)
+    ACTIONS[name](project, progress=progress)
+    assert not (labels[3:55] == gone).any(), "nothing of it is left in the old layer"
+    if name == "move":
+        assert project.labels(2)[54, 11, 15] == 1 and project.labels(2)[5, 11, 15] == 3
+    elif name == "merge across":
+        assert project.labels(1)[[5, 54], 11, 15].tolist() == [1, 1]
+    else:
+        assert not labels[[5, 54], 11, 15].any()
+    if gone in project.objects:
+        np.testing.assert_array_equal(
+            project.areas(gone), project.object_mask(gone, 0, FRAMES).sum(axis=(1, 2))
+        )
+    while project.undo_name != before[5]:
+        project.undo()
+    assert state(project)[:3] == before[:3]
+
+
+def test_a_merge_across_layers_spares_what_is_locked(project: Project) -> None:
+    """Pixels of a third object that is locked stay its own; the others go to the merged one."""
+    project.lock_frames(2, 10, 60)
+    project.merge_objects(1, 3)
+    mask = project.object_mask(1, 0, FRAMES)
+    np.testing.assert_array_equal(mask[:10], (LEFT | RIGHT)[:10])
+    np.testing.assert_array_equal(mask[10:DRAWN], LEFT[10:])
+    np.testing.assert_array_equal(project.object_mask(2, 10, DRAWN), RIGHT[10:])
+    assert not project.object_mask(2, 0, 10).any() and 3 not in project.objects
+    assert project.provenance(2)[:12].tolist() == [2] * 10 + [3] * 2
+    state(project)
+
+
+def test_what_is_locked_while_frames_are_made(project: Project) -> None:
+    """A lock on the object itself stops it; one on another object is heeded."""
+
+    def lock(i: int) -> Any:
+        return lambda event: project.lock_frames(i, 20, 21) if event.done == 30 else None
+
+    before = state(project)
+    with pytest.raises(ProjectError, match="locked on 1 of these frames, the first is 20"):
+        project.merge_objects(1, 3, progress=lock(1))
+    project.undo()
+    assert state(project)[:4] == before[:4]
+    project.merge_objects(1, 3, progress=lock(2))
+    np.testing.assert_array_equal(project.object_mask(2, 20, 21), RIGHT[20:21])
+
+
+def test_a_sentence_for_an_object_whose_split_is_undone(project: Project) -> None:
+    """It means the objects that are there; the project opens again, and redo finds the object."""
+    new = project.split_object(1, 0, 60)
+    said: list[Any] = []
+
+    def progress(event: Progress) -> None:
+        if not said:
+            said.append(project.add_expression("half of it", [1, new.id]))
+
+    project.history.undo(None, progress)
+    assert new.id not in project.objects
+    assert project.expressions[said[0].exp_id].object_ids == {1}
+    project.close()
+    with Project.open(project.path) as again:
+        assert again.history.notice is None
+        assert again.expressions[said[0].exp_id].object_ids == {1}
 
 
 def test_a_disk_that_fails_midway_leaves_everything_as_it_was(
