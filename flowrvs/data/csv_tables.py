@@ -41,10 +41,16 @@ def write_csv(folder: Path, job: Job) -> None:
                     y, x = region.centroid
                     made_by = Provenance(int(clip.provenance[key][index])).name.lower()
                     rows.writerow(
-                        [clip.name, clip.frames[index], index, key, clip.names[key], made_by]
+                        [defused(clip.name), defused(clip.frames[index]), index, key]
+                        + [defused(clip.names[key]), made_by]
                         + [int(region.area), left, top, right - left, bottom - top]
                         + [f"{x:.3f}", f"{y:.3f}"]
                     )
             for exp_id, (text, ids) in clip.sentences.items():
                 meant = "unknown" if ids is None else " ".join(map(str, ids))
-                sentences.writerow([clip.name, exp_id, text, meant])
+                sentences.writerow([*map(defused, (clip.name, exp_id, text)), meant])
+
+
+def defused(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula: such ones get a quote in front."""
+    return f"'{text}" if text.lstrip()[:1] in tuple("=+-@") or text[:1] in ("\t", "\r") else text

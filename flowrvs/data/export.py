@@ -493,10 +493,11 @@ class _Export:
         wanted = {source.name for source in sources}
         other = self.format != "davis" and there is not None and not wanted <= there
         if self.format == "mevis" and (target / META).is_file():
-            split = MevisSplit.open(target)
-            texts = {v.name: [e.exp for e in v.expressions.values()] for v in split.videos.values()}
-            now = {s.name: [text for text, _ in s.sentences.values()] for s in sources}
-            other = other or any(set(texts.get(name, ())) - set(now[name]) for name in now)
+            videos = MevisSplit.open(target).videos.values()
+            there_now = {v.name: {e.exp for e in v.expressions.values()} for v in videos}
+            for source in sources:
+                known = {text for text, ids in source.sentences.values() if ids is not None}
+                other = other or not known <= there_now.get(source.name, set())
         if other and not self.overwrite:
             may_replace(target, False)
 

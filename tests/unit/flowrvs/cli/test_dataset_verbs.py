@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import pytest
+from PIL import Image
 
 import flowrvs
 from flowrvs.cli import main
+from flowrvs.data import MevisSplit
 from flowrvs.store import Project
 from tests.fixtures.segmenters import ThresholdSegmenter
 
@@ -143,6 +146,77 @@ def test_in_corrected_out_again(project, tmp_path, capsys):
     capsys.readouterr()
     assert main(["import", str(split)]) == 2
     assert "choose one" in capsys.readouterr().err
+
+
+def test_the_project_wins_over_others_only_when_told(project, tmp_path, capsys):
+    main(["export", str(project), "--to", str(tmp_path / "d")])
+    split = tmp_path / "d" / "train"
+    main(["import", str(split), "--video", "shapes", "--out", str(tmp_path / "p")])
+    with Project.open(tmp_path / "p.flowrvs") as opened:
+        wanted = opened.object_mask(1, 2, 3)[0]
+    masks = json.loads((split / "mask_dict.json").read_text())
+    masks["0"][2] = None
+    (split / "mask_dict.json").write_text(json.dumps(masks))
+    capsys.readouterr()
+    line = ["export", str(tmp_path / "p.flowrvs"), "--into", str(split)]
+    assert main(line) == 2
+    assert "changed since it was read" in capsys.readouterr().err
+    assert json.loads((split / "mask_dict.json").read_text()) == masks
+    assert main([*line, "--overwrite"]) == 0
+    written = MevisSplit.open(split)
+    assert (written.target_mask("shapes", "0", 2) == wanted).all()
+
+
+def test_all_are_refused_before_the_first_is_written_back(project, tmp_path, capsys):
+    main(["export", str(project), "--to", str(tmp_path / "d")])
+    split = tmp_path / "d" / "train"
+    main(["import", str(split), "--video", "shapes", "--out", str(tmp_path / "p")])
+    with Project.open(tmp_path / "p.flowrvs") as opened:
+        opened.labels(1)[3, 0, 0] = 1
+    before = (split / "mask_dict.json").read_bytes()
+    assert main(["export", str(tmp_path / "p.flowrvs"), str(project), "--into", str(split)]) == 2
+    assert "was not read from a dataset" in capsys.readouterr().err
+    assert (split / "mask_dict.json").read_bytes() == before
+
+
+def test_warnings_alone_are_no_failure(project, tmp_path, capsys):
+    main(["export", str(project), "--to", str(tmp_path / "d")])
+    split = tmp_path / "d" / "train"
+    meta = json.loads((split / "meta_expressions.json").read_text())
+    meta["videos"]["shapes"]["expressions"]["0"]["exp"] = "  the red square"
+    (split / "meta_expressions.json").write_text(json.dumps(meta))
+    capsys.readouterr()
+    assert main(["check", str(split)]) == 0
+    assert "0 errors, 1 warning" in capsys.readouterr().out
+    assert main(["check", str(split), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == 1
+
+
+def test_the_official_tree_of_ref_youtube_vos(shapes_images, tiny, tmp_path, capsys):
+    """`predict --zip ytvos`, `check` and `import` take ``valid/`` with its sentences beside it."""
+    place = tmp_path / "ry" / "valid" / "JPEGImages" / "v"
+    place.mkdir(parents=True)
+    for path in sorted(shapes_images.iterdir()):
+        with Image.open(path) as picture:
+            picture.save(place / f"{path.stem}.jpg")
+    beside = tmp_path / "ry" / "meta_expressions" / "valid"
+    beside.mkdir(parents=True)
+    rows = {"0": {"exp": "the red square"}, "1": {"exp": "the green square"}}
+    meta = {
+        "videos": {"v": {"frames": sorted(p.stem for p in place.iterdir()), "expressions": rows}}
+    }
+    (beside / "meta_expressions.json").write_text(json.dumps(meta))
+    (tmp_path / "ry" / "valid" / "meta.json").write_text('{"videos": {}}')
+    split = str(tmp_path / "ry" / "valid")
+    assert main(["check", split]) == 0
+    out = str(tmp_path / "pred")
+    assert main(["predict", split, "--out", out, "--zip", "ytvos", "--device", "cpu"]) == 0
+    with zipfile.ZipFile(tmp_path / "pred.zip") as archive:
+        names = archive.namelist()
+    assert "Annotations/v/1/00011.png" in names and len(names) == 24
+    capsys.readouterr()
+    assert main(["import", split, "--video", "v", "--out", str(tmp_path / "p")]) == 0
+    assert "does not say what 2 of 2 sentences mean" in capsys.readouterr().out
 
 
 def test_several_splits(project, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 import flowrvs
 from flowrvs.data.check import check_split
-from flowrvs.data.export import FORMATS, export_projects
+from flowrvs.data.export import FORMATS, export_projects, export_splits
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import Cancelled, DatasetError, InputError, ProjectError, StorageError
 from flowrvs.evaluation import evaluate
@@ -120,19 +121,22 @@ def test_jpeg_folders_keep_their_bytes_and_names(tmp_path, shapes_frames, shapes
         assert copied == (folder / f"{name}.jpg").read_bytes()
 
 
-def test_turned_jpegs_are_compressed_upright(tmp_path, shapes_frames):
+@pytest.mark.parametrize(("orientation", "turns"), [(6, 1), (3, 2)])
+def test_turned_jpegs_are_compressed_upright(tmp_path, shapes_frames, orientation, turns):
     folder = tmp_path / "turned"
     folder.mkdir()
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     for index, frame in enumerate(shapes_frames[:3]):
-        Image.fromarray(np.rot90(frame)).save(folder / f"{index}.jpg", quality=95, exif=exif)
+        turned = Image.fromarray(np.rot90(frame, turns))
+        turned.save(folder / f"{index}.jpg", quality=95, exif=exif)
     with flowrvs.open_video(folder) as video, Project.create(tmp_path / "p", video.info) as made:
         made.add_expression("x")
-        split = MevisSplit.open(export_projects([made], tmp_path / "d").path)
-    frames = split.read_frames("turned")
-    assert frames.shape == (3, 48, 64, 3)
-    assert np.abs(frames.astype(int) - shapes_frames[:3]).mean() < 4
+        split = export_projects([made], tmp_path / "d", quality=100).path
+    for index, frame in enumerate(shapes_frames[:3]):
+        # As loaders read it, who look at no EXIF.
+        with Image.open(split / f"JPEGImages/turned/{index}.jpg") as picture:
+            assert np.abs(np.asarray(picture).astype(int) - frame).mean() < 4
 
 
 def test_names_that_would_sort_wrongly_are_replaced(tmp_path, shapes_frames):
@@ -301,3 +305,75 @@ def test_a_video_moved_with_its_project_is_found(project, shapes_mp4, tmp_path):
     (copy / "zarr.json").write_text(json.dumps(attributes))
     with Project.open(copy, read_only=True) as moved:
         assert export_projects([moved], tmp_path / "d").frames == 12
+
+
+def test_every_format_pairs_a_sentence_with_its_own_target(project, tmp_path):
+    """Three sentences, three targets, in every place where a format says what they mean."""
+    import zarr
+
+    first, second, *_ = project.objects
+    meant = {"the red square": {first}, "the green square": {second}}
+    meant["both squares"] = meant["the red square"] | meant["the green square"]
+
+    def told(rows):
+        return {k: {t for t, ids in meant.items() if k in ids} for k in (first, second)} == {
+            key: {t for t in texts if t in meant} for key, texts in rows.items()
+        }
+
+    path = export_projects([project], tmp_path / "d", format="coco-images").path
+    rows = json.loads((path / "instances.json").read_text())["annotations"]
+    assert told({row["track_id"]: row["sentences"] for row in rows})
+    path = export_projects([project], tmp_path / "d", format="ome-zarr", split="z").path
+    root = zarr.open_group(path / "shapes.ome.zarr", mode="r")
+    found = {}
+    for name in root["labels"].attrs["ome"]["labels"]:
+        about = root["labels"][name].attrs["ome"]["image-label"]
+        found.update({row["label-value"]: row["sentences"] for row in about["properties"]})
+    assert told(found)
+    steps = root.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    assert steps[0]["scale"] == [pytest.approx(1 / 12), 1, 1, 1]  # seconds a frame
+    path = export_projects([project], tmp_path / "d", format="csv", split="t").path
+    with (path / "expressions.csv").open(newline="", encoding="utf-8") as file:
+        ids = {row["exp"]: set(map(int, row["objects"].split())) for row in csv.DictReader(file)}
+    assert {text: ids[text] for text in meant} == meant
+
+
+def test_no_cell_is_a_formula(project, tmp_path):
+    for text in ("=1+1", "+1", "-1", "@x", " =1"):
+        project.add_expression(text, [1])
+    path = export_projects([project], tmp_path / "d", format="csv").path
+    with (path / "expressions.csv").open(newline="", encoding="utf-8") as file:
+        cells = [row["exp"] for row in csv.DictReader(file)]
+    assert cells[-5:] == ["'=1+1", "'+1", "'-1", "'@x", "' =1"]
+
+
+def test_an_overlay_longer_than_a_block(tmp_path):
+    """Forty frames, a mask that moves: each lies over its own frame."""
+    frames = np.full((40, 48, 64, 3), 40, np.uint8)
+    masks = np.zeros((40, 48, 64), bool)
+    for index in range(40):
+        masks[index, 10:30, index : index + 16] = True
+    video = flowrvs.open_video(frames)
+    with Project.create(tmp_path / "p", video.info) as made:
+        _, found = made.add_prompt("it")
+        made.write_model(found.layer, found.id, 0, masks)
+        path = export_projects([made], tmp_path / "d", format="overlay", videos=[video]).path
+    with flowrvs.open_video(path / "p.mp4") as shown:
+        seen = np.abs(shown.read(0, 40).astype(int) - 40).max(axis=3) > 25
+    overlap = (seen & masks).sum((1, 2)) / (seen | masks).sum((1, 2))
+    assert overlap.min() > 0.7
+
+
+def test_what_cannot_be_replaced_is_refused_before_anything_is_encoded(project, tmp_path):
+    export_projects([project], tmp_path / "d", split="valid_u")
+    project.add_expression("one more", [1])
+    told = []
+    with pytest.raises(DatasetError, match="already exists"):
+        export_splits([project], tmp_path / "d", {"valid_u": 1}, progress=told.append)
+    (tmp_path / "d" / "photos").mkdir()
+    (tmp_path / "d" / "photos" / "dear.jpg").write_bytes(b"x")
+    with pytest.raises(DatasetError, match="something else"):
+        export_projects(
+            [project], tmp_path / "d", split="photos", overwrite=True, progress=told.append
+        )
+    assert told == []

@@ -19,6 +19,7 @@ from flowrvs.data import (
     write_back,
 )
 from flowrvs.data.importing import default_folder
+from flowrvs.data.json_parts import locked
 from flowrvs.errors import (
     Cancelled,
     DatasetError,
@@ -142,6 +143,58 @@ def test_an_erased_object_leaves_its_sentences(project, crossing):
     assert list(load(crossing, MASKS)) == ["0", "2"]
     rows = load(crossing, META)["videos"][SHAPES]["expressions"]
     assert rows["17"]["anno_id"] == [0] and rows["17"]["note"] == "kept"
+
+
+def test_masks_that_other_rows_still_use_stay(crossing, tmp_path):
+    """Another video's sentence, and a blank one that is not read, mean the erased object too."""
+    meta = load(crossing, META)
+    rows = meta["videos"][SHAPES]["expressions"]
+    rows["8"] = {"exp": " ", "obj_id": [2], "anno_id": [1]}
+    meta["videos"]["grey"]["expressions"]["5"] = {"exp": "x", "obj_id": [0], "anno_id": [0]}
+    (crossing / META).write_text(json.dumps(meta))
+    with import_video(crossing, SHAPES, tmp_path / "q") as project:
+        project.remove_object(1)
+        project.remove_object(2)
+        assert write_back(project).removed == 2
+    assert list(load(crossing, MASKS)) == ["0", "1", "2"]
+    after = load(crossing, META)["videos"]
+    assert after["grey"] == meta["videos"]["grey"]
+    assert after[SHAPES]["expressions"]["8"] == rows["8"]
+    assert after[SHAPES]["expressions"]["0"]["anno_id"] == []
+
+
+def test_a_changed_sentence_leaves_the_file_of_masks_alone(project, crossing):
+    stamp = (crossing / MASKS).stat()
+    project.set_expression_text(next(iter(project.expressions)), "in other words")
+    assert write_back(project).sentences == 1
+    assert (crossing / MASKS).stat().st_ino == stamp.st_ino
+    assert (crossing / MASKS).stat().st_mtime_ns == stamp.st_mtime_ns
+
+
+def test_an_object_without_a_sentence_goes_home_too(project, crossing):
+    new = project.add_object("nobody speaks of it", 1)
+    project.labels(1)[0, 40:, 50:] = new.id
+    result = write_back(project)
+    assert result.added == 1 and "no sentence means 'nobody speaks of it'" in result.notes[0]
+    assert list(load(crossing, MASKS)) == ["0", "1", "2", "3"]
+    assert write_back(project).added == 0
+    project.add_expression("now somebody does", [new.id])
+    assert write_back(project).sentences == 1
+    (row,) = [
+        r
+        for r in load(crossing, META)["videos"][SHAPES]["expressions"].values()
+        if r["exp"] == "now somebody does"
+    ]
+    assert row["anno_id"] == [3]
+
+
+def test_nobody_else_writes_between_comparing_and_writing(project, crossing):
+    project.labels(1)[4, :3, :3] = 1
+    with locked(crossing):
+        for action in (write_back, lambda p: append_projects([p], crossing)):
+            with pytest.raises(DatasetError, match="another program"):
+                action(project)
+    assert write_back(project).masks == 1
 
 
 def test_changes_of_others_are_not_overwritten(project, crossing):
