@@ -43,8 +43,7 @@ _FILE = "instances.json"
 class _Coco(Dataset):
     """A JSON file of COCO, given by name or as ``instances.json`` of a folder."""
 
-    #: A list at the top that this kind has.
-    key: str
+    key: str  # a list at the top that this kind has
 
     def __init__(self, folder: Path, pictures: Path | None = None) -> None:
         super().__init__(folder.parent if folder.is_file() else folder, pictures)
@@ -295,7 +294,7 @@ class CocoImages(_Coco):
                 raise DatasetError(f"{where}: track {track} is twice on frame {frames[index]}.")
             rows[label, track][index] = entry
         if rows and not tracked:
-            clip.notes.append("objects without a track are joined by category and order on frames")
+            clip.notes.append("objects without a track are joined by category and order")
         _add_rows(clip, rows)
         return clip
 

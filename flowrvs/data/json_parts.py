@@ -83,7 +83,7 @@ def whole_number(value: object) -> int:
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 31 or isinstance(value, bool):
-        raise DatasetError(f"The id {value!r} is no whole number; number the objects.")
+        raise DatasetError(f"The id {str(value)[:40]!r} is no whole number; number the objects.")
     return number
 
 

@@ -103,8 +103,10 @@ def safe_name(name: object, what: str, where: object = "") -> str:
     """
     if not is_safe_name(name):
         place = f" in {where}" if where else ""
+        shown = repr(name)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
         raise DatasetError(
-            f"The {what} name {name!r}{place} cannot be a file name; "
+            f"The {what} name {shown}{place} cannot be a file name; "
             "use one without slashes, '..' or control characters."
         )
     return str(name)

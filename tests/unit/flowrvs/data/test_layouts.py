@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from flowrvs.data import (
     MevisSplit,
@@ -25,78 +20,22 @@ from flowrvs.data import (
 )
 from flowrvs.data.clip import Origin
 from flowrvs.errors import DatasetError, InputError, MissingPathError
-from flowrvs.store import Project, Provenance
-
-T, H, W = 6, 20, 30
-
-
-def frames(folder, count=T, first=0, step=1):
-    folder.mkdir(parents=True)
-    for index in range(count):
-        picture = np.full((H, W, 3), 40 + 10 * index, np.uint8)
-        Image.fromarray(picture).save(folder / f"{first + step * index:05d}.jpg")
-    return [f"{first + step * index:05d}" for index in range(count)]
-
-
-def boxes():
-    """Two objects on every frame, (2, T, H, W), apart from each other."""
-    masks = np.zeros((2, T, H, W), bool)
-    for index in range(T):
-        masks[0, index, 2:8, 2 + index : 9 + index] = True
-        masks[1, index, 11:17, 3:9] = True
-    return masks
-
-
-def labels(index, values=(1, 2), dtype=np.uint8):
-    picture = np.zeros((H, W), dtype)
-    for mask, value in zip(boxes()[:, index], values, strict=True):
-        picture[mask] = value
-    return picture
-
-
-def vos(root, write, indices=range(T)):
-    """MOSE's layout: frames and pictures of masks, no sentences."""
-    names = frames(root / "JPEGImages" / "v")
-    (root / "Annotations" / "v").mkdir(parents=True)
-    for index in indices:
-        write(index).save(root / "Annotations" / "v" / f"{names[index]}.png")
-    return root
-
-
-def palette(index):
-    picture = Image.fromarray(labels(index))
-    picture.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
-    return picture
-
-
-def masks_of(project):
-    return [project.object_mask(key, 0, T) for key in project.objects]
-
-
-def rgb(colors):
-    def draw(index):
-        picture = np.zeros((H, W, 3), np.uint8)
-        for mask, color in zip(boxes()[:, index], colors, strict=True):
-            picture[mask] = color
-        return Image.fromarray(picture)
-
-    return draw
-
-
-def opaque(index):
-    return Image.fromarray(labels(index)).convert("LA")
-
-
-KINDS = {
-    "palette": palette,
-    "grey": lambda index: Image.fromarray(labels(index)),
-    "16 bits": lambda index: Image.fromarray(labels(index, (1, 700), np.uint16)),
-    "16 bits with 255": lambda index: Image.fromarray(labels(index, (255, 256), np.uint16)),
-    "colours of VOC": rgb([(128, 0, 0), (0, 128, 0)]),
-    "other colours": rgb([(250, 30, 30), (20, 20, 240)]),
-    "grey in three channels": rgb([(1, 1, 1), (2, 2, 2)]),
-    "opaque": opaque,
-}
+from flowrvs.store import Provenance
+from tests.fixtures.layouts import (
+    KINDS,
+    H,
+    T,
+    W,
+    boxes,
+    coco_video,
+    frames,
+    labels,
+    masks_of,
+    mevis_v2,
+    palette,
+    ref_ytvos,
+    vos,
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,24 +159,6 @@ def test_objects_without_a_sentence_are_written_or_named(tmp_path):
         assert np.array_equal(split.target_masks("v", by_text["object 2"]), boxes()[1])
 
 
-def ref_ytvos(root, truth):
-    """The official tree: the sentences beside the split."""
-    names = frames(root / "valid" / "JPEGImages" / "v", step=5)
-    rows = {"0": {"exp": "the first"}, "1": {"exp": "the second"}}
-    if truth:
-        rows["0"]["obj_id"], rows["1"]["obj_id"] = "1", "2"
-        (root / "valid" / "Annotations" / "v").mkdir(parents=True)
-        for index, name in enumerate(names):
-            palette(index).save(root / "valid" / "Annotations" / "v" / f"{name}.png")
-    kinds = {str(n): {"category": "bear", "frames": names} for n in (1, 2)}
-    (root / "valid" / "meta.json").write_text(json.dumps({"videos": {"v": {"objects": kinds}}}))
-    place = root / "meta_expressions" / "valid"
-    place.mkdir(parents=True)
-    meta = {"videos": {"v": {"expressions": rows, "frames": names}}}
-    (place / "meta_expressions.json").write_text(json.dumps(meta))
-    return root / "valid"
-
-
 def test_sentences_without_ids_are_unknown(tmp_path):
     root = ref_ytvos(tmp_path, truth=False)
     assert [f for f in check_split(root) if f.severity == "error"] == []
@@ -282,35 +203,6 @@ def test_davis_as_it_is_published(tmp_path, place, wrong):
         assert np.array_equal(found, boxes()[1])
 
 
-def mevis_v2(root, name, packed):
-    names = frames(root / "JPEGImages" / "v")
-    coded = [
-        [
-            {**r, "counts": r["counts"].decode()}
-            for r in (coco_mask.encode(np.asfortranarray(m, np.uint8)) for m in mask)
-        ]
-        for mask in boxes()
-    ]
-    rows = {
-        "0": {"exp": "the first", "obj_id": [0], "anno_id": [0]},
-        "1": {"exp": "none", "obj_id": [], "anno_id": []},
-    }
-    meta = {"videos": {"v": {"expressions": rows, "frames": names}}}
-    (root / name).write_text(json.dumps(meta))
-    (root / "mask_dict.json").write_text(json.dumps(dict(enumerate(coded))))
-    if packed:
-        with tarfile.open(root / "JPEGImages.tar", "w") as archive:
-            archive.add(root / "JPEGImages", "JPEGImages")
-            entry = tarfile.TarInfo("../../outside/v/evil.jpg")
-            entry.size = 4
-            archive.addfile(entry, io.BytesIO(b"evil"))
-            link = tarfile.TarInfo("JPEGImages/v/99999.jpg")
-            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            archive.addfile(link)
-        shutil.rmtree(root / "JPEGImages")
-    return root
-
-
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     "name",
@@ -343,37 +235,6 @@ def test_a_cut_archive_is_one_line(tmp_path):
     with pytest.raises(DatasetError, match=r"JPEGImages\.tar"):
         MevisSplit.open(root).read_frames("v")
     assert not (root / "JPEGImages").exists()
-
-
-def plain_rle(mask):
-    runs, last, count = [], 0, 0
-    for value in mask.T.ravel().astype(int).tolist():
-        if value != last:
-            runs.append(count)
-            last, count = value, 0
-        count += 1
-    return {"size": list(mask.shape), "counts": [*runs, count]}
-
-
-def coco_video(root, frames_in="train", **changes):
-    names = frames(root / frames_in / "v")
-    data = {
-        "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}],
-        "videos": [{"id": 1, "file_names": [f"v/{name}.jpg" for name in names]}],
-        "annotations": [
-            {
-                "id": 11 + n,
-                "video_id": "1",
-                "category_id": 1 + n,
-                "segmentations": [plain_rle(m) for m in mask],
-                "areas": [int(m.sum()) for m in mask],
-            }
-            for n, mask in enumerate(boxes())
-        ],
-        **changes,
-    }
-    (root / "instances_train.json").write_text(json.dumps(data))
-    return root / "instances_train.json"
 
 
 @pytest.mark.parametrize("place", ["train", "JPEGImages", "train/JPEGImages", "."])
@@ -479,149 +340,3 @@ def test_labelme(tmp_path):
     wanted[[0, 5], 2:8, 2:9] = True
     wanted[[0, 5], 2:7, 11:14] = True
     assert np.array_equal(found, wanted)
-
-
-def sa_v(root):
-    frames(root / "sav_000001", count=T)
-    coded = [
-        [
-            {**r, "counts": r["counts"].decode()}
-            for r in (coco_mask.encode(np.asfortranarray(m[i], np.uint8)) for m in boxes())
-        ]
-        for i in (0, 2, 4)
-    ]
-    data = {"video_id": "sav_000001", "video_frame_count": T, "masklet": coded}
-    (root / "sav_000001_manual.json").write_text(json.dumps({**data, "masklet_id": [0, 1]}))
-    return root
-
-
-# -- home again --------------------------------------------------------------------------
-
-
-def bytes_of(folder):
-    return {
-        p.relative_to(folder): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix != ".tar"
-    }
-
-
-HOMES = {
-    "vos": lambda root: vos(root / "s", palette),
-    "vos in 16 bits": lambda root: vos(root / "s", KINDS["16 bits"]),
-    "vos in colours": lambda root: vos(root / "s", KINDS["colours of VOC"]),
-    "vos in grey colours": lambda root: vos(root / "s", KINDS["grey in three channels"]),
-    "ytvos": lambda root: ref_ytvos(root, truth=True),
-    "coco": lambda root: coco_video(root),
-    "sa-v": lambda root: sa_v(root / "s"),
-}
-
-
-@pytest.mark.parametrize("kind", HOMES)
-def test_corrections_go_home(tmp_path, kind):
-    (tmp_path / "data").mkdir()
-    place = HOMES[kind](tmp_path / "data")
-    before = bytes_of(tmp_path / "data")
-    with import_video(place, None, tmp_path / "p") as project:
-        assert can_write_back(project)
-        result = write_back(project)
-        assert (result.masks, result.sentences, result.added, result.removed) == (0, 0, 0, 0)
-        assert bytes_of(tmp_path / "data") == before
-        first, second = project.objects
-        new = project.add_object("new", 1)
-        project.labels(1)[2, :2, 20:25] = new.id
-        project.labels(1)[4] = np.where(project.labels(1)[4] == first, 0, project.labels(1)[4])
-        project.remove_object(second)
-        wanted = {key: project.object_mask(key, 0, T) for key in (first, new.id)}
-        result = write_back(project)
-        # One frame of the first object, and every annotated one of the second.
-        count = 1 + (3 if kind == "sa-v" else T)
-        assert (result.masks, result.added, result.removed) == (count, 1, 1)
-        assert write_back(project).masks == 0
-    with import_video(place, None, tmp_path / "q") as again:
-        found = masks_of(again)
-    assert sorted(map(np.ndarray.tobytes, found)) == sorted(m.tobytes() for m in wanted.values())
-    after = bytes_of(tmp_path / "data")
-    assert set(after) == set(before)
-    changed = {str(p) for p in before if before[p] != after[p]}
-    assert all(Path(name).suffix in (".png", ".json") for name in changed)
-    assert sorted(p.name for p in (tmp_path / "data").rglob(".*")) == []
-
-
-def test_sentences_go_home_to_ref_youtube_vos_and_davis(tmp_path):
-    root = ref_ytvos(tmp_path / "y", truth=True)
-    davis = tmp_path / "davis"
-    names = frames(davis / "JPEGImages" / "480p" / "v")
-    (davis / "Annotations" / "480p" / "v").mkdir(parents=True)
-    for index, name in enumerate(names):
-        palette(index).save(davis / "Annotations" / "480p" / "v" / f"{name}.png")
-    (davis / "davis_text_annotations").mkdir()
-    text = davis / "davis_text_annotations" / "Davis17_annot1.txt"
-    text.write_bytes(b'v 1 "the first"\nv 2 "the second\x92s"\nother 1 "kept \xe9"')
-    for place in (root, davis):
-        with import_video(place, "v", tmp_path / f"{place.name}.p") as project:
-            first, second = project.expressions
-            project.set_expression_text(first, "the very first")
-            project.remove_expression(second)
-            project.add_expression("a third", [2])
-            assert write_back(project).sentences == 3
-            assert write_back(project).sentences == 0
-            both = project.add_expression("both", [1, 2]).exp_id
-            with pytest.raises(DatasetError, match="cannot hold"):
-                write_back(project)
-            project.remove_expression(both)
-        with import_video(place, "v", tmp_path / f"{place.name}.q") as again:
-            found = {e.text: sorted(e.object_ids) for e in again.expressions.values()}
-            assert found == {"the very first": [1], "a third": [2]}
-    assert text.read_bytes() == b'v 1 "the very first"\nother 1 "kept \xe9"\nv 2 "a third"\n'
-
-
-def test_what_a_picture_cannot_hold_is_refused_and_changes_nothing(tmp_path):
-    root = vos(tmp_path / "s", palette)
-    before = bytes_of(root)
-    with import_video(root, "v", tmp_path / "p") as project:
-        layer = project.add_layer("more").id
-        new = project.add_object("new", layer)
-        project.labels(layer)[3, 11:14, 3:9] = new.id
-        project.labels(1)[1, :2, :2] = 1
-        with pytest.raises(DatasetError, match=r"v, frame 00003: the objects 2 and 3 overlap"):
-            write_back(project)
-    assert bytes_of(root) == before
-
-
-def test_an_absence_that_somebody_saw_goes_home(tmp_path):
-    root = vos(tmp_path / "s", palette, indices=(0,))
-    with import_video(root, "v", tmp_path / "p") as project:
-        for key in project.objects:
-            project.lock_frames(key, 1, 2)
-        write_back(project)
-    picture = root / "Annotations" / "v" / "00001.png"
-    with Image.open(picture, formats=["PNG"]) as found:
-        assert found.size == (W, H) and found.getextrema() == (0, 0)
-    assert not (root / "Annotations" / "v" / "00002.png").exists()
-
-
-def test_png_goes_home(tmp_path, shapes_mp4, shapes_masks):
-    import flowrvs
-
-    with flowrvs.open_video(shapes_mp4) as video:
-        made = Project.create(tmp_path / "shapes", video.info)
-    with made:
-        for name in ("red", "green"):
-            _, found = made.add_prompt(name)
-            made.write_model(found.layer, found.id, 0, shapes_masks[name])
-        path = export_projects([made], tmp_path / "d", format="png").path
-    with import_video(path, "shapes", tmp_path / "p") as project:
-        project.labels(1)[3, :2, :2] = 1
-        new = project.add_object("new", 1)
-        project.labels(1)[5, 46:, 60:] = new.id
-        project.add_expression("the corner", [new.id])
-        wanted = {
-            e.text: project.expression_mask(e.exp_id, 0, 12) for e in project.expressions.values()
-        }
-        result = write_back(project)
-        assert (result.masks, result.sentences, result.added) == (1, 1, 1)
-    with import_video(path, "shapes", tmp_path / "q") as again:
-        for e in again.expressions.values():
-            assert np.array_equal(again.expression_mask(e.exp_id, 0, 12), wanted.pop(e.text))
-    assert not wanted

@@ -1,0 +1,154 @@
+"""Corrections of imported videos go home to every format that can be changed in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flowrvs
+from flowrvs.data import can_write_back, export_projects, import_video, write_back
+from flowrvs.errors import DatasetError
+from flowrvs.store import Project
+from tests.fixtures.layouts import (
+    KINDS,
+    H,
+    T,
+    W,
+    coco_video,
+    frames,
+    masks_of,
+    palette,
+    ref_ytvos,
+    sa_v,
+    vos,
+)
+
+
+def bytes_of(folder):
+    return {
+        p.relative_to(folder): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix != ".tar"
+    }
+
+
+HOMES = {
+    "vos": lambda root: vos(root / "s", palette),
+    "vos in 16 bits": lambda root: vos(root / "s", KINDS["16 bits"]),
+    "vos in colours": lambda root: vos(root / "s", KINDS["colours of VOC"]),
+    "vos in grey colours": lambda root: vos(root / "s", KINDS["grey in three channels"]),
+    "ytvos": lambda root: ref_ytvos(root, truth=True),
+    "coco": lambda root: coco_video(root),
+    "sa-v": lambda root: sa_v(root / "s"),
+}
+
+
+@pytest.mark.parametrize("kind", HOMES)
+def test_corrections_go_home(tmp_path, kind):
+    (tmp_path / "data").mkdir()
+    place = HOMES[kind](tmp_path / "data")
+    before = bytes_of(tmp_path / "data")
+    with import_video(place, None, tmp_path / "p") as project:
+        assert can_write_back(project)
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added, result.removed) == (0, 0, 0, 0)
+        assert bytes_of(tmp_path / "data") == before
+        first, second = project.objects
+        new = project.add_object("new", 1)
+        project.labels(1)[2, :2, 20:25] = new.id
+        project.labels(1)[4] = np.where(project.labels(1)[4] == first, 0, project.labels(1)[4])
+        project.remove_object(second)
+        wanted = {key: project.object_mask(key, 0, T) for key in (first, new.id)}
+        result = write_back(project)
+        # One frame of the first object, and every annotated one of the second.
+        count = 1 + (3 if kind == "sa-v" else T)
+        assert (result.masks, result.added, result.removed) == (count, 1, 1)
+        assert write_back(project).masks == 0
+    with import_video(place, None, tmp_path / "q") as again:
+        found = masks_of(again)
+    assert sorted(map(np.ndarray.tobytes, found)) == sorted(m.tobytes() for m in wanted.values())
+    after = bytes_of(tmp_path / "data")
+    assert set(after) == set(before)
+    changed = {str(p) for p in before if before[p] != after[p]}
+    assert all(Path(name).suffix in (".png", ".json") for name in changed)
+    assert sorted(p.name for p in (tmp_path / "data").rglob(".*")) == []
+
+
+def test_sentences_go_home_to_ref_youtube_vos_and_davis(tmp_path):
+    root = ref_ytvos(tmp_path / "y", truth=True)
+    davis = tmp_path / "davis"
+    names = frames(davis / "JPEGImages" / "480p" / "v")
+    (davis / "Annotations" / "480p" / "v").mkdir(parents=True)
+    for index, name in enumerate(names):
+        palette(index).save(davis / "Annotations" / "480p" / "v" / f"{name}.png")
+    (davis / "davis_text_annotations").mkdir()
+    text = davis / "davis_text_annotations" / "Davis17_annot1.txt"
+    text.write_bytes(b'v 1 "the first"\nv 2 "the second\x92s"\nother 1 "kept \xe9"')
+    for place in (root, davis):
+        with import_video(place, "v", tmp_path / f"{place.name}.p") as project:
+            first, second = project.expressions
+            project.set_expression_text(first, "the very first")
+            project.remove_expression(second)
+            project.add_expression("a third", [2])
+            assert write_back(project).sentences == 3
+            assert write_back(project).sentences == 0
+            both = project.add_expression("both", [1, 2]).exp_id
+            with pytest.raises(DatasetError, match="cannot hold"):
+                write_back(project)
+            project.remove_expression(both)
+        with import_video(place, "v", tmp_path / f"{place.name}.q") as again:
+            found = {e.text: sorted(e.object_ids) for e in again.expressions.values()}
+            assert found == {"the very first": [1], "a third": [2]}
+    assert text.read_bytes() == b'v 1 "the very first"\nother 1 "kept \xe9"\nv 2 "a third"\n'
+
+
+def test_what_a_picture_cannot_hold_is_refused_and_changes_nothing(tmp_path):
+    root = vos(tmp_path / "s", palette)
+    before = bytes_of(root)
+    with import_video(root, "v", tmp_path / "p") as project:
+        layer = project.add_layer("more").id
+        new = project.add_object("new", layer)
+        project.labels(layer)[3, 11:14, 3:9] = new.id
+        project.labels(1)[1, :2, :2] = 1
+        with pytest.raises(DatasetError, match=r"v, frame 00003: the objects 2 and 3 overlap"):
+            write_back(project)
+    assert bytes_of(root) == before
+
+
+def test_an_absence_that_somebody_saw_goes_home(tmp_path):
+    root = vos(tmp_path / "s", palette, indices=(0,))
+    with import_video(root, "v", tmp_path / "p") as project:
+        for key in project.objects:
+            project.lock_frames(key, 1, 2)
+        write_back(project)
+    picture = root / "Annotations" / "v" / "00001.png"
+    with Image.open(picture, formats=["PNG"]) as found:
+        assert found.size == (W, H) and found.getextrema() == (0, 0)
+    assert not (root / "Annotations" / "v" / "00002.png").exists()
+
+
+def test_png_goes_home(tmp_path, shapes_mp4, shapes_masks):
+    with flowrvs.open_video(shapes_mp4) as video:
+        made = Project.create(tmp_path / "shapes", video.info)
+    with made:
+        for name in ("red", "green"):
+            _, found = made.add_prompt(name)
+            made.write_model(found.layer, found.id, 0, shapes_masks[name])
+        path = export_projects([made], tmp_path / "d", format="png").path
+    with import_video(path, "shapes", tmp_path / "p") as project:
+        project.labels(1)[3, :2, :2] = 1
+        new = project.add_object("new", 1)
+        project.labels(1)[5, 46:, 60:] = new.id
+        project.add_expression("the corner", [new.id])
+        wanted = {
+            e.text: project.expression_mask(e.exp_id, 0, 12) for e in project.expressions.values()
+        }
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added) == (1, 1, 1)
+    with import_video(path, "shapes", tmp_path / "q") as again:
+        for e in again.expressions.values():
+            assert np.array_equal(again.expression_mask(e.exp_id, 0, 12), wanted.pop(e.text))
+    assert not wanted
