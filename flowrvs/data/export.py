@@ -230,7 +230,7 @@ def export_splits(
 def append_projects(
     projects: Projects, split: str | os.PathLike[str], **options: Unpack[ExportOptions]
 ) -> ExportResult:
-    """Add the videos of projects to a MeViS-style split that is there.
+    """Add the videos of projects to a MeViS-style split that is there; say what was added.
 
     What the split holds stays byte for byte as it is; new masks get the next anno_ids, and
     a video whose name is taken gets a number. The datasheet is not written again.
@@ -243,11 +243,6 @@ def append_projects(
         The split's folder.
     **options
         See `ExportOptions`; the format is MeViS's.
-
-    Returns
-    -------
-    ExportResult
-        Of what was added.
 
     Raises
     ------
