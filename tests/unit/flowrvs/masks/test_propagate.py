@@ -8,7 +8,7 @@ import pytest
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.masks.flow import Flows, Region, block_mean, has_dis, region_around, sample
 from flowrvs.masks.propagate import _blend, propagate
-from flowrvs.masks.shape import opencv
+from flowrvs.masks.shape import opencv, signed_distance
 from flowrvs.masks.tracking import SURE, MaskTracker, TrackedMask
 from flowrvs.progress import CancelToken
 
@@ -220,6 +220,18 @@ def test_stops_once_what_it_found_is_not_the_object(cap):
     lost.clear()
     list(propagate(flows, {0: cap.masks[0]}, 1, 4, lost=lost.append))
     assert lost == []
+
+
+def test_what_confirms_a_mask(disk):
+    """Colours that fit better around a mask speak against it; the key's own place does not."""
+    tracker = MaskTracker(Flows(disk.read, disk.masks.shape), {4: disk.masks[4]}, 4, 1)
+    region = Region(0, 96, 0, 144)
+    lab = tracker._flows.lab(4, region)
+    like = np.full(region.shape, 0.3, np.float32)
+    here = signed_distance(disk.masks[4], 24.0)
+    assert tracker._confirmed(lab, region, like, here, 1.0) > 0.4  # at rest, and still itself
+    ring = signed_distance((here < -1) & (here > -9), 24.0)  # what is around it, it inside
+    assert tracker._confirmed(lab, region, like, ring, 1.0) == 0
 
 
 def test_stops_at_absences_and_at_other_peoples_frames(disk):
