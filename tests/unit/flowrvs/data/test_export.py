@@ -332,6 +332,8 @@ def test_every_format_pairs_a_sentence_with_its_own_target(project, tmp_path):
     assert told(found)
     steps = root.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     assert steps[0]["scale"] == [pytest.approx(1 / 12), 1, 1, 1]  # seconds a frame
+    axes = root.attrs["ome"]["multiscales"][0]["axes"]
+    assert [axis.get("unit") for axis in axes] == ["second", None, None, None]
     path = export_projects([project], tmp_path / "d", format="csv", split="t").path
     with (path / "expressions.csv").open(newline="", encoding="utf-8") as file:
         ids = {row["exp"]: set(map(int, row["objects"].split())) for row in csv.DictReader(file)}
