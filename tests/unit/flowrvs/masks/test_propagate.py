@@ -232,6 +232,7 @@ def test_what_confirms_a_mask(disk):
     assert tracker._confirmed(lab, region, like, here, 1.0) > 0.4  # at rest, and still itself
     ring = signed_distance((here < -1) & (here > -9), 24.0)  # what is around it, it inside
     assert tracker._confirmed(lab, region, like, ring, 1.0) == 0
+    assert tracker._confirmed(lab, region, np.ones_like(like), ring, 1.0) == 0  # by colours alone
 
 
 def test_stops_at_absences_and_at_other_peoples_frames(disk):
