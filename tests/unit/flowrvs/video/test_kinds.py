@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image, features
 
 from flowrvs.errors import VideoError
+from flowrvs.store import Project
 from flowrvs.video import open_video
 from flowrvs.video.cache import FrameCache
 from flowrvs.video.file import ROTATIONS, orientation_of, turn
@@ -226,6 +227,11 @@ def test_names_are_only_names(tmp_path, name):
     except OSError:
         pytest.skip("this file system has no such names")
     assert numbers(path) == [0, 1, 2]
+    # A project keeps the name, and finds the video again.
+    with open_video(path) as video, Project.create(tmp_path / "p", video.info):
+        pass
+    with Project.open(tmp_path / "p") as project:
+        assert project.video.path == path and os.fspath(project.find_video()) == path
 
 
 def test_frames_with_odd_names_get_names_that_datasets_can_hold(tmp_path):
