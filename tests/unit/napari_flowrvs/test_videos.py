@@ -248,13 +248,13 @@ def test_several_resolutions_and_five_axes() -> None:
 
 
 def test_arrays_are_told_apart_by_all_their_pixels(tmp_path: Path) -> None:
-    clip = make_clip(24)
+    clip = make_clip(60)
     other = clip.copy()
-    other[5, 0, 0] += 1
-    same, renamed = VideoSource("a", 24, None, clip), VideoSource("b", 24, None, clip.copy())
+    other[4, 0, 0] += 1  # not one of 32 frames that are evenly spread
+    same, renamed = VideoSource("a", 60, None, clip), VideoSource("b", 60, None, clip.copy())
     here = default_project(same, tmp_path)
     assert here.name.startswith("a-")
-    assert default_project(VideoSource("a", 24, None, other), tmp_path) != here
+    assert default_project(VideoSource("a", 60, None, other), tmp_path) != here
     assert default_project(renamed, tmp_path).name.startswith("b-")
     here.mkdir()
     assert default_project(renamed, tmp_path) == here, "it was renamed, and is the same"
