@@ -58,7 +58,7 @@ class ProvenanceStrip(QWidget):
         presenter.desk.frame_changed.connect(self._on_moved)
         presenter.desk.span_changed.connect(self._on_moved)
         presenter.desk.project_changed.connect(self._on_moved)
-        self._on_moved()
+        self.hide()  # or a layout would show it
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """As high as the curve and the bar."""
@@ -108,7 +108,10 @@ class ProvenanceStrip(QWidget):
         for bar in bars:
             if bar.isVisible() and bar.window() is self.window():
                 option = QStyleOptionSlider()
-                bar.initStyleOption(option)
+                # Not `initStyleOption`, which is forbidden for what Python has not made.
+                option.initFrom(bar)
+                option.orientation, option.pageStep = bar.orientation(), bar.pageStep()
+                option.minimum, option.maximum = bar.minimum(), bar.maximum()
                 groove = bar.style().subControlRect(
                     QStyle.ComplexControl.CC_ScrollBar,
                     option,

@@ -99,3 +99,11 @@ def test_a_long_curve_is_painted_at_once(qtbot: Any) -> None:
     start = time.process_time()
     view.grab()
     assert time.process_time() - start < 0.5  # a few milliseconds on an idle machine
+
+
+def test_the_next_worse_frame_goes_by_the_mean_of_both() -> None:
+    j, f = np.array([0.9, 0.9, 0.6, 0.2]), np.array([0.9, 0.05, 0.6, 0.9])
+    curve = Curve(("a", "b"), j, f)
+    assert curve.next_worse(0) == 1 and curve.next_worse(1) is None
+    assert curve.next_worse(3, step=-1) == 1
+    assert curve.next_worse(0, limit=0.56) == 1 and curve.next_worse(1, limit=0.56) == 3
