@@ -256,8 +256,8 @@ class CocoImages(_Coco):
         found: dict[str, list[dict[str, Any]]] = {}
         for image in self._rows("images"):
             file = image.get("file_name")
-            if not isinstance(file, str) or not file:
-                raise DatasetError(f"An image in {self._file} has no 'file_name'.")
+            if not isinstance(file, str) or not 0 < len(file) < 4096:
+                raise DatasetError(f"An image in {self._file} has no usable 'file_name'.")
             name = PurePosixPath(file.replace("\\", "/")).parent.name or self._file.stem
             found.setdefault(safe_name(name, "video", self._file), []).append(image)
         for images in found.values():

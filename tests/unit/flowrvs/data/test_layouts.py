@@ -321,6 +321,13 @@ def test_coco_by_image_and_its_polygons(tmp_path):
     assert provenance == [Provenance.HUMAN] * 4 + [Provenance.EMPTY] * 2
 
 
+def test_an_endless_file_name_is_one_line(tmp_path):
+    data = {"images": [{"id": 1, "file_name": "v/" + 5000 * "9"}], "annotations": []}
+    (tmp_path / "instances.json").write_text(json.dumps(data))
+    with pytest.raises(DatasetError, match="no usable 'file_name'"):
+        list_videos(tmp_path)
+
+
 def test_labelme(tmp_path):
     folder = tmp_path / "v"
     names = frames(folder)
