@@ -122,6 +122,12 @@ class ExportDialog(JobDialog):
         self.home.tooltip = "Corrections of imported projects go into the split they come from"
         self.home.changed.connect(self._on_home)
         self.overwrite = CheckBox(text="&replace a split that is there", value=False)
+        self.names = CheckBox(text="&names as sentences", value=False)
+        self.names.tooltip = "An object that no sentence means gets its name as a sentence"
+        self.annotated = CheckBox(text="only ann&otated frames", value=False)
+        self.annotated.tooltip = "Leave out the frames on which nobody looked for every object"
+        for choice in (self.names, self.annotated):
+            choice.changed.connect(self._on_choice)
         self.shares = LineEdit(value="")
         self.shares.native.setPlaceholderText("one split; or 0.8,0.1,0.1")
         self.shares.tooltip = "Shares of train, valid_u and test, assigned by video; or name=share"
@@ -162,6 +168,8 @@ class ExportDialog(JobDialog):
             ("", self.about_format, self.about_format),
             ("", self.home.native, self.home.native),
             ("", self.overwrite.native, self.overwrite.native),
+            ("", self.names.native, self.names.native),
+            ("", self.annotated.native, self.annotated.native),
         ):
             label = QLabel(text)
             label.setBuddy(buddy)
@@ -235,6 +243,8 @@ class ExportDialog(JobDialog):
             str(self.licence.value),
             str(self.date.value),
             bool(self.home.value) and not self.home.native.isHidden(),
+            bool(self.names.value),
+            bool(self.annotated.value),
         )
 
     def preview(self) -> None:
@@ -287,9 +297,14 @@ class ExportDialog(JobDialog):
     def _on_format(self, value: Any = None) -> None:
         self.about_format.setText(DESCRIPTIONS[str(self.format.value)])
 
+    def _on_choice(self, value: Any = None) -> None:
+        if self.projects.count():
+            self.preview()
+
     def _on_home(self, value: Any = None) -> None:
         home = bool(self.home.value)
-        for field in (self.to, self.split, self.format, self.shares, self.link, self.quality):
+        fields = (self.to, self.split, self.format, self.shares, self.link, self.quality)
+        for field in (*fields, self.names, self.annotated):
             field.enabled = not home
 
     def _on_cancelled(self) -> None:

@@ -70,6 +70,10 @@ class ExportInputs:
         For the datasheet.
     home : bool
         Write imported projects back into the split that they come from instead.
+    name_as_sentence : bool
+        Give an object that no sentence means its name as a sentence.
+    annotated_only : bool
+        Leave out the frames on which nobody, and no model, has looked for every object.
     """
 
     projects: tuple[str, ...] = ()
@@ -85,6 +89,8 @@ class ExportInputs:
     licence: str = ""
     date: str = ""
     home: bool = False
+    name_as_sentence: bool = False
+    annotated_only: bool = False
 
     def check(self) -> None:
         """Raise when an export cannot start with these inputs.
@@ -195,6 +201,8 @@ class ExportPresenter:
                     seed=inputs.seed,
                     format=inputs.format,
                     videos=videos,
+                    name_as_sentence=inputs.name_as_sentence,
+                    annotated_only=inputs.annotated_only,
                 )
 
         self.preview_job.start(work, self._on_item)
@@ -237,6 +245,8 @@ def _write(
         "overwrite": inputs.overwrite,
         "quality": inputs.quality,
         "link": inputs.link,
+        "name_as_sentence": inputs.name_as_sentence,
+        "annotated_only": inputs.annotated_only,
         "licence": inputs.licence,
         "date": inputs.date,
         "cancel": cancel,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,28 @@ def test_projects_of_arrays_find_their_frames_again(clip: Clip, load: Load, tmp_
 
     shown = np.asarray(Image.open(first)).astype(int)
     assert np.abs(shown - clip[0]).mean() < np.abs(shown - clip[-1]).mean()
+
+
+def test_objects_without_a_sentence_and_frames_that_nobody_looked_at_are_a_choice(
+    image_folder: Path, clip: Clip, load: Load, tmp_path: Path
+) -> None:
+    project = segmented(VideoSource("squares", len(clip), str(image_folder)), load).project
+    thing = project.add_object("the scarf", layer_id=project.add_layer("by hand").id)
+    project.labels(thing.layer)[3, 2:6, 2:6] = thing.id
+    presenter = ExportPresenter()
+    previews: list[Any] = []
+    presenter.previewed.connect(lambda preview: previews.append(preview))
+    inputs = ExportInputs((str(project.path),), str(tmp_path / "set"))
+    chosen = replace(inputs, name_as_sentence=True, annotated_only=True)
+    for each in (inputs, chosen):
+        presenter.preview(each)
+    assert [(row.frames, row.sentences) for p in previews for row in p.rows] == [(24, 2), (1, 3)]
+    assert [f.code for f in previews[0].findings if "scarf" in f.problem] == ["no-sentence"]
+    assert any(f.code == "not-looked" and "23 of 24" in f.problem for f in previews[0].findings)
+    assert not [f for f in previews[1].findings if f.code in ("no-sentence", "not-looked")]
+    (result,) = outcome(presenter, chosen)
+    assert (result.frames, result.expressions, result.objects) == (1, 3, 3)
+    assert truth(tmp_path / "set" / "train", "the scarf").sum() == 16
 
 
 @pytest.mark.parametrize(
