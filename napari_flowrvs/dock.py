@@ -34,6 +34,8 @@ from napari_flowrvs.footer import Footer
 from napari_flowrvs.job import Phase, Runner
 from napari_flowrvs.objects.panel import ObjectsPanel
 from napari_flowrvs.opening.panel import VideoHead
+from napari_flowrvs.pick.canvas import MarkTool
+from napari_flowrvs.pick.panel import PickPanel
 from napari_flowrvs.recent import Recent
 from napari_flowrvs.review.panel import ReviewPanel
 from napari_flowrvs.session import Session, closer
@@ -82,6 +84,7 @@ class SegmentDock(QWidget):
         history = self.session.history
         self.commands.add(undo=history.undo, redo=history.redo, cancel=self.session.cancel)
         self.strip = ProvenanceStrip(self.session.strip)
+        self._picks_next = False  # when a project has been made for it
         self._running: Any = None  # the layer of the video that a run is about
         self._build(Recent() if recent is None else recent)
         self._connect()
@@ -110,6 +113,8 @@ class SegmentDock(QWidget):
             session.segment, session.models, recent, commands, progress, self.link
         )
         self.find.check_free = self._check_free
+        self.marks = MarkTool(session.pick, self.link, commands.attempt)
+        self.pick = PickPanel(session.pick, self.marks, commands, self._pick)
         self.objects = ObjectsPanel(session.objects, commands.attempt)
         self.review = ReviewPanel(session.review, commands)
         self.correct = CorrectPanel(session.correct, commands, self.find.model)
@@ -118,6 +123,7 @@ class SegmentDock(QWidget):
         self.tabs.setUsesScrollButtons(False)
         for page, name in (
             (scrolled(self.find), "Find"),
+            (scrolled(self.pick), "Pick"),
             (self.objects, "Objects"),
             (self.review, "Review"),
             (scrolled(self.correct), "Correct"),
@@ -223,7 +229,27 @@ class SegmentDock(QWidget):
         if project is not None and project is self.session.desk.project:
             self.session.links.look(project, self.session.segment.found)
 
+    def _pick(self) -> None:
+        """Take the tool Pick up, or put it away; begin a project where there is none."""
+        desk, pick = self.session.desk, self.session.pick
+        if desk.project is None and self.head.source is not None:
+            self._picks_next = True
+            self.find.draw()
+            return
+        pick.toggle()
+        if pick.active:
+            self.session.correct.discard()
+
     def _on_begun(self, project: Project, object_id: int) -> None:
+        if self._picks_next:
+            self._picks_next = False
+            self.session.desk.choose(object_id)
+            self.session.pick.start()
+            self._leave()
+            self.footer.progress.say(
+                f"Click on “{project.objects[object_id].name}”: Enter keeps what is shown."
+            )
+            return
         self.link.take_brush(object_id)
         self._leave()
         self.footer.progress.say(
@@ -289,6 +315,7 @@ class SegmentDock(QWidget):
         self.commands.close()
         self.footer.close_all()
         self.bridge.close()
+        self.marks.close()
         self.link.let_go()
         self.find.close_all()
         self.session.close()

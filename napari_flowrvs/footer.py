@@ -5,10 +5,12 @@ from __future__ import annotations
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
+from napari_flowrvs.correct.presenter import CorrectPresenter
 from napari_flowrvs.correct.preview import PreviewBar
 from napari_flowrvs.history.panel import HistoryBar
 from napari_flowrvs.job import Failure, Phase
 from napari_flowrvs.links.panel import LinkBar
+from napari_flowrvs.pick.presenter import PickPresenter
 from napari_flowrvs.session import Session
 from napari_flowrvs.transport.panel import Transport
 from napari_flowrvs.viewer import ViewerLink
@@ -36,6 +38,8 @@ class Footer(QWidget):
         self._session = session
         self.question = LinkBar(session.links, commands.attempt)
         self.preview = PreviewBar(session.correct, link, commands)
+        self.picked = PreviewBar(session.pick, link, commands, lasting=True)
+        commands.add(keep=lambda: self._waiting().keep(), discard=lambda: self._waiting().discard())
         self.transport = Transport(link, commands)
         self.history = HistoryBar(session.history)
         self.progress = ProgressLine()
@@ -53,7 +57,7 @@ class Footer(QWidget):
         line.setSpacing(4)
         line.addWidget(self.progress, 1)
         line.addWidget(self.stop_button, 0, Qt.AlignmentFlag.AlignTop)
-        for part in (self.question, self.preview, self.transport, self.history):
+        for part in (self.question, self.preview, self.picked, self.transport, self.history):
             layout.addWidget(part)
         layout.addLayout(line)
         layout.addWidget(self.problem)
@@ -68,9 +72,21 @@ class Footer(QWidget):
             job.phase_changed.connect(self._on_phase)
         for job in session.jobs():
             job.failed.connect(self.show_failure)
-        for presenter in (session.correct, session.review):
+        session.pick.active_changed.connect(self._on_pick)
+        for presenter in (session.correct, session.review, session.pick):
             presenter.noted.connect(self.progress.say)
         session.history.done.connect(self.progress.say)
+
+    def _on_pick(self, active: bool) -> None:
+        if active:
+            self.picked.make_ready()
+        elif self._session.pick.preview is None:
+            self.picked.close_all()
+
+    def _waiting(self) -> CorrectPresenter | PickPresenter:
+        """Return whose masks the keys mean: marks are what was made last."""
+        pick = self._session.pick
+        return pick if pick.marks or pick.preview is not None else self._session.correct
 
     def show_failure(self, failure: Failure) -> None:
         """Show what went wrong, or why something cannot be done."""
@@ -101,3 +117,4 @@ class Footer(QWidget):
         """Stop playing, and take what is drawn over the video away."""
         self.transport.close_all()
         self.preview.close_all()
+        self.picked.close_all()

@@ -109,13 +109,19 @@ class PreviewLabels(_Frames):
         (T, H, W).
     mask_of : callable
         ``mask_of(t)`` gives the mask of a frame that is ready, (H, W) bool.
+    draw : callable, optional
+        ``draw(t, frame)`` draws other values over a frame that is ready.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], mask_of: Callable[[int], npt.NDArray[np.bool_]]
+        self,
+        shape: tuple[int, int, int],
+        mask_of: Callable[[int], npt.NDArray[np.bool_]],
+        draw: Callable[[int, npt.NDArray[np.uint8]], object] | None = None,
     ) -> None:
         super().__init__(shape)
         self._mask_of = mask_of
+        self._draw = draw
         self.ready: set[int] = set()
 
     def frame(self, t: int) -> npt.NDArray[np.uint8]:
@@ -123,4 +129,7 @@ class PreviewLabels(_Frames):
         if t not in self.ready:
             return np.zeros(self.shape[1:], np.uint8)
         mask = self._mask_of(t)
-        return mask.astype(np.uint8) + outline(mask)
+        out: npt.NDArray[np.uint8] = mask.astype(np.uint8) + outline(mask)
+        if self._draw is not None:
+            self._draw(t, out)
+        return out

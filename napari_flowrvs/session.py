@@ -16,6 +16,7 @@ from napari_flowrvs.models.presenter import ModelPresenter
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.objects.presenter import ObjectsPresenter
 from napari_flowrvs.opening.presenter import OpenPresenter
+from napari_flowrvs.pick.presenter import PickPresenter
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.review.presenter import ReviewPresenter
 from napari_flowrvs.steps import Steps
@@ -52,6 +53,7 @@ class Session:
         self.correct = CorrectPresenter(
             self.desk, self.motion, self.segment.segmenter_for, runner, self.steps
         )
+        self.pick = PickPresenter(self.desk, self.motion, runner, self.steps)
         self.objects = ObjectsPresenter(self.desk, self.steps)
         self.strip = StripPresenter(self.desk)
         self.correct.kept.connect(self.review.doubts.note_certainty)
@@ -59,8 +61,8 @@ class Session:
 
     def jobs(self) -> list[Job]:
         """Return all that may run in the background."""
-        parts = (self.segment, self.opener, self.correct, self.steps, self.review, self.links)
-        return [part.job for part in parts]
+        parts = (self.segment, self.opener, self.correct, self.pick)
+        return [part.job for part in (*parts, self.steps, self.review, self.links)]
 
     def stoppable(self) -> list[Job]:
         """Return the running jobs that Esc stops."""
@@ -75,8 +77,9 @@ class Session:
 
     def close(self, timeout: float = 5.0) -> bool:
         """Stop everything; each part is waited for up to `timeout` seconds."""
-        parts = (self.review, self.links, self.steps, self.correct, self.motion, self.opener)
-        ended = [part.close(timeout) for part in (*parts, self.models)]
+        parts = (self.review, self.links, self.steps, self.correct, self.pick)
+        others = (self.motion, self.opener, self.models)
+        ended = [part.close(timeout) for part in (*parts, *others)]
         return self.segment.close(timeout) and all(ended)
 
 

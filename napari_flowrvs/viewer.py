@@ -238,7 +238,7 @@ class ViewerLink:
             self._on_label()
 
     def _on_step(self, _event: Any = None) -> None:
-        layer = self._reference()
+        layer = self.reference()
         if layer is not None and self.viewer.dims.ndim >= 3:
             self.desk.set_frame(self._frame_of(layer))
 
@@ -248,7 +248,7 @@ class ViewerLink:
 
     # -- what is there -------------------------------------------------------------------
 
-    def _reference(self) -> Any:
+    def reference(self) -> Any:
         """Return a layer whose first axis is the time; None where there is none."""
         for layer in (self._active, self.video):
             if layer is not None and layer in self.viewer.layers:
@@ -424,7 +424,7 @@ class ViewerLink:
 
     def show_frame(self, frame: int) -> None:
         """Move the time slider."""
-        layer = self._reference()
+        layer = self.reference()
         dims = self.viewer.dims
         if layer is not None and dims.ndim >= 3:
             dims.set_point(dims.ndim - 3, layer.data_to_world((frame, 0, 0))[0])

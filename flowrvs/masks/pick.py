@@ -45,26 +45,28 @@ _TRUST = (0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25)  # in the judgement of sing
 #: What is asked of a superpixel, and its weight in every stage. "Marks" are those that say this,
 #: "others" those that say not this, "outside" is what is known not to be the object.
 _TABLE = """
-constant                               0.28  -0.14  -0.02  -0.48   0.24  -0.23  -0.42  -0.78
-colors, marks against border           0.44   0.16   0.03   0.00   0.00   0.07   0.02   0.05
-colors, marks against others           0.00   0.00   0.00   0.00   0.00   0.11   0.10   0.08
-colors, mask against rest              0.00   0.27   0.14   1.13   0.47   0.24   0.29   0.33
-colors nearby, mask against rest       0.00   0.47   0.34   0.05   0.34   0.33   0.29   0.25
-geodesic, border against marks         0.50   0.41   0.23   0.00   0.00   0.45   0.42   0.42
-geodesic, others against marks         0.00   0.00   0.00   0.00   0.00   0.34   0.01  -0.06
-across motion, border against marks    0.63  -0.21  -0.08   0.00   0.00   0.01  -0.01   0.06
-across motion, others against marks    0.00   0.00   0.00   0.00   0.00   0.10  -0.05   0.01
-space, others against marks            0.00   0.00   0.00   0.00   0.00  -0.28  -0.06   0.04
-geodesic, near the last mark           0.00   0.00   0.00   0.00   0.00   6.93   4.10   3.47
-space, near the last mark              0.00   0.00   0.00   0.00   0.00   1.95   1.10   0.96
-mask so far, log odds                  0.00   0.49   0.72   0.02   0.47   0.67   0.70   0.69
-mask so far, yes or no                 0.00   0.41   0.18   0.05  -0.26   0.44   0.85   1.06
-motion, rest against mask              0.00   0.82   0.19   0.64   0.30   0.23   0.15   0.16
-depth in the box                       0.00   0.00   0.00  -0.89  -0.88  -0.12   0.03   0.09
-geodesic, from the marks              -1.10  -0.33  -0.13   0.00   0.00   0.06  -0.03   0.03
-geodesic, from outside                 0.59   0.60   0.19   1.45   0.84   0.22   0.26   0.15
-across motion, from outside            0.25  -0.59  -0.04   0.26   0.13   0.07   0.09   0.11
-near the middle of the box             0.00   0.00   0.00   0.27   0.28   0.20   0.06   0.16
+constant                               0.44   0.15   0.04  -0.50   0.23  -0.24  -0.36  -0.60
+colors, marks against border           0.37   0.12   0.03   0.00   0.00   0.08  -0.02  -0.01
+colors, marks against others           0.00   0.00   0.00   0.00   0.00   0.06   0.10   0.09
+colors, mask against rest              0.00   0.23   0.10   1.13   0.47   0.23   0.28   0.32
+colors nearby, mask against rest       0.00   0.43   0.27   0.06   0.34   0.28   0.30   0.25
+geodesic, border against marks         0.25   0.24   0.14   0.00   0.00   0.44   0.41   0.42
+geodesic, others against marks         0.00   0.00   0.00   0.00   0.00   0.33   0.15  -0.11
+across motion, border against marks    0.55  -0.10   0.05   0.00   0.00   0.10  -0.01   0.09
+across motion, others against marks    0.00   0.00   0.00   0.00   0.00  -0.04  -0.09  -0.05
+space, others against marks            0.00   0.00   0.00   0.00   0.00  -0.15  -0.10   0.16
+geodesic, near the last mark           0.00   0.00   0.00   0.00   0.00   7.33   3.14   2.73
+space, near the last mark              0.00   0.00   0.00   0.00   0.00   1.75   1.43   0.72
+mask so far, log odds                  0.00   0.64   0.74   0.02   0.47   0.65   0.66   0.64
+mask so far, yes or no                 0.00   0.14   0.41   0.05  -0.28   0.49   0.78   0.98
+motion, rest against mask              0.00   0.76   0.14   0.64   0.30   0.20   0.20   0.19
+depth in the box                       0.00   0.00   0.00  -0.84  -0.84  -0.08  -0.08  -0.25
+geodesic, from the marks              -0.93  -0.18  -0.10   0.00   0.00   0.08   0.11   0.07
+geodesic, from outside                 0.38   0.24  -0.04   1.42   0.83   0.21   0.19   0.22
+across motion, from outside            0.37  -0.58  -0.09   0.27   0.13   0.04   0.10   0.11
+near the middle of the box             0.00   0.00   0.00   0.27   0.28   0.26   0.11   0.19
+highest step, outside against marks    0.58   0.60   0.32   0.00   0.00   0.20   0.39   0.23
+lower step to marks than outside       0.45   0.10  -0.01   0.00   0.00   0.07   0.10   0.13
 """
 MEASURES = tuple(line[:36].strip() for line in _TABLE.strip().splitlines())
 WEIGHTS = np.array([line[36:].split() for line in _TABLE.strip().splitlines()], np.float32).T
@@ -127,6 +129,7 @@ class _Answer:
     graph: SuperpixelGraph | None = None
     share: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
     start: Mask | None = None
+    before: Floats | None = None  # of the superpixels of a mask that is mended, `start`
 
 
 class Picker:
@@ -218,10 +221,15 @@ class Picker:
             The mark lies outside the frame.
         """
         self._check(mark)
-        if mark.kind == "box":
-            self._begin([mark, *(m for m in self._marks if m.kind != "box")])
-        else:
-            self._append(mark)
+        return self.take([*self._marks, mark])
+
+    def take(self, marks: Iterable[Mark]) -> Mask:
+        """Take these marks instead of all before; what begins alike is not solved again."""
+        wanted = list(marks)
+        for mark in wanted:
+            self._check(mark)
+        boxes = [m for m in wanted if m.kind == "box"][-1:]
+        self._begin([*boxes, *(m for m in wanted if m.kind != "box")])
         return self.mask
 
     def undo(self) -> Mark | None:
@@ -305,6 +313,12 @@ class Picker:
             share = last.share
         else:
             share = graph.shares(self._whole(last))
+        mended: Mask | None = None
+        before: Floats | None = None
+        if self._start is not None and not fresh and (share > 0.5).any():
+            # What is mended keeps its exact outline where the mark changes nothing.
+            mended = self._painted(last)
+            before = share = graph.shares(mended.astype(np.float32))
         if fresh:
             share = self._solve(graph, marks, share, _BOX)
             share = self._solve(graph, marks, share, _BOX_AGAIN)
@@ -314,7 +328,7 @@ class Picker:
             # Twice: what the mark has changed tells of colours, and those change the rest.
             share = self._solve(graph, marks, share, stage)
             share = self._solve(graph, marks, share, stage)
-        return _Answer(graph, share)
+        return _Answer(graph, share, mended, before)
 
     def _first(self, marks: list[Mark]) -> _Answer:
         """Answer to the first point or scribble: where on the frame is it, then closer."""
@@ -404,6 +418,13 @@ class Picker:
                 fixed |= (np.maximum(np.abs(across), np.abs(down)) > 1) & ~inside
         measures = self._measures(graph, marks, share, inside, outside, fixed)
         likely = self._likely(stage, measures, graph)
+        if share is not None and self._start is not None and stage >= _FEW:
+            # What is mended changes near the mark; elsewhere it was looked at already.
+            near = np.minimum(1, 1.5 * np.abs(measures[:, 10:12]).max(1))
+            near = near if marks[-1].kind != "box" else np.ones_like(near)
+            likely = near * likely + (1 - near) * np.where(share > 0.5, 0.98, 0.02)
+            far = (near < 0.1) & ~inside & ~fixed
+            inside, fixed = inside | (far & (share > 0.5)), fixed | (far & (share <= 0.5))
         return graph.solve(likely, _TRUST[stage], inside, fixed)
 
     def _likely(self, stage: int, measures: Floats, graph: SuperpixelGraph) -> Floats:
@@ -453,11 +474,17 @@ class Picker:
                 if kind == 0:
                     found[:, 16] = np.log(near / (10 * soft) + 0.1)
             last = marks[-1]
-            if kind == 0 and last.kind != "box" and share is not None and len(marks) > 1:
+            later = len(marks) > 1 or self._start is not None
+            if kind == 0 and last.kind != "box" and share is not None and later:
                 here = _touched(graph, last)
                 sign = 1 if last.positive else -1
                 found[:, 10] = sign * np.exp(-graph.distance(here) / (2 * soft))
                 found[:, 11] = sign * np.exp(-graph.spatial_distance(here) / 0.06)
+        if len(these):
+            unlike = np.union1d(np.flatnonzero(fixed), graph.border)
+            step, rest = graph.highest_step(these), graph.highest_step(unlike)
+            found[:, 20] = np.clip(np.log(rest + 0.02) - np.log(step + 0.02), -2, 2)
+            found[:, 21] = np.where(rest > step, 1, -1)
         if share is not None:
             share = np.where(inside, 1, np.where(fixed, 0, share)).astype(np.float32)
             found[:, 3] = graph.color_ratio(share, self._colors)
@@ -488,6 +515,9 @@ class Picker:
             blank = np.zeros(self._frame.shape[:2], bool)
             return blank if answer.start is None else answer.start.copy()
         mask: Mask = self._whole(answer) > 0.5
+        if answer.start is not None and answer.before is not None:
+            old = self._whole(_Answer(answer.graph, answer.before)) > 0.5
+            mask = np.where(mask == old, answer.start, mask)
         left, top, right, bottom = answer.graph.box
         part = mask[top:bottom, left:right]
         parts, count = label(part, np.ones((3, 3)))
@@ -524,7 +554,8 @@ def _box(marks: Sequence[Mark]) -> tuple[float, float, float, float] | None:
 
 def _chosen(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask | None:
     """Return the parts that points choose; None if no choice does what the marks say."""
-    wanted, unwanted = set(), set()
+    wanted: set[int] = set()
+    unwanted: set[int] = set()
     for mark in marks:
         if mark.kind != "point":
             return None

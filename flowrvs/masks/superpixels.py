@@ -23,6 +23,8 @@ Flags = npt.NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 
 _COMPACTNESS = 0.07  # of colours scaled to 0..1, as scikit-image does
+_SMALLEST = 4  # pixels of a superpixel
+_STEEP = 5
 _FIXED = 1e4  # weight of what a person has said
 _COLOR_CELLS = (18, 25, 25)
 _COLOR_CELL = 6.0  # Lab units
@@ -107,16 +109,17 @@ class SuperpixelGraph:
         small = Image.fromarray(np.ascontiguousarray(frame[top:bottom, left:right]))
         small = small.resize((self.width, self.height), Image.Resampling.BOX)
         lab = rgb2lab(np.asarray(small)).astype(np.float32)
-        self.labels = _superpixels(lab, count)
+        self.labels = _superpixels(lab, max(1, min(count, self.width * self.height // _SMALLEST)))
         flat = self.labels.ravel()
-        self.area = np.bincount(flat).astype(np.float32)
+        self.area: Floats = np.bincount(flat).astype(np.float32)
         self.count = len(self.area)
 
         def mean(values: npt.NDArray[np.number]) -> Floats:
             return (np.bincount(flat, values.ravel()) / self.area).astype(np.float32)
 
         self.lab = np.stack([mean(lab[..., c]) for c in range(3)], axis=1)
-        rows, columns = np.indices(self.labels.shape, dtype=np.float32)
+        places: Floats = np.indices(self.labels.shape, dtype=np.float32)
+        rows, columns = places[0], places[1]
         self.place = np.stack([mean(columns), mean(rows)], axis=1)  # x, y in working pixels
         self.diagonal = float(np.hypot(self.width, self.height))
         self.motion: Floats | None = None
@@ -172,6 +175,8 @@ class SuperpixelGraph:
 
         #: Cost of a way across colours, and across motion where that is known.
         self.costs = [both_ways(cost) for cost in costs]
+        # High powers add up to nearly the largest: the step that a watershed floods over.
+        self._steps = both_ways((0.05 * (gap + contrast) + 1e-2 * way) ** _STEEP)
         self._alike = both_ways(alike)
         self._degree = np.asarray(self._alike.sum(axis=1)).ravel()
 
@@ -194,6 +199,11 @@ class SuperpixelGraph:
         """Return the geodesic distance of every superpixel to the nearest of some."""
         found: Floats = dijkstra(self.costs[kind], indices=start, min_only=True)
         return found
+
+    def highest_step(self, start: Ids) -> Floats:
+        """Return about the highest step on the easiest way from some superpixels."""
+        found = dijkstra(self._steps, indices=start, min_only=True) ** (1 / _STEEP)
+        return found.astype(np.float32)
 
     def spatial_distance(self, start: Ids) -> Floats:
         """Return the straight distance to the nearest of some superpixels, in diagonals."""

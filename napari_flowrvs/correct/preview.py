@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
+import numpy as np
 from napari.layers import Labels
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton
 
-from napari_flowrvs.correct.presenter import CorrectPresenter
+from napari_flowrvs.correct.presenter import Shown
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.job import Job
 from napari_flowrvs.overlays import PreviewLabels
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands, set_tip
@@ -15,24 +20,59 @@ from napari_flowrvs.widgets.parts import Wrapped, counted, later
 __all__ = ["PreviewBar"]
 
 _COLORS = {0: (0, 0, 0, 0), 1: (1, 1, 1, 0.25), 2: (1, 1, 1, 1), None: (0, 0, 0, 0)}
+#: Of marks: their rim, this, not this.
+_MARK_COLORS = {3: (0, 0, 0, 0.8), 4: (0.2, 0.9, 0.3, 1), 5: (1, 0.25, 0.25, 1)}
 _DEBOUNCE_MS = 60
 
 
+class Proposes(Protocol):
+    """A presenter whose masks wait to be kept."""
+
+    desk: Desk
+    job: Job
+    preview_changed: Any  # signals
+    frames_ready: Any
+
+    @property
+    def preview(self) -> Shown | None:
+        """What waits."""
+        ...
+
+    @property
+    def object_id(self) -> int | None:
+        """The object that it is of; None for a new one."""
+        ...
+
+    def keep(self) -> None:
+        """Write it."""
+        ...
+
+    def discard(self) -> None:
+        """Forget it."""
+        ...
+
+
 class PreviewBar(QFrame):
-    """Shows the preview of a correction in the viewer and asks what to do with it.
+    """Shows masks that wait in the viewer and asks what to do with them.
 
     Parameters
     ----------
-    presenter : CorrectPresenter
+    presenter : CorrectPresenter or PickPresenter
         Whose preview.
     link : ViewerLink
         The viewer.
     commands : Commands
         Where its keys are heard.
+    lasting : bool
+        Leave the layer where it is, empty, when nothing waits: making one takes napari a
+        tenth of a second.
     """
 
-    def __init__(self, presenter: CorrectPresenter, link: ViewerLink, commands: Commands) -> None:
+    def __init__(
+        self, presenter: Proposes, link: ViewerLink, commands: Commands, *, lasting: bool = False
+    ) -> None:
         super().__init__()
+        self._lasting = lasting
         self.presenter = presenter
         self._link = link
         self._array: PreviewLabels | None = None
@@ -68,20 +108,40 @@ class PreviewBar(QFrame):
     def _on_preview(self, _preview: object) -> None:
         shown, project = self.presenter.preview, self.presenter.desk.project
         if shown is None or project is None:
-            self._take_away()
+            if self._array is not None and self._lasting:
+                self._array.ready.clear()
+                self._refresh()
+            else:
+                self._take_away()
         else:
-            video = project.video
-            shape = (video.frame_count, video.height, video.width)
-            self._array = PreviewLabels(shape, shown.mask)
+            self._array = self._labels(shown)
             self._array.ready.update(shown.frames)
             if self._layer is not None and self._layer in self._link.viewer.layers:
                 self._layer.data = self._array  # a slider that moves: no new layer each time
             else:
-                object_id = self.presenter.object_id
-                like = None if object_id is None else self._link.layer_of(object_id)
-                self._layer = self._link.add_aid("preview", self._array, _COLORS, like)
+                self._add()
         self.setVisible(shown is not None)
         self._say()
+
+    def _labels(self, shown: Shown | None) -> PreviewLabels:
+        project = self.presenter.desk.project
+        assert project is not None
+        video = project.video
+        shape = (video.frame_count, video.height, video.width)
+        mask_of = (lambda t: np.zeros(shape[1:], bool)) if shown is None else shown.mask
+        return PreviewLabels(shape, mask_of, getattr(shown, "draw", None))
+
+    def _add(self) -> None:
+        object_id = self.presenter.object_id
+        like = None if object_id is None else self._link.layer_of(object_id)
+        colors = _COLORS | _MARK_COLORS if self._lasting else _COLORS
+        self._layer = self._link.add_aid("preview", self._array, colors, like)
+
+    def make_ready(self) -> None:
+        """Have the layer there before anything waits."""
+        if self.presenter.desk.project is not None and self._layer is None:
+            self._array = self._labels(None)
+            self._add()
 
     def _take_away(self) -> None:
         self._link.remove(self._layer)
@@ -109,5 +169,5 @@ class PreviewBar(QFrame):
             self.text.setText(f"{preview.name}: {counted(count, 'frame')}")
 
     def close_all(self) -> None:
-        """Forget the preview."""
+        """Forget the preview, and take its layer away."""
         self._take_away()

@@ -78,6 +78,10 @@ KEYS: dict[str, tuple[Shortcut, ...]] = {
         Shortcut("fix", "Fix this frame: take the brush", "R"),
         Shortcut("absent", "The object is not on this frame; go on", "D"),
     ),
+    "Pick": (
+        Shortcut("pick", "Pick an object by clicks, a box or scribbles; again to stop", "W"),
+        Shortcut("pick_back", "Take the last mark back", "Shift+W"),
+    ),
     "Correct": (
         Shortcut("spread", "Spread corrections over the range, both ways", "S"),
         Shortcut("spread_forward", "Spread corrections forwards from this frame", "Shift+S"),

@@ -162,27 +162,39 @@ class Person:
         found = node.get_transform("visual", "canvas").map([x + 0.5, y + 0.5, 0, 1])
         return QPoint(round(found[0] / found[3]), round(found[1] / found[3]))
 
-    def _mouse(self, kind: QEvent.Type, at: QPoint, held: bool) -> None:
-        left, none = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+    def _mouse(
+        self,
+        kind: QEvent.Type,
+        at: QPoint,
+        held: bool,
+        modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier,
+        left: Qt.MouseButton = Qt.MouseButton.LeftButton,
+    ) -> None:
+        none = Qt.MouseButton.NoButton
         event = QMouseEvent(
             kind,
             QPointF(at),
             QPointF(self.canvas.mapToGlobal(at)),
             none if kind == QEvent.Type.MouseMove else left,
             left if held else none,
-            Qt.KeyboardModifier.NoModifier,
+            modifier,
         )
         QApplication.sendEvent(self.canvas, event)
         QApplication.processEvents()
 
-    def stroke(self, *points: tuple[float, float]) -> None:
+    def stroke(
+        self,
+        *points: tuple[float, float],
+        modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier,
+        button: Qt.MouseButton = Qt.MouseButton.LeftButton,
+    ) -> None:
         """Press the button on the first pixel, go along the others, let go."""
         places = [self.place(*point) for point in points]
-        self._mouse(QEvent.Type.MouseMove, places[0], False)
-        self._mouse(QEvent.Type.MouseButtonPress, places[0], True)
+        self._mouse(QEvent.Type.MouseMove, places[0], False, modifier, button)
+        self._mouse(QEvent.Type.MouseButtonPress, places[0], True, modifier, button)
         for at in places[1:]:
-            self._mouse(QEvent.Type.MouseMove, at, True)
-        self._mouse(QEvent.Type.MouseButtonRelease, places[-1], False)
+            self._mouse(QEvent.Type.MouseMove, at, True, modifier, button)
+        self._mouse(QEvent.Type.MouseButtonRelease, places[-1], False, modifier, button)
 
     def fill(self, top: float, left: float, bottom: float, right: float, size: int = 4) -> None:
         """Fill a box with one long stroke of a square brush."""
@@ -206,7 +218,8 @@ class Person:
     def rest(self) -> None:
         """Wait until nothing runs."""
         room = self.dock.session
-        jobs = [room.segment.job, room.correct.job, room.steps.job, room.opener.job, room.links.job]
+        jobs = [room.segment.job, room.correct.job, room.steps.job, room.opener.job]
+        jobs += [room.links.job, room.pick.job]
         self.until(lambda: not any(job.busy for job in jobs))
 
     def look(self, name: str) -> None:

@@ -139,6 +139,17 @@ def test_a_start_is_mended_where_the_mark_is(scene) -> None:
     assert iou(mask, red) > 0.85
 
 
+def test_mending_keeps_the_exact_outline_elsewhere(scene) -> None:
+    frame, red, _ = scene
+    start = red.copy()
+    start[60:, :] = False  # the lower half is missing
+    start[45:47, 50:90] = True  # and there is a thin arm that no colour speaks for
+    mask = Picker(frame, start=start).add(Mark.point(50, 70))
+    assert mask[70, 50] and iou(mask, red) > 0.7 > iou(start, red)
+    assert mask[45:47, 75:90].all()
+    assert np.array_equal(mask[:40], start[:40])
+
+
 def test_points_choose_among_parts_before_they_mend(scene) -> None:
     frame, red, green = scene
     picker = Picker(frame, start=red | green, choose=True)
@@ -228,7 +239,7 @@ def test_a_mark_outside_changes_nothing(scene) -> None:
 
 
 def test_every_measure_has_its_weights() -> None:
-    assert WEIGHTS.shape == (8, len(MEASURES)) and len(set(MEASURES)) == 20
+    assert WEIGHTS.shape == (8, len(MEASURES)) and len(set(MEASURES)) == 22
     assert np.isfinite(WEIGHTS).all()
 
 

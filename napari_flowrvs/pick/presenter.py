@@ -1,0 +1,431 @@
+"""Picking an object on the frame that is shown: marks, the mask they mean, and the verdict."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from psygnal import Signal
+from skimage.draw import disk
+
+from flowrvs.editing.pick import Mark, Picker, PickRule, keep_pick, open_picker
+from flowrvs.errors import InputError
+from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from flowrvs.store import Project, Provenance
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.motion import Motion
+from napari_flowrvs.steps import Steps
+
+__all__ = ["PICK_RULES", "PickPresenter", "Target"]
+
+#: What becomes of the chosen object's mask on the frame.
+PICK_RULES: dict[PickRule, str] = {
+    "replace": "mend or replace",
+    "union": "add to it",
+    "subtract": "take away from it",
+}
+
+
+class Target(enum.Enum):
+    """Whose mask it becomes."""
+
+    CHOSEN = "the chosen object"
+    NEW = "a new object"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a picker is of: another one of these needs another picker."""
+
+    project: Project
+    frame: int
+    object_id: int | None  # of the object that is mended
+    inside_box: bool
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A mask that waits to be kept."""
+
+    name: str
+    t: int
+    found: npt.NDArray[np.bool_]
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """The frame that it is of."""
+        return (self.t,)
+
+    def mask(self, t: int) -> npt.NDArray[np.bool_]:
+        """Return the mask, (H, W)."""
+        return self.found
+
+    def draw(self, t: int, out: npt.NDArray[np.uint8]) -> None:
+        """Draw the marks over a frame of labels: 3 is a rim, 4 this, 5 not this."""
+        radius = max(1.5, out.shape[0] / 130)
+        for mark in self.marks:
+            value = 4 if mark.positive else 5
+            if mark.kind == "point":
+                x, y = mark.points[0]
+                out[disk((y, x), radius + 1, shape=out.shape)] = 3
+                out[disk((y, x), radius, shape=out.shape)] = value
+            else:
+                for x, y in _dots(mark, 2 * radius):
+                    out[disk((y, x), radius / 2, shape=out.shape)] = value
+
+
+@dataclass(frozen=True)
+class _Answer:
+    place: _Place
+    picker: Picker
+    marks: tuple[Mark, ...]
+    mask: npt.NDArray[np.bool_]
+
+
+class PickPresenter:
+    """Takes marks one by one and shows what they mean, away from the interface's thread.
+
+    While an answer is computed further marks are taken; the next answer is to all of them.
+
+    Parameters
+    ----------
+    desk : Desk
+        What the panels share.
+    motion : Motion
+        The video.
+    runner : Runner
+        Where answers are computed.
+    steps : Steps
+        Where what is kept is written.
+    """
+
+    #: The tool was taken up or put away.
+    active_changed = Signal(bool)
+    #: There are other marks.
+    marks_changed = Signal()
+    #: Something waits to be kept, or no more: Picked | None.
+    preview_changed = Signal(object)
+    #: Its frames have masks: start, stop.
+    frames_ready = Signal(int, int)
+    #: A line for the user.
+    noted = Signal(str)
+
+    def __init__(
+        self, desk: Desk, motion: Motion, runner: Runner = run_here, steps: Steps | None = None
+    ) -> None:
+        self.desk = desk
+        self.job = Job(runner)
+        self.steps = Steps() if steps is None else steps
+        self.target = Target.CHOSEN
+        self.rule: PickRule = "replace"
+        self.inside_box = False
+        self._motion = motion
+        self._active = False
+        self._marks: tuple[Mark, ...] = ()
+        self._frame = 0
+        self._place: _Place | None = None
+        self._picker: Picker | None = None
+        self._answered: tuple[Mark, ...] | None = None
+        self._preview: Picked | None = None
+        self.job.completed.connect(self._on_done)
+        self.job.failed.connect(self._on_failed)
+        self.job.cancelled.connect(self._on_done)
+        desk.object_changed.connect(self._on_object)
+        desk.project_changed.connect(self._on_project)
+
+    # -- state ---------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """True while clicks on the picture are marks."""
+        return self._active
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """The marks on the frame of the pick, in their order."""
+        return self._marks
+
+    @property
+    def frame(self) -> int:
+        """The frame that the marks are on."""
+        return self._frame
+
+    @property
+    def preview(self) -> Picked | None:
+        """What waits to be kept."""
+        return self._preview
+
+    @property
+    def object_id(self) -> int | None:
+        """The object that is picked; None for a new one."""
+        if self.target is Target.NEW or self.desk.object is None:
+            return None
+        return self.desk.object_id
+
+    # -- the tool ------------------------------------------------------------------------
+
+    def toggle(self) -> None:
+        """Take the tool up, or put it away."""
+        if self._active:
+            self.stop()
+        else:
+            self.start()
+
+    def start(self) -> None:
+        """Take the tool up: from now on clicks are marks.
+
+        Raises
+        ------
+        InputError
+            There is nothing to pick in.
+        """
+        if self.desk.project is None:
+            raise InputError(
+                "There is no project to pick in yet: Draw by hand, on the page Find, makes one."
+            )
+        if not self._active:
+            self._active = True
+            self.active_changed.emit(True)
+            self._ask()
+
+    def prepare(self) -> None:
+        """Look at the frame that is shown before there is a mark, so that the first is quick."""
+        if self._active:
+            self._ask()
+
+    def stop(self) -> None:
+        """Put the tool away; what waits to be kept goes on waiting."""
+        if self._active:
+            self._active = False
+            self.active_changed.emit(False)
+
+    def choose(
+        self,
+        target: Target | None = None,
+        rule: PickRule | None = None,
+        inside_box: bool | None = None,
+    ) -> None:
+        """Say whose mask it becomes and how; marks that are there are answered anew."""
+        self.target = self.target if target is None else target
+        self.rule = self.rule if rule is None else rule
+        self.inside_box = self.inside_box if inside_box is None else inside_box
+        self._ask()
+
+    # -- marks ---------------------------------------------------------------------------
+
+    def add(self, mark: Mark) -> None:
+        """Take a mark on the frame that is shown.
+
+        Raises
+        ------
+        InputError
+            The marks of another frame wait to be kept.
+        """
+        self.start()
+        if self._marks and self._frame != self.desk.frame:
+            raise InputError(
+                f"The pick on frame {self._frame} waits: keep it (Y) or forget it (Esc) first."
+            )
+        self._frame = self.desk.frame
+        # There is one box, and it comes first.
+        boxes = [m for m in (*self._marks, mark) if m.kind == "box"][-1:]
+        rest = [m for m in (*self._marks, mark) if m.kind != "box"]
+        self._set((*boxes, *rest))
+
+    def move(self, index: int, x: float, y: float) -> None:
+        """Move a mark so that its first point lies at (x, y)."""
+        mark = self._marks[index]
+        dx, dy = x - mark.points[0][0], y - mark.points[0][1]
+        points = tuple((a + dx, b + dy) for a, b in mark.points)
+        marks = list(self._marks)
+        marks[index] = Mark(mark.kind, points, mark.positive)
+        self._set(tuple(marks))
+
+    def remove(self, index: int) -> None:
+        """Take a mark away."""
+        marks = list(self._marks)
+        del marks[index]
+        self._set(tuple(marks))
+
+    def take_back(self) -> None:
+        """Take the last mark away."""
+        if self._marks:
+            self.remove(len(self._marks) - 1)
+
+    def _set(self, marks: tuple[Mark, ...]) -> None:
+        self._marks = marks
+        self.marks_changed.emit()
+        if marks:
+            self._ask()
+        else:
+            self._show(None)
+
+    # -- the answer ----------------------------------------------------------------------
+
+    def _wanted(self) -> _Place | None:
+        project = self.desk.project
+        if project is None or not (self._active or self._marks):
+            return None
+        frame = self._frame if self._marks else self.desk.frame
+        mended = self.object_id if self.rule == "replace" else None
+        return _Place(project, frame, mended, self.inside_box)
+
+    def _ask(self) -> None:
+        """Compute what is not known: a picker for the frame, then the mask of the marks."""
+        place = self._wanted()
+        if place is None or self.job.busy:
+            return  # when the job ends it is looked at again
+        picker = self._picker if place == self._place else None
+        marks = self._marks
+        if picker is not None and marks == self._answered:
+            return
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            mine = picker
+            if mine is None:
+                report(Progress(0, 0, f"Looking at frame {place.frame}"))
+                video, flows = self._motion.open()
+                mine = open_picker(
+                    place.project,
+                    video,
+                    place.frame,
+                    place.object_id,
+                    flows=flows,
+                    choose=_is_model(place),
+                    inside_box=place.inside_box,
+                )
+                mine.prepare()
+            yield _Answer(place, mine, marks, mine.take(marks))
+
+        self.job.start(work, self._on_answer)
+
+    def _on_answer(self, answer: object) -> None:
+        assert isinstance(answer, _Answer)
+        self._place, self._picker, self._answered = answer.place, answer.picker, answer.marks
+        if answer.marks and answer.marks == self._marks and answer.place == self._wanted():
+            name = f"pick on frame {answer.place.frame}"
+            self._show(Picked(name, answer.place.frame, answer.mask, answer.marks))
+
+    def _show(self, picked: Picked | None) -> None:
+        if picked is None and self._preview is None:
+            return
+        self._preview = picked
+        self.preview_changed.emit(picked)
+        if picked is not None:
+            self.frames_ready.emit(picked.t, picked.t + 1)
+
+    def _on_done(self) -> None:
+        self._ask()
+
+    def _on_failed(self, _failure: object) -> None:
+        self._picker = self._place = self._answered = None
+        self._marks = ()
+        self.marks_changed.emit()
+        self._show(None)
+
+    # -- the verdict ---------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Write the mask as one step of the person; the tool stays at hand.
+
+        Raises
+        ------
+        InputError
+            The last mark is not answered yet.
+        """
+        if self._preview is None and not self._marks:
+            return
+        if self._preview is None or self._answered != self._marks:
+            raise InputError("The last mark is still being looked at: wait a moment.")
+        self.steps.ask(self._write)
+
+    def _write(self) -> None:
+        picked, project, place = self._preview, self.desk.project, self._place
+        if picked is None or project is None or place is None or place.project is not project:
+            return
+        object_id, rule = self.object_id, self.rule
+        like = self.desk.object
+
+        def action(cancel: CancelToken, report: ProgressCallback) -> int:
+            with project.edit(picked.name, kind="human"):
+                chosen = object_id
+                if chosen is None:
+                    layers = project.layers
+                    layer = like.layer if like is not None else min(layers, default=None)
+                    name = f"object {project.next_label}"
+                    layer = project.add_layer(name).id if layer is None else layer
+                    chosen = project.add_object(name, layer).id
+                how: PickRule = rule if object_id is not None else "replace"
+                if not keep_pick(project, picked.t, picked.found, chosen, how):
+                    raise InputError(
+                        f"Frame {picked.t} of {project.objects[chosen].name!r} is locked: unlock "
+                        "it on the page Objects to pick there."
+                    )
+            return chosen
+
+        def then(chosen: int) -> None:
+            self._clear()
+            if project is not self.desk.project:
+                return
+            if object_id is None:
+                self.desk.catalog_changed.emit()
+                self.desk.choose(chosen)
+                self.target = Target.CHOSEN  # on the next frame it is the same object
+                self.marks_changed.emit()
+            self.desk.touched_objects([chosen], picked.t, picked.t + 1)
+            self.noted.emit(f"{project.objects[chosen].name!r} picked on frame {picked.t}.")
+            self._ask()
+
+        self.steps.run("Writing the pick", action, then)
+
+    def discard(self) -> None:
+        """Forget the marks and what they mean; nothing was written."""
+        self._clear()
+        self._ask()
+
+    def _clear(self) -> None:
+        # What was written changes what a picker starts from.
+        self._picker = self._place = self._answered = None
+        if self._marks:
+            self._marks = ()
+            self.marks_changed.emit()
+        self._show(None)
+
+    # -- the end -------------------------------------------------------------------------
+
+    def _on_object(self, _object_id: object) -> None:
+        if self._marks:
+            self._ask()
+
+    def _on_project(self, project: object) -> None:
+        self._clear()
+        if self._active and project is None:
+            self.stop()
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Stop."""
+        self._active = False
+        return self.job.close(timeout)
+
+
+def _dots(mark: Mark, apart: float) -> npt.NDArray[np.float64]:
+    """Return points (x, y) along the outline of a box, or along a scribble."""
+    corners = np.array(mark.points)
+    if mark.kind == "box":
+        (x0, y0), (x1, y1) = corners
+        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
+    lengths = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
+    along = np.linspace(0, lengths[-1], min(500, int(lengths[-1] / apart) + 2))
+    return np.stack([np.interp(along, lengths, corners[:, i]) for i in (0, 1)], axis=1)
+
+
+def _is_model(place: _Place) -> bool:
+    """True where a model drew the object: it may have found several."""
+    if place.object_id is None:
+        return False
+    return bool(place.project.provenance(place.object_id)[place.frame] == Provenance.MODEL)

@@ -1,0 +1,248 @@
+"""Marks become a preview and a person's step, without a screen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowrvs.editing.pick import Mark
+from flowrvs.errors import InputError
+from flowrvs.store import Project, Provenance
+from flowrvs.video import open_video
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.job import consume
+from napari_flowrvs.motion import Motion
+from napari_flowrvs.pick.presenter import PickPresenter, Target
+from napari_flowrvs.source import VideoSource
+from tests.unit.napari_flowrvs.test_correct import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """One object that is nowhere yet."""
+    with open_video(FRAMES_OF_SCENE) as video:
+        info = video.info
+    with Project.create(tmp_path / "clip", info) as made:
+        made.add_object("square", made.add_layer("by hand").id)
+        yield made
+
+
+@pytest.fixture
+def desk(project: Project) -> Desk:
+    desk = Desk()
+    desk.frame_requested.connect(desk.set_frame)
+    desk.set_project(project)
+    return desk
+
+
+@pytest.fixture
+def motion() -> Motion:
+    motion = Motion()
+    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
+    return motion
+
+
+@pytest.fixture
+def pick(desk: Desk, motion: Motion) -> Iterator[PickPresenter]:
+    presenter = PickPresenter(desk, motion)
+    failures: list[object] = []
+    presenter.job.failed.connect(failures.append)
+    yield presenter
+    presenter.close()
+    motion.close()
+    assert not failures
+
+
+def test_a_click_is_shown_and_kept_as_one_step(
+    pick: PickPresenter, desk: Desk, project: Project
+) -> None:
+    desk.set_frame(4)
+    pick.start()
+    assert pick.active and pick.preview is None
+    pick.add(Mark.point(30, 32))
+    assert pick.preview is not None and pick.preview.frames == (4,)
+    assert iou(pick.preview.mask(4), TRUTH[4]) > 0.9
+    assert not project.present(1).any()  # nothing is written before
+    noted: list[str] = []
+    pick.noted.connect(noted.append)
+    pick.keep()
+    assert iou(project.object_mask(1, 4, 5)[0], TRUTH[4]) > 0.9
+    assert project.provenance(1)[4] == Provenance.HUMAN
+    assert noted == ["'square' picked on frame 4."]
+    assert pick.active and not pick.marks and pick.preview is None
+    assert project.undo_name == "pick on frame 4"
+    project.undo()
+    assert not project.present(1).any()
+
+
+def test_marks_are_moved_removed_and_taken_back(pick: PickPresenter) -> None:
+    pick.start()
+    pick.add(Mark.point(20, 32))
+    alone = pick.preview.found
+    pick.add(Mark.point(80, 10, False))
+    pick.move(1, 70, 12)
+    assert pick.marks[1] == Mark.point(70, 12, False)
+    pick.add(Mark.box(8, 18, 36, 46))
+    assert [m.kind for m in pick.marks] == ["box", "point", "point"]
+    pick.add(Mark.box(9, 17, 36, 46))
+    assert [m.kind for m in pick.marks] == ["box", "point", "point"]
+    pick.remove(0)
+    pick.take_back()
+    assert pick.marks == (Mark.point(20, 32),)
+    assert np.array_equal(pick.preview.found, alone)
+    pick.take_back()
+    assert pick.preview is None and not pick.marks
+
+
+def test_what_is_forgotten_leaves_no_trace(pick: PickPresenter, project: Project) -> None:
+    pick.start()
+    pick.add(Mark.point(20, 32))
+    pick.discard()
+    assert pick.preview is None and not pick.marks and pick.active
+    pick.keep()
+    assert not project.present(1).any() and project.undo_name is None
+
+
+def test_a_new_object_is_made_when_it_is_kept_and_chosen(
+    pick: PickPresenter, desk: Desk, project: Project
+) -> None:
+    pick.start()
+    pick.choose(target=Target.NEW)
+    pick.add(Mark.point(20, 32))
+    assert list(project.objects) == [1]
+    pick.keep()
+    assert list(project.objects) == [1, 2] and desk.object_id == 2
+    assert project.objects[2].layer == project.objects[1].layer
+    assert iou(project.object_mask(2, 0, 1)[0], TRUTH[0]) > 0.9
+    assert pick.target is Target.CHOSEN  # on the next frame it is mended
+    project.undo()
+    assert list(project.objects) == [1]
+
+
+def test_the_chosen_object_is_mended_added_to_and_taken_away_from(
+    pick: PickPresenter, project: Project
+) -> None:
+    flawed = TRUTH[0].copy()
+    flawed[:30] = False
+    project.write_masks(1, 0, flawed[None])
+    pick.start()
+    pick.add(Mark.point(22, 24))
+    assert iou(pick.preview.found, TRUTH[0]) > 0.85
+    pick.choose(rule="subtract")
+    assert iou(pick.preview.found, TRUTH[0]) > 0.9  # by itself, not from what is there
+    pick.keep()
+    assert iou(project.object_mask(1, 0, 1)[0] | TRUTH[0], TRUTH[0]) > 0.9
+    assert project.object_mask(1, 0, 1)[0].sum() < 0.2 * flawed.sum()
+    pick.choose(rule="union")
+    pick.add(Mark.point(22, 32))
+    pick.keep()
+    assert iou(project.object_mask(1, 0, 1)[0], TRUTH[0]) > 0.9
+
+
+def test_clicks_choose_among_what_a_model_found(pick: PickPresenter, project: Project) -> None:
+    found = TRUTH[0].copy()
+    found[5:12, 70:90] = True
+    project.write_model(project.objects[1].layer, 1, 0, found[None])
+    pick.start()
+    pick.add(Mark.point(20, 32))
+    assert np.array_equal(pick.preview.found, TRUTH[0])
+
+
+def test_marks_of_another_frame_are_not_lost(pick: PickPresenter, desk: Desk) -> None:
+    pick.start()
+    pick.add(Mark.point(20, 32))
+    desk.set_frame(3)
+    assert pick.preview is not None and pick.preview.frames == (0,)
+    with pytest.raises(InputError, match="frame 0 waits: keep it"):
+        pick.add(Mark.point(30, 32))
+    pick.stop()
+    assert pick.preview is not None  # it waits though the tool was put away
+    pick.keep()
+    assert pick.preview is None
+
+
+def test_a_locked_frame_says_so_and_keeps_the_marks(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    pick = PickPresenter(desk, motion)
+    failures: list[object] = []
+    pick.steps.job.failed.connect(failures.append)
+    project.lock_frames(1, 0, 1)
+    pick.start()
+    pick.add(Mark.point(20, 32))
+    pick.keep()
+    assert "is locked: unlock" in failures[0].summary
+    assert pick.marks and pick.preview is not None and not project.present(1).any()
+    pick.close()
+    motion.close()
+
+
+def test_marks_made_meanwhile_are_answered_together(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    """An answer that comes late is to other marks than there are: it is not shown."""
+    pending: list[object] = []
+
+    class Task:
+        def wait(self, timeout: float) -> bool:
+            return True
+
+    def later(work, token, *, item, progress, done):
+        pending.append(lambda: done(consume(work, token, item, progress)))
+        return Task()
+
+    pick = PickPresenter(desk, motion, later)
+    shown: list[object] = []
+    pick.preview_changed.connect(shown.append)
+    pick.start()
+    pick.add(Mark.point(20, 32))
+    pick.add(Mark.point(80, 10, False))
+    assert len(pending) == 1
+    with pytest.raises(InputError, match="wait a moment"):
+        pick.keep()
+    pending.pop(0)()  # the frame was looked at
+    assert len(pending) == 1 and not shown
+    pick.add(Mark.point(85, 50, False))
+    pending.pop(0)()  # an answer to two marks
+    assert not shown
+    pending.pop(0)()
+    assert len(shown) == 1 and not pending
+    pick.close()
+    motion.close()
+
+
+def test_without_a_project_it_says_what_to_do(motion: Motion) -> None:
+    pick = PickPresenter(Desk(), motion)
+    with pytest.raises(InputError, match="no project to pick in"):
+        pick.start()
+
+
+def test_nothing_of_it_holds_the_interface_up(desk: Desk, motion: Motion, project: Project) -> None:
+    """All work is done by the runner: not on the thread that adds the mark."""
+    threads: list[threading.Thread] = []
+
+    def elsewhere(work, token, *, item, progress, done):
+        def run() -> None:
+            done(consume(work, token, item, progress))
+
+        thread = threading.Thread(target=run)
+        threads.append(thread)
+        thread.start()
+        thread.join()
+
+        class Task:
+            def wait(self, timeout: float) -> bool:
+                return True
+
+        return Task()
+
+    pick = PickPresenter(desk, motion, elsewhere)
+    pick.start()
+    pick.add(Mark.point(20, 32))
+    assert len(threads) >= 2 and pick.preview is not None
+    pick.close()
+    motion.close()
