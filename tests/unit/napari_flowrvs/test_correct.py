@@ -108,6 +108,7 @@ def test_a_discarded_preview_leaves_no_trace(correct: CorrectPresenter, project:
     seen: list[object] = []
     correct.preview_changed.connect(seen.append)
     correct.spread()
+    assert correct.preview is not None and len(correct.preview.frames) == FRAMES - 1
     correct.discard()
     assert seen[-1] is None and correct.preview is None
     correct.keep()

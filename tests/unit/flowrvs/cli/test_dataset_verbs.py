@@ -90,25 +90,26 @@ def test_check_says_what_is_wrong_and_fails(project, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "message"),
     [
-        "export {tmp}/none.flowrvs --to {tmp}/d",
-        "export {project} --to {tmp}/d --split ../up",
-        "export {project} --to {tmp}/d --format avi",
-        "export {project} --to {tmp}/d --quality 0",
-        "check {tmp}/none",
-        "check {tmp}",
-        "evaluate {tmp}/none {tmp}",
-        "predict {tmp} --out {tmp}/p",
-        "predict {tmp} --out {tmp}/p --steps 0",
+        ("export {tmp}/none.flowrvs --to {tmp}/d", "no project at {tmp}/none.flowrvs"),
+        ("export {project} --to {tmp}/d --split ../up", "'../up' cannot be a file name"),
+        ("export {project} --to {tmp}/d --format avi", "--format: invalid choice: 'avi'"),
+        ("export {project} --to {tmp}/d --quality 0", "quality is 1 to 100, not 0"),
+        ("check {tmp}/none", "No split at {tmp}/none"),
+        ("check {tmp}", "{tmp} has no meta_expressions.json"),
+        ("evaluate {tmp}/none {tmp}", "{tmp} has no meta_expressions.json"),
+        ("predict {tmp} --out {tmp}/p", "{tmp} has no meta_expressions.json"),
+        ("predict {tmp} --out {tmp}/p --steps 0", "0 steps are impossible"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(line, project, tmp_path, capsys):
+def test_bad_input_is_one_line_and_leaves_nothing(line, message, project, tmp_path, capsys):
     before = sorted(tmp_path.iterdir())
     assert main([part.format(tmp=tmp_path, project=project) for part in line.split()]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    assert captured.err.count("\n") == 1 and captured.err.startswith("flowrvs: ")
+    assert message.format(tmp=tmp_path) in captured.err
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -138,6 +139,7 @@ def test_in_corrected_out_again(project, tmp_path, capsys):
     assert "1 masks and 0 sentences changed" in capsys.readouterr().out
     assert (split / "mask_dict.json").read_bytes() != before
     assert main(["export", copy, "--to", str(tmp_path / "d"), "--append"]) == 0
+    assert len(MevisSplit.open(split).videos) == 2
     assert main(["import", str(split), "--all", "--out", str(tmp_path / "all")]) == 0
     assert sorted(p.name for p in (tmp_path / "all").iterdir()) == [
         "shapes-2.flowrvs",
@@ -209,6 +211,7 @@ def test_the_official_tree_of_ref_youtube_vos(shapes_images, tiny, tmp_path, cap
     (tmp_path / "ry" / "valid" / "meta.json").write_text('{"videos": {}}')
     split = str(tmp_path / "ry" / "valid")
     assert main(["check", split]) == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
     out = str(tmp_path / "pred")
     assert main(["predict", split, "--out", out, "--zip", "ytvos", "--device", "cpu"]) == 0
     with zipfile.ZipFile(tmp_path / "pred.zip") as archive:
@@ -223,10 +226,17 @@ def test_several_splits(project, tmp_path, capsys):
     out = str(tmp_path / "d")
     assert main(["export", str(project), "--to", out, "--assign", "train=1,test=0", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["splits"]
-    assert row["path"].endswith("train")
-    for wrong in (["--assign", "x"], ["--append", "--assign", "1,1"], ["--append"]):
+    assert row["path"].endswith("train") and MevisSplit.open(row["path"]).videos.keys() == {
+        "shapes"
+    }
+    for wrong, message in [
+        (["--assign", "x"], "shares 'x' are not understood"),
+        (["--append", "--assign", "1,1"], "leave out --assign"),
+        (["--append"], "is no MeViS-style split; export without --append first"),
+    ]:
         assert main(["export", str(project), "--to", str(tmp_path / "e"), *wrong]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and message in error
 
 
 def test_what_is_safe_is_repaired(project, tmp_path, capsys):

@@ -53,7 +53,8 @@ def test_synth_writes_a_split_that_check_accepts(
     said = json.loads(capsys.readouterr().out)
     assert said["videos"] == 2
     assert said["expressions"] == sum(said["kinds"].values()) > 8
-    assert main(["check", out]) == 0
+    assert main(["check", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"errors": 0, "warnings": 0, "findings": []}
 
 
 def test_synth_refuses_impossible_numbers_and_leaves_nothing(

@@ -65,6 +65,20 @@ def test_doubt_finds_the_bad_frame_and_spares_checked_ones(project, video, red, 
     assert 6 not in review_order(values, project.provenance(red.id))
 
 
+def test_frames_without_a_right_pixel_come_first(project, video, red, shapes_masks):
+    """Also in a run, whose frames agree with each other; behind them come masks half right."""
+    masks = shapes_masks["red"].copy()
+    masks[2] = np.roll(masks[2], 5, axis=0)
+    masks[7:10] = np.roll(masks[7:10], (24, -24), axis=(1, 2))
+    assert (masks[2] & shapes_masks["red"][2]).sum() > 0.5 * masks[2].sum()
+    assert not (masks[7:10] & shapes_masks["red"][7:10]).any()
+    masks[11] = False
+    project.write_model(red.layer, red.id, 0, masks)
+    values = np.array([value for _, value in doubt(project, red.id, flows=Flows(video))])
+    assert set(np.argsort(-values)[:4]) == {7, 8, 9, 11}
+    assert values[[7, 8, 9, 11]].min() > values[2] > np.median(values)
+
+
 def test_doubt_by_confidence_and_area_alone(project, red, shapes_masks):
     masks = shapes_masks["red"]
     confidence = np.where(masks, 250, 3).astype(np.uint8)

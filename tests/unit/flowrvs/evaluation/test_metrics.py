@@ -60,6 +60,12 @@ def plain_j(pred, truth):
     return sum(p and t for p, t in cells) / union if union else 1.0
 
 
+def columns(start, stop):
+    mask = np.zeros((4, 130), bool)
+    mask[1:3, start:stop] = True
+    return mask
+
+
 @st.composite
 def mask_pairs(draw):
     height = draw(st.integers(1, 22))
@@ -93,6 +99,7 @@ def mask_pairs(draw):
 @example((np.zeros((1, 1), bool), np.ones((1, 1), bool)))
 @example((np.ones((5, 7), bool), np.zeros((5, 7), bool)))
 @example((np.eye(8, dtype=bool), np.eye(8, dtype=bool)[::-1]))
+@example((columns(64, 80), columns(70, 90)))  # an edge in the word before the mask's own
 def test_scores_agree_with_the_plain_definition(pair):
     pred, truth = pair
     assert jaccard(pred, truth) == pytest.approx(plain_j(pred, truth), abs=1e-12)

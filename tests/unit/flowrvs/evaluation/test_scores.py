@@ -38,6 +38,11 @@ def test_the_truth_scores_one(split, tmp_path):
 
 
 def test_means_go_over_frames_then_expressions(split, tmp_path, shapes_masks):
+    meta = json.loads((split / "meta_expressions.json").read_text())
+    rows = meta["videos"]["one"]["expressions"]
+    for key in ("obj_id", "anno_id"):  # the second sentence means both squares
+        rows["1"][key] = rows["0"][key] + rows["1"][key]
+    (split / "meta_expressions.json").write_text(json.dumps(meta))
     pred = write_truth(split, tmp_path / "pred")
     folder = pred / "one" / "0"
     wrong = shapes_masks["green"]
@@ -52,17 +57,22 @@ def test_means_go_over_frames_then_expressions(split, tmp_path, shapes_masks):
     assert scores.j_and_f == pytest.approx((scores.j + scores.f) / 2)
 
 
-def test_missing_items_score_zero_and_lower_the_coverage(split, tmp_path):
+def test_missing_items_score_zero_and_lower_the_coverage(split, tmp_path, shapes_masks):
     pred = write_truth(split, tmp_path / "pred")
     shutil.rmtree(pred / "one")
     shutil.rmtree(pred / "two v1.0" / "2")
     (pred / "two v1.0" / "0" / "00003.png").unlink()
+    Image.new("L", (64, 48)).save(pred / "two v1.0" / "0" / "00004.png")
     scores = evaluate(pred, split)
     by_name = {(e.video, e.exp_id): e for e in scores.expressions}
     assert by_name["one", "2"].j == by_name["one", "2"].f == 0
     assert by_name["two v1.0", "2"].j == 0
-    assert by_name["two v1.0", "0"].j == pytest.approx(11 / 12)
-    assert scores.j == pytest.approx((11 / 12 + 1) / 6)
+    red, areas = by_name["two v1.0", "0"], shapes_masks["red"].sum(axis=(1, 2))
+    assert red.j == pytest.approx(10 / 12)
+    assert (red.intersection, red.union) == (areas.sum() - areas[3] - areas[4], areas.sum())
+    # Changes of the error are between neighbours: the empty frame has only one after it.
+    assert red.dtssd == pytest.approx(np.sqrt(areas[4] / (48 * 64)) / 9)
+    assert scores.j == pytest.approx((10 / 12 + 1) / 6)
     assert scores.coverage == pytest.approx(23 / 72)
 
 
