@@ -31,6 +31,7 @@ for wanted in (
     "napari_flowrvs/napari.yaml",
     "flowrvs/py.typed",
     "flowrvs/__init__.pyi",
+    "flowrvs/evaluation/report.html",
     "flowrvs/training/scratch/configs/tiny.toml",
     "flowrvs/checkpoints/weights/tiny/model_index.json",
 ):
