@@ -67,8 +67,11 @@ def test_json_is_one_object(project, tiny, tmp_path, capsys):
     split = exported["path"]
     main(["check", split, "--json"])
     assert json.loads(capsys.readouterr().out) == {"errors": 0, "warnings": 0, "findings": []}
-    main(["predict", split, "--out", str(tmp_path / "p"), "--json"])
+    options = ["--steps", "3", "--window", "6", "--overlap", "1"]
+    main(["predict", split, "--out", str(tmp_path / "p"), "--json", *options])
     predicted = json.loads(capsys.readouterr().out)
+    made = json.loads((tmp_path / "p" / ".flowrvs-predict.json").read_text())
+    assert made.items() >= {"steps": 3, "window": 6, "overlap": 1}.items()
     assert predicted["expressions"] == 2 and predicted["zip"] is None
 
 

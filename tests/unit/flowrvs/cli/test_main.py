@@ -164,7 +164,7 @@ def test_no_file_is_opened_in_place_of_a_closed_stream(tmp_path) -> None:
         "os.write(1, b'noise'); os.write(2, b'noise')\n"
     )
     subprocess.run(
-        ["sh", "-c", f'{sys.executable} -c "$CODE" >&- 2>&-'], env={**os.environ, "CODE": code}
+        ["sh", "-c", f'{sys.executable} -c "$CODE" <&- >&- 2>&-'], env={**os.environ, "CODE": code}
     )
     assert (tmp_path / "file").read_bytes() == b"mine"
 

@@ -71,6 +71,16 @@ def test_split_components_follows_the_parts(project, red, dirty, shapes_masks):
     assert list(project.objects) == [red.id]
 
 
+def test_a_part_that_leaps_belongs_to_the_nearest(project, red):
+    masks = np.zeros((12, 48, 64), bool)
+    masks[0, 4:20, 4:20] = masks[0, 30:40, 40:50] = True
+    masks[1, 30:40, 52:62] = True  # beside the smaller one, and the larger one is gone
+    project.write_model(red.layer, red.id, 0, masks)
+    (made,) = split_components(project, red.id, smallest=4)
+    assert project.areas(red.id)[:3].tolist() == [256, 0, 0]
+    assert project.areas(made.id)[:3].tolist() == [100, 100, 0]
+
+
 def test_split_in_chunks_gives_the_same(project, red, dirty, shapes_masks, monkeypatch):
     monkeypatch.setattr("flowrvs.editing.tools._TOGETHER", 5)
     (green,) = split_components(project, red.id, smallest=4)

@@ -48,6 +48,7 @@ def test_the_zip_holds_what_the_split_lists(split, tmp_path):
     with zipfile.ZipFile(archive) as file:
         names = file.namelist()
         assert file.testzip() is None
+        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert len(names) == PICTURES
     assert "one/0/00000.png" in names and "two v1.0/2/00011.png" in names
     assert evaluate(archive, split).to_dict() == evaluate(out, split).to_dict()

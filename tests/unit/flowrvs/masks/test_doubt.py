@@ -62,6 +62,8 @@ def test_masks_farther_away_find_a_run_of_wrong_ones(disk):
     near = doubt.warp_disagreement(flows, 5, masks)
     masks |= {t: disk.masks[t] for t in (1, 9)}
     assert doubt.warp_disagreement(flows, 5, masks) > near + 0.1, "near ones err alike"
+    gone = {t: np.zeros_like(disk.masks[t]) for t in (1, 5, 9)} | {6: disk.masks[6]}
+    assert doubt.warp_disagreement(flows, 5, gone) == 0.5, "absent there too is no difference"
 
 
 def test_an_edge_within_one_colour_is_doubtful(disk):

@@ -69,6 +69,18 @@ def test_unknown_flow_and_missing_opencv_are_told(disk, monkeypatch):
         opencv.cache_clear()
 
 
+def test_a_region_is_kept_until_it_is_left_or_far_too_large():
+    mask = np.zeros((512, 512), bool)
+    mask[250:260, 250:260] = True
+    region = region_around(mask, 20, 1)
+    assert region == Region(224, 288, 224, 288)
+    for move, found in ((16, region), (26, Region(224, 288, 256, 320))):
+        part = np.roll(mask, move, axis=1)[region.slices]
+        assert region_around(part, 20, 1, shape=(512, 512), last=region) == found
+    everything = Region(0, 512, 0, 512)
+    assert region_around(mask, 20, 1, shape=(512, 512), last=everything) == region
+
+
 def test_sampling_and_block_means():
     ramp = np.add.outer(np.arange(6.0), 10 * np.arange(5.0)).astype(np.float32)
     at = np.array([0.5, 2.25, -3], np.float32), np.array([1.5, 3, 9], np.float32)

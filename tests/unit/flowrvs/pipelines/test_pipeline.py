@@ -43,6 +43,11 @@ def test_logits_follow_the_written_method(
 ) -> None:
     """Recomputed here step by step from the stock parts alone (facts of the method)."""
     pipe = micro_pipeline(video_injection=video_injection)
+    count = len(pipe.vae.config.latents_mean)
+    pipe.vae.register_to_config(
+        latents_mean=np.linspace(-0.4, 0.5, count).tolist(),
+        latents_std=np.linspace(0.5, 2.0, count).tolist(),
+    )
     ours = pipe(frames, TEXTS, num_inference_steps=steps).logits
 
     geometry = plan_clip(frames, box=(32, 48), multiple=16, temporal=4)

@@ -65,8 +65,11 @@ def test_the_encoder_is_loaded_for_new_sentences_alone(folder: Path, loads: list
 def test_embeddings_are_the_encoders(folder: Path) -> None:
     stock = micro_pipeline(seed=3)
     texts = ["the red circle", "x"]
+    ids = stock.tokenizer(texts, padding="max_length", max_length=12, return_tensors="pt")
+    with torch.no_grad():
+        hidden = stock.text_encoder(ids.input_ids, ids.attention_mask).last_hidden_state
     torch.testing.assert_close(
-        load(folder, device="cpu").encode_prompt(texts), stock.encode_prompt(texts)
+        load(folder, device="cpu").encode_prompt(texts), hidden * ids.attention_mask[..., None]
     )
 
 
