@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NeighbourOutlines", "PreviewLabels", "outline"]
+__all__ = ["NeighbourOutlines", "NoLabels", "PreviewLabels", "outline"]
 
 _MANY = 16
 
@@ -69,6 +69,14 @@ class _Frames(ABC):
                 frames[i] = self.frame(t)
             return frames[(slice(None), *rest)]
         return self.frame(int(time))[rest]
+
+
+class NoLabels(_Frames):
+    """Nothing, in the shape of a video, (T, H, W): what a hidden layer holds."""
+
+    def frame(self, t: int) -> npt.NDArray[np.uint8]:
+        """Return zeros."""
+        return np.zeros(self.shape[1:], np.uint8)
 
 
 class NeighbourOutlines(_Frames):

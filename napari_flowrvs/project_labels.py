@@ -171,8 +171,11 @@ class ProjectLabels(Labels):
         self._end()
 
     def _abort_stroke(self) -> None:
-        super()._abort_stroke()
-        self._end()
+        # napari would paint the old pixels back: a person's step, and provenance with it.
+        self._staged_history.clear()
+        self._block_history = self._drawing = False
+        self.data.cancel_stroke()
+        self.refresh(extent=False)
 
     def _append_to_undo_history(self, item: Any) -> None:
         # The project has its own history; napari's would only take memory, and go stale.

@@ -30,6 +30,7 @@ from napari_flowrvs.layers import (
     placement_of,
     source_of,
 )
+from napari_flowrvs.overlays import NoLabels
 from napari_flowrvs.project_labels import ProjectLabels, make_layer
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo
@@ -104,6 +105,7 @@ class ViewerLink:
             event.connect(hear)
         desk.frame_requested.connect(self.show_frame)
         desk.object_requested.connect(self._show_object)
+        desk.project_changed.connect(lambda _project: self.soon(self._remove_hidden_aids))
         desk.contents_changed.connect(self._on_contents)
         desk.catalog_changed.connect(self._on_catalog)
         for layer in viewer.layers:
@@ -145,6 +147,7 @@ class ViewerLink:
             event.disconnect(hear)
         self._heard = ()
         self._leave_active()
+        self._remove_hidden_aids()
         for layer in self.viewer.layers:
             self._unwatch(layer)
 
@@ -339,18 +342,58 @@ class ViewerLink:
         """Add a layer from its data."""
         return self.viewer.add_layer(make_layer(layer))
 
-    def add_aid(self, name: str, data: Any, colors: dict[Any, Any], like: Layer | None) -> Labels:
-        """Add labels that only help to look, placed as `like` is; what is active stays so."""
+    def show_aid(
+        self,
+        layer: Labels | None,
+        name: str,
+        data: Any,
+        colors: dict[Any, Any],
+        like: Layer | None,
+    ) -> Labels:
+        """Show labels that only help to look, placed as `like` is; what is active stays so.
+
+        napari takes long to add a layer and to remove it: `layer`, which an earlier call
+        gave, is used again where it fits and is still there.
+        """
         placed = {} if like is None else placement(like)
-        about = {KEY: {"role": name}}
-        layer = Labels(data, name=name, colormap=colors, opacity=1.0, metadata=about, **placed)
-        layer.editable = False
+        if layer is not None and layer.data.shape != data.shape:
+            self.remove(layer)
+        if layer not in self.viewer.layers:
+            layer = None
         active = self.viewer.layers.selection.active
-        self.viewer.layers.append(layer)
+        if layer is None:
+            about = {KEY: {"role": name}}
+            layer = Labels(data, name=name, colormap=colors, opacity=1.0, metadata=about, **placed)
+            layer.editable = False
+            self.viewer.layers.append(layer)
+        else:
+            if not layer.visible:
+                for key, value in placed.items():
+                    setattr(layer, key, value)
+            layer.data = data
+            layer.visible = True
+            place = self.viewer.layers.index(layer)
+            if not all(is_aid(above) for above in self.viewer.layers[place + 1 :]):
+                self.viewer.layers.move(place, len(self.viewer.layers))
         # An image layer has keys of its own, Y among them.
         usable = like is None or isinstance(active, Labels)
         self.viewer.layers.selection.active = active if usable else like
         return layer
+
+    def hide_aid(self, layer: Labels | None) -> None:
+        """Hide such a layer and empty it, until the desk turns to another project."""
+        if layer is None or layer not in self.viewer.layers:
+            return
+        layer.visible = False
+        layer.data = NoLabels(layer.data.shape)
+        if self.viewer.layers.selection.active is layer:
+            chosen = self.desk.object_id
+            self.viewer.layers.selection.active = None if chosen is None else self.layer_of(chosen)
+
+    def _remove_hidden_aids(self) -> None:
+        for layer in [layer for layer in self.viewer.layers if is_aid(layer)]:
+            if isinstance(layer.data, NoLabels):
+                self.remove(layer)
 
     def remove(self, layer: Layer | None) -> None:
         """Take a layer away, if it is there."""

@@ -310,6 +310,8 @@ def _stream(file: HubFile, part: Path, step: Step, cancel: CancelToken | None) -
                 # What is too long is damaged; its hash will say so.
                 block = block[: file.size - have]
                 stream.write(block)
+                # What was counted is in the file; nothing is left to be written after a cancel.
+                stream.flush()
                 have += len(block)
                 step(len(block))
                 if have == file.size:

@@ -242,14 +242,15 @@ class History:
         except BaseException:
             self._local.stack.pop()
             if on_error == "undo":
-                self._take_back(entry)
+                self.take_back(entry)
             else:
                 self.end(entry)
             raise
         self._local.stack.pop()
         self.end(entry)
 
-    def _take_back(self, entry: Entry) -> None:
+    def take_back(self, entry: Entry) -> None:
+        """Undo a step that is still being made, and forget it."""
         with self._turning:
             self._host.settle_strokes()
             self._turn(entry, True)

@@ -200,6 +200,13 @@ class LabelsArray:
         """End the step of a stroke; nothing happens where there is none."""
         self._volume.end_stroke()
 
+    def cancel_stroke(self) -> None:
+        """Take back what has been drawn since `begin_stroke`; no step is left of it.
+
+        Pixels, provenance, objects that it made and what can be redone are as before.
+        """
+        self._volume.cancel_stroke()
+
     @contextmanager
     def stroke(self, name: str = "edit") -> Iterator[None]:
         """Make what is assigned inside one step of the history; see `begin_stroke`.

@@ -50,6 +50,7 @@ class VolumeHistory(Protocol):
         self, name: str | None, kind: Kind, who: str | None = None, tool: str = "edit"
     ) -> Entry: ...
     def end(self, entry: Entry) -> None: ...
+    def take_back(self, entry: Entry) -> None: ...
     def push(
         self,
         entry: Entry,
@@ -272,6 +273,13 @@ class LayerVolume:
         stroke, self._stroke = self._stroke, None
         if stroke is not None:
             self._history.end(stroke)
+
+    def cancel_stroke(self) -> None:
+        """Take back what the stroke has drawn, as if it had never begun."""
+        self._stroke_name = None
+        stroke, self._stroke = self._stroke, None
+        if stroke is not None:
+            self._history.take_back(stroke)
 
     @contextmanager
     def step(self) -> Iterator[Entry]:

@@ -102,7 +102,7 @@ class PreviewBar(QFrame):
 
     @property
     def layer(self) -> Labels | None:
-        """The layer that shows it."""
+        """The layer that shows it, or did."""
         return self._layer
 
     def _on_preview(self, _preview: object) -> None:
@@ -116,10 +116,7 @@ class PreviewBar(QFrame):
         else:
             self._array = self._labels(shown)
             self._array.ready.update(shown.frames)
-            if self._layer is not None and self._layer in self._link.viewer.layers:
-                self._layer.data = self._array  # a slider that moves: no new layer each time
-            else:
-                self._add()
+            self._show()
         self.setVisible(shown is not None)
         self._say()
 
@@ -131,21 +128,21 @@ class PreviewBar(QFrame):
         mask_of = (lambda t: np.zeros(shape[1:], bool)) if shown is None else shown.mask
         return PreviewLabels(shape, mask_of, getattr(shown, "draw", None))
 
-    def _add(self) -> None:
+    def _show(self) -> None:
         object_id = self.presenter.object_id
         like = None if object_id is None else self._link.layer_of(object_id)
         colors = _COLORS | _MARK_COLORS if self._lasting else _COLORS
-        self._layer = self._link.add_aid("preview", self._array, colors, like)
+        self._layer = self._link.show_aid(self._layer, "preview", self._array, colors, like)
 
     def make_ready(self) -> None:
         """Have the layer there before anything waits."""
-        if self.presenter.desk.project is not None and self._layer is None:
+        if self.presenter.desk.project is not None and self._array is None:
             self._array = self._labels(None)
-            self._add()
+            self._show()
 
     def _take_away(self) -> None:
-        self._link.remove(self._layer)
-        self._layer = self._array = None
+        self._link.hide_aid(self._layer)
+        self._array = None
 
     def _on_frames(self, start: int, stop: int) -> None:
         if self._array is not None:

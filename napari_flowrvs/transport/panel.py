@@ -35,37 +35,29 @@ class OnionSkin:
         self._link = link
         self._desk = link.desk
         self._layer: Labels | None = None
+        self._on = False
         self._desk.object_changed.connect(self._on_object)
         self._desk.contents_changed.connect(self._on_contents)
 
     @property
     def shown(self) -> bool:
-        """True while the layer is in the viewer."""
-        return self._layer is not None and self._layer in self._link.viewer.layers
+        """True while the outlines are in the viewer."""
+        return self._on and self._layer in self._link.viewer.layers
 
     def show(self, on: bool) -> None:
-        """Add or remove the layer."""
-        self._link.remove(self._layer)
-        self._layer = None
+        """Show or hide the outlines."""
         record, project = self._desk.object, self._desk.project
         if on and record is not None and project is not None:
             outlines = NeighbourOutlines(project.labels(record.layer), record.id)
             like = self._link.layer_of(record.id)
-            self._layer = self._link.add_aid("neighbours", outlines, _ONION, like)
+            self._layer = self._link.show_aid(self._layer, "neighbours", outlines, _ONION, like)
+            self._on = True
+        else:
+            self._link.hide_aid(self._layer)
+            self._on = False
 
     def _on_object(self, _object_id: int | None) -> None:
-        if self._layer is None or not self.shown:
-            return
-        record, project = self._desk.object, self._desk.project
-        if record is None or project is None:
-            self.show(False)
-            return
-        labels = project.labels(record.layer)
-        if labels.shape == tuple(self._layer.data.shape):
-            self._layer.data = NeighbourOutlines(
-                labels, record.id
-            )  # napari takes long for a new layer
-        else:
+        if self.shown:
             self.show(True)
 
     def _on_contents(self, change: Changed) -> None:

@@ -62,7 +62,7 @@ def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path
     person.look("spread")
     assert iou(project, BROKEN[-1]) < 0.6, "a preview writes nothing"
     person.press("Shift+Y")
-    assert dock.session.correct.preview is None and "preview" not in viewer.layers
+    assert dock.session.correct.preview is None and not viewer.layers["preview"].visible
     person.press("S")
     person.until(
         lambda: dock.session.correct.preview is not None and not dock.session.correct.job.busy

@@ -253,7 +253,9 @@ def test_the_onion_skin_shows_the_neighbours(opened: Opened, qtbot: Any) -> None
     frame = np.asarray(viewer.layers["neighbours"]._slice.image.raw)
     assert frame[30, 40] == 2 and not frame[10, 9]
     press(qtbot, viewer, Qt.Key.Key_G)
-    assert "neighbours" not in viewer.layers
+    assert not viewer.layers["neighbours"].visible
+    dock.session.desk.set_project(None)
+    qtbot.waitUntil(lambda: "neighbours" not in viewer.layers, timeout=10_000)
 
 
 def test_closing_the_dock_takes_the_strip_and_the_keys_along(opened: Opened, qtbot: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,13 @@ def says(qtbot: Any, strip: ModelPanel, text: str) -> None:
     qtbot.waitUntil(lambda: begins().startswith(text), timeout=60_000)
 
 
-def arrived(qtbot: Any, folder: Path) -> None:
-    """Wait until something of the transformer's file is on the disk."""
-    parts = (folder / "home").rglob
-    qtbot.waitUntil(lambda: any(p.stat().st_size for p in parts(f"{DIT}.*.part")), timeout=60_000)
+def arrived(qtbot: Any, hub: HubStandIn, folder: Path) -> int:
+    """Wait until all that comes before the gate is on the disk; return how much that is."""
+    parts, size = (folder / "home").rglob, hub.before_gate(DIT)
+    qtbot.waitUntil(
+        lambda: any(p.stat().st_size == size for p in parts(f"{DIT}.*.part")), timeout=60_000
+    )
+    return size
 
 
 def press(qtbot: Any, button: Any) -> None:
@@ -130,16 +134,17 @@ def test_the_keyboard_gets_stops_and_goes_on(
     qtbot.waitUntil(lambda: "left" in panel.progress.bar.format(), timeout=60_000)
     assert panel.progress.bar.isVisible() and not panel.go.isVisible()
     assert panel.focusWidget() is panel.stop
-    arrived(qtbot, tmp_path)
+    have = arrived(qtbot, hub, tmp_path)
     press(qtbot, panel.stop)
     idle(qtbot, panel)
     assert panel.progress.status.text().startswith("Stopped. What has arrived is kept")
     assert "of it are here" in panel.line.text()
     assert panel.go.isVisible() and panel.focusWidget() is panel.go
     part = next((tmp_path / "home").rglob(f"{DIT}.*.part"))
-    have = part.stat().st_size
     hub.gates.clear()
     gate.set()
+    time.sleep(0.2)
+    assert part.stat().st_size == have, "nothing is written after the stop"
 
     press(qtbot, panel.go)
     idle(qtbot, panel)
@@ -227,7 +232,7 @@ def test_closing_the_dock_stops_a_fetch(
     idle(qtbot, strip)
     strip.go.click()
     says(qtbot, strip, f"Fetching {DIT}")
-    arrived(qtbot, tmp_path)
+    arrived(qtbot, hub, tmp_path)
     dock.shut_down()
     assert not strip.presenter.job.busy
     assert not [t for t in threading.enumerate() if t.name == "flowrvs"]

@@ -228,4 +228,20 @@ def test_outlines_of_another_object_need_no_new_layer(tmp_path: Path) -> None:
     assert viewer.layers["neighbours"] is layer
     np.testing.assert_array_equal(layer.data[2], before[::-1])
     desk.set_object(None)
-    assert "neighbours" not in viewer.layers and not onion.shown
+    assert not layer.visible and not onion.shown
+    assert not np.asarray(layer.data[2]).any(), "it holds no project any more"
+    desk.set_object(one.id)
+    viewer.layers.move(viewer.layers.index(layer), 0)
+    onion.show(True)
+    assert viewer.layers[-1] is layer and layer.visible, "it is used again, on top"
+    np.testing.assert_array_equal(layer.data[2], before)
+    assert viewer.layers.selection.active is not layer
+    viewer.layers.selection.active = layer
+    onion.show(False)
+    assert viewer.layers.selection.active is link.layer_of(one.id)
+    onion.show(True)
+    link.let_go()
+    assert layer in viewer.layers
+    onion.show(False)
+    link.let_go()
+    assert layer not in viewer.layers

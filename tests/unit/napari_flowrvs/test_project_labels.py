@@ -91,6 +91,29 @@ def test_a_stroke_is_one_step_and_tells_its_listeners(project: Project) -> None:
     assert not project.labels(1)[2].any() and project.undo_name is None
 
 
+def test_a_stroke_that_napari_aborts_was_never_drawn(project: Project) -> None:
+    layer = _layer(project)
+    masks = np.zeros((1, H, W), np.bool_)
+    masks[0, 5:15, 5:15] = True
+    project.write_model(1, 1, 2, masks)
+    steps = project.history.steps
+    layer.mode, layer.brush_size = "paint", 5
+    layer._begin_stroke()
+    layer._draw(2, (2, 10, 10), (2, 10, 20))
+    layer._draw(2, (2, 10, 20), (2, 10, 40))
+    assert project.provenance(1)[2] == Provenance.HUMAN
+    layer._overlays["brush_stroke"].abort(layer)
+    np.testing.assert_array_equal(project.labels(1)[2], masks[0])
+    np.testing.assert_array_equal(layer._slice.image.raw, project.labels(1)[0])
+    assert project.provenance(1)[2] == Provenance.MODEL
+    assert project.provenance(2).tolist() == [0] * T
+    assert project.history.steps == steps
+    for t in (3, 4):
+        with layer.block_history():
+            layer._draw(1, (t, 10, 10), (t, 10, 20))
+    assert len(project.history.steps) == len(steps) + 2, "they are strokes of their own"
+
+
 @pytest.mark.parametrize("contour", [0, 1])
 def test_a_fill_leaves_what_a_model_wrote_meanwhile(project: Project, contour: int) -> None:
     """Fill looks at a frame before it draws; between the two a model may write."""

@@ -164,6 +164,38 @@ class TestStrokes:
         names = ["fill on 'object 1', frame 2", "edit on 'object 1', frame 2"]
         assert [step.name for step in project.history.steps] == names
 
+    def test_a_cancelled_stroke_leaves_nothing(self, labels: LabelsArray, project: Project) -> None:
+        model = np.zeros((1, *SHAPE[1:]), bool)
+        model[0, :4, :4] = True
+        labels[0, 0] = 1
+        project.write_model(labels.layer_id, 1, 3, model)
+        labels[5, 5] = 1
+        project.undo()
+        frame, kinds = labels[3], project.provenance(1)
+        steps, counts = project.history.steps, project.counts(1)
+        assert project.redo_name == "edit on 'object 1', frame 5"
+        labels.begin_stroke("brush stroke")
+        labels.paint(3, slice(2, 7), slice(0, 3), np.ones((5, 3), bool), 0)
+        labels[3, 6] = 9  # a new object
+        labels[4, 6] = 1
+        assert project.provenance(1)[[3, 4]].tolist() == [Provenance.HUMAN] * 2
+        labels.cancel_stroke()
+        labels.cancel_stroke()
+        np.testing.assert_array_equal(labels[3], frame)
+        np.testing.assert_array_equal(project.provenance(1), kinds)
+        assert kinds[3] == Provenance.MODEL and not labels[4].any()
+        assert set(project.objects) == {1} and project.counts(1) == counts
+        assert project.history.steps == steps
+        assert project.redo_name == "edit on 'object 1', frame 5"
+        labels[7, 7] = 1
+        assert project.undo_name == "edit on 'object 1', frame 7", "strokes go on"
+        path = project.path
+        project.close()
+        with Project.open(path) as again:
+            np.testing.assert_array_equal(again.labels(labels.layer_id)[3], frame)
+            assert again.provenance(1)[[3, 4]].tolist() == [Provenance.MODEL, Provenance.EMPTY]
+            assert [step.name for step in again.history.steps][-1].endswith("frame 7")
+
     def test_a_new_stroke_ends_the_one_before(self, labels: LabelsArray, project: Project) -> None:
         labels.begin_stroke("one")
         labels[2, 2] = 1
