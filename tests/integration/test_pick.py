@@ -105,7 +105,7 @@ def test_an_object_is_picked_with_the_mouse(make_person: MakePerson) -> None:
     assert pick.active
     person.press("2")
     assert not pick.active and viewer.layers.selection.active.mode == "paint"
-    assert "preview" not in viewer.layers
+    assert not viewer.layers["preview"].visible
     t = desk.frame
     before = project.object_mask(1, t, t + 1)[0].sum()
     person.stroke((100, 20), (100, 30))
