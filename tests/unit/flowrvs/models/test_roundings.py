@@ -60,16 +60,19 @@ def test_norms_round_before_their_weight_too() -> None:
     transformer = build_transformer(PRESETS["micro"])
     norm = transformer.blocks[0].attn1.norm_q
     generator = torch.Generator().manual_seed(0)
-    norm.weight.data = torch.rand(norm.weight.shape, generator=generator).to(torch.bfloat16)
+    for parameter in transformer.parameters():  # no two alike, so that each is told apart
+        parameter.data = torch.rand(parameter.shape, generator=generator).to(torch.bfloat16)
     hidden = torch.randn(1, 500, 24, generator=generator).to(torch.bfloat16)
     scale = torch.rsqrt(hidden.float().pow(2).mean(-1, keepdim=True) + norm.eps)
     wanted = (hidden.float() * scale).to(torch.bfloat16) * norm.weight
     stock = norm(hidden)
-    names = set(transformer.state_dict())
+    before = dict(transformer.state_dict())
     use_two_step_norms(transformer)
     found = transformer.blocks[0].attn1.norm_q(hidden)
     assert torch.equal(found, wanted) and not torch.equal(stock, wanted)
-    assert set(transformer.state_dict()) == names
+    after = transformer.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 @pytest.mark.parametrize(

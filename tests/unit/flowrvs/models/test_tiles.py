@@ -89,6 +89,7 @@ def test_a_locator_learns_what_is_foreground(tmp_path: Path) -> None:
         assert found[truth].all()  # recall: no cell with foreground is left out
         near = np.pad(truth, 1)
         near = np.lib.stride_tricks.sliding_window_view(near, (3, 3)).any((2, 3))
+        assert found[near].all()  # nor a neighbour of one
         assert (near[found]).mean() > 0.9  # precision: their neighbours, and hardly any other
     again, *_ = fit_locator(_samples(24), steps=200)
     assert again.threshold == locator.threshold

@@ -52,6 +52,9 @@ def test_the_production_model_fits_where_it_should(full_size: FlowRVSPipeline) -
     assert estimate_peak(full_size, "low").peak < 6e9
     peaks = [estimate_peak(full_size, mode).peak for mode in ("full", "offload", "low")]
     assert peaks == sorted(peaks, reverse=True)
+    # a tenth of what is free stays free
+    assert _first_that_fits(full_size, int(peaks[0] / 0.89)) == "full"
+    assert _first_that_fits(full_size, int(peaks[0] / 0.91)) == "offload"
 
 
 @pytest.mark.parametrize(
