@@ -1,4 +1,4 @@
-"""Annotation in JSON: COCO by video (YouTube-VIS) and by image, SA-V, and labelme's polygons.
+"""Annotation in JSON: COCO by video (YouTube-VIS) and by image, and labelme's polygons.
 
 COCO by video is read and written. Its masks are run-length encoded as lists, as YouTube-VIS has
 them: its own reader, TrackEval's and pycocotools take those, and not all take the compressed form.
@@ -7,8 +7,7 @@ them: its own reader, TrackEval's and pycocotools take those, and not all take t
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from flowrvs.data import json_parts
 from flowrvs.data.clip import Clip, coded_masks
 from flowrvs.data.formats import Dataset
 from flowrvs.data.json_parts import list_keys, read_json, whole_number
-from flowrvs.data.pictures import LARGEST, is_safe_name, safe_name
+from flowrvs.data.pictures import LARGEST, safe_name
 from flowrvs.data.ref_ytvos import folders_in, frames_in
 from flowrvs.disk import replacing
 from flowrvs.errors import DatasetError
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from flowrvs.data.export import Job
     from flowrvs.data.write_back import Changes
 
-__all__ = ["CocoImages", "CocoVideo", "Labelme", "SaV", "write_coco", "write_coco_images"]
+__all__ = ["CocoImages", "CocoVideo", "Labelme", "write_coco", "write_coco_images"]
 
 _CATEGORIES = [{"id": 1, "name": "object", "supercategory": "object"}]
 _FILE = "instances.json"
@@ -69,6 +68,13 @@ class _Coco(Dataset):
     @cached_property
     def _categories(self) -> dict[str, str]:
         return {str(row.get("id")): str(row.get("name")) for row in self._rows("categories")}
+
+    def _note_strays(self, clip: Clip, key: str, known: Collection[str], *lists: str) -> None:
+        """Note how many rows of the file belong to none of its videos or images."""
+        rows = (row for name in lists for row in self._rows(name))
+        strays = sum(str(row.get(key)) not in known for row in rows)
+        if strays:
+            clip.notes.append(f"{strays} rows with an unknown {key!r} are left out")
 
     def _frames(self, files: Sequence[Any], name: str) -> tuple[Path, list[str]]:
         """Return the folder of a video's frames, and their names."""
@@ -151,6 +157,10 @@ class CocoVideo(_Coco):
                 clip.names[key] = f"{' '.join(label.split())[:60]} {key}"
         for row in self._of("expressions", video):
             exp_id, ids = str(row.get("exp_id", row.get("id"))), row.get("annotation_ids")
+            if exp_id in clip.sentences or exp_id == "None":
+                raise DatasetError(
+                    f"{name} in {self._file} has a sentence without an id of its own."
+                )
             if not isinstance(row.get("exp"), str) or not isinstance(ids, list):
                 raise DatasetError(f"{name}/{exp_id} in {self._file} lacks 'exp' or its ids.")
             meant = [whole_number(i) for i in ids]
@@ -160,6 +170,8 @@ class CocoVideo(_Coco):
                     f"{name}/{exp_id} means the annotation {lost[0]}: there is none."
                 )
             clip.sentences[exp_id] = (row["exp"], meant)
+        known = {str(row.get("id")) for row in self._videos.values()}
+        self._note_strays(clip, "video_id", known, "annotations", "expressions")
         clip.digests = {"clip": clip.fingerprint()}
         return clip
 
@@ -277,7 +289,8 @@ class CocoImages(_Coco):
             raise DatasetError(f"{self._file} has two images of one id in {name!r}.")
         rows: dict[tuple[str, str], dict[int, Any]] = {}
         nth: dict[tuple[int, str], int] = {}
-        tracked = True
+        looked = np.ones(len(frames), bool)
+        tracked, boxes = True, 0
         for row in self._rows("annotations"):
             index = place.get(str(row.get("image_id")))
             if index is None:
@@ -289,108 +302,24 @@ class CocoImages(_Coco):
                 nth[index, label] = nth.get((index, label), 0) + 1
                 track = str(nth[index, label])
             where = f"{name}, annotation {row.get('id')}"
+            if not row.get("segmentation") and row.get("bbox"):
+                # There is something whose outline nobody has drawn: it is not absent.
+                looked[index] = False
+                boxes += 1
+                continue
             entry = _mask(row.get("segmentation"), _size(images[index]), where)
             if index in rows.setdefault((label, track), {}):
                 raise DatasetError(f"{where}: track {track} is twice on frame {frames[index]}.")
             rows[label, track][index] = entry
+        if boxes:
+            clip.looked = looked
+            clip.notes.append(f"{boxes} annotations are boxes without a mask: left out")
+        known = {str(image.get("id")) for images in self._videos.values() for image in images}
+        self._note_strays(clip, "image_id", known, "annotations")
         if rows and not tracked:
             clip.notes.append("objects without a track are joined by category and order")
         _add_rows(clip, rows)
         return clip
-
-
-class SaV(Dataset):
-    """SA-V: a JSON file a video, with the RLEs of all objects on every annotated frame."""
-
-    format = "sa-v"
-
-    def __init__(self, folder: Path, pictures: Path | None = None) -> None:
-        super().__init__(folder.parent if folder.is_file() else folder, pictures)
-        self.source = folder
-        files = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
-        self._files = [path for path in files if "masklet" in list_keys(path)]
-
-    @classmethod
-    def recognises(cls, root: Path) -> bool:
-        files = [root] if root.is_file() else sorted(root.glob("*.json"))[:3]
-        return any("masklet" in list_keys(path) for path in files)
-
-    @property
-    def videos(self) -> dict[str, int]:
-        return {path.stem: 0 for path in self._files if is_safe_name(path.stem)}
-
-    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
-        path = next(path for path in self._files if path.stem == name)
-        data = read_json(path)
-        rows, total = data.get("masklet"), data.get("video_frame_count")
-        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows) or not rows:
-            raise DatasetError(f"'masklet' in {path} is no list of lists.")
-        pictures = self._video(path, data.get("video_id"))
-        frames = self._frames(pictures, rows, total, path)
-        clip = Clip(name, frames, pictures=pictures)
-        ids = data.get("masklet_id")
-        count = max(len(row) for row in rows)
-        keys = [whole_number(i) + 1 for i in ids] if isinstance(ids, list) else range(1, count + 1)
-        if len(keys) != count or len(set(keys)) < count or any(len(row) != count for row in rows):
-            raise DatasetError(f"{path} has {count} objects on one frame and not on all.")
-        step = -(-len(frames) // len(rows))
-        clip.looked = np.zeros(len(frames), bool)
-        clip.looked[::step] = True
-        for column, key in enumerate(keys):
-            entries: list[Any] = [None] * len(frames)
-            entries[::step] = [row[column] for row in rows]
-            clip.masks[key] = coded_masks(entries, clip, key)
-            clip.ids[key] = (key, -1)
-        return clip
-
-    def write_back(self, before: Clip, changes: Changes) -> None:
-        path = next(path for path in self._files if path.stem == before.name)
-        data = read_json(path)
-        objects = changes.objects(before)
-        step = -(-len(before.frames) // len(data["masklet"]))
-        beyond = [index for index in changes.frames() if index % step]
-        if beyond:
-            raise DatasetError(
-                f"{before.name}, frame {before.frames[beyond[0]]} was corrected, but {path.name} "
-                f"holds every {step}th frame only; export the project as a new split."
-            )
-        rows = [
-            [masks[index] for masks in objects.values()]
-            for index in range(0, len(before.frames), step)
-        ]
-        values: dict[str, Any] = {"masklet": rows, "masklet_id": [key - 1 for key in objects]}
-        if "masklet_num" in data:
-            values["masklet_num"] = len(objects)
-        with json_parts.mapped(path) as raw:
-            encoder = json_parts.style(raw[:4096])
-        texts = {key: encoder.encode(value).encode("ascii") for key, value in values.items()}
-        extra = {key: text for key, text in texts.items() if key not in data}
-        with replacing(path) as temporary:
-            json_parts.rewrite(
-                path, temporary, lambda raw: json_parts.whole(raw, texts, extra.items())
-            )
-
-    def _video(self, path: Path, video_id: object) -> Path:
-        stem = video_id if is_safe_name(video_id) else re.sub(r"_(manual|auto)$", "", path.stem)
-        bases = (self.folder, self.pictures, self.folder / "JPEGImages_24fps", self.folder.parent)
-        for base in bases:
-            for found in (base / f"{stem}.mp4", base / str(stem)):
-                if found.exists():
-                    return found
-        raise DatasetError(f"There is no video {stem}.mp4 near {path}; say where it is (--frames).")
-
-    def _frames(self, pictures: Path, rows: list[Any], total: object, path: Path) -> list[str]:
-        if pictures.is_dir():
-            frames = frames_in(pictures)
-        else:
-            count = total if isinstance(total, int) and 0 < total < 1 << 20 else len(rows)
-            frames = [f"{index:05d}" for index in range(count)]
-        # Every fourth frame of 24 a second is annotated.
-        if -(-len(frames) // (-(-len(frames) // len(rows)))) != len(rows):
-            raise DatasetError(
-                f"{path} annotates {len(rows)} of {len(frames)} frames: they are not evenly spaced."
-            )
-        return frames
 
 
 class Labelme(Dataset):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Davis", "Sentence", "read_text", "write_davis"]
 
-_SENTENCE = re.compile(r'^(?P<video>\S.*?)\s+(?P<id>\d{1,6})\s+"(?P<text>.*)"\s*$')
+_SENTENCE = re.compile(r'^(?P<video>\S.*?)\s+(?P<id>\d{1,6})\s+["“”](?P<text>.*)["“”]\s*$')
 _OWN = "text_annotations.txt"
 _LARGEST = 64 << 20
 
@@ -51,6 +51,7 @@ class Davis(Dataset):
 
     def __init__(self, folder: Path, pictures: Path | None = None) -> None:
         super().__init__(_davis_in(folder), pictures)
+        self.unread: list[str] = []  # lines that are no sentences; filled with `sentences`
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -79,6 +80,8 @@ class Davis(Dataset):
                 if match:
                     row = Sentence(path, number, int(match["id"]), match["text"])
                     found.setdefault(match["video"], []).append(row)
+                elif line.strip():
+                    self.unread.append(f"{path.name}, line {number + 1}")
         for name in [name for name in found if name not in self._names]:
             # Published files say "clasic-car", "dog-scale" and "motor-bike".
             alike = [known for known in self._names if _one_letter_apart(name, known)]
@@ -108,13 +111,20 @@ class Davis(Dataset):
         lost = [other for other in self.sentences if other not in self._names]
         if lost and not clip.sentences:
             clip.notes.append(f"the sentences of {', '.join(lost[:3])} belong to no video")
+        if self.unread:
+            clip.notes.append(
+                f"{len(self.unread)} lines are no sentences and are not read: "
+                f"{'; '.join(self.unread[:3])}"
+            )
         clip.digests = {"clip": clip.fingerprint()}
         return clip
 
-    def write_back(self, before: Clip, changes: Changes) -> None:
+    def write_back(self, before: Clip, changes: Changes) -> dict[str, str]:
+        places: dict[str, tuple[Path, int]] = {}
         with contextlib.ExitStack() as stack:
             change_palette(self.masks(before.name), before, changes, self._codes, stack)
             rows = self.sentences.get(before.name, [])
+            places.update((str(n), (row.path, row.line)) for n, row in enumerate(rows))
             files: dict[Path, list[str]] = {}
             for exp_id, change in changes.sentences.items():
                 old = rows[int(exp_id)] if int(exp_id) < len(rows) else None
@@ -127,7 +137,11 @@ class Davis(Dataset):
                     files[path][old.line] = line
                 else:
                     files[path][-1:] = [last.rstrip("\r\n") + "\n" for last in files[path][-1:]]
+                    places[exp_id] = path, len(files[path])
                     files[path].append(line)
+            for exp_id, (path, number) in places.items():
+                removed = files[path][:number].count("") if path in files else 0
+                places[exp_id] = path, number - removed
             for path, lines in files.items():
                 encoding = read_text(path)[1] if path.is_file() else "utf-8"
                 text = "".join(lines)
@@ -136,6 +150,12 @@ class Davis(Dataset):
                 except UnicodeEncodeError:
                     data = text.encode("utf-8")
                 stack.enter_context(replacing(path)).write_bytes(data)
+        # A sentence is known by its place among those of its video.
+        del self.sentences
+        rows = self.sentences.get(before.name, [])
+        now = {(row.path, row.line): str(number) for number, row in enumerate(rows)}
+        gone = {exp_id for exp_id, change in changes.sentences.items() if change is None}
+        return {e: now[place] for e, place in places.items() if place in now and e not in gone}
 
     def masks(self, name: str) -> Path:
         """Return the folder of a video's masks."""

@@ -140,7 +140,7 @@ TABLE: Mapping[str, Format] = {
         "CSV: area, box and centroid of every object on every frame", "csv_tables:write_csv"
     ),
     "overlay": Format("MP4: masks laid over the video", "overlay:write_overlay"),
-    "sa-v": Format("SA-V: a JSON file a video, RLEs of all objects", read="coco:SaV", home=True),
+    "sa-v": Format("SA-V: a JSON file a video, RLEs of all objects", read="sa_v:SaV", home=True),
     "labelme": Format("labelme, X-AnyLabeling: polygons beside every frame", read="coco:Labelme"),
     "vos": Format(
         "YouTube-VOS, MOSE, LVOS: palette PNGs, no sentences",
@@ -176,9 +176,12 @@ class Dataset(ABC):
         What it was opened by: the folder, or a file in it.
     elsewhere : bool
         Whether the frames' place was handed in.
+    sentences_only : bool
+        Whether an object that no sentence means has no place in it.
     """
 
     format: ClassVar[str]
+    sentences_only: ClassVar[bool] = False
 
     def __init__(self, folder: Path, pictures: Path | None = None) -> None:
         self.folder = self.source = folder
@@ -217,8 +220,14 @@ class Dataset(ABC):
         first = max((obj for obj, _ in clip.ids.values()), default=0) + 1
         return [(first + n, -1) for n in range(count)]
 
-    def write_back(self, before: Clip, changes: Changes) -> None:
+    def write_back(self, before: Clip, changes: Changes) -> Mapping[str, str] | None:
         """Change the files so that they hold what a project holds, whole or not at all.
+
+        Returns
+        -------
+        mapping of str to str, or None
+            The exp_ids that sentences have from now on, by those they had; None where all
+            stay.
 
         Raises
         ------

@@ -74,7 +74,7 @@ class Mevis(Dataset):
         if not self._split.has_truth:
             clip.looked = np.zeros(len(clip.frames), bool)
         for exp_id, entry in video.expressions.items():
-            if not entry.known or (entry.obj_id and not self._split.has_truth):
+            if not entry.known or (entry.obj_id and not (entry.anno_id and self._split.has_truth)):
                 clip.sentences[exp_id] = (entry.exp, None)
                 continue
             if entry.anno_id and len(entry.anno_id) != len(entry.obj_id):

@@ -32,6 +32,7 @@ class Png(Sentences):
     """``Annotations/<video>/<exp_id>/<frame>.png``; equal masks are one object."""
 
     format = "png"
+    sentences_only = True
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -61,6 +62,10 @@ class Png(Sentences):
     def write_back(self, before: Clip, changes: Changes) -> None:
         objects, texts = changes.objects(before), changes.texts(before)
         place = self.folder / "Annotations" / before.name
+        looked = (
+            np.ones(len(before.frames), bool) if before.looked is None else before.looked.copy()
+        )
+        looked[changes.looked] = True
         with contextlib.ExitStack() as stack:
             self._change_sentences(before.name, changes, stack)
             for exp_id, (_, keys) in texts.items():
@@ -73,7 +78,8 @@ class Png(Sentences):
                 for index, frame in enumerate(before.frames):
                     path = folder / f"{frame}.png"
                     then, now = (rle.merge(column.get(index, [])) for column in (old, new))
-                    if path.is_file() and then == now:
+                    # Where nobody has looked, a black picture would say "absent".
+                    if then == now and (path.is_file() or not looked[index]):
                         continue
                     shown = rle.decode(now) if now else np.zeros(_size(before, objects), bool)
                     temporary = stack.enter_context(replacing(path, durable=False))

@@ -181,11 +181,14 @@ class RefYtvos(Sentences):
         clip, rows = self._begin(name)
         self._codes = read_palette(clip, self._masks(name), categories(self.folder))
         for exp_id, row in rows.items():
-            meant = None
-            if "obj_id" in row:
-                given = row["obj_id"] if isinstance(row["obj_id"], list) else [row["obj_id"]]
+            meant, given = None, row.get("obj_id")
+            if given is not None and given != "":
+                try:
+                    ids = [whole_number(i) for i in (given if isinstance(given, list) else [given])]
+                except DatasetError as error:
+                    raise DatasetError(f"{name}/{exp_id} in {self.folder}: {error}") from None
                 # An id without a pixel says "no target", as the writer of this format has it.
-                meant = [i for i in map(whole_number, given) if i in clip.masks]
+                meant = [i for i in ids if i in clip.masks]
             clip.sentences[exp_id] = (row["exp"], meant)
         clip.digests = {"clip": clip.fingerprint()}
         return clip
@@ -249,8 +252,13 @@ def categories(root: Path) -> dict[str, Any]:
 
 def folders_in(place: Path) -> list[Path]:
     """Return the folders in a folder, sorted; none where there is no such folder."""
+    return [p for p in _listed(place) if p.is_dir() and is_safe_name(p.name)]
+
+
+def _listed(place: Path) -> list[Path]:
+    """Return what lies in a folder, sorted, hidden things left out; nothing where there is none."""
     try:
-        return sorted(p for p in place.iterdir() if p.is_dir() and is_safe_name(p.name))
+        return sorted(p for p in place.iterdir() if not p.name.startswith("."))
     except OSError:
         return []
 
@@ -312,6 +320,13 @@ def read_palette(
             masks[index] = rle.encode(pixels == code)
         if len(found) > _MOST:
             raise DatasetError(f"The masks of {clip.name} have over {_MOST} values; they are none.")
+    unread = {p.name for p in _listed(folder) if p.is_file()}
+    unread -= {f"{frame}.png" for frame in clip.frames}
+    if unread:
+        clip.notes.append(
+            f"{len(unread)} files in {folder} are no mask of a frame and are not read: "
+            f"{', '.join(sorted(unread)[:3])}"
+        )
     ids = object_ids(found, wide=wide)
     for key in sorted(set(ids.values())):
         same = [found[code] for code, value in ids.items() if value == key]

@@ -155,7 +155,9 @@ def write_back(
         origin = replace(origin, objects=dict(origin.objects), expressions=dict(origin.expressions))
         changes, result = _compare(project, origin, before, dataset, progress, cancel)
         if changes.masks or changes.sentences or changes.looked:
-            dataset.write_back(before, changes)
+            renamed = dataset.write_back(before, changes) or {}
+            for own, exp_id in origin.expressions.items():
+                origin.expressions[own] = renamed.get(exp_id, exp_id)
             _, dataset = _home(project, into)
             before = dataset.clip(origin.video, also=_keys(origin).values())
         fresh = replace(origin, split=os.path.abspath(into or origin.split), digests=before.digests)
@@ -234,6 +236,8 @@ def _compare(
         origin.objects[own] = pair
         keys[own] = pair[1] if pair[1] >= 0 else pair[0]
     drawn = _drawn(project, origin, keys, progress, cancel)
+    spoken_of = {own for e in project.expressions.values() for own in e.object_ids}
+    homeless = [own for own in new if dataset.sentences_only and own not in spoken_of]
     changes = Changes()
     differing = 0
     absent: Sequence[rle.RLE | None] = [None] * len(before.frames)
@@ -245,7 +249,7 @@ def _compare(
             if not _same(then, now)
         }
         if own in new:
-            if not any(after):
+            if not any(after) or own in homeless:
                 del origin.objects[own], keys[own]
                 continue
             changes.added.append(key)
@@ -260,14 +264,21 @@ def _compare(
             changes.whole.pop(key, None)
             del origin.objects[own], keys[own]
     if before.looked is not None and drawn.looked is not None:
-        changes.looked = np.flatnonzero(drawn.looked & ~before.looked).tolist()
+        # Where some mask was, somebody had looked for that object, and not for all of them.
+        drawn_on = [any(column) for column in zip(*before.masks.values(), strict=True)]
+        looked = before.looked | np.array(drawn_on or before.looked)
+        changes.looked = np.flatnonzero(drawn.looked & ~looked).tolist()
     _sentences(project, origin, before, keys, changes)
-    meant = {k for e in project.expressions.values() for k in map(keys.get, e.object_ids)}
-    notes = tuple(
+    notes = [
         f"no sentence means {changes.names[key]!r}: it was added all the same"
-        for key in changes.added
-        if key not in meant and origin.expressions
-    )
+        for own, key in keys.items()
+        if key in changes.added and own not in spoken_of and origin.expressions
+    ]
+    notes += [
+        f"no sentence means {project.objects[own].name!r}, and {dataset.format} has no place for "
+        "such objects: it was not written"
+        for own in homeless
+    ]
     result = WriteBackResult(
         dataset.folder,
         origin.video,
@@ -275,7 +286,7 @@ def _compare(
         len(changes.sentences),
         len(changes.added),
         len(changes.gone),
-        notes,
+        tuple(notes),
     )
     return changes, result
 

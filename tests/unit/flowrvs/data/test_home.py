@@ -10,6 +10,7 @@ from PIL import Image
 
 import flowrvs
 from flowrvs.data import can_write_back, export_projects, import_video, write_back
+from flowrvs.data.clip import Origin
 from flowrvs.errors import DatasetError
 from flowrvs.store import Project
 from tests.fixtures.layouts import (
@@ -105,6 +106,34 @@ def test_sentences_go_home_to_ref_youtube_vos_and_davis(tmp_path):
     assert text.read_bytes() == b'v 1 "the very first"\nother 1 "kept \xe9"\nv 2 "a third"\n'
 
 
+def test_sentences_of_davis_stay_apart_when_they_move_up(tmp_path):
+    root = vos(tmp_path / "d", palette)
+    for name in ("JPEGImages", "Annotations"):
+        (root / name).rename(tmp_path / name)
+        (tmp_path / name / "480p").mkdir()
+        (tmp_path / name / "v").rename(tmp_path / name / "480p" / "v")
+        (tmp_path / name).rename(root / name)
+    first, second = root / "davis_text_annotations/1.txt", root / "davis_text_annotations/2.txt"
+    first.parent.mkdir()
+    first.write_text('v 1 "one"\nno sentence\nv 2 \u201ctwo\u201d\n', encoding="utf-8")
+    second.write_text('v 1 "three"\n')
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert Origin.load(project.path).notes == [
+            "1 lines are no sentences and are not read: 1.txt, line 2"
+        ]
+        project.remove_expression("0")
+        project.add_expression("four", [2])
+        assert write_back(project).sentences == 2
+        after = bytes_of(root)
+        assert write_back(project).sentences == 0
+        assert bytes_of(root) == after
+        project.set_expression_text("2", "three, changed")
+        assert write_back(project).sentences == 1
+    text = first.read_text(encoding="utf-8")
+    assert text == 'no sentence\nv 2 \u201ctwo\u201d\nv 2 "four"\n'
+    assert second.read_text() == 'v 1 "three, changed"\n'
+
+
 def test_what_a_picture_cannot_hold_is_refused_and_changes_nothing(tmp_path):
     root = vos(tmp_path / "s", palette)
     before = bytes_of(root)
@@ -146,9 +175,21 @@ def test_png_goes_home(tmp_path, shapes_mp4, shapes_masks):
         wanted = {
             e.text: project.expression_mask(e.exp_id, 0, 12) for e in project.expressions.values()
         }
+        silent = project.add_object("silent", 1)
+        project.labels(1)[6, 46:, 60:] = silent.id
         result = write_back(project)
         assert (result.masks, result.sentences, result.added) == (1, 1, 1)
+        (note,) = result.notes
+        assert "'silent'" in note and note.endswith("it was not written")
     with import_video(path, "shapes", tmp_path / "q") as again:
         for e in again.expressions.values():
             assert np.array_equal(again.expression_mask(e.exp_id, 0, 12), wanted.pop(e.text))
     assert not wanted
+    # A frame without a picture stays without one.
+    kept, gone = (sorted(path.glob(f"Annotations/shapes/{e}/*.png")) for e in "01")
+    for picture in (*kept[:9], *gone[:9]):
+        picture.unlink()
+    with import_video(path, "shapes", tmp_path / "r") as project:
+        project.labels(1)[10, :2, :2] = 1
+        assert write_back(project).masks == 1
+    assert sorted(path.glob("Annotations/shapes/0/*.png")) == kept[9:]

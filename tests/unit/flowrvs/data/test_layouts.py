@@ -159,6 +159,25 @@ def test_objects_without_a_sentence_are_written_or_named(tmp_path):
         assert np.array_equal(split.target_masks("v", by_text["object 2"]), boxes()[1])
 
 
+@pytest.mark.parametrize("given", [{}, {"obj_id": None}, {"obj_id": ""}, {"obj_id": "x"}])
+def test_ids_that_say_nothing_are_unknown(tmp_path, given):
+    root = ref_ytvos(tmp_path, truth=True)
+    (root / "Annotations" / "v" / "0.png").write_bytes(b"not of a frame")
+    path = tmp_path / "meta_expressions" / "valid" / "meta_expressions.json"
+    meta = json.loads(path.read_text())
+    del meta["videos"]["v"]["expressions"]["1"]["obj_id"]
+    meta["videos"]["v"]["expressions"]["1"].update(given)
+    path.write_text(json.dumps(meta))
+    if given.get("obj_id"):
+        with pytest.raises(DatasetError, match=r"v/1 in .*: The id 'x'"):
+            import_video(root, "v", tmp_path / "p")
+        return
+    with import_video(root, "v", tmp_path / "p") as project:
+        origin = Origin.load(project.path)
+        assert origin.unknown == ["1"]
+        assert "no mask of a frame and are not read: 0.png" in origin.notes[0]
+
+
 def test_sentences_without_ids_are_unknown(tmp_path):
     root = ref_ytvos(tmp_path, truth=False)
     assert [f for f in check_split(root) if f.severity == "error"] == []
@@ -306,6 +325,8 @@ def test_coco_by_image_and_its_polygons(tmp_path):
         "annotations": [
             {"id": 1, "image_id": 5, "category_id": 1, "segmentation": corners, "track_id": 3},
             {"id": 2, "image_id": 7, "category_id": 1, "segmentation": corners, "track_id": 3},
+            {"id": 3, "image_id": 6, "category_id": 1, "bbox": [1, 1, 5, 5], "track_id": 3},
+            {"id": 4, "image_id": 99, "category_id": 1, "segmentation": corners, "track_id": 3},
         ],
     }
     (tmp_path / "d" / "instances.json").write_text(json.dumps(data))
@@ -315,10 +336,16 @@ def test_coco_by_image_and_its_polygons(tmp_path):
         with pytest.raises(InputError, match="not written back"):
             write_back(project)
         provenance = project.provenance(1).tolist()
+        assert Origin.load(project.path).notes == [
+            "1 annotations are boxes without a mask: left out",
+            "1 rows with an unknown 'image_id' are left out",
+            "1 of 4 frames have no annotation: nobody has looked at them yet",
+        ]
     wanted = np.zeros((T, H, W), bool)
     wanted[[0, 2], 2:8, 2:9] = True
     assert np.array_equal(found, wanted)
-    assert provenance == [Provenance.HUMAN] * 4 + [Provenance.EMPTY] * 2
+    # Where only a box was drawn, nobody has said that the object is absent.
+    assert provenance == [2, 0, 2, 2, 0, 0]
 
 
 def test_an_endless_file_name_is_one_line(tmp_path):
