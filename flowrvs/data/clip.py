@@ -25,8 +25,8 @@ from flowrvs.data.pictures import (
     is_safe_name,
     jpeg_bytes,
 )
-from flowrvs.disk import write_bytes
-from flowrvs.errors import DatasetError
+from flowrvs.disk import parse_json, read_regular, write_bytes
+from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
 from flowrvs.masks.compose import paint
 from flowrvs.progress import CancelToken
@@ -270,16 +270,28 @@ class Origin:
 
     @classmethod
     def load(cls, project: Path) -> Origin | None:
-        """Return what `save` wrote; None for a project that was not imported."""
+        """Return what `save` wrote; None for a project that was not imported, or where a file
+        of another kind was put in its place."""
         try:
-            data: dict[str, Any] = json.loads((project / _ORIGIN).read_text(encoding="utf-8"))
+            data: dict[str, Any] = parse_json(read_regular(project / _ORIGIN, _LARGEST_ORIGIN))
             data["objects"] = {int(k): (int(o), int(a)) for k, (o, a) in data["objects"].items()}
-            return cls(**data)
-        except (OSError, ValueError, TypeError, KeyError):
+            origin = cls(**data)
+        except (FlowRVSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
+        texts = [origin.format, origin.split, origin.video, origin.pictures]
+        lists = (origin.frames, origin.unknown, origin.notes)
+        tables = (origin.expressions, origin.digests)
+        if not all(isinstance(v, list) for v in lists) or not all(
+            isinstance(v, dict) for v in tables
+        ):
+            return None
+        texts += [text for value in lists for text in value]
+        texts += [text for value in tables for pair in value.items() for text in pair]
+        return origin if all(isinstance(text, str) for text in texts) else None
 
 
 _ORIGIN = "origin.json"
+_LARGEST_ORIGIN = 64 << 20
 
 
 def digest(raw: bytes) -> str:

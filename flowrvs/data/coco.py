@@ -157,10 +157,8 @@ class CocoVideo(_Coco):
                 clip.names[key] = f"{' '.join(label.split())[:60]} {key}"
         for row in self._of("expressions", video):
             exp_id, ids = str(row.get("exp_id", row.get("id"))), row.get("annotation_ids")
-            if exp_id in clip.sentences or exp_id == "None":
-                raise DatasetError(
-                    f"{name} in {self._file} has a sentence without an id of its own."
-                )
+            if exp_id in clip.sentences:
+                raise DatasetError(f"{self._file} has the sentence {name}/{exp_id} twice.")
             if not isinstance(row.get("exp"), str) or not isinstance(ids, list):
                 raise DatasetError(f"{name}/{exp_id} in {self._file} lacks 'exp' or its ids.")
             meant = [whole_number(i) for i in ids]

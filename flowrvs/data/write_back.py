@@ -302,7 +302,11 @@ def _drawn(
     info = project.video
     where = {name: index for index, name in enumerate(info.frame_names)}
     frames = origin.frames
-    positions = [where[f] for f in frames] if where else list(range(len(frames)))
+    positions = [where.get(f, -1) for f in frames] if where else list(range(len(frames)))
+    if not all(0 <= position < info.frame_count for position in positions):
+        raise DatasetError(
+            f"{project.path} lacks frames of {origin.video} that the dataset has; import it again."
+        )
     source = Source(origin.video, info, frames, positions, projects=[project])
     records = project.objects
     source.objects = {key: (0, records[own]) for own, key in keys.items() if own in records}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,8 @@ from tests.fixtures.layouts import (
     sa_v,
     vos,
 )
+
+ORIGIN = {"format": "vos", "split": "s", "video": "v", "objects": {"1": [1, -1]}}
 
 
 def bytes_of(folder):
@@ -132,6 +136,35 @@ def test_sentences_of_davis_stay_apart_when_they_move_up(tmp_path):
     text = first.read_text(encoding="utf-8")
     assert text == 'no sentence\nv 2 \u201ctwo\u201d\nv 2 "four"\n'
     assert second.read_text() == 'v 1 "three, changed"\n'
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_text("[" * 200_000),
+        *(
+            lambda path, change=change: path.write_text(json.dumps({**ORIGIN, **change}))
+            for change in (
+                {"split": 5},
+                {"frames": "ab"},
+                {"frames": [0]},
+                {"expressions": [1]},
+                {"digests": {"a": 5}},
+                {"objects": {"1": [float("inf"), 1]}},
+                {"objects": [1]},
+            )
+        ),
+    ],
+)
+def test_a_received_origin_is_data_and_nothing_else(tmp_path, put):
+    path = tmp_path / "origin.json"
+    path.write_text(json.dumps(ORIGIN))
+    assert Origin.load(tmp_path) == Origin("vos", "s", "v", objects={1: (1, -1)})
+    path.unlink()
+    put(path)
+    assert Origin.load(tmp_path) is None
 
 
 def test_what_a_picture_cannot_hold_is_refused_and_changes_nothing(tmp_path):

@@ -281,6 +281,10 @@ def test_frames_may_lie_elsewhere(tmp_path):
     [
         (lambda d: d["annotations"].append(d["annotations"][0]), "id 11 twice"),
         (lambda d: d["videos"].append(d["videos"][0]), "twice"),
+        (
+            lambda d: d.update(expressions=[{"video_id": 1, "exp": "x", "annotation_ids": []}] * 2),
+            "sentence v/None twice",
+        ),
         (lambda d: d.pop("videos"), "no annotation that can be read"),
         (lambda d: d.update(videos=[]), "lists no video"),
         (lambda d: d.update(annotations=[]), "neither objects nor sentences"),
