@@ -178,10 +178,13 @@ class Dataset(ABC):
         Whether the frames' place was handed in.
     sentences_only : bool
         Whether an object that no sentence means has no place in it.
+    masks_only : bool
+        Whether sentences have no place in it.
     """
 
     format: ClassVar[str]
     sentences_only: ClassVar[bool] = False
+    masks_only: ClassVar[bool] = False
 
     def __init__(self, folder: Path, pictures: Path | None = None) -> None:
         self.folder = self.source = folder

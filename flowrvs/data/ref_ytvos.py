@@ -219,6 +219,7 @@ class PaletteVideos(Dataset):
     """YouTube-VOS, MOSE, LVOS: ``JPEGImages/<video>`` and ``Annotations/<video>``, no sentences."""
 
     format = "vos"
+    masks_only = True
 
     @classmethod
     def recognises(cls, root: Path) -> bool:

@@ -28,6 +28,7 @@ class SaV(Dataset):
     """SA-V: a JSON file a video, with the RLEs of all objects on every annotated frame."""
 
     format = "sa-v"
+    masks_only = True
 
     def __init__(self, folder: Path, pictures: Path | None = None) -> None:
         super().__init__(folder.parent if folder.is_file() else folder, pictures)

@@ -268,7 +268,8 @@ def _compare(
         drawn_on = [any(column) for column in zip(*before.masks.values(), strict=True)]
         looked = before.looked | np.array(drawn_on or before.looked)
         changes.looked = np.flatnonzero(drawn.looked & ~looked).tolist()
-    _sentences(project, origin, before, keys, changes)
+    if not dataset.masks_only:
+        _sentences(project, origin, before, keys, changes)
     notes = [
         f"no sentence means {changes.names[key]!r}: it was added all the same"
         for own, key in keys.items()
@@ -279,6 +280,11 @@ def _compare(
         "such objects: it was not written"
         for own in homeless
     ]
+    if dataset.masks_only and project.expressions:
+        notes.append(
+            f"{dataset.format} has no place for sentences: {len(project.expressions)} of this "
+            "project were not written"
+        )
     result = WriteBackResult(
         dataset.folder,
         origin.video,

@@ -185,7 +185,9 @@ def test_an_absence_that_somebody_saw_goes_home(tmp_path):
     with import_video(root, "v", tmp_path / "p") as project:
         for key in project.objects:
             project.lock_frames(key, 1, 2)
-        write_back(project)
+        project.add_expression("has no place in pictures", [1])
+        result = write_back(project)
+        assert result.sentences == 0 and "1 of this project were not written" in result.notes[0]
     picture = root / "Annotations" / "v" / "00001.png"
     with Image.open(picture, formats=["PNG"]) as found:
         assert found.size == (W, H) and found.getextrema() == (0, 0)
