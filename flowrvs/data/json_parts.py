@@ -98,6 +98,8 @@ def mapped(path: Path) -> Iterator[Buffer]:
     DatasetError
         It cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"{path} is no plain file; copy it again.")
     try:
         with path.open("rb") as file:
             # An empty file cannot be mapped.

@@ -155,6 +155,9 @@ def open_picture(
         It is not readable, in its head or, when its pixels are asked for, behind.
     """
     try:
+        # A pipe or device would be waited for, or read without an end.
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            raise DatasetError(f"{path} is no plain file; copy the picture again.")
         with Image.open(path, formats=list(formats)) as picture:
             if picture.width * picture.height > LARGEST:
                 raise DatasetError(f"{path} is larger than any video frame; it is not opened.")

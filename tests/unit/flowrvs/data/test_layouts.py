@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from flowrvs.data import (
     write_back,
 )
 from flowrvs.data.clip import Origin
+from flowrvs.data.json_parts import mapped
 from flowrvs.errors import DatasetError, InputError, MissingPathError
 from flowrvs.store import Provenance
 from tests.fixtures.layouts import (
@@ -104,6 +106,18 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path):
     meta = {"videos": {"v": {"frames": ["00000"], "expressions": {"0": {"exp": "x"}}}}}
     (root / "meta_expressions.json").write_text(json.dumps(meta))
     assert "bad-picture" in {f.code for f in check_split(root, deep=True)}
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    root = vos(tmp_path / "train", palette)
+    picture, masks = root / "Annotations" / "v" / "00000.png", tmp_path / "mask_dict.json"
+    picture.unlink()
+    for path in (picture, masks):
+        os.mkfifo(path)
+    with pytest.raises(DatasetError, match=r"00000\.png is no plain file"):
+        import_video(root, "v", tmp_path / "p")
+    with pytest.raises(DatasetError, match=r"mask_dict\.json is no plain file"), mapped(masks):
+        pass
 
 
 def test_frames_that_nobody_annotated_are_nobodys(tmp_path):
