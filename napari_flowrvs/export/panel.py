@@ -141,6 +141,8 @@ class ExportDialog(JobDialog):
         self.date.native.setPlaceholderText("for its README")
         more_form = form_layout()
         for text, field in (
+            ("", self.names),
+            ("", self.annotated),
             ("sp&lits:", self.shares),
             ("see&d:", self.seed),
             ("&quality:", self.quality),
@@ -168,8 +170,6 @@ class ExportDialog(JobDialog):
             ("", self.about_format, self.about_format),
             ("", self.home.native, self.home.native),
             ("", self.overwrite.native, self.overwrite.native),
-            ("", self.names.native, self.names.native),
-            ("", self.annotated.native, self.annotated.native),
         ):
             label = QLabel(text)
             label.setBuddy(buddy)
