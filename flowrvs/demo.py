@@ -39,7 +39,7 @@ DEMO_SEED = 18
 
 _RATE = 12.0
 _KINDS = ("appearance", "motion", "group", "none")
-_SCALE = 4
+_SCALE, _SHEET_SCALE = 4, 2
 _COLUMNS = 5
 _MARK = "Written by `flowrvs demo`"
 _README = f"""{_MARK}; running it again replaces these files.
@@ -261,8 +261,8 @@ def _write_pictures(
     picked = np.linspace(0, len(frames) - 1, _COLUMNS).round().astype(int)
     for index, text in enumerate(texts):
         row = contact_sheet(
-            _enlarge(_dim(frames[picked], masks[index][picked])),
-            _enlarge(rings[index][picked] * np.uint8(index + 1)),
+            _enlarge(_dim(frames[picked], masks[index][picked]), _SHEET_SCALE),
+            _enlarge(rings[index][picked] * np.uint8(index + 1), _SHEET_SCALE),
             columns=_COLUMNS,
             colors=colors,
             alpha=1.0,
@@ -283,8 +283,8 @@ def _dim(frames: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.NDAr
     return np.where(mask[..., None], frames, frames // 5 * 2)
 
 
-def _enlarge(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array.repeat(_SCALE, axis=1).repeat(_SCALE, axis=2)
+def _enlarge(array: npt.NDArray[Any], scale: int = _SCALE) -> npt.NDArray[Any]:
+    return array.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def _caption(text: str, width: int) -> npt.NDArray[np.uint8]:

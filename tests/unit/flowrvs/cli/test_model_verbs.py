@@ -10,35 +10,31 @@ import pytest
 from flowrvs.cli import main
 from tests.fixtures.micro import micro_pipeline
 
-VAE = """
-out = "{out}/vae"
+SCRATCH = """
+out = "{out}"
 preset = "micro"
+[vae]
 warmup = 1
-[[phases]]
+[[vae.phases]]
 steps = 2
 frames = 1
 batch = 1
 height = 32
 width = 48
-[[mask_phases]]
+[[vae.mask_phases]]
 steps = 1
 frames = 5
 batch = 1
 height = 32
 width = 48
-"""
-
-FLOW = """
-out = "{out}/flow"
-vae = "{out}/vae/vae"
-preset = "micro"
+[flow]
 warmup = 1
 expressions = 2
 pool_size = 2
 attribute_weight = 0.5
 attribute_block = 1
 train_text_encoder = true
-[[phases]]
+[[flow.phases]]
 steps = 2
 frames = 1
 batch = 1
@@ -66,12 +62,14 @@ def test_synth_refuses_impossible_numbers_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_train_both_stages_then_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for stage, text in (("vae", VAE), ("flow", FLOW)):
-        config = tmp_path / f"{stage}.toml"
-        config.write_text(text.format(out=tmp_path.as_posix()))
-        assert main(["train", stage, "--config", str(config), "--json"]) == 0
-        folder = json.loads(capsys.readouterr().out)["out"]
+def test_train_from_random_weights_then_verify(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "micro.toml"
+    config.write_text(SCRATCH.format(out=(tmp_path / "out").as_posix()))
+    assert main(["train", "scratch", "--config", str(config), "--json"]) == 0
+    folder = json.loads(capsys.readouterr().out)["out"]
+    assert Path(folder) == tmp_path / "out" / "model"
     assert main(["models", "verify", folder, "--json"]) == 0
     sizes = json.loads(capsys.readouterr().out)["parameters"]
     assert set(sizes) == {"transformer", "vae", "text_encoder"}
