@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from flowrvs.errors import FlowRVSError, InputError, MissingPathError, StorageError
@@ -62,8 +61,7 @@ _STATUS = {"RESOURCE_EXHAUSTED": errno.ENOSPC, "PERMISSION_DENIED": errno.EACCES
 
 _STALE_SECONDS = 24 * 3600.0
 
-_LOCK_AT = 1 << 40
-"""Where Windows locks a file: far beyond any text in it, which others may then read."""
+_LOCK_AT = 1 << 40  # where Windows locks a file: beyond any text, which others may then read
 
 
 def storage_error(
@@ -114,9 +112,6 @@ def free_bytes(folder: Path) -> int:
         if place.exists():
             return shutil.disk_usage(place).free
     return shutil.disk_usage(Path.cwd()).free
-
-
-# -- reading ---------------------------------------------------------------------------
 
 
 def open_regular(path: str | os.PathLike[str], mode: str = "rb") -> BinaryIO:
@@ -198,9 +193,6 @@ def _open(path: Path, flags: int) -> int:
         os.close(handle)
         raise StorageError(f"Cannot {doing} {path}: it is no plain file; remove it.")
     return handle
-
-
-# -- files -----------------------------------------------------------------------------
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:
@@ -306,9 +298,6 @@ def _runs(pid: int) -> bool:
     return True
 
 
-# -- folders ---------------------------------------------------------------------------
-
-
 class NewFolder:
     """Fill a hidden folder beside `target`, then give it its final name.
 
@@ -408,12 +397,11 @@ class NewFolder:
                 if self.target.exists():
                     self.target.rmdir()
                 self.path.rename(self.target)
-        except OSError as error:
+        except (OSError, FlowRVSError) as error:
             self.abort()
+            if isinstance(error, FlowRVSError):
+                raise
             raise storage_error(error, self.target) from error
-        except FlowRVSError:
-            self.abort()
-            raise
         self._open = False
         self._unlock()
         with contextlib.suppress(OSError):
@@ -453,13 +441,8 @@ class NewFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
             self.commit()
             return
         self.abort()
@@ -489,9 +472,8 @@ def same_tree(a: Path, b: Path) -> bool:
         return False
     for name in names[0]:
         left, right = a / name, b / name
-        if left.is_dir() != right.is_dir():
-            return False
-        if left.is_file() and not filecmp.cmp(left, right, shallow=False):
+        same = left.is_dir() == right.is_dir()
+        if not same or (left.is_file() and not filecmp.cmp(left, right, shallow=False)):
             return False
     return True
 
@@ -506,9 +488,6 @@ def _exchange(a: Path, b: Path) -> bool:
     except (OSError, AttributeError):
         return False
     return bool(call(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
-
-
-# -- locks -----------------------------------------------------------------------------
 
 
 class FileLock:

@@ -558,9 +558,7 @@ class _Export:
             return
         for path in job.folder.rglob("*"):
             if path.is_file() and path.stat().st_size == 0 and path.suffix != ".txt":
-                raise DatasetError(
-                    f"{path.name} of {job.target} came out empty; nothing was changed."
-                )
+                raise DatasetError(f"{path.name} came out empty; {job.target} is as it was.")
         for path in job.folder.glob("*.json"):
             json.loads(path.read_bytes())
 
@@ -598,6 +596,4 @@ def _keep_apart(target: Path, sources: Sequence[Source]) -> None:
         if source.info.path is not None:
             kept.append(Path(source.info.path).resolve())
         if inside or any(place in (s, *s.parents) for s in kept):
-            raise InputError(
-                f"{target} would replace or lie in what is being exported; choose another folder."
-            )
+            raise InputError(f"{target} would replace what is exported; choose another folder.")

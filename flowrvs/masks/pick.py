@@ -3,14 +3,10 @@
 A `Picker` holds one frame and the marks on it: points (this, not this), a box, scribbles. Every
 new mark gives a mask at once, for a person to look at before the next one.
 
-How: the picture around the marks becomes a graph of superpixels (SLIC). Each superpixel is
-judged by itself: geodesic distance to the marks and to the border, colours like those of the
-marks and of the mask so far, motion, where it lies in the box. A random walk on the graph joins
-these judgements, so that edges of the mask fall on edges of the picture. Only a few thousand
-numbers are solved for, which is why it answers between two clicks.
-
-How much each measure counts was fitted by `benchmarks/bench_pick.py --fit` on ten clips of
-DAVIS, in which it is a logistic regression; others were measured (docs/pick.md).
+The picture around the marks becomes a graph of superpixels (SLIC). Each is judged by itself (a
+logistic regression fitted by `benchmarks/bench_pick.py --fit` on ten clips of DAVIS): distances,
+colours, motion, the box. A random walk on the graph joins the judgements, so that edges of the
+mask fall on edges of the picture. Other methods were measured, too (docs/pick.md).
 """
 
 from __future__ import annotations
@@ -33,8 +29,7 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Point = tuple[float, float]
 
-_COARSE = (25_000, 1000)  # pixels and superpixels of the whole frame
-_FINE = (100_000, 8000)  # and of the crop around the object
+_COARSE, _FINE = (25_000, 1000), (100_000, 8000)  # pixels, superpixels of frame and crop
 _MARGIN = 0.3  # of the object's size, around it
 _SPECK = 0.1  # parts without a mark and smaller than this share of the mask go
 
@@ -42,8 +37,7 @@ _SPECK = 0.1  # parts without a mark and smaller than this share of the mask go
 _FIRST, _CLOSER, _CLOSER_AGAIN, _BOX, _BOX_AGAIN, _FEW, _SOME, _MANY = range(8)
 _TRUST = (0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25)  # in the judgement of single superpixels
 
-#: What is asked of a superpixel, and its weight in every stage. "Marks" are those that say this,
-#: "others" those that say not this, "outside" is what is known not to be the object.
+#: What is asked of a superpixel, its weight in every stage: "marks" say this, "others" not this.
 _TABLE = """
 constant                               0.44   0.15   0.04  -0.50   0.23  -0.24  -0.36  -0.60
 colors, marks against border           0.37   0.12   0.03   0.00   0.00   0.08  -0.02  -0.01
