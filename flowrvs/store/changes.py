@@ -553,9 +553,11 @@ class Entry:
         with self.lock:
             objects = {str(i): spans.runs for i, spans in self.touched.items()}
             frames = {"tool": self.tool, "moment": self.moment, "layers": sorted(self.layers)}
-            frames["objects"] = objects
+            frames["objects"], state = objects, self.state
+            if state == "forgotten":  # until the document is saved
+                frames["gone"], state = True, "undone"
             return (
-                *(self.id, self.name or "", self.kind, self.who, self.time, self.state),
+                *(self.id, self.name or "", self.kind, self.who, self.time, state),
                 *(self.place, self.first_seq, self.last_seq),
                 *(json.dumps(frames), json.dumps(self.catalog)),
             )
@@ -574,6 +576,7 @@ class Entry:
             or any(len(pair) != 2 for pair in pairs)
         ):
             raise ValueError("a damaged step")
+        state = "forgotten" if frames.get("gone") else state
         return cls(
             *(number, name or None, kind, who, time, place, state, frames["tool"]),
             moment=int(frames.get("moment", 0)),

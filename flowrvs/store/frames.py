@@ -389,13 +389,14 @@ class LayerFrames:
         present = self.areas(object_id) > 0
         track.values[:] = np.where(present, Provenance.HUMAN, Provenance.EMPTY)
 
-    def own(self, *, count: bool) -> None:
-        """Count pixels that nobody seems to have drawn as a person's.
+    def strays(self, *, count: bool) -> list[tuple[int, int]]:
+        """Return (object, frame) of pixels that nobody seems to have drawn.
 
-        A kill between the pixels of a step and its provenance leaves such; a run would draw
-        over them. `count` says that areas which the disk does not have are to be counted from
-        the frames: a kill, not an earlier format, is the reason.
+        A kill between the pixels of a step and its provenance leaves such. `count` says that
+        areas which the disk does not have are to be counted from the frames: a kill, not an
+        earlier format, is the reason.
         """
+        found: list[tuple[int, int]] = []
         with self.lock:
             for i in self.members if count else ():
                 areas = self.tracks.areas[i]
@@ -409,9 +410,8 @@ class LayerFrames:
                 if not areas.known:
                     continue
                 stray = np.flatnonzero((areas.values > 0) & (track.values == Provenance.EMPTY))
-                if len(stray):
-                    track.values[stray] = Provenance.HUMAN
-                    track.touch(int(stray[0]), int(stray[-1]) + 1)
+                found += [(i, t) for t in stray.tolist()]
+        return found
 
     def recount(self, t: int) -> None:
         """Count the pixels of all objects on a frame anew."""
@@ -515,17 +515,18 @@ class LayerFrames:
 
     def _flush_tracks(self) -> None:
         self._written.set()  # a batch, or all
-        with self.lock:
-            taken = [(track, track.take()) for track in self._tracks() if track.dirty]
-        try:
-            self._host.before_pixels()  # after the copies: what they hold must be in the journal
-            for wait in [track.write(pieces) for track, pieces in taken]:
-                wait()
-        except BaseException:
+        with self.tracks.writing:
             with self.lock:
-                for track, pieces in taken:
-                    track.give_back(pieces)
-            raise
+                taken = [(track, track.take()) for track in self._tracks() if track.dirty]
+            try:
+                self._host.before_pixels()  # after the copies: the journal must hold what they do
+                for wait in [track.write(pieces) for track, pieces in taken]:
+                    wait()
+            except BaseException:
+                with self.lock:
+                    for track, pieces in taken:
+                        track.give_back(pieces)
+                raise
 
     def relieve(self) -> None:
         """Write what changed if much is waiting: a slow disk must not fill the memory."""

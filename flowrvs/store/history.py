@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -51,7 +51,9 @@ class HistoryHost(Protocol):
     def check_writable(self) -> None: ...
     def settle_strokes(self) -> None: ...
     def turn_record(self, record: Record, back: bool, entry: Entry) -> None: ...
-    def turn_catalog(self, entry: Entry, back: bool, *, additions: bool) -> None: ...
+    def turn_catalog(
+        self, entry: Entry, back: bool, *, additions: bool, then: Callable[[], None] | None = None
+    ) -> None: ...
     def describe(self, object_ids: frozenset[int]) -> str: ...
     def steps_changed(self) -> None: ...
 
@@ -63,7 +65,7 @@ class History:
     with every change: the login name at first.
     """
 
-    def __init__(self, host: HistoryHost, journal: Journal, author: str) -> None:
+    def __init__(self, host: HistoryHost, journal: Journal, author: str, moment: int) -> None:
         self._host = host
         self._journal = journal
         self._lock = threading.RLock()  # the innermost lock of all
@@ -80,7 +82,10 @@ class History:
         self._rivals: list[Entry] = []  # see `later`
         self._rivals_until = 0
         self._bytes = 0
-        self.moment = 0  # of the last step that ended, was undone or redone
+        self._cut_off: list[Entry] = []  # what a kill left open
+        self._leaving: list[Entry] = []  # see `_forget`
+        self._named = moment  # what the saved document knows
+        self.moment = moment  # of the last step that ended, was undone or redone
         self.limit_bytes = 256 * 2**20
         self.author = author
         entries, self._flushed, self._seq, last_step = journal.load()
@@ -95,8 +100,9 @@ class History:
         entries = [entry for entry in entries if entry.bytes or entry.catalog]
         # Version 0.1 gave a step its place when it ended: those that a kill left open had none.
         entries.sort(key=lambda entry: (entry.state == "open" and not entry.place, entry.place))
-        self.moment = max((entry.moment for entry in entries), default=0)
-        for entry in entries:
+        self.moment = max([self.moment, *(entry.moment for entry in entries)])
+        self._leaving = [entry for entry in entries if entry.state == "forgotten"]
+        for entry in [entry for entry in entries if entry.state != "forgotten"]:
             self._known[entry.id] = entry
             if entry.state in ("open", "undoing", "redoing"):  # its process was killed
                 entry.moment = self._next("moment")
@@ -108,6 +114,7 @@ class History:
             if entry.state == "open":
                 entry.name = entry.name or self._name(entry)
                 entry.state, entry.logged = "done", False
+                self._cut_off.append(entry)
                 self._waiting.entries[entry.id] = entry
             self._done.append(entry)
         if self._journal.old:
@@ -161,7 +168,7 @@ class History:
     def changes(self, object_id: int, t: int) -> list[ChangeRow]:
         """Return who touched an object on a frame, newest first, dropped steps included."""
         with self._lock:
-            undone = {entry.id for entry in self._undone}
+            undone = {entry.id for entry in [*self._undone, *self._leaving]}
             entries = self._committing.entries | self._waiting.entries
             fresh = [e for e in entries.values() if not e.logged and e.id not in undone]
         rows = [
@@ -253,19 +260,40 @@ class History:
         """Undo a step that is still being made, and forget it."""
         with self._turning:
             self._host.settle_strokes()
-            self._turn(entry, True)
-            with self._lock:
-                self._open.pop(entry.id, None)
-                self._forget([entry])
+            self._turn(entry, True, self._take_away)
         self._host.steps_changed()
+
+    def _take_away(self, entry: Entry, _: bool) -> None:
+        with self._lock:
+            self._open.pop(entry.id, None)
+            entry.moment = self._next("moment")
+            self._forget([entry])
 
     def _forget(self, entries: list[Entry]) -> None:
         for entry in entries:
-            entry.state, entry.records = "forgotten", None
+            turned, entry.state = entry.state in ("undone", "undoing"), "forgotten"
+            entry.records = None
             self._bytes -= entry.bytes
             self._known.pop(entry.id, None)
-            self._waiting.entries.pop(entry.id, None)
-            self._waiting.forgotten.append(entry.id)
+            if turned and entry.catalog and entry.moment > self._named:
+                # Killed now, the next session must take its names out of the document.
+                self._waiting.entries[entry.id] = entry
+                self._leaving.append(entry)
+            else:
+                self._waiting.entries.pop(entry.id, None)
+                self._waiting.forgotten.append(entry.id)
+
+    def named(self, moment: int) -> None:
+        """Note that the saved document knows the names of all steps up to a moment."""
+        with self._lock:
+            self._named = moment
+            known = [entry for entry in self._leaving if entry.moment <= moment]
+            self._leaving = [entry for entry in self._leaving if entry.moment > moment]
+            self._waiting.forgotten += [entry.id for entry in known]
+
+    def cut_off(self, object_id: int, t: int) -> Entry | None:
+        """Return the step that a kill cut off while it touched an object on a frame."""
+        return next((e for e in self._cut_off if t in e.touched.get(object_id, ())), None)
 
     def _name(self, entry: Entry) -> str:
         start, stop = entry.span
@@ -380,10 +408,9 @@ class History:
                     return None
                 entry = self._turned = source[-1]
             try:
-                self._turn(entry, back, how)
+                self._turn(entry, back, self._move, how)
             finally:
                 self._turned = None
-            self._move(entry, back)
         self._host.steps_changed()
         return entry.step()
 
@@ -391,8 +418,7 @@ class History:
         """Complete what was being undone, or redone, when a kill came."""
         for entry in [*self._done, *self._undone]:
             if entry.state in ("undoing", "redoing"):
-                self._turn(entry, back := entry.state == "undoing")
-                self._move(entry, back)
+                self._turn(entry, entry.state == "undoing", self._move)
 
     def _move(self, entry: Entry, back: bool) -> None:
         with self._lock:
@@ -402,7 +428,13 @@ class History:
             entry.state = "undone" if back else "done"
             self._waiting.entries[entry.id] = entry
 
-    def _turn(self, entry: Entry, back: bool, how: _How = (None, None)) -> None:
+    def _turn(
+        self,
+        entry: Entry,
+        back: bool,
+        then: Callable[[Entry, bool], None],
+        how: _How = (None, None),
+    ) -> None:
         cancel, progress = how
         with self._lock:
             self._rivals = [
@@ -431,9 +463,12 @@ class History:
             for record in reversed(done):
                 self._turn_one(record, not back, entry)
             self._host.turn_catalog(entry, not back, additions=False)
-            entry.state = state
+            with self._lock:  # a kill from now on must not complete what was stopped
+                entry.state, entry.moment = state, self._next("moment")
+                self._waiting.entries[entry.id] = entry
             raise
-        self._host.turn_catalog(entry, back, additions=False)
+        # One with the removals: no document may lack what `finish` still asks for.
+        self._host.turn_catalog(entry, back, additions=False, then=lambda: then(entry, back))
 
     def _turn_one(self, record: Record, back: bool, entry: Entry) -> None:
         try:
@@ -579,8 +614,13 @@ class History:
 
     def unsaved(self, moment: int) -> list[Entry]:
         """Return the steps that a document saved at a moment may not know, in order."""
+        steps = [*self._done, *self._undone, *self._leaving]
+        known = sorted(steps, key=lambda e: (e.moment, e.place))
+        if moment:
+            return [entry for entry in known if entry.moment > moment]
+        # Version 0.1 had no moments. What is done twice must not be done where they are known:
+        # a name that went there and back since looks like one that has yet to go.
         late = self._journal.steps_after(self._flushed)
-        known = sorted([*self._done, *self._undone], key=lambda e: (e.moment, e.place))
         first = [i for i, e in enumerate(known) if e.moment > moment or e.id in late]
         return known[min(first) :] if first else []
 

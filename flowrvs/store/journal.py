@@ -66,8 +66,9 @@ class Batch:
 
     def freeze(self, flushed: int) -> list[Entry]:
         """Take everything as it is now; return the steps that ended since the last time."""
-        entries = [entry for entry in self.entries.values() if entry.state != "forgotten"]
-        closing = [entry for entry in entries if not entry.logged and entry.state != "open"]
+        entries = [entry for entry in self.entries.values() if entry.id not in self.forgotten]
+        ended = [entry for entry in entries if entry.state not in ("open", "forgotten")]
+        closing = [entry for entry in ended if not entry.logged]
         gone = {*self.dropped, *self.forgotten}
         self.flushed = flushed
         self.steps = [entry.row() for entry in entries]

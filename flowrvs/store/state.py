@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression
 from flowrvs.store.changes import DamagedError, Entry, Record, utf8
@@ -25,12 +27,22 @@ from flowrvs.store.document import (
 from flowrvs.store.frames import LayerFrames
 from flowrvs.store.history import History
 from flowrvs.store.journal import Journal
-from flowrvs.store.storage import Saver, Tracks, create_array, described, open_array, set_aside
+from flowrvs.store.storage import (
+    Provenance,
+    Saver,
+    Tracks,
+    create_array,
+    described,
+    open_array,
+    set_aside,
+)
 from flowrvs.store.volume import LayerVolume
 
 __all__ = ["ProjectEvent", "State", "clipped"]
 
 _MAX_OBJECT_ID = 65535
+_HUMAN = np.uint8(Provenance.HUMAN)
+_OUT = ("undone", "redoing", "forgotten")  # whose names are not in force when a session begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,7 @@ class State:
         self._opened = False
         self._dirty = False
         self._batches = 0
+        self._placed = 0  # how often an object came to a layer or left it
         self._listeners: dict[object, Callable[[ProjectEvent], None]] = {}
         self._tracks = Tracks(path, video.frame_count)
         self._saver = Saver(self._save_all)
@@ -94,7 +107,7 @@ class State:
         self._scribe = Saver(self._journalise, interval=0.2)
         self.journal = Journal(path, self.shape, writable=writer is not None)
         try:
-            self.history = History(self, self.journal, _login())
+            self.history = History(self, self.journal, _login(), document.moment)
             self._load()
         except BaseException:
             self.journal.close()  # a file that stays open keeps out who tries again
@@ -239,6 +252,7 @@ class State:
 
     def _place(self, section: str, key: Any, value: Any) -> None:
         old = self.document.put(section, key, value)
+        self._placed += section == "objects"
         if section == "layers" and value is not None and key not in self.volumes:
             self._open_layer(key)
         if section == "objects":
@@ -341,9 +355,18 @@ class State:
         kind = "provenance" if record.role.is_range else "pixels"
         self.tell(kind, record.layer, record.start, record.stop)
 
-    def turn_catalog(self, entry: Entry, back: bool, *, additions: bool) -> None:
-        """Undo or redo what was done to names: additions before pixels, removals after."""
-        if self._turn_rows(entry, back, additions=additions):
+    def turn_catalog(
+        self, entry: Entry, back: bool, *, additions: bool, then: Callable[[], None] | None = None
+    ) -> None:
+        """Undo or redo what was done to names: additions before pixels, removals after.
+
+        No document is saved between these and `then`.
+        """
+        with self.lock:
+            turned = self._turn_rows(entry, back, additions=additions)
+            if then is not None:
+                then()
+        if turned:
             self.wake()
             self.tell("catalog")
 
@@ -418,7 +441,7 @@ class State:
             raise
 
     def _save_all(self) -> None:
-        trouble, safe = None, 0
+        trouble, safe, placed = None, 0, self._placed
         self.check_there()
         self.settle()
         try:
@@ -428,7 +451,8 @@ class State:
         self._save_if_dirty()
         for volume in list(self.volumes.values()):
             volume.frames.flush()
-        self.history.flushed(safe)
+        if placed == self._placed:  # else one may have gone to a layer that was written before
+            self.history.flushed(safe)
         if trouble is not None:
             raise trouble
 
@@ -484,6 +508,7 @@ class State:
                 self.wake()  # it tries again until it fits
                 raise
             self._dirty = False
+            self.history.named(self.document.moment)
 
     @contextlib.contextmanager
     def one_save(self) -> Iterator[None]:
@@ -513,7 +538,7 @@ class State:
         """Do what a killed process had in its journal and perhaps not in its frames."""
         steps = self.history.unsaved(self.document.moment)
         for entry in steps:  # names that were in the journal, and not in the document yet
-            self._turn_rows(entry, entry.state in ("undone", "redoing"), additions=True)
+            self._turn_rows(entry, entry.state in _OUT, additions=True)
         replayed = set()
         for record in self.history.unflushed():
             volume = self.volumes.get(record.layer)
@@ -527,15 +552,27 @@ class State:
             except ProjectError as error:  # its frame cannot be read; the others can
                 self.journal.damaged(str(error))
         for entry in steps:
-            self._turn_rows(entry, entry.state in ("undone", "redoing"), additions=False)
+            self._turn_rows(entry, entry.state in _OUT, additions=False)
         self.history.finish()
         for volume in self.volumes.values():
             for t in replayed:
                 with contextlib.suppress(ProjectError):  # its frame cannot be read
                     volume.frames.recount(t)
-            volume.frames.own(count=self.document.version > 1)
+            self._own(volume)
         if self._dirty or any(volume.frames.dirty for volume in self.volumes.values()):
             self.wake()
+
+    def _own(self, volume: LayerVolume) -> None:
+        """Count pixels that nobody seems to have drawn as a person's: a run would draw over them.
+
+        Undoing the step that a kill cut off takes that back, too.
+        """
+        for object_id, t in volume.frames.strays(count=self.document.version > 1):
+            entry = self.history.cut_off(object_id, t)
+            if entry is None:
+                volume.frames.raise_to(Provenance.HUMAN, object_id, t)
+            else:
+                volume.set_provenance(entry, object_id, t, t + 1, lambda old: old + _HUMAN)
 
     def _open_layer(self, layer_id: int) -> None:
         path = self.path / "layers" / str(layer_id)

@@ -365,6 +365,9 @@ class Tracks:
     ----------
     provenance, areas : dict of int to Track
         By object id; objects that were removed stay, should the removal be undone.
+    writing : Lock
+        Held while some are written: an object may be in another layer before its old one's
+        flush has ended, and what is newer must be written last. Taken after a flush lock.
     """
 
     def __init__(self, project: Path, frames: int) -> None:
@@ -372,6 +375,7 @@ class Tracks:
         self._frames = frames
         self.provenance: dict[int, Track] = {}
         self.areas: dict[int, Track] = {}
+        self.writing = threading.Lock()
 
     def open(self, object_id: int, *, new: bool = False) -> None:
         """Take in an object, a `new` one or one that the disk knows."""

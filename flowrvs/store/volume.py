@@ -14,6 +14,7 @@ import numpy.typing as npt
 from flowrvs.errors import ProjectError
 from flowrvs.store.changes import (
     Content,
+    DamagedError,
     Entry,
     Heirs,
     Kind,
@@ -470,6 +471,8 @@ class LayerVolume:
                 self._cut(record.start)
             heirs = Heirs(self._history.later(record), back, self._pixels)
             if record.role is Role.RANGE:
+                if record.marks[0].object_id not in self._provenance:
+                    raise DamagedError("provenance of an object that is not there")
                 done = self._turn_range(record, heirs, back, entry)
             else:
                 done = self._turn_pixels(record, heirs, back, entry)

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ import numpy as np
 import pytest
 import zarr
 
-from flowrvs.errors import ProjectError, StorageError
+from flowrvs.errors import Cancelled, ProjectError, StorageError
+from flowrvs.progress import CancelToken
 from flowrvs.records import VideoInfo
 from flowrvs.store import ObjectRecord, Project, Provenance
 from flowrvs.store.journal import Journal
+from flowrvs.store.storage import Track
 
 PAINTER = """
 import sys, time
@@ -651,3 +654,205 @@ class TestDamagedFiles:
         with Project.open(drawn) as again:
             assert again.undo() is not None
         assert error.value.__traceback__ is not None  # which holds on to what was opened
+
+
+class TestAKillInTheMiddleOf:
+    """A copy of the folder is what a kill at that point leaves."""
+
+    @staticmethod
+    def _killed(project: Project) -> Project:
+        project._state.history.commit()
+        copy = project.path.with_name("killed.flowrvs")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(project.path, copy)
+        return Project.open(copy)
+
+    def test_a_swap_whose_provenance_was_still_to_come(
+        self, project: Project, cat: ObjectRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dog = project.add_object("dog", cat.layer)
+        project.labels(cat.layer)[2:4] = cat.id
+        opened: list[Project] = []
+
+        def provide(*_: object) -> None:
+            opened.append(opened[0] if opened else self._killed(project))
+
+        monkeypatch.setattr(project._surgery, "_provide", provide)
+        project.swap_objects(cat.id, dog.id, 2, 4)
+        with opened[0] as again:
+            # What a person drew is not the model's, whatever it is called.
+            assert again.provenance(dog.id)[2:4].tolist() == [2, 2]
+            again.undo()
+            assert again.provenance(dog.id).tolist() == [0] * 10
+            assert again.object_mask(cat.id, 2, 4).all()
+            again.redo()
+            assert again.provenance(dog.id)[2:4].tolist() == [2, 2]
+
+    @pytest.mark.parametrize("stopped", [False, True])
+    def test_forgetting_an_object_that_the_document_names(
+        self, project: Project, cat: ObjectRecord, stopped: bool
+    ) -> None:
+        """Undone and not to be redone, or taken back: it must not come back as an empty one."""
+        project.labels(cat.layer)[1] = cat.id
+        before = project.objects
+        project._state._saver.stop()  # the document is written by this test alone
+        if stopped:
+            with contextlib.suppress(KeyboardInterrupt), project.edit("a try"):
+                project.split_object(cat.id, 0, 10)
+                project._state.save()
+                raise KeyboardInterrupt
+        else:
+            project.split_object(cat.id, 0, 10)
+            project._state.save()
+            project.undo()
+            project.labels(cat.layer)[5] = cat.id
+        assert project.objects == before
+        with self._killed(project) as again:
+            assert again.objects == before
+            assert again.object_mask(cat.id, 1, 2).all()
+            assert not again.history.can_redo
+            again.flush()
+        project._state.save()
+        project._state.history.commit()
+        with self._killed(project) as again:
+            assert again.objects == before
+        rows = sqlite3.connect(project.path.with_name("killed.flowrvs") / "history/journal.sqlite")
+        with contextlib.closing(rows):
+            found = rows.execute("SELECT count(*) FROM steps WHERE frames LIKE '%gone%'")
+            assert found.fetchone() == (0,)
+
+    def test_moving_a_forgotten_move_back(self, project: Project, cat: ObjectRecord) -> None:
+        """The document says the other layer, the pixels are in the first again."""
+        dog = project.add_object("dog", cat.layer)
+        project.labels(cat.layer)[1, :6] = cat.id
+        project._state._saver.stop()
+        project.move_object(cat.id)
+        project.undo()
+        project.labels(cat.layer)[5] = dog.id
+        with self._killed(project) as again:
+            assert again.objects[cat.id].layer == cat.layer
+            assert again.object_mask(cat.id, 1, 2)[0, :6].all()
+            assert again.areas(cat.id)[1] == 6 * 16
+            assert again.history.notice is None
+
+    def test_undoing_when_the_document_lacks_the_layer(
+        self, project: Project, cat: ObjectRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between the last name and the word that the step is undone, nothing is saved."""
+        project.labels(cat.layer)[1] = cat.id
+        project.add_object("dog", cat.layer)
+        project.move_object(cat.id)
+        history, opened = project._state.history, []
+        move = history._move
+
+        def kill_before(*arguments: Any) -> None:
+            saver = threading.Thread(target=project._state.save, daemon=True)
+            saver.start()
+            saver.join(0.5)
+            opened.append(self._killed(project))
+            move(*arguments)
+
+        monkeypatch.setattr(history, "_move", kill_before)
+        project.undo()
+        with opened[0] as again:
+            assert again.history.notice is None
+            assert again.objects[cat.id].layer == cat.layer
+            assert again.object_mask(cat.id, 1, 2).all()
+
+    def test_names_that_went_there_and_back(self, project: Project, cat: ObjectRecord) -> None:
+        """The document knows them; the pixels alone are to be done again."""
+        project.add_object("dog", cat.layer)
+        project.labels(cat.layer)[1] = cat.id
+        there = project.add_layer("there").id
+        extra = project.add_object("extra", there)
+        project.flush()
+        project._state._saver.stop()
+        project.move_object(cat.id, there)
+        project.move_object(cat.id, cat.layer)
+        project.remove_object(extra.id)
+        assert there not in project.layers
+        with self._killed(project) as again:
+            assert again.history.notice is None
+            assert again.objects[cat.id].layer == cat.layer
+            assert again.object_mask(cat.id, 1, 2).all()
+
+    def test_a_flush_while_an_object_goes_to_a_layer_that_was_written(
+        self, project: Project, cat: ObjectRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its provenance was in neither layer's turn, and is not on the disk."""
+        first = cat.layer
+        project.add_object("dog", first)
+        second = project.add_layer("second").id
+        project.flush()
+        project._state._saver.stop()
+        project._state._scribe.stop()
+        project.move_object(cat.id, second)
+        # Absent, says a person: no pixels, so that nothing else tells.
+        project.write_masks(cat.id, 1, np.zeros((1, 12, 16), bool))
+        frames = project._state.volumes[first].frames
+        flush = frames.flush
+
+        def flush_and_move() -> None:
+            flush()
+            monkeypatch.undo()
+            project.move_object(cat.id, first)
+
+        monkeypatch.setattr(frames, "flush", flush_and_move)
+        project.flush()
+        project.add_expression("what is written next")
+        with self._killed(project) as again:
+            assert again.objects[cat.id].layer == first
+            assert again.provenance(cat.id)[1] == Provenance.HUMAN
+
+    def test_two_flushes_of_an_object_that_goes_to_another_layer(
+        self, project: Project, cat: ObjectRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the flush of its old layer holds is older, and must not be written last."""
+        project.add_object("dog", cat.layer)
+        second = project.add_layer("second").id
+        project._state._saver.stop()
+        project._state._scribe.stop()
+        nothing = np.zeros((1, 12, 16), bool)  # a move of pixels would wait for a flush
+        project.write_masks(cat.id, 1, nothing)
+        slow, go, write = threading.Event(), threading.Event(), Track.write
+
+        def write_slowly(track: Track, pieces: Any) -> Any:
+            if not slow.is_set():
+                slow.set()
+                go.wait(20)
+            return write(track, pieces)
+
+        monkeypatch.setattr(Track, "write", write_slowly)
+        volumes = project._state.volumes
+        flushes = [
+            threading.Thread(target=volumes[i].frames.flush, daemon=True)
+            for i in (cat.layer, second)
+        ]
+        flushes[0].start()
+        assert slow.wait(20)
+        project.move_object(cat.id, second)
+        project.write_masks(cat.id, 2, nothing)
+        flushes[1].start()
+        flushes[1].join(0.5)
+        go.set()
+        for flush in flushes:
+            flush.join(20)
+        stored = zarr.open_group(project.path, mode="r", zarr_format=3)[f"provenance/{cat.id}"]
+        assert list(stored[:]) == [0, 2, 2, 0, 0, 0, 0, 0, 0, 0]
+
+    def test_a_session_after_an_undo_that_was_stopped(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        """It was stopped: no later session completes it."""
+        project.write_masks(cat.id, 0, np.ones((10, 12, 16), bool))
+        cancel = CancelToken()
+
+        def stop(_: object) -> None:
+            project._state.history.commit()
+            cancel.cancel()
+
+        with pytest.raises(Cancelled):
+            project.history.undo(cancel, stop)
+        with self._killed(project) as again:
+            assert again.object_mask(cat.id, 0, 10).all()
+            assert again.history.can_undo
