@@ -7,12 +7,17 @@ edits; `Provenance` says who drew an object on a frame.
 from __future__ import annotations
 
 from flowrvs.store.changes import ChangeRow, Step
-from flowrvs.store.document import FORMAT_VERSION, LayerRecord, ObjectRecord, RunRecord
+from flowrvs.store.document import (
+    FORMAT_VERSION,
+    LayerRecord,
+    ObjectRecord,
+    ProjectEvent,
+    RunRecord,
+)
 from flowrvs.store.history import History
 from flowrvs.store.labels import LabelsArray
 from flowrvs.store.masks import ObjectCounts
 from flowrvs.store.project import SUFFIX, Project
-from flowrvs.store.state import ProjectEvent
 from flowrvs.store.storage import Provenance
 
 __all__ = [

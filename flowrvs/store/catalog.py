@@ -14,11 +14,12 @@ from flowrvs.store.document import (
     LayerRecord,
     ObjectRecord,
     RunRecord,
+    clipped,
     relative_path,
     run_frames,
     with_full_path,
 )
-from flowrvs.store.state import State, clipped
+from flowrvs.store.state import State
 
 __all__ = ["Catalog", "Runs"]
 

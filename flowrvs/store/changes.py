@@ -30,7 +30,6 @@ __all__ = [
     "Role",
     "Spans",
     "Step",
-    "by_beginning",
     "decode",
     "encode",
     "utc_now",
@@ -589,14 +588,3 @@ class Entry:
             bytes=size,
             logged=True,
         )
-
-
-def by_beginning(done: list[Entry]) -> list[Entry]:
-    """Put runs before what began while they went on; version 0.1 had them after it."""
-    ordered: list[Entry] = []
-    for entry in done:
-        place = len(ordered)
-        while entry.kind == "model" and place and ordered[place - 1].id > entry.id:
-            place -= 1
-        ordered.insert(place, entry)
-    return ordered

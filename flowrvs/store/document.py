@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import getpass
 import json
 import os
 import socket
@@ -25,8 +26,11 @@ __all__ = [
     "Document",
     "LayerRecord",
     "ObjectRecord",
+    "ProjectEvent",
     "RunRecord",
     "WriterLock",
+    "clipped",
+    "login_name",
     "plain_key",
     "read_document",
     "relative_path",
@@ -121,6 +125,27 @@ class ConfidenceRecord:
 
     layer: int
     frames: Mapping[int, list[list[int]] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectEvent:
+    """What listeners of a project are told.
+
+    Attributes
+    ----------
+    kind : str
+        ``"pixels"`` (with provenance), ``"provenance"`` alone, ``"catalog"`` (objects,
+        layers, expressions) or ``"history"`` (what can be undone).
+    layer_id : int or None
+        The layer.
+    start, stop : int
+        The frames ``start <= t < stop``.
+    """
+
+    kind: str
+    layer_id: int | None = None
+    start: int = 0
+    stop: int = 0
 
 
 @dataclass
@@ -414,6 +439,19 @@ class WriterLock:
 
 
 # -- values ----------------------------------------------------------------------------
+
+
+def clipped(color: Iterable[float]) -> tuple[float, float, float]:
+    """Return a colour with red, green and blue within 0 to 1."""
+    red, green, blue = (min(1.0, max(0.0, float(c))) for c in color)
+    return red, green, blue
+
+
+def login_name() -> str:
+    """Return the name that a person has logged in by."""
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        return getpass.getuser()
+    return "a person"
 
 
 def relative_path(path: str, folder: Path) -> str | None:

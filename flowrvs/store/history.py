@@ -29,12 +29,11 @@ from flowrvs.store.changes import (
     Record,
     Role,
     Step,
-    by_beginning,
     decode,
     utc_now,
     utf8,
 )
-from flowrvs.store.journal import Batch, Journal
+from flowrvs.store.journal import Batch, Journal, by_beginning
 
 __all__ = ["History", "HistoryHost"]
 

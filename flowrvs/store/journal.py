@@ -22,7 +22,7 @@ from flowrvs.errors import ProjectError, StorageError
 from flowrvs.store.changes import Entry, Mark, Record, Role
 from flowrvs.store.storage import create_array, failed
 
-__all__ = ["Batch", "Journal", "add_to_copy"]
+__all__ = ["Batch", "Journal", "add_to_copy", "by_beginning"]
 
 
 @dataclass(slots=True)
@@ -411,6 +411,17 @@ class Journal:
             return []
         with self._lock, self._errors():
             return self._open().execute(text, values).fetchall()
+
+
+def by_beginning(done: list[Entry]) -> list[Entry]:
+    """Put runs before what began while they went on; version 0.1 had them after it."""
+    ordered: list[Entry] = []
+    for entry in done:
+        place = len(ordered)
+        while entry.kind == "model" and place and ordered[place - 1].id > entry.id:
+            place -= 1
+        ordered.insert(place, entry)
+    return ordered
 
 
 def add_to_copy(project: Path, shape: tuple[int, int, int], batch: Batch) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import shutil
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -35,7 +34,7 @@ from flowrvs.store.history import History
 from flowrvs.store.journal import add_to_copy
 from flowrvs.store.masks import Confidence, Masks
 from flowrvs.store.state import State
-from flowrvs.store.storage import create_array, failed, open_array, set_aside, write_group
+from flowrvs.store.storage import create_array, failed, is_plain, open_array, set_aside, write_group
 from flowrvs.store.surgery import Surgery
 from flowrvs.video.search import find_video
 
@@ -348,7 +347,7 @@ class Project:
         patterns = shutil.ignore_patterns("*.partial*", "*.__lock", *but)
 
         def ignored(folder: str, names: list[str]) -> set[str]:
-            links = {n for n in names if not _is_plain(os.path.join(folder, n))}
+            links = {n for n in names if not is_plain(os.path.join(folder, n))}
             return {*patterns(folder, names), *links}
 
         shutil.copytree(self.path, target, ignore=ignored, dirs_exist_ok=True)
@@ -583,11 +582,6 @@ def _close_all() -> None:
             project.close()
         except Exception as error:  # the others are to be saved, too
             print(f"{project.path} was not saved completely: {error}", file=sys.stderr)
-
-
-def _is_plain(path: str) -> bool:
-    mode = os.lstat(path).st_mode
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _sweep(folder: Path) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import colorsys
 import contextlib
-import getpass
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,10 @@ from flowrvs.store.document import (
     SECTIONS,
     Document,
     ObjectRecord,
+    ProjectEvent,
     WriterLock,
+    clipped,
+    login_name,
     plain_key,
     save_document,
 )
@@ -38,32 +39,11 @@ from flowrvs.store.storage import (
 )
 from flowrvs.store.volume import LayerVolume
 
-__all__ = ["ProjectEvent", "State", "clipped"]
+__all__ = ["State"]
 
 _MAX_OBJECT_ID = 65535
 _HUMAN = np.uint8(Provenance.HUMAN)
 _OUT = ("undone", "redoing", "forgotten")  # whose names are not in force when a session begins
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectEvent:
-    """What listeners of a project are told.
-
-    Attributes
-    ----------
-    kind : str
-        ``"pixels"`` (with provenance), ``"provenance"`` alone, ``"catalog"`` (objects,
-        layers, expressions) or ``"history"`` (what can be undone).
-    layer_id : int or None
-        The layer.
-    start, stop : int
-        The frames ``start <= t < stop``.
-    """
-
-    kind: str
-    layer_id: int | None = None
-    start: int = 0
-    stop: int = 0
 
 
 class State:
@@ -95,11 +75,11 @@ class State:
         self.volumes: dict[int, LayerVolume] = {}
         self.open_runs: dict[int, Entry] = {}
         self._writer = writer
-        self._closed = False
-        self._opened = False
-        self._dirty = False
-        self._batches = 0
-        self._placed = 0  # how often an object came to a layer or left it
+        self._closed = self._opened = self._dirty = False
+        self._batches, self._placed = (
+            0,
+            0,
+        )  # the latter: how often an object came to a layer or left it
         self._listeners: dict[object, Callable[[ProjectEvent], None]] = {}
         self._tracks = Tracks(path, video.frame_count)
         self._saver = Saver(self._save_all)
@@ -107,7 +87,7 @@ class State:
         self._scribe = Saver(self._journalise, interval=0.2)
         self.journal = Journal(path, self.shape, writable=writer is not None)
         try:
-            self.history = History(self, self.journal, _login(), document.moment)
+            self.history = History(self, self.journal, login_name(), document.moment)
             self._load()
         except BaseException:
             self.journal.close()  # a file that stays open keeps out who tries again
@@ -128,15 +108,11 @@ class State:
                     "as a person's now."
                 )
         if self.document.damage:
-            more = len(self.document.damage) - 1
-            rest = f" and {more} more" if more else ""
-            self.journal.damaged(
-                f"{self.path / 'zarr.json'} holds {self.document.damage[0]}{rest}; it was left out."
-            )
+            first, *more = self.document.damage
+            rest = f" and {len(more)} more" if more else ""
+            self.journal.damaged(f"{self.path / 'zarr.json'} holds {first}{rest}; it was left out.")
         if self._writer is not None:
             self._replay()
-
-    # -- whether it can be used ----------------------------------------------------------
 
     @property
     def writable(self) -> bool:
@@ -623,15 +599,3 @@ class State:
     def _seal(self, sealed: bool) -> None:
         for volume in list(self.volumes.values()):
             volume.frames.seal(sealed)
-
-
-def clipped(color: Iterable[float]) -> tuple[float, float, float]:
-    """Return a colour with red, green and blue within 0 to 1."""
-    red, green, blue = (min(1.0, max(0.0, float(c))) for c in color)
-    return red, green, blue
-
-
-def _login() -> str:
-    with contextlib.suppress(OSError, KeyError, ImportError):
-        return getpass.getuser()
-    return "a person"

@@ -34,6 +34,7 @@ __all__ = [
     "described",
     "failed",
     "free_chunk",
+    "is_plain",
     "open_array",
     "read_group",
     "set_aside",
@@ -189,6 +190,12 @@ def _clear(folder: Path) -> None:
             plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
             if not plain or entry.name.endswith(".__lock"):
                 os.unlink(entry.path)
+
+
+def is_plain(path: str) -> bool:
+    """Tell whether a path is a file or folder itself: no link, pipe or device."""
+    mode = os.lstat(path).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def check_chunk(file: str) -> None:
