@@ -105,7 +105,7 @@ class ViewerLink:
             event.connect(hear)
         desk.frame_requested.connect(self.show_frame)
         desk.object_requested.connect(self._show_object)
-        desk.project_changed.connect(lambda _project: self.soon(self._remove_hidden_aids))
+        desk.project_changed.connect(self._on_project)
         desk.contents_changed.connect(self._on_contents)
         desk.catalog_changed.connect(self._on_catalog)
         for layer in viewer.layers:
@@ -150,6 +150,9 @@ class ViewerLink:
         self._remove_hidden_aids()
         for layer in self.viewer.layers:
             self._unwatch(layer)
+
+    def _on_project(self, _project: Project | None) -> None:
+        self.soon(self._remove_hidden_aids)
 
     def _on_videos(self, _event: Any = None) -> None:
         self.videos_changed.emit()
