@@ -65,15 +65,18 @@ class PreparedData:
 
 
 def prepare_folder(out: Path, resume: bool) -> None:
-    """Refuse a folder that holds another training, unless it is to go on.
+    """Refuse a folder that holds another training, or none that could go on.
 
     Raises
     ------
     InputError
-        It holds checkpoints already.
+        It holds checkpoints already, or none to resume.
     """
-    if not resume and any((out / "checkpoints").glob("step-*")):
+    begun = any((out / "checkpoints").glob("step-*"))
+    if begun and not resume:
         raise InputError(f"{out} holds a training already; give --resume or another --out.")
+    if resume and not begun:  # told before minutes of preparing
+        raise InputError(f"Nothing to resume: there is no checkpoint in {out}; leave out --resume.")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder.")
     if not resume:
