@@ -1,7 +1,7 @@
 """Annotation in JSON: COCO by video (YouTube-VIS) and by image, and labelme's polygons.
 
 COCO by video is read and written. Its masks are run-length encoded as lists, as YouTube-VIS has
-them: its own reader, TrackEval's and pycocotools take those, and not all take the compressed form.
+them: pycocotools takes those, and not every other reader takes the compressed form.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def test_coco(project, masks, tmp_path):
     for annotation, name in zip(data["annotations"], ("red", "green"), strict=True):
         for index, coded in enumerate(annotation["segmentations"]):
             mask = masks[name][index]
-            # As TrackEval and YouTube-VIS's own reader do it.
+            # Lists, which YouTube-VIS's own reader hands to pycocotools like this.
             packed = coco_mask.frPyObjects(coded, *coded["size"])
             assert np.array_equal(coco_mask.decode(packed).astype(bool), mask)
             assert annotation["areas"][index] == mask.sum()
