@@ -1,4 +1,7 @@
-"""Frozen records that the layers hand to each other, and the Segmenter protocol.
+"""Frozen records that the layers hand to each other, and what a model has to be.
+
+The protocols of models and what they speak of are in `flowrvs.protocols`; they have their names
+here, too.
 
 They hold numpy arrays and plain values only: no torch, no Qt, no open files.
 """
@@ -8,21 +11,32 @@ from __future__ import annotations
 import html
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import InputError
-from flowrvs.progress import CancelToken
+from flowrvs.protocols import (
+    FrameBlock,
+    InstanceSegmenter,
+    Mark,
+    Segmenter,
+    TrackedObject,
+    Tracker,
+)
 
 __all__ = [
     "Expression",
     "FrameBlock",
+    "InstanceSegmenter",
+    "Mark",
     "SegmentRequest",
     "Segmenter",
+    "TrackedObject",
+    "Tracker",
     "VideoInfo",
     "Window",
     "WindowMasks",
@@ -325,83 +339,3 @@ class WindowMasks:
     def stop(self) -> int:
         """One past the last frame of `masks`."""
         return self.start + self.step * (len(self.masks) - 1) + 1
-
-
-class FrameBlock(Protocol):
-    """Frames to be read piece by piece; a plain array is one, too."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(T, H, W, 3)."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8."""
-        ...
-
-    def __len__(self) -> int:
-        """T."""
-        ...
-
-    def __getitem__(self, index: slice, /) -> npt.NDArray[np.uint8]:
-        """Read consecutive frames."""
-        ...
-
-
-@runtime_checkable
-class Segmenter(Protocol):
-    """What turns frames and sentences into logits; `FlowRVSPipeline` adapts to it.
-
-    Attributes
-    ----------
-    name : str
-        Stored as the provenance of the masks it makes.
-    window_size : int
-        Frames that it prefers to see at once (4k + 1 for a 4x temporal VAE).
-    overlap : int
-        Frames that neighbouring windows should share.
-    """
-
-    name: str
-    window_size: int
-    overlap: int
-
-    def segment_window(
-        self,
-        frames: FrameBlock,
-        texts: Sequence[str],
-        *,
-        steps: int = 1,
-        cancel: CancelToken | None = None,
-        on_step: Callable[[], None] | None = None,
-    ) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the logits of every sentence, in order; the video is encoded once.
-
-        Parameters
-        ----------
-        frames : FrameBlock of uint8, shape (T, H, W, 3)
-            RGB frames, any T >= 1 and any size; `numpy.asarray` gives them at once.
-        texts : sequence of str
-            One sentence per result.
-        steps : int
-            Euler steps of the flow.
-        cancel : CancelToken, optional
-            Checked before every step.
-        on_step : callable, optional
-            Called after every finished model step (encode, each Euler step, decode).
-
-        Yields
-        ------
-        ndarray of float32, shape (n, H, W)
-            Logits at source size, -1 to 1; > 0 is foreground. The next n >= 1 frames of a
-            sentence: its pieces add up to T, then the next sentence begins.
-
-        Raises
-        ------
-        Cancelled
-            `cancel` was set.
-        DeviceMemoryError
-            The device is too small for this window.
-        """
-        ...

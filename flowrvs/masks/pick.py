@@ -11,10 +11,8 @@ mask fall on edges of the picture. Other methods were measured, too (docs/pick.m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +20,12 @@ from scipy.ndimage import find_objects, label
 
 from flowrvs.errors import InputError
 from flowrvs.masks.superpixels import Box, ColorCounts, SuperpixelGraph
+from flowrvs.protocols import Mark, Point
 
 __all__ = ["ColorCounts", "Mark", "Picker"]
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
-Point = tuple[float, float]
 
 _COARSE, _FINE = (25_000, 1000), (100_000, 8000)  # pixels, superpixels of frame and crop
 _MARGIN = 0.3  # of the object's size, around it
@@ -64,56 +62,6 @@ lower step to marks than outside       0.45   0.10  -0.01   0.00   0.00   0.07  
 """
 MEASURES = tuple(line[:36].strip() for line in _TABLE.strip().splitlines())
 WEIGHTS = np.array([line[36:].split() for line in _TABLE.strip().splitlines()], np.float32).T
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What a person says about some pixels of a frame.
-
-    Attributes
-    ----------
-    kind : {"point", "box", "scribble"}
-        A box has two points, its corners; it surrounds the object.
-    points : tuple of (x, y)
-        In pixels of the frame; (0, 0) is the corner of the upper left one.
-    positive : bool
-        This is the object; False: this is not.
-    """
-
-    kind: Literal["point", "box", "scribble"]
-    points: tuple[Point, ...]
-    positive: bool = True
-
-    def __post_init__(self) -> None:
-        points = tuple((float(x), float(y)) for x, y in self.points)
-        count = {"point": 1, "box": 2}.get(self.kind)
-        if self.kind not in ("point", "box", "scribble") or not all(
-            math.isfinite(value) for point in points for value in point
-        ):
-            raise InputError(f"A mark is a point, box or scribble of numbers, not {self}.")
-        if not points or (count is not None and len(points) != count):
-            raise InputError(f"A {self.kind} cannot have {len(points)} points.")
-        if self.kind == "box":
-            (x0, y0), (x1, y1) = points
-            points = (min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))
-            if points[1][0] - points[0][0] < 1 or points[1][1] - points[0][1] < 1:
-                raise InputError("A box needs at least one pixel to each side.")
-        object.__setattr__(self, "points", points)
-
-    @classmethod
-    def point(cls, x: float, y: float, positive: bool = True) -> Mark:
-        """Make a click."""
-        return cls("point", ((x, y),), positive)
-
-    @classmethod
-    def box(cls, x0: float, y0: float, x1: float, y1: float) -> Mark:
-        """Make a box around the object, of any two opposite corners."""
-        return cls("box", ((x0, y0), (x1, y1)))
-
-    @classmethod
-    def scribble(cls, points: Iterable[Point], positive: bool = True) -> Mark:
-        """Make a stroke through points."""
-        return cls("scribble", tuple(points), positive)
 
 
 @dataclass(frozen=True, eq=False)
