@@ -20,11 +20,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from flowrvs.models.devices import silent_libraries
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer, build_vae
 from flowrvs.models.text import build_word_tokenizer
 from flowrvs.models.vae import frame_groups, iter_decode, iter_encode
-from flowrvs.pipelines.devices import silent_libraries
 from flowrvs.pipelines.memory import estimate_peak
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
 

@@ -10,10 +10,21 @@ from typing import Any
 
 from flowrvs.progress import CancelToken
 
-__all__ = ["CHUNK", "copy_file", "feed", "folder_bytes", "read_json", "sha256", "size_text"]
+__all__ = [
+    "CHUNK",
+    "copy_file",
+    "feed",
+    "fingerprint",
+    "folder_bytes",
+    "read_json",
+    "sha256",
+    "size_text",
+]
 
 #: Bytes between two looks at a cancel token.
 CHUNK = 4 * 1024 * 1024
+#: Bytes at a file's beginning and end that its fingerprint looks at.
+_SAMPLE = 4 * 1024 * 1024
 #: Bytes of a config or an index, at most; those of the official weights take a few hundred kB.
 _LARGEST_JSON = 16 * 1024 * 1024
 
@@ -49,6 +60,27 @@ def sha256(
     digest = hashlib.sha256()
     feed(digest, path, cancel=cancel, step=step)
     return digest.hexdigest()
+
+
+def fingerprint(*places: Path) -> str:
+    """Hash of model files and of all files in folders, found without reading them whole.
+
+    Of every file the size, the first and the last 4 MiB count: other weights differ
+    everywhere, and eleven gigabytes need not be read for a sentence.
+    """
+    digest = hashlib.sha256()
+    for place in places:
+        for path in [place] if place.is_file() else sorted(place.rglob("*")):
+            if not path.is_file():
+                continue
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(place).as_posix()}\0{size}\0".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_SAMPLE))
+                if size > _SAMPLE:
+                    file.seek(max(_SAMPLE, size - _SAMPLE))
+                    digest.update(file.read())
+    return digest.hexdigest()[:32]
 
 
 def copy_file(source: Path, target: Path, step: Step) -> None:

@@ -218,7 +218,7 @@ def _open_streams() -> None:
 def _is_memory(error: Exception) -> bool:
     """Tell whether an error means that the memory is full; torch says so in words alone."""
     if "torch" in sys.modules:
-        from flowrvs.pipelines.devices import is_out_of_memory
+        from flowrvs.models.devices import is_out_of_memory
 
         return is_out_of_memory(error)
     return isinstance(error, MemoryError)

@@ -9,12 +9,13 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from flowrvs.checkpoints import locate
+from flowrvs.checkpoints.files import fingerprint
 from flowrvs.errors import CheckpointError, InputError, MissingPathError
+from flowrvs.models.devices import choose_device, choose_dtype, silent_libraries
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import LOCATOR_FILE, Locator
 from flowrvs.models.roundings import use_two_step_norms, use_wide_rotary
 from flowrvs.pipelines.adapters import find_adapter, merge_adapter
-from flowrvs.pipelines.devices import choose_device, choose_dtype, silent_libraries
 from flowrvs.pipelines.memory import MODES, describe, place
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
 from flowrvs.pipelines.prompts import (
@@ -22,7 +23,6 @@ from flowrvs.pipelines.prompts import (
     EncoderSource,
     PromptEncoder,
     cache_home,
-    fingerprint,
 )
 
 __all__ = ["load"]

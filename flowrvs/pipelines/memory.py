@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from diffusers.hooks import apply_group_offloading
 
+from flowrvs.models.devices import free_memory
 from flowrvs.models.vae import temporal_factor
-from flowrvs.pipelines.devices import free_memory
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
 
 __all__ = ["MODES", "Estimate", "describe", "estimate_peak", "place"]

@@ -31,10 +31,10 @@ from diffusers.utils import BaseOutput
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
 from flowrvs.errors import CheckpointError, DeviceMemoryError
+from flowrvs.models.devices import memory_guard, release
 from flowrvs.models.locator import Locator
 from flowrvs.models.presets import Preset
 from flowrvs.models.vae import spatial_factor, temporal_factor
-from flowrvs.pipelines.devices import memory_guard, release
 from flowrvs.pipelines.geometry import ClipGeometry, plan_clip
 from flowrvs.pipelines.prompts import PromptEncoder
 from flowrvs.pipelines.stages import check_finite, decode_clip, deform_latents, encode_clip

@@ -22,16 +22,14 @@ from transformers import T5TokenizerFast, UMT5EncoderModel
 
 from flowrvs.disk import replacing
 from flowrvs.errors import CheckpointError, DeviceMemoryError, InputError
+from flowrvs.models.devices import free_memory, memory_guard, release, silent_libraries
 from flowrvs.models.text import clean_prompt, embed_tokens, tokenize
-from flowrvs.pipelines.devices import free_memory, memory_guard, release, silent_libraries
 
-__all__ = ["EmbeddingCache", "EncoderSource", "PromptEncoder", "cache_home", "fingerprint"]
+__all__ = ["EmbeddingCache", "EncoderSource", "PromptEncoder", "cache_home"]
 
 #: What a pass over 256 tokens needs beside the weights.
 _ROOM = 2**30
 _LARGE = 2**27
-#: Bytes at a file's beginning and end that its fingerprint looks at.
-_SAMPLE = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +100,6 @@ def cache_home() -> Path:
     if home:
         return Path(home).expanduser() / "cache"
     return platformdirs.user_cache_path("flowrvs", appauthor=False)
-
-
-def fingerprint(*folders: Path) -> str:
-    """Hash of a text encoder and its tokenizer.
-
-    Of every file the size, the first and the last 4 MiB count: other weights differ
-    everywhere, and eleven gigabytes need not be read for a sentence.
-    """
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(_SAMPLE))
-                if size > _SAMPLE:
-                    file.seek(max(_SAMPLE, size - _SAMPLE))
-                    digest.update(file.read())
-    return digest.hexdigest()[:32]
 
 
 class EmbeddingCache:

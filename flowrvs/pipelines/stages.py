@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
 from flowrvs.errors import CheckpointError, InputError
+from flowrvs.models.devices import memory_guard
 from flowrvs.models.locator import Locator
 from flowrvs.models.tiles import iter_decode_tiles, plan_tiles
 from flowrvs.models.vae import (
@@ -26,7 +27,6 @@ from flowrvs.models.vae import (
     latent_statistics,
     temporal_factor,
 )
-from flowrvs.pipelines.devices import memory_guard
 from flowrvs.pipelines.geometry import ClipGeometry, iter_clip, normalise, resize_logits
 from flowrvs.progress import CancelToken
 from flowrvs.records import FrameBlock

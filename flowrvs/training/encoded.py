@@ -24,9 +24,9 @@ from transformers import T5TokenizerFast, UMT5EncoderModel
 
 from flowrvs.disk import free_bytes, replacing
 from flowrvs.errors import StorageError
+from flowrvs.models.devices import free_memory, release
 from flowrvs.models.text import clean_prompt
 from flowrvs.models.vae import encode_moments
-from flowrvs.pipelines.devices import free_memory, release
 from flowrvs.pipelines.geometry import normalise
 from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource, PromptEncoder
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock

@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from diffusers import WanTransformer3DModel
 
 from flowrvs import __version__
+from flowrvs.checkpoints.files import fingerprint
 from flowrvs.errors import Cancelled
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.prompts import fingerprint
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.config import FlowConfig
 from flowrvs.training.dataset import Sample

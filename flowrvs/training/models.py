@@ -21,9 +21,9 @@ from transformers import AutoTokenizer
 from flowrvs.checkpoints import locate
 from flowrvs.disk import NewFolder
 from flowrvs.errors import CheckpointError
+from flowrvs.models.devices import silent_libraries
 from flowrvs.models.presets import PRESETS
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.devices import silent_libraries
 
 __all__ = ["has_mask_decoder", "inject_video", "mask_vae_from", "open_model", "write_model"]
 

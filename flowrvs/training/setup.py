@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from flowrvs.checkpoints.files import fingerprint
 from flowrvs.errors import InputError
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource, fingerprint
+from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.clips import Box
 from flowrvs.training.config import CommonConfig

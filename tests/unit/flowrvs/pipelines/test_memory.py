@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.peak_memory import production, trace
 from flowrvs.errors import DeviceMemoryError, InputError
+from flowrvs.models.devices import choose_device, choose_dtype, is_out_of_memory
 from flowrvs.pipelines import load
-from flowrvs.pipelines.devices import choose_device, choose_dtype, is_out_of_memory
 from flowrvs.pipelines.memory import _first_that_fits, describe, estimate_peak, place
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
 from tests.fixtures.micro import micro_pipeline

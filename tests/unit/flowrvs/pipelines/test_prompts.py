@@ -13,9 +13,10 @@ import pytest
 import torch
 from transformers import UMT5EncoderModel
 
+from flowrvs.checkpoints.files import fingerprint
 from flowrvs.errors import CheckpointError, InputError
 from flowrvs.pipelines import load
-from flowrvs.pipelines.prompts import EmbeddingCache, cache_home, fingerprint
+from flowrvs.pipelines.prompts import EmbeddingCache, cache_home
 from flowrvs.pipelines.stages import prefetch
 from tests.fixtures.micro import micro_pipeline
 

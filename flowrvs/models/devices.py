@@ -110,17 +110,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_guard(what: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error, a RuntimeError, into ours."""
+def memory_guard(
+    what: str, remedy: str = "choose a smaller window, --memory low or --device cpu"
+) -> Iterator[None]:
+    """Turn torch's out-of-memory error, a RuntimeError, into ours: one line with a remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, FlowRVSError) or not is_out_of_memory(error):
             raise
-        raise DeviceMemoryError(
-            f"The device ran out of memory on {what}; choose a smaller window, --memory low or "
-            "--device cpu."
-        ) from error
+        raise DeviceMemoryError(f"The device ran out of memory on {what}; {remedy}.") from error
 
 
 @contextmanager
