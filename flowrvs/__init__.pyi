@@ -8,14 +8,27 @@ from .errors import (
     InputError,
     MissingExtraError,
     MissingPathError,
+    PluginError,
     ProjectError,
     StorageError,
     VideoError,
 )
-from .inference import plan_windows, segment, segment_into
+from .inference import load_segmenter, plan_windows, segment, segment_into
 from .pipelines import FlowRVSPipeline, load
+from .plugins import load_tracker
 from .progress import CancelToken, Progress
-from .records import Expression, Segmenter, SegmentRequest, VideoInfo, Window, WindowMasks
+from .records import (
+    Expression,
+    InstanceSegmenter,
+    Mark,
+    Segmenter,
+    SegmentRequest,
+    TrackedObject,
+    Tracker,
+    VideoInfo,
+    Window,
+    WindowMasks,
+)
 from .store import Project
 from .video import Video, open_video
 
@@ -32,20 +45,27 @@ __all__ = [
     "FlowRVSError",
     "FlowRVSPipeline",
     "InputError",
+    "InstanceSegmenter",
+    "Mark",
     "MissingExtraError",
     "MissingPathError",
+    "PluginError",
     "Progress",
     "Project",
     "ProjectError",
     "SegmentRequest",
     "Segmenter",
     "StorageError",
+    "TrackedObject",
+    "Tracker",
     "Video",
     "VideoError",
     "VideoInfo",
     "Window",
     "WindowMasks",
     "load",
+    "load_segmenter",
+    "load_tracker",
     "open_video",
     "plan_windows",
     "segment",

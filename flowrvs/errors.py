@@ -11,6 +11,7 @@ derives from the builtin that fits, so ``except ValueError`` keeps working.
     │   ├── DatasetError                   a MeViS-style split or prediction folder
     │   ├── ProjectError                   a .flowrvs project folder
     │   ├── CheckpointError                model weights or their configs
+    │   ├── PluginError                    another package's model is broken
     │   └── MissingExtraError (ImportError)    a part of flowrvs is not installed
     ├── MissingPathError (FileNotFoundError)   nothing at this path
     ├── StorageError (OSError)             the disk is full, read-only or failing
@@ -37,6 +38,7 @@ __all__ = [
     "MissingExtraError",
     "MissingPathError",
     "NetworkError",
+    "PluginError",
     "ProjectError",
     "StorageError",
     "TrainingError",
@@ -79,6 +81,10 @@ class ProjectError(InputError):
 
 class CheckpointError(InputError):
     """Model weights or configs are malformed, incomplete or untrusted."""
+
+
+class PluginError(InputError):
+    """A model of another package cannot be loaded, or failed; the message names the package."""
 
 
 class MissingExtraError(InputError, ImportError):

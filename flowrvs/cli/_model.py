@@ -51,7 +51,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, where it runs, and what may differ from the published code."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default="tiny", metavar="NAME|DIR", help="a model's name or folder (tiny)"
+        "--model",
+        default="tiny",
+        metavar="NAME|DIR",
+        help="a model's name ('flowrvs models list') or folder (tiny)",
     )
     group.add_argument(
         "--lora",
@@ -144,11 +147,11 @@ def load_model(args: argparse.Namespace, cancel: CancelToken | None = None) -> S
         return Cluster(scheduler, model, notice=_notice, cancel=cancel, **options)
     import flowrvs
 
-    pipeline = flowrvs.load(args.model, **options)
-    line = getattr(pipeline, "memory_line", "")
+    segmenter = flowrvs.load_segmenter(args.model, **options)
+    line = getattr(segmenter, "memory_line", "")
     if line and not args.json:
         print(line, file=sys.stderr)
-    return pipeline
+    return segmenter
 
 
 def _notice(line: str) -> None:

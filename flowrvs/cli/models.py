@@ -136,8 +136,11 @@ def _list(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints import MODELS, models_home
     from flowrvs.checkpoints.files import folder_bytes, size_text
     from flowrvs.checkpoints.registry import is_whole
+    from flowrvs.plugins import plugins
 
     home = models_home()
+    others = plugins()
+    trackers = {plugin.name for plugin in others if plugin.kind == "tracker" and plugin.ours}
     rows: list[dict[str, Any]] = []
     for model in MODELS.values():
         path = model.folder or home / model.name
@@ -147,13 +150,29 @@ def _list(args: argparse.Namespace) -> int:
             rows.append({"name": path.name, "summary": _summary(path), "path": path})
     for row in rows:
         path = row["path"]
+        row["kind"] = "tracker" if row["name"] in trackers else "segmenter"
+        row["package"] = "napari-flowrvs"
         row["lora"] = (path / "pytorch_lora_weights.safetensors").is_file()
         row["installed"] = row["lora"] or is_whole(row["name"])
         row["bytes"] = folder_bytes(path)
         row["path"] = str(path)
         row["part"] = folder_bytes(path.with_name(f".{path.name}.download"))
+    known = {row["name"] for row in rows}
+    more = [
+        {
+            "name": plugin.name,
+            "kind": plugin.kind,
+            "package": plugin.package,
+            "version": plugin.version,
+            # Where a package keeps its weights is its own affair.
+            "installed": False if plugin.fault else None,
+            "fault": plugin.fault,
+        }
+        for plugin in others
+        if plugin.name not in known or not plugin.ours
+    ]
     if args.json:
-        return _say(args, {"home": str(home), "models": rows}, "")
+        return _say(args, {"home": str(home), "models": rows, "plugins": more}, "")
     for row in rows:
         if row["installed"]:
             state = f"installed, {size_text(row['bytes'])}, {row['path']}"
@@ -162,7 +181,11 @@ def _list(args: argparse.Namespace) -> int:
         else:
             begun = f", {size_text(row['part'])} are here" if row["part"] else ""
             state = f"not installed{begun}: flowrvs models fetch {row['name']}"
-        print(f"{row['name']:10} {row['summary']}\n{'':10} {state}")
+        print(f"{row['name']:16} {row['kind']}: {row['summary']}\n{'':16} {state}")
+    for row in more:
+        state = f"broken: {row['fault']}" if row["fault"] else "its package knows of its weights"
+        source = f"of the package {row['package']} {row['version']}"
+        print(f"{row['name']:16} {row['kind']} {source}\n{'':16} {state}")
     return 0
 
 

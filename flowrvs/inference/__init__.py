@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submodules=["cluster"],
     submod_attrs={
         "into": ["segment_into"],
+        "loading": ["load_segmenter"],
         "run": ["Plan", "make_plan", "segment"],
         "windows": ["kept_frames", "plan_windows"],
     },

@@ -15,7 +15,6 @@ import numpy as np
 from psygnal import Signal
 
 import flowrvs
-from flowrvs.checkpoints import locate
 from flowrvs.errors import InputError
 from flowrvs.inference import segment_into
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
@@ -66,8 +65,7 @@ def load_segmenter(model: str, device: str, memory: str = "auto") -> Segmenter:
         from flowrvs.inference.cluster import Cluster
 
         return Cluster(device, model, timeout=_FIRST_WORKER, memory=memory)
-    locate(model)  # a wrong name is told before the seconds that importing torch takes
-    return flowrvs.load(model, device=device, memory=memory)
+    return flowrvs.load_segmenter(model, device=device, memory=memory)
 
 
 def import_ahead() -> threading.Thread:

@@ -32,7 +32,7 @@ import sys
 import flowrvs
 from flowrvs.cli import main
 from tests.fixtures.segmenters import WindowSegmenter
-flowrvs.load = lambda *a, **k: WindowSegmenter(delay=float(sys.argv[1]))
+flowrvs.load_segmenter = lambda *a, **k: WindowSegmenter(delay=float(sys.argv[1]))
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -46,7 +46,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dic
         asked.append({"name": name, **more})
         return ThresholdSegmenter(name=str(name))
 
-    monkeypatch.setattr(flowrvs, "load", load, raising=False)
+    monkeypatch.setattr(flowrvs, "load_segmenter", load, raising=False)
     monkeypatch.chdir(tmp_path)
     return asked
 

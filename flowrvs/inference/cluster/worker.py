@@ -203,7 +203,7 @@ class _State:
             import flowrvs
 
             self._model = None  # before the next: both may not fit
-            self._model, self._key, self.limit = flowrvs.load(name, **options), key, None
+            self._model, self._key, self.limit = flowrvs.load_segmenter(name, **options), key, None
         return self._model
 
     def video(self, wanted: dict[str, Any] | None) -> Video | None:
