@@ -309,6 +309,8 @@ class Runs:
     def mark_window_done(self, run_id: str, index: int) -> None:
         """Make the masks of a window safe on the disk, then note that it is finished.
 
+        A run that is over, or whose object was removed, gets no more windows.
+
         Raises
         ------
         StorageError
@@ -318,8 +320,8 @@ class Runs:
         state.flush()
         with state.lock:
             run = state.document.runs.get(run_id)
-            if run is not None:  # its object may have been removed meanwhile
-                entry = self._state.open_runs.get(run.object_id)
+            entry = None if run is None else self._state.open_runs.get(run.object_id)
+            if run is not None and entry is not None:  # the run may have been ended meanwhile
                 state.put("runs", run_id, replace(run, done=run.done | {index}), entry)
                 state.save()
 

@@ -490,6 +490,16 @@ class Entry:
         return self.state not in ("undone", "dropped", "forgotten")
 
     @property
+    def placed(self) -> frozenset[int]:
+        """Objects that it makes, removes, or takes to another layer."""
+
+        def layer(row: Any) -> Any:
+            return row.get("layer") if isinstance(row, dict) else None
+
+        rows = [row for row in list(self.catalog.get("objects", {}).items()) if row[0].isdecimal()]
+        return frozenset(int(key) for key, pair in rows if layer(pair[0]) != layer(pair[1]))
+
+    @property
     def empty(self) -> bool:
         """True if nothing was touched."""
         return not (self.touched or self.layers or self.catalog)

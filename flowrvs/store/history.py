@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -49,6 +49,8 @@ class HistoryHost(Protocol):
 
     def check_writable(self) -> None: ...
     def settle_strokes(self) -> None: ...
+    def settle(self) -> None: ...
+    def end_runs(self, object_ids: frozenset[int]) -> None: ...
     def turn_record(self, record: Record, back: bool, entry: Entry) -> None: ...
     def turn_catalog(
         self, entry: Entry, back: bool, *, additions: bool, then: Callable[[], None] | None = None
@@ -78,6 +80,7 @@ class History:
         self._waiting, self._committing = Batch(), Batch()
         self._cached: deque[Entry] = deque()  # steps whose changes are in memory
         self._turned: Entry | None = None  # what is being undone or redone
+        self._ended = False  # see `drew`
         self._rivals: list[Entry] = []  # see `later`
         self._rivals_until = 0
         self._bytes = 0
@@ -333,6 +336,29 @@ class History:
                 self._waiting.entries[entry.id] = entry
             return record
 
+    def drew(self, entry: Entry, object_id: int) -> None:
+        """End the redo of what would take an object from where a model draws it now.
+
+        Its layer's lock is held: see `tell_ended`.
+        """
+        with self._lock:
+            undone = enumerate(self._undone if entry.kind == "model" else [])
+            end = max((i + 1 for i, other in undone if object_id in other.placed), default=0)
+            self._forget(self._undone[:end])
+            del self._undone[:end]
+            self._ended |= end > 0
+
+    def tell_ended(self) -> None:
+        """Tell of what `drew` has ended; without locks."""
+        ended, self._ended = self._ended, False
+        if ended:
+            self._host.steps_changed()
+
+    def placing(self, object_ids: Collection[int]) -> bool:
+        """Return whether one of some objects is being taken elsewhere by undo or redo."""
+        turned = self._turned
+        return turned is not None and not turned.placed.isdisjoint(object_ids)
+
     def later(self, record: Record) -> list[Record]:
         """Return what other steps in force changed of the same frames after `record`, in order."""
         with self._lock:
@@ -401,17 +427,30 @@ class History:
             raise ProjectError("A step is being made; finish it before undoing another one.")
         with self._turning:
             self._host.settle_strokes()
-            with self._lock:
-                source = self._done if back else self._undone
-                if not source:
-                    return None
-                entry = self._turned = source[-1]
             try:
+                entry = self._choose(back)
+                if entry is None:
+                    return None
                 self._turn(entry, back, self._move, how)
             finally:
                 self._turned = None
         self._host.steps_changed()
         return entry.step()
+
+    def _choose(self, back: bool) -> Entry | None:
+        """Return what is undone, or redone, next; nobody draws what it takes elsewhere now."""
+        while True:
+            with self._lock:
+                source = self._done if back else self._undone
+                if not source:
+                    return None
+                entry = self._turned = source[-1]
+            self._host.settle()  # who saw no `placing` has drawn when this is through all layers
+            if back:
+                self._host.end_runs(entry.placed)
+            with self._lock:
+                if source[-1:] == [entry]:
+                    return entry
 
     def finish(self) -> None:
         """Complete what was being undone, or redone, when a kill came."""

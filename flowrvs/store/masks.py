@@ -196,6 +196,7 @@ class Masks:
             who = self._state.document.model if kind == "model" else None
             with self._state.history.step(name, kind, who, on_error="keep") as entry:
                 written = volume.write(entry, *arguments)
+        self._state.history.tell_ended()
         self._state.tell("pixels", record.layer, start, start + len(masks))
         return written
 

@@ -309,6 +309,11 @@ class State:
         else:
             self.history.drop(entry)  # it wrote nothing
 
+    def end_runs(self, object_ids: frozenset[int]) -> None:
+        """Say that the runs of some objects are over; see `end_run`."""
+        for object_id in object_ids & self.open_runs.keys():
+            self.end_run(object_id)
+
     # -- what the history asks for -------------------------------------------------------
 
     def settle_strokes(self) -> None:
@@ -354,6 +359,8 @@ class State:
                     have, want = (after, before) if back else (before, after)
                     if (want is None) == additions or self.document.row(section, key) != have:
                         continue
+                    if want is None and section == "layers" and self._lived_in(key):
+                        continue  # since, an object was made there
                     try:
                         value = None if want is None else self.document.from_row(section, want)
                         self._place(section, plain_key(section, key), value)
@@ -364,6 +371,9 @@ class State:
                 self._drop_dangling()
                 self._dirty = True
         return turned
+
+    def _lived_in(self, layer: str) -> bool:
+        return any(str(record.layer) == layer for record in self.document.objects.values())
 
     def _drop_dangling(self) -> None:
         """Let no sentence mean an object that is gone: it was added while that was undone."""

@@ -244,6 +244,8 @@ class Surgery:
             with state.one_save():
                 state.put("objects", object_id, replace(state.object(object_id), layer=target))
 
+        # What a model draws there later is not the run's step: it is undone before this one.
+        state.end_run(object_id)
         with state.history.step(f"move {record.name!r} to another layer") as entry:
             # A stroke in the old layer must come before, or undo would leave it behind.
             state.settle()

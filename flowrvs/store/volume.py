@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -61,6 +61,8 @@ class VolumeHistory(Protocol):
         marks: tuple[Mark, ...],
         content: Content,
     ) -> Record: ...
+    def drew(self, entry: Entry, object_id: int) -> None: ...
+    def placing(self, object_ids: Collection[int]) -> bool: ...
     def later(self, record: Record) -> list[Record]: ...
     def rewrite(self, records: list[Record]) -> None: ...
 
@@ -147,6 +149,7 @@ class LayerVolume:
                     changed &= ~(np.isin(old, locked) | np.isin(new, locked))
                     came, went = _counts(old, new, changed)
             if came or went:
+                self._check_still(came)
                 if not came.keys() <= self.frames.members:
                     self._host.claim(self.id, came.keys(), entry)
                 touched = {*came, *went}
@@ -189,6 +192,7 @@ class LayerVolume:
             if not old.size:
                 return None
             came = {label: old.size} if label else {}
+            self._check_still(came)
             if label and label not in self.frames.members:
                 self._host.claim(self.id, [label], entry)
             went = count_values(old) if old.any() else {}
@@ -201,6 +205,10 @@ class LayerVolume:
                 self.frames.raise_to(Provenance.HUMAN, object_id, t)
         self._after_edit()
         return before, changed
+
+    def _check_still(self, came: Collection[int]) -> None:
+        if self._history.placing(came):
+            raise ProjectError("What is drawn here is being undone; try again in a moment.")
 
     def _after_edit(self) -> None:
         if len(self._pending) > CROWDED:
@@ -320,7 +328,7 @@ class LayerVolume:
         written = np.zeros(len(masks), np.bool_)
         for i, mask in enumerate(masks):
             self._give_way()
-            with self.lock:
+            with self._still(object_id):
                 self.frames.check_open()
                 record = self._write_frame(entry, object_id, start + i, mask, provenance, limit)
             if record is not None:
@@ -334,6 +342,16 @@ class LayerVolume:
         """Let a person who is painting go first; neither a lock nor the GIL is fair."""
         start = time.monotonic()
         while (now := time.monotonic()) - self._painted < _BRUSH and now - start < _PATIENT:
+            time.sleep(_PAUSE)
+
+    @contextmanager
+    def _still(self, object_id: int) -> Iterator[None]:
+        """Hold the lock while undo takes the object nowhere."""
+        while True:
+            with self.lock:
+                if not self._history.placing([object_id]):
+                    yield
+                    return
             time.sleep(_PAUSE)
 
     def _write_frame(
@@ -381,6 +399,7 @@ class LayerVolume:
             content = (old, copy_frame(part), top, new)
         track.values[t] = provenance
         track.touch(t, t + 1)
+        self._history.drew(entry, object_id)
         for i in before:
             entry.touch(self.id, i, t, t + 1)
         return self._push(entry, t, before, content)

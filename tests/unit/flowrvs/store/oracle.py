@@ -109,6 +109,14 @@ class Oracle:
             self.provenance[one][t] = provenance
         return written
 
+    def move(self, one: int, layer: int) -> None:
+        """Take an object to another layer, where what is there already keeps its pixels."""
+        source, there = self.pixels[self.layer[one]], self.pixels[layer]
+        part = source == one
+        source[part] = 0
+        there[part & (there == 0)] = one
+        self.layer[one] = layer
+
     def mark(self, verb: str, one: int, start: int, stop: int) -> None:
         """Lock, unlock, release or accept frames."""
         values = self.provenance[one][start:stop]
@@ -124,11 +132,12 @@ class Oracle:
 
 @dataclass
 class Event:
-    """A change: what it made of pixels and of provenance."""
+    """A change: what it made of pixels, of provenance, and of the layers of objects."""
 
     step: Any
     pixels: dict[tuple[int, int], tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint16]]]
     provenance: dict[tuple[int, int], int]
+    layer: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -162,6 +171,21 @@ class Timeline:
         said = {(i, t): int(oracle.provenance[i][t]) for i, t in oracle.said}
         self.events.append(Event(step, pixels, said))
 
+    def wrote(self, one: int) -> None:
+        """A model drew an object: what took it away is not done again, nor what came after."""
+        ends = [i + 1 for i, step in enumerate(self.undone) if one in self.moved(step)]
+        del self.undone[: max(ends, default=0)]
+
+    def moved(self, step: Any) -> set[int]:
+        """Return the objects that a step took to another layer."""
+        return {i for event in self.events if event.step == step for i in event.layer}
+
+    def end(self, step: Any, place: int) -> None:
+        """A run is over: what it drew is a step, which began at a place among the others."""
+        self.open.remove(step)
+        if any(event.step == step and event.provenance for event in self.events):
+            self.done.insert(place, step)
+
     def changed(self, step: Any, before: Oracle, after: Oracle) -> None:
         """Take in what is other than before."""
         pixels, said = {}, {}
@@ -176,7 +200,8 @@ class Timeline:
         for i, values in after.provenance.items():
             for t in np.flatnonzero(values != before.provenance[i]):
                 said[i, int(t)] = int(values[t])
-        self.events.append(Event(step, pixels, said))
+        went = {i: own for i, own in after.layer.items() if own != before.layer[i]}
+        self.events.append(Event(step, pixels, said, went))
 
     def now(self) -> Oracle:
         """Return what is seen."""
@@ -187,4 +212,5 @@ class Timeline:
                     oracle.pixels[layer][t][mask] = frame[mask]
                 for (i, t), value in event.provenance.items():
                     oracle.provenance[i][t] = value
+                oracle.layer.update(event.layer)
         return oracle

@@ -84,7 +84,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def _paint(project: Project, dice: Dice, oracle: Oracle) -> None:
-    layer = dice.choice([1, 2])
+    layer = dice.choice([*oracle.pixels])
     labels = [0, *oracle.members(layer)]
     if dice.random() < 0.1:
         labels.append(project.next_label)
@@ -117,7 +117,7 @@ def test_what_is_seen_are_the_changes_in_force(project: Project, seed: int) -> N
     dice = Dice(seed)
     timeline, runs = Timeline(Oracle(project)), {}
     choices = ["paint"] * 4 + ["run"] * 5 + ["begin"] * 2 + ["undo"] * 4 + ["redo"] * 3
-    choices += ["end", "flush", "reopen", "human", "model", "mark", "swap"]
+    choices += ["end", "flush", "reopen", "human", "model", "mark", "swap", "move", "move"]
     for step in range(STEPS):
         what, oracle = dice.choice(choices), timeline.now()
         one, (start, stop) = dice.choice([1, 2, 3]), dice.frames()
@@ -132,7 +132,9 @@ def test_what_is_seen_are_the_changes_in_force(project: Project, seed: int) -> N
             masks, kind = dice.masks(stop - start), 2 if what == "human" else 1
             if (what == "run") != (one in runs):
                 continue
-            oracle.write(one, start, masks, kind, 1)
+            written = oracle.write(one, start, masks, kind, 1)
+            if kind == 1 and any(written):
+                timeline.wrote(one)
             if kind == 1:
                 project.write_model(oracle.layer[one], one, start, masks)
             else:
@@ -143,11 +145,8 @@ def test_what_is_seen_are_the_changes_in_force(project: Project, seed: int) -> N
             timeline.open.append(key)
         elif what == "end" and runs:
             one = dice.choice(list(runs))
-            key, place = runs.pop(one)
             project.end_run(one)
-            timeline.open.remove(key)
-            if {made.id for made in project.history.steps} - known:
-                timeline.done.insert(place, key)
+            timeline.end(*runs.pop(one))
         elif what == "mark":
             before = copy.deepcopy(oracle)
             verb = dice.choice(["lock", "unlock", "release", "accept"])
@@ -160,7 +159,18 @@ def test_what_is_seen_are_the_changes_in_force(project: Project, seed: int) -> N
             except ProjectError:
                 continue
             oracle = Oracle(project)
+        elif what == "move":
+            before, layer = copy.deepcopy(oracle), 3 - oracle.layer[one]
+            if (oracle.provenance[one] == 3).any():
+                continue
+            if one in runs:  # what it draws from now on is not undone with what it drew there
+                timeline.end(*runs.pop(one))
+            oracle.move(one, layer)
+            project.move_object(one, layer)
         elif what == "undo":
+            while timeline.done and (open_ := timeline.moved(timeline.done[-1]) & runs.keys()):
+                for one in open_:
+                    timeline.end(*runs.pop(one))
             turned = project.undo()
             assert (turned is None) == (not timeline.done), where
             if turned is not None:
@@ -179,7 +189,7 @@ def test_what_is_seen_are_the_changes_in_force(project: Project, seed: int) -> N
             project = Project.open(project.path)
         if what == "run":
             timeline.drew(runs[one][0], oracle)
-        elif what in ("paint", "human", "model", "mark", "swap"):
+        elif what in ("paint", "human", "model", "mark", "swap", "move"):
             if {made.id for made in project.history.steps} - known:
                 if what != "model":
                     timeline.undone.clear()
@@ -239,11 +249,11 @@ def test_one_after_the_other(project: Project, seed: int) -> None:
         if what == "paint":
             _paint(project, dice, oracle)
         elif what == "stroke":
-            labels = [project.labels(i) for i in (1, 2)]
+            labels = [project.labels(i) for i in project.layers]
             with project.edit("stroke"):
                 for _ in range(3):
                     _paint(project, dice, oracle)
-            assert labels[0].layer_id == 1
+            assert labels[0].layer_id == min(project.layers)
         elif what in ("human", "model"):
             _write(project, dice, oracle, {"model": 1, "human": 2}[what])
         elif what == "mark":

@@ -262,6 +262,134 @@ class TestSteps:
         assert project.history.steps == steps
 
 
+class TestObjectsThatGoElsewhere:
+    """What a model draws of an object stays with it, wherever undo and redo take it."""
+
+    @pytest.mark.parametrize("where", ["another layer", "nowhere", "into another object"])
+    def test_what_a_model_draws_ends_their_redo(
+        self, project: Project, cat: ObjectRecord, where: str
+    ) -> None:
+        dog, there = project.add_object("dog", cat.layer), project.add_layer("there").id
+        project.write_masks(cat.id, 0, LEFT[:1])
+        project.update_object(dog.id, name="Rex")
+        project.undo()
+        {
+            "another layer": lambda: project.move_object(cat.id, there),
+            "nowhere": lambda: project.remove_object(cat.id),
+            "into another object": lambda: project.merge_objects(dog.id, cat.id),
+        }[where]()
+        project.accept_frames(dog.id, 0, 2)
+        project.undo()
+        project.undo()
+        project.write_model(cat.layer, dog.id, 5, FULL[:1])
+        assert project.redo_name is not None and "cat" in project.redo_name, "not of this object"
+        told: list[ProjectEvent] = []
+        project.connect(told.append)
+        project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        assert project.history.can_redo, "it has drawn nothing yet"
+        told.clear()
+        project.write_model(cat.layer, cat.id, 2, LEFT[:1])
+        assert not project.history.can_redo and project.redo() is None
+        assert ProjectEvent("history") in told
+        project.end_run(cat.id)
+        project.flush()
+        assert project.objects[cat.id].layer == cat.layer
+        assert project.areas(cat.id).tolist() == [96, 0, 96] + [0] * 7
+        assert project.history.notice is None
+
+    def test_what_came_before_them_can_be_redone(self, project: Project, cat: ObjectRecord) -> None:
+        project.write_masks(cat.id, 0, LEFT[:1])
+        project.move_object(cat.id)
+        project.undo()
+        project.undo()
+        project.write_model(cat.layer, cat.id, 2, LEFT[:1])
+        assert project.redo_name == "masks of 'the cat', frame 0"
+        project.redo()
+        assert project.redo() is None
+        assert project.areas(cat.id).tolist() == [96, 0, 96] + [0] * 7
+
+    @pytest.mark.parametrize("over", [False, True])
+    def test_a_run_is_undone_before_what_took_its_object_there(
+        self, project: Project, cat: ObjectRecord, over: bool
+    ) -> None:
+        """The run has drawn in both layers; a part of it stands in neither of them alone."""
+        project.write_masks(cat.id, 0, LEFT[:1])
+        run = project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
+        project.write_model(cat.layer, cat.id, 2, LEFT[:1])
+        project.mark_window_done(run.id, 0)
+        project.move_object(cat.id)
+        there = project.objects[cat.id].layer
+        if not over:
+            project.begin_run({"text": "the cat", "range": [3, 10]}, cat.id)
+        project.write_model(there, cat.id, 3, LEFT[:1])
+        project.mark_window_done(run.id, 1)
+        if over:
+            assert project.runs[run.id].done == {0}, "it ended where its object went"
+        areas = [[96, 0, 96, 96], [96, 0, 96, 0], [96, 0, 96, 0], [96, 0, 0, 0]]
+        for wanted, layer in zip(areas, [there, there, cat.layer, cat.layer], strict=True):
+            assert project.objects[cat.id].layer == layer
+            assert project.areas(cat.id).tolist() == wanted + [0] * 6
+            np.testing.assert_array_equal(
+                project.areas(cat.id), (np.asarray(project.labels(layer)) == cat.id).sum((1, 2))
+            )
+            project.undo()
+        assert project.runs == {} and project.history.notice is None
+
+    def test_an_object_that_a_run_draws_is_not_unmade_under_it(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        project.labels(cat.layer)[0, 0] = 7
+        project.begin_run({"text": "seven", "range": [0, 10]}, 7)
+        project.write_model(cat.layer, 7, 3, LEFT[:1])
+        assert project.undo().name == "model: 'seven', frames 0-9"
+        assert 7 in project.objects and project.areas(7).tolist() == [16] + [0] * 9
+        project.undo()
+        assert 7 not in project.objects and not np.asarray(project.labels(cat.layer)).any()
+
+    @pytest.mark.parametrize("back", [True, False])
+    def test_a_layer_in_which_something_lives_stays(
+        self, project: Project, cat: ObjectRecord, back: bool
+    ) -> None:
+        """Objects are made without a step: undo and redo may find them in a layer of theirs."""
+        project.labels(cat.layer)[1] = cat.id
+        if back:
+            layer = project.move_object(cat.id).layer
+        else:
+            layer = cat.layer
+            project.remove_object(cat.id)
+            project.undo()
+        new = project.add_object("new", layer)
+        project.undo() if back else project.redo()
+        project.write_model(layer, new.id, 4, LEFT[:1])
+        project.close()
+        with Project.open(project.path) as again:
+            assert again.history.notice is None
+            assert again.areas(new.id)[4] == 96
+            assert (cat.id in again.objects) == back
+
+    def test_nobody_draws_an_object_that_is_on_its_way(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        """A model waits until undo has taken it there."""
+        project.write_masks(cat.id, 0, LEFT)
+        there = project.move_object(cat.id).layer
+        write = lambda: project.write_model(cat.layer, cat.id, 0, FULL[:9], overwrite="human")  # noqa: E731
+        thread = threading.Thread(target=write, daemon=True)
+
+        def drawn_on(progress: Any) -> None:
+            if progress.done == 2:
+                thread.start()
+                thread.join(0.1)
+                assert thread.is_alive()
+                with pytest.raises(ProjectError, match="undone"):
+                    project.labels(there)[1, 5] = cat.id
+
+        project.history.undo(None, drawn_on)
+        thread.join(20)
+        assert there not in project.layers and not project.history.can_redo
+        assert project.areas(cat.id).tolist() == [192] * 9 + [96]
+
+
 class TestPersonAndModel:
     def test_a_stroke_is_undone_while_a_run_goes_on(
         self, project: Project, cat: ObjectRecord
