@@ -129,7 +129,7 @@ class TrackedObject:
     Attributes
     ----------
     logits : ndarray of float32, shape (H, W)
-        At source size; > 0 is the object.
+        At source size, as log odds (-5 is hardly, 5 is surely); > 0 is the object.
     score : float
         How sure the model is that the object can be seen there, 0 to 1; below 0.5 it cannot.
     """
@@ -291,7 +291,7 @@ class Tracker(Protocol):
         Returns
         -------
         ndarray of float32, shape (H, W)
-            At the image's size; > 0 is the object.
+            At the image's size, as log odds; > 0 is the object.
         """
         ...
 
@@ -325,7 +325,7 @@ class Tracker(Protocol):
         ------
         frame : int
         objects : dict of int to TrackedObject
-            Every object of `keys`.
+            The objects of `keys`; one that is left out is not there.
 
         Raises
         ------

@@ -7,9 +7,9 @@ returns a `Preview` that is looked at, then accepted as one step that can be und
 from __future__ import annotations
 
 from flowrvs.editing.links import accept_link, link_offer
-from flowrvs.editing.preview import Preview
+from flowrvs.editing.preview import Preview, PreviewGroup
 from flowrvs.editing.review import doubt, quick_doubt, review_order
-from flowrvs.editing.spreading import Flows, copy_to_next, spread
+from flowrvs.editing.spreading import Flows, copy_to_next, spread, spread_together
 from flowrvs.editing.tools import clean, combine, split_components
 from flowrvs.masks.match import Match
 from flowrvs.masks.propagate import Spread
@@ -18,6 +18,7 @@ __all__ = [
     "Flows",
     "Match",
     "Preview",
+    "PreviewGroup",
     "Spread",
     "accept_link",
     "clean",
@@ -29,4 +30,5 @@ __all__ = [
     "review_order",
     "split_components",
     "spread",
+    "spread_together",
 ]

@@ -16,11 +16,12 @@ from flowrvs.masks.shape import bounding_box
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store import ObjectRecord, Project, Provenance
 
-__all__ = ["Preview", "Work", "check_object", "counted"]
+__all__ = ["Preview", "PreviewGroup", "Work", "check_object", "counted"]
 
 T = TypeVar("T")
 Mask = npt.NDArray[np.bool_]
 Work = Callable[[CancelToken | None, ProgressCallback | None], Iterator[Spread]]
+GroupWork = Callable[[CancelToken | None, ProgressCallback | None], Iterator[tuple[int, Spread]]]
 
 _TOGETHER = 32  # frames that are unpacked at once
 
@@ -85,6 +86,8 @@ class Preview:
         self.object_id = object_id
         self.name = name
         self.redraw = redraw
+        #: Who is noted with the step: a model that was used; the person where it is None.
+        self.who: str | None = None
         self._work = work
         self._lock = threading.Lock()
         self._masks: dict[int, _Packed] = {}
@@ -107,13 +110,17 @@ class Preview:
         work = self._work(cancel, progress)
         try:
             for found in work:
-                with self._lock:
-                    self._masks[found.frame] = _Packed(found.mask)
-                    self._certainty[found.frame] = found.certainty
+                self.take(found)
                 yield found
         finally:
             if isinstance(work, Generator):
                 work.close()
+
+    def take(self, found: Spread) -> None:
+        """Take a mask that was worked out elsewhere."""
+        with self._lock:
+            self._masks[found.frame] = _Packed(found.mask)
+            self._certainty[found.frame] = found.certainty
 
     def finish(
         self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
@@ -204,7 +211,7 @@ class Preview:
             return np.zeros(0, np.intp)
         before = self.project.provenance(self.object_id)
         written: list[int] = []
-        with self.project.edit(self.name, kind="human"):
+        with self.project.edit(self.name, kind="human", who=self.who):
             for first, stop in _runs(wanted, before):
                 drawn = before[first] >= Provenance.HUMAN
                 own = checked or (self.redraw and drawn)
@@ -217,6 +224,89 @@ class Preview:
                 )
                 written += [first + int(i) for i in np.flatnonzero(done)]
         return np.array(written, np.intp)
+
+
+class PreviewGroup:
+    """Proposed masks of several objects that are worked out together and kept as one step.
+
+    Parameters
+    ----------
+    project : Project
+        Where they will be written.
+    object_ids : sequence of int
+        The objects.
+    name : str
+        What the step is called in the undo history.
+    work : callable
+        ``work(cancel, progress)`` yields an object's id and a `Spread`, frame by frame.
+
+    Attributes
+    ----------
+    previews : dict of int to Preview
+        What there is so far, by object.
+    """
+
+    def __init__(
+        self, project: Project, object_ids: Iterable[int], name: str, work: GroupWork
+    ) -> None:
+        self.project = project
+        self.name = name
+        self.who: str | None = None
+        self._work = work
+        self.previews = {
+            i: Preview(project, i, name, lambda _cancel, _progress: iter(())) for i in object_ids
+        }
+
+    def run(
+        self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
+    ) -> Generator[tuple[int, Spread], None, None]:
+        """Compute the masks, yielding each with its object; see `Preview.run`."""
+        work = self._work(cancel, progress)
+        try:
+            for object_id, found in work:
+                self.previews[object_id].take(found)
+                yield object_id, found
+        finally:
+            if isinstance(work, Generator):
+                work.close()
+
+    def finish(
+        self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
+    ) -> PreviewGroup:
+        """Compute all masks and return the group itself."""
+        with closing(self.run(cancel, progress)) as parts:
+            for _ in parts:
+                pass
+        return self
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Frames that have a mask of any of the objects so far, ascending."""
+        return tuple(sorted({t for preview in self.previews.values() for t in preview.frames}))
+
+    @property
+    def lost_text(self) -> str:
+        """Where objects were lost, for people: nowhere, as "not there" is an answer here."""
+        return ""
+
+    def mask(self, t: int) -> Mask:
+        """Return what the objects have of a frame together, bool, shape (H, W)."""
+        video = self.project.video
+        mask = np.zeros((video.height, video.width), bool)
+        for preview in self.previews.values():
+            if t in preview.frames:
+                mask |= preview.mask(t)
+        return mask
+
+    def accept(
+        self, frames: Iterable[int] | None = None, *, checked: bool = False
+    ) -> dict[int, npt.NDArray[np.intp]]:
+        """Write the masks as one step; return the frames that were written, by object."""
+        wanted = None if frames is None else set(frames)
+        with self.project.edit(self.name, kind="human", who=self.who):
+            return {
+                i: preview.accept(wanted, checked=checked) for i, preview in self.previews.items()
+            }
 
 
 def _runs(frames: tuple[int, ...], before: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.editing.preview import Preview, check_object, counted
+from flowrvs.editing.memory import MemoryPlan
+from flowrvs.editing.preview import Preview, PreviewGroup, check_object, counted
 from flowrvs.errors import InputError
 from flowrvs.masks import flow, interpolate
 from flowrvs.masks.propagate import Spread, propagate
 from flowrvs.progress import CancelToken, ProgressCallback
-from flowrvs.records import frame_range
+from flowrvs.records import Tracker, frame_range
 from flowrvs.store import Project, Provenance
 
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["Flows", "Method", "copy_to_next", "spread"]
+__all__ = ["Flows", "Method", "copy_to_next", "spread", "spread_together"]
 
-Method = Literal["flow", "shape", "copy"]
+Method = Literal["flow", "shape", "copy", "memory"]
 
 
 class Flows(flow.Flows):
@@ -59,6 +60,8 @@ def spread(
     stop: int | None = None,
     method: Method = "flow",
     flows: flow.Flows | None = None,
+    tracker: Tracker | None = None,
+    resume: bool = True,
 ) -> Preview:
     """Propose masks for the frames around those that a person drew.
 
@@ -69,19 +72,26 @@ def spread(
     video : Video or None
         Open; ``"shape"`` and ``"copy"`` do without.
     object_id : int
-        The object.
+        The object. `spread_together` takes several, for the method ``"memory"``.
     keys : sequence of int, optional
         Frames to spread from, whoever drew them; by default all frames of the object that
         are a person's. A person's other frames end the spread. Frames where the object was
         marked absent end it too.
     start, stop : int
         Frames to propose masks for; frames that a person drew are left as they are.
-    method : {"flow", "shape", "copy"}
+    method : {"flow", "shape", "copy", "memory"}
         ``"flow"`` follows the video's motion and colours (:mod:`flowrvs.masks.propagate`);
         ``"shape"`` draws the shapes between neighbouring frames of a person without looking
-        at the video (:mod:`flowrvs.masks.interpolate`); ``"copy"`` repeats the nearest key.
+        at the video (:mod:`flowrvs.masks.interpolate`); ``"copy"`` repeats the nearest key;
+        ``"memory"`` asks a tracker, to which all keys are known all the time, and which may
+        answer that the object is not there: then the mask is empty.
     flows : Flows, optional
         Of the video, to share what other spreads computed.
+    tracker : Tracker, optional
+        What remembers, for ``"memory"`` (`flowrvs.load_tracker`).
+    resume : bool
+        For ``"memory"``: frames that were kept from the same tracker and the same keys are
+        left out, so that a spread that was stopped goes on. False asks for them again.
 
     Returns
     -------
@@ -93,8 +103,19 @@ def spread(
     ProjectError
         The project is another video's.
     InputError
-        There is no key frame, or the range or the method is unknown.
+        There is no key frame, or the range or the method is unknown, or there is no tracker.
     """
+    if method == "memory":
+        wanted = None if keys is None else {object_id: keys}
+        name, plan_now = _memory(project, video, [object_id], tracker, wanted, start, stop, resume)
+
+        def walk(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
+            plan = plan_now()
+            preview.who = plan.who
+            return (found for _, found in plan.run(cancel, progress))
+
+        preview = Preview(project, object_id, name, walk)
+        return preview
     if video is not None:
         project.check_video(video.info)
     thing = check_object(project, object_id)
@@ -138,6 +159,96 @@ def spread(
     name = f"{verb} {thing.name!r}, frames {frames.start} to {frames.stop - 1}"
     preview = Preview(project, object_id, name, work)
     return preview
+
+
+def spread_together(
+    project: Project,
+    video: Video | None,
+    object_ids: Sequence[int],
+    tracker: Tracker | None,
+    *,
+    keys: Mapping[int, Sequence[int]] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    resume: bool = True,
+) -> PreviewGroup:
+    """Propose masks of several objects at once, by a tracker's memory.
+
+    The objects of one layer do not overlap: a pixel is that one's of which the tracker is
+    surest.
+
+    Parameters
+    ----------
+    project, video, start, stop, tracker, resume
+        As for `spread`.
+    object_ids : sequence of int
+        The objects, each with a frame at least that a person drew.
+    keys : mapping of int to sequence of int, optional
+        Frames to spread from, by object; all that a person drew by default.
+
+    Returns
+    -------
+    PreviewGroup
+        Not computed yet: `PreviewGroup.run` does it.
+
+    Raises
+    ------
+    ProjectError, InputError
+        As for `spread`.
+    """
+    ids = list(dict.fromkeys(object_ids))
+    name, plan_now = _memory(project, video, ids, tracker, keys, start, stop, resume)
+
+    def work(
+        cancel: CancelToken | None, progress: ProgressCallback | None
+    ) -> Iterator[tuple[int, Spread]]:
+        plan = plan_now()
+        group.who = plan.who
+        return plan.run(cancel, progress)
+
+    group = PreviewGroup(project, ids, name, work)
+    return group
+
+
+def _memory(
+    project: Project,
+    video: Video | None,
+    object_ids: Sequence[int],
+    tracker: Tracker | None,
+    keys: Mapping[int, Sequence[int]] | None,
+    start: int,
+    stop: int | None,
+    resume: bool,
+) -> tuple[str, Callable[[], MemoryPlan]]:
+    """Check what is asked of a memory; return the step's name, and what plans it."""
+    if video is None:
+        raise InputError("Spreading by memory needs the video; open it, or use 'shape' or 'copy'.")
+    if tracker is None:
+        raise InputError(
+            "Spreading by memory needs a tracker; choose one that 'flowrvs models list' shows."
+        )
+    project.check_video(video.info)
+    things = [check_object(project, i) for i in object_ids]
+    if not things:
+        raise InputError("There is no object to spread; choose one.")
+    total = project.video.frame_count
+    frames = frame_range(total, start, stop)
+    chosen: dict[int, set[int]] = {}
+    others: dict[int, set[int]] = {}
+    for thing in things:
+        drawn = {int(t) for t in np.flatnonzero(project.provenance(thing.id) >= Provenance.HUMAN)}
+        wanted = None if keys is None else keys.get(thing.id)
+        mine = drawn if wanted is None else {int(t) for t in wanted}
+        if not all(0 <= t < total for t in mine) or not project.areas(thing.id)[sorted(mine)].any():
+            raise InputError(
+                f"{thing.name!r} has no key frame to spread from; draw it on one frame first."
+            )
+        chosen[thing.id], others[thing.id] = mine, drawn - mine
+
+    names = ", ".join(repr(thing.name) for thing in things)
+    name = f"spread {names} with {tracker.name}, frames {frames.start} to {frames.stop - 1}"
+    # The keys are read when the work begins: later strokes on them count.
+    return name, lambda: MemoryPlan(project, video, tracker, chosen, others, frames, resume=resume)
 
 
 def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Preview:
