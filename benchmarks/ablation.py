@@ -12,8 +12,9 @@ Scores are J&F on held-out scenes; spread is half the range over the seeds.
 
     python benchmarks/ablation.py --out DIR [--steps N] [--seeds 0 1] [--only video+BBS+SPA …]
 
-Finished runs are kept in DIR and not repeated, so it may be stopped and started again. A night
-on two cores: about 28 runs of a quarter of an hour with the defaults.
+Finished runs are kept in DIR and not repeated, so it may be stopped and started again; after each
+one DIR/table.md says what is known so far. A night on two cores: about 28 runs of a quarter of an
+hour with the defaults.
 """
 
 from __future__ import annotations
@@ -235,28 +236,33 @@ def main() -> None:
         scores = {str(n): run.score(clips, n) for n in NUMBER_OF_STEPS}
         line = {"budget": budget, "seconds": round(seconds, 1), "scores": scores}
         write_bytes(files[way, seed], json.dumps(line).encode())
-    _print_table(ways, args, files)
+        write_bytes(args.out / "table.md", _table(ways, args, files, budget).encode())
+    print("\n" + _table(ways, args, files, budget))
 
 
 def _matches(path: Path, budget: list) -> bool:
     return path.is_file() and json.loads(path.read_text())["budget"] == budget
 
 
-def _print_table(ways: list[Way], args: argparse.Namespace, files: dict) -> None:
-    print(f"\nJ&F, {args.steps} steps of {args.batch}, {args.frames} frames, seeds {args.seeds}")
-    print(f"{'':22}" + "".join(f"{f'{n} step(s)':>18}" for n in NUMBER_OF_STEPS))
+def _table(ways: list[Way], args: argparse.Namespace, files: dict, budget: list) -> str:
+    lines = [
+        f"J&F, {args.steps} steps of {args.batch}, {args.frames} frames, seeds {args.seeds}; "
+        "spread: half the range over the seeds that are done (in brackets).",
+        "",
+        "| | " + " | ".join(f"{n} step{'s' * (n > 1)}" for n in NUMBER_OF_STEPS) + " |",
+        "|---" * (1 + len(NUMBER_OF_STEPS)) + "|",
+    ]
     for way in ways:
+        done = [files[way, s] for s in args.seeds if _matches(files[way, s], budget)]
+        scores = [json.loads(path.read_text())["scores"] for path in done]
         cells = []
         for number in NUMBER_OF_STEPS:
-            found = [
-                json.loads(files[way, seed].read_text())["scores"][str(number)]
-                for seed in args.seeds
-            ]
-            spread = (max(found) - min(found)) / 2
-            cells.append(f"{np.mean(found):.3f} ± {spread:.3f}")
-        shown = cells[:1] if way.kind == "direct" else cells
-        print(f"{way.name:22}" + "".join(f"{cell:>18}" for cell in shown))
-    print(CLAIMS)
+            found = [row[str(number)] for row in scores]
+            known = found and not (way.kind == "direct" and number > 1)
+            spread = (max(found) - min(found)) / 2 if found else 0.0
+            cells.append(f"{np.mean(found):.3f} ± {spread:.3f} ({len(found)})" if known else "")
+        lines.append(f"| {way.name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", CLAIMS, ""])
 
 
 if __name__ == "__main__":

@@ -174,9 +174,10 @@ def run_ours(
     from flowrvs.pipelines.prompts import EmbeddingCache
     from flowrvs.training import FlowConfig
     from flowrvs.training.dataset import Sample
-    from flowrvs.training.encoded import ClipEncoder, TextBank
+    from flowrvs.training.encoded import ClipEncoder
     from flowrvs.training.engine import Engine, make_accelerator
     from flowrvs.training.flow import FlowTrainee
+    from flowrvs.training.sentences import TextBank
 
     losses: list[float] = []
 
@@ -247,8 +248,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     with contextlib.redirect_stdout(io.StringIO()):
         public = import_public(args.public)
-    from flowrvs.data.synth_language import vocabulary
-
+    from flowrvs.data.synthetic import vocabulary
     from flowrvs.models.presets import PRESETS, build_text_encoder, build_vae
     from flowrvs.models.text import build_word_tokenizer
 

@@ -77,9 +77,9 @@ def trace_step(args: argparse.Namespace, *, rank: int, checkpointing: bool) -> d
             torch.empty(shape),
             torch.empty(shape),
             torch.empty(1),
-            torch.empty(1, 256, 4096, dtype=dtype),
             inject=False,
             dtype=dtype,
+            encoder_hidden_states=torch.empty(1, 256, 4096, dtype=dtype),
         )
         loss.backward()
     own = sum(p.numel() * p.element_size() for p in trained)

@@ -3,7 +3,8 @@
     QT_QPA_PLATFORM=xcb xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshots.py
 
 With ``--fake`` the masks are the truth of the synthetic clip instead of a model's, which
-needs no weights.
+needs no weights. With ``--trained DIR``, the folder of a ``benchmarks/improve.py``, only the page
+that trains is drawn, as it shows the training begun there last.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from napari_flowrvs._sample_data import SHAPES_SEED, sample_clip
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.export.panel import show_export
 from napari_flowrvs.find.presenter import load_segmenter
+from napari_flowrvs.improve.panel import ImprovePanel
 from napari_flowrvs.recent import Recent
 
 
@@ -182,13 +184,36 @@ def annotate(viewer: napari.Viewer, dock: SegmentDock, to: Path) -> None:
     dock.tabs.setCurrentIndex(0)
 
 
+def improving(home: Path, to: Path) -> None:
+    """Take a picture of the page that trains; `home` holds a training, run or running."""
+    os.environ["FLOWRVS_HOME"] = str(home)
+    get_settings().appearance.theme = "dark"
+    viewer = napari.Viewer(show=True, title="napari", show_welcome_screen=False)
+    viewer.window._qt_window.resize(1100, 860)
+    for data, meta, _ in sample_clip("moving shapes", SHAPES_SEED):
+        viewer.add_image(data, **meta)
+    panel = ImprovePanel(viewer)
+    panel.trainings.setCurrentIndex(1)
+    name = "Improve the model with my corrections"
+    holder = viewer.window.add_dock_widget(panel, name=name, area="right")
+    viewer.window._qt_window.resizeDocks([holder], [360], _horizontal())
+    settle(1.5)
+    viewer.reset_view()
+    take(viewer, to / "improve.png")
+    viewer.close()
+
+
 def main() -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--fake", action="store_true", help="truth instead of the model tiny")
+    parser.add_argument("--trained", type=Path, metavar="DIR", help="draw the page that trains")
     args = parser.parse_args()
     args.to.mkdir(parents=True, exist_ok=True)
+    if args.trained is not None:
+        improving((args.trained / "home").absolute(), args.to)
+        return
     clip = generate_clip(SHAPES_SEED, lookalikes=0.0)
 
     def fake(model: str, device: str) -> TruthSegmenter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from napari.settings import get_settings
@@ -149,11 +150,11 @@ class SegmentDock(QWidget):
         self.head.video_changed.connect(self._on_video)
         self.find.idle_changed.connect(self._on_idle)
         self.find.export_button.clicked.connect(lambda: show_export(link.viewer, self.window()))
-        self.find.compare_button.clicked.connect(
-            lambda: link.viewer.window.add_plugin_dock_widget(
-                "napari-flowrvs", "Compare two layers"
-            )
-        )
+        for button, page in (
+            (self.find.compare_button, "Compare two layers"),
+            (self.find.improve_button, "Improve the model with my corrections"),
+        ):
+            button.clicked.connect(partial(self._open_page, page))
         for part in (session.segment, session.opener, session.correct, session.steps):
             part.job.phase_changed.connect(self._on_phase)
         session.segment.job.phase_changed.connect(self._on_run)
@@ -167,6 +168,9 @@ class SegmentDock(QWidget):
         link.labels_removed.connect(self._close_unused)
         link.viewer.events.theme.connect(self._on_theme)
         get_settings().appearance.events.font_size.connect(self._on_theme)
+
+    def _open_page(self, name: str) -> None:
+        self.link.viewer.window.add_plugin_dock_widget("napari-flowrvs", name)
 
     # -- the video and its project -------------------------------------------------------
 

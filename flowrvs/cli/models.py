@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flowrvs.disk import read_regular
 from flowrvs.progress import Progress, ProgressCallback
 
 HELP = "List, fetch, convert, verify or calibrate models."
@@ -135,6 +134,7 @@ def _in_megabytes(show: ProgressCallback) -> ProgressCallback:
 def _list(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints import MODELS, models_home
     from flowrvs.checkpoints.files import folder_bytes, size_text
+    from flowrvs.checkpoints.placed import ADAPTER_FILE, placed_models
     from flowrvs.checkpoints.registry import is_whole
     from flowrvs.plugins import plugins
 
@@ -145,14 +145,13 @@ def _list(args: argparse.Namespace) -> int:
     for model in MODELS.values():
         path = model.folder or home / model.name
         rows.append({"name": model.name, "summary": model.summary, "path": path})
-    for path in sorted(home.iterdir()) if home.is_dir() else []:
-        if path.is_dir() and path.name not in MODELS and not path.name.startswith("."):
-            rows.append({"name": path.name, "summary": _summary(path), "path": path})
+    for placed in placed_models():
+        rows.append({"name": placed.name, "summary": placed.summary, "path": placed.folder})
     for row in rows:
         path = row["path"]
         row["kind"] = "tracker" if row["name"] in trackers else "segmenter"
         row["package"] = "napari-flowrvs"
-        row["lora"] = (path / "pytorch_lora_weights.safetensors").is_file()
+        row["lora"] = (path / ADAPTER_FILE).is_file()
         row["installed"] = row["lora"] or is_whole(row["name"])
         row["bytes"] = folder_bytes(path)
         row["path"] = str(path)
@@ -187,25 +186,6 @@ def _list(args: argparse.Namespace) -> int:
         source = f"of the package {row['package']} {row['version']}"
         print(f"{row['name']:16} {row['kind']} {source}\n{'':16} {state}")
     return 0
-
-
-def _summary(folder: Path) -> str:
-    """Say of a folder beside the known models what its training wrote about it."""
-    try:
-        card = json.loads(read_regular(folder / "training.json", 2**20))
-        base, step, day = Path(card["base"]).name, int(card["step"]), str(card["date"])[:10]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "placed by hand"
-    if not (base + day).isprintable():
-        return "placed by hand"
-    kind = (
-        "an adapter (--lora) for"
-        if (folder / "pytorch_lora_weights.safetensors").is_file()
-        else "from"
-    )
-    score = card.get("J&F")
-    scored = f", J&F {score:.3f} held out" if isinstance(score, float) else ""
-    return f"{kind} {base}, {step} steps on {card.get('samples')} samples{scored}, {day}"
 
 
 def _fetch(args: argparse.Namespace) -> int:

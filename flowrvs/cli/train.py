@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowrvs.training.flow import Trained
+    from flowrvs.training.corrections import Improvement
+    from flowrvs.training.run import Trained
 
 HELP = "Train 'flow' or 'decoder' on real data, 'improve' a model, 'scratch', 'merge' adapters."
 
@@ -37,8 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     better = stages.add_parser("improve", help="a model by name, from corrections, in minutes")
     better.add_argument("--data", nargs="+", required=True, metavar="PATH", help="projects, splits")
     better.add_argument("--name", required=True, help="name of the result in the list of models")
-    better.add_argument("--model", default="tiny", metavar="NAME|DIR", help="to start from (tiny)")
+    better.add_argument(
+        "--model",
+        default="auto",
+        metavar="NAME|DIR",
+        help="to start from (auto: mevis on a GPU where it is, else tiny)",
+    )
     better.add_argument("--minutes", type=float, default=20.0, metavar="M", help="time (20)")
+    better.add_argument("--max-steps", type=int, default=0, metavar="N", help="instead of a time")
     better.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, … (auto)")
     better.add_argument(
         "--plan", action="store_true", help="count what would be used, estimate, and leave"
@@ -188,17 +195,14 @@ def _run_improve(args: argparse.Namespace) -> int:
     from flowrvs.training import improve, plan_improvement
 
     options = {"model": args.model, "minutes": args.minutes, "device": args.device}
-    plan = plan_improvement(args.data, **options)
-    counts = (
-        f"{plan.videos} videos, {plan.sentences} sentences, {plan.objects} objects on "
-        f"{plan.frames} frames; {plan.held_out_videos} videos held out; {plan.steps} steps in "
-        f"about {plan.seconds / 60:.0f} minutes, {plan.memory / 1e9:.1f} GB"
-    )
-    if args.plan:
-        facts = {name: getattr(plan, name) for name in plan.__slots__ if name != "config"}
-        print(json.dumps(facts) if args.json else counts)
+    plan = None
+    if not args.resume:  # what was planned before goes on
+        plan = plan_improvement(args.data, max_steps=args.max_steps, **options)
+    if args.plan and plan is not None:
+        print(json.dumps(plan.as_dict()) if args.json else _counts(plan))
         return 0
-    print(counts, file=sys.stderr)
+    if plan is not None:
+        print(_counts(plan), file=sys.stderr)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         trained = improve(
             args.data,
@@ -211,6 +215,14 @@ def _run_improve(args: argparse.Namespace) -> int:
         )
     _tell(trained, args)
     return 0
+
+
+def _counts(plan: Improvement) -> str:
+    return (
+        f"{plan.videos} videos, {plan.sentences} sentences, {plan.objects} objects on "
+        f"{plan.frames} frames; {plan.held_out_videos} videos held out; {plan.steps} steps in "
+        f"about {plan.seconds / 60:.0f} minutes, {plan.memory / 1e9:.1f} GB"
+    )
 
 
 def _run_merge(args: argparse.Namespace) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Sequence
 
 import torch
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
-__all__ = ["build_word_tokenizer", "clean_prompt", "embed_tokens", "tokenize"]
+__all__ = ["add_words", "build_word_tokenizer", "clean_prompt", "embed_tokens", "tokenize"]
 
 # The separators U+001C to U+001F are no white space to the published code.
 _BLANKS = re.compile(r"[^\S\x1c-\x1f]+")
@@ -71,3 +72,39 @@ def build_word_tokenizer(words: Sequence[str]) -> T5TokenizerFast:
     vocabulary += [("\u2581" + word, -2.0) for word in words]
     vocabulary += [(letter, -8.0) for letter in letters]
     return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+
+
+def add_words(
+    tokenizer: T5TokenizerFast, texts: Sequence[str], most: int = 1000
+) -> tuple[T5TokenizerFast, list[str]]:
+    """Give words that a tokenizer spells by letters, or does not know, a token of their own.
+
+    Parameters
+    ----------
+    tokenizer : T5TokenizerFast
+        Of `build_word_tokenizer`.
+    texts : sequence of str
+        Cleaned sentences in which the words are.
+    most : int
+        Words at most; the most frequent ones.
+
+    Returns
+    -------
+    T5TokenizerFast
+        Its tokens keep their numbers; the new ones follow after them.
+    list of str
+        The new words, in the order of their tokens.
+    """
+    counts: dict[str, int] = {}
+    for text in texts:
+        for word in text.split():
+            counts[word] = counts.get(word, 0) + 1
+    known = tokenizer.get_vocab()
+    new = [word for word in counts if "\u2581" + word not in known]
+    new = sorted(sorted(new), key=lambda word: -counts[word])[:most]
+    if not new:
+        return tokenizer, []
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocabulary = [(token, score) for token, score in model["vocab"]]
+    vocabulary += [("\u2581" + word, -2.0) for word in new]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0), new

@@ -9,12 +9,10 @@ from pathlib import Path
 from diffusers import WanTransformer3DModel
 
 from flowrvs.checkpoints import models_home
+from flowrvs.checkpoints.placed import ADAPTER_FILE
 from flowrvs.errors import CheckpointError, MissingPathError, missing_extra
 
 __all__ = ["ADAPTER_FILE", "find_adapter", "merge_adapter"]
-
-#: The name that diffusers and others give such files.
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
 
 def find_adapter(lora: str | PathLike[str]) -> Path:

@@ -11,9 +11,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "config": ["PRESETS", "DecoderConfig", "FlowConfig", "build_config"],
         "decoder": ["train_decoder"],
-        "flow": ["Trained", "train_flow"],
+        "flow": ["train_flow"],
         "corrections": ["Improvement", "improve", "plan_improvement"],
         "lora": ["merge_lora"],
+        "run": ["Trained"],
         "scratch": ["ScratchConfig", "load_scratch_config", "train_scratch"],
         "sources": ["open_sources"],
     },

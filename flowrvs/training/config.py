@@ -55,7 +55,10 @@ class CommonConfig:
     )
     split: str = option("train", "part of RefCOCO, RefCOCO+ and RefCOCOg to train on")
     cache_variants: int = option(
-        4, "with --cache, how many different clips are made of each anchor", low=1
+        4, "with --cache or remember, how many different clips are made of each anchor", low=1
+    )
+    remember: bool = option(
+        False, "keep encoded clips in memory: for small ones, with workers = 0 (flow only)"
     )
     workers: int = option(2, "processes that read and prepare clips", low=0, high=64)
     # optimisation
@@ -84,6 +87,7 @@ class CommonConfig:
     )
     validation_sentences: int = option(24, "held-out sentences that are scored at most", low=1)
     validate_every: int = option(500, "steps between two validations", low=1)
+    validate_first: bool = option(False, "score before the first step, too")
     keep_best: bool = option(True, "the result is the state that was best on held-out videos")
     save_every: int = option(500, "steps between two checkpoints", low=1)
     keep: int = option(2, "checkpoints that are kept", low=1)
@@ -114,6 +118,11 @@ class FlowConfig(CommonConfig):
     )
     lora_rank: int = option(0, "train adapters of this rank instead of all weights", low=0)
     lora_alpha: int = option(0, "scale of the adapters; 0: their rank", low=0)
+    train_text: bool = option(
+        False,
+        "train the text encoder, too, and give words that it does not know tokens of their own: "
+        "for small models with a vocabulary of words",
+    )
 
 
 @dataclass(frozen=True)

@@ -7,29 +7,43 @@ is kept, also when it is cancelled, and put where models are found by name, besi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import shutil
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
-from flowrvs.checkpoints import models_home
-from flowrvs.errors import InputError
+from flowrvs.checkpoints import locate, models_home
+from flowrvs.checkpoints.registry import is_whole
+from flowrvs.data.synthetic import vocabulary
+from flowrvs.disk import FileLock, read_regular, write_bytes
+from flowrvs.errors import FlowRVSError, InputError
+from flowrvs.models.devices import choose_device
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback
+from flowrvs.training.background import check_name, work_folder
 from flowrvs.training.config import FlowConfig, build_config
-from flowrvs.training.flow import Trained, flow_step_loss, train_flow
+from flowrvs.training.flow import flow_step_loss, train_flow
 from flowrvs.training.models import open_model
-from flowrvs.training.setup import PreparedData, choose_precision, prepare_data
+from flowrvs.training.options import make_config
+from flowrvs.training.run import Trained, choose_precision
+from flowrvs.training.scratch.loop import mixed_precision
+from flowrvs.training.setup import PreparedData, prepare_data
+from flowrvs.training.sources.world import WorldSource
 
-__all__ = ["Improvement", "improve", "plan_improvement", "training_bytes"]
+__all__ = ["Improvement", "choose_base", "improve", "plan_improvement", "training_bytes"]
 
-#: Videos of the synthetic world that the bundled model rehearses while it learns others.
-_REHEARSAL = 24
-_REHEARSAL_SEED = 70_000  # apart from the seeds of tests, demos and its own training
+#: Scenes of the synthetic world that the bundled model rehearses while it learns others.
+_REHEARSED = 150
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,10 @@ class Improvement:
     ----------
     model : str
         What it starts from.
+    note : str
+        Why this one, where nobody chose; one line.
+    device : str
+        "cpu", "cuda" or "mps".
     videos, sentences, objects, frames : int
         That are trained on: frames are counted once for every object that they show.
     held_out_videos, held_out_sentences : int
@@ -57,6 +75,8 @@ class Improvement:
     """
 
     model: str
+    note: str
+    device: str
     videos: int
     sentences: int
     objects: int
@@ -69,13 +89,40 @@ class Improvement:
     memory: int
     config: FlowConfig
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the options."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "config"}
+
+
+def choose_base(model: str | Path, device: torch.device) -> tuple[str, str]:
+    """Choose what "auto" starts from: the official model on a GPU, else the bundled one.
+
+    Returns
+    -------
+    model : str
+        Another `model` is returned as it is.
+    note : str
+        Why, in one line; empty where nothing was chosen.
+    """
+    if str(model) != "auto":
+        return str(model), ""
+    if device.type == "cpu":
+        return "tiny", "There is no GPU here: the bundled model learns, which knows shapes only."
+    if is_whole("mevis"):
+        return "mevis", "The official model gets adapters (LoRA); its weights stay as they are."
+    return "tiny", (
+        "There is a GPU, but not the official model ('flowrvs models fetch mevis'): the bundled "
+        "one learns, which knows shapes only."
+    )
+
 
 def plan_improvement(
     data: Sequence[str | Path],
     *,
-    model: str | Path = "tiny",
+    model: str | Path = "auto",
     minutes: float = 20.0,
     device: str = "auto",
+    max_steps: int = 0,
 ) -> Improvement:
     """Count what an improvement would use, and estimate what it takes.
 
@@ -84,11 +131,13 @@ def plan_improvement(
     data : sequence of path-like
         Projects, folders of projects, or datasets.
     model : str or path-like
-        What to start from.
+        What to start from; "auto" is `choose_base`.
     minutes : float
         How long it may train.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, …
+    max_steps : int
+        Steps, instead of as many as fit into the time.
 
     Returns
     -------
@@ -101,18 +150,27 @@ def plan_improvement(
     """
     if not 0 < minutes < 1e5:
         raise InputError(f"{minutes:g} minutes is no time to train in; give a number above 0.")
-    precision = choose_precision("auto", device)
+    place = choose_device(device)
+    precision = choose_precision("auto", place.type)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    model, note = choose_base(model, place)
     _, pipeline = open_model(model, dtype)
     config = _config(pipeline)
     prepared = prepare_data(data, config, pipeline)
-    place = _device(device)
-    pace = _time_step(pipeline, config, place, dtype) * config.batch_size
-    steps = max(10, round(60 * minutes / pace * 0.8))  # a fifth for validation and the rest
+    pace = _time_step(pipeline, config, place, dtype)
+    if precision == "float32":
+        mixed = _time_step(pipeline, config, place, dtype, mixed=True)
+        precision, pace = min((precision, pace), ("mixed", mixed), key=lambda pair: pair[1])
+    # A fifth of the time is for validation and the rest.
+    steps = max_steps or max(10, round(60 * minutes / pace * 0.8))
     every = max(5, steps // 10)
-    config = dataclasses.replace(config, max_steps=steps, validate_every=every, save_every=every)
+    config = dataclasses.replace(
+        config, precision=precision, max_steps=steps, validate_every=every, save_every=every
+    )
     return Improvement(
-        model=str(model),
+        model=model,
+        note=note,
+        device=place.type,
         **_count(prepared),
         steps=steps,
         seconds=pace * steps / 0.8,
@@ -125,7 +183,7 @@ def improve(
     data: Sequence[str | Path],
     *,
     name: str,
-    model: str | Path = "tiny",
+    model: str | Path = "auto",
     minutes: float = 20.0,
     device: str = "auto",
     rehearse: bool = True,
@@ -144,7 +202,7 @@ def improve(
     name : str
         Under which the result is found: a folder in `home`.
     rehearse : bool
-        Let the bundled model see its own world half of the time, so that it forgets less.
+        Let a model of the synthetic world see it half of the time, so that it forgets less.
     home : Path, optional
         `flowrvs.checkpoints.models_home` by default.
     plan : Improvement, optional
@@ -152,8 +210,8 @@ def improve(
     resume : bool
         Go on with an improvement of this name that was stopped.
     progress, cancel
-        See `flowrvs.progress`. When it is cancelled after its first validation, the best state
-        so far comes out.
+        See `flowrvs.progress`. When it is cancelled, the best state so far comes out. A file
+        ``cancel`` in ``<home>/.<name>.training`` cancels, too.
 
     Returns
     -------
@@ -164,35 +222,98 @@ def improve(
     ------
     Cancelled
         Before there was anything to keep.
+    TrainingError
+        No state was better on held-out videos than the model as it was.
     FlowRVSError
         Nothing to train on, a name that is taken, no room.
     """
     home = home or models_home()
-    if not name or Path(name).name != name or name.startswith("."):
-        raise InputError(f"{name!r} is no name for a model; give one without '/' or leading '.'.")
-    target = home / name
+    target = check_name(name, home)
+    work = work_folder(name, home)
     if target.exists() and not resume:
         raise InputError(f"{target} is there already; choose another name.")
-    plan = plan or plan_improvement(data, model=model, minutes=minutes, device=device)
-    work = home / f".{name}.training"
-    paths, weights = [*data], None
-    if rehearse and str(model) == "tiny":
-        paths.append(_rehearsal(home / ".rehearsal"))
-        weights = [*[0.5 / len(data)] * len(data), 0.5]
-    return train_flow(
-        model,
-        paths,
-        work,
-        plan.config,
-        weights=weights,
-        name=name,
-        device=device,
-        target=target,
-        resume=resume,
-        keep_on_cancel=True,
-        progress=progress,
-        cancel=cancel,
-    )
+    work.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        lock = FileLock(work / "lock")
+        if not lock.acquire():
+            raise InputError(f"{name} is being trained by another process; choose another name.")
+        held.callback(lock.release)
+        if resume:
+            model, config = _read_plan(work)
+        else:
+            for left in ("checkpoints", "cache"):
+                shutil.rmtree(work / left, ignore_errors=True)
+            for left in ("best.safetensors", "log.jsonl", "example.png", "cancel"):
+                (work / left).unlink(missing_ok=True)
+            plan = plan or plan_improvement(data, model=model, minutes=minutes, device=device)
+            model, config = plan.model, plan.config
+            facts = plan.as_dict() | {"name": name, "data": [str(Path(p).absolute()) for p in data]}
+            document = facts | {"config": dataclasses.asdict(config)}
+            write_bytes(work / "plan.json", json.dumps(document, indent=1).encode())
+        cancel = cancel or CancelToken()
+        held.enter_context(_cancelled_by(work / "cancel", cancel))
+        trained = train_flow(
+            model,
+            data,
+            work,
+            config,
+            rehearsal=_rehearsal(model) if rehearse else None,
+            name=name,
+            device=device,
+            target=target,
+            examples=work / "example.png",
+            resume=resume,
+            keep_on_cancel=True,
+            progress=progress,
+            cancel=cancel,
+        )
+        for done in ("checkpoints", "cache"):
+            shutil.rmtree(work / done, ignore_errors=True)
+        (work / "best.safetensors").unlink(missing_ok=True)
+    return trained
+
+
+def _read_plan(work: Path) -> tuple[str, FlowConfig]:
+    """Return model and options of an improvement that was begun.
+
+    Raises
+    ------
+    InputError
+        There is none, or its file is damaged.
+    """
+    try:
+        document = json.loads(read_regular(work / "plan.json", 2**24))
+        return str(document["model"]), make_config(FlowConfig, document["config"], "plan.json")
+    except FileNotFoundError:
+        raise InputError(
+            f"Nothing to resume: there is no training in {work}; leave out --resume."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, FlowRVSError) as error:
+        raise InputError(
+            f"{work / 'plan.json'} cannot be read ({error}); train again under another name."
+        ) from None
+
+
+@contextlib.contextmanager
+def _cancelled_by(file: Path, token: CancelToken) -> Iterator[None]:
+    """Cancel when a file appears: the wish of a window that has no other hold on the process."""
+    file.unlink(missing_ok=True)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            if file.exists():
+                token.cancel()
+                return
+
+    watcher = threading.Thread(target=watch, name="cancel-file", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        file.unlink(missing_ok=True)
 
 
 def training_bytes(pipeline: FlowRVSPipeline, config: FlowConfig, dtype: torch.dtype) -> int:
@@ -218,7 +339,7 @@ def training_bytes(pipeline: FlowRVSPipeline, config: FlowConfig, dtype: torch.d
     kept = layers + (60 if config.lora_rank else 20)
     if not config.gradient_checkpointing:
         kept = layers * (50 if config.lora_rank else 42)
-    activations = tokens * width * size * kept
+    activations = config.batch_size * tokens * width * size * kept
     state = trained * (own + 2 * own + (4 if config.ema_decay else 0))
     encoder = sum(p.numel() for p in vae.parameters()) * size
     # A clip is encoded before the step: the two never need their activations together.
@@ -229,63 +350,63 @@ def training_bytes(pipeline: FlowRVSPipeline, config: FlowConfig, dtype: torch.d
 def _config(pipeline: FlowRVSPipeline) -> FlowConfig:
     """Options for a model of this size: adapters for large ones, all weights of small ones."""
     large = sum(p.numel() for p in pipeline.transformer.parameters()) > 10**8
+    common: dict[str, Any] = {"epochs": 10**6, "validate_first": True}
     if large:
-        return build_config(FlowConfig, preset="corrections", lora_rank=32)
+        return build_config(FlowConfig, preset="corrections", lora_rank=32, **common)
     return build_config(
         FlowConfig,
         preset="corrections",
-        batch_size=4,
-        learning_rate=3e-4,
+        **common,
+        sampler="consecutive",
+        batch_size=16,
+        learning_rate=7e-4,
+        warmup=30,
         gradient_checkpointing=False,
         boundary_probability=0.8,
-        workers=0,
         crop_probability=0.0,
-        warmup=20,
+        train_text=True,
+        remember=True,
+        workers=0,
+        log_every=5,
     )
 
 
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
 def _time_step(
-    pipeline: FlowRVSPipeline, config: FlowConfig, device: torch.device, dtype: torch.dtype
+    pipeline: FlowRVSPipeline,
+    config: FlowConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    mixed: bool = False,
 ) -> float:
-    """Seconds of a forward and backward pass of one clip; the second of two."""
+    """Seconds of a step of the whole batch: forward, backward and encoding; the second of two."""
     transformer = pipeline.transformer.to(device).requires_grad_(True)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     cells = pipeline.token_pixels // int(transformer.config.patch_size[1])
-    shape = (
-        1,
-        int(transformer.config.out_channels),
-        1 + (config.frames - 1) // 4,
-        int(pipeline.config.sample_height) // cells,
-        int(pipeline.config.sample_width) // cells,
-    )
-    start = torch.zeros(shape, device=device)
-    text = torch.zeros(
-        1, int(pipeline.config.max_sequence_length), int(transformer.config.text_dim)
-    ).to(device)
+    latents = 1 + (config.frames - 1) // 4
+    height, width = int(pipeline.config.sample_height), int(pipeline.config.sample_width)
+    channels, batch = int(transformer.config.out_channels), config.batch_size
+    start = torch.zeros((batch, channels, latents, height // cells, width // cells), device=device)
+    words = (batch, int(pipeline.config.max_sequence_length), int(transformer.config.text_dim))
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        loss = flow_step_loss(
-            transformer,
-            start,
-            start,
-            torch.full((1,), 1000.0, device=device),
-            text,
-            inject=pipeline.injects_video,
-            dtype=dtype,
-        )
+        with mixed_precision(device, mixed):
+            loss = flow_step_loss(
+                transformer,
+                start,
+                start,
+                torch.full((batch,), 1000.0, device=device),
+                inject=pipeline.injects_video,
+                dtype=dtype,
+                encoder_hidden_states=torch.zeros(words, device=device, dtype=dtype),
+            )
         loss.backward()
         float(loss.detach())  # waits for a GPU
         seconds = time.perf_counter() - began
         transformer.zero_grad(set_to_none=True)
-    # Reading and encoding the clip, and the optimizer, take about as long again.
+    # Reading and encoding the clips, and the optimizer, take about as long again.
     return 2 * seconds
 
 
@@ -316,11 +437,12 @@ def _count(prepared: PreparedData) -> dict[str, Any]:
     }
 
 
-def _rehearsal(folder: Path) -> Path:
-    """Return a split of the bundled model's own world; made once."""
-    from flowrvs.data.synthetic import write_split
-
-    if not (folder / "mask_dict.json").is_file():
-        for _ in write_split(folder, videos=_REHEARSAL, seed=_REHEARSAL_SEED):
-            pass
-    return folder
+def _rehearsal(model: str | Path) -> WorldSource | None:
+    """Return the synthetic world for a model that speaks of it, None for others."""
+    folder = locate(model)
+    known = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True).get_vocab()
+    large = len(known) > 10_000  # a vocabulary of everything, its words included
+    if large or not all("\u2581" + word in known for word in vocabulary()):
+        return None
+    index = json.loads(read_regular(folder / "model_index.json", 2**20))
+    return WorldSource(_REHEARSED, int(index["sample_height"]), int(index["sample_width"]))

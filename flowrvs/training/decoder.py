@@ -7,7 +7,6 @@ output: the stock clamp has no gradient beyond [-1, 1].
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from flowrvs import __version__
 from flowrvs.evaluation import score_masks
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import decode_frames, encode_moments
@@ -25,11 +23,10 @@ from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.clips import plan_clip
 from flowrvs.training.config import DecoderConfig
 from flowrvs.training.dataset import Sample
-from flowrvs.training.engine import Engine, make_accelerator
-from flowrvs.training.flow import Trained
-from flowrvs.training.models import open_model, write_model
+from flowrvs.training.models import write_model
 from flowrvs.training.objective import LOGIT_SCALE, mask_loss
-from flowrvs.training.setup import PreparedData, choose_precision, prepare_data, prepare_folder
+from flowrvs.training.run import Trained, TrainingRun
+from flowrvs.training.setup import PreparedData, prepare_data
 
 __all__ = ["DecoderTrainee", "train_decoder"]
 
@@ -150,45 +147,25 @@ def train_decoder(
         Its folder is ``<out>/model``: the model with the new decoder.
     """
     config = config or DecoderConfig()
-    out = Path(out).expanduser()
-    prepare_folder(out, resume)
-    precision = choose_precision(config.precision, device)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    accelerator = make_accelerator(precision, device)
-    base, pipeline = open_model(model, dtype)
-    vae = pipeline.vae.to(accelerator.device)
-    use_fast_layers(vae, exact=False)  # exact roundings in 16 bits have no gradient
-    prepared = prepare_data(data, config, pipeline, weights=weights)
-    trainee = DecoderTrainee(vae, config, accelerator, prepared)
-    engine = Engine(
-        trainee,
-        prepared.train,
-        prepared.train.epoch_length,
-        config,
+    run = TrainingRun(
+        "decoder",
+        model,
         out,
-        accelerator,
-        identity={"stage": "decoder", "data": prepared.identity, "precision": precision},
+        config,
+        name=name,
+        device=device,
+        resume=resume,
         tensorboard=tensorboard,
         progress=progress,
         cancel=cancel,
     )
-    if resume:
-        engine.resume()
-    engine.run()
-    trained, facts = engine.result()
-    card = {
-        "name": name or out.absolute().name,
-        "stage": "decoder",
-        "base": str(base),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "flowrvs": __version__,
-        **prepared.card(),
-        **facts,
-    }
-    folder = out / "model"
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(engine.module).load_state_dict(trained, strict=False)
-        write_model(base, folder, pipeline, {"vae": vae.to("cpu")}, card)
-    accelerator.wait_for_everyone()
-    scores = {key: float(value) for key, value in facts.items() if key in ("J", "F", "J&F")}
-    return Trained(folder, int(facts["step"]), scores, card)
+    vae = run.pipeline.vae.to(run.accelerator.device)
+    use_fast_layers(vae, exact=False)  # exact roundings in 16 bits have no gradient
+    prepared = prepare_data(data, config, run.pipeline, weights=weights)
+    trainee = DecoderTrainee(vae, config, run.accelerator, prepared)
+    module, trained, card = run.train(trainee, prepared.train, prepared)
+    folder = run.out / "model"
+    if run.accelerator.is_main_process:
+        module.load_state_dict(trained, strict=False)
+        write_model(run.base, folder, run.pipeline, {"vae": vae.to("cpu")}, card)
+    return run.trained(folder, card)

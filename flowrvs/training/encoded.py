@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -20,15 +19,11 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import T5TokenizerFast, UMT5EncoderModel
 
 from flowrvs.disk import free_bytes, replacing
 from flowrvs.errors import StorageError
-from flowrvs.models.devices import free_memory, release
-from flowrvs.models.text import clean_prompt
 from flowrvs.models.vae import encode_moments
 from flowrvs.pipelines.geometry import normalise
-from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource, PromptEncoder
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.dataset import Draw, Sample, TrainingData, read_mask, read_video
 
@@ -37,7 +32,7 @@ __all__ = [
     "ClipEncoder",
     "EncodedSample",
     "LatentCache",
-    "TextBank",
+    "MemoryCache",
     "fill_cache",
     "needed_draws",
 ]
@@ -136,6 +131,34 @@ class LatentCache:
             raise StorageError(f"Cannot write {path}: {error}; free some space there.") from None
 
 
+class MemoryCache:
+    """Tensors by key in memory; what was not asked for longest goes first.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes that it may take.
+    """
+
+    def __init__(self, limit: int = 2**29) -> None:
+        self._limit, self._size = limit, 0
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def get(self, key: str) -> torch.Tensor | None:
+        """Return what is kept, or None."""
+        latent = self._kept.pop(key, None)
+        if latent is not None:
+            self._kept[key] = latent  # the last one now
+        return latent
+
+    def put(self, key: str, latent: torch.Tensor) -> None:
+        """Keep a tensor."""
+        self._kept[key] = latent
+        self._size += latent.nbytes
+        while self._size > self._limit:
+            self._size -= self._kept.pop(next(iter(self._kept))).nbytes
+
+
 class CachedData:
     """`TrainingData` whose samples come encoded where they are in the cache.
 
@@ -143,12 +166,20 @@ class CachedData:
     ----------
     data : TrainingData
         With ``settings.variants`` above 0: its clips come back.
-    cache : LatentCache
+    cache : LatentCache or MemoryCache
+    encoder : ClipEncoder, optional
+        Encodes and keeps what is not there yet.
     """
 
-    def __init__(self, data: TrainingData, cache: LatentCache) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        cache: LatentCache | MemoryCache,
+        encoder: ClipEncoder | None = None,
+    ) -> None:
         self.data = data
         self.cache = cache
+        self.encoder = encoder
 
     def __len__(self) -> int:
         return len(self.data)
@@ -164,7 +195,13 @@ class CachedData:
 
     def _encoded(self, number: int, draw: Draw) -> EncodedSample | None:
         target = self.cache.get(draw.target_key)
+        if target is None and self.encoder is not None:
+            target = self.encoder.target(read_mask(draw))
+            self.cache.put(draw.target_key, target)
         moments = self.cache.get(draw.clip_key) if target is not None else None
+        if moments is None and self.encoder is not None:
+            moments = self.encoder.moments(read_video(draw))
+            self.cache.put(draw.clip_key, moments)
         if target is None or moments is None:
             return None
         return EncodedSample(number, draw.text, moments, target)
@@ -258,98 +295,3 @@ def _keep(draw: Draw, cache: LatentCache, encoder: ClipEncoder) -> int:
     if not has_target:
         cache.put(draw.target_key, encoder.target(read_mask(draw)))
     return 2 - has_clip - has_target
-
-
-class TextBank:
-    """Embeddings of the sentences of a training, read from disk as they are needed.
-
-    Parameters
-    ----------
-    tokenizer : T5TokenizerFast
-    encoder : EncoderSource or UMT5EncoderModel
-        Computes those that are not kept yet; a source is loaded once, for all of them.
-    cache : EmbeddingCache
-        Where they are kept.
-    length : int
-        Tokens that a sentence is padded to.
-    lower_case : bool
-        As in `PromptEncoder`.
-
-    Attributes
-    ----------
-    prompts : PromptEncoder
-        The same sentences for a pipeline.
-    """
-
-    def __init__(
-        self,
-        tokenizer: T5TokenizerFast,
-        encoder: EncoderSource | UMT5EncoderModel,
-        cache: EmbeddingCache,
-        length: int,
-        lower_case: bool,
-    ) -> None:
-        self._tokenizer, self._encoder, self._cache = tokenizer, encoder, cache
-        self._length, self._lower_case = length, lower_case
-        self.prompts = self._prompt_encoder(encoder)
-        self._read = lru_cache(maxsize=1024)(self._read_one)
-
-    def _prompt_encoder(self, encoder: EncoderSource | UMT5EncoderModel) -> PromptEncoder:
-        return PromptEncoder(
-            self._tokenizer,
-            encoder,
-            length=self._length,
-            lower_case=self._lower_case,
-            cache=self._cache,
-        )
-
-    def prepare(
-        self,
-        texts: list[str],
-        device: torch.device,
-        *,
-        progress: ProgressCallback | None = None,
-        cancel: CancelToken | None = None,
-    ) -> None:
-        """Embed the sentences that are new; the text encoder is loaded for those only."""
-        new = [text for text in texts if self._cache.get(self._cleaned(text)) is None]
-        if not new:
-            return
-        source, encoder = self._encoder, self._encoder
-        if isinstance(source, EncoderSource):
-            encoder = source.load()
-            room = free_memory(device)
-            if room is None or room > source.size + 2**30:
-                encoder.to(device)
-        clock = ProgressClock(len(new))
-        for start in range(0, len(new), 256):
-            prompts = self._prompt_encoder(encoder)  # each remembers what it computed
-            for text in new[start : start + 256]:
-                if cancel is not None:
-                    cancel.raise_if_cancelled()
-                prompts.encode([text], torch.device("cpu"))
-                event = clock.advance("embedding sentences")
-                if progress is not None:
-                    progress(event)
-        if isinstance(source, EncoderSource):
-            del encoder, prompts
-            release(device)
-
-    def get(self, texts: list[str], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Return embeddings, (N, length, d_model), zero after each sentence's true length."""
-        rows = [self._read(text) for text in texts]
-        out = rows[0].new_zeros(len(rows), self._length, rows[0].shape[-1])
-        for target, row in zip(out, rows, strict=True):
-            target[: len(row)] = row
-        return out.to(device, dtype)
-
-    def _cleaned(self, text: str) -> str:
-        return clean_prompt(text.lower() if self._lower_case else text)
-
-    def _read_one(self, text: str) -> torch.Tensor:
-        kept = self._cache.get(self._cleaned(text))
-        if kept is None:  # somebody deletes the cache, or the disk is full
-            row = self.prompts.encode([text], torch.device("cpu"))[0]
-            lengths = row.any(-1).nonzero()
-            kept = row[: int(lengths.max()) + 1 if len(lengths) else 1]
-        return kept

@@ -6,19 +6,15 @@ video injection; all weights or adapters (LoRA); VAE and text encoder frozen.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import WanTransformer3DModel
 
-from flowrvs import __version__
 from flowrvs.checkpoints.files import fingerprint
-from flowrvs.errors import Cancelled
+from flowrvs.errors import InputError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
@@ -30,46 +26,26 @@ from flowrvs.training.encoded import (
     ClipEncoder,
     EncodedSample,
     LatentCache,
-    TextBank,
+    MemoryCache,
     fill_cache,
     needed_draws,
 )
-from flowrvs.training.engine import Engine, make_accelerator
 from flowrvs.training.lora import add_adapter, save_adapter
-from flowrvs.training.models import has_mask_decoder, inject_video, open_model, write_model
+from flowrvs.training.models import has_mask_decoder, inject_video, write_model
 from flowrvs.training.objective import interpolate, sample_timesteps
-from flowrvs.training.setup import (
-    PreparedData,
-    choose_precision,
+from flowrvs.training.run import Trained, TrainingRun
+from flowrvs.training.sentences import (
+    LearningTexts,
+    SpokenTransformer,
+    TextBank,
+    learn_texts,
     open_texts,
-    prepare_data,
-    prepare_folder,
 )
+from flowrvs.training.setup import PreparedData, prepare_data
+from flowrvs.training.sources import Source
 from flowrvs.training.validation import score_held_out
 
-__all__ = ["FlowTrainee", "Trained", "flow_step_loss", "train_flow"]
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What came out of a training.
-
-    Attributes
-    ----------
-    folder : Path
-        ``<out>/model`` or ``<out>/lora``.
-    steps : int
-        At which the weights were taken.
-    scores : dict of str to float
-        ``J``, ``F``, ``J&F`` on held-out videos; empty where none were held out.
-    card : dict
-        As written to ``training.json``.
-    """
-
-    folder: Path
-    steps: int
-    scores: dict[str, float]
-    card: dict[str, Any]
+__all__ = ["FlowTrainee", "flow_step_loss", "train_flow"]
 
 
 def flow_step_loss(
@@ -77,10 +53,10 @@ def flow_step_loss(
     start: torch.Tensor,
     end: torch.Tensor,
     times: torch.Tensor,
-    embeddings: torch.Tensor,
     *,
     inject: bool,
     dtype: torch.dtype,
+    **sentences: torch.Tensor,
 ) -> torch.Tensor:
     """Return the published loss of one step: MSE(v, x0 - x1).
 
@@ -92,19 +68,20 @@ def flow_step_loss(
         ``x0``, the video's latent, normalised, and ``x1``, the masks', as it is.
     times : Tensor, shape (B,)
         1 to 1000.
-    embeddings : Tensor, shape (B, L, d_model)
     inject : bool
         Show ``x0`` beside ``x_t`` (DVI).
     dtype : torch.dtype
         What the transformer takes.
+    **sentences : Tensor
+        ``encoder_hidden_states``, (B, L, d_model), or what a `SpokenTransformer` takes.
     """
     state = interpolate(start, end, times)
     inputs = torch.cat([state, start], dim=1) if inject else state
     velocity = transformer(
         hidden_states=inputs.to(dtype),
         timestep=times,
-        encoder_hidden_states=embeddings.to(dtype),
         return_dict=False,
+        **sentences,
     )[0]
     return torch.nn.functional.mse_loss(velocity.float(), start - end)
 
@@ -118,25 +95,31 @@ class FlowTrainee:
         Its transformer is trained in place.
     encoder : ClipEncoder
         For samples that are not encoded yet.
-    texts : TextBank
+    texts : TextBank or LearningTexts
     config : FlowConfig
     accelerator : Accelerator
     data : PreparedData
     dtype : torch.dtype
         Of the transformer's inputs.
+    examples : Path, optional
+        Where each validation leaves a picture of what it saw.
     """
 
     def __init__(
         self,
         pipeline: FlowRVSPipeline,
         encoder: ClipEncoder,
-        texts: TextBank,
+        texts: TextBank | LearningTexts,
         config: FlowConfig,
         accelerator: Accelerator,
         data: PreparedData,
         dtype: torch.dtype,
+        examples: Path | None = None,
     ) -> None:
-        self.module: WanTransformer3DModel = pipeline.transformer
+        self.module: torch.nn.Module = pipeline.transformer
+        if isinstance(texts, LearningTexts):
+            self.module = SpokenTransformer(pipeline.transformer, texts.encoder)
+        self._examples = examples
         self._pipeline, self._encoder, self._texts = pipeline, encoder, texts
         self._config, self._accelerator, self._data = config, accelerator, data
         self._dtype, self._inject = dtype, pipeline.injects_video
@@ -169,9 +152,9 @@ class FlowTrainee:
             start,
             end,
             torch.cat(times).to(device),
-            self._texts.get([sample.text for sample in group], device, self._dtype),
             inject=self._inject,
             dtype=self._dtype,
+            **self._texts.conditions([sample.text for sample in group], device, self._dtype),
         )
 
     def draw(self, number: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,8 +176,11 @@ class FlowTrainee:
             return {}
         place = self._pipeline.vae.device
         self._pipeline.vae.to(self._accelerator.device)
+        self._texts.refresh(self._pipeline)
         try:
-            return score_held_out(self._pipeline, self._data.held_out, self._accelerator)
+            return score_held_out(
+                self._pipeline, self._data.held_out, self._accelerator, self._examples
+            )
         finally:
             self._pipeline.vae.to(place)
 
@@ -206,10 +192,12 @@ def train_flow(
     config: FlowConfig | None = None,
     *,
     weights: Sequence[float] | None = None,
+    rehearsal: Source | None = None,
     cache: str | Path | None = None,
     name: str | None = None,
     device: str = "auto",
     target: Path | None = None,
+    examples: Path | None = None,
     resume: bool = False,
     keep_on_cancel: bool = False,
     tensorboard: bool = False,
@@ -230,6 +218,9 @@ def train_flow(
         See `flowrvs.training.build_config`.
     weights : sequence of float, optional
         Share of the samples from each path of `data`.
+    rehearsal : Source, optional
+        What the model knows already: half of the samples come from it, so that less is
+        forgotten, and it is scored apart, as ``old J&F``.
     cache : path-like, optional
         Encode clips beforehand, once, into this folder; then the transformer trains alone.
     name : str, optional
@@ -238,6 +229,8 @@ def train_flow(
         ``"auto"``, ``"cpu"``, ``"cuda"``, …
     target : Path, optional
         Folder of the result, instead of ``<out>/model`` or ``<out>/lora``.
+    examples : Path, optional
+        A PNG that each validation writes: held-out frames with the truth and the masks.
     resume : bool
         Go on from the newest checkpoint in `out`.
     keep_on_cancel : bool
@@ -259,72 +252,67 @@ def train_flow(
         In one line: bad data or options, no room on disk or device, a loss that is not finite.
     """
     config = config or FlowConfig()
-    out = Path(out).expanduser()
-    prepare_folder(out, resume)
-    precision = choose_precision(config.precision, device)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    accelerator = make_accelerator(precision, device)
-    base, pipeline = open_model(model, dtype)
-    pipeline.vae.to(accelerator.device)
-    use_fast_layers(pipeline.vae)
-    prepared = prepare_data(
-        data, config, pipeline, weights=weights, variants=config.cache_variants if cache else 0
-    )
-    kept = Path(cache).expanduser() if cache else out / "cache"
-    texts = open_texts(base, pipeline, kept, dtype, prepared.texts(), accelerator, progress, cancel)
-    encoder = ClipEncoder(pipeline.vae)
-    dataset: Any = prepared.train
-    if cache:
-        key = f"{fingerprint(base / 'vae')}-{str(dtype).removeprefix('torch.')}"
-        dataset = CachedData(prepared.train, LatentCache(kept / f"latents-{key}"))
-        _fill(dataset, encoder, config, accelerator, progress, cancel)
-        pipeline.vae.to("cpu")
-    _prepare_transformer(pipeline, config)
-    trainee = FlowTrainee(pipeline, encoder, texts, config, accelerator, prepared, dtype)
-    pipeline.transformer.to(accelerator.device)
-    engine = Engine(
-        trainee,
-        dataset,
-        prepared.train.epoch_length,
-        config,
+    if config.train_text and config.lora_rank:
+        raise InputError("train_text goes with all weights, not with lora_rank; leave one out.")
+    run = TrainingRun(
+        "flow",
+        model,
         out,
-        accelerator,
-        identity={"stage": "flow", "data": prepared.identity, "precision": precision},
+        config,
+        name=name,
+        device=device,
+        resume=resume,
         tensorboard=tensorboard,
         progress=progress,
         cancel=cancel,
     )
-    if resume:
-        engine.resume()
-    try:
-        engine.run()
-    except Cancelled:
-        if not keep_on_cancel or engine.checkpoints.load_best() is None:
-            raise
-    trained, facts = engine.result()
-    card = {
-        "name": name or out.absolute().name,
-        "stage": "flow",
-        "base": str(base),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "flowrvs": __version__,
-        **prepared.card(),
-        **facts,
-    }
-    folder = target or out / ("lora" if config.lora_rank else "model")
+    base, pipeline, accelerator = run.base, run.pipeline, run.accelerator
+    pipeline.vae.to(accelerator.device)
+    use_fast_layers(pipeline.vae)
+    prepared = prepare_data(
+        data,
+        config,
+        pipeline,
+        weights=weights,
+        variants=config.cache_variants if cache or config.remember else 0,
+        rehearsal=rehearsal,
+    )
+    kept = Path(cache).expanduser() if cache else run.out / "cache"
+    texts: TextBank | LearningTexts
+    if config.train_text:
+        texts = learn_texts(base, pipeline, prepared.texts())
+    else:
+        texts = open_texts(
+            base, pipeline, kept, run.dtype, prepared.texts(), accelerator, progress, cancel
+        )
+    encoder = ClipEncoder(pipeline.vae)
+    dataset: Any = prepared.train
+    if cache:
+        key = f"{fingerprint(base / 'vae')}-{str(run.dtype).removeprefix('torch.')}"
+        dataset = CachedData(prepared.train, LatentCache(kept / f"latents-{key}"))
+        _fill(dataset, encoder, config, accelerator, progress, cancel)
+        pipeline.vae.to("cpu")
+    elif config.remember:
+        dataset = CachedData(prepared.train, MemoryCache(), encoder)
+    _prepare_transformer(pipeline, config)
+    trainee = FlowTrainee(
+        pipeline, encoder, texts, config, accelerator, prepared, run.dtype, examples
+    )
+    trainee.module.to(accelerator.device)
+    module, trained, card = run.train(trainee, dataset, prepared, keep_on_cancel=keep_on_cancel)
+    folder = target or run.out / ("lora" if config.lora_rank else "model")
     if accelerator.is_main_process:
-        transformer = accelerator.unwrap_model(engine.module)
         if config.lora_rank:
-            save_adapter(transformer, trained, folder, card)
+            save_adapter(module, trained, folder, card)
         else:
-            transformer.load_state_dict(trained, strict=False)
-            changed = {"transformer": transformer}
+            module.load_state_dict(trained, strict=False)
+            changed: dict[str, Any] = {"transformer": pipeline.transformer}
+            if config.train_text:
+                changed |= {"text_encoder": texts.encoder, "tokenizer": texts.tokenizer}
             if not has_mask_decoder(base):
                 changed["vae"] = pipeline.vae.to("cpu")
             write_model(base, folder, pipeline, changed, card)
-    accelerator.wait_for_everyone()
-    scores = {key: float(value) for key, value in facts.items() if key in ("J", "F", "J&F")}
-    return Trained(folder, int(facts["step"]), scores, card)
+    return run.trained(folder, card)
 
 
 def _prepare_transformer(pipeline: FlowRVSPipeline, config: FlowConfig) -> None:

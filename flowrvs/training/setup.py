@@ -1,4 +1,4 @@
-"""What both trainings on real data begin with: device, data, sentences, and what is held out."""
+"""The data of a training on real clips: opened, divided, and what is held out."""
 
 from __future__ import annotations
 
@@ -7,22 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
-from flowrvs.checkpoints.files import fingerprint
 from flowrvs.errors import InputError
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.pipelines.prompts import EmbeddingCache, EncoderSource
-from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.clips import Box
 from flowrvs.training.config import CommonConfig
 from flowrvs.training.dataset import ClipSettings, TrainingData, caption
-from flowrvs.training.encoded import TextBank
 from flowrvs.training.sources import Source, open_sources
 from flowrvs.training.validation import HeldOut, choose_held_out, held_out_sentences
 
-__all__ = ["PreparedData", "choose_precision", "open_texts", "prepare_data", "prepare_folder"]
+__all__ = ["PreparedData", "prepare_data"]
 
 
 @dataclass(frozen=True)
@@ -65,34 +58,6 @@ class PreparedData:
         }
 
 
-def prepare_folder(out: Path, resume: bool) -> None:
-    """Refuse a folder that holds another training, or none that could go on.
-
-    Raises
-    ------
-    InputError
-        It holds checkpoints already, or none to resume.
-    """
-    begun = any((out / "checkpoints").glob("step-*"))
-    if begun and not resume:
-        raise InputError(f"{out} holds a training already; give --resume or another --out.")
-    if resume and not begun:  # told before minutes of preparing
-        raise InputError(f"Nothing to resume: there is no checkpoint in {out}; leave out --resume.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder.")
-    if not resume:
-        (out / "best.safetensors").unlink(missing_ok=True)
-        (out / "log.jsonl").unlink(missing_ok=True)
-
-
-def choose_precision(precision: str, device: str) -> str:
-    """Return "bfloat16", "mixed" or "float32" for "auto"."""
-    if precision != "auto":
-        return precision
-    cuda = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return "bfloat16" if cuda else "float32"
-
-
 def prepare_data(
     paths: Sequence[str | Path],
     config: CommonConfig,
@@ -100,6 +65,7 @@ def prepare_data(
     *,
     weights: Sequence[float] | None = None,
     variants: int = 0,
+    rehearsal: Source | None = None,
 ) -> PreparedData:
     """Open the data, hold some videos out, and say how clips are drawn.
 
@@ -114,6 +80,8 @@ def prepare_data(
         One a path.
     variants : int
         Different clips of each anchor; 0 draws a new one every time.
+    rehearsal : Source, optional
+        See `flowrvs.training.train_flow`; `paths` then share the other half.
 
     Raises
     ------
@@ -126,16 +94,28 @@ def prepare_data(
         raise InputError(f"There are {len(weights)} weights for {len(paths)} paths of data.")
     confirmed = config.project_frames == "confirmed"
     sources: list[Source] = []
-    shares: list[float] = []
+    path_of: list[int] = []
     for place, path in enumerate(paths):
         found = open_sources(path, confirmed=confirmed, split=config.split)
         sources += found
-        if weights is not None:
-            total = sum(_size(source) for source in found)
-            shares += [weights[place] * _size(source) / total for source in found]
-    held_out = choose_held_out(
-        sources, config.validation_share, config.validation_sentences, config.seed
-    )
+        path_of += [place] * len(found)
+    share, most = config.validation_share, config.validation_sentences
+    held_out = choose_held_out(sources, share, most, config.seed)
+    scored = held_out_sentences(sources, held_out, most, pipeline.window_size)
+    # What is held out takes no part of its path's share along.
+    sizes = [_size(source, index, held_out) for index, source in enumerate(sources)]
+    shares: list[float] | None = None
+    if weights is not None:
+        total = [sum(s for s, p in zip(sizes, path_of, strict=True) if p == k) for k in path_of]
+        shares = [weights[p] * s / max(t, 1) for p, s, t in zip(path_of, sizes, total, strict=True)]
+    if rehearsal is not None:
+        own = shares or sizes
+        shares = [value / sum(own) for value in own] + [1.0]
+        videos = max(1, most // 6) if share > 0 else 0
+        known = choose_held_out([rehearsal], float(share > 0), videos, config.seed)
+        scored += held_out_sentences([rehearsal], known, most, pipeline.window_size, kind="old ")
+        held_out |= {(len(sources), name) for _, name in known}
+        sources.append(rehearsal)
     settings = ClipSettings(
         frames=config.frames,
         box=_box(config, pipeline),
@@ -147,12 +127,7 @@ def prepare_data(
         seed=config.seed,
         variants=variants,
     )
-    data = TrainingData(
-        sources, settings, weights=None if weights is None else shares, held_out=held_out
-    )
-    scored = held_out_sentences(
-        sources, held_out, config.validation_sentences, pipeline.window_size
-    )
+    data = TrainingData(sources, settings, weights=shares, held_out=held_out)
     # Not the whole paths: data may be moved while a training rests.
     identity = [
         [Path(entry.source.label).name, len(entry.rows), entry.count] for entry in data.entries
@@ -160,8 +135,8 @@ def prepare_data(
     return PreparedData(sources, data, scored, [identity, variants])
 
 
-def _size(source: Source) -> int:
-    return sum(len(video.sentences) for video in source.videos)
+def _size(source: Source, index: int, held_out: frozenset[tuple[int, str]]) -> int:
+    return sum(len(v.sentences) for v in source.videos if (index, v.name) not in held_out)
 
 
 def _box(config: CommonConfig, pipeline: FlowRVSPipeline) -> Box:
@@ -177,44 +152,3 @@ def _box(config: CommonConfig, pipeline: FlowRVSPipeline) -> Box:
             "long side no less than the short one."
         )
     return Box(short, long, multiple)
-
-
-def open_texts(
-    base: Path,
-    pipeline: FlowRVSPipeline,
-    folder: Path,
-    dtype: torch.dtype,
-    texts: list[str],
-    accelerator: Accelerator,
-    progress: ProgressCallback | None = None,
-    cancel: CancelToken | None = None,
-) -> TextBank:
-    """Embed the sentences that are new, and give the pipeline the encoder for its own use.
-
-    Parameters
-    ----------
-    base : Path
-        The model's folder, with the text encoder.
-    pipeline : FlowRVSPipeline
-    folder : Path
-        Where embeddings are kept.
-    dtype : torch.dtype
-        What the encoder computes in.
-    texts : list of str
-    accelerator : Accelerator
-        One process embeds, the others wait.
-    progress, cancel
-        See `flowrvs.progress`.
-    """
-    length = int(pipeline.config.max_sequence_length)
-    lower_case = bool(pipeline.config.lower_case)
-    encoder = base / "text_encoder"
-    key = fingerprint(encoder, base / "tokenizer")
-    kept = folder / f"embeddings-{key}-{str(dtype).removeprefix('torch.')}-{length}"
-    cache = EmbeddingCache(kept, limit=2**42)
-    bank = TextBank(pipeline.tokenizer, EncoderSource(encoder, dtype), cache, length, lower_case)
-    pipeline.prompts = bank.prompts
-    if accelerator.is_main_process:
-        bank.prepare(texts, accelerator.device, progress=progress, cancel=cancel)
-    accelerator.wait_for_everyone()
-    return bank

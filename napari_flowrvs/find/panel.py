@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 from flowrvs.checkpoints import MODELS
+from flowrvs.checkpoints.placed import placed_models
 from flowrvs.errors import InputError
 from napari_flowrvs.find.offers import LayerOffers
 from napari_flowrvs.find.presenter import (
@@ -204,6 +205,21 @@ def choose_button(name: str, tip: str) -> QToolButton:
     return button
 
 
+class _ModelBox(QComboBox):
+    """Names of models; those that were trained meanwhile are there when it opens."""
+
+    def offer(self, names: Iterable[str]) -> None:
+        """Add names that are not there yet, and the models that lie beside the known ones."""
+        for name in dict.fromkeys([*names, *(model.name for model in placed_models())]):
+            if self.findText(name) < 0:
+                self.addItem(name)
+
+    def showPopup(self) -> None:  # noqa: N802
+        """Look for new models first."""
+        self.offer(())
+        super().showPopup()
+
+
 class OptionsPanel(QWidget):
     """The form below the sentences; its values go into a `SegmentInputs`.
 
@@ -285,15 +301,14 @@ class OptionsPanel(QWidget):
         self.model.currentTextChanged.connect(lambda _text: self.show_estimate(""))
 
     def _build_model(self) -> None:
-        self.model = QComboBox()
+        self.model = _ModelBox()
         self.model.setEditable(True)
         self.model.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.model.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.model.setMinimumWidth(60)
         self.model.setToolTip("tiny (bundled, moving shapes only), mevis (official), or a folder")
         self.model.setAccessibleName("Model")
-        for name in dict.fromkeys([*MODELS, *self._recent.models]):
-            self.model.addItem(name)
+        self.model.offer([*MODELS, *self._recent.models])
         self.model.setItemDelegate(ModelNames(self.model))
         self.model_button = choose_button("Choose a model folder", "Choose a model folder")
         self.model_button.clicked.connect(self._choose_model)
@@ -460,6 +475,8 @@ class FindPanel(QWidget):
         self.export_button.setToolTip("Write masks and sentences as a dataset split")
         self.compare_button = QPushButton("Compare two layers…")
         self.compare_button.setToolTip("J and F of every frame of two label layers")
+        self.improve_button = QPushButton("Improve the model…")
+        self.improve_button.setToolTip("Let a model learn from what was corrected")
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 6, 0, 0)
         box.setSpacing(8)
@@ -467,6 +484,7 @@ class FindPanel(QWidget):
             *(self.sentences, self.options, self.models),
             row(self.run_button, self.cancel_button, stretch=0),
             *(self.draw_button, self.offers, rule(), self.export_button, self.compare_button),
+            self.improve_button,
         ):
             box.addWidget(part)
         box.addStretch(1)

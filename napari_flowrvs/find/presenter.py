@@ -15,6 +15,7 @@ import numpy as np
 from psygnal import Signal
 
 import flowrvs
+from flowrvs.checkpoints.placed import placed_models
 from flowrvs.errors import InputError
 from flowrvs.inference import segment_into
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
@@ -65,6 +66,9 @@ def load_segmenter(model: str, device: str, memory: str = "auto") -> Segmenter:
         from flowrvs.inference.cluster import Cluster
 
         return Cluster(device, model, timeout=_FIRST_WORKER, memory=memory)
+    for placed in placed_models():
+        if placed.name == model and placed.adapter:  # of a model that is loaded with it
+            return flowrvs.load(placed.base, device=device, memory=memory, lora=placed.folder)
     return flowrvs.load_segmenter(model, device=device, memory=memory)
 
 

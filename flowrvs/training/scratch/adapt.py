@@ -20,7 +20,7 @@ from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.objective import LOGIT_SCALE, mask_loss
 from flowrvs.training.scratch.config import Phase
-from flowrvs.training.scratch.loop import cosine_rate, mixed_precision
+from flowrvs.training.scratch.loop import cosine_rate, mixed_precision, update
 from flowrvs.training.scratch.samples import draw_scene_seed, frame_indices
 
 __all__ = ["adapt_decoder"]
@@ -73,8 +73,6 @@ def adapt_decoder(
     for step in range(phase.steps):
         if cancel is not None:
             cancel.raise_if_cancelled()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * cosine_rate(step, phase.steps, 10)
         rng = np.random.default_rng([seed, 5, step])
         with mixed_precision(vae.device, autocast):
             latents, truth = _predictions(pipeline, rng, phase)
@@ -82,10 +80,8 @@ def adapt_decoder(
         # The model's box may differ from the scene; inference resizes in the same way.
         logits = F.interpolate(logits, truth.shape[2:], mode="trilinear", align_corners=False)
         loss = mask_loss(LOGIT_SCALE * logits, truth)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        rate = learning_rate * cosine_rate(step, phase.steps, 10)
+        update(loss, parameters, [(optimizer, rate)])
         losses.append(loss.item())
         event = clock.advance(f"decoder step {step + 1}, loss {loss.item():.3f}")
         if progress is not None:

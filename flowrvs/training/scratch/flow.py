@@ -21,17 +21,19 @@ from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer
 from flowrvs.models.text import build_word_tokenizer, embed_tokens
 from flowrvs.models.vae import latent_statistics
-from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.training.journal import Journal
+from flowrvs.progress import CancelToken, ProgressCallback
+from flowrvs.training.models import inject_video
 from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
 from flowrvs.training.scratch.adapt import adapt_decoder
 from flowrvs.training.scratch.attributes import AttributeHead
 from flowrvs.training.scratch.config import Phase, ScratchConfig
 from flowrvs.training.scratch.loop import (
+    Loop,
     cosine_rate,
     load_checkpoint,
     mixed_precision,
     save_checkpoint,
+    update,
 )
 from flowrvs.training.scratch.pool import (
     Batch,
@@ -52,23 +54,7 @@ def train_flow(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Path:
-    """Train stage 2 and save the pipeline.
-
-    Parameters
-    ----------
-    config : ScratchConfig
-    resume : bool
-        Continue from the newest checkpoint in ``config.out``.
-    progress : callable, optional
-        Receives a `Progress` at every log line.
-    cancel : CancelToken, optional
-        Checked at every step; the state is saved before `Cancelled` is raised.
-
-    Returns
-    -------
-    Path
-        Folder of the finished pipeline in diffusers layout.
-    """
+    """Train stage 2; return the folder of the finished pipeline. See `train_scratch`."""
     trainer = FlowTrainer(config, progress, cancel)
     if resume:
         trainer.restore(load_checkpoint(trainer.out / "checkpoint.pt"))
@@ -89,8 +75,7 @@ class FlowTrainer:
         torch.manual_seed(self.config.seed)
         self.out = Path(config.out) / "flow"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.progress = progress
-        self.cancel = cancel or CancelToken()
+        self.progress, self.cancel = progress, cancel
         self.preset = PRESETS[config.preset]
         stage = self.config
         self.vae = AutoencoderKLWan.from_pretrained(self.out.parent / "vae" / "vae").to(self.device)
@@ -118,21 +103,24 @@ class FlowTrainer:
         self.ema = EMAModel(self.parameters, decay=stage.ema_decay, use_ema_warmup=True, power=0.75)
         self.step = 0
         self.total = sum(phase.steps for phase in stage.phases)
-        self.journal = Journal(self.out)
+        self.loop = Loop(
+            self.out,
+            self.total,
+            self.save,
+            log_every=stage.log_every,
+            save_every=stage.save_every,
+            progress=progress,
+            cancel=cancel,
+        )
 
     def _load_initial(self, folder: Path) -> None:
         from diffusers import WanTransformer3DModel
         from transformers import UMT5EncoderModel
 
         source = WanTransformer3DModel.from_pretrained(folder / "transformer")
-        state = dict(source.state_dict())
-        weight = state["patch_embedding.weight"]
-        wanted = self.transformer.config.in_channels
-        if weight.shape[1] < wanted:
-            # DVI starts from weights without it: its new inputs begin at zero.
-            extra = weight.new_zeros(weight.shape[0], wanted - weight.shape[1], *weight.shape[2:])
-            state["patch_embedding.weight"] = torch.cat([weight, extra], dim=1)
-        self.transformer.load_state_dict(state)
+        if self.config.video_injection:
+            source = inject_video(source)
+        self.transformer.load_state_dict(source.state_dict())
         text = UMT5EncoderModel.from_pretrained(folder / "text_encoder")
         self.text_encoder.load_state_dict(text.state_dict())
 
@@ -171,14 +159,13 @@ class FlowTrainer:
 
     def train(self) -> None:
         """Run the phases from the present step on."""
-        clock = ProgressClock(self.total, self.step)
         first = 0
         for phase in self.config.phases:
             if self.step < first + phase.steps:
-                self._run_phase(phase, first + phase.steps, clock)
+                self._run_phase(phase, first + phase.steps)
             first += phase.steps
 
-    def _run_phase(self, phase: Phase, stop: int, clock: ProgressClock) -> None:
+    def _run_phase(self, phase: Phase, stop: int) -> None:
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         settings = {
@@ -189,30 +176,30 @@ class FlowTrainer:
             "autocast": config.autocast,
         }
         pool = LatentPool(self.vae, self.tokenizer, config.pool_size, rng, **settings)
-        validation = self._validation_clips(settings)
+        held_out = self._validation_clips(settings)
         pool.refresh(min(config.pool_size, 8 * phase.batch))
         due = 0.0
-        while self.step < stop:
-            if self.cancel.cancelled:
-                self.save()
-                self.cancel.raise_if_cancelled()
+
+        def make(step: int) -> dict[str, float]:
+            nonlocal due
             due += phase.refresh
             pool.refresh(int(due))
             due -= int(due)
-            loss = self._loss(pool.draw(phase.batch))
-            self._update(loss)
-            self.step += 1
-            event = clock.advance(f"flow step {self.step}")
-            if self.step % config.log_every == 0:
-                self.journal.report(step=self.step, frames=phase.frames)
-                if self.progress is not None:
-                    self.progress(event)
-            if self.step % config.save_every == 0 or self.step == stop:
-                self.save()
-                self.journal.add(**self.validate(validation))
-                self.journal.report(step=self.step, validation=True)
+            loss, values = self._loss(pool.draw(phase.batch))
+            factor = cosine_rate(step, self.total, config.warmup)
+            rated = [
+                (optimizer, rate * factor)
+                for optimizer, rate in zip(self.optimizers, self.rates, strict=True)
+            ]
+            values["norm"] = update(loss, self.parameters, rated, config.clip_norm)
+            self.ema.step(self.parameters)
+            self.step = step + 1
+            return values
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
+        steps = range(self.step, stop)
+        self.loop.run("flow", steps, make, lambda: self.validate(held_out), frames=phase.frames)
+
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         config = self.config
         start = source_latents(
             batch.moments.to(self.device),
@@ -231,8 +218,7 @@ class FlowTrainer:
             named = self.attributes.loss(batch.labels.to(self.device))
             values["attributes"] = named.item()
             loss = loss + config.attribute_weight * named
-        self.journal.add(**values)
-        return loss
+        return loss, values
 
     def _velocity(
         self, state: torch.Tensor, start: torch.Tensor, times: torch.Tensor, batch: Batch
@@ -244,19 +230,6 @@ class FlowTrainer:
             )
             velocity = self.transformer(inputs, times, embeddings, return_dict=False)[0]
         return velocity.float()
-
-    def _update(self, loss: torch.Tensor) -> None:
-        factor = cosine_rate(self.step, self.total, self.config.warmup)
-        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.ema.step(self.parameters)
-        self.journal.add(norm=float(norm))
 
     def _validation_clips(self, settings: dict[str, Any]) -> list[EncodedClip]:
         rng = np.random.default_rng(0)
@@ -275,12 +248,12 @@ class FlowTrainer:
         self.ema.restore(self.parameters)
         return scores
 
-    def save(self) -> None:
-        """Write the checkpoint."""
+    def save(self, step: int) -> None:
+        """Write the checkpoint after `step` steps."""
         save_checkpoint(
             self.out / "checkpoint.pt",
             {
-                "step": self.step,
+                "step": step,
                 "transformer": self.transformer.state_dict(),
                 "text_encoder": self.text_encoder.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],

@@ -1,10 +1,10 @@
-"""What both stages share: schedule, checkpoints, number format."""
+"""What the stages share: the loop, the update, the schedule, checkpoints, number format."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,88 @@ import torch
 
 from flowrvs.disk import replacing
 from flowrvs.errors import CheckpointError
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.training.journal import Journal
 
-__all__ = ["cosine_rate", "load_checkpoint", "mixed_precision", "save_checkpoint"]
+__all__ = ["Loop", "cosine_rate", "load_checkpoint", "mixed_precision", "save_checkpoint", "update"]
+
+
+class Loop:
+    """Makes steps, reports and saves now and then, and stops on request.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the log.
+    total : int
+        Steps of the stage.
+    save : callable
+        Writes the state after so many steps.
+    log_every, save_every : int
+        Steps between two reports, and two saves.
+    progress, cancel
+        See `flowrvs.progress`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        total: int,
+        save: Callable[[int], None],
+        *,
+        log_every: int,
+        save_every: int,
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        self.journal = Journal(folder)
+        self.clock = ProgressClock(total)
+        self._save, self._log_every, self._save_every = save, log_every, save_every
+        self._progress, self._cancel = progress, cancel or CancelToken()
+
+    def run(
+        self,
+        name: str,
+        steps: range,
+        make: Callable[[int], dict[str, float]],
+        score: Callable[[], dict[str, float]] | None = None,
+        **facts: Any,
+    ) -> None:
+        """Make `steps`; what each gives goes into the log, with `facts`; score what is saved."""
+        self.clock.done = steps.start
+        for step in steps:
+            if self._cancel.cancelled:
+                self._save(step)
+                self._cancel.raise_if_cancelled()
+            self.journal.add(**make(step))
+            event = self.clock.advance(f"{name} step {step + 1}")
+            if (step + 1) % self._log_every == 0:
+                self.journal.report(step=step + 1, **facts)
+                if self._progress is not None:
+                    self._progress(event)
+            if (step + 1) % self._save_every == 0 or step + 1 == steps.stop:
+                self._save(step + 1)
+                if score is not None:
+                    self.journal.add(**score())
+                    self.journal.report(step=step + 1, validation=True)
+
+
+def update(
+    loss: torch.Tensor,
+    parameters: Sequence[torch.nn.Parameter],
+    optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
+    clip_norm: float = 1.0,
+) -> float:
+    """Make one step, each optimizer at its rate; return the norm of the gradient."""
+    for optimizer, rate in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+    for optimizer, _ in optimizers:
+        optimizer.step()
+    return float(norm)
 
 
 def cosine_rate(step: int, total: int, warmup: int, floor: float = 0.05) -> float:

@@ -18,12 +18,17 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.models.vae import decode_frames, encode_moments
-from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.training.journal import Journal
+from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.models import mask_vae_from
 from flowrvs.training.objective import LOGIT_SCALE, mask_loss
 from flowrvs.training.scratch.config import Phase, ScratchConfig
-from flowrvs.training.scratch.loop import cosine_rate, load_checkpoint, save_checkpoint
+from flowrvs.training.scratch.loop import (
+    Loop,
+    cosine_rate,
+    load_checkpoint,
+    save_checkpoint,
+    update,
+)
 from flowrvs.training.scratch.samples import mask_clips, picture_clips
 
 __all__ = ["train_vae"]
@@ -36,23 +41,7 @@ def train_vae(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Path:
-    """Train stage 1 and save the VAE with its mask decoder.
-
-    Parameters
-    ----------
-    config : ScratchConfig
-    resume : bool
-        Continue from the newest checkpoint in ``config.out``, if there is one.
-    progress : callable, optional
-        Receives a `Progress` at every log line.
-    cancel : CancelToken, optional
-        Checked at every step; the state is saved before `Cancelled` is raised.
-
-    Returns
-    -------
-    Path
-        Folder of the finished VAE in diffusers layout.
-    """
+    """Train stage 1; return the folder of the VAE with its mask decoder. See `train_scratch`."""
     return _VaeTrainer(config, progress, cancel).run(resume)
 
 
@@ -65,15 +54,19 @@ class _VaeTrainer:
         self.preset = PRESETS[config.preset]
         self.out = Path(config.out) / "vae"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.progress = progress
-        self.cancel = cancel or CancelToken()
         self.vae = build_vae(self.preset).to(self.device)
         use_fast_layers(self.vae)
         self.plan = [("picture", phase) for phase in self.config.phases]
         self.plan += [("mask", phase) for phase in self.config.mask_phases]
-        total = sum(phase.steps for _, phase in self.plan)
-        self.clock = ProgressClock(total)
-        self.journal = Journal(self.out)
+        self.loop = Loop(
+            self.out,
+            sum(phase.steps for _, phase in self.plan),
+            self._save,
+            log_every=self.config.log_every,
+            save_every=self.config.save_every,
+            progress=progress,
+            cancel=cancel,
+        )
         self.mask_vae: AutoencoderKLWan | None = None
 
     def run(self, resume: bool) -> Path:
@@ -125,34 +118,19 @@ class _VaeTrainer:
         optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=1e-4)
         if state is not None and state["stage"] == stage and done > first:
             optimizer.load_state_dict(state["optimizer"])
-        self.clock.done = max(self.clock.done, done)
-        for local in range(max(done - first, 0), total):
-            step = first + local
-            if self.cancel.cancelled:
-                self._save(step, stage, optimizer)
-                self.cancel.raise_if_cancelled()
-            for group in optimizer.param_groups:
-                group["lr"] = peak * cosine_rate(local, total, self.config.warmup)
+        self.stage, self.optimizer = stage, optimizer
+
+        def make(step: int) -> dict[str, float]:
+            local = step - first
             rng = np.random.default_rng([self.config.seed, step])
-            phase = self._phase(stage, local)
+            losses = self._picture_loss if stage == "picture" else self._mask_loss
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
-                loss, values = (
-                    self._picture_loss(rng, phase)
-                    if stage == "picture"
-                    else self._mask_loss(rng, phase)
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            self.journal.add(**values)
-            event = self.clock.advance(f"{stage} step {step + 1}")
-            if (step + 1) % self.config.log_every == 0:
-                self.journal.report(stage=stage, step=step + 1)
-                if self.progress is not None:
-                    self.progress(event)
-            if (step + 1) % self.config.save_every == 0 or local + 1 == total:
-                self._save(step + 1, stage, optimizer)
+                loss, values = losses(rng, self._phase(stage, local))
+            rate = peak * cosine_rate(local, total, self.config.warmup)
+            update(loss, parameters, [(optimizer, rate)])
+            return values
+
+        self.loop.run(stage, range(max(done, first), first + total), make, stage=stage)
 
     def _phase(self, stage: str, local: int) -> Phase:
         for name, phase in self.plan:
@@ -205,12 +183,12 @@ class _VaeTrainer:
         flat = means.transpose(0, 1).flatten(1)
         return flat.mean(1).tolist(), flat.std(1).clamp_min(1e-3).tolist()
 
-    def _save(self, step: int, stage: str, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, step: int) -> None:
         state = {
             "step": step,
-            "stage": stage,
+            "stage": self.stage,
             "vae": self.vae.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
         if self.mask_vae is not None:
             state["mask_vae"] = self.mask_vae.state_dict()

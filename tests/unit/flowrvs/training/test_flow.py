@@ -5,11 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,26 +16,23 @@ from safetensors.torch import load_file
 
 import flowrvs
 from flowrvs.cli import main
-from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError
+from flowrvs.errors import CheckpointError, InputError, MissingPathError
 from flowrvs.models.presets import PRESETS, build_vae
-from flowrvs.progress import CancelToken
 from flowrvs.training import (
     DecoderConfig,
     FlowConfig,
     build_config,
-    improve,
     merge_lora,
-    plan_improvement,
     train_decoder,
     train_flow,
 )
-from flowrvs.training.corrections import training_bytes
 from flowrvs.training.dataset import TrainingData
 from flowrvs.training.encoded import CachedData, ClipEncoder, LatentCache, fill_cache, needed_draws
 from flowrvs.training.journal import read_log
 from flowrvs.training.models import inject_video, open_model
 from flowrvs.training.setup import prepare_data
 from tests.fixtures.micro import micro_pipeline
+from tests.fixtures.processes import start_flowrvs
 from tests.fixtures.training_data import make_davis, make_project, make_refcoco, make_ytvos
 
 FLOW = build_config(
@@ -110,16 +103,11 @@ def _command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
         for key in ("frames", "learning_rate", "ema_decay", "save_every", "validate_every")
     ]
     options = [*settings, "log_every=1", "workers=0", "batch_size=2", "keep_best=false"]
-    command = [sys.executable, "-m", "flowrvs", "train", "flow", "--device", "cpu"]
+    command = ["train", "flow", "--device", "cpu"]
     return [
         *command, "--model", str(model), "--data", str(data), "--out", str(out),
         "--set", *options, *more,
     ]  # fmt: skip
-
-
-def _environment(**more: str) -> dict[str, str]:
-    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return os.environ | threads | more
 
 
 def test_killed_in_mid_training_and_resumed_with_workers_is_equal_to_the_bit(
@@ -128,13 +116,13 @@ def test_killed_in_mid_training_and_resumed_with_workers_is_equal_to_the_bit(
     project = make_project(tmp_path)
     command = _command(micro_model, mevis_split, tmp_path / "killed", "--max-steps", "100000")
     command.insert(command.index(str(mevis_split)), str(project))
-    process = subprocess.Popen(command, env=_environment(), stderr=subprocess.DEVNULL)
+    process = start_flowrvs(command, tmp_path / "log", OMP_NUM_THREADS="1")
     folder = tmp_path / "killed" / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(folder.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     reached = max(int(path.name[5:]) for path in folder.glob("step-*"))
     config = dataclasses.replace(FLOW, max_steps=reached + 3, keep_best=False)
     threads = torch.get_num_threads()
@@ -157,9 +145,11 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        environment = _environment(
+    command = _command(micro_model, mevis_split, tmp_path / "two", "--max-steps", "3")
+    processes = [
+        start_flowrvs(
+            command,
+            tmp_path / f"log-{rank}",
             RANK=str(rank),
             LOCAL_RANK=str(rank),
             WORLD_SIZE="2",
@@ -167,13 +157,11 @@ def test_two_processes_equal_one_with_the_doubled_batch(
             MASTER_PORT=str(port),
             ACCELERATE_USE_CPU="true",
         )
-        command = _command(micro_model, mevis_split, tmp_path / "two", "--max-steps", "3")
-        processes.append(
-            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        )
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
+        for rank in range(2)
+    ]
+    for rank, process in enumerate(processes):
+        process.join(240)
+        assert process.exitcode == 0, (tmp_path / f"log-{rank}").read_text()
     config = dataclasses.replace(FLOW, batch_size=4, max_steps=3, keep_best=False)
     train_flow(micro_model, [mevis_split], tmp_path / "one", config, device="cpu")
     before = _weights(micro_model)
@@ -436,77 +424,6 @@ def test_the_data_stays_lazy(mevis_split: Path, micro_model: Path, monkeypatch) 
     assert isinstance(data, TrainingData)
     data.draw(0)
     assert len(data.texts()) >= 4
-
-
-def test_an_improvement_counts_trains_and_appears_by_name(
-    micro_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
-    for name, seed in (("a", 3), ("b", 4), ("c", 5)):
-        make_project(tmp_path / "mine", name, seed)
-    plan = plan_improvement([tmp_path / "mine"], model=micro_model, minutes=0.05, device="cpu")
-    # Each project: two sentences, one object, confirmed on four frames; one of three is held out.
-    assert (plan.videos, plan.sentences, plan.objects, plan.frames) == (2, 4, 2, 8)
-    assert (plan.held_out_videos, plan.held_out_sentences) == (1, 2)
-    assert plan.steps >= 10
-    assert 0 < plan.seconds < 60
-    assert 10**5 < plan.memory < 10**9
-    short = dataclasses.replace(
-        plan, config=dataclasses.replace(plan.config, max_steps=4, validate_every=2, frames=5)
-    )
-    cancel = CancelToken()
-
-    def stop(event) -> None:
-        if "J&F" in event.message:
-            cancel.cancel()
-
-    options = {"model": micro_model, "plan": short, "device": "cpu"}
-    trained = improve([tmp_path / "mine"], name="better", progress=stop, cancel=cancel, **options)
-    assert trained.steps == 2  # cancelled after the first validation: the best so far
-    assert trained.folder == tmp_path / "home" / "models" / "better"
-    assert flowrvs.load("better", device="cpu").name == "better"
-    assert trained.card["J&F"] == trained.scores["J&F"]
-    assert main(["models", "list", "--json"]) == 0
-    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)["models"]}
-    assert listed["better"]["installed"]
-    assert listed["better"]["summary"].startswith("from micro, 2 steps on 4 samples, J&F 0.")
-    with pytest.raises(InputError, match="choose another name"):
-        improve([tmp_path / "mine"], name="better", **options)
-    for name in ("", "a/b", ".hidden"):
-        with pytest.raises(InputError, match="no name for a model"):
-            improve([tmp_path / "mine"], name=name, **options)
-    early = CancelToken()
-    early.cancel()
-    with pytest.raises(Cancelled):
-        improve([tmp_path / "mine"], name="early", cancel=early, **options)
-    assert not (tmp_path / "home" / "models" / "early").exists()
-
-
-def test_the_memory_estimate_is_near_the_trace() -> None:
-    # GB by benchmarks/training_memory.py.
-    with torch.device("meta"):
-        from flowrvs.models.presets import build_transformer
-
-        transformer = build_transformer(PRESETS["production"])
-        vae = build_vae(PRESETS["production"], mask_decoder=True)
-    pipeline = micro_pipeline()
-    pipeline.register_modules(transformer=transformer, vae=vae)
-    pipeline.register_to_config(sample_height=480, sample_width=832)
-    for rank, checkpointing, rest, activations in (
-        (0, False, 17.03, 30.42),
-        (0, True, 17.03, 1.16),
-        (32, False, 3.71, 36.21),
-        (32, True, 3.71, 2.15),
-    ):
-        config = dataclasses.replace(
-            FlowConfig(), lora_rank=rank, gradient_checkpointing=checkpointing
-        )
-        expected = rest + 0.25 + max(activations, 6.14)  # the VAE, and encoding before the step
-        estimated = training_bytes(pipeline, config, torch.bfloat16) / 1e9
-        assert abs(estimated / expected - 1) < 0.1, (rank, checkpointing, estimated)
 
 
 def test_trainings_in_16_bits_run_resume_and_stay_finite(
