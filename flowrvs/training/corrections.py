@@ -151,14 +151,16 @@ def plan_improvement(
     if not 0 < minutes < 1e5:
         raise InputError(f"{minutes:g} minutes is no time to train in; give a number above 0.")
     place = choose_device(device)
-    precision = choose_precision("auto", place.type)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     model, note = choose_base(model, place)
-    _, pipeline = open_model(model, dtype)
+    _, pipeline = open_model(model, torch.float32)
     config = _config(pipeline)
     prepared = prepare_data(data, config, pipeline)
-    pace = _time_step(pipeline, config, place, dtype)
-    if precision == "float32":
+    precision = choose_precision("auto", place.type)
+    if precision == "bfloat16" and not config.lora_rank:
+        precision = "mixed"  # small steps would be lost in weights of 16 bits
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    pace = _time_step(pipeline, config, place, dtype, mixed=precision == "mixed")
+    if place.type == "cpu":
         mixed = _time_step(pipeline, config, place, dtype, mixed=True)
         precision, pace = min((precision, pace), ("mixed", mixed), key=lambda pair: pair[1])
     # A fifth of the time is for validation and the rest.
@@ -381,6 +383,8 @@ def _time_step(
 ) -> float:
     """Seconds of a step of the whole batch: forward, backward and encoding; the second of two."""
     transformer = pipeline.transformer.to(device).requires_grad_(True)
+    for parameter in transformer.parameters():
+        parameter.data = parameter.data.to(dtype)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     cells = pipeline.token_pixels // int(transformer.config.patch_size[1])

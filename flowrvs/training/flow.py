@@ -20,7 +20,7 @@ from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.config import FlowConfig
-from flowrvs.training.dataset import Sample
+from flowrvs.training.dataset import Sample, TrainingData
 from flowrvs.training.encoded import (
     CachedData,
     ClipEncoder,
@@ -254,6 +254,8 @@ def train_flow(
     config = config or FlowConfig()
     if config.train_text and config.lora_rank:
         raise InputError("train_text goes with all weights, not with lora_rank; leave one out.")
+    if config.remember and (config.workers or cache):
+        raise InputError("remember goes with workers = 0 and without a cache on disk.")
     run = TrainingRun(
         "flow",
         model,
@@ -280,7 +282,7 @@ def train_flow(
     kept = Path(cache).expanduser() if cache else run.out / "cache"
     texts: TextBank | LearningTexts
     if config.train_text:
-        texts = learn_texts(base, pipeline, prepared.texts())
+        texts = learn_texts(base, pipeline, prepared.texts(), run.dtype)
     else:
         texts = open_texts(
             base, pipeline, kept, run.dtype, prepared.texts(), accelerator, progress, cancel
@@ -289,8 +291,9 @@ def train_flow(
     dataset: Any = prepared.train
     if cache:
         key = f"{fingerprint(base / 'vae')}-{str(run.dtype).removeprefix('torch.')}"
-        dataset = CachedData(prepared.train, LatentCache(kept / f"latents-{key}"))
-        _fill(dataset, encoder, config, accelerator, progress, cancel)
+        latents = LatentCache(kept / f"latents-{key}")
+        dataset = CachedData(prepared.train, latents)
+        _fill(prepared.train, latents, encoder, run)
         pipeline.vae.to("cpu")
     elif config.remember:
         dataset = CachedData(prepared.train, MemoryCache(), encoder)
@@ -307,7 +310,7 @@ def train_flow(
         else:
             module.load_state_dict(trained, strict=False)
             changed: dict[str, Any] = {"transformer": pipeline.transformer}
-            if config.train_text:
+            if isinstance(texts, LearningTexts):
                 changed |= {"text_encoder": texts.encoder, "tokenizer": texts.tokenizer}
             if not has_mask_decoder(base):
                 changed["vae"] = pipeline.vae.to("cpu")
@@ -328,21 +331,15 @@ def _prepare_transformer(pipeline: FlowRVSPipeline, config: FlowConfig) -> None:
         transformer.enable_gradient_checkpointing()
 
 
-def _fill(
-    dataset: CachedData,
-    encoder: ClipEncoder,
-    config: FlowConfig,
-    accelerator: Accelerator,
-    progress: ProgressCallback | None,
-    cancel: CancelToken | None,
-) -> None:
+def _fill(data: TrainingData, cache: LatentCache, encoder: ClipEncoder, run: TrainingRun) -> None:
     """Encode what the training will ask for, shared by the processes."""
+    config, accelerator = run.config, run.accelerator
     batch = config.batch_size * accelerator.num_processes
-    steps = max(1, dataset.data.epoch_length // batch) * config.epochs
+    steps = max(1, data.epoch_length // batch) * config.epochs
     if config.max_steps:
         steps = min(steps, config.max_steps)
     draws, total = needed_draws(
-        dataset.data, steps * batch, accelerator.process_index, accelerator.num_processes
+        data, steps * batch, accelerator.process_index, accelerator.num_processes
     )
-    fill_cache(draws, total, dataset.cache, encoder, progress=progress, cancel=cancel)
+    fill_cache(draws, total, cache, encoder, progress=run.progress, cancel=run.cancel)
     accelerator.wait_for_everyone()

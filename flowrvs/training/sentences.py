@@ -176,7 +176,9 @@ class LearningTexts:
         )
 
 
-def learn_texts(base: Path, pipeline: FlowRVSPipeline, texts: list[str]) -> LearningTexts:
+def learn_texts(
+    base: Path, pipeline: FlowRVSPipeline, texts: list[str], dtype: torch.dtype
+) -> LearningTexts:
     """Load a model's text encoder to be trained; new words get tokens and embeddings.
 
     Parameters
@@ -187,16 +189,18 @@ def learn_texts(base: Path, pipeline: FlowRVSPipeline, texts: list[str]) -> Lear
         Gets the encoder, and the tokenizer with the new words.
     texts : list of str
         Every sentence of the training.
+    dtype : torch.dtype
+        Of the weights.
     """
     lower_case = bool(pipeline.config.lower_case)
-    encoder = EncoderSource(base / "text_encoder", torch.float32).load()
+    encoder = EncoderSource(base / "text_encoder", dtype).load()
     cleaned = [clean_prompt(text.lower() if lower_case else text) for text in texts]
     tokenizer, new = add_words(pipeline.tokenizer, cleaned)
     if new:
         known = encoder.get_input_embeddings().weight.detach().clone()
         encoder.resize_token_embeddings(len(known) + len(new), mean_resizing=False)
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randn(len(new), known.shape[1], generator=generator)
+        drawn = torch.randn(len(new), known.shape[1], generator=generator).to(dtype)
         rows = encoder.get_input_embeddings().weight.data
         rows[len(known) :] = known.mean(0) + known.std(0) * drawn
     encoder.requires_grad_(True)

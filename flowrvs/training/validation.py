@@ -132,7 +132,7 @@ def score_held_out(
         examples.write(picture)
     if accelerator.num_processes > 1:
         rows = gather_object(rows)
-    scores = {}
+    scores: dict[str, float] = {}
     for kind in dict.fromkeys(item.kind for item in items):
         of_kind = [row[1:] for row in rows if row[0] == kind]
         j, f = (float(np.mean([row[part] for row in of_kind])) for part in (0, 1))

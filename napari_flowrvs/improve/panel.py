@@ -273,10 +273,10 @@ class ImprovePanel(QWidget):
             self.plan.setText("")
         if state.phase == "failed":
             self.problem.show_failure(Failure(state.message, ""))
-        done = state.phase == "finished" and state.card is not None
-        self.result.setText(result_text(self.presenter.name, state.card) if done else "")
-        self.result.setVisible(done)
-        if done:
+        card = state.card if state.phase == "finished" else None
+        self.result.setText("" if card is None else result_text(self.presenter.name, card))
+        self.result.setVisible(card is not None)
+        if card is not None:
             self._list_trainings()
         self.curve.show_state(state)
         self.curve.setVisible(bool(state.losses or state.scores))
