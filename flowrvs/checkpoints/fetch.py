@@ -1,4 +1,4 @@
-"""Official weights from the hub: planned, downloaded, checked, converted.
+"""Official weights from the hub: planned, downloaded, checked, and converted where need be.
 
 Below ``<home>/models``: the result in ``<name>/``; until it is made, the downloads in
 ``.<name>.download/``, which is kept when something breaks and removed at the end. Nothing
@@ -11,15 +11,22 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
 from flowrvs.checkpoints import hub
 from flowrvs.checkpoints.files import size_text
 from flowrvs.checkpoints.hub import HubFile, Listing, interruptible
-from flowrvs.checkpoints.manifest import add_source
-from flowrvs.checkpoints.registry import MODELS, HubSource, is_whole, locate, models_home
+from flowrvs.checkpoints.manifest import add_source, write_manifest
+from flowrvs.checkpoints.registry import (
+    MODELS,
+    HubFolder,
+    HubSource,
+    is_whole,
+    locate,
+    models_home,
+)
 from flowrvs.checkpoints.shards import check_weights
 from flowrvs.disk import free_bytes, storage_error
 from flowrvs.errors import (
@@ -60,27 +67,27 @@ class FetchPlan:
         Where it will be.
     files : tuple of (HubFile, Path)
         What is downloaded, the small files first, and where each goes.
-    dit, vae : Path
-        The files of the transformer and of the VAE.
+    have : int
+        Bytes that an earlier attempt has left.
+    result : int
+        Bytes of the model in the end; estimated where it is converted.
+    dit, vae : Path or None
+        The files of the transformer and of the VAE; None for a model that is used as it is.
     text : Path or None
         The text encoder, where the person has it as one file.
     spare : dict of str to int
         Bytes that an own file would save, by its option.
-    have : int
-        Bytes that an earlier attempt has left.
-    result : int
-        Bytes of the model once converted, estimated.
     """
 
     name: str
     folder: Path
     files: tuple[Download, ...]
-    dit: Path
-    vae: Path
-    text: Path | None
-    spare: dict[str, int]
     have: int
     result: int
+    dit: Path | None = None
+    vae: Path | None = None
+    text: Path | None = None
+    spare: dict[str, int] = field(default_factory=dict)
 
     @property
     def download(self) -> int:
@@ -89,8 +96,8 @@ class FetchPlan:
 
     @property
     def need(self) -> int:
-        """Bytes that must be free now: downloads and result are there at the same time."""
-        return self.download - self.have + self.result + _MARGIN
+        """Bytes that must be free now: downloads stay until they are converted."""
+        return self.download - self.have + (self.result if self.dit else 0) + _MARGIN
 
     @property
     def free(self) -> int:
@@ -143,7 +150,7 @@ def plan_fetch(
     Raises
     ------
     InputError
-        No such model on the hub.
+        No such model on the hub, or one that has no such parts.
     MissingPathError
         An own file is not there.
     NetworkError
@@ -153,6 +160,11 @@ def plan_fetch(
     """
     source = source_of(name)
     folder = models_home(home) / name
+    if isinstance(source, HubFolder):
+        if any(path is not None for path in (dit, vae, text)):
+            raise InputError(f"{name} is fetched whole; leave out --dit, --vae and --text.")
+        with kept_on_cancel():
+            return interruptible(lambda stop: _plan_folder(name, folder, source, stop), cancel)
     own = {"dit": dit, "vae": vae, "text": text}
     paths = {key: Path(path).expanduser() for key, path in own.items() if path is not None}
     for path in paths.values():
@@ -183,19 +195,34 @@ def plan_fetch(
             name,
             folder,
             files,
+            have,
+            result,
             paths["dit"],
             paths["vae"],
             paths.get("text"),
             {option: size for option, size in spare.items() if size},
-            have,
-            result,
         )
 
     with kept_on_cancel():
         return interruptible(ask, cancel)
 
 
-def source_of(name: str) -> HubSource:
+def _plan_folder(name: str, folder: Path, source: HubFolder, cancel: CancelToken) -> FetchPlan:
+    """Plan a repository whose files are taken as they are; those in folders are not needed."""
+    listing = hub.list_files(source.repo, cancel)
+    names = [n for n in sorted(listing.entries) if "/" not in n and n.endswith(_SUFFIXES)]
+    lacks = [] if "config.json" in names else ["config.json"]
+    lacks += [] if any(n.endswith(".safetensors") for n in names) else ["*.safetensors"]
+    if lacks:
+        raise CheckpointError(f"{source.repo} lacks {', '.join(lacks)}; a newer flowrvs may help.")
+    names.sort(key=lambda n: n.endswith(".safetensors"))
+    place = downloads_of(folder) / "base"
+    files = tuple((listing.file(each, cancel), place / each) for each in names)
+    have = sum(_present(file, path) for file, path in files)
+    return FetchPlan(name, folder, files, have, sum(file.size for file, _ in files))
+
+
+def source_of(name: str) -> HubSource | HubFolder:
     """Return where the model `name` is on the hub; InputError when it is not."""
     record = MODELS.get(name)
     if record is None or record.hub is None:
@@ -315,14 +342,15 @@ def fetch(
     """
     record = MODELS.get(name)
     if record is not None and (record.hub is None or (models_home(home) / name).exists()):
-        return locate(name, home=home)
+        return locate(name, home=home, kind=None)
     source = source_of(name)
+    repo = source.repo if isinstance(source, HubFolder) else source.base
     folder = models_home(home) / name
     report = _throttled(progress or (lambda event: None))
     with _locked(folder), kept_on_cancel():
         if is_whole(name, home=home):
             return folder  # another process has just finished
-        report(Progress(0, 0, f"Asking {source.weights} what there is to fetch"))
+        report(Progress(0, 0, f"Asking {repo} what there is to fetch"))
         _sweep(downloads_of(folder))
         plan = plan_fetch(name, home=home, dit=dit, vae=vae, text=text, cancel=cancel)
         plan.check()
@@ -330,8 +358,22 @@ def fetch(
         downloads = downloads_of(folder)
         faults = check_weights(downloads / "base")
         if faults:
-            raise CheckpointError(f"{source.base} is not whole: {faults[0]}; try again later.")
-        _convert(downloads, folder, plan, report, cancel)
+            raise CheckpointError(f"{repo} is not whole: {faults[0]}; try again later.")
+        ready = _convert(downloads, plan, report, cancel) if plan.dit else downloads / "base"
+        fetched = [
+            {"repo": file.repo, "revision": file.revision, "file": file.name, "hash": file.digest}
+            for file, _ in plan.files
+        ]
+        origin = {"model": plan.name, "fetched": fetched}
+        if plan.dit:
+            add_source(ready, origin)
+        else:
+            write_manifest(ready, origin, progress=report, cancel=cancel)
+        try:
+            ready.rename(folder)
+        except OSError as error:
+            raise storage_error(error, folder) from error
+        shutil.rmtree(downloads, ignore_errors=True)
     return folder
 
 
@@ -396,14 +438,11 @@ def _forget_others(plan: FetchPlan) -> None:
 
 
 def _convert(
-    downloads: Path,
-    folder: Path,
-    plan: FetchPlan,
-    report: ProgressCallback,
-    cancel: CancelToken | None,
-) -> None:
+    downloads: Path, plan: FetchPlan, report: ProgressCallback, cancel: CancelToken | None
+) -> Path:
     from flowrvs.checkpoints.convert import convert
 
+    assert plan.dit is not None and plan.vae is not None
     report(Progress(0, 0, f"Converting {plan.name}"))
     ready = downloads / "ready"
     convert(
@@ -417,16 +456,7 @@ def _convert(
         progress=report,
         cancel=cancel,
     )
-    fetched = [
-        {"repo": file.repo, "revision": file.revision, "file": file.name, "hash": file.digest}
-        for file, _ in plan.files
-    ]
-    add_source(ready, {"model": plan.name, "fetched": fetched})
-    try:
-        ready.rename(folder)
-    except OSError as error:
-        raise storage_error(error, folder) from error
-    shutil.rmtree(downloads, ignore_errors=True)
+    return ready
 
 
 @contextmanager

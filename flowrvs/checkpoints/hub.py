@@ -402,7 +402,8 @@ def _explain(error: Exception, repo: str, name: str) -> FlowRVSError:
     elif status in (401, 403):
         text = (
             f"{hub} gives no access to {what} (error {status}): sign in with 'hf auth login' "
-            "or set a valid HF_TOKEN, then run again."
+            f"or set a valid HF_TOKEN, accept the terms at {hub}/{repo} if it asks for consent, "
+            "then run again."
         )
     elif status == 404:
         text = f"There is no {what} at {hub} (error 404): check HF_ENDPOINT, or update flowrvs."

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from flowrvs.checkpoints.files import read_json
@@ -15,10 +15,14 @@ from flowrvs.errors import CheckpointError, InputError, MissingPathError
 
 __all__ = [
     "MODELS",
+    "TRACKERS",
+    "HubFolder",
     "HubSource",
+    "Kind",
     "ModelRecord",
     "check_settings",
     "is_whole",
+    "kind_of",
     "locate",
     "models_home",
     "read_config",
@@ -37,6 +41,12 @@ _NEEDED = (
     "text_encoder/config.json",
 )
 
+#: What a tracker's ``config.json`` calls itself.
+TRACKERS = ("sam2_video", "edgetam_video", "sam3_tracker_video", "sam3_video")
+
+#: A segmenter finds sentences, a tracker marks and key frames (`flowrvs.protocols`).
+Kind = Literal["segmenter", "tracker"]
+
 #: Whose classes a pipeline may be made of.
 _LIBRARIES = (None, "diffusers", "transformers", "flowrvs", "flowrvs.pipelines")
 
@@ -48,8 +58,21 @@ _VOCABULARIES = ("tokenizer.json", "spiece.model")
 
 
 @dataclass(frozen=True, slots=True)
+class HubFolder:
+    """A repository of the Hugging Face hub whose files are used as they are.
+
+    Attributes
+    ----------
+    repo : str
+        It holds ``config.json`` and ``*.safetensors``.
+    """
+
+    repo: str
+
+
+@dataclass(frozen=True, slots=True)
 class HubSource:
-    """Where public weights are on the Hugging Face hub.
+    """Where FlowRVS weights are on the Hugging Face hub, to be converted.
 
     Attributes
     ----------
@@ -78,14 +101,20 @@ class ModelRecord:
         One line for ``flowrvs models list``.
     folder : Path or None
         Where its weights are, when they come with the package.
-    hub : HubSource or None
+    hub : HubSource, HubFolder or None
         Where ``flowrvs models fetch`` gets it from.
+    kind : {"segmenter", "tracker"}
     """
 
     name: str
     summary: str
     folder: Path | None = None
-    hub: HubSource | None = None
+    hub: HubSource | HubFolder | None = None
+    kind: Kind = "segmenter"
+
+
+def _tracker(name: str, summary: str, repo: str) -> ModelRecord:
+    return ModelRecord(name, f"clicks and memory; {summary}", hub=HubFolder(repo), kind="tracker")
 
 
 MODELS: dict[str, ModelRecord] = {
@@ -104,6 +133,21 @@ MODELS: dict[str, ModelRecord] = {
             vae=("tuned_vae.pth", "decoder.pth"),
         ),
     ),
+    **{
+        record.name: record
+        for record in (
+            _tracker("sam2.1-tiny", "the quickest SAM 2.1", "facebook/sam2.1-hiera-tiny"),
+            _tracker("sam2.1-small", "a little better than tiny", "facebook/sam2.1-hiera-small"),
+            _tracker(
+                "sam2.1-base-plus", "between small and large", "facebook/sam2.1-hiera-base-plus"
+            ),
+            _tracker(
+                "sam2.1-large", "the best SAM 2.1; wants a GPU", "facebook/sam2.1-hiera-large"
+            ),
+            _tracker("edgetam", "for weak machines; needs timm", "yonigozlan/EdgeTAM-hf"),
+            _tracker("sam3-tracker", "SAM 3; its terms must be accepted", "facebook/sam3"),
+        )
+    },
 }
 
 
@@ -129,16 +173,23 @@ def models_home(home: str | PathLike[str] | None = None) -> Path:
     return platformdirs.user_data_path("flowrvs", appauthor=False) / "models"
 
 
-def locate(model: str | PathLike[str], *, home: str | PathLike[str] | None = None) -> Path:
+def locate(
+    model: str | PathLike[str],
+    *,
+    home: str | PathLike[str] | None = None,
+    kind: Kind | None = "segmenter",
+) -> Path:
     """Find the folder of a model.
 
     Parameters
     ----------
     model : str or path-like
-        A name of `MODELS`, a folder in diffusers layout, or the name of such a folder in
-        `models_home`.
+        A name of `MODELS`, a folder in diffusers layout (of a tracker: with its
+        ``config.json``), or the name of such a folder in `models_home`.
     home : path-like, optional
         See `models_home`.
+    kind : {"segmenter", "tracker"}, optional
+        What is wanted; None for either.
 
     Returns
     -------
@@ -148,8 +199,10 @@ def locate(model: str | PathLike[str], *, home: str | PathLike[str] | None = Non
     ------
     MissingPathError
         Neither a known name nor a folder, or a model that has to be fetched first.
+    InputError
+        The model is of the other kind.
     CheckpointError
-        The folder lacks parts of a pipeline.
+        The folder lacks parts of a model.
     """
     name = str(model)
     record = MODELS.get(name)
@@ -164,6 +217,17 @@ def locate(model: str | PathLike[str], *, home: str | PathLike[str] | None = Non
             )
     else:
         folder = _by_path(name, home)
+    found = kind_of(folder) if record is None else record.kind
+    if kind not in (None, found):
+        raise InputError(
+            f"{model} follows marks and key frames and takes no sentence: choose it for picking "
+            "and spreading."
+            if found == "tracker"
+            else f"{model} takes sentences, not marks: choose it for finding, or give a tracker."
+        )
+    if found == "tracker":
+        _check_tracker(folder)
+        return folder
     missing = _missing(folder)
     if missing:
         hint = (
@@ -176,6 +240,30 @@ def locate(model: str | PathLike[str], *, home: str | PathLike[str] | None = Non
         )
     _check_configs(folder)
     return folder
+
+
+def kind_of(folder: Path) -> Kind:
+    """Return what the model in a folder is, whole or not."""
+    is_pipeline = (folder / "model_index.json").exists() or not (folder / "config.json").exists()
+    return "segmenter" if is_pipeline else "tracker"
+
+
+def _check_tracker(folder: Path) -> None:
+    weights = [path.name for path in folder.glob("*.safetensors") if path.is_file()]
+    faults = [] if (folder / "config.json").is_file() else ["config.json"]
+    faults += [] if weights else ["*.safetensors"]
+    faults += [fault.split(" ", 1)[0] for fault in check_indices(folder)]
+    if faults:
+        raise CheckpointError(
+            f"{folder} is no whole tracker: it lacks {', '.join(faults)}; remove the folder and "
+            "fetch or copy the model again."
+        )
+    path = folder / "config.json"
+    found = read_config(path).get("model_type")
+    if found not in TRACKERS:
+        raise CheckpointError(
+            f"{path} is of a model {found!r}, none of {', '.join(TRACKERS)}; give another folder."
+        )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -192,12 +280,18 @@ def read_config(path: Path) -> dict[str, Any]:
         config = read_json(path)
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; download it again.") from error
+    _check_numbers(path, config)
+    return config
+
+
+def _check_numbers(path: Path, config: dict[str, Any]) -> None:
     for key, value in config.items():
         most = _MOST_LAYERS if key.startswith("num_") else _MOST
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, (int, float)) and not abs(number) <= most:
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, dict):
+                _check_numbers(path, entry)
+            elif isinstance(entry, (int, float)) and not abs(entry) <= most:
                 raise CheckpointError(f"{path} has an impossible {key}; download it again.")
-    return config
 
 
 def _check_configs(folder: Path) -> None:
@@ -239,7 +333,7 @@ def _by_path(name: str, home: str | PathLike[str] | None) -> Path:
 def is_whole(name: str, *, home: str | PathLike[str] | None = None) -> bool:
     """Return True when `locate` finds the model `name`."""
     try:
-        locate(name, home=home)
+        locate(name, home=home, kind=None)
     except (CheckpointError, MissingPathError):
         return False
     return True

@@ -334,7 +334,8 @@ def verify_shards(folder: Path, shards: Sequence[Shard]) -> None:
 def check_indices(folder: Path) -> list[str]:
     """Return one line for every shard that an index of `folder` names and that is not there."""
     faults = []
-    for path in sorted(folder.glob("*/*.safetensors.index.json")):
+    pattern = "*.safetensors.index.json"
+    for path in sorted([*folder.glob(pattern), *folder.glob(f"*/{pattern}")]):
         name = path.relative_to(folder)
         shards = _shards_of(path)
         if shards is None:
@@ -393,8 +394,8 @@ def _check_shard(name: str, path: Path) -> list[str]:
 def count_numbers(folder: Path) -> dict[str, int]:
     """Return how many numbers the weights of each part hold, from the headers alone."""
     counts: dict[str, int] = {}
-    for path in sorted(folder.glob("*/*.safetensors")):
-        part = path.parent.name
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
+        part = path.parent.name if path.parent != folder else "model"
         numbers = sum(math.prod(entry["shape"]) for entry in _header(path)[1].values())
         counts[part] = counts.get(part, 0) + numbers
     return counts

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Download, check and convert official weights; run it again to go on "
         "after a break. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and proxies are respected.",
     )
-    fetch.add_argument("model", metavar="NAME", help="a known name: mevis")
+    fetch.add_argument("model", metavar="NAME", help="a name that 'list' shows, such as mevis")
     fetch.add_argument(
         "--home", metavar="DIR", type=Path, help="write below DIR/models (default: FLOWRVS_HOME)"
     )
@@ -135,12 +135,11 @@ def _list(args: argparse.Namespace) -> int:
     from flowrvs.checkpoints import MODELS, models_home
     from flowrvs.checkpoints.files import folder_bytes, size_text
     from flowrvs.checkpoints.placed import ADAPTER_FILE, placed_models
-    from flowrvs.checkpoints.registry import is_whole
+    from flowrvs.checkpoints.registry import is_whole, kind_of
     from flowrvs.plugins import plugins
 
     home = models_home()
     others = plugins()
-    trackers = {plugin.name for plugin in others if plugin.kind == "tracker" and plugin.ours}
     rows: list[dict[str, Any]] = []
     for model in MODELS.values():
         path = model.folder or home / model.name
@@ -149,7 +148,8 @@ def _list(args: argparse.Namespace) -> int:
         rows.append({"name": placed.name, "summary": placed.summary, "path": placed.folder})
     for row in rows:
         path = row["path"]
-        row["kind"] = "tracker" if row["name"] in trackers else "segmenter"
+        record = MODELS.get(row["name"])
+        row["kind"] = record.kind if record else kind_of(path)
         row["package"] = "napari-flowrvs"
         row["lora"] = (path / ADAPTER_FILE).is_file()
         row["installed"] = row["lora"] or is_whole(row["name"])
@@ -258,7 +258,7 @@ def _verify(args: argparse.Namespace) -> int:
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.errors import CheckpointError
 
-    folder = locate(args.model)
+    folder = locate(args.model, kind=None)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         faults, hashed = verify_folder(folder, _in_megabytes(progress), cancel)
     content: dict[str, Any] = {"model": str(args.model), "path": str(folder), "hashed": hashed}
@@ -272,13 +272,25 @@ def _verify(args: argparse.Namespace) -> int:
         return 2
     counts = count_numbers(folder)
     if not args.hashes_only:
-        from flowrvs.pipelines import load
-
-        load(folder, device="cpu")
+        _load(folder)
     content |= {"whole": True, "loaded": not args.hashes_only, "parameters": counts}
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
     how = "" if hashed else f" (there is no {MANIFEST}, so its hashes are unknown)"
     return _say(args, content, f"{args.model} is whole{how}: {parts} parameters")
+
+
+def _load(folder: Path) -> None:
+    """Load a model on the CPU, to see that its weights fit its configs."""
+    from flowrvs.checkpoints.registry import kind_of
+
+    if kind_of(folder) == "tracker":
+        from flowrvs.models.sam2 import load_tracker
+
+        load_tracker(folder, device="cpu")
+    else:
+        from flowrvs.pipelines import load
+
+        load(folder, device="cpu")
 
 
 def _calibrate(args: argparse.Namespace) -> int:

@@ -308,7 +308,8 @@ class OptionsPanel(QWidget):
         self.model.setMinimumWidth(60)
         self.model.setToolTip("tiny (bundled, moving shapes only), mevis (official), or a folder")
         self.model.setAccessibleName("Model")
-        self.model.offer([*MODELS, *self._recent.models])
+        known = [name for name, model in MODELS.items() if model.kind == "segmenter"]
+        self.model.offer([*known, *self._recent.models])
         self.model.setItemDelegate(ModelNames(self.model))
         self.model_button = choose_button("Choose a model folder", "Choose a model folder")
         self.model_button.clicked.connect(self._choose_model)

@@ -147,7 +147,9 @@ def test_list_tells_where_models_are(
     (home / ".mevis.download").mkdir()
     assert main(["models", "list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["models"]}
-    assert set(rows) == {"tiny", "mevis", "mine"}
+    assert set(rows) == {*MODELS, "mine"}
+    assert rows["mevis"]["kind"] == rows["mine"]["kind"] == "segmenter"
+    assert rows["sam2.1-tiny"]["kind"] == "tracker" and not rows["sam2.1-tiny"]["installed"]
     assert rows["tiny"]["installed"] and rows["mine"]["installed"]
     assert not rows["mevis"]["installed"]
     assert rows["mine"]["path"] == str(home / "mine") and rows["mine"]["bytes"] > 1_000_000

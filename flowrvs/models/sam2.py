@@ -1,0 +1,579 @@
+"""SAM 2, EdgeTAM and SAM 3's tracker: marks become a mask, and masks follow objects by memory.
+
+The networks are the stock classes of transformers. Their processors want torchvision, so what they
+do with pictures, marks and masks is done here, and must equal it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from torch.nn import functional
+
+from flowrvs.checkpoints import MODELS, locate
+from flowrvs.checkpoints.files import fingerprint
+from flowrvs.checkpoints.registry import read_config
+from flowrvs.errors import CheckpointError, FlowRVSError, InputError, MissingExtraError
+from flowrvs.models.devices import choose_device, choose_dtype, memory_guard, silent_libraries
+from flowrvs.progress import CancelToken
+from flowrvs.protocols import Mark, ReadFrame, TrackedObject
+
+__all__ = ["EncodedImage", "Memory", "Sam2Tracker", "load_tracker"]
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+#: Stock class and the mean and deviation of its pictures, by what a config calls itself.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_CLASSES = {
+    "sam2_video": ("Sam2Video", _IMAGENET),
+    "edgetam_video": ("EdgeTamVideo", _IMAGENET),
+    "sam3_tracker_video": ("Sam3TrackerVideo", _HALF),
+    "sam3_video": ("Sam3TrackerVideo", _HALF),  # the published folder holds the detector, too
+}
+
+#: Clicks that a stroke stands for at most, and the share of the picture's longer side that is
+#: between two of them.
+_STROKE_POINTS, _STROKE_STEP = 5, 0.05
+#: Logits of an earlier answer are cut off there, as the authors' predictor does.
+_LARGEST_LOGIT = 32.0
+#: What a config may ask of timm: nothing that reads files or the network.
+_TIMM_ARGUMENTS = {"in_chans", "features_only", "out_indices"}
+
+
+def load_tracker(
+    model: str | PathLike[str], *, device: str = "auto", precision: str = "auto"
+) -> Sam2Tracker:
+    """Load a tracker by name or folder, ready to pick and to follow.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A name such as ``"sam2.1-tiny"`` that was fetched, or a folder in transformers layout.
+    device : str
+        ``"auto"`` (CUDA, then MPS, then CPU), or a torch device such as ``"cuda:1"``.
+    precision : {"auto", "bfloat16", "float16", "float32"}
+        ``"auto"`` is what the device does best: see `choose_dtype`.
+
+    Returns
+    -------
+    Sam2Tracker
+
+    Raises
+    ------
+    MissingPathError
+        There is no such model here; the text says how to fetch it.
+    CheckpointError
+        The folder is damaged, incomplete or of another kind.
+    MissingExtraError
+        EdgeTAM's picture encoder needs timm.
+    InputError
+        Unknown device or number format.
+    """
+    target = choose_device(device)
+    number = choose_dtype(precision, target)
+    folder = locate(model, kind="tracker")
+    config = read_config(folder / "config.json")
+    prefix, statistics = _CLASSES[config["model_type"]]
+    _check_timm(folder, config)
+    try:
+        with silent_libraries(), memory_guard(f"loading {model}", "use --device cpu"):
+            network, info = getattr(transformers, f"{prefix}Model").from_pretrained(
+                folder,
+                dtype=number,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            network = network.to(target).eval().requires_grad_(False)
+    except FlowRVSError:
+        raise
+    except Exception as error:  # configs of others fail in many ways
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{folder} cannot be loaded as a tracker: {reason}") from error
+    if lacks := sorted(info["missing_keys"]):
+        more = f" and {len(lacks) - 3} more" if len(lacks) > 3 else ""
+        raise CheckpointError(
+            f"{folder} lacks the weights {', '.join(lacks[:3])}{more}; fetch or copy the model "
+            "again."
+        )
+    weights = fingerprint(*sorted(folder.glob("*.safetensors")))[:12]
+    name = str(model) if str(model) in MODELS else folder.resolve().name
+    suffix = "" if number == torch.float32 else f"+{str(number).removeprefix('torch.')}"
+    tracker = Sam2Tracker(network, f"{name}@{weights[:8]}{suffix}", *statistics)
+    tracker.weights = weights
+    return tracker
+
+
+def _check_timm(folder: Path, config: Mapping[str, Any]) -> None:
+    """Look at a picture encoder of timm, which would open any file that its config names."""
+    vision = config.get("vision_config")
+    backbone = vision.get("backbone_config") if isinstance(vision, dict) else None
+    if not isinstance(backbone, dict) or backbone.get("model_type") != "timm_wrapper":
+        return
+    arguments = backbone.get("model_args") or {}
+    if not re.fullmatch(r"[a-z0-9_.]+", str(backbone.get("architecture"))) or not (
+        isinstance(arguments, dict) and set(arguments) <= _TIMM_ARGUMENTS
+    ):
+        raise CheckpointError(
+            f"{folder / 'config.json'} asks timm for more than a network; get the model from its "
+            "authors."
+        )
+    if importlib.util.find_spec("timm") is None:
+        raise MissingExtraError(
+            f"{folder.name} needs timm (and with it torchvision) for its picture encoder: "
+            "pip install timm, or take sam2.1-tiny."
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedImage:
+    """A frame as `Sam2Tracker.pick` wants it.
+
+    Attributes
+    ----------
+    features : list of torch.Tensor
+        Of the picture encoder, the finest first, on the model's device.
+    height, width : int
+        Of the picture.
+    """
+
+    features: list[torch.Tensor]
+    height: int
+    width: int
+
+
+@dataclass(slots=True, eq=False)
+class Memory:
+    """What a tracker remembers of the frames it answered last: enough to go on from there.
+
+    `Sam2Tracker.follow` fills and prunes the one that it is given. It does not grow: per object
+    six frames' features and fifteen short vectors with the published models (4 MB).
+
+    Attributes
+    ----------
+    frames : dict of int to dict of int to dict
+        What the network stored: by object, then frame.
+    """
+
+    frames: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
+
+
+class _Frames:
+    """The video as a session of transformers sees it: a frame is read when it is asked for."""
+
+    def __init__(self, read: Callable[[int], torch.Tensor], count: int) -> None:
+        self._read = read
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._read(index)
+
+
+class Sam2Tracker:
+    """A `flowrvs.protocols.Tracker`: clicks on a frame, and memory through a video.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        ``Sam2VideoModel``, ``EdgeTamVideoModel`` or ``Sam3TrackerVideoModel``, in evaluation mode.
+    name : str
+        Provenance of the masks that it makes.
+    mean, deviation : sequence of float
+        Of the pictures' three channels, 0 to 1, as in training.
+
+    Attributes
+    ----------
+    weights : str
+        Fingerprint of the weights; "" where they are of no folder.
+    """
+
+    def __init__(
+        self, network: Any, name: str, mean: Sequence[float], deviation: Sequence[float]
+    ) -> None:
+        self.name = name
+        self.weights = ""
+        self._network = network
+        self._size = int(network.config.image_size)
+        self._mean = 255 * torch.tensor(mean)[:, None, None]
+        self._deviation = 255 * torch.tensor(deviation)[:, None, None]
+        self._blocks = [
+            block
+            for module in network.modules()
+            if isinstance(module, torch.nn.ModuleList)
+            for block in module
+        ]
+
+    # -- a frame -----------------------------------------------------------------------
+
+    def encode(
+        self, image: npt.NDArray[np.uint8], *, cancel: CancelToken | None = None
+    ) -> EncodedImage:
+        """Run the picture encoder: the costly part of a frame, whatever is marked on it.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (H, W, 3)
+            RGB.
+        cancel : CancelToken, optional
+            Checked within the encoder.
+
+        Returns
+        -------
+        EncodedImage
+            16 MB at the published sizes in float32; to be kept by the caller.
+
+        Raises
+        ------
+        DeviceMemoryError
+            The device is too small.
+        Cancelled
+            On request.
+        """
+        height, width = image.shape[:2]
+        with self._computing("a picture", cancel):
+            pixels = self._pixels(image)[None].to(self._network.device)
+            return EncodedImage(self._network.get_image_embeddings(pixels), height, width)
+
+    def pick(
+        self,
+        encoded: EncodedImage,
+        marks: Sequence[Mark],
+        previous: Floats | None = None,
+    ) -> Floats:
+        """Return the logits of the object that marks mean.
+
+        Equals what a stock session answers to ``add_inputs_to_inference_session`` with these
+        points and box on its first frame. A stroke counts as up to five points along it; of several
+        boxes the last counts.
+
+        Parameters
+        ----------
+        encoded : EncodedImage
+            From `encode`.
+        marks : sequence of Mark
+            In pixels of the picture. None may be left out: `previous` alone does not say where
+            the object is.
+        previous : ndarray of float32, shape (H, W), optional
+            An earlier answer, or +-10 from a mask, which the marks mend: given to the network as
+            its mask prompt, cut off at +-32.
+
+        Returns
+        -------
+        ndarray of float32, shape (H, W)
+            > 0 is the object; -1024 everywhere where the network sees none.
+
+        Raises
+        ------
+        InputError
+            There are no marks and no earlier answer.
+        DeviceMemoryError
+            The device is too small.
+        """
+        if not marks and previous is None:
+            raise InputError("There is nothing to pick; set a mark on the object first.")
+        with self._computing("a pick"):
+            device, number = self._network.device, self._network.dtype
+            prompt = self._prompt(marks, encoded.height, encoded.width) if marks else None
+            mask = None
+            if previous is not None:
+                limited = np.clip(previous, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+                mask = torch.from_numpy(limited)[None, None].to(device, number)
+            answer = self._network._single_frame_forward(
+                input_points=prompt and prompt["point_coords"],
+                input_labels=prompt and prompt["point_labels"],
+                input_masks=mask,
+                image_embeddings=encoded.features,
+                multimask_output=self._network._use_multimask(True, prompt),
+            )
+            return self._logits(answer.pred_masks, encoded.height, encoded.width)
+
+    # -- a video -----------------------------------------------------------------------
+
+    def follow(
+        self,
+        read: ReadFrame,
+        keys: Mapping[int, Mapping[int, Mask]],
+        frames: Sequence[int],
+        *,
+        memory: Memory | None = None,
+        frame_count: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[tuple[int, dict[int, TrackedObject]]]:
+        """Carry the masks of key frames over other frames by the network's memory.
+
+        Equals the stock ``propagate_in_video_iterator`` in a session that was given the key frames'
+        masks and nothing else. All of them condition every frame (the model's config may limit
+        how many at once), whichever side they lie on, so that a corrected frame changes what comes
+        after it. Objects do not influence each other. Frames are read one at a time, and of
+        the network's outputs only what its memory reads is kept, so that memory does not grow.
+
+        Parameters
+        ----------
+        read : callable
+            Returns a frame of the video, uint8 (H, W, 3), RGB.
+        keys : mapping of int to mapping of int to ndarray of bool, shape (H, W)
+            Frame, object, mask; an empty mask says that the object is not there.
+        frames : sequence of int
+            In the order in which to go, ascending or descending.
+        memory : Memory, optional
+            What an earlier call remembered, to go on exactly as if it had not stopped: the next
+            of `frames` follows its last one. It is brought up to date before every answer. Without
+            it a run begins with the key frames alone; see `remember` for what was stopped by a
+            kill.
+        frame_count : int, optional
+            Frames of the whole video; by default up to the last one that is named. The stock
+            code spaces its pointers otherwise where that is less than sixteen.
+        cancel : CancelToken, optional
+            Checked within every frame.
+
+        Yields
+        ------
+        frame : int
+        objects : dict of int to TrackedObject
+            Every object of `keys`; where it has a key, the key as the network renders it.
+
+        Raises
+        ------
+        InputError
+            There is no key frame, masks differ in size, or `frames` go back and forth.
+        DeviceMemoryError
+            The device is too small.
+        Cancelled
+            On request; answers so far stay true, and so does `memory`.
+        """
+        frames = list(frames)
+        shape = _checked(keys, frames)
+        if not frames:
+            return
+        backwards = frames[-1] < frames[0] or (len(frames) == 1 and min(keys) > frames[0])
+        memory = Memory() if memory is None else memory
+        session = self._session(read, keys, frame_count or 1 + max(*frames, *keys), cancel)
+        for key, outputs in zip(session.obj_ids, session.output_dict_per_obj.values(), strict=True):
+            # What the network answered on frames that are key frames now, or that come again.
+            kept = memory.frames.setdefault(key, {})
+            for frame in list(kept):
+                again = frame <= frames[0] if backwards else frame >= frames[0]
+                if again or key in keys.get(frame, {}):
+                    del kept[frame]
+            outputs["non_cond_frame_outputs"] = kept
+        for frame in frames:
+            try:
+                with self._computing(f"frame {frame} with {len(session.obj_ids)} objects", cancel):
+                    answer = self._network(session, frame_idx=frame, reverse=backwards)
+                    scores = answer.object_score_logits.float().sigmoid().flatten().tolist()
+                    logits = [self._logits(mask, *shape) for mask in answer.pred_masks]
+            except BaseException:
+                for kept in memory.frames.values():
+                    kept.pop(frame, None)  # half of an answer
+                raise
+            self._prune(session, frame)
+            yield frame, dict(zip(session.obj_ids, map(TrackedObject, logits, scores), strict=True))
+
+    def remember(
+        self,
+        read: ReadFrame,
+        answers: Mapping[int, Mapping[int, Mask]],
+        *,
+        cancel: CancelToken | None = None,
+    ) -> Memory:
+        """Make a memory anew of masks that were answered before, as after a kill.
+
+        An approximation: a mask says yes or no where the network had logits.
+
+        Parameters
+        ----------
+        read, cancel
+            As for `follow`.
+        answers : mapping of int to mapping of int to ndarray of bool, shape (H, W)
+            Masks that the model made on the last frames before `follow` is to go on: of more than
+            six (of the published models) the nearest count.
+        """
+        _checked(answers, [])
+        session = self._session(read, answers, 1 + max(answers), cancel)
+        outputs = session.output_dict_per_obj.values()
+        return Memory(
+            {
+                key: output["cond_frame_outputs"]
+                for key, output in zip(session.obj_ids, outputs, strict=True)
+            }
+        )
+
+    def _session(
+        self,
+        read: ReadFrame,
+        keys: Mapping[int, Mapping[int, Mask]],
+        count: int,
+        cancel: CancelToken | None,
+    ) -> Any:
+        """Return a stock session of all objects, conditioned on their key frames.
+
+        Each key frame has a session of its own first: one of all objects would track those that
+        have no key on it, and remember that.
+        """
+        device, number = self._network.device, self._network.dtype
+        kind = getattr(
+            transformers, type(self._network).__name__.replace("Model", "InferenceSession")
+        )
+
+        def make(objects: Iterable[int]) -> Any:
+            session = kind(inference_device=device, inference_state_device=device, dtype=number)
+            session.processed_frames = _Frames(lambda index: self._pixels(read(index)), count)
+            for key in objects:
+                session.obj_id_to_idx(key)
+            return session
+
+        whole = make(sorted({key for masks in keys.values() for key in masks}))
+        for frame in sorted(keys):
+            if not keys[frame]:
+                continue
+            single = make(keys[frame])
+            for index, mask in enumerate(keys[frame].values()):
+                single.add_mask_inputs(index, frame, self._mask(mask))
+            single.obj_with_new_inputs = list(keys[frame])
+            with self._computing(f"key frame {frame}", cancel):
+                self._network(single, frame_idx=frame)
+            for index, key in enumerate(keys[frame]):
+                output = single.output_dict_per_obj[index]["cond_frame_outputs"][frame]
+                output.pop("high_res_masks", None)
+                # EdgeTAM's lacks a dimension, and would not go together with tracked ones.
+                output["object_score_logits"] = output["object_score_logits"].reshape(1, 1, 1)
+                outputs = whole.output_dict_per_obj[whole.obj_id_to_idx(key)]
+                outputs["cond_frame_outputs"][frame] = output
+        return whole
+
+    def _prune(self, session: Any, frame: int) -> None:
+        """Forget of earlier frames what no later one will ask for."""
+        config = self._network.config
+        for index, outputs in session.output_dict_per_obj.items():
+            kept = outputs["non_cond_frame_outputs"]
+            for earlier in list(kept):
+                age = abs(frame - earlier) + 1  # on the next frame
+                if age >= max(config.num_maskmem, config.max_object_pointers_in_encoder):
+                    del kept[earlier]
+                    continue
+                names = {"object_pointer"}
+                if age < config.num_maskmem:
+                    names |= {"maskmem_features", "maskmem_pos_enc"}
+                kept[earlier] = {name: kept[earlier][name] for name in names & set(kept[earlier])}
+            session.frames_tracked_per_obj[index].clear()
+
+    # -- what processors do ------------------------------------------------------------
+
+    def _pixels(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Return a picture as the network takes it, shape (3, size, size), on the CPU.
+
+        Equals the stock image and video processors: bilinear with antialias on bytes, rounded to
+        whole ones, then mean and deviation.
+        """
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        scaled = functional.interpolate(
+            pixels, (self._size, self._size), mode="bilinear", align_corners=False, antialias=True
+        )
+        normal = (scaled[0].round() - self._mean) / self._deviation
+        return normal.to(self._network.dtype)
+
+    def _mask(self, mask: Mask) -> torch.Tensor:
+        """Return a mask as ``process_new_mask_for_video_frame`` does, shape (1, 1, size, size)."""
+        values = torch.from_numpy(np.ascontiguousarray(mask))[None, None].float()
+        if values.shape[-2:] == (self._size, self._size):
+            return values
+        scaled = functional.interpolate(
+            values, (self._size, self._size), mode="bilinear", align_corners=False, antialias=True
+        )
+        return (scaled >= 0.5).float()
+
+    def _prompt(self, marks: Sequence[Mark], height: int, width: int) -> dict[str, torch.Tensor]:
+        """Return marks as ``process_new_points_or_boxes_for_video_frame`` does, a box first."""
+        points: list[tuple[float, float]] = []
+        labels: list[int] = []
+        boxes = [mark for mark in marks if mark.kind == "box"][-1:]
+        for mark in [*boxes, *(mark for mark in marks if mark.kind != "box")]:
+            if mark.kind == "box":
+                points += mark.points
+                labels += [2, 3]
+            else:
+                stroke = _along(mark.points, _STROKE_STEP * max(height, width))
+                points += stroke
+                labels += [int(mark.positive)] * len(stroke)
+        coordinates = torch.tensor(points, dtype=torch.float32)[None, None]
+        coordinates[..., 0] *= self._size / width
+        coordinates[..., 1] *= self._size / height
+        device = self._network.device
+        return {
+            "point_coords": coordinates.to(device),
+            "point_labels": torch.tensor(labels, dtype=torch.int32)[None, None].to(device),
+        }
+
+    def _logits(self, masks: torch.Tensor, height: int, width: int) -> Floats:
+        """Return logits at the picture's size, as ``post_process_masks`` does before its > 0."""
+        scaled = functional.interpolate(
+            masks.float().reshape(1, 1, *masks.shape[-2:]),
+            (height, width),
+            mode="bilinear",
+            align_corners=False,
+        )
+        logits: Floats = scaled[0, 0].cpu().numpy()
+        return logits
+
+    @contextmanager
+    def _computing(self, what: str, cancel: CancelToken | None = None) -> Iterator[None]:
+        """Compute without gradients, stop between two layers, and tell of a full device."""
+        thread = threading.get_ident()
+
+        def look(*_: object) -> None:
+            # Another thread may pick while this one follows.
+            if cancel is not None and threading.get_ident() == thread:
+                cancel.raise_if_cancelled()
+
+        look()
+        hooks = [] if cancel is None else [b.register_forward_pre_hook(look) for b in self._blocks]
+        try:
+            with (
+                memory_guard(what, "follow fewer objects at once, take a smaller model or the CPU"),
+                torch.inference_mode(),
+            ):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _checked(keys: Mapping[int, Mapping[int, Mask]], frames: list[int]) -> tuple[int, int]:
+    """Return the masks' size; refuse what cannot be followed."""
+    shapes = {mask.shape for masks in keys.values() for mask in masks.values()}
+    if not shapes:
+        raise InputError("There is no mask to follow; draw the object on a frame first.")
+    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
+        raise InputError(f"The masks of the key frames are of different sizes: {sorted(shapes)}.")
+    steps = {a < b for a, b in zip(frames, frames[1:], strict=False) if a != b}
+    if len(steps) > 1 or len(set(frames)) < len(frames) or min(frames, default=0) < 0:
+        raise InputError("Frames are followed in one direction, each once, from 0 on.")
+    height, width = next(iter(shapes))
+    return height, width
+
+
+def _along(points: Sequence[tuple[float, float]], step: float) -> list[tuple[float, float]]:
+    """Return a few points along a stroke, the farther apart the longer it is."""
+    corners = np.array(points, np.float64)
+    run = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
+    count = min(_STROKE_POINTS, 1 + int(run[-1] / step))
+    places = run[-1] * (np.arange(count) + 0.5) / count
+    x, y = (np.interp(places, run, corners[:, axis]) for axis in (0, 1))
+    return list(zip(x.tolist(), y.tolist(), strict=True))
