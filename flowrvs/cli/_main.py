@@ -24,6 +24,7 @@ VERBS = (
     "demo",
     "segment",
     "pick",
+    "spread",
     "import",
     "export",
     "check",
@@ -35,7 +36,7 @@ VERBS = (
 )
 
 #: Verbs that import huggingface_hub, which fails where its settings are malformed.
-_MODEL_VERBS = ("demo", "segment", "predict", "train", "models")
+_MODEL_VERBS = ("demo", "segment", "pick", "spread", "predict", "train", "models")
 
 #: Exit codes: done, a fault of the program, bad input, cancelled.
 DONE, FAULT, INPUT, CANCELLED = 0, 1, 2, 130

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowrvs.progress import CancelToken
-    from flowrvs.records import Segmenter
+    from flowrvs.records import Segmenter, Tracker
 
 __all__ = [
     "add_cluster_arguments",
     "add_model_arguments",
     "add_request_arguments",
+    "add_tracker_arguments",
     "load_model",
+    "load_tracker",
     "request_options",
 ]
 
@@ -98,6 +100,37 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile", action="store_true", help="compile the transformer: for long jobs"
     )
+
+
+def add_tracker_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the tracker, and where it runs: what `load_tracker` reads."""
+    group = parser.add_argument_group("tracker")
+    group.add_argument(
+        "--with",
+        dest="tracker",
+        metavar="NAME",
+        help="a tracker that 'flowrvs models list' shows, or classical, which needs no weights "
+        "(the smallest of flowrvs' own that is installed, else classical)",
+    )
+    group.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, ... (auto)")
+    group.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        help="number format; auto is what the device does best (auto)",
+    )
+
+
+def load_tracker(args: argparse.Namespace) -> Tracker | None:
+    """Load the tracker that the options say; None for the classical way."""
+    from flowrvs.inference.loading import CLASSICAL, default_tracker
+
+    name = args.tracker or default_tracker()
+    if name == CLASSICAL:
+        return None
+    from flowrvs.plugins import load_tracker as load
+
+    return load(name, device=args.device, precision=args.precision)
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:

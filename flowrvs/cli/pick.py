@@ -10,12 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowrvs.cli._model import add_tracker_arguments, load_tracker
+
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from flowrvs.masks.pick import Mark
     from flowrvs.store import ObjectRecord, Project
     from flowrvs.video import Video
 
-HELP = "Pick an object on a frame by points, a box or scribbles; needs no model."
+HELP = "Pick an object on a frame by points, a box, scribbles or corners; needs no model."
 
 _NUMBER = r"[-+]?\d+(?:\.\d*)?"
 
@@ -76,6 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         marks.add_argument(
             name, action=_AddMark, const=kind, dest="marks", type=read, metavar=metavar, help=text
         )
+    marks.add_argument(
+        "--scissors",
+        action="append",
+        nargs="+",
+        type=_pairs,
+        metavar="X,Y",
+        help="corners of a polygon whose sides snap to edges, three or more; other marks mend it",
+    )
     whose = parser.add_mutually_exclusive_group()
     whose.add_argument("--object", type=int, metavar="ID", help="mend or draw this object")
     whose.add_argument(
@@ -90,33 +103,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--inside-box", action="store_true", help="never leave the box")
     parser.add_argument(
-        "--with",
-        dest="tracker",
-        default="classical",
-        metavar="NAME",
-        help="what picks: classical, which needs no weights (classical)",
-    )
-    parser.add_argument(
         "--out", type=Path, metavar="PROJECT", help="the project (of the video's name, here)"
     )
+    add_tracker_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the verb."""
     import flowrvs
     from flowrvs.editing.pick import keep_pick, open_picker
+    from flowrvs.editing.trackers import Encodings
     from flowrvs.errors import InputError, MissingPathError
     from flowrvs.masks.pick import Mark
     from flowrvs.store import Project
 
-    if args.tracker != "classical":
-        raise InputError(
-            f"Nothing named {args.tracker!r} picks in this version; leave --with out or say "
-            "'classical'."
-        )
     marks = tuple(Mark(*mark) for mark in args.marks or ())
-    if not any(mark.positive for mark in marks):
-        raise InputError("Say where the object is: --point X,Y, --box X0,Y0,X1,Y1 or --scribble.")
+    corners = [corner for group in args.scissors or () for pairs in group for corner in pairs]
+    if not corners and not any(mark.positive for mark in marks):
+        raise InputError(
+            "Say where the object is: --point X,Y, --box X0,Y0,X1,Y1, --scribble or --scissors."
+        )
+    if corners and len(corners) < 3:
+        raise InputError(f"--scissors needs three corners or more, not {len(corners)}.")
     with ExitStack() as stack:
         project = _open_project(args)
         if project is not None:
@@ -143,33 +151,53 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"There is no object {args.object}: the project is new.")
         if args.rule != "replace" and drawn is None:
             raise InputError(f"--rule {args.rule} needs an object that exists; see --object.")
-        picker = open_picker(
-            project,
-            video,
-            args.frame,
-            drawn.id if drawn is not None and args.rule == "replace" else None,
-            choose=args.sentence is not None,
-            inside_box=args.inside_box,
-        )
-        for mark in marks:
-            picker.add(mark)
-        mask = picker.mask
+        cut = _cut(video, args.frame, corners) if corners else None
+        tracker = load_tracker(args) if marks else None
+        if cut is not None and not marks:
+            mask = cut
+        else:
+            picker = open_picker(
+                project,
+                video,
+                args.frame,
+                drawn.id if drawn is not None and args.rule == "replace" else None,
+                choose=args.sentence is not None and cut is None,
+                inside_box=args.inside_box,
+                start=cut,
+                encodings=None if tracker is None else Encodings(tracker),
+            )
+            mask = picker.take(marks)
         if not mask.any():
             raise InputError("Nothing is left of the object with these marks; say less is not it.")
         if project is None:  # not before everything is known to be right
             project = Project.create(_out(args, video), video.info)
             stack.callback(project.close)
-        with project.edit(f"pick on frame {args.frame}", kind="human"):
+        by = "" if tracker is None else f" with {tracker.name}"
+        with project.edit(f"pick{by} on frame {args.frame}", kind="human"):
             if drawn is None:
                 drawn = _new_object(args, project)
-            if not keep_pick(project, args.frame, mask, drawn.id, args.rule):
+            tool = "" if tracker is None else tracker.name
+            if not keep_pick(project, args.frame, mask, drawn.id, args.rule, tool=tool):
                 raise InputError(
                     f"Frame {args.frame} of {drawn.name!r} is locked; unlock it to pick there."
                 )
-        _tell(args, project, drawn, len(marks))
+        made_by = "classical" if tracker is None else tracker.name
+        _tell(args, project, drawn, len(marks) + len(corners), made_by)
 
 
-def _tell(args: argparse.Namespace, project: Project, drawn: ObjectRecord, marks: int) -> None:
+def _cut(video: Video, t: int, corners: Sequence[tuple[float, float]]) -> npt.NDArray[np.bool_]:
+    """Return what scissors cut out along corners."""
+    from flowrvs.masks.scissors import Scissors
+
+    scissors = Scissors(video.read(t, t + 1)[0])
+    for x, y in corners:
+        scissors.add(x, y)
+    return scissors.mask
+
+
+def _tell(
+    args: argparse.Namespace, project: Project, drawn: ObjectRecord, marks: int, made_by: str
+) -> None:
     import numpy as np
 
     mask = project.object_mask(drawn.id, args.frame, args.frame + 1)[0]
@@ -186,7 +214,7 @@ def _tell(args: argparse.Namespace, project: Project, drawn: ObjectRecord, marks
             "pixels": int(mask.sum()),
             "box": box if len(rows) else None,
             "marks": marks,
-            "with": args.tracker,
+            "with": made_by,
         }
         print(json.dumps(result, ensure_ascii=False))
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from flowrvs.editing.trackers import Encodings, TrackerPicker
 from flowrvs.errors import InputError
 from flowrvs.masks.compose import combine
 from flowrvs.masks.flow import Flows, Region, sample
@@ -16,7 +17,7 @@ from flowrvs.store import ObjectRecord, Project, Provenance
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["Mark", "Picker", "keep_pick", "open_picker"]
+__all__ = ["Mark", "Picker", "TrackerPicker", "find_object", "keep_pick", "open_picker"]
 
 PickRule = Literal["replace", "union", "subtract"]
 
@@ -34,7 +35,9 @@ def open_picker(
     flows: Flows | None = None,
     choose: bool = False,
     inside_box: bool = False,
-) -> Picker:
+    start: npt.ArrayLike | None = None,
+    encodings: Encodings | None = None,
+) -> Picker | TrackerPicker:
     """Return a picker for a frame that knows what the project knows of the object there.
 
     An object that is on the frame is mended; of one that is not, the colours on neighbouring
@@ -56,6 +59,10 @@ def open_picker(
         The first clicks choose among the connected parts that the object has here.
     inside_box : bool
         See `Picker`.
+    start : array_like of bool, shape (H, W), optional
+        What is mended, instead of what the project knows.
+    encodings : Encodings, optional
+        Of a tracker, which picks then; without it nothing needs weights.
 
     Raises
     ------
@@ -65,12 +72,23 @@ def open_picker(
     if not 0 <= t < len(video):
         raise InputError(f"There is no frame {t}; the video has frames 0 to {len(video) - 1}.")
     flows = flows or _flows(video)
-    start, colors = None, None
+    known, colors = None, None
     if object_id is not None:
         if project is None or object_id not in project.objects:
             where = "without a project" if project is None else f"in {project.path}"
             raise InputError(f"There is no object {object_id} {where}.")
-        start, colors = _known(project, video, t, object_id, flows)
+        known, colors = _known(project, video, t, object_id, flows)
+    start = known if start is None else start
+    if encodings is not None:
+        return TrackerPicker(
+            encodings,
+            (video, t),
+            lambda: video.read(t, t + 1)[0],
+            (video.info.height, video.info.width),
+            start=start,
+            choose=choose,
+            inside_box=inside_box,
+        )
     return Picker(
         video.read(t, t + 1)[0],
         start=start,
@@ -87,6 +105,8 @@ def keep_pick(
     mask: npt.ArrayLike,
     object_id: int,
     rule: PickRule = "replace",
+    *,
+    tool: str = "",
 ) -> bool:
     """Write a picked mask as a person's step, which can be undone.
 
@@ -100,6 +120,8 @@ def keep_pick(
         The object. As under a brush, pixels of others in its layer become this one's.
     rule : {"replace", "union", "subtract"}
         What becomes of the object's own mask there.
+    tool : str
+        What has picked, for the name of the step: that of a tracker.
 
     Returns
     -------
@@ -110,7 +132,8 @@ def keep_pick(
         raise InputError(f"There is no object {object_id} in {project.path}.")
     old = project.object_mask(object_id, t, t + 1)[0]
     new = combine(old, mask, rule)
-    with project.edit(f"pick {project.objects[object_id].name!r}, frame {t}", kind="human"):
+    by = f" with {tool}" if tool else ""
+    with project.edit(f"pick {project.objects[object_id].name!r}{by}, frame {t}", kind="human"):
         done = project.write_masks(
             object_id, t, new[None], provenance=Provenance.HUMAN, overwrite="human"
         )

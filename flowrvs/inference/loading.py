@@ -1,18 +1,28 @@
-"""A segmenter by name: one of flowrvs, a folder of one, or another package's."""
+"""Models by name: of flowrvs, in a folder, or of another package; and which trackers there are."""
 
 from __future__ import annotations
 
+import importlib.util
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from flowrvs.checkpoints import MODELS, locate
-from flowrvs.checkpoints.registry import models_home
+from flowrvs.checkpoints.registry import is_whole, models_home
 from flowrvs.errors import InputError, MissingPathError
 from flowrvs.plugins import Plugin, find_plugin, load_plugin, plugins
 from flowrvs.records import Segmenter
 
-__all__ = ["load_segmenter", "segmenter_plugin"]
+__all__ = [
+    "CLASSICAL",
+    "default_tracker",
+    "load_segmenter",
+    "segmenter_plugin",
+    "tracker_names",
+]
+
+#: What picks without any weights.
+CLASSICAL = "classical"
 
 #: Options of `flowrvs.load` that mean nothing to other packages' models, and what leaves them out.
 _OURS = {
@@ -91,3 +101,27 @@ def load_segmenter(
     from flowrvs.pipelines import load
 
     return load(model, device=device, dtype=dtype, **options)
+
+
+def tracker_names() -> dict[str, bool]:
+    """Return what can pick, by name, and whether it is ready for use as far as is known.
+
+    A tracker of another package, whose weights are its own affair, counts as ready unless it is
+    broken.
+    """
+    torch = importlib.util.find_spec("torch") is not None
+    found = {CLASSICAL: True}
+    for plugin in plugins("tracker"):
+        ready = not plugin.fault and (not plugin.ours or (torch and is_whole(plugin.name)))
+        found[plugin.name] = found.get(plugin.name, False) or ready
+    return found
+
+
+def default_tracker() -> str:
+    """Return what picks where nobody says it: the first of our own trackers that is here."""
+    torch = importlib.util.find_spec("torch") is not None
+    ours = [plugin.name for plugin in plugins("tracker") if plugin.ours and not plugin.fault]
+    # Small ones first: an answer should come soon.
+    order = ("sam2.1-tiny", "sam2.1-small", "edgetam", "sam2.1-base-plus", "sam2.1-large")
+    ours.sort(key=lambda name: order.index(name) if name in order else len(order))
+    return next((name for name in ours if torch and is_whole(name)), CLASSICAL)

@@ -22,7 +22,7 @@ from flowrvs.errors import InputError
 from flowrvs.masks.superpixels import Box, ColorCounts, SuperpixelGraph
 from flowrvs.protocols import Mark, Point
 
-__all__ = ["ColorCounts", "Mark", "Picker"]
+__all__ = ["ColorCounts", "Mark", "Picker", "box_of", "check_mark", "choose_parts"]
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -202,16 +202,7 @@ class Picker:
     # -- inside --------------------------------------------------------------------------
 
     def _check(self, mark: Mark) -> None:
-        height, width = self._frame.shape[:2]
-        x, y = np.array(mark.points).T
-        if mark.kind == "box":
-            if x[0] >= width or y[0] >= height or x[1] <= 0 or y[1] <= 0:
-                raise InputError(f"The box {mark.points} lies outside {width} x {height} pixels.")
-        elif x.min() < 0 or y.min() < 0 or x.max() >= width or y.max() >= height:
-            raise InputError(
-                f"A {mark.kind} at {_text(mark.points)} lies outside the picture of "
-                f"{width} x {height} pixels."
-            )
+        check_mark(mark, self._frame.shape[:2])
 
     def _begin(self, marks: Sequence[Mark]) -> None:
         """Take marks anew; what is alike at the beginning need not be solved again."""
@@ -230,10 +221,10 @@ class Picker:
         self._mask = None
 
     def _answer(self, marks: list[Mark], last: _Answer) -> _Answer:
-        box = _box(marks)
+        box = box_of(marks)
         positive = any(m.positive for m in marks)
         if self._parts is not None and last.graph is None:
-            chosen = _chosen(self._parts, marks)
+            chosen = choose_parts(self._parts, marks)
             if chosen is not None:
                 return _Answer(start=chosen)
         started = last.graph is not None or (last.start is not None and last.start.any())
@@ -346,7 +337,7 @@ class Picker:
         self, graph: SuperpixelGraph, marks: list[Mark], share: Floats | None, stage: int
     ) -> Floats:
         inside, outside = _seeds(graph, marks)
-        box = _box(marks)
+        box = box_of(marks)
         fixed = outside.copy()
         if box is not None:
             leaves = any(
@@ -388,7 +379,7 @@ class Picker:
         found = np.zeros((graph.count, len(MEASURES)), np.float32)
         found[:, 0] = 1
         these, others = np.flatnonzero(inside), np.flatnonzero(outside)
-        box = _box(marks)
+        box = box_of(marks)
         away = np.flatnonzero(fixed)
         if box is not None or not len(away):
             away = np.union1d(away, graph.border)
@@ -487,15 +478,47 @@ def _relative(flow: Floats) -> Floats:
     return relative.astype(np.float32)
 
 
-def _box(marks: Sequence[Mark]) -> tuple[float, float, float, float] | None:
+def check_mark(mark: Mark, shape: tuple[int, ...]) -> None:
+    """Refuse a mark that lies outside a frame of `shape` (H, W).
+
+    Raises
+    ------
+    InputError
+        It does.
+    """
+    height, width = shape[:2]
+    x, y = np.array(mark.points).T
+    if mark.kind == "box":
+        if x[0] >= width or y[0] >= height or x[1] <= 0 or y[1] <= 0:
+            raise InputError(f"The box {mark.points} lies outside {width} x {height} pixels.")
+    elif x.min() < 0 or y.min() < 0 or x.max() >= width or y.max() >= height:
+        raise InputError(
+            f"A {mark.kind} at {_text(mark.points)} lies outside the picture of "
+            f"{width} x {height} pixels."
+        )
+
+
+def box_of(marks: Sequence[Mark]) -> tuple[float, float, float, float] | None:
+    """Return the first box among marks, (x0, y0, x1, y1); None where there is none."""
     for mark in marks:
         if mark.kind == "box":
             return *mark.points[0], *mark.points[1]
     return None
 
 
-def _chosen(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask | None:
-    """Return the parts that points choose; None if no choice does what the marks say."""
+def choose_parts(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask | None:
+    """Return the parts that points choose; None if no choice does what the marks say.
+
+    Parameters
+    ----------
+    parts : ndarray of int, shape (H, W)
+        Connected parts, numbered from 1; 0 is none.
+    marks : sequence of Mark
+
+    Returns
+    -------
+    ndarray of bool, shape (H, W), or None
+    """
     wanted: set[int] = set()
     unwanted: set[int] = set()
     for mark in marks:

@@ -9,6 +9,7 @@ import pytest
 
 from flowrvs.cli import main
 from flowrvs.store import Project, Provenance
+from tests.fixtures.packages import install
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -96,7 +97,9 @@ def test_another_project_is_copied_first(shapes_mp4, tmp_path, capsys):
         (["--frame", "3", "--box", "5,5,5,9"], "at least one pixel"),
         (["--frame", "3", "--point", "4,4", "--object", "7"], "no object 7"),
         (["--frame", "3", "--point", "4,4", "--rule", "union"], "needs an object that exists"),
-        (["--frame", "3", "--point", "4,4", "--with", "sam9"], "Nothing named 'sam9'"),
+        (["--frame", "3", "--point", "4,4", "--with", "sam9"], "No tracker 'sam9'"),
+        (["--frame", "3", "--scissors", "4,4", "9,9"], "needs three corners or more, not 2"),
+        (["--frame", "3", "--scissors", "4,4", "9,9", "99,9"], "(99, 9) lies outside"),
         (["--frame", "3", "--point", "4,4", "--object", "1", "--sentence", "a"], "not allowed"),
     ],
 )
@@ -116,3 +119,114 @@ def test_a_locked_frame_is_refused_and_nothing_is_written(shapes_mp4, tmp_path, 
     assert "Frame 3 of 'object 1' is locked" in line
     with Project.open(out) as project:
         assert np.array_equal(project.object_mask(1, 3, 4), before)
+
+
+def test_scissors_cut_along_edges_and_marks_mend_it(shapes_mp4, shapes_masks, tmp_path, capsys):
+    out = str(tmp_path / "p.flowrvs")
+    corners = ["12,7", "25,7", "25,20", "12,20"]  # a pixel or two off the red square's
+    words = [str(shapes_mp4), "--frame", "3", "--out", out]
+    said = pick(*words, "--scissors", *corners, capsys=capsys)
+    assert said["marks"] == 4 and said["with"] == "classical"
+    with Project.open(out) as project:
+        assert iou(project.object_mask(1, 3, 4)[0], shapes_masks["red"][3]) > 0.8
+    repeated = [word for corner in corners for word in ("--scissors", corner)]
+    again = pick(*words, *repeated, "--object", "1", capsys=capsys)
+    assert again["pixels"] == said["pixels"]
+    more = pick(*words, *repeated, "--object", "1", "--point", "46,33", capsys=capsys)
+    with Project.open(out) as project:
+        mask = project.object_mask(1, 3, 4)[0]
+        assert mask[33, 46] and mask[14, 18] and more["pixels"] > said["pixels"] + 20
+
+
+@pytest.fixture
+def colours(monkeypatch, tmp_path):
+    points = dict.fromkeys(("colours", "tired"), "tests.fixtures.trackers:load")
+    install(monkeypatch, tmp_path, "colour-things", {"flowrvs.trackers": points}, {})
+
+
+def test_a_tracker_of_a_package_picks_and_is_named(
+    colours, shapes_mp4, shapes_masks, tmp_path, capsys
+):
+    out = str(tmp_path / "p.flowrvs")
+    words = [str(shapes_mp4), "--frame", "3", "--out", out, "--with", "colours"]
+    said = pick(*words, "--point", "18,14", capsys=capsys)
+    assert said["with"] == "colours"
+    with Project.open(out) as project:
+        assert iou(project.object_mask(1, 3, 4)[0], shapes_masks["red"][3]) > 0.85
+        assert project.undo_name == "pick with colours on frame 3"
+        assert project.changes(1, 3)[0].kind == "human"
+    # Not this: the part that the colour has there goes.
+    pick(*words, "--object", "1", "--point", "46,33", capsys=capsys)
+    pick(*words, "--object", "1", "--not", "18,14", capsys=capsys)
+    with Project.open(out) as project:
+        mask = project.object_mask(1, 3, 4)[0]
+        assert mask[33, 46] and not mask[14, 18]
+
+
+def test_spread_by_memory_is_written_as_it_comes_and_goes_on(
+    colours, shapes_mp4, shapes_masks, tmp_path, capsys
+):
+    out = str(tmp_path / "p.flowrvs")
+    pick(str(shapes_mp4), "--frame", "3", "--out", out, "--point", "18,14", capsys=capsys)
+    assert main(["spread", out, "--with", "colours", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["method"] == "memory" and said["with"] == "colours"
+    assert said["objects"] == [{"object_id": 1, "name": "object 1", "frames": 11, "lost": ""}]
+    with Project.open(out) as project:
+        for t in range(12):
+            assert iou(project.object_mask(1, t, t + 1)[0], shapes_masks["red"][t]) > 0.85
+        assert project.changes(1, 0)[0].who.startswith("colours, keys ")
+        assert project.undo_name.startswith("spread 'object 1' with colours")
+    assert main(["spread", out, "--with", "colours"]) == 0
+    assert "0 frames" in capsys.readouterr().out
+    assert main(["spread", out, "--with", "colours", "--again", "--stop", "3"]) == 0
+    assert "3 frames" in capsys.readouterr().out
+
+
+def test_a_spread_that_is_stopped_keeps_what_there_is(colours, tmp_path, capsys):
+    frames = np.full((40, 24, 32, 3), 20, np.uint8)
+    frames[:, 5:15, 5:15] = 220
+    import zarr
+
+    zarr.save_array(tmp_path / "v.zarr", frames)
+    out = str(tmp_path / "p.flowrvs")
+    pick(str(tmp_path / "v.zarr"), "--frame", "2", "--point", "9,9", "--out", out, capsys=capsys)
+    assert main(["spread", out, "--with", "tired"]) == 130
+    assert "keeps 22 frames, and the same command goes on" in capsys.readouterr().err
+    with Project.open(out) as project:
+        assert project.present(1).nonzero()[0].tolist() == list(range(2, 25))
+        project.undo()
+        assert project.present(1).nonzero()[0].tolist() == [2]
+        project.redo()
+    assert main(["spread", out, "--with", "colours"]) == 0
+    with Project.open(out) as project:
+        assert project.present(1).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--with", "colours", "--method", "flow"], "is for --method memory"),
+        (["--with", "classical", "--method", "memory"], "'classical' has no memory"),
+        (["--method", "memory"], "needs a tracker"),
+        (["--object", "7"], "no object 7"),
+        (["--with", "nobody"], "No tracker 'nobody'"),
+        (["--start", "9", "--stop", "3"], "are not a range"),
+    ],
+)
+def test_what_a_spread_cannot_do_is_one_line(colours, words, line, shapes_mp4, tmp_path, capsys):
+    out = str(tmp_path / "p.flowrvs")
+    pick(str(shapes_mp4), "--frame", "3", "--out", out, "--point", "18,14", capsys=capsys)
+    assert main(["spread", out, *words]) == 2
+    caught = capsys.readouterr()
+    assert line in caught.err and caught.err.count("\n") == 1
+
+
+def test_a_spread_needs_no_model(shapes_mp4, shapes_masks, tmp_path, capsys):
+    out = str(tmp_path / "p.flowrvs")
+    pick(str(shapes_mp4), "--frame", "3", "--out", out, "--point", "18,14", capsys=capsys)
+    assert main(["spread", out, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["method"] == "flow" and said["with"] is None
+    with Project.open(out) as project:
+        assert iou(project.object_mask(1, 8, 9)[0], shapes_masks["red"][8]) > 0.8
