@@ -32,6 +32,8 @@ __all__ = [
     "Step",
     "decode",
     "encode",
+    "runs",
+    "unpack",
     "utc_now",
     "utf8",
 ]
@@ -115,7 +117,7 @@ def decode(data: bytes, size: int) -> Pixels:
     """
     if not data:
         return Pixels(np.zeros(0, np.int64), np.zeros(0, np.uint16), np.zeros(0, np.uint16))
-    raw = _unpack(data, 12 * size + 13)
+    raw = unpack(data, 12 * size + 13)
     if raw[:1] == b"D" and len(raw) >= 13:  # whole rows, as version 0.1 wrote noise
         first, stop, width = (int(n) for n in np.frombuffer(raw, "<u4", 3, offset=1))
         count = (stop - first) * width
@@ -124,6 +126,14 @@ def decode(data: bytes, size: int) -> Pixels:
         old, new = np.frombuffer(raw, "<u2", offset=13).reshape(2, count)
         places = np.flatnonzero(old != new)
         return Pixels(places + first * width, old[places], new[places])
+    starts, long, old, new = runs(raw, size)
+    until = np.cumsum(long)
+    places = np.arange(until[-1]) + np.repeat(starts - (until - long), long)
+    return Pixels(places, np.repeat(old, long), np.repeat(new, long))
+
+
+def runs(raw: bytes, size: int) -> tuple[npt.NDArray[Any], ...]:
+    """Return starts, lengths, old and new values of the runs in what `unpack` returned."""
     count, rest = divmod(len(raw) - 1, 12)
     if rest or raw[:1] != b"R" or not count:
         raise DamagedError("a damaged difference of frames")
@@ -133,12 +143,10 @@ def decode(data: bytes, size: int) -> Pixels:
     ends = starts + long
     if (long < 1).any() or (starts[1:] < ends[:-1]).any() or ends[-1] > size:
         raise DamagedError("a damaged difference of frames")
-    until = np.cumsum(long)
-    places = np.arange(until[-1]) + np.repeat(starts - (until - long), long)
-    return Pixels(places, np.repeat(old, long), np.repeat(new, long))
+    return starts, long, old, new
 
 
-def _unpack(data: bytes, limit: int) -> bytes:
+def unpack(data: bytes, limit: int) -> bytes:
     """Return what was compressed, unless it is more than `limit` bytes."""
     unpacker = zlib.decompressobj()
     try:
@@ -249,7 +257,7 @@ class Record:
             The bytes are damaged.
         """
         count = 2 * (self.stop - self.start)
-        values = np.frombuffer(_unpack(self.pack(), count), np.uint8)
+        values = np.frombuffer(unpack(self.pack(), count), np.uint8)
         if len(values) != count or (values > 3).any():
             raise DamagedError("a damaged range of provenance")
         return values.reshape(2, -1)

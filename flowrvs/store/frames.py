@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from flowrvs.disk import storage_error
 from flowrvs.errors import FlowRVSError, ProjectError
-from flowrvs.store.changes import Labels
+from flowrvs.store.changes import Labels, Record
+from flowrvs.store.moves import Move, is_file, run_moves
 from flowrvs.store.storage import Provenance, Track, Tracks, check_chunk, failed, free_chunk
 
 __all__ = [
@@ -41,6 +42,8 @@ CROWDED = 16
 _PATIENCE, _RETRY = 0.02, 2.0
 # So many times what the cache holds may wait for the disk.
 _OVERFULL = 2
+# So many files that wait to be moved count as one frame that waits to be written.
+_LIGHT = 16
 
 # -- memory of frames ------------------------------------------------------------------
 
@@ -131,6 +134,7 @@ class FrameCache:
         self.changed = np.zeros(self.shape[0], np.int64)
         self._frames: OrderedDict[int, Labels] = OrderedDict()
         self._dirty: dict[int, int] = {}  # frame -> `changed` when it was last touched
+        self._moves: dict[int, Move] = {}  # frames that are not in memory, and move by their files
 
     def share(self, caches: int) -> None:
         """Take an equal part of the memory that all caches of a project may use."""
@@ -139,10 +143,15 @@ class FrameCache:
     @property
     def dirty(self) -> int:
         """Number of frames that wait to be written."""
-        return len(self._dirty)
+        return len(self._dirty) + len(self._moves)
+
+    @property
+    def burden(self) -> int:
+        """As `dirty`, but files that wait to be moved need little memory, and count little."""
+        return len(self._dirty) + len(self._moves) // _LIGHT
 
     def __contains__(self, t: int) -> bool:
-        return t in self._frames
+        return t in self._frames or t in self._moves
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -151,9 +160,13 @@ class FrameCache:
         """Return the cached frame itself; call `touch` after changing it. Needs `lock`."""
         frame = self._frames.get(t)
         if frame is None:
-            frame = copy_frame(self._loaded(self._load(t), t))
+            move = self._moves.pop(t, None)
+            loaded = self._loaded(self._load(t), t) if move is None else move.frame(self.shape[1:])
+            frame = copy_frame(loaded)
             self._evict(room=1)  # before, or it might be the only one that can leave
             self._frames[t] = frame
+            if move is not None:
+                self._dirty[t] = move.change
         else:
             self._frames.move_to_end(t)
         return frame
@@ -163,9 +176,23 @@ class FrameCache:
         self.changed[t] += 1
         self._dirty[t] = self.changed.item(t)
 
+    def move(self, t: int, kept: str, record: Record | None) -> bool:
+        """Empty a frame that is not in memory, or give an empty one what `record` drew.
+
+        Its file is moved, at the next flush; False where the kept one is not there. Needs `lock`.
+        """
+        if record is not None and not is_file(kept):
+            return False
+        self.changed[t] += 1
+        file = str(self.file(t))
+        source, target = (file, kept) if record is None else (kept, file)
+        self._moves[t] = Move(self.changed.item(t), source, target, record)
+        return True
+
     def waiting(self) -> list[tuple[int, Labels]]:
         """Return copies of the frames that wait to be written. Needs `lock`."""
-        return [(t, copy_frame(self._frames[t])) for t in self._dirty]
+        moved = [(t, move.frame(self.shape[1:])) for t, move in self._moves.items()]
+        return [*((t, copy_frame(self._frames[t])) for t in self._dirty), *moved]
 
     def file(self, t: int) -> Path:
         """Return where a frame lies."""
@@ -192,11 +219,12 @@ class FrameCache:
         missing = []
         with self.lock:
             for i, t in enumerate(frames):
-                cached = self._frames.get(t)
-                if cached is None:
-                    missing.append((i, t, self._load(t)))
+                if t in self._moves:
+                    out[i] = self._moves[t].frame(self.shape[1:])
+                elif t in self._frames:
+                    out[i] = self._frames[t]
                 else:
-                    out[i] = cached
+                    missing.append((i, t, self._load(t)))
             # Waiting under the lock: a frame that left it could be changed, written and
             # read again by others while these reads are under way.
             for i, t, future in missing:
@@ -222,6 +250,22 @@ class FrameCache:
         step = max(1, min(16, _BATCH_BYTES // self.frame_bytes))
         for first in range(0, len(waiting), step):
             self._write(waiting[first : first + step], before)
+        if self._moves and frames is None:
+            self._run_moves(before)
+
+    def _run_moves(self, before: Callable[[], None]) -> None:
+        with self.lock:
+            moves = dict(self._moves)
+        before()
+        # Files that go are not read meanwhile, and what is drawn meanwhile is written later.
+        missing = list(run_moves(moves))
+        with self.lock:
+            for t, move in moves.items():
+                if self._moves.get(t) is move:
+                    if t in missing:
+                        self.frame(t)  # written at the next flush
+                    else:
+                        del self._moves[t]
 
     def _write(self, batch: list[int], before: Callable[[], None]) -> None:
         copies = []
@@ -373,6 +417,13 @@ class LayerFrames:
         self._measure()
         with self.lock:
             return self.tracks.areas[object_id].values.copy()
+
+    def areas_on(self, t: int) -> dict[int, int] | None:
+        """Return how many pixels of each object a frame has; None where that is not known."""
+        areas = {i: self.tracks.areas[i] for i in self.members}
+        if not all(area.known for area in areas.values()):
+            return None
+        return {i: n for i, area in areas.items() if (n := area.values.item(t))}
 
     def masks(self, object_ids: Sequence[int], start: int, stop: int) -> npt.NDArray[np.bool_]:
         """Return the union of some objects' masks, shape (n, H, W)."""
@@ -530,7 +581,7 @@ class LayerFrames:
 
     def relieve(self) -> None:
         """Write what changed if much is waiting: a slow disk must not fill the memory."""
-        if self.cache.dirty > max(CROWDED, self.cache.capacity // 2):
+        if self.cache.burden > max(CROWDED, self.cache.capacity // 2):
             self.flush()
 
     def make_room(self) -> None:
@@ -540,11 +591,11 @@ class LayerFrames:
         longer than a person notices; only much more than the cache holds is written here.
         What cannot be written stays in memory; the next flush tells why.
         """
-        if self.cache.dirty <= self.cache.capacity or time.monotonic() < self._stuck:
+        if self.cache.burden <= self.cache.capacity or time.monotonic() < self._stuck:
             return
         self._written.clear()
         self._host.hurry()
-        if self.cache.dirty <= _OVERFULL * self.cache.capacity:
+        if self.cache.burden <= _OVERFULL * self.cache.capacity:
             self._written.wait(_PATIENCE)
         elif self.flush_lock.acquire(timeout=_PATIENCE):
             try:

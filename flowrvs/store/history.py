@@ -6,6 +6,7 @@ the order in which they were made; undoing a step takes its changes out of force
 
 from __future__ import annotations
 
+import heapq
 import threading
 from bisect import insort
 from collections import deque
@@ -34,6 +35,7 @@ from flowrvs.store.changes import (
     utf8,
 )
 from flowrvs.store.journal import Batch, Journal, by_beginning
+from flowrvs.store.moves import KeptFrames
 
 __all__ = ["History", "HistoryHost"]
 
@@ -94,7 +96,10 @@ class History:
         self._damages = journal.damages
         self._saved_flushed = self._flushed
         self._next_step, self._place = last_step + 1, 0
+        self._kept = KeptFrames(journal.path.parent / "undone")
         self._load(entries)
+        if journal.writable:
+            self._kept.sweep(self._known)
 
     def _load(self, entries: list[Entry]) -> None:
         # A kill came before the changes of some.
@@ -271,7 +276,12 @@ class History:
             entry.moment = self._next("moment")
             self._forget([entry])
 
+    def kept_file(self, record: Record) -> str:
+        """Return where the frame of a change lies while its step is undone."""
+        return self._kept.file(record)
+
     def _forget(self, entries: list[Entry]) -> None:
+        self._kept.forget(entry.id for entry in entries)
         for entry in entries:
             turned, entry.state = entry.state in ("undone", "undoing"), "forgotten"
             entry.records = None
@@ -526,11 +536,10 @@ class History:
         if kept is not None:
             yield from reversed(kept) if back else list(kept)
             return
-        for seq in sorted(queued.keys() | set(self._journal.seqs(entry.id)), reverse=back):
-            if seq in queued:
-                yield queued[seq]
-            else:
-                yield from self._journal.by_seq([seq])
+        waiting = [queued[seq] for seq in sorted(queued, reverse=back)]
+        seqs = sorted({*self._journal.seqs(entry.id)} - queued.keys(), reverse=back)
+        stored = self._journal.by_seq(seqs)
+        yield from heapq.merge(waiting, stored, key=lambda record: record.seq, reverse=back)
 
     # -- the disk ------------------------------------------------------------------------
 

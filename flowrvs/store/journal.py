@@ -14,6 +14,7 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ _FULL = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
 _VERSION = 1  # of the order of steps
 _TEXT_LIMIT = 16 * 2**20
+_TOGETHER = 16  # changes that are read at once
 
 
 class Journal:
@@ -137,7 +139,7 @@ class Journal:
         self.damages = 0
         self.old = False
         self._frames, self._size = shape[0], shape[1] * shape[2]
-        self._writable = writable
+        self.writable = writable
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._closed = False
@@ -154,12 +156,12 @@ class Journal:
             return self._db
         if self._closed:  # opened again, it would keep others out
             raise ProjectError(f"{self.path.parents[1]} was closed; open it again.")
-        if self._writable and not (self.path.parent / "zarr.json").exists():
+        if self.writable and not (self.path.parent / "zarr.json").exists():
             create_array(self.path.parent, (0,), (1,), "uint8", ("none",))
         try:
             self._db = self._connect()
         except sqlite3.DatabaseError as error:
-            if not self._writable or not _is_damage(error):
+            if not self.writable or not _is_damage(error):
                 raise
             self._set_aside()
             self._db = self._connect()
@@ -169,10 +171,10 @@ class Journal:
         for suffix in ("", "-wal", "-shm"):
             _check_plain(Path(f"{self.path}{suffix}"))
         _check_plain(self.path.parent, folder=True)
-        if self._writable and not self.path.exists():
+        if self.writable and not self.path.exists():
             self._create()
         # A reader may see the file without its log: older rows, never wrong ones.
-        mode = "mode=rwc" if self._writable else "immutable=1"
+        mode = "mode=rwc" if self.writable else "immutable=1"
         uri = f"{self.path.absolute().as_uri()}?{mode}"
         db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
         try:
@@ -180,7 +182,7 @@ class Journal:
             db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2 * _TEXT_LIMIT + 16 * self._size)
             db.execute("PRAGMA trusted_schema=OFF")
             _check_tables(db)
-            if self._writable:
+            if self.writable:
                 # One process at a time writes to a project, and an exclusive log needs no
                 # shared memory, which network disks lack.
                 db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -235,7 +237,7 @@ class Journal:
         try:
             yield
         except sqlite3.Error as error:
-            if self._writable and _is_damage(error):
+            if self.writable and _is_damage(error):
                 with self._lock:
                     self._set_aside()
                 raise StorageError(self.notice or "") from error
@@ -299,13 +301,13 @@ class Journal:
         if not self.path.exists():
             return nothing
         try:
-            if self._writable and not self.path.stat().st_size:
+            if self.writable and not self.path.stat().st_size:
                 self._set_aside()  # a journal is never empty
                 return nothing
             with self._lock:
                 return self._load(self._open())
         except (sqlite3.Error, StorageError) as error:
-            if not self._writable:
+            if not self.writable:
                 self.damaged(f"The undo history in {self.path.parent} cannot be read.")
                 return nothing
             if isinstance(error, StorageError) or not _is_damage(error):
@@ -371,13 +373,18 @@ class Journal:
         return {step for (step,) in rows}
 
     def by_seq(self, seqs: Iterable[int]) -> Iterator[Record]:
-        """Yield changes by their numbers, one by one, so that many need no memory."""
-        for seq in seqs:
-            try:
-                for row in self._query("SELECT * FROM records WHERE seq = ?", (seq,)):
-                    yield self._record(row)
-            except (ValueError, TypeError):
-                self.damaged()
+        """Yield changes by their numbers, read a few at a time, so that many need no memory."""
+        numbers = iter(seqs)
+        while some := tuple(islice(numbers, _TOGETHER)):
+            marks = ",".join("?" * len(some))
+            rows = self._query(f"SELECT * FROM records WHERE seq IN ({marks})", some)
+            found = {row[0]: row for row in rows}
+            for seq in some:
+                try:
+                    if seq in found:
+                        yield self._record(found.pop(seq))
+                except (ValueError, TypeError):
+                    self.damaged()
 
     def _record(self, row: tuple[Any, ...]) -> Record:
         numbers = all(isinstance(value, int) for value in row[:5])
@@ -402,7 +409,7 @@ class Journal:
                 (object_id, t, t),
             )
         except StorageError:
-            if self._writable:
+            if self.writable:
                 raise
             return []
 

@@ -266,7 +266,7 @@ class Project:
                     self._state.settle_strokes()
                     document = self._rescue(building.path)
                 elif not self.writable:
-                    self._copy_files(building.path, ("writer",))
+                    self._copy_files(building.path, ("writer", "undone"))
                     document = self._state.document.to_attributes()
                 else:
                     self._state.settle_strokes()
@@ -275,7 +275,7 @@ class Project:
                     with contextlib.ExitStack() as still:  # no frame is written meanwhile
                         for volume in self._state.sorted_volumes:
                             still.enter_context(volume.frames.flush_lock)
-                        but = ("writer", "journal.sqlite*", "document.json", "damaged-*")
+                        but = ("writer", "journal.sqlite*", "document.json", "damaged-*", "undone")
                         self._copy_files(building.path, but)
                         document = self._complete(building.path)
                 video = self.video.path

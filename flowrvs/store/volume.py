@@ -33,6 +33,7 @@ from flowrvs.store.frames import (
     count_values,
     new_frame,
 )
+from flowrvs.store.moves import backwards
 from flowrvs.store.storage import Provenance
 
 __all__ = ["LayerVolume", "VolumeHost"]
@@ -65,6 +66,7 @@ class VolumeHistory(Protocol):
     def placing(self, object_ids: Collection[int]) -> bool: ...
     def later(self, record: Record) -> list[Record]: ...
     def rewrite(self, records: list[Record]) -> None: ...
+    def kept_file(self, record: Record) -> str: ...
 
 
 class VolumeHost(FramesHost, Protocol):
@@ -494,7 +496,8 @@ class LayerVolume:
                     raise DamagedError("provenance of an object that is not there")
                 done = self._turn_range(record, heirs, back, entry)
             else:
-                done = self._turn_pixels(record, heirs, back, entry)
+                moved = None if heirs else self._turn_file(record, back, entry)
+                done = moved or self._turn_pixels(record, heirs, back, entry)
             self._history.rewrite(heirs.rewritten())
         if entry.count > CROWDED:  # else the flusher does it: a person waits for this
             done.pack()
@@ -502,6 +505,29 @@ class LayerVolume:
         else:
             self.frames.make_room()
         self._host.wake()
+
+    def _turn_file(self, record: Record, back: bool, entry: Entry) -> Record | None:
+        """Turn a change that is all that its frame holds, unread; None for any other.
+
+        Most changes of a long run are such: the file is moved away, or back (`moves`).
+        """
+        t, tracks, cache = record.start, self._provenance, self._cache
+        turned = None if t in cache else backwards(record.pack(), self._pixels)
+        if turned is None:
+            return None
+        counts, data = turned
+        before = {mark.object_id: mark.new if back else mark.old for mark in record.marks}
+        if self.frames.areas_on(t) != (counts if back else {}) or any(
+            i not in tracks or tracks[i].values.item(t) != value for i, value in before.items()
+        ):
+            return None
+        if counts and not cache.move(t, self._history.kept_file(record), None if back else record):
+            return None
+        self.frames.count(t, *(({}, counts) if back else (counts, {})))
+        for mark in record.marks:
+            tracks[mark.object_id].values[t] = mark.old if back else mark.new
+            tracks[mark.object_id].touch(t, t + 1)
+        return self._push(entry, t, before, data if back else record.pack(), Role.BACK)
 
     def _turn_pixels(self, record: Record, heirs: Heirs, back: bool, entry: Entry) -> Record:
         t = record.start

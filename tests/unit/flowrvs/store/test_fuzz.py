@@ -19,6 +19,7 @@ import pytest
 from flowrvs.errors import ProjectError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
+from flowrvs.store.frames import FrameCache
 from tests.unit.flowrvs.store.oracle import Oracle, Timeline
 
 SHAPE = T, H, W = 6, 7, 9
@@ -74,7 +75,13 @@ class Dice(random.Random):
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Project:
+    if seed % 2:  # hardly a frame stays in memory: undo and redo move files
+
+        def share(cache: FrameCache, caches: int) -> None:
+            cache.capacity = 1
+
+        monkeypatch.setattr(FrameCache, "share", share)
     project = Project.create(tmp_path / "a", VideoInfo(None, "array", *SHAPE))
     for layer in "ab":
         project.add_layer(layer)
