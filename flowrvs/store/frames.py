@@ -40,10 +40,8 @@ CROWDED = 16
 
 # Seconds that a person waits for a flush, and between tries on a disk that refuses.
 _PATIENCE, _RETRY = 0.02, 2.0
-# So many times what the cache holds may wait for the disk.
-_OVERFULL = 2
-# So many files that wait to be moved count as one frame that waits to be written.
-_LIGHT = 16
+# So many times what the cache holds may wait for the disk; so many moves count as one frame.
+_OVERFULL, _LIGHT = 2, 16
 
 # -- memory of frames ------------------------------------------------------------------
 
@@ -147,7 +145,7 @@ class FrameCache:
 
     @property
     def burden(self) -> int:
-        """As `dirty`, but files that wait to be moved need little memory, and count little."""
+        """As `dirty`, but files to be moved need little memory, and count little."""
         return len(self._dirty) + len(self._moves) // _LIGHT
 
     def __contains__(self, t: int) -> bool:
@@ -184,8 +182,7 @@ class FrameCache:
         if record is not None and not is_file(kept):
             return False
         self.changed[t] += 1
-        file = str(self.file(t))
-        source, target = (file, kept) if record is None else (kept, file)
+        source, target = (str(self.file(t)), kept)[:: 1 if record is None else -1]
         self._moves[t] = Move(self.changed.item(t), source, target, record)
         return True
 
@@ -260,12 +257,10 @@ class FrameCache:
         # Files that go are not read meanwhile, and what is drawn meanwhile is written later.
         missing = list(run_moves(moves))
         with self.lock:
-            for t, move in moves.items():
-                if self._moves.get(t) is move:
-                    if t in missing:
-                        self.frame(t)  # written at the next flush
-                    else:
-                        del self._moves[t]
+            for t in missing:
+                if self._moves.get(t) is moves[t]:
+                    self.frame(t)  # written at the next flush
+            self._moves = {t: m for t, m in self._moves.items() if moves.get(t) is not m}
 
     def _write(self, batch: list[int], before: Callable[[], None]) -> None:
         copies = []
@@ -421,9 +416,8 @@ class LayerFrames:
     def areas_on(self, t: int) -> dict[int, int] | None:
         """Return how many pixels of each object a frame has; None where that is not known."""
         areas = {i: self.tracks.areas[i] for i in self.members}
-        if not all(area.known for area in areas.values()):
-            return None
-        return {i: n for i, area in areas.items() if (n := area.values.item(t))}
+        known = all(area.known for area in areas.values())
+        return {i: n for i, area in areas.items() if (n := area.values.item(t))} if known else None
 
     def masks(self, object_ids: Sequence[int], start: int, stop: int) -> npt.NDArray[np.bool_]:
         """Return the union of some objects' masks, shape (n, H, W)."""
