@@ -10,7 +10,13 @@ before it leaves and for those after it came back, by how the model is shown the
 - windows of 17 frames, overlap 4 (the default way);
 - windows of 9 frames, each joined with 8 frames from all over the video, in order of time;
 - every fourth frame of the whole video as one window; frames between take the nearest;
-- the whole video as one window.
+- the whole video as one window;
+- windows of 17, and each a second time from its own first answer (half way along the flow);
+- the same from the answer that every fourth frame gave, so that it begins with the whole story;
+- windows of 17 in order, where each takes over what the one before said of the frames that
+  they share: its own answer, with theirs in these places, half way along the flow again.
+
+An answer is taken up by encoding its masks as a video, which is how the model learned masks.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import flowrvs
 from flowrvs.data.synth_scene import COLORS, SHAPES, Scene, SceneObject, render_scene
@@ -87,11 +94,69 @@ def sparse(model: Any, frames: npt.NDArray[np.uint8], text: str) -> Masks:
     return masks[nearest]
 
 
+def again(
+    model: Any, frames: npt.NDArray[np.uint8], answer: npt.NDArray[np.bool_], text: str
+) -> Masks:
+    """Return a window's masks from an answer to it, by the second half of the flow."""
+    clip = model.encode_video(frames)
+    white = np.repeat(answer[..., None], 3, axis=-1).astype(np.uint8) * 255
+    told = model.encode_video(white).latents
+    half = 0.5
+    state = half * clip.latents + (1 - half) * told
+    inputs = torch.cat([state, clip.latents], dim=1) if model.injects_video else state
+    with torch.no_grad():
+        velocity = model.transformer(
+            hidden_states=inputs,
+            timestep=torch.full((1,), 1000 * half),
+            encoder_hidden_states=model.encode_prompt(text),
+            return_dict=False,
+        )[0]
+    return np.concatenate(list(model.decode_masks(state - half * velocity, clip))) > 0
+
+
+def _spans(count: int) -> list[tuple[int, int]]:
+    return [(window.start, window.stop) for window in flowrvs.plan_windows(count, 17, 4)]
+
+
+def twice(model: Any, frames: npt.NDArray[np.uint8], text: str) -> Masks:
+    """A second pass from the first one's answer."""
+    return _from(model, frames, windows(model, frames, text), text)
+
+
+def from_sparse(model: Any, frames: npt.NDArray[np.uint8], text: str) -> Masks:
+    """A second pass from what every fourth frame gave."""
+    return _from(model, frames, sparse(model, frames, text), text)
+
+
+def _from(model: Any, frames: npt.NDArray[np.uint8], answer: Masks, text: str) -> Masks:
+    found = np.zeros(frames.shape[:3], bool)
+    for start, stop in _spans(len(frames)):
+        found[start:stop] = again(model, frames[start:stop], answer[start:stop], text)
+    return found
+
+
+def carried(model: Any, frames: npt.NDArray[np.uint8], text: str) -> Masks:
+    """Each window takes over what the one before said of the frames that they share."""
+    found = np.zeros(frames.shape[:3], bool)
+    done = 0
+    for start, stop in _spans(len(frames)):
+        answer = ask(model, frames[start:stop], text)
+        if start < done:
+            answer[: done - start] = found[start:done]
+            answer = again(model, frames[start:stop], answer, text)
+        found[done:stop] = answer[done - start :]
+        done = stop
+    return found
+
+
 WAYS = {
     "windows of 17": windows,
     "9 + 8 from everywhere": joined,
     "every 4th frame": sparse,
     "whole video": ask,
+    "second pass": twice,
+    "second from every 4th": from_sparse,
+    "carried over": carried,
 }
 
 

@@ -222,6 +222,7 @@ class ViewerLink:
     def follow(self, video: Image | None) -> None:
         """Turn to a video that was chosen: to its project, if its masks are shown."""
         self.video = video
+        self._on_step()  # napari shows its middle frame first, and tells of no step
         project = self.desk.project
         if video is None or (project is not None and self.video_of(project) in (None, video)):
             return

@@ -293,13 +293,13 @@ def _open(
     import flowrvs
     from flowrvs.inference import make_plan
     from flowrvs.inference.into import ProjectJob
+    from flowrvs.inference.windows import window_around
     from flowrvs.store import Project
 
     video = stack.enter_context(flowrvs.open_video(item.video, damaged=args.damaged))
     if args.around is not None:
         size = args.window if isinstance(args.window, int) else segmenter.window_size
-        start = max(0, min(args.around - size // 2, len(video) - size))
-        stop = min(start + size, len(video))
+        start, stop = window_around(len(video), args.around, size)
         item.request = replace(item.request, start=start, stop=stop)
     make_plan(len(video), replace(item.request, cuts=()), segmenter)  # before a project is made
     if item.path.exists():

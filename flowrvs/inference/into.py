@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from flowrvs.disk import free_bytes
 from flowrvs.errors import FlowRVSError, StorageError
 from flowrvs.inference.run import Plan, VideoJob, make_plan, run_jobs, with_cuts
 from flowrvs.progress import CancelToken, ProgressCallback
-from flowrvs.records import Segmenter, SegmentRequest, WindowMasks
+from flowrvs.records import Segmenter, SegmentRequest, WindowMasks, frame_range
 from flowrvs.store import ObjectRecord, Project
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = ["ProjectJob", "expected_bytes", "segment_into", "segment_projects"]
 
 #: Room that a run leaves on the disk: stopping is better than a disk that others find full.
 _RESERVE = 64 * 2**20
+_SEARCHES = 16  # ranges whose cuts a project keeps
 _LOOK = 64  # frames from one look at the disk to the next
 #: Bytes a pixel that a frame's labels, and a sentence's confidence, take at most by experience.
 _LABEL_BYTES, _CONFIDENCE_BYTES = 0.02, 0.4
@@ -95,7 +96,7 @@ def segment_into(
         As for `segment`.
     """
     project.check_video(video.info)
-    request = with_cuts(SegmentRequest.of(texts, **options), video, cancel, progress)
+    request = _with_cuts(project, video, SegmentRequest.of(texts, **options), cancel, progress)
     drawing = _Drawing(ProjectJob(project, video, request), segmenter)
     return _only_masks(_run([drawing], segmenter, resume, cancel, progress))
 
@@ -128,7 +129,7 @@ def segment_projects(
     def drawings() -> Iterator[_Drawing]:
         for job in jobs:
             job.project.check_video(job.video.info)
-            request = with_cuts(job.request, job.video, cancel, progress)
+            request = _with_cuts(job.project, job.video, job.request, cancel, progress)
             yield _Drawing(ProjectJob(job.project, job.video, request, job.name), segmenter, job)
 
     return _run(drawings(), segmenter, resume, cancel, progress, stop_at_errors=False)
@@ -141,6 +142,48 @@ def expected_bytes(video: Video, request: SegmentRequest) -> int:
         _LABEL_BYTES + (_CONFIDENCE_BYTES if request.keep_confidence else 0)
     )
     return int(len(request.frames(len(video))) * height * width * bytes_a_pixel)
+
+
+def _with_cuts(
+    project: Project,
+    video: Video,
+    request: SegmentRequest,
+    cancel: CancelToken | None,
+    progress: ProgressCallback | None,
+) -> SegmentRequest:
+    """Return the request with the cuts of its video: a project keeps those that were found."""
+    if request.cuts != "find":
+        return request
+    frames = frame_range(len(video), request.start, request.stop)
+    kept = _kept_cuts(project.notes.get("cuts"), video)
+    for searched, cuts in kept:
+        if searched.start <= frames.start and frames.stop <= searched.stop:
+            return replace(
+                request, cuts=tuple(cut for cut in cuts if frames.start < cut < frames.stop)
+            )
+    request = with_cuts(request, video, cancel, progress)
+    assert request.cuts != "find"
+    kept = [(s, c) for s, c in kept if s.start < frames.start or s.stop > frames.stop]
+    kept = [*kept[1 - _SEARCHES :], (frames, request.cuts)]
+    rows = [{"start": s.start, "stop": s.stop, "cuts": list(c)} for s, c in kept]
+    project.note("cuts", {"video": video.info.fingerprint, "searched": rows})
+    return request
+
+
+def _kept_cuts(note: Any, video: Video) -> list[tuple[range, tuple[int, ...]]]:
+    """Return what was searched of this video, and the cuts there; a note may hold anything."""
+    try:
+        if note["video"] != video.info.fingerprint:
+            return []
+        return [
+            (
+                frame_range(len(video), int(row["start"]), int(row["stop"])),
+                tuple(sorted({int(cut) for cut in row["cuts"]})),
+            )
+            for row in note["searched"]
+        ]
+    except (TypeError, KeyError, ValueError, OverflowError):  # InputError is a ValueError
+        return []
 
 
 class _Drawing:

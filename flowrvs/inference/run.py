@@ -19,7 +19,7 @@ from flowrvs.masks.logits import Stitcher
 from flowrvs.masks.logits import confidence as to_confidence
 from flowrvs.masks.logits import threshold as to_mask
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.records import Segmenter, SegmentRequest, Window, WindowMasks
+from flowrvs.records import Segmenter, SegmentRequest, Window, WindowMasks, frame_range
 
 if TYPE_CHECKING:
     from flowrvs.video import Video
@@ -128,8 +128,8 @@ def with_cuts(
         return request
     from flowrvs.video.cuts import find_cuts
 
-    frames = request.frames(len(video))
-    found = find_cuts(video, frames.start, frames[-1] + 1, cancel=cancel, progress=progress)
+    frames = frame_range(len(video), request.start, request.stop)
+    found = find_cuts(video, frames.start, frames.stop, cancel=cancel, progress=progress)
     return replace(request, cuts=found)
 
 

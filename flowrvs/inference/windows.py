@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from flowrvs.records import Window, check_windows, frame_range
 
-__all__ = ["kept_frames", "plan_windows", "windows_to_compute"]
+__all__ = ["kept_frames", "plan_windows", "window_around", "windows_to_compute"]
 
 
 def plan_windows(
@@ -52,6 +52,18 @@ def plan_windows(
     last = max(frames.start, frames.stop - window_size)
     starts = [*range(frames.start, last, window_size - overlap), last]
     return tuple(Window(i, s, min(s + window_size, frames.stop)) for i, s in enumerate(starts))
+
+
+def window_around(frame_count: int, frame: int, size: int) -> tuple[int, int]:
+    """Return the first frame, and one past the last, of one window around a frame.
+
+    Examples
+    --------
+    >>> window_around(100, 50, 17), window_around(100, 2, 17), window_around(9, 2, 17)
+    ((42, 59), (0, 17), (0, 9))
+    """
+    start = max(0, min(frame - size // 2, frame_count - size))
+    return start, min(start + size, frame_count)
 
 
 def kept_frames(windows: Sequence[Window]) -> tuple[range, ...]:

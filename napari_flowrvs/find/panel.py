@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from magicgui.widgets import ComboBox, FileEdit, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, SpinBox
 from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
@@ -33,7 +33,10 @@ from napari_flowrvs.find.offers import LayerOffers
 from napari_flowrvs.find.presenter import (
     CLUSTER,
     DEVICES,
+    EVERY,
+    LOOKS,
     MEMORY,
+    PREVIEW,
     SegmentInputs,
     SegmentPresenter,
 )
@@ -263,9 +266,11 @@ class OptionsPanel(QWidget):
         self.last = SpinBox(min=0, max=0, value=0)
         self.first.tooltip = "First frame, as the slider counts"
         self.last.tooltip = "Last frame, included"
+        self._build_look()
         self.steps = SpinBox(min=1, max=100, value=1)
         self.steps.tooltip = "Euler steps of the flow; the public recipe takes one"
-        for spin in (self.first.native, self.last.native, self.steps.native):
+        spins = (self.first, self.last, self.steps, self.every)
+        for spin in (spin.native for spin in spins):
             # Buttons would leave no room for the frame numbers of an hour at 300 px.
             spin.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
             spin.setProperty("bare", True)
@@ -285,6 +290,12 @@ class OptionsPanel(QWidget):
             ("&model:", row(self.model, self.model_button), self.model),
             ("&device:", self.device.native, self.device.native),
             ("fr&ames:", frames, self.first.native),
+            (
+                "look at:",
+                row(self.look.native, self.every_label, self.every.native),
+                self.look.native,
+            ),
+            ("", self.cuts.native, self.cuts.native),
             ("s&teps:", pair, self.steps.native),
             ("pro&ject:", self.project.native, self.project.line_edit.native),
         ):
@@ -299,6 +310,31 @@ class OptionsPanel(QWidget):
         for chooser in (self.device, self.memory):
             chooser.changed.connect(lambda _value: self.show_estimate(""))
         self.model.currentTextChanged.connect(lambda _text: self.show_estimate(""))
+
+    def _build_look(self) -> None:
+        self.look = ComboBox(choices=LOOKS, value=LOOKS[0])
+        self.look.tooltip = (
+            "Some frames: the model sees every n-th frame alone, n times as quick.\n"
+            "Some, then all: a preview of the whole range first. Around this frame: one window."
+        )
+        self.look.native.setAccessibleName("Which frames to look at")
+        self.look.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.look.native.setMinimumWidth(60)
+        self.every = SpinBox(min=2, max=1000, value=5)
+        self.every.tooltip = "MeViS and Ref-YouTube-VOS label every fifth frame"
+        self.every.native.setAccessibleName("Every how many frames")
+        self.every_label = QLabel("every")
+        self.look.changed.connect(self._on_look)
+        self._on_look(LOOKS[0])
+        self.cuts = CheckBox(value=True, text="windows stop at cuts")
+        self.cuts.tooltip = (
+            "Cuts are looked for once, at the first run, and kept in the project.\n"
+            "A model that sees two shots as one moves masks from one into the other."
+        )
+
+    def _on_look(self, look: str) -> None:
+        for part in (self.every_label, self.every.native):
+            part.setVisible(look in (EVERY, PREVIEW))
 
     def _build_model(self) -> None:
         self.model = _ModelBox()
@@ -392,6 +428,9 @@ class OptionsPanel(QWidget):
             start=0 if whole else int(self.first.value),
             stop=None if whole else int(self.last.value) + 1,
             steps=int(self.steps.value),
+            look=str(self.look.value),
+            every=int(self.every.value),
+            cuts=bool(self.cuts.value),
             project=self.project_path(source),
         )
 
@@ -505,6 +544,7 @@ class FindPanel(QWidget):
     def inputs(self) -> SegmentInputs:
         """Return what the form holds."""
         inputs = self.options.inputs(self.source, self.sentences.texts)
+        inputs = replace(inputs, frame=self._link.desk.frame)
         if inputs.project is None and inputs.video is not None:
             # A project that was opened from elsewhere goes on being used.
             project = self._link.project_of(self._link.video)

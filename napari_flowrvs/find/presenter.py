@@ -7,7 +7,7 @@ import importlib
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import flowrvs
 from flowrvs.checkpoints.placed import placed_models
 from flowrvs.errors import InputError
 from flowrvs.inference import segment_into
+from flowrvs.inference.windows import window_around
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.records import Segmenter, SegmentRequest, VideoInfo, clean_sentence
 from flowrvs.store import Project
@@ -26,9 +27,13 @@ from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource, default_project
 
 __all__ = [
+    "AROUND",
     "CLUSTER",
     "DEVICES",
+    "EVERY",
+    "LOOKS",
     "MEMORY",
+    "PREVIEW",
     "Prompt",
     "SegmentInputs",
     "SegmentPresenter",
@@ -51,6 +56,10 @@ _MOST_VALUES = 1000
 
 #: What stays on the device, from the quickest to the smallest, as `flowrvs.load` knows it.
 MEMORY = ("auto", "full", "offload", "low")
+
+#: Which frames of the range a run looks at.
+ALL, EVERY, PREVIEW, AROUND = "every frame", "some frames", "some, then all", "around this frame"
+LOOKS = (ALL, EVERY, PREVIEW, AROUND)
 
 #: Makes a segmenter: ``load(model, device)``, with ``memory=`` where a mode was chosen.
 SegmenterFactory = Callable[..., Segmenter]
@@ -106,6 +115,15 @@ class SegmentInputs:
         Euler steps of the flow.
     project : str or None
         Project folder; None for the default one.
+    look : str
+        One of `LOOKS`: every frame of the range, every n-th, those first and then all, or
+        one window around `frame`, whatever the range.
+    every : int
+        The n, where it is used.
+    cuts : bool
+        Whether windows stop at the video's cuts.
+    frame : int
+        The frame that is shown.
     """
 
     video: VideoSource | None = None
@@ -117,6 +135,10 @@ class SegmentInputs:
     steps: int = 1
     project: str | None = None
     memory: str = "auto"
+    look: str = ALL
+    every: int = 1
+    cuts: bool = True
+    frame: int = 0
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -139,11 +161,27 @@ class SegmentInputs:
             raise InputError("There is no model: type tiny, or choose the folder of one.")
         if not self.device:
             raise InputError("There is no cluster: type its scheduler's address, tls://HOST:PORT.")
+        if self.look in (EVERY, PREVIEW) and self.every < 2:
+            raise InputError("Every frame is no preview: choose every 2nd frame, or fewer.")
         request = SegmentRequest(
-            self.sentences, self.start, self.stop, self.steps, keep_confidence=True
+            self.sentences,
+            self.start,
+            self.stop,
+            self.steps,
+            keep_confidence=True,
+            every=self.every if self.look in (EVERY, PREVIEW) else 1,
+            cuts="find" if self.cuts else (),
         )
         request.frames(video.frame_count)
         return video, request
+
+    def passes(self, request: SegmentRequest, window_size: int) -> tuple[SegmentRequest, ...]:
+        """Return what is run, one after the other, with a model of such windows."""
+        assert self.video is not None
+        if self.look == AROUND:
+            start, stop = window_around(self.video.frame_count, self.frame, window_size)
+            return (replace(request, start=start, stop=stop),)
+        return (request, replace(request, every=1)) if self.look == PREVIEW else (request,)
 
     def check_place(self) -> VideoSource:
         """Return the video when a project can be made for it, with or without a model.
@@ -190,17 +228,23 @@ class Stray:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Frames ``start <= t < stop`` of a layer were written by the model."""
+    """Frames ``start <= t < stop`` of a layer were written by the model, or `count` of them."""
 
     layer_id: int
     start: int
     stop: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Prompted:
     project: Project
     prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _NextPass:
+    """What was only a preview is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,13 +397,16 @@ class SegmentPresenter:
             project = self._open(source, inputs, video.info)
             prompts = _prompts(project, request.texts)
             yield _Prompted(project, prompts)
-            parts = segment_into(project, video, request, segmenter, cancel=cancel, progress=report)
-            with closing(parts):
-                for part in parts:
-                    if part.masks.any():
-                        self._found.add(part.expression)
-                    yield Written(prompts[part.expression].layer_id, part.start, part.stop)
-            project.flush()
+            for run in inputs.passes(request, segmenter.window_size):
+                yield _NextPass()
+                parts = segment_into(project, video, run, segmenter, cancel=cancel, progress=report)
+                with closing(parts):
+                    for part in parts:
+                        if part.masks.any():
+                            self._found.add(part.expression)
+                        layer_id, count = prompts[part.expression].layer_id, len(part.masks)
+                        yield Written(layer_id, part.start, part.stop, count)
+                project.flush()
 
     def segmenter_for(self, model: str, device: str, memory: str = "auto") -> Segmenter:
         """Return a loaded model; call it in a job, never in two at once."""
@@ -376,9 +423,10 @@ class SegmentPresenter:
             self.prompted.emit(item.project, item.prompts)
         elif isinstance(item, _Loaded):
             self.estimated.emit(item.memory)
+        elif isinstance(item, _NextPass):
+            self._frames = {}
         elif isinstance(item, Written):
-            seen = self._frames.get(item.layer_id, 0)
-            self._frames[item.layer_id] = seen + item.stop - item.start
+            self._frames[item.layer_id] = self._frames.get(item.layer_id, 0) + item.count
             self.written.emit(self._project, item)
 
     def _on_completed(self) -> None:

@@ -348,6 +348,24 @@ def test_a_cluster_is_typed_in(make_dock: MakeDock) -> None:
     assert options.place() == "cpu" and options.scheduler.isHidden()
 
 
+def test_which_frames_are_looked_at(opened: Any, qtbot: Any) -> None:
+    viewer, dock = opened
+    options = dock.find.options
+    assert options.every.native.isHidden() and dock.find.inputs().look == "every frame"
+    options.look.value = "some, then all"
+    assert not options.every.native.isHidden()
+    options.every.value, options.cuts.value = 7, False
+    assert dock.find.inputs().frame == viewer.dims.current_step[0] == 11, "napari begins there"
+    viewer.dims.set_current_step(0, 17)
+    inputs = dock.find.inputs()
+    assert (inputs.look, inputs.every, inputs.cuts) == ("some, then all", 7, False)
+    assert inputs.frame == 17
+    dock.find.sentences.set_texts(("red",))
+    dock.find.run()
+    finish(qtbot, dock)
+    assert dock.footer.progress.status.text() == "Done: 1 sentence, 24 frames each."
+
+
 def test_everything_is_reached_by_keyboard(
     make_dock: MakeDock, image_folder: Path, qtbot: Any, gated: GatedSegmenter
 ) -> None:
@@ -372,6 +390,8 @@ def test_everything_is_reached_by_keyboard(
         dock.find.options.device.native,
         dock.find.options.first.native,
         dock.find.options.last.native,
+        dock.find.options.look.native,
+        dock.find.options.cuts.native,
         dock.find.options.steps.native,
         dock.find.options.project.line_edit.native,
         dock.find.options.project.choose_btn.native,

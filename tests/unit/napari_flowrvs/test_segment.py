@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from flowrvs.errors import CheckpointError, InputError
 from flowrvs.store import Project
 from napari_flowrvs.find.presenter import (
+    AROUND,
+    EVERY,
     MEMORY,
+    PREVIEW,
     SegmentInputs,
     SegmentPresenter,
     Written,
@@ -75,6 +79,48 @@ def test_a_range_is_kept_and_a_second_run_finds_all_finished(
     presenter.run(inputs)
     assert len(fake.calls) == calls
     assert seen["finished"][-1] == "Everything was finished already."
+
+
+def test_a_preview_of_some_frames_and_then_all(
+    image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter
+) -> None:
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    inputs = SegmentInputs(source_of_folder(image_folder, clip), ("red",), look=EVERY, every=5)
+    presenter.run(inputs)
+    assert [w.count for w in seen["written"]] == [5] and fake.calls == [(5, ("red",))]
+    assert seen["finished"] == ["Done: 1 sentence, 5 frames each."]
+    (prompt,) = seen["prompted"][0]
+    drawn = presenter.project.labels(prompt.layer_id)[:].any(axis=(1, 2))
+    assert np.flatnonzero(drawn).tolist() == [0, 5, 10, 15, 20]
+    presenter.run(replace(inputs, look=PREVIEW, every=6))
+    assert [count for count, _ in fake.calls] == [5, 4, 9, 9, 9, 9]  # 4 frames, then windows of 9
+    assert seen["finished"][-1] == "Done: 1 sentence, 24 frames each."
+    labels = presenter.project.labels(prompt.layer_id)[:]
+    assert np.array_equal(labels > 0, clip[..., 0] > 150)
+    with pytest.raises(InputError, match="no preview"):
+        presenter.run(replace(inputs, every=1))
+
+
+def test_one_window_around_the_frame_on_show(
+    image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter
+) -> None:
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    source = source_of_folder(image_folder, clip)
+    presenter.run(SegmentInputs(source, ("red",), look=AROUND, frame=13, start=20))
+    assert [(w.start, w.stop) for w in seen["written"]] == [(9, 18)]
+
+
+def test_windows_stop_at_cuts(image_folder: Path, clip: Clip, fake: ThresholdSegmenter) -> None:
+    clip[16:] = 255 - clip[16:]
+    presenter = SegmentPresenter(load=lambda model, device: fake)
+    seen = follow(presenter)
+    inputs = SegmentInputs(VideoSource("two shots", 24, None, clip), ("red",))
+    presenter.run(inputs)
+    assert [(w.start, w.stop) for w in seen["written"]] == [(0, 7), (7, 16), (16, 24)]
+    presenter.run(replace(inputs, cuts=False))
+    assert [(w.start, w.stop) for w in seen["written"][3:]] == [(0, 7), (7, 14), (14, 15), (15, 24)]
 
 
 def test_sentences_that_find_nothing_are_named(image_folder: Path, clip: Clip, load: Load) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from flowrvs.errors import InputError
 from flowrvs.inference import make_plan, segment, segment_into
 from flowrvs.records import SegmentRequest
 from flowrvs.store import Project, Provenance
-from flowrvs.video import Video, open_video
+from flowrvs.video import Video, cuts, open_video
 from tests.fixtures.segmenters import ThresholdSegmenter, WindowSegmenter
 
 
@@ -56,6 +57,41 @@ def test_cuts_are_found_on_request() -> None:
     with open_video(np.concatenate([dark, light])) as video:
         parts = list(segment(video, "red", ThresholdSegmenter(window_size=99), cuts="find"))
     assert [(part.window.start, part.window.stop) for part in parts] == [(0, 10), (10, 19)]
+
+
+def test_a_project_keeps_the_cuts_that_were_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searched once, whatever is asked of that range later, also after it was opened again."""
+    shots = [np.full((10, 24, 32, 3), level, np.uint8) for level in (20, 220, 90)]
+    segmenter = ThresholdSegmenter(window_size=99)
+    searched: list[tuple[int, int]] = []
+    find = cuts.find_cuts
+
+    def counted(video: Video, start: int, stop: int, **how: Any) -> tuple[int, ...]:
+        searched.append((start, stop))
+        return find(video, start, stop, **how)
+
+    monkeypatch.setattr(cuts, "find_cuts", counted)
+
+    def windows(project: Project, text: str, **options: Any) -> list[tuple[int, int]]:
+        parts = segment_into(project, video, text, segmenter, cuts="find", **options)
+        return [(part.start, part.stop) for part in parts]
+
+    with open_video(np.concatenate(shots)) as video:
+        with Project.create(tmp_path / "p.flowrvs", video.info) as project:
+            assert windows(project, "red", stop=15) == [(0, 10), (10, 15)]
+            assert windows(project, "red", every=5) == [(0, 6), (10, 16), (20, 26)]
+        with Project.open(tmp_path / "p.flowrvs") as project:
+            assert windows(project, "red") == [(0, 10), (10, 20), (20, 30)]
+            assert windows(project, "blue", start=5, stop=25) == [(5, 10), (10, 20), (20, 25)]
+            assert searched == [(0, 15), (0, 30)]
+            for damaged in ("x", {"video": video.info.fingerprint, "searched": [{"start": "0"}]}):
+                project.note("cuts", damaged)
+                assert windows(project, "green", steps=len(searched)) == windows(
+                    project, "white", steps=len(searched)
+                )
+            assert searched == [(0, 15), *[(0, 30)] * 3]
 
 
 def test_every_nth_frame_is_a_video_of_its_own(video: Video) -> None:
