@@ -174,8 +174,8 @@ class VideoFile:
         if (frame.height, frame.width) != self._coded:
             first = self._first_of_other_size(n)
             raise VideoError(
-                f"{self._name} changes its size at frame {first}: frame {n} is {frame.width}x"
-                f"{frame.height}, not {self._coded[1]}x{self._coded[0]}; cut it into two videos."
+                f"{self._name} changes its size at frame {first}, from {self._coded[1]}x"
+                f"{self._coded[0]} to {frame.width}x{frame.height}; cut it into two videos."
             )
         formatter = getattr(self._local, "formatter", None)
         if formatter is None:
@@ -187,7 +187,10 @@ class VideoFile:
         return turn(cast("npt.NDArray[np.uint8]", picture), self._orientation)
 
     def _first_of_other_size(self, n: int) -> int:
-        """Return where the size changed that frame `n` has, halving the distance each time."""
+        """Return where the size changed that frame `n` has, halving the distance each time.
+
+        A decoder may keep the last picture of the old size for itself: its place counts.
+        """
         same = 0
         while n - same > 1:
             middle = (same + n) // 2
@@ -196,7 +199,9 @@ class VideoFile:
                 same = middle
             else:
                 n = middle
-        return n
+        index = self.index
+        before = int(index.order[:n].max(initial=-1)) + 1
+        return n + int((index.position[before : index.order[n]] < 0).sum())
 
     def _get(self, start: int, stop: int) -> list[VideoFrame | None]:
         """Return decoded frames; None in the place of damaged ones."""

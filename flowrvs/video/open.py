@@ -19,7 +19,7 @@ from flowrvs.video.arrays import ArrayFrames, open_npy
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES
 from flowrvs.video.file import GO_ON, VideoFile
 from flowrvs.video.images import ImageFiles
-from flowrvs.video.probe import fingerprint, incomplete, kind_of, list_images
+from flowrvs.video.probe import fingerprint, incomplete, is_joined, kind_of, list_images
 
 __all__ = ["Video", "open_video"]
 
@@ -328,6 +328,12 @@ def _open_file(path: Path, damaged: str, cache_bytes: int) -> tuple[_Source, Vid
             f"{path} cannot be read as a video ({reason}); it is damaged or of another kind."
         ) from error
     index = file.index
+    if is_joined(path, int(index.stamps[-1, 2])):
+        file.close()
+        raise VideoError(
+            f"{path} holds several recordings joined end to end; give them one by one, or join "
+            "them with 'ffmpeg -f concat -i LIST -c copy OUT'."
+        )
     if index.cut and damaged == "raise":
         file.close()
         last = len(file) - 1

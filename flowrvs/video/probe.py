@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from flowrvs.errors import MissingPathError, VideoError
 
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_PIXELS",
     "fingerprint",
     "incomplete",
+    "is_joined",
     "is_too_large",
     "kind_of",
     "list_images",
@@ -31,6 +33,9 @@ MAX_PIXELS = 2**26
 MAX_SIDE = 2**15
 ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+# Of FLV, ASF and PNG.
+HEADS = (b"FLV\x01", bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), b"\x89PNG\r\n\x1a\n")
 WHOLE_FILE = 32 * 2**20
 SAMPLES = 32
 SAMPLE_BYTES = 2**20
@@ -219,24 +224,11 @@ def incomplete(path: Path) -> str:
     size = os.stat(path).st_size
     with open(path, "rb") as file:
         start = file.read(12)
-        if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            seen = set()
-            at = 0
-            while at + 8 <= size:
-                file.seek(at)
-                head = file.read(16)
-                length = int.from_bytes(head[:4], "big")
-                if length == 1:
-                    length = int.from_bytes(head[8:16], "big")
-                elif length == 0:
-                    length = size - at
-                if length < 8:
-                    break
-                seen.add(head[4:8])
-                at += length
+        if start[4:8] in BOXES:
+            seen, at = _boxes(file, size)
             if at > size:
                 return f"{at - size} bytes are missing at its end"
-            if not seen & {b"moov", b"moof"}:
+            if not {b"moov", b"moof"} & {*seen}:
                 return "its index (moov) is missing"
         elif start[:4] == b"\x1aE\xdf\xa3":
             file.seek(0)
@@ -248,6 +240,49 @@ def incomplete(path: Path) -> str:
                 if body is not None and at + body > size:
                     return f"{at + body - size} bytes are missing at its end"
     return ""
+
+
+def is_joined(path: Path, last: int) -> bool:
+    """Tell whether a second file begins behind the first one, where no reader would see it.
+
+    Recordings joined with ``cat`` go on in most containers, but not in MP4/QuickTime, FLV, ASF
+    and APNG.
+
+    Parameters
+    ----------
+    path : Path
+        A video file.
+    last : int
+        Where its last packet begins.
+    """
+    with open(path, "rb") as file:
+        start = file.read(16)
+        if start[4:8] in BOXES:
+            return _boxes(file, os.stat(path).st_size)[0].count(b"moov") > 1
+        head = next((h for h in HEADS if start.startswith(h)), None)
+        if head is None or last < len(head):
+            return False
+        file.seek(last)
+        return start[: max(9, len(head))] in file.read(2 * SAMPLE_BYTES)
+
+
+def _boxes(file: BinaryIO, size: int) -> tuple[list[bytes], int]:
+    """Return the kinds of the outermost boxes of an MP4 file, and where the last one ends."""
+    kinds: list[bytes] = []
+    at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        elif length == 0:
+            length = size - at
+        if length < 8:
+            break
+        kinds.append(head[4:8])
+        at += length
+    return kinds, at
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int | None]:

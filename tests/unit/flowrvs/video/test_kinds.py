@@ -279,6 +279,27 @@ def test_joined_recordings_are_whole(tmp_path, kind, parts):
         assert found == expected == [n for count in parts for n in range(count)]
 
 
+UNSEEN = {
+    "mp4": dict(),
+    "fast.mp4": dict(container={"movflags": "faststart"}),
+    "fragments.mp4": dict(container={"movflags": "frag_keyframe+empty_moov"}),
+    "mov": dict(codec="mpeg4"),
+    "flv": dict(codec="flv1"),
+    "wmv": dict(codec="wmv2"),
+    "png": dict(codec="apng", pix_fmt="rgb24", format="apng"),
+}
+
+
+@pytest.mark.parametrize("kind", list(UNSEEN))
+def test_joined_recordings_of_which_only_the_first_would_be_seen(tmp_path, kind):
+    one = write_clip(tmp_path / f"one.{kind}", count=12, **UNSEEN[kind])
+    with open_video(one) as video:
+        assert len(video) == 12
+    (tmp_path / f"both.{kind}").write_bytes(one.read_bytes() * 2)
+    with pytest.raises(VideoError, match="several recordings joined end to end; give them one"):
+        open_video(tmp_path / f"both.{kind}", damaged="repeat")
+
+
 def test_packets_that_were_lost_far_from_a_join_are_noticed(tmp_path):
     whole = write_clip(tmp_path / "w.ts", count=40, options={"g": "10", "b": "2M"}).read_bytes()
     lost = bytearray(whole)
