@@ -6,6 +6,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 OUT    ?= demo-out
+PYTEST_ARGS ?= --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types contracts manifest wheel pytest format clean
@@ -39,17 +40,15 @@ manifest: $(STAMP)
 wheel: $(STAMP)
 	@bash tools/check_wheel.sh $(PY)
 
-# pytest-xvfb brings the display, so the environment must not choose another one.
+# A process a core, each with a display of its own from pytest-xvfb: the environment must not
+# choose another one. Tests start many programs: what one compiles, the next need not.
 pytest: $(STAMP)
-	env -u QT_QPA_PLATFORM -u DISPLAY -u WAYLAND_DISPLAY $(PY) -m pytest $(PYTEST_ARGS)
+	env -u QT_QPA_PLATFORM -u DISPLAY -u WAYLAND_DISPLAY -u PYTHONDONTWRITEBYTECODE \
+	  $(PY) -m pytest $(PYTEST_ARGS)
 
-# One after the other: the last line is pytest's own.
+# The short checks side by side; the last line is pytest's own.
 test: $(STAMP)
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory types
-	@$(MAKE) --no-print-directory contracts
-	@$(MAKE) --no-print-directory manifest
-	@$(MAKE) --no-print-directory wheel
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint types contracts manifest wheel
 	@$(MAKE) --no-print-directory pytest
 
 format: $(STAMP)

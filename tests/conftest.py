@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 # Before torch, OpenMP or huggingface_hub are imported: results and times should not
-# depend on the machine, and no test may reach for the network.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# depend on the machine, and no test may reach for the network. One thread: the models are
+# tiny, and another process of tests may have the other core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np

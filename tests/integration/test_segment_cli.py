@@ -125,7 +125,8 @@ def test_the_project_of_a_video_is_named_after_all_of_its_stem(
     """Else a.mp4 and a.flowrvs.mp4 would share one."""
     shutil.copy(shapes_mp4, name)
     assert main(["segment", name, "-p", "red"]) == 0
-    assert Path(f"{name.removesuffix('.mp4')}.flowrvs").is_dir()
+    with Project.open(f"{name.removesuffix('.mp4')}.flowrvs", read_only=True) as project:
+        assert Path(str(project.video.path)).name == name
 
 
 def test_a_relative_path_is_found_from_elsewhere(

@@ -88,22 +88,6 @@ def test_manifest_at_the_top_is_the_one_of_the_package(root: Path) -> None:
     assert link.is_file()
 
 
-def test_import_contracts_hold(root: Path) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from importlinter.cli import lint_imports_command as c; c()",
-            "--no-logo",
-        ],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout
-
-
 @pytest.mark.parametrize("path", ["flowrvs/store/probe.py", "napari_flowrvs/probe.py"])
 def test_torch_at_module_level_is_refused(root: Path, path: str) -> None:
     assert "TID253" in _ruff(root, path, "import torch\n")
@@ -114,6 +98,7 @@ def test_torch_at_module_level_is_allowed_where_it_belongs(root: Path) -> None:
 
 
 def _ruff(root: Path, path: str, source: str) -> str:
+    pytest.importorskip("ruff")
     done = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename", path, "-"],
         cwd=root,

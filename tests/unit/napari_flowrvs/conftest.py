@@ -97,6 +97,15 @@ def gated() -> GatedSegmenter:
     return GatedSegmenter()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _settled() -> Iterator[None]:
+    """Keep modules out of the collections that every viewer needs: they take most of a test."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):

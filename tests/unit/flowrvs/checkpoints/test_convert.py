@@ -279,9 +279,7 @@ def test_tensors_larger_than_a_piece_and_than_what_is_mapped(
 def test_text_shards_that_stay_as_they_are_are_linked(layout: PublicLayout, tmp_path: Path) -> None:
     out = _run(layout, tmp_path / "made")
     for path in (layout.base / "text_encoder").glob("*.safetensors"):
-        assert path.samefile(out / "text_encoder" / path.name) or (
-            path.read_bytes() == (out / "text_encoder" / path.name).read_bytes()
-        )
+        assert path.samefile(out / "text_encoder" / path.name)
 
 
 def test_averages_without_weights_beside_them(broken: PublicLayout, tmp_path: Path) -> None:
@@ -339,7 +337,9 @@ def test_a_profilers_counters_are_no_weights(broken: PublicLayout, tmp_path: Pat
         content["model"]["vae.total_params"] = torch.zeros(1, dtype=torch.float64)
 
     _edit(broken.vae, change)
-    assert _run(broken, tmp_path / "made").is_dir()
+    out = _run(broken, tmp_path / "made")
+    found = load_file(out / "vae" / "diffusion_pytorch_model.safetensors")
+    _assert_same(found, broken.parts.vae.state_dict())
 
 
 def test_averages_of_another_model(broken: PublicLayout, tmp_path: Path) -> None:

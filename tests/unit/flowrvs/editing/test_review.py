@@ -41,7 +41,7 @@ def test_a_union_is_offered_linked_and_unlinked(project, both):
 def test_few_frames_are_enough_for_an_offer(project, both):
     seen = []
     offer = link_offer(project, both[2].id, most=3, progress=seen.append)
-    assert len(seen) == 3 and offer is not None
+    assert len(seen) == 3 and offer == link_offer(project, both[2].id)
 
 
 def test_no_offer(project, both):
@@ -112,8 +112,9 @@ def test_doubt_knows_where_windows_disagreed(project, red, shapes_masks):
     project.accept_frames(red.id, 8, 9)
     assert quick_doubt(project, red.id)[8] == 0
     project.undo()
-    project.write_masks(red.id, 8, masks[8:9, ::-1] & masks[8:9], provenance=Provenance.MODEL)
-    assert quick_doubt(project, red.id)[8] < quick[8] or not (masks[8, ::-1] & masks[8]).any()
+    masks[8, 6] = False  # the upper row
+    project.write_masks(red.id, 8, masks[8:9], provenance=Provenance.MODEL)
+    assert quick_doubt(project, red.id)[8] < 0.5 * quick[8], "what the windows said is void"
 
 
 def test_what_nobody_drew_is_asked_for_in_the_middle(project, red, shapes_masks):

@@ -137,8 +137,10 @@ def test_pictures_that_a_server_refuses_are_refused_here(split, predicted, write
 
 
 def test_a_palette_of_black_and_a_colour_is_taken(split, predicted):
-    _save("P", palette=[0, 0, 0] * 255 + [0, 200, 0])(predicted / "one" / "0" / "00000.png")
-    assert zip_predictions(split, predicted).is_file()
+    picture = predicted / "one" / "0" / "00000.png"
+    _save("P", palette=[0, 0, 0] * 255 + [0, 200, 0])(picture)
+    with zipfile.ZipFile(zip_predictions(split, predicted)) as file:
+        assert file.read("one/0/00000.png") == picture.read_bytes()
 
 
 def test_a_foreign_zip_is_judged(split, predicted, tmp_path):

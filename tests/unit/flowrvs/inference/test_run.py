@@ -138,7 +138,9 @@ def test_skipped_windows_change_nothing_in_the_others(video: Video, skip: set[in
 
 
 def test_confidence_goes_with_the_masks(video: Video) -> None:
-    for part in segment(video, ["red"], ThresholdSegmenter(), keep_confidence=True):
+    parts = list(segment(video, ["red"], ThresholdSegmenter(), keep_confidence=True))
+    assert sum(part.masks.sum() for part in parts) > 0
+    for part in parts:
         assert part.confidence is not None and part.confidence.dtype == np.uint8
         np.testing.assert_array_equal(part.confidence > 127, part.masks)
 

@@ -841,7 +841,7 @@ def test_frames_that_a_kill_kept_from_the_disk_come_from_the_journal(
         assert same(state(again), wanted)
 
 
-def test_ten_thousand_edits(tmp_path: Path) -> None:
+def test_thousands_of_edits(tmp_path: Path) -> None:
     """The last edit costs what the first one cost, in time and in memory."""
     with Project.create(tmp_path / "a", VideoInfo(None, "array", 500, 60, 80)) as project:
         one = project.add_object("one", project.add_layer("a").id)
@@ -857,18 +857,17 @@ def test_ten_thousand_edits(tmp_path: Path) -> None:
                 took.append(time.perf_counter() - start)
             return float(np.quantile(took, 0.1))  # a busy machine must not count
 
-        paint(500)
-        first = paint(500)
-        paint(8500)
-        last = paint(500)
+        paint(200)
+        first = paint(300)
+        paint(2200)
+        last = paint(300)
         assert last < 4 * first
-        assert len(project.history.steps) > 9000
-        kept = sum(len(e.records or ()) for e in project.history._done)
-        assert kept <= 10_000
+        assert len(project.history.steps) == 3000
+        assert 100 < sum(len(e.records or ()) for e in project.history._done) <= 256
         start = time.perf_counter()
-        for _ in range(200):
+        for _ in range(100):
             project.undo()
-        assert time.perf_counter() - start < 200 * 0.1
+        assert time.perf_counter() - start < 100 * 0.1
 
 
 class TestReplay:

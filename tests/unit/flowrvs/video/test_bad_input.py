@@ -92,6 +92,8 @@ def test_cut_off_files(tmp_path, name, share):
         video = open_video(path, damaged="repeat")
     except VideoError as error:
         assert "\n" not in str(error)
+        # Their index is at the end, or after it come too few frames.
+        assert share < {"t.mkv": 0.3, "front.mp4": 0.7}.get(name, 1)
     else:
         with video:
             assert np.array_equal(video.read(0, len(video)), reference[: len(video)])
