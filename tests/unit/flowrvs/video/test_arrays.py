@@ -57,6 +57,7 @@ def test_shapes(array, expected, wrap):
         (np.array([-1, 0, 1], np.float32), [0, 128, 255]),
         (np.array([0, 500, 1000], np.float64), [0, 128, 255]),
         (np.array([np.nan, 0, 1, np.inf], np.float32), [0, 0, 255, 255]),
+        (np.array([np.nan, 0, 500, 1000, np.inf]), [0, 0, 128, 255, 255]),
         (np.array([-5, -5], np.int32), [0, 0]),
     ],
 )
@@ -74,6 +75,10 @@ def test_conversion_does_not_flicker_and_limits_override_it():
         assert int(video.read(0, 1)[0, 0, 0, 0]) == 2
     with open_video(array, limits=(10, 1000)) as video:
         assert [int(f[0, 0, 0]) for f in video.read(0, 3)] == [0, 126, 255]
+    late = np.full((20, 4, 5), 100, np.uint16)
+    late[19] = 4095  # 12 bits, as the last frame alone shows
+    with open_video(late) as video:
+        assert video.read(0, 20)[[0, 19], 0, 0, 0].tolist() == [6, 255]
     for limits in ((5, 5), (0, float("nan"))):
         with pytest.raises(VideoError, match="limits"):
             open_video(array, limits=limits)
@@ -111,6 +116,8 @@ def test_lazy_array_is_read_frame_by_frame():
         assert asked == []
         video.read(10, 12)
         assert asked == [(10, 12)]
+        video.read(15, 16)
+        assert asked == [(10, 12), (14, 16)]
 
 
 def test_failing_array_is_one_line():
@@ -161,6 +168,9 @@ def test_zarr_dimension_names_and_groups(tmp_path):
     )
     with open_video(path) as video:
         assert np.array_equal(video.read(0, 11), COLOUR)
+    zarr.create_array(tmp_path / "z.zarr", data=GREY, dimension_names=["z", "y", "x"])
+    with open_video(tmp_path / "z.zarr") as video:  # planes alone count as time
+        assert np.array_equal(video.read(0, 11), AS_RGB)
     group = zarr.open_group(tmp_path / "g.zarr", mode="w")
     with pytest.raises(VideoError, match="none"):
         open_video(tmp_path / "g.zarr")

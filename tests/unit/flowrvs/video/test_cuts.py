@@ -33,6 +33,16 @@ def test_every_cut_is_found_and_nothing_else(shots: list[Frames]) -> None:
     assert cuts(np.concatenate(shots), start=20, stop=60) == (39, 56)
 
 
+def greys(*shots: tuple[int, int]) -> Frames:
+    return np.concatenate([np.full((n, 40, 60, 3), level, np.uint8) for level, n in shots])
+
+
+def test_of_two_close_cuts_the_harder_one_counts() -> None:
+    assert cuts(greys((20, 8), (60, 4), (220, 8))) == (12,)
+    assert cuts(greys((20, 8), (180, 4), (220, 8))) == (8,)
+    assert cuts(greys((20, 8), (120, 5), (220, 8))) == (8, 13)
+
+
 def test_a_shot_of_its_own_has_none(shots: list[Frames]) -> None:
     for shot in shots:
         assert cuts(shot) == ()
@@ -42,6 +52,7 @@ def test_what_is_no_cut(shots: list[Frames]) -> None:
     flash = shots[1].copy()
     flash[15] = 255
     assert cuts(flash) == ()
+    assert cuts(greys((100, 1), (255, 1), (100, 20))) == ()
     ground = np.random.default_rng(0).integers(0, 256, (12, 90, 3), np.uint8)
     wide = np.kron(ground, np.ones((8, 8, 1), np.uint8))
     assert cuts(np.stack([wide[:, 12 * i : 12 * i + 160] for i in range(40)])) == ()  # a pan
