@@ -93,6 +93,8 @@ def _read_pickle(path: Path) -> bytes:
             if pickles[0].file_size > _LARGEST:
                 raise CheckpointError(f"{path} holds a pickle too large for weights; {_AGAIN}.")
             return archive.read(pickles[0])
+    except CheckpointError:
+        raise
     except (
         zipfile.BadZipFile,
         EOFError,

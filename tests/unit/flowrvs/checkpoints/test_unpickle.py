@@ -119,7 +119,7 @@ def test_cut_short(tmp_path: Path, keep: int) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(path)
     assert "\n" not in str(caught.value)
-    assert "download the file again" in str(caught.value)
+    assert str(caught.value).count("download the file again") == 1
 
 
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
     for content, message in (
         (b"<html>not found</html>", "no PyTorch checkpoint"),
-        (os.urandom(2000), "again"),
+        (os.urandom(2000), "no PyTorch checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ):
         path.write_bytes(content)
@@ -142,15 +142,15 @@ def test_zip_files_that_torch_did_not_write(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(CheckpointError, match="not one that torch.save wrote"):
+    with pytest.raises(CheckpointError, match=r"^\S+a\.pth is a zip file, but not one that torch"):
         open_checkpoint(path)
     _zip(pickle.dumps({"a": 1}, protocol=2), path, zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="not one that torch.save wrote"):
+    with pytest.raises(CheckpointError, match=r"^\S+a\.pth is a zip file, but not one that torch"):
         open_checkpoint(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps({}, protocol=2))
         archive.writestr("b/data.pkl", pickle.dumps(_Runs(os.getpid), protocol=2))
-    with pytest.raises(CheckpointError, match="not one that torch.save wrote"):
+    with pytest.raises(CheckpointError, match=r"^\S+a\.pth is a zip file, but not one that torch"):
         open_checkpoint(path)
 
 
