@@ -31,6 +31,7 @@ __all__ = [
     "free_bytes",
     "open_regular",
     "parse_json",
+    "read_json",
     "read_regular",
     "remove_leftovers",
     "replacing",
@@ -170,6 +171,29 @@ def parse_json(data: bytes | str) -> Any:
         return json.loads(data)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def read_json(path: Path, limit: int) -> Any:
+    """Return what a JSON file says; a link to a plain file is followed.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no plain file, larger than `limit` bytes, damaged or cannot be read; the text says
+        which.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no plain file")
+        if path.stat().st_size > limit:
+            raise ValueError(f"it is larger than {limit} bytes")
+        return parse_json(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
 
 
 def _open(path: Path, flags: int) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flowrvs import disk
 from flowrvs.progress import CancelToken
 
 __all__ = [
@@ -116,16 +116,7 @@ def read_json(path: Path) -> dict[str, Any]:
     ValueError
         It is not readable, too large, damaged, or no object; the text says which.
     """
-    try:
-        if not path.is_file() and path.exists():
-            raise ValueError("it is no plain file")
-        if path.stat().st_size > _LARGEST_JSON:
-            raise ValueError(f"it is larger than {_LARGEST_JSON} bytes")
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, RecursionError) as error:
-        raise ValueError(str(getattr(error, "strerror", None) or error)) from error
+    content = disk.read_json(path, _LARGEST_JSON)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, not an object")
     return content

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -121,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         comes with one line on standard error, and with a traceback after ``-v``.
     """
     _open_streams()
+    # Pillow's own limit, which only warns, is above ours, which is said in an error.
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
     stream = sys.stdout
     output = sys.stdout = cast(Any, _Output(stream))
     try:

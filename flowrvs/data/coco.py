@@ -142,16 +142,24 @@ class CocoVideo(_Coco):
         files = video.get("file_names")
         folder, frames = self._frames(files if isinstance(files, list) else [], name)
         clip = Clip(name, frames, pictures=folder)
+        looked = np.ones(len(frames), bool)
+        boxes = 0
         for row in self._of("annotations", video):
             key = whole_number(row.get("id"))
             if key in clip.masks:
                 raise DatasetError(f"{self._file} has the annotation id {key} twice.")
-            entries = row.get("segmentations")
+            entries, boxed = row.get("segmentations"), _boxed(row, len(frames))
+            if boxed and entries is None:
+                entries = [None] * len(frames)
             if isinstance(entries, list):
                 size = _size(row, video)
                 entries = [_mask(e, size, f"{name}, annotation {key}") for e in entries]
             clip.masks[key] = coded_masks(entries, clip, key)
             clip.ids[key] = (key, -1)
+            # There is something whose outline nobody has drawn: it is not absent.
+            bare = [i for i in boxed if clip.masks[key][i] is None]
+            looked[bare] = False
+            boxes += len(bare)
             label = self._categories.get(str(row.get("category_id")), "object")
             if label != "object":
                 clip.names[key] = f"{' '.join(label.split())[:60]} {key}"
@@ -168,6 +176,9 @@ class CocoVideo(_Coco):
                     f"{name}/{exp_id} means the annotation {lost[0]}: there is none."
                 )
             clip.sentences[exp_id] = (row["exp"], meant)
+        if boxes:
+            clip.looked = looked
+            clip.notes.append(_boxes_text(boxes))
         known = {str(row.get("id")) for row in self._videos.values()}
         self._note_strays(clip, "video_id", known, "annotations", "expressions")
         clip.digests = {"clip": clip.fingerprint()}
@@ -185,7 +196,7 @@ class CocoVideo(_Coco):
             key = whole_number(row.get("id"))
             if str(row.get("video_id")) == str(video.get("id")) and key in changes.masks:
                 gone = key in changes.gone
-                values[place] = None if gone else _annotated(row, changes.whole[key])
+                values[place] = None if gone else _annotated(row, changes.whole[key], changes)
         shape: dict[str, Any] = {k: video[k] for k in ("width", "height", "length") if k in video}
         category = next((c.get("id") for c in self._rows("categories")), 1)
         new = []
@@ -220,10 +231,30 @@ class CocoVideo(_Coco):
         return values, new
 
 
-def _annotated(row: Mapping[str, Any], masks: Sequence[rle.RLE | None]) -> dict[str, Any]:
-    """Return an annotation with other masks, in the encoding that it had."""
+def _boxed(row: Mapping[str, Any], count: int) -> list[int]:
+    """Return on which frames an annotation has a box."""
+    boxes = row.get("bboxes")
+    if not isinstance(boxes, list) or len(boxes) != count:
+        return []
+    return [i for i, box in enumerate(boxes) if isinstance(box, list) and any(box)]
+
+
+def _boxes_text(count: int) -> str:
+    return f"{count} annotations are boxes without a mask: left out"
+
+
+def _annotated(
+    row: Mapping[str, Any], masks: Sequence[rle.RLE | None], changes: Changes
+) -> dict[str, Any]:
+    """Return an annotation with other masks, in the encoding that it had; boxes alone stay."""
     new = annotation(masks)
     before = row.get("segmentations")
+    for index in _boxed(row, len(masks)):
+        if not (masks[index] or (before and before[index]) or index in changes.looked):
+            for name in ("bboxes", "areas"):
+                old = row.get(name)
+                if isinstance(old, list) and len(old) == len(masks):
+                    new[name][index] = old[index]
     if any(isinstance(e, dict) and isinstance(e.get("counts"), str) for e in before or ()):
         new["segmentations"] = list(masks)
     return {**row, **{key: value for key, value in new.items() if key in row}}
@@ -311,7 +342,7 @@ class CocoImages(_Coco):
             rows[label, track][index] = entry
         if boxes:
             clip.looked = looked
-            clip.notes.append(f"{boxes} annotations are boxes without a mask: left out")
+            clip.notes.append(_boxes_text(boxes))
         known = {str(image.get("id")) for images in self._videos.values() for image in images}
         self._note_strays(clip, "image_id", known, "annotations")
         if rows and not tracked:

@@ -90,11 +90,14 @@ class Davis(Dataset):
         return found
 
     def texts(self) -> list[Path]:
-        """Return the files of sentences: our own, and those published in or beside DAVIS."""
+        """Return the files of sentences: our own, and those published in or beside DAVIS.
+
+        What lies there and is no plain file is among them: reading it says so.
+        """
         own = [self.folder / _OWN]
         places = (self.folder, self.folder.parent)
         own += [p for place in places for p in sorted(place.glob("davis_text_annotations/*.txt"))]
-        return [path for path in own if path.is_file()]
+        return [path for path in own if os.path.lexists(path)]
 
     @property
     def videos(self) -> dict[str, int]:

@@ -317,6 +317,10 @@ def split_folder(folder: str | os.PathLike[str]) -> Path:
         raise MissingPathError(f"No split at {root}; give the folder of a split.")
     if meta_path(root).is_file():
         return root
+    for path in (meta_path(root), *sorted(_entries(root))):
+        if path.suffix == ".json" and os.path.lexists(path) and not path.is_dir():
+            if not path.is_file():
+                raise DatasetError(f"{path} is no plain file; copy it again.")
     # Hidden ones are being written, or were left by a killed run.
     places = [p for p in sorted(_entries(root)) if p.is_dir() and not p.name.startswith(".")]
     inner = [p.name for p in places if meta_path(p).is_file()]
@@ -346,7 +350,8 @@ def meta_path(root: Path) -> Path:
     """
     places = [root / name for name in (META, *_METAS)]
     places.append(root.parent / META.removesuffix(".json") / root.name / META)
-    return next((path for path in places if path.is_file()), places[0])
+    there = [path for path in places if os.path.lexists(path)] or places[:1]
+    return next((path for path in there if path.is_file()), there[0])
 
 
 def new_split(folder: str | os.PathLike[str], overwrite: bool) -> NewFolder:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from flowrvs import disk
 from flowrvs.data.formats import MASKS, META
 from flowrvs.disk import FileLock, replacing, storage_error
 from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError
@@ -57,6 +58,7 @@ _KEY = re.compile(_STRING, re.S)
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _PLAIN = re.compile(rb"[^\s,\]}]+")
 _CHUNK = 1 << 20
+_LARGEST = 1 << 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +129,10 @@ def read_json(path: Path) -> dict[str, Any]:
         It is not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = disk.read_json(path, _LARGEST)
     except FileNotFoundError:
         raise MissingPathError(f"{path} is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = str(error).splitlines()[0]
         raise DatasetError(f"{path} is not readable JSON ({reason}); copy it again.") from None
     if not isinstance(value, dict):

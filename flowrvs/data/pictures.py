@@ -48,13 +48,8 @@ Frame = npt.NDArray[np.uint8] | bytes | Path
 """RGB pixels, a whole JPEG file, or the path of one that is to be hard-linked."""
 
 _EXIF_ORIENTATION = 0x0112
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_UNREADABLE = (OSError, SyntaxError, ValueError)
 LARGEST = 40_000_000
 """Pixels of a picture, a little more than 8K: what is larger costs more memory than it is worth."""
 
@@ -164,6 +159,8 @@ def open_picture(
             yield picture
     except (FileNotFoundError, FlowRVSError):
         raise
+    except _TOO_LARGE:
+        raise DatasetError(f"{path} is larger than any video frame; it is not opened.") from None
     except _UNREADABLE:
         raise DatasetError(f"{path} is not a readable picture; copy it again.") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,7 +160,10 @@ def write_back(
             for own, exp_id in origin.expressions.items():
                 origin.expressions[own] = renamed.get(exp_id, exp_id)
             _, dataset = _home(project, into)
+            drawn = changes.objects(before)
             before = dataset.clip(origin.video, also=_keys(origin).values())
+            if dataset.sentences_only:
+                _number(origin, drawn, before)
         fresh = replace(origin, split=os.path.abspath(into or origin.split), digests=before.digests)
         fresh.save(Path(project.path))
     return result
@@ -216,6 +220,14 @@ def _before(origin: Origin, dataset: Dataset, overwrite: bool) -> Clip:
 def _keys(origin: Origin) -> dict[int, int]:
     """Return the dataset's key of every object of the project that comes from it."""
     return {own: anno if anno >= 0 else obj for own, (obj, anno) in origin.objects.items()}
+
+
+def _number(origin: Origin, drawn: Mapping[int, Sequence[rle.RLE | None]], after: Clip) -> None:
+    """Give objects the numbers that they have now, where their masks alone tell them apart."""
+    found = {json.dumps(masks): after.ids[key] for key, masks in after.masks.items()}
+    numbers = {own: found.pop(json.dumps(drawn.get(i)), None) for own, i in _keys(origin).items()}
+    origin.objects.clear()
+    origin.objects.update({own: pair for own, pair in numbers.items() if pair is not None})
 
 
 def _compare(

@@ -5,7 +5,6 @@ A picture data set (RefCOCO) is a source whose videos have one frame each.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from flowrvs import disk
 from flowrvs.errors import DatasetError, MissingPathError
 from flowrvs.video.images import open_image
 
@@ -130,12 +130,10 @@ def read_json(path: Path, limit: int = 2**33) -> Any:
         It is not JSON, or larger than `limit` bytes.
     """
     try:
-        if path.stat().st_size > limit:
-            raise DatasetError(f"{path} is larger than any data set; give another file.")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return disk.read_json(path, limit)
     except FileNotFoundError:
         raise MissingPathError(f"{path} is missing; copy it again.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = str(error).splitlines()[0]
         raise DatasetError(f"{path} is not readable JSON ({reason}); copy it again.") from None
 

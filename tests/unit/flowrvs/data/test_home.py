@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,17 @@ def test_png_goes_home(tmp_path, shapes_mp4, shapes_masks):
         for e in again.expressions.values():
             assert np.array_equal(again.expression_mask(e.exp_id, 0, 12), wanted.pop(e.text))
     assert not wanted
+    # Without its sentence an object has no place; the others have other numbers then.
+    twin = shutil.copytree(path, tmp_path / "twin")
+    with import_video(twin, "shapes", tmp_path / "s") as project:
+        project.remove_expression(next(iter(project.expressions)))
+        assert write_back(project).sentences == 1
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added, result.removed) == (0, 0, 0, 0)
+        first = sorted(project.objects)[1]
+        project.labels(1)[7, :2, :2] = first
+        assert write_back(project).masks == 1
+        assert Origin.load(project.path).objects[first] == (1, -1)
     # A frame without a picture stays without one.
     kept, gone = (sorted(path.glob(f"Annotations/shapes/{e}/*.png")) for e in "01")
     for picture in (*kept[:9], *gone[:9]):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowrvs.cli import main
 from flowrvs.data import (
     MevisSplit,
     can_write_back,
@@ -20,8 +21,9 @@ from flowrvs.data import (
     write_back,
 )
 from flowrvs.data.clip import Origin
+from flowrvs.data.formats import open_dataset
 from flowrvs.data.json_parts import mapped
-from flowrvs.errors import DatasetError, InputError, MissingPathError
+from flowrvs.errors import DatasetError, InputError, MissingPathError, StorageError
 from flowrvs.store import Provenance
 from tests.fixtures.layouts import (
     KINDS,
@@ -118,6 +120,50 @@ def test_pipes_are_not_waited_for(tmp_path):
         import_video(root, "v", tmp_path / "p")
     with pytest.raises(DatasetError, match=r"mask_dict\.json is no plain file"), mapped(masks):
         pass
+    for name in ("meta_expressions.json", "instances.json"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        with pytest.raises(DatasetError, match=f"{name} is no plain file"):
+            open_dataset(folder)
+    davis = tmp_path / "davis"
+    frames(davis / "JPEGImages" / "480p" / "v")
+    (davis / "davis_text_annotations").mkdir()
+    os.mkfifo(davis / "davis_text_annotations" / "2.txt")
+    with pytest.raises(StorageError, match=r"2\.txt: it is no plain file"):
+        import_video(davis, "v", tmp_path / "p")
+
+
+def test_boxes_without_a_mask_are_not_absent(tmp_path):
+    """COCO-video with boxes on frames that nobody has outlined; they stay where nobody draws."""
+    place = coco_video(tmp_path)
+    data = json.loads(place.read_text())
+    first, second = data["annotations"]
+    first["bboxes"] = [[0, 0, 4, 4] if t in (2, 3) else [0, 0, 0, 0] for t in range(T)]
+    second["bboxes"] = [[1, 1, 5, 5] if t == 4 else None for t in range(T)]
+    first["segmentations"][2:4], second["segmentations"] = [None, None], None
+    place.write_text(json.dumps(data))
+    with import_video(place, "v", tmp_path / "p") as project:
+        assert "3 annotations are boxes without a mask: left out" in Origin.load(project.path).notes
+        wanted = [2] * T
+        for t in (2, 3, 4):
+            wanted[t] = 0 if t != 4 else 2
+        assert project.provenance(1).tolist() == wanted, "on 4 it has a mask of its own"
+        wanted[4] = 0
+        assert project.provenance(2).tolist() == wanted
+        project.labels(1)[2, 0, 0] = 1
+        project.labels(1)[5, 0, 0] = 1
+        assert write_back(project).masks == 2
+    again, other = json.loads(place.read_text())["annotations"]
+    assert again["bboxes"][2:4] == [[0, 0, 1, 1], [0, 0, 4, 4]] and other == second
+
+
+def test_a_picture_beyond_pillows_limit_is_one_line(tmp_path, capsys, recwarn):
+    root = vos(tmp_path / "train", palette)
+    Image.new("1", (10_000, 9_500)).save(root / "Annotations" / "v" / "00000.png")
+    assert main(["import", str(root), "--video", "v", "--out", str(tmp_path / "p")]) == 2
+    assert "00000.png is larger than any video frame" in capsys.readouterr().err
+    assert not [w for w in recwarn if "exceeds limit" in str(w.message)]
 
 
 def test_frames_that_nobody_annotated_are_nobodys(tmp_path):
