@@ -28,6 +28,7 @@ _SEARCHES = 16  # ranges whose cuts a project keeps
 _LOOK = 64  # frames from one look at the disk to the next
 #: Bytes a pixel that a frame's labels, and a sentence's confidence, take at most by experience.
 _LABEL_BYTES, _CONFIDENCE_BYTES = 0.02, 0.4
+_FRAME_BYTES = 6000  # a file's last block, and its row in the undo history
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,10 +139,9 @@ def segment_projects(
 def expected_bytes(video: Video, request: SegmentRequest) -> int:
     """Return about how much disk the masks of a request will take, at most by experience."""
     _, height, width, _ = video.shape
-    bytes_a_pixel = len(request.texts) * (
-        _LABEL_BYTES + (_CONFIDENCE_BYTES if request.keep_confidence else 0)
-    )
-    return int(len(request.frames(len(video))) * height * width * bytes_a_pixel)
+    bytes_a_pixel = _LABEL_BYTES + (_CONFIDENCE_BYTES if request.keep_confidence else 0)
+    masks = len(request.frames(len(video))) * len(request.texts)
+    return int(masks * (height * width * bytes_a_pixel + _FRAME_BYTES))
 
 
 def _with_cuts(

@@ -49,11 +49,17 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
-    """A scheduler whose workers the test starts."""
-    with LocalCluster(tmp_path) as cluster:
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with LocalCluster(tmp_path_factory.mktemp("scheduler")) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(scheduler: LocalCluster) -> LocalCluster:
+    """A scheduler whose workers the test starts."""
+    scheduler.clear()
+    return scheduler
 
 
 def by_frame(parts: list[WindowMasks]) -> Masks:

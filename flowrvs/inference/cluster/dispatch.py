@@ -41,7 +41,7 @@ class Task(Protocol):
 
 
 class Dispatcher:
-    """Keeps a cluster's workers busy; lives as long as one run.
+    """Keeps a cluster's workers busy, from a first question to the end of a run.
 
     Workers are given tasks one by one, so that it is known who has what: a worker that ends
     gives back its own, one that cannot compute is left out from then on, and one that comes
@@ -55,6 +55,11 @@ class Dispatcher:
     notice : callable
         Gets one line for everything that a person should know.
     cancel : CancelToken
+
+    Attributes
+    ----------
+    cancel : CancelToken
+        May be replaced between two calls of `results`.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class Dispatcher:
         self._scheduler = scheduler
         self._patience = patience
         self._notice = notice
-        self._cancel = cancel
+        self.cancel = cancel
         self._link = Link(scheduler)
         self._workers: list[str] = []
         self._alone = False
@@ -90,6 +95,8 @@ class Dispatcher:
     ) -> Generator[tuple[Any, Reply | FlowRVSError], None, None]:
         """Yield every task with its answer, in order; an error where no worker could answer.
 
+        It may be called again when all was yielded.
+
         Parameters
         ----------
         tasks : iterable of Task
@@ -105,11 +112,12 @@ class Dispatcher:
             No worker can compute, or the scheduler does not come back.
         """
         source = iter(tasks)
+        self._ended.clear()
         end = math.inf if timeout is None else time.monotonic() + timeout
         added = following = 0
         more = True
         while more or self._tasks:
-            self._cancel.raise_if_cancelled()
+            self.cancel.raise_if_cancelled()
             # So far ahead that no worker waits for the slowest, and not so far as to pile up.
             ahead = following + max(4, 2 * _HELD * len(self._usable()))
             while more and added < ahead:
@@ -238,7 +246,7 @@ class Dispatcher:
         )
         end = time.monotonic() + self._patience
         while True:
-            self._cancel.raise_if_cancelled()
+            self.cancel.raise_if_cancelled()
             left = max(1.0, end - time.monotonic())
             try:
                 self._link = Link(replace(self._scheduler, timeout=min(_CALL, left)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,7 @@ class Cluster:
         self._options = options
         self._patience = patience
         self._notice = notice or logging.getLogger("flowrvs").warning
+        self._idle: Dispatcher | None = None
         facts = self._ask_for_model(cancel or CancelToken(), timeout)
         try:
             self.name, self.weights = str(facts["name"]), str(facts["weights"])
@@ -103,10 +105,15 @@ class Cluster:
 
     def _ask_for_model(self, cancel: CancelToken, timeout: float | None) -> dict[str, Any]:
         task = _ModelTask(self._header("model"))
-        with closing(self._dispatcher(cancel)) as dispatcher:
+        with ExitStack() as stack:
+            dispatcher = stack.enter_context(closing(self._dispatcher(cancel)))
             ((_, reply),) = dispatcher.results([task], timeout=timeout)
-        if isinstance(reply, FlowRVSError):
-            raise reply
+            if isinstance(reply, FlowRVSError):
+                raise reply
+            stack.pop_all()
+        # The first run goes on with it: connecting takes a second.
+        self._idle = dispatcher
+        self._end_idle = weakref.finalize(self, dispatcher.close)
         return reply[0]
 
     def _header(self, ask: str) -> dict[str, Any]:
@@ -118,6 +125,11 @@ class Cluster:
         }
 
     def _dispatcher(self, cancel: CancelToken) -> Dispatcher:
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            self._end_idle.detach()
+            idle.cancel = cancel
+            return idle
         return Dispatcher(
             self.scheduler, patience=self._patience, notice=self._notice, cancel=cancel
         )
