@@ -17,7 +17,6 @@ import flowrvs
 from flowrvs.cli import main
 from flowrvs.errors import Cancelled, ClusterError, InputError, MissingPathError
 from flowrvs.inference.cluster import Cluster, Scheduler
-from flowrvs.inference.cluster.link import Link
 from flowrvs.progress import CancelToken
 from flowrvs.records import WindowMasks
 from flowrvs.store import Project
@@ -186,8 +185,8 @@ def test_the_bundled_model_gives_the_same_masks(
     threads = os.environ["OMP_NUM_THREADS"]
     cluster.start_worker(FLOWRVS_TEST_REAL="1", OMP_NUM_THREADS=threads)
     with flowrvs.open_video(shapes_mp4) as video:
-        there = list(flowrvs.segment(video, TEXTS[:1], Cluster(cluster.address, device="cpu")))
         here = list(flowrvs.segment(video, TEXTS[:1], flowrvs.load(device="cpu")))
+        there = list(flowrvs.segment(video, TEXTS[:1], Cluster(cluster.address, device="cpu")))
     assert by_frame(there) == by_frame(here)
     assert any(part.masks.any() for part in here)
 
@@ -241,34 +240,22 @@ def test_workers_that_cannot_are_left_out(cluster: LocalCluster, clip: Path) -> 
     told: list[str] = []
     cluster.start_worker(FLOWRVS_TEST_VERSION="0.0.7")
     cluster.start_worker(FLOWRVS_TEST_LACKS="window")
-    wait_for_workers(cluster)
+    cluster.wait_for_workers()
     with pytest.raises(ClusterError) as caught:
         Cluster(cluster.address, "window", notice=told.append)
     said = " ".join([*told, str(caught.value)])
     assert "it has flowrvs 0.0.7" in said and "not on this machine: fetch it" in said
     assert "No worker can compute this" in str(caught.value) and "\n" not in str(caught.value)
     cluster.start_worker(FLOWRVS_TEST_NO_MEMORY="1")
-    wait_for_workers(cluster)
+    cluster.wait_for_workers()
     with pytest.raises(ClusterError, match="No worker can compute this: .*too small"):
         run(clip, Cluster(cluster.address, "window", notice=told.append))
     cluster.start_worker()
-    wait_for_workers(cluster)
+    cluster.wait_for_workers()
     del told[:]
     segmenter = Cluster(cluster.address, "window", notice=told.append)
     assert run(clip, segmenter) == run(clip, WindowSegmenter())
     assert told and all("is left out" in line for line in told)
-
-
-def wait_for_workers(cluster: LocalCluster) -> None:
-    """Wait until all workers that were started have come."""
-    link = Link(Scheduler.at(cluster.address))
-    try:
-        while got := link.get(60):
-            if len(got[0].get("workers", ())) == len(cluster.processes) - 1:
-                return
-    finally:
-        link.close()
-    raise TimeoutError("the workers do not come")
 
 
 def test_what_a_worker_pickles_is_not_unpickled(
