@@ -21,6 +21,7 @@ from napari_flowrvs.projects import open_projects
 from napari_flowrvs.review.presenter import ReviewPresenter
 from napari_flowrvs.steps import Steps
 from napari_flowrvs.strip.presenter import StripPresenter
+from napari_flowrvs.trackers import Trackers
 
 __all__ = ["Session", "closer"]
 
@@ -44,6 +45,7 @@ class Session:
         self.desk = Desk()
         self.motion = Motion()
         self.steps = Steps(soon)
+        self.trackers = Trackers(runner)
         self.segment = SegmentPresenter(runner, load)
         self.models = ModelPresenter(runner)
         self.opener = OpenPresenter(runner)
@@ -51,9 +53,14 @@ class Session:
         self.links = LinksPresenter(self.desk, runner)
         self.review = ReviewPresenter(self.desk, self.motion, runner, self.steps)
         self.correct = CorrectPresenter(
-            self.desk, self.motion, self.segment.segmenter_for, runner, self.steps
+            self.desk,
+            self.motion,
+            self.segment.segmenter_for,
+            runner,
+            self.steps,
+            self.trackers,
         )
-        self.pick = PickPresenter(self.desk, self.motion, runner, self.steps)
+        self.pick = PickPresenter(self.desk, self.motion, runner, self.steps, self.trackers)
         self.objects = ObjectsPresenter(self.desk, self.steps)
         self.strip = StripPresenter(self.desk)
         self.correct.kept.connect(self.review.doubts.note_certainty)
@@ -78,7 +85,7 @@ class Session:
     def close(self, timeout: float = 5.0) -> bool:
         """Stop everything; each part is waited for up to `timeout` seconds."""
         parts = (self.review, self.links, self.steps, self.correct, self.pick)
-        others = (self.motion, self.opener, self.models)
+        others = (self.motion, self.opener, self.models, self.trackers)
         ended = [part.close(timeout) for part in (*parts, *others)]
         return self.segment.close(timeout) and all(ended)
 

@@ -94,6 +94,12 @@ class Scissors:
         return np.concatenate([[start], way[1:-1], [(x, y)]])
 
     @property
+    def line(self) -> Points:
+        """The outline so far, not closed, shape (n, 2) of x, y."""
+        start = np.array(self._corners[:1], float).reshape(-1, 2)
+        return np.concatenate([start, *self._sides])
+
+    @property
     def polygon(self) -> Points:
         """The outline so far, closed along edges, shape (n, 2) of x, y."""
         if len(self._corners) < 2:

@@ -8,6 +8,7 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
+    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QGridLayout,
@@ -22,8 +23,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_flowrvs.correct.presenter import RULES, TOOLS, CorrectPresenter, Reprompt, Scope
+from napari_flowrvs.trackers import CLASSICAL
 from napari_flowrvs.widgets.keys import Commands, key_of, set_tip
 from napari_flowrvs.widgets.parts import Wrapped, enable, row, rule, tool_button
+from napari_flowrvs.widgets.trackers import TrackerBox
 
 __all__ = ["CorrectPanel"]
 
@@ -125,6 +128,7 @@ class CorrectPanel(QWidget):
         self.desk.span_changed.connect(self.show_span)
         presenter.job.phase_changed.connect(self._on_object)
         presenter.steps.busy_changed.connect(self._on_object)
+        presenter.trackers.changed.connect(self._on_object)
         self._on_object()
         self.show_span()
 
@@ -152,7 +156,16 @@ class CorrectPanel(QWidget):
     def _build_spread(self, commands: Commands) -> QGridLayout:
         grid = QGridLayout()
         grid.setSpacing(4)
-        grid.addWidget(QLabel("spread what you drew"), 0, 0, 1, 6)
+        self.tracker = TrackerBox(
+            self.presenter.trackers,
+            "By the video's motion, or by the memory of a tracker, through occlusion",
+            {CLASSICAL: "by motion"},
+        )
+        self.together = QCheckBox("all that I drew, together")
+        self.together.setToolTip("Not the chosen object alone, but every one that you drew")
+        self.together.toggled.connect(lambda on: setattr(self.presenter, "together", on))
+        grid.addWidget(row(QLabel("spread what you drew"), self.tracker, stretch=1), 0, 0, 1, 6)
+        grid.addWidget(self.together, 3, 0, 1, 6)
         grid.addWidget(_button("← back", "spread_back", commands), 1, 0, 1, 2)
         grid.addWidget(_button("both ways", "spread", commands), 1, 2, 1, 2)
         grid.addWidget(_button("on →", "spread_forward", commands), 1, 4, 1, 2)
@@ -229,6 +242,7 @@ class CorrectPanel(QWidget):
         self.object_label.setText(self._about())
         free = not self.presenter.job.busy and not self.presenter.steps.busy
         enable(self._tools, thing is not None and free)
+        self.together.setVisible(self.presenter.trackers.name != CLASSICAL)
         kept = thing is not None and free and self.presenter.has_confidence()
         enable((self.slider, self.threshold_button), kept)
         self.slider.setToolTip(_SLIDE if kept or thing is None else _NO_SCORES)

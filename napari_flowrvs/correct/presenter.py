@@ -23,6 +23,7 @@ from napari_flowrvs.desk import Desk
 from napari_flowrvs.job import Job, Runner, run_here
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.steps import Steps
+from napari_flowrvs.trackers import CLASSICAL, Trackers
 
 __all__ = ["RULES", "TOOLS", "CorrectPresenter", "Reprompt", "Scope"]
 
@@ -118,18 +119,27 @@ class _Trial:
 
 
 def _run(
-    preview: editing.Preview, cancel: CancelToken, report: ProgressCallback | None
+    preview: editing.Preview | editing.PreviewGroup,
+    cancel: CancelToken,
+    report: ProgressCallback | None,
 ) -> Generator[object, None, None]:
     """Yield the preview itself, then its frames as they come."""
     yield preview
     with closing(preview.run(cancel, report)) as parts:
         for part in parts:
-            yield part.frame, part.frame + 1
+            found = part[1] if isinstance(part, tuple) else part
+            yield found.frame, found.frame + 1
 
 
 def _byte(logit: float) -> int:
     """Return a logit as the store keeps confidence, 0 to 255."""
     return int(np.rint(255 / (1 + np.exp(-logit))))
+
+
+def _is_drawn(project: Project, object_id: int) -> bool:
+    """True where a person drew an object on some frame."""
+    drawn = project.provenance(object_id) >= Provenance.HUMAN
+    return bool((drawn & project.present(object_id)).any())
 
 
 class CorrectPresenter:
@@ -147,6 +157,8 @@ class CorrectPresenter:
         Where jobs run.
     steps : Steps, optional
         Where masks are copied.
+    trackers : Trackers, optional
+        What a spread may be done with.
     """
 
     #: A preview has begun, is complete, or has gone: preview | None.
@@ -165,9 +177,13 @@ class CorrectPresenter:
         segmenter: Callable[[str, str, str], Segmenter],
         runner: Runner = run_here,
         steps: Steps | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.desk = desk
         self.steps = Steps() if steps is None else steps
+        self.trackers = Trackers(runner) if trackers is None else trackers
+        #: With a tracker: all objects that a person drew, not the desk's alone.
+        self.together = False
         self.job = Job(runner)
         self._motion = motion
         self._segmenter = segmenter
@@ -216,13 +232,16 @@ class CorrectPresenter:
     # -- tools ---------------------------------------------------------------------------
 
     def spread(self, direction: str = "both") -> None:
-        """Carry what a person drew along the motion of the video.
+        """Carry what a person drew along the video: its motion, or a tracker's memory.
 
         Parameters
         ----------
         direction : {"both", "forward", "back"}
             Over the whole range, or from the frame that is shown to one of its ends.
         """
+        if self.trackers.name != CLASSICAL:
+            self._remember(direction)
+            return
         self._spread(
             "flow",
             direction,
@@ -241,11 +260,7 @@ class CorrectPresenter:
 
     def _spread(self, method: Literal["flow", "shape"], direction: str, nothing: str) -> None:
         project, object_id = self._target()
-        start, stop = self.desk.span
-        if direction == "forward":
-            start = self.desk.frame
-        elif direction == "back":
-            stop = self.desk.frame + 1
+        start, stop = self._directed(direction)
 
         def make() -> editing.Preview:
             # Shapes need no video, which may have moved or may not be readable here.
@@ -255,6 +270,36 @@ class CorrectPresenter:
             )
 
         self._compute(object_id, make, nothing)
+
+    def _directed(self, direction: str) -> tuple[int, int]:
+        start, stop = self.desk.span
+        if direction == "forward":
+            start = self.desk.frame
+        elif direction == "back":
+            stop = self.desk.frame + 1
+        return start, stop
+
+    def _remember(self, direction: str) -> None:
+        """Spread by the memory of the tracker that is chosen."""
+        project, object_id = self._target()
+        start, stop = self._directed(direction)
+        name = self.trackers.name
+        ids = [object_id]
+        if self.together:
+            ids += [i for i in project.objects if i != object_id and _is_drawn(project, i)]
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            encodings = self.trackers.encodings(name, report)
+            tracker = None if encodings is None else encodings.tracker
+            video, _ = self._motion.open()
+            preview = editing.spread_together(project, video, ids, tracker, start=start, stop=stop)
+            yield from _run(preview, cancel, report)
+
+        nothing = (
+            f"There is nothing to spread to: the frames of the range are yours or locked, or "
+            f"{name} has drawn them from the same frames of yours before."
+        )
+        self._start(object_id, work, nothing)
 
     def copy_to_next(self, n: int = 1) -> None:
         """Copy the mask that is shown to the next frame, keep it, and go there."""
@@ -361,7 +406,7 @@ class CorrectPresenter:
 
         def on_written(written: object) -> None:
             frames = start + np.flatnonzero(np.asarray(written))
-            self._tell(f"Threshold {threshold:+.2f}", object_id, frames)
+            self._tell(f"Threshold {threshold:+.2f}", [object_id], frames)
 
         self.job.start(work, on_written)
 
@@ -406,21 +451,25 @@ class CorrectPresenter:
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, f"Writing {preview.name}"))
-            yield cast(editing.Preview, preview).accept()
+            written = cast(editing.Preview | editing.PreviewGroup, preview).accept()
+            yield written if isinstance(written, dict) else {object_id: written}
 
-        def on_written(frames: object) -> None:
-            written = np.asarray(frames)
-            sure = {int(t): cast(editing.Preview, preview).certainty(int(t)) for t in written}
+        def on_written(item: object) -> None:
+            by_object = cast(dict[int, npt.NDArray[np.intp]], item)
+            of = getattr(preview, "previews", {object_id: preview})
             self._forget()
-            self.kept.emit(object_id, sure)
-            self._tell(preview.name, object_id, written)
+            for i, frames in by_object.items():
+                self.kept.emit(i, {int(t): of[i].certainty(int(t)) for t in frames})
+            self._tell(
+                preview.name, list(by_object), np.unique(np.concatenate([*by_object.values()]))
+            )
 
         self.job.start(work, on_written)
 
-    def _tell(self, name: str, object_id: int, frames: npt.NDArray[np.intp]) -> None:
+    def _tell(self, name: str, object_ids: list[int], frames: npt.NDArray[np.intp]) -> None:
         if len(frames):
             start, stop = int(frames.min()), int(frames.max()) + 1
-            self.desk.touched_objects([object_id], start, stop)
+            self.desk.touched_objects(object_ids, start, stop)
             self.noted.emit(f"{name}: {len(frames)} frame{'s' * (len(frames) != 1)} written.")
         else:
             self.noted.emit(f"{name}: nothing was written, the frames are yours, locked or empty.")
@@ -449,7 +498,7 @@ class CorrectPresenter:
 
     def _on_completed(self) -> None:
         preview = self._preview
-        lost = preview.lost_text if isinstance(preview, editing.Preview) else ""
+        lost = getattr(preview, "lost_text", "")
         if preview is not None and not preview.frames:
             self._forget()
             self.noted.emit(f"{self._nothing} ({lost})" if lost else self._nothing)

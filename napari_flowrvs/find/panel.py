@@ -551,6 +551,13 @@ class FindPanel(QWidget):
             inputs = replace(inputs, project=None if project is None else str(project.path))
         return inputs
 
+    def offer_models(self, faults: dict[str, str]) -> None:
+        """Show models of other packages; why one cannot be used is its tip."""
+        box = self.options.model
+        box.offer(faults)
+        for name, fault in faults.items():
+            box.setItemData(box.findText(name), fault or None, Qt.ItemDataRole.ToolTipRole)
+
     def model(self) -> tuple[str, str, str]:
         """Return model, device and memory mode, when they are free."""
         if self.presenter.job.busy:

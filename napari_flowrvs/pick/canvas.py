@@ -24,8 +24,8 @@ class MarkTool:
 
     A click is "this", with Shift or the right button "not this"; a drag is a box, with Ctrl a
     scribble, with Shift a scribble "not this". A mark that is dragged moves; with Alt a click
-    takes it away. The layer that is active does not paint meanwhile; choosing one of its tools
-    puts this one away.
+    takes it away. With the scissors a click is a corner. The layer that is active does not paint
+    meanwhile; choosing one of its tools puts this one away.
 
     Parameters
     ----------
@@ -46,6 +46,8 @@ class MarkTool:
         self.presenter = presenter
         #: A plain drag is a scribble, and one with Ctrl a box.
         self.scribbles = False
+        #: A plain click is a corner of an outline that snaps to edges.
+        self.scissors = False
         self._link = link
         self._attempt = attempt
         self._held: Layer | None = None
@@ -94,7 +96,7 @@ class MarkTool:
 
     def _command(self, name: str) -> Callable[[Any], None]:
         def command(_layer: Any) -> None:
-            if name == "discard" and not self.presenter.marks:
+            if name == "discard" and not self.presenter.waiting:
                 self.presenter.stop()
             else:
                 self._attempt(getattr(self.presenter, name))
@@ -133,6 +135,8 @@ class MarkTool:
             self.presenter.remove(touched)
         elif touched is not None and moved and not modifiers:
             self.presenter.move(touched, *way[-1])
+        elif not moved and self.scissors and not right and not modifiers:
+            self.presenter.corner(*way[0])
         elif not moved:
             self.presenter.add(Mark.point(*way[0], not right and "Shift" not in modifiers))
         elif "Shift" in modifiers or right:

@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
+    QLabel,
     QListWidget,
     QPushButton,
     QSizePolicy,
@@ -20,6 +21,7 @@ from napari_flowrvs.pick.canvas import MarkTool
 from napari_flowrvs.pick.presenter import PICK_RULES, PickPresenter, Target
 from napari_flowrvs.widgets.keys import Commands, set_tip
 from napari_flowrvs.widgets.parts import Wrapped, later, row, rule
+from napari_flowrvs.widgets.trackers import TrackerBox
 
 __all__ = ["PickPanel"]
 
@@ -70,8 +72,12 @@ class PickPanel(QWidget):
         self.rule = _choice("What becomes of the mask that is there")
         for name, text in PICK_RULES.items():
             self.rule.addItem(text, name)
-        self.drag = _choice("What a drag means; Ctrl means the other")
-        self.drag.addItems(["drag a box", "drag a scribble"])
+        self.drag = _choice(
+            "What a drag means (Ctrl means the other); or scissors: corners of an outline that "
+            "snaps to edges, and that Enter closes"
+        )
+        self.drag.addItems(["drag a box", "drag a scribble", "scissors: click corners"])
+        self.tracker = TrackerBox(presenter.trackers, "What picks; classical needs no weights")
         self.inside = QCheckBox("only inside my box")
         self.inside.setToolTip("The mask never leaves the box")
         self.list = QListWidget()
@@ -88,6 +94,7 @@ class PickPanel(QWidget):
         box.setSpacing(5)
         for widget in (self.about, self.pick_button, self.target, self.rule):
             box.addWidget(widget)
+        box.addWidget(row(QLabel("with"), self.tracker, stretch=1))
         box.addWidget(row(self.drag, self.inside))
         box.addWidget(rule())
         box.addWidget(self.list, 1)
@@ -104,7 +111,7 @@ class PickPanel(QWidget):
         self.inside.toggled.connect(
             lambda on: commands.attempt(lambda: presenter.choose(inside_box=on))
         )
-        self.drag.activated.connect(lambda i: setattr(tool, "scribbles", i == 1))
+        self.drag.activated.connect(self._on_drag)
         self.remove_button.clicked.connect(lambda: commands.attempt(self._remove))
         self.back_button.clicked.connect(lambda: commands.run("pick_back"))
         commands.add(pick=begin, pick_back=presenter.take_back)
@@ -121,6 +128,9 @@ class PickPanel(QWidget):
         if 0 <= index < len(self.presenter.marks):
             self.presenter.remove(index)
 
+    def _on_drag(self, index: int) -> None:
+        self.tool.scribbles, self.tool.scissors = index == 1, index == 2
+
     def _on_active(self, active: bool) -> None:
         self.pick_button.setChecked(active)
         self.pick_button.setText("Picking: click on the object" if active else "Pick")
@@ -128,11 +138,13 @@ class PickPanel(QWidget):
     def _on_marks(self, _value: object = None) -> None:
         marks, chosen = self.presenter.marks, self.list.currentRow()
         self.list.clear()
+        corners = self.presenter.corners
         self.list.addItems([_text(mark) for mark in marks])
+        self.list.addItems([f"corner: {x:.0f}, {y:.0f}" for x, y in corners])
         if marks:
             self.list.setCurrentRow(min(max(chosen, 0), len(marks) - 1))
         self.remove_button.setEnabled(bool(marks))
-        self.back_button.setEnabled(bool(marks))
+        self.back_button.setEnabled(bool(marks or corners))
         self.target.setCurrentIndex(list(Target).index(self.presenter.target))
         self.rule.setEnabled(self.presenter.target is Target.CHOSEN)
         thing = self.presenter.desk.object

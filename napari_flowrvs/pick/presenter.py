@@ -11,14 +11,24 @@ import numpy.typing as npt
 from psygnal import Signal
 from skimage.draw import disk
 
-from flowrvs.editing.pick import Mark, Picker, PickRule, keep_pick, open_picker
+from flowrvs.editing.pick import (
+    Mark,
+    Picker,
+    PickRule,
+    TrackerPicker,
+    keep_pick,
+    open_picker,
+)
 from flowrvs.errors import InputError
+from flowrvs.masks.scissors import Scissors
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
+from flowrvs.protocols import Point
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.job import Job, Runner, run_here
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.steps import Steps
+from napari_flowrvs.trackers import CLASSICAL, Trackers
 
 __all__ = ["PICK_RULES", "PickPresenter", "Target"]
 
@@ -45,6 +55,8 @@ class _Place:
     frame: int
     object_id: int | None  # of the object that is mended
     inside_box: bool
+    tool: str  # the tracker
+    cut: int  # which outline was closed; 0 for none
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class Picked:
     t: int
     found: npt.NDArray[np.bool_]
     marks: tuple[Mark, ...] = ()
+    line: tuple[Point, ...] = ()  # of an outline that is not closed
+    corners: tuple[Point, ...] = ()
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -68,6 +82,11 @@ class Picked:
     def draw(self, t: int, out: npt.NDArray[np.uint8]) -> None:
         """Draw the marks over a frame of labels: 3 is a rim, 4 this, 5 not this."""
         radius = max(1.5, out.shape[0] / 130)
+        if len(self.line) > 1:
+            for x, y in _dots(Mark.scribble(self.line), radius):
+                out[disk((y, x), max(1, radius / 3), shape=out.shape)] = 4
+        for x, y in self.corners:
+            out[disk((y, x), radius * 0.7, shape=out.shape)] = 4
         for mark in self.marks:
             value = 4 if mark.positive else 5
             if mark.kind == "point":
@@ -82,9 +101,18 @@ class Picked:
 @dataclass(frozen=True)
 class _Answer:
     place: _Place
-    picker: Picker
+    picker: Picker | TrackerPicker
     marks: tuple[Mark, ...]
     mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Outline:
+    frame: int
+    scissors: Scissors
+    corners: tuple[Point, ...]
+    line: tuple[Point, ...]
+    mask: npt.NDArray[np.bool_] | None  # once it is closed
 
 
 class PickPresenter:
@@ -102,6 +130,8 @@ class PickPresenter:
         Where answers are computed.
     steps : Steps
         Where what is kept is written.
+    trackers : Trackers, optional
+        What picks.
     """
 
     #: The tool was taken up or put away.
@@ -116,10 +146,16 @@ class PickPresenter:
     noted = Signal(str)
 
     def __init__(
-        self, desk: Desk, motion: Motion, runner: Runner = run_here, steps: Steps | None = None
+        self,
+        desk: Desk,
+        motion: Motion,
+        runner: Runner = run_here,
+        steps: Steps | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.desk = desk
         self.job = Job(runner)
+        self.trackers = Trackers(runner) if trackers is None else trackers
         self.steps = Steps() if steps is None else steps
         self.target = Target.CHOSEN
         self.rule: PickRule = "replace"
@@ -127,9 +163,14 @@ class PickPresenter:
         self._motion = motion
         self._active = False
         self._marks: tuple[Mark, ...] = ()
+        self._corners: tuple[Point, ...] = ()
+        self._closing = False
+        self._outline: _Outline | None = None  # the last answer
+        self._cut: npt.NDArray[np.bool_] | None = None  # what a closed outline surrounds
+        self._cuts = 0
         self._frame = 0
         self._place: _Place | None = None
-        self._picker: Picker | None = None
+        self._picker: Picker | TrackerPicker | None = None
         self._answered: tuple[Mark, ...] | None = None
         self._preview: Picked | None = None
         self.job.completed.connect(self._on_done)
@@ -137,6 +178,7 @@ class PickPresenter:
         self.job.cancelled.connect(self._on_done)
         desk.object_changed.connect(self._on_object)
         desk.project_changed.connect(self._on_project)
+        self.trackers.changed.connect(self._ask)
 
     # -- state ---------------------------------------------------------------------------
 
@@ -149,6 +191,16 @@ class PickPresenter:
     def marks(self) -> tuple[Mark, ...]:
         """The marks on the frame of the pick, in their order."""
         return self._marks
+
+    @property
+    def corners(self) -> tuple[Point, ...]:
+        """The corners of the outline that is being cut, (x, y) each."""
+        return self._corners
+
+    @property
+    def waiting(self) -> bool:
+        """True while marks, or an outline, wait to be kept or forgotten."""
+        return bool(self._marks or self._corners) or self._cut is not None
 
     @property
     def frame(self) -> int:
@@ -226,16 +278,36 @@ class PickPresenter:
         InputError
             The marks of another frame wait to be kept.
         """
-        self.start()
-        if self._marks and self._frame != self.desk.frame:
-            raise InputError(
-                f"The pick on frame {self._frame} waits: keep it (Y) or forget it (Esc) first."
-            )
-        self._frame = self.desk.frame
+        self._begin_here()
+        if self._corners:
+            raise InputError("The outline is not closed: Enter closes it, Esc forgets it.")
         # There is one box, and it comes first.
         boxes = [m for m in (*self._marks, mark) if m.kind == "box"][-1:]
         rest = [m for m in (*self._marks, mark) if m.kind != "box"]
         self._set((*boxes, *rest))
+
+    def corner(self, x: float, y: float) -> None:
+        """Set a corner of an outline whose sides snap to edges; `keep` closes it.
+
+        Raises
+        ------
+        InputError
+            Marks, or an outline on another frame, wait to be kept.
+        """
+        self._begin_here()
+        if self._marks or self._cut is not None:
+            raise InputError("Marks wait: keep them (Y) or forget them (Esc) before an outline.")
+        self._corners = (*self._corners, (float(x), float(y)))
+        self.marks_changed.emit()
+        self._ask()
+
+    def _begin_here(self) -> None:
+        self.start()
+        if self.waiting and self._frame != self.desk.frame:
+            raise InputError(
+                f"The pick on frame {self._frame} waits: keep it (Y) or forget it (Esc) first."
+            )
+        self._frame = self.desk.frame
 
     def move(self, index: int, x: float, y: float) -> None:
         """Move a mark so that its first point lies at (x, y)."""
@@ -253,14 +325,18 @@ class PickPresenter:
         self._set(tuple(marks))
 
     def take_back(self) -> None:
-        """Take the last mark away."""
-        if self._marks:
+        """Take the last mark, or corner, away."""
+        if self._corners:
+            self._corners = self._corners[:-1]
+            self.marks_changed.emit()
+            self._ask() if self._corners else self._clear()
+        elif self._marks:
             self.remove(len(self._marks) - 1)
 
     def _set(self, marks: tuple[Mark, ...]) -> None:
         self._marks = marks
         self.marks_changed.emit()
-        if marks:
+        if marks or self._cut is not None:
             self._ask()
         else:
             self._show(None)
@@ -271,15 +347,20 @@ class PickPresenter:
         project = self.desk.project
         if project is None or not (self._active or self._marks):
             return None
-        frame = self._frame if self._marks else self.desk.frame
+        frame = self._frame if self.waiting else self.desk.frame
         mended = self.object_id if self.rule == "replace" else None
-        return _Place(project, frame, mended, self.inside_box)
+        cut = self._cuts if self._cut is not None else 0
+        return _Place(project, frame, mended, self.inside_box, self.trackers.name, cut)
 
     def _ask(self) -> None:
         """Compute what is not known: a picker for the frame, then the mask of the marks."""
         place = self._wanted()
         if place is None or self.job.busy:
             return  # when the job ends it is looked at again
+        if self._corners:
+            self._ask_outline()
+            return
+        cut = self._cut
         picker = self._picker if place == self._place else None
         marks = self._marks
         if picker is not None and marks == self._answered:
@@ -288,6 +369,7 @@ class PickPresenter:
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             mine = picker
             if mine is None:
+                encodings = self.trackers.encodings(place.tool, report)
                 report(Progress(0, 0, f"Looking at frame {place.frame}"))
                 video, flows = self._motion.open()
                 mine = open_picker(
@@ -296,19 +378,58 @@ class PickPresenter:
                     place.frame,
                     place.object_id,
                     flows=flows,
-                    choose=_is_model(place),
+                    choose=cut is None and _is_model(place),
                     inside_box=place.inside_box,
+                    start=cut,
+                    encodings=encodings,
                 )
                 mine.prepare()
             yield _Answer(place, mine, marks, mine.take(marks))
 
         self.job.start(work, self._on_answer)
 
+    def _ask_outline(self) -> None:
+        """Snap the sides of the outline, and fill it once it is to be closed."""
+        corners, frame, last, closing = self._corners, self._frame, self._outline, self._closing
+        if last is not None and last.corners == corners and not closing:
+            return
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            if last is not None and last.frame == frame:
+                scissors = last.scissors
+            else:
+                scissors = Scissors(self._motion.open()[0].read(frame, frame + 1)[0])
+            while scissors.corners != corners[: len(scissors.corners)]:
+                scissors.undo()
+            for x, y in corners[len(scissors.corners) :]:
+                scissors.add(x, y)
+            line = tuple((float(x), float(y)) for x, y in scissors.line)
+            yield _Outline(frame, scissors, corners, line, scissors.mask if closing else None)
+
+        self.job.start(work, self._on_outline)
+
+    def _on_outline(self, item: object) -> None:
+        assert isinstance(item, _Outline)
+        self._outline = item
+        if item.corners != self._corners or self.desk.project is None:
+            return
+        if item.mask is None:
+            video = self.desk.project.video
+            blank = np.zeros((video.height, video.width), bool)
+            name = f"outline on frame {item.frame} ({len(item.corners)} corners, Enter closes it)"
+            self._show(Picked(name, item.frame, blank, (), item.line, item.corners))
+        else:
+            self._cut, self._cuts = item.mask, self._cuts + 1
+            self._corners, self._closing, self._outline = (), False, None
+            self.marks_changed.emit()
+
     def _on_answer(self, answer: object) -> None:
         assert isinstance(answer, _Answer)
         self._place, self._picker, self._answered = answer.place, answer.picker, answer.marks
-        if answer.marks and answer.marks == self._marks and answer.place == self._wanted():
-            name = f"pick on frame {answer.place.frame}"
+        said = bool(answer.marks) or answer.place.cut > 0
+        if said and answer.marks == self._marks and answer.place == self._wanted():
+            by = "" if answer.place.tool == CLASSICAL else f" with {answer.place.tool}"
+            name = f"pick{by} on frame {answer.place.frame}"
             self._show(Picked(name, answer.place.frame, answer.mask, answer.marks))
 
     def _show(self, picked: Picked | None) -> None:
@@ -323,21 +444,30 @@ class PickPresenter:
         self._ask()
 
     def _on_failed(self, _failure: object) -> None:
-        self._picker = self._place = self._answered = None
-        self._marks = ()
-        self.marks_changed.emit()
-        self._show(None)
+        # What cannot be loaded, or has no room, is not asked at every frame again.
+        if self.trackers.name != CLASSICAL:
+            self.noted.emit(f"{self.trackers.name} did not work: classical picks from now on.")
+            self.trackers.choose(CLASSICAL)
+        self._clear()
 
     # -- the verdict ---------------------------------------------------------------------
 
     def keep(self) -> None:
         """Write the mask as one step of the person; the tool stays at hand.
 
+        An outline that is not closed is closed first, to be looked at.
+
         Raises
         ------
         InputError
-            The last mark is not answered yet.
+            The last mark is not answered yet, or an outline has too few corners.
         """
+        if self._corners:
+            if len(self._corners) < 3:
+                raise InputError("An outline needs three corners or more: click on its edge.")
+            self._closing = True
+            self._ask()
+            return
         if self._preview is None and not self._marks:
             return
         if self._preview is None or self._answered != self._marks:
@@ -350,6 +480,7 @@ class PickPresenter:
             return
         object_id, rule = self.object_id, self.rule
         like = self.desk.object
+        tool = self._picker.name if isinstance(self._picker, TrackerPicker) else ""
 
         def action(cancel: CancelToken, report: ProgressCallback) -> int:
             with project.edit(picked.name, kind="human"):
@@ -361,7 +492,7 @@ class PickPresenter:
                     layer = project.add_layer(name).id if layer is None else layer
                     chosen = project.add_object(name, layer).id
                 how: PickRule = rule if object_id is not None else "replace"
-                if not keep_pick(project, picked.t, picked.found, chosen, how):
+                if not keep_pick(project, picked.t, picked.found, chosen, how, tool=tool):
                     raise InputError(
                         f"Frame {picked.t} of {project.objects[chosen].name!r} is locked: unlock "
                         "it on the page Objects to pick there."
@@ -391,15 +522,16 @@ class PickPresenter:
     def _clear(self) -> None:
         # What was written changes what a picker starts from.
         self._picker = self._place = self._answered = None
-        if self._marks:
-            self._marks = ()
+        self._cut, self._outline, self._closing = None, None, False
+        if self._marks or self._corners:
+            self._marks, self._corners = (), ()
             self.marks_changed.emit()
         self._show(None)
 
     # -- the end -------------------------------------------------------------------------
 
     def _on_object(self, _object_id: object) -> None:
-        if self._marks:
+        if self._marks or self._cut is not None:
             self._ask()
 
     def _on_project(self, project: object) -> None:

@@ -15,6 +15,7 @@ from qtpy.QtCore import Qt
 from flowrvs.editing.pick import Mark
 from flowrvs.store import Provenance
 from napari_flowrvs.pick.presenter import PickPresenter
+from tests.fixtures.trackers import ColorTracker
 from tests.integration.annotator import SIDE, TRUTH, Person, corner, iou
 
 MakePerson = Callable[..., Person]
@@ -136,3 +137,65 @@ def test_the_interface_is_not_held_up(make_person: MakePerson) -> None:
         answered(person)
     assert len(seconds) >= 8
     assert float(np.median(seconds)) < 0.05
+
+
+def test_scissors_and_a_tracker_with_the_mouse(
+    make_person: MakePerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = make_person()
+    dock, desk = person.dock, person.dock.session.desk
+    tracker = ColorTracker(reach=80)
+    monkeypatch.setattr(dock.session.trackers, "_load", lambda name: tracker)
+    dock.find.sentences.set_texts(())
+    person.page("Pick")
+    person.press("W")
+    person.until(lambda: dock.session.pick.active)
+    person.rest()
+    pick, project = dock.session.pick, desk.project
+    assert project is not None
+    desk.go_to(0)
+    # Clicks are corners; Enter closes the outline, a second Enter keeps it.
+    dock.pick.drag.setCurrentIndex(2)
+    dock.pick.drag.activated.emit(2)
+    y, x = corner(0)
+    for dy, dx in ((1, 1), (0, SIDE - 1), (SIDE - 2, SIDE - 1), (SIDE - 1, 1)):
+        person.stroke((y + dy, x + dx))
+    person.until(lambda: not pick.job.busy and len(pick.corners) == 4)
+    assert [dock.pick.list.item(i).text()[:6] for i in range(4)] == ["corner"] * 4
+    person.look("scissors")
+    person.press("Return")
+    person.until(
+        lambda: not pick.job.busy and pick.preview is not None and pick.preview.found.any()
+    )
+    assert not pick.corners and not project.present(1).any()
+    person.press("Return")
+    person.rest()
+    assert iou(project, 0) > 0.85 and not pick.waiting
+    dock.pick.drag.setCurrentIndex(0)
+    dock.pick.drag.activated.emit(0)
+    # A tracker that is chosen on the page looks at the frame at once, and answers the clicks.
+    dock.session.trackers.known["colours"] = True
+    dock.session.trackers.changed.emit()
+    box = dock.pick.tracker
+    box.setCurrentIndex(box.findData("colours"))
+    box.activated.emit(box.currentIndex())
+    desk.go_to(10)
+    person.until(lambda: tracker.encoded > 0 and not pick.job.busy)
+    assert dock.correct.tracker.currentData() == "colours"
+    person.stroke(middle(10))
+    answered(person)
+    assert pick.preview is not None and "with colours" in pick.preview.name
+    person.press("Y")
+    person.rest()
+    assert iou(project, 10) > 0.9
+    # It spreads from both frames by memory, as a preview that is kept.
+    person.page("Correct")
+    assert dock.correct.together.isVisibleTo(dock.correct)
+    person.press("S")
+    person.until(lambda: dock.session.correct.preview is not None)
+    person.rest()
+    assert len(dock.session.correct.preview.frames) == len(TRUTH) - 2
+    person.press("Y")
+    person.rest()
+    assert iou(project, 30) > 0.9
+    assert "spread" in project.undo_name and "with colours" in project.undo_name

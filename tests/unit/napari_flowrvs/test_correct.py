@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flowrvs.editing.pick import Mark, keep_pick, open_picker
 from flowrvs.errors import InputError
 from flowrvs.inference import segment_into
 from flowrvs.store import Project, Provenance
@@ -17,7 +18,9 @@ from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.trackers import Trackers
 from tests.fixtures.segmenters import ThresholdSegmenter
+from tests.fixtures.trackers import ColorTracker
 
 FRAMES = 12
 
@@ -260,3 +263,94 @@ def test_asking_again_begins_with_the_sentence_that_means_the_object(
     assert correct.own_sentence() == "all of them"
     desk.set_object(1)
     assert correct.own_sentence() == "the red square"
+
+
+def remembering(desk: Desk, motion: Motion) -> tuple[CorrectPresenter, ColorTracker]:
+    """A presenter whose tracker knows colours."""
+    tracker = ColorTracker(reach=90)
+    trackers = Trackers(load=lambda name: tracker)
+    trackers.choose("colours")
+    return CorrectPresenter(
+        desk, motion, lambda *_: ThresholdSegmenter(), trackers=trackers
+    ), tracker
+
+
+def test_a_tracker_spreads_by_memory_as_a_preview(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    correct, tracker = remembering(desk, motion)
+    kept: list[tuple[int, dict]] = []
+    correct.kept.connect(lambda *what: kept.append(what))
+    correct.spread()
+    assert correct.preview is not None and correct.preview.frames == tuple(range(1, FRAMES))
+    assert "with colours" in correct.preview.name
+    assert iou(correct.preview.mask(7), TRUTH[7]) > 0.9
+    correct.keep()
+    assert project.changes(1, 7)[0].who.startswith("colours, keys ")
+    [(object_id, sure)] = kept
+    assert object_id == 1 and sorted(sure) == list(range(1, FRAMES)) and min(sure.values()) > 0.3
+    notes: list[str] = []
+    correct.noted.connect(notes.append)
+    tracker.walked.clear()
+    correct.spread()  # all is there already
+    assert correct.preview is None and "from the same frames of yours" in notes[0]
+    assert tracker.walked == []
+    correct.close()
+
+
+def test_all_that_was_drawn_is_spread_together(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    ground = project.add_object("ground", next(iter(project.layers)))
+    mask = np.zeros((64, 96), bool)
+    mask[50:60, 5:90] = True
+    project.write_masks(ground.id, 0, mask[None])
+    project.add_object("nowhere", next(iter(project.layers)))
+    correct, tracker = remembering(desk, motion)
+    correct.together = True
+    kept: list[int] = []
+    correct.kept.connect(lambda object_id, _sure: kept.append(object_id))
+    desk.set_frame(6)
+    correct.spread("forward")
+    assert correct.preview is not None and correct.preview.frames == tuple(range(6, FRAMES))
+    assert tracker.walked == list(range(FRAMES))  # from the key on
+    steps = len(project.history.steps)
+    correct.keep()
+    assert kept == [1, ground.id] and len(project.history.steps) == steps + 1
+    assert project.present(ground.id)[6:].all()
+    correct.close()
+
+
+def test_a_spread_by_memory_is_cancelled_within_a_frame(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    correct, tracker = remembering(desk, motion)
+    tracker.stop_at = 5
+    correct.spread()
+    assert correct.preview is not None and correct.preview.frames == (1, 2, 3, 4)
+    correct.keep()  # what was found is kept, and the next spread goes on there
+    tracker.stop_at = None
+    correct.spread()
+    assert correct.preview is not None and correct.preview.frames == tuple(range(5, FRAMES))
+    correct.close()
+
+
+def test_asking_again_keeps_what_was_picked(desk: Desk, motion: Motion, project: Project) -> None:
+    video = open_video(FRAMES_OF_SCENE)
+    segmenter = ThresholdSegmenter(window_size=4)
+    for _ in segment_into(project, video, ["the red square"], segmenter):
+        pass
+    picker = open_picker(project, video, 5, 1, choose=True)
+    picked = picker.take([Mark.point(30, 30), Mark.point(22, 22, False)])
+    assert picked.any() and keep_pick(project, 5, picked, 1)
+    for _ in segment_into(project, video, ["the red square"], segmenter, resume=False):
+        pass
+    np.testing.assert_array_equal(project.object_mask(1, 5, 6)[0], picked)
+    assert project.provenance(1)[5] == Provenance.HUMAN
+    correct = CorrectPresenter(desk, motion, lambda *_: segmenter)
+    correct.reprompt(Reprompt("green", scope=Scope.OBJECT))
+    assert correct.preview is not None
+    correct.keep()
+    np.testing.assert_array_equal(project.object_mask(1, 5, 6)[0], picked)
+    assert not project.present(1)[6]  # the others were asked again
+    correct.close()

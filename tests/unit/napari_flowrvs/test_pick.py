@@ -18,6 +18,9 @@ from napari_flowrvs.job import consume
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.pick.presenter import PickPresenter, Target
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.trackers import CLASSICAL, Trackers
+from tests.fixtures.packages import install
+from tests.fixtures.trackers import ColorTracker
 from tests.unit.napari_flowrvs.test_correct import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
 
 
@@ -246,3 +249,123 @@ def test_nothing_of_it_holds_the_interface_up(desk: Desk, motion: Motion, projec
     assert len(threads) >= 2 and pick.preview is not None
     pick.close()
     motion.close()
+
+
+def test_a_tracker_encodes_ahead_and_answers_every_mark(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    tracker = ColorTracker(reach=90)
+    trackers = Trackers(load=lambda name: tracker)
+    pick = PickPresenter(desk, motion, trackers=trackers)
+    trackers.choose("colours")
+    assert tracker.encoded == 0  # nothing before the tool is taken up
+    pick.start()
+    assert tracker.encoded == 1 and tracker.previous == []
+    pick.add(Mark.point(20, 30))
+    assert tracker.encoded == 1 and tracker.previous == [None]
+    assert pick.preview is not None and iou(pick.preview.found, TRUTH[0]) > 0.95
+    assert pick.preview.name == "pick with colours on frame 0"
+    pick.add(Mark.point(60, 10, False))
+    assert tracker.previous[1] is not None  # refined from the last answer
+    pick.keep()
+    assert project.undo_name == "pick with colours on frame 0"
+    desk.set_frame(3)
+    pick.prepare()
+    desk.set_frame(0)
+    pick.prepare()
+    assert tracker.encoded == 2  # both are kept
+    trackers.choose(CLASSICAL)
+    pick.add(Mark.point(20, 30))
+    assert tracker.encoded == 2 and pick.preview is not None
+    assert pick.preview.name == "pick on frame 0"
+    pick.close()
+
+
+def test_a_tracker_that_cannot_be_loaded_gives_way(desk: Desk, motion: Motion) -> None:
+    def load(name: str) -> ColorTracker:
+        raise InputError("The weights are not here: fetch them.")
+
+    trackers = Trackers(load=load)
+    pick = PickPresenter(desk, motion, trackers=trackers)
+    failures: list = []
+    pick.job.failed.connect(failures.append)
+    trackers.choose("absent")
+    pick.start()
+    assert failures[0].summary == "The weights are not here: fetch them."
+    assert trackers.name == CLASSICAL
+    pick.add(Mark.point(20, 30))
+    assert pick.preview is not None
+    pick.close()
+
+
+def test_trackers_of_packages_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    groups = {
+        "flowrvs.trackers": {
+            "colours": "tests.fixtures.trackers:load",
+            "gone": "no_such_module.here:load",
+        },
+        "flowrvs.segmenters": {"words": "word_models.deep:load"},
+    }
+    install(monkeypatch, tmp_path, "colour-things", groups, {"word_models": ""})
+    trackers = Trackers()
+    found: dict[str, str] = {}
+    trackers.segmenters_found.connect(lambda faults: found.update(faults))
+    trackers.look()
+    assert trackers.known["colours"] and trackers.known[CLASSICAL]
+    assert found["words"] == "its module word_models.deep is not there"
+    assert trackers.name == CLASSICAL  # another package's is not taken unasked
+    assert trackers.text("colours") == "colours"
+    encodings = trackers.encodings("colours", lambda _event: None)
+    assert encodings is not None and encodings.tracker.name == "colours"
+    assert trackers.encodings("colours", lambda _event: None) is encodings
+
+
+def test_scissors_snap_close_and_are_mended(
+    pick: PickPresenter, project: Project, desk: Desk
+) -> None:
+    corners = [(11, 21), (32, 22), (33, 42), (11, 43)]  # a pixel or two inside the square
+    for x, y in corners[:2]:
+        pick.corner(x, y)
+    assert pick.corners == ((11.0, 21.0), (32.0, 22.0)) and pick.waiting
+    assert pick.preview is not None and not pick.preview.found.any()
+    assert len(pick.preview.line) > 10  # along the edge, not straight
+    drawn = np.zeros((64, 96), np.uint8)
+    pick.preview.draw(0, drawn)
+    assert (drawn == 4).sum() > 20
+    with pytest.raises(InputError, match="three corners"):
+        pick.keep()
+    with pytest.raises(InputError, match="not closed"):
+        pick.add(Mark.point(3, 3))
+    pick.corner(80, 60)
+    pick.take_back()
+    assert len(pick.corners) == 2
+    for x, y in corners[2:]:
+        pick.corner(x, y)
+    pick.keep()  # closes it
+    assert pick.corners == () and pick.waiting and not project.present(1).any()
+    assert iou(pick.preview.found, TRUTH[0]) > 0.8
+    with pytest.raises(InputError, match="Marks wait"):
+        pick.corner(3, 3)
+    desk.set_frame(4)
+    with pytest.raises(InputError, match="on frame 0 waits"):
+        pick.add(Mark.point(3, 3))
+    desk.set_frame(0)
+    pick.add(Mark.point(80, 10))  # and this
+    assert pick.preview.found[10, 80] and pick.preview.found[30, 20]
+    pick.take_back()
+    assert not pick.preview.found[10, 80]
+    pick.keep()
+    assert iou(project.object_mask(1, 0, 1)[0], TRUTH[0]) > 0.8
+    assert not pick.waiting and pick.preview is None
+
+
+def test_an_outline_is_forgotten(pick: PickPresenter, project: Project) -> None:
+    for x, y in [(11, 21), (32, 22), (33, 42)]:
+        pick.corner(x, y)
+    pick.discard()
+    assert not pick.waiting and pick.preview is None
+    pick.corner(11, 21)
+    pick.take_back()
+    assert not pick.waiting and pick.preview is None
+    pick.add(Mark.point(20, 30))
+    assert pick.preview is not None and pick.preview.found.any()
