@@ -9,9 +9,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowrvs.progress import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from flowrvs.plugins import Plugin
 
 HELP = "List, fetch, convert, verify or calibrate models."
 
@@ -163,8 +166,7 @@ def _list(args: argparse.Namespace) -> int:
             "kind": plugin.kind,
             "package": plugin.package,
             "version": plugin.version,
-            # Where a package keeps its weights is its own affair.
-            "installed": False if plugin.fault else None,
+            "installed": _is_ready(plugin),
             "fault": plugin.fault,
         }
         for plugin in others
@@ -182,10 +184,24 @@ def _list(args: argparse.Namespace) -> int:
             state = f"not installed{begun}: flowrvs models fetch {row['name']}"
         print(f"{row['name']:16} {row['kind']}: {row['summary']}\n{'':16} {state}")
     for row in more:
-        state = f"broken: {row['fault']}" if row["fault"] else "its package knows of its weights"
+        states = {True: "installed", False: "not installed: flowrvs models fetch sam3-tracker"}
+        state = states.get(bool(row["installed"]), "")
+        if row["installed"] is None:
+            state = "its package knows of its weights"
+        state = f"broken: {row['fault']}" if row["fault"] else state
         source = f"of the package {row['package']} {row['version']}"
         print(f"{row['name']:16} {row['kind']} {source}\n{'':16} {state}")
     return 0
+
+
+def _is_ready(plugin: Plugin) -> bool | None:
+    """Tell whether a plugin's weights are here; None where that is its package's own affair."""
+    from flowrvs.checkpoints.registry import is_whole
+
+    if plugin.fault:
+        return False
+    # SAM 3 by noun phrase is in the folder of its tracker.
+    return is_whole("sam3-tracker") if plugin.ours else None
 
 
 def _fetch(args: argparse.Namespace) -> int:

@@ -323,7 +323,8 @@ def _finish(
     project, video = job.project, job.video
     frames = item.request.frames(len(video))
     prompts = {text: project.add_prompt(text) for text in item.request.texts}
-    objects = [drawn for _, drawn in prompts.values()]
+    made = {text: _made(project, text, drawn) for text, (_, drawn) in prompts.items()}
+    objects = [drawn for found in made.values() for drawn in found]
     if args.fill:
         _fill(project, video, objects, frames, cancel)
         frames = range(frames.start, frames[-1] + 1)
@@ -332,10 +333,9 @@ def _finish(
             "exp_id": expression.exp_id,
             "text": text,
             "object_id": drawn.id,
+            "object_ids": [found.id for found in made[text]],
             "layer": drawn.layer,
-            "frames_with_mask": int(
-                project.present(drawn.id)[frames.start : frames.stop : frames.step].sum()
-            ),
+            "frames_with_mask": _count_shown(project, made[text], frames),
         }
         for text, (expression, drawn) in prompts.items()
     ]
@@ -353,6 +353,22 @@ def _finish(
         "overlay": None if args.overlay is None else str(args.overlay),
         "expressions": rows,
     }
+
+
+def _made(project: Project, text: str, drawn: ObjectRecord) -> list[ObjectRecord]:
+    """Return what a model drew of a sentence: its object, or one of each instance."""
+    instances = {
+        run.object_id
+        for run in project.runs.values()
+        if run.key.get("text") == text and "instance" in run.key
+    }
+    return [project.objects[i] for i in sorted({drawn.id, *instances} & set(project.objects))]
+
+
+def _count_shown(project: Project, objects: list[ObjectRecord], frames: range) -> int:
+    """Return on how many frames one of some objects is."""
+    shown = [project.present(drawn.id) for drawn in objects]
+    return sum(any(part[t] for part in shown) for t in frames)
 
 
 def _fill(

@@ -11,10 +11,17 @@ import numpy as np
 
 from flowrvs.checkpoints.files import size_text
 from flowrvs.disk import free_bytes
-from flowrvs.errors import FlowRVSError, StorageError
+from flowrvs.errors import Cancelled, FlowRVSError, StorageError
+from flowrvs.inference.instances import segment_instances
 from flowrvs.inference.run import Plan, VideoJob, make_plan, run_jobs, with_cuts
 from flowrvs.progress import CancelToken, ProgressCallback
-from flowrvs.records import Segmenter, SegmentRequest, WindowMasks, frame_range
+from flowrvs.records import (
+    InstanceSegmenter,
+    Segmenter,
+    SegmentRequest,
+    WindowMasks,
+    frame_range,
+)
 from flowrvs.store import ObjectRecord, Project
 
 if TYPE_CHECKING:
@@ -97,7 +104,12 @@ def segment_into(
         As for `segment`.
     """
     project.check_video(video.info)
-    request = _with_cuts(project, video, SegmentRequest.of(texts, **options), cancel, progress)
+    request = SegmentRequest.of(texts, **options)
+    if isinstance(segmenter, InstanceSegmenter):
+        return segment_instances(
+            project, video, request, segmenter, resume=resume, cancel=cancel, progress=progress
+        )
+    request = _with_cuts(project, video, request, cancel, progress)
     drawing = _Drawing(ProjectJob(project, video, request), segmenter)
     return _only_masks(_run([drawing], segmenter, resume, cancel, progress))
 
@@ -126,6 +138,9 @@ def segment_projects(
         Masks that were written; None once the job is finished, or the error that ended it.
         Nothing comes of a job after that: it may be closed.
     """
+
+    if isinstance(segmenter, InstanceSegmenter):
+        return _instances(jobs, segmenter, resume, cancel, progress)
 
     def drawings() -> Iterator[_Drawing]:
         for job in jobs:
@@ -299,6 +314,38 @@ def _run(
     finally:
         for drawing in open_.values():
             drawing.end()
+
+
+def _instances(
+    jobs: Iterable[ProjectJob],
+    segmenter: InstanceSegmenter,
+    resume: bool,
+    cancel: CancelToken | None,
+    progress: ProgressCallback | None,
+) -> Generator[tuple[ProjectJob, WindowMasks | FlowRVSError | None], None, None]:
+    """Draw the instances of every sentence, video by video."""
+    for job in jobs:
+        job.project.check_video(job.video.info)
+        parts = segment_instances(
+            job.project,
+            job.video,
+            job.request,
+            segmenter,
+            resume=resume,
+            cancel=cancel,
+            progress=progress,
+            name=job.name,
+        )
+        try:
+            with closing(parts):
+                for part in parts:
+                    yield job, part
+        except Cancelled:
+            raise
+        except FlowRVSError as error:
+            yield job, error
+        else:
+            yield job, None
 
 
 def _only_masks(

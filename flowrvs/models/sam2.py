@@ -30,7 +30,14 @@ from flowrvs.models.devices import choose_device, choose_dtype, memory_guard, si
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import Mark, ReadFrame, TrackedObject
 
-__all__ = ["EncodedImage", "Memory", "Sam2Tracker", "load_tracker"]
+__all__ = [
+    "EncodedImage",
+    "LazyFrames",
+    "Memory",
+    "Sam2Tracker",
+    "load_tracker",
+    "scaled_picture",
+]
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -172,7 +179,7 @@ class Memory:
     frames: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
 
 
-class _Frames:
+class LazyFrames:
     """The video as a session of transformers sees it: a frame is read when it is asked for."""
 
     def __init__(self, read: Callable[[int], torch.Tensor], count: int) -> None:
@@ -434,7 +441,7 @@ class Sam2Tracker:
 
         def make(objects: Iterable[int]) -> Any:
             session = kind(inference_device=device, inference_state_device=device, dtype=number)
-            session.processed_frames = _Frames(lambda index: self._pixels(read(index)), count)
+            session.processed_frames = LazyFrames(lambda index: self._pixels(read(index)), count)
             for key in objects:
                 session.obj_id_to_idx(key)
             return session
@@ -477,17 +484,9 @@ class Sam2Tracker:
     # -- what processors do ------------------------------------------------------------
 
     def _pixels(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Return a picture as the network takes it, shape (3, size, size), on the CPU.
-
-        Equals the stock image and video processors: bilinear with antialias on bytes, rounded to
-        whole ones, then mean and deviation.
-        """
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-        scaled = functional.interpolate(
-            pixels, (self._size, self._size), mode="bilinear", align_corners=False, antialias=True
-        )
-        normal = (scaled[0].round() - self._mean) / self._deviation
-        return normal.to(self._network.dtype)
+        """Return a picture as the network takes it, shape (3, size, size), on the CPU."""
+        picture = scaled_picture(image, self._size, self._mean, self._deviation)
+        return picture.to(self._network.dtype)
 
     def _mask(self, mask: Mask) -> torch.Tensor:
         """Return a mask as ``process_new_mask_for_video_frame`` does, shape (1, 1, size, size)."""
@@ -553,6 +552,21 @@ class Sam2Tracker:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def scaled_picture(
+    image: npt.NDArray[np.uint8], size: int, mean: torch.Tensor, deviation: torch.Tensor
+) -> torch.Tensor:
+    """Return a picture (H, W, 3) as a network takes it, float32 (3, size, size), on the CPU.
+
+    Equals the stock image and video processors: bilinear with antialias on bytes, rounded to
+    whole ones, then mean and deviation, shape (3, 1, 1), of channels from 0 to 255.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    scaled = functional.interpolate(
+        pixels, (size, size), mode="bilinear", align_corners=False, antialias=True
+    )
+    return (scaled[0].round() - mean) / deviation
 
 
 def _checked(keys: Mapping[int, Mapping[int, Mask]], frames: list[int]) -> tuple[int, int]:

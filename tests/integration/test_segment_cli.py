@@ -77,7 +77,14 @@ def test_json_overlay_range_and_options(
     assert options.items() >= {"name": "m", "device": "cpu", "memory": "low"}.items()
     assert first["frames"] == [3, 11] and first["computed"] == 2 and first["model"] == "m"
     assert first["expressions"] == [
-        {"exp_id": "0", "text": "red", "object_id": 1, "layer": 1, "frames_with_mask": 8}
+        {
+            "exp_id": "0",
+            "text": "red",
+            "object_id": 1,
+            "object_ids": [1],
+            "layer": 1,
+            "frames_with_mask": 8,
+        }
     ]
     with flowrvs.open_video("o.mp4") as overlay, flowrvs.open_video(shapes_mp4) as video:
         assert len(overlay) == 8

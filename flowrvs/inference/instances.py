@@ -1,0 +1,205 @@
+"""Models that tell instances apart, into projects: an object of each instance of a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from flowrvs.errors import InputError
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.records import InstanceSegmenter, SegmentRequest, TrackedObject, Window, WindowMasks
+from flowrvs.store import Project
+
+if TYPE_CHECKING:
+    from flowrvs.video import Video
+
+__all__ = ["segment_instances"]
+
+_TOGETHER = 64  # empty frames that are written at once
+
+
+def segment_instances(
+    project: Project,
+    video: Video,
+    request: SegmentRequest,
+    segmenter: InstanceSegmenter,
+    *,
+    resume: bool = True,
+    cancel: CancelToken | None = None,
+    progress: ProgressCallback | None = None,
+    name: str = "",
+) -> Generator[WindowMasks, None, None]:
+    """Draw the instances of every sentence into a project, frame by frame.
+
+    The first instance is the sentence's own object (`Project.add_prompt`), every other one a new
+    object in its layer; the sentence means all of them. Run again, an instance gets the object
+    that it had. A sentence that was stopped begins anew, as its numbers come from the first frame
+    on; one that was finished is left alone, unless `resume` is False.
+
+    Parameters
+    ----------
+    project, video, request, segmenter, resume, cancel, progress
+        As for `flowrvs.inference.segment_into`.
+    name : str
+        Of the video, in messages, where there are several.
+
+    Yields
+    ------
+    WindowMasks
+        What the sentence means on a frame, after it was written.
+
+    Raises
+    ------
+    InputError
+        The model's answers are of another size, or of other frames.
+    Cancelled
+        `cancel` was set.
+    """
+    frames = request.frames(len(video))
+    clock = ProgressClock(len(frames) * len(request.texts))
+    head = f"{name}: " if name else ""
+    for index, text in enumerate(request.texts):
+        drawing = _Sentence(project, text, segmenter, frames)
+        if not drawing.begin(resume):
+            clock.done += len(frames)
+            drawing.end()
+            continue
+        try:
+            for t, found in _answers(video, segmenter, text, frames, cancel):
+                union = drawing.write(t, found)
+                last = t == frames[-1]
+                if last:
+                    drawing.finish()
+                if progress is not None:
+                    progress(clock.advance(f"{head}{text!r}, frame {t}"))
+                window = Window(0, frames.start, frames[-1] + 1)
+                yield WindowMasks(index, t, union[None], window, complete=last, step=frames.step)
+        finally:
+            drawing.end()
+
+
+def _answers(
+    video: Video,
+    segmenter: InstanceSegmenter,
+    text: str,
+    frames: range,
+    cancel: CancelToken | None,
+) -> Generator[tuple[int, dict[int, TrackedObject]], None, None]:
+    """Yield checked answers."""
+    token = cancel or CancelToken()
+    token.raise_if_cancelled()
+    shape = (video.info.height, video.info.width)
+    left = list(frames)
+    answers = segmenter.find_instances(
+        lambda t: video.read(t, t + 1)[0], text, frames, cancel=token
+    )
+    end: Callable[[], None] = cast(Any, answers).close if hasattr(answers, "close") else _nothing
+    try:
+        for t, found in answers:
+            if not left or t != left.pop(0):
+                raise InputError(f"The model {segmenter.name} answered for frame {t} out of turn.")
+            for instance in found.values():
+                if np.shape(instance.logits) != shape:
+                    raise InputError(
+                        f"The model {segmenter.name} gave logits of shape "
+                        f"{np.shape(instance.logits)}, not {shape}."
+                    )
+            yield t, found
+            token.raise_if_cancelled()
+    finally:
+        end()
+    if left:
+        raise InputError(f"The model {segmenter.name} gave no answer for frame {left[0]}.")
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Sentence:
+    """The objects of one sentence, while they are drawn."""
+
+    def __init__(
+        self, project: Project, text: str, segmenter: InstanceSegmenter, frames: range
+    ) -> None:
+        self._project, self._text, self._frames = project, text, frames
+        self._expression, self._first = project.add_prompt(text)
+        self._key = {
+            "text": text,
+            "model": segmenter.name,
+            "weights": getattr(segmenter, "weights", ""),
+            "range": [frames.start, frames[-1] + 1],
+        }
+        if frames.step > 1:
+            self._key["every"] = frames.step
+        self._objects: dict[int, int] = {}  # place in the order of appearance: object
+        self._places: dict[int, int] = {}  # the model's number: place
+        self._runs: list[str] = []
+        self._known = {
+            run.key["instance"]: run.object_id
+            for run in project.runs.values()
+            if {**run.key, "instance": 0} == {**self._key, "instance": 0}
+            and run.object_id in project.objects
+        }
+
+    def begin(self, resume: bool) -> bool:
+        """Begin with the sentence's own object; False where all is finished."""
+        done = self._open(0, self._first.id, resume)
+        return not done
+
+    def _open(self, place: int, object_id: int, resume: bool) -> bool:
+        run = self._project.begin_run(self._key | {"instance": place}, object_id, resume=resume)
+        self._objects[place] = object_id
+        if run.id not in self._runs:
+            self._runs.append(run.id)
+        return bool(run.done)
+
+    def write(self, t: int, found: dict[int, TrackedObject]) -> Any:
+        """Write a frame of all objects; return what they cover together."""
+        for number in sorted(found):
+            if number not in self._places:
+                self._places[number] = len(self._places)
+                if self._places[number] not in self._objects:
+                    self._add(self._places[number], t)
+        by_place = {self._places[number]: instance.mask for number, instance in found.items()}
+        video = self._project.video
+        union = np.zeros((video.height, video.width), bool)
+        for place, object_id in self._objects.items():
+            mask = by_place.get(place, np.zeros_like(union))
+            union |= mask
+            layer = self._project.objects[object_id].layer
+            self._project.write_model(layer, object_id, t, mask[None])
+        return union
+
+    def _add(self, place: int, t: int) -> None:
+        """Have an object for an instance that was not seen before."""
+        project = self._project
+        object_id = self._known.get(place)
+        if object_id is None:
+            made = project.add_object(f"{self._text} {place + 1}", self._first.layer)
+            object_id = made.id
+        expression = project.expressions[self._expression.exp_id]
+        if object_id not in expression.object_ids:
+            meant = expression.object_ids | {object_id}
+            project.set_expression_objects(expression.exp_id, meant)
+        self._open(place, object_id, False)
+        before = [n for n in self._frames if n < t]
+        video = self._project.video
+        layer = project.objects[object_id].layer
+        if self._frames.step == 1:
+            for n in range(0, len(before), _TOGETHER):
+                part = before[n : n + _TOGETHER]
+                blank = np.zeros((len(part), video.height, video.width), bool)
+                project.write_model(layer, object_id, part[0], blank)
+
+    def finish(self) -> None:
+        """Note that the whole range is done."""
+        for run_id in self._runs:
+            self._project.mark_window_done(run_id, 0)
+
+    def end(self) -> None:
+        """End the runs, whether or not they are finished."""
+        for object_id in self._objects.values():
+            self._project.end_run(object_id)

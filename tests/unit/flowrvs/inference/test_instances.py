@@ -1,0 +1,116 @@
+"""Sentences whose instances become objects of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flowrvs
+from flowrvs.cli import main
+from flowrvs.errors import Cancelled, InputError
+from flowrvs.inference import segment_into
+from flowrvs.progress import CancelToken, Progress
+from flowrvs.protocols import InstanceSegmenter, TrackedObject
+from flowrvs.store import Project, Provenance
+from tests.fixtures.segmenters import InstancesByColor
+
+
+@pytest.fixture
+def video(shapes_frames: np.ndarray) -> Any:
+    with flowrvs.open_video(shapes_frames) as opened:
+        yield opened
+
+
+@pytest.fixture
+def project(tmp_path: Path, video: Any) -> Any:
+    with Project.create(tmp_path / "a.flowrvs", video.info) as opened:
+        yield opened
+
+
+def masks(project: Project, object_id: int) -> np.ndarray:
+    return project.object_mask(object_id, 0, 12)
+
+
+def test_every_instance_is_an_object_of_the_sentence(
+    project: Project, video: Any, shapes_masks: dict[str, np.ndarray]
+) -> None:
+    segmenter, events = InstancesByColor(), list[Progress]()
+    assert isinstance(segmenter, InstanceSegmenter)
+    parts = list(segment_into(project, video, ["things", "x"], segmenter, progress=events.append))
+    assert [(p.expression, p.start) for p in parts] == [(i, t) for i in (0, 1) for t in range(12)]
+    assert [p.complete for p in parts[:12]] == [False] * 11 + [True]
+    union = shapes_masks["red"][5] | shapes_masks["green"][5]
+    np.testing.assert_array_equal(parts[5].masks[0], union)
+    assert events[-1].fraction == 1
+    things, nothing = project.expressions.values()
+    assert things.object_ids == {1, 2} and len(nothing.object_ids) == 1
+    assert [project.objects[i].name for i in (1, 2)] == ["things", "things 2"]
+    assert project.objects[1].layer == project.objects[2].layer
+    np.testing.assert_array_equal(masks(project, 1), shapes_masks["red"])
+    green = shapes_masks["green"].copy()
+    green[:4] = False
+    np.testing.assert_array_equal(masks(project, 2), green)
+    # Also where it is not there somebody has looked.
+    for object_id in (1, 2, *nothing.object_ids):
+        assert (project.provenance(object_id) == Provenance.MODEL).all()
+    assert {run.key["model"] for run in project.runs.values()} == {"instances"}
+
+
+def test_a_finished_sentence_is_not_asked_again_and_a_stopped_one_is(
+    project: Project, video: Any, shapes_masks: dict[str, np.ndarray]
+) -> None:
+    segmenter = InstancesByColor(stop_at=8)
+    with pytest.raises(Cancelled):
+        list(segment_into(project, video, "things", segmenter, cancel=CancelToken()))
+    assert masks(project, 2)[7].any() and not masks(project, 2)[8].any()
+    hand = np.zeros((48, 64), bool)
+    hand[40:45, 3:9] = True
+    project.write_masks(2, 6, hand[None])  # a person's
+    segmenter.stop_at = None
+    assert len(list(segment_into(project, video, "things", segmenter))) == 12
+    assert list(project.objects) == [1, 2]  # the same ones
+    np.testing.assert_array_equal(masks(project, 2)[6], hand)
+    np.testing.assert_array_equal(masks(project, 2)[9], shapes_masks["green"][9])
+    calls = len(segmenter.calls)
+    assert list(segment_into(project, video, "things", segmenter)) == []
+    assert len(segmenter.calls) == calls
+    assert len(list(segment_into(project, video, "things", segmenter, resume=False))) == 12
+    assert list(project.objects) == [1, 2]
+
+
+def test_answers_that_do_not_fit_are_one_line(project: Project, video: Any) -> None:
+    class Small(InstancesByColor):
+        def find_instances(self, read: Any, text: str, frames: Any, **_: Any) -> Any:
+            yield frames[0], {1: TrackedObject(np.zeros((2, 2), np.float32))}
+
+    with pytest.raises(InputError, match=r"instances gave logits of shape \(2, 2\)"):
+        list(segment_into(project, video, "things", Small()))
+
+    class Short(InstancesByColor):
+        def find_instances(self, read: Any, text: str, frames: Any, **_: Any) -> Any:
+            yield frames[0], {}
+
+    with pytest.raises(InputError, match="no answer for frame 1"):
+        list(segment_into(project, video, "things", Short()))
+
+
+def test_segment_tells_of_all_instances(
+    shapes_mp4: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        flowrvs, "load_segmenter", lambda *_, **__: InstancesByColor(), raising=False
+    )
+    out = str(tmp_path / "a.flowrvs")
+    line = ["segment", str(shapes_mp4), "-p", "things", "--out", out]
+    assert main([*line, "--overlay", str(tmp_path / "o.mp4"), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["expressions"]
+    assert row["object_ids"] == [1, 2] and row["frames_with_mask"] == 12
+    assert main(line) == 0
+    assert "Everything was finished before" in capsys.readouterr().out
