@@ -28,6 +28,13 @@ or a part of what is around it. About half of the frames are not good enough the
     python benchmarks/annotator.py [--clips N] [--first SEED] [--frames N] [--model] [--chair DIR]
                                    [--flow]
 
+``--clicks`` compares ways to correct a frame instead, from nothing, with seconds of the person
+(stated costs: a click or a box 1.5 s, a stroke 3 s, a corner of a polygon 1.2 s, a key 0.5 s, a
+look at a frame 1 s): *brush* until J >= 0.98, as above; *brush*, *polygon* (the fewest corners that
+suffice, placed perfectly) and *clicks* until J >= 0.93, where `flowrvs.editing.pick` answers,
+which knows the project and the motion; three clicks in a row that do not help, or 15, are followed
+by the brush. Both frame by frame and with the tools.
+
 The chair is the real clip (``../shared/data/chair`` beside the checkout); it is left out
 where it is absent. Seconds are those of the tools, on one core as far as the libraries obey
 OMP_NUM_THREADS.
@@ -38,7 +45,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +66,8 @@ from flowrvs.video import Video
 Masks = npt.NDArray[np.bool_]
 GOOD = 0.9
 DRAWN = 0.98
+ENOUGH = 0.93  # of a frame that is clicked, or drawn no better than that
+CLICK, STROKE, CORNER, KEY, LOOK = 1.5, 3.0, 1.2, 0.5, 1.0  # seconds
 REACH = 40  # frames to each side that a spread is asked for
 PATIENCE = (5, 10, 20)  # good frames in a row after which a person stops
 CHAIR = Path(__file__).resolve().parents[2] / "shared" / "data" / "chair"
@@ -69,9 +78,23 @@ class Labour:
     touched: int = 0
     looked: int = 0
     strokes: int = 0
+    clicks: int = 0
+    corners: int = 0
     seconds: float = 0.0
     left: int = 0  # frames that are still not good enough
     quality: float = 1.0  # mean J
+
+    @property
+    def person(self) -> float:
+        """Seconds of the person, at the stated costs."""
+        keys = self.touched + self.looked  # to keep it, and to go on
+        return (
+            CLICK * self.clicks
+            + STROKE * self.strokes
+            + CORNER * self.corners
+            + KEY * keys
+            + LOOK * self.looked
+        )
 
 
 def jaccard(a: Masks, b: Masks) -> float:
@@ -79,7 +102,7 @@ def jaccard(a: Masks, b: Masks) -> float:
     return np.count_nonzero(a & b) / either if either else 1.0
 
 
-def redraw(before: Masks, truth: Masks) -> tuple[Masks, int]:
+def redraw(before: Masks, truth: Masks, good: float = DRAWN) -> tuple[Masks, int]:
     """Return a mask as a person corrects it, and the strokes that it takes."""
     if not truth.any():
         return truth, int(before.any())
@@ -87,12 +110,124 @@ def redraw(before: Masks, truth: Masks) -> tuple[Masks, int]:
     sizes = np.bincount(parts.ravel())
     mask, strokes = before.copy(), 0
     for part in 1 + np.argsort(-sizes[1:], kind="stable"):
-        if jaccard(mask, truth) >= DRAWN:
+        if jaccard(mask, truth) >= good:
             break
         here = parts == part
         mask[here] = truth[here]
         strokes += max(1, int(np.ceil(perimeter(here, 8) / 300)))
     return mask, strokes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is drawn."""
+
+    project: Project
+    video: Video
+    thing: ObjectRecord
+    t: int
+    flows: editing.Flows
+
+
+#: Corrects a mask, and notes the work: ``way(place, before, truth, work)``.
+Way = Callable[[Place, Masks, Masks, Labour], Masks]
+
+
+def brush(good: float) -> Way:
+    def way(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
+        mask, strokes = redraw(before, truth, good)
+        work.strokes += strokes
+        return mask
+
+    return way
+
+
+def polygon(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
+    """Draw anew with the fewest corners, or with the brush where that is quicker."""
+    from bench_pick import corners
+
+    mask, strokes = redraw(before, truth, ENOUGH)
+    count = corners(truth, ENOUGH) if truth.any() else 0
+    if not truth.any() or STROKE * strokes <= CORNER * count:
+        work.strokes += strokes
+        return mask
+    work.corners += count
+    return simplified(truth)
+
+
+def simplified(truth: Masks) -> Masks:
+    """Return about the mask that a polygon of that quality has: smooth where the truth is not."""
+    for radius in range(8, 0, -1):
+        rough = dilation(erosion(truth, disk(radius)), disk(radius))
+        if jaccard(rough, truth) >= ENOUGH:
+            return rough
+    return truth
+
+
+def clicks(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
+    """Click on the middle of the largest wrong part; then take the brush, if need be."""
+    from bench_pick import next_click
+
+    from flowrvs.editing.pick import open_picker
+
+    if not truth.any():
+        work.strokes += int(before.any())
+        return truth
+    picker = open_picker(place.project, place.video, place.t, place.thing.id, flows=place.flows)
+    best, idle, mask = picker.mask, 0, picker.mask
+    while jaccard(best, truth) < ENOUGH and idle < 3 and len(picker.marks) < 15:
+        mask = picker.add(next_click(mask, truth, picker.marks))
+        work.clicks += 1
+        better = jaccard(mask, truth) > jaccard(best, truth) + 0.005
+        best, idle = (mask, 0) if better else (best, idle + 1)
+    mask, strokes = redraw(best, truth, ENOUGH)
+    work.strokes += strokes
+    return mask
+
+
+WAYS: dict[str, Way] = {
+    "brush to 0.98": brush(DRAWN),
+    "brush": brush(ENOUGH),
+    "polygon": polygon,
+    "clicks": clicks,
+}
+
+
+def every_frame(frames: npt.NDArray[np.uint8], truth: Masks, way: Way) -> Labour:
+    """Return the work of drawing every frame by itself, from nothing."""
+    work, js = Labour(), []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        flowrvs.open_video(frames) as video,
+        Project.create(Path(folder) / "a.flowrvs", video.info) as project,
+    ):
+        thing = project.add_object("object", project.add_layer("layer").id)
+        flows = editing.Flows(video)
+        for t in range(len(truth)):
+            work.looked += 1
+            if truth[t].any():
+                work.touched += 1
+                blank = np.zeros_like(truth[t])
+                drawn = way(Place(project, video, thing, t, flows), blank, truth[t], work)
+                js.append(jaccard(drawn, truth[t]))
+    return replace(work, quality=float(np.mean(js)))
+
+
+def ways(name: str, frames: npt.NDArray[np.uint8], truth: Masks) -> dict[str, list[Labour]]:
+    """Print what every way costs on a clip, frame by frame (every fifth, times five) and not."""
+    result: dict[str, list[Labour]] = {}
+    for kind, way in WAYS.items():
+        alone = every_frame(frames[::5], truth[::5], way)
+        ours, _ = with_tools(frames, np.zeros_like(truth), truth, way)
+        result[kind] = [alone, ours]
+        print(
+            f"{name:14} {kind:14} frame by frame {5 * alone.person:6.0f} s (J {alone.quality:.3f})"
+            f" | tools {ours.person:5.0f} s: touched {ours.touched:3}, looked {ours.looked:3}, "
+            f"clicks {ours.clicks:3}, strokes {ours.strokes:3}, corners {ours.corners:3}, "
+            f"J {ours.quality:.3f}, left {ours.left} | {ours.seconds:.0f} s of processor",
+            flush=True,
+        )
+    return result
 
 
 def frame_by_frame(start: Masks, truth: Masks) -> Labour:
@@ -111,9 +246,13 @@ def frame_by_frame(start: Masks, truth: Masks) -> Labour:
 
 
 def with_tools(
-    frames: npt.NDArray[np.uint8], start: Masks, truth: Masks
+    frames: npt.NDArray[np.uint8],
+    start: Masks,
+    truth: Masks,
+    draw: Way | None = None,
 ) -> tuple[Labour, dict[int, Labour]]:
     """Return the work to the end, and by patience that of a person on her own."""
+    draw = draw or brush(DRAWN)
     work, end, alone = Labour(), None, {}
     began = time.perf_counter()
 
@@ -152,8 +291,7 @@ def with_tools(
                 continue
             good = 0
             work.touched += 1
-            drawn, count = redraw(now[t], truth[t])
-            work.strokes += count
+            drawn = draw(Place(project, video, thing, t, flows), now[t], truth[t], work)
             if drawn.any():
                 low, high = correct(project, video, thing, t, drawn, flows, certainty)
             else:
@@ -328,8 +466,21 @@ def main() -> None:
     parser.add_argument("--chair", type=Path, default=CHAIR, help="folder of the real clip")
     parser.add_argument("--first", type=int, default=500, help="seed of the first clip")
     parser.add_argument("--flow", action="store_true", help="compare the optical flows")
+    parser.add_argument("--clicks", action="store_true", help="compare brush, polygon and clicks")
     args = parser.parse_args()
     real = chair(args.chair)
+    if args.clicks:
+        clips = [] if real is None else [("chair", *real)]
+        for name, frames, start, truth in synthetic(args.clips, args.frames, False, args.first):
+            if not start.any():
+                clips.append((name.split(",")[0], frames, truth))
+        totals_of = [ways(*clip) for clip in clips]
+        for kind in WAYS:
+            for n, how in enumerate(("frame by frame", "tools")):
+                works = [found[kind][n] for found in totals_of]
+                seconds = sum(work.person for work in works) * (5 if n == 0 else 1)
+                print(f"all clips, {kind:14} {how:15} {seconds:6.0f} s of the person")
+        return
     if real is None:
         print(f"{args.chair} is not there: without the real clip")
     else:

@@ -21,6 +21,8 @@ the object; then what was found); and on the superpixels of *pick*, with colours
 histograms: *walker* (random walk without a prior), *cut* (minimal cut, scipy), *geodesic* (nearest
 mark), *watershed* (scikit-image, from the marks on the gradient).
 
+``--with NAME`` adds a tracker (`flowrvs models list`).
+
 ``--fit`` fits the weights of *pick* to the clips named (its docstring says which those in the
 module were fitted to) and prints them.
 """
@@ -44,6 +46,8 @@ from scipy.sparse.csgraph import maximum_flow
 from skimage.filters import sobel
 from skimage.segmentation import watershed
 
+import flowrvs
+from flowrvs.editing.trackers import Encodings, TrackerPicker
 from flowrvs.masks import pick
 from flowrvs.masks.flow import Flows, Region
 from flowrvs.masks.pick import Mark, Picker
@@ -80,6 +84,16 @@ class Pick:
 class NoMotion(Pick):
     def __init__(self, frame: Frame, flow: npt.NDArray[np.float32] | None) -> None:
         super().__init__(frame, None)
+
+
+class Tracked:
+    """A tracker behind the interface of the other methods; the first click encodes."""
+
+    def __init__(self, frame: Frame, encodings: Encodings) -> None:
+        self._picker = TrackerPicker(encodings, id(frame), lambda: frame, frame.shape[:2])
+
+    def __call__(self, marks: Sequence[Mark]) -> Mask:
+        return self._picker.add(marks[-1])
 
 
 class GrabCut:
@@ -122,7 +136,7 @@ class OnGraph:
     def __call__(self, marks: Sequence[Mark]) -> Mask:
         inside, outside = pick._seeds(self.graph, marks)
         if marks[0].kind == "box":
-            across, down = self.graph.within(pick._box(marks))
+            across, down = self.graph.within(pick.box_of(marks))
             outside |= (np.maximum(np.abs(across), np.abs(down)) > 1) & ~inside
             if not inside.any() and self.share is None:
                 self.share = (across**2 + down**2 < 1).astype(np.float32)
@@ -374,6 +388,7 @@ def main() -> None:
     parser.add_argument("--clips", nargs="*", default=[], help="only these; else not the fitted")
     parser.add_argument("--chair", type=Path, help="folder of the real clip")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--with", dest="tracker", metavar="NAME", help="a tracker, as a method")
     parser.add_argument("--frames", nargs="*", type=float, default=[0.25, 0.6])
     parser.add_argument("--most", type=int, default=20, help="clicks")
     parser.add_argument("--large", type=float, default=1, help="scale the frames up first")
@@ -382,6 +397,10 @@ def main() -> None:
     if args.fit:
         fit(args)
         return
+    if args.tracker:
+        tracker = flowrvs.load_tracker(args.tracker)
+        METHODS[args.tracker] = lambda frame, flow: Tracked(frame, Encodings(tracker, 1))
+        args.methods.append(args.tracker)
     names = args.clips
     if args.davis and not names:
         found = sorted(p.name for p in (args.davis / "Annotations" / "480p").iterdir())
