@@ -25,12 +25,14 @@ from qtpy.QtWidgets import QApplication
 
 from flowrvs.checkpoints import locate
 from flowrvs.data.synthetic import SynthClip, generate_clip
+from flowrvs.editing.pick import Mark
 from flowrvs.progress import CancelToken
 from napari_flowrvs._sample_data import SHAPES_SEED, sample_clip
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.export.panel import show_export
 from napari_flowrvs.find.presenter import load_segmenter
 from napari_flowrvs.improve.panel import ImprovePanel
+from napari_flowrvs.pick.presenter import Target
 from napari_flowrvs.recent import Recent
 
 
@@ -184,6 +186,28 @@ def annotate(viewer: napari.Viewer, dock: SegmentDock, to: Path) -> None:
     dock.tabs.setCurrentIndex(0)
 
 
+def picking(viewer: napari.Viewer, dock: SegmentDock, clip: SynthClip, to: Path) -> None:
+    """Take a picture of the page Pick: an object that two clicks mean, before it is kept."""
+    desk, pick = dock.session.desk, dock.session.pick
+    desk.go_to(16)
+    dock.tabs.setCurrentIndex([dock.tabs.tabText(i) for i in range(5)].index("Pick"))
+    pick.choose(target=Target.NEW)
+    pick.start()
+    rows, columns = np.nonzero(clip.target(next(e for e in clip.expressions if e.objects))[16])
+    pick.add(Mark.point(float(np.median(columns)), float(np.median(rows))))
+    wait(lambda: pick.preview is not None and not pick.job.busy, 120)
+    wrong = np.argwhere(pick.preview.found & ~clip.masks[:, 16].any(0))
+    y, x = wrong[len(wrong) // 2] if len(wrong) else (10, 10)
+    pick.add(Mark.point(float(x), float(y), False))
+    settle(0.5)
+    wait(lambda: not pick.job.busy, 120)
+    take(viewer, to / "pick.png")
+    pick.discard()
+    pick.choose(target=Target.CHOSEN)
+    pick.stop()
+    dock.tabs.setCurrentIndex(0)
+
+
 def improving(home: Path, to: Path) -> None:
     """Take a picture of the page that trains; `home` holds a training, run or running."""
     os.environ["FLOWRVS_HOME"] = str(home)
@@ -243,6 +267,7 @@ def main() -> None:
             viewer.dims.set_current_step(0, 16)
             take(viewer, args.to / "finished.png")
             annotate(viewer, dock, args.to)
+            picking(viewer, dock, clip, args.to)
             dialog = show_export(viewer, viewer.window._qt_window)
             dialog.to.line_edit.value = "~/datasets/shapes"
             settle()
