@@ -195,7 +195,8 @@ def _run(argv: list[str]) -> int:
         return fail(INPUT, f"{error.strerror or error}{where}")
     except Exception as error:
         if _is_memory(error):
-            return fail(INPUT, f"The memory is too small ({error}); ask for less at once.")
+            said = f" ({error})" if str(error) else ""
+            return fail(INPUT, f"The memory is too small{said}; ask for less at once.")
         extra = missing_extra(error) if isinstance(error, ImportError) else None
         if extra is not None:
             return fail(INPUT, str(extra))
@@ -221,6 +222,8 @@ def _open_streams() -> None:
 
 def _is_memory(error: Exception) -> bool:
     """Tell whether an error means that the memory is full; torch says so in words alone."""
+    if isinstance(error, ImportError):  # a library of torch's is a gigabyte
+        return any(text in str(error) for text in ("failed to map segment", "allocate memory"))
     if "torch" in sys.modules:
         from flowrvs.models.devices import is_out_of_memory
 

@@ -183,7 +183,8 @@ def _to_project(
         raise ProjectError(f"{target} already exists; open it, or choose another name.")
     clip = dataset.clip(video)
     if not clip.masks and not clip.sentences:
-        raise DatasetError(f"{video} in {dataset.folder} has neither objects nor sentences.")
+        why = f": {clip.notes[0]}" if clip.notes else ""
+        raise DatasetError(f"{video} in {dataset.folder} has neither objects nor sentences{why}.")
     with NewFolder(target, refuse=ProjectError) as folder:
         with open_video(clip.pictures) as opened:
             positions = _positions(clip, opened.info.frame_names, len(opened))

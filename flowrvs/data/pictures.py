@@ -151,7 +151,7 @@ def open_picture(
     """
     try:
         # A pipe or device would be waited for, or read without an end.
-        if isinstance(path, Path) and path.exists() and not path.is_file():
+        if isinstance(path, Path) and os.path.lexists(path) and not path.is_file():
             raise DatasetError(f"{path} is no plain file; copy the picture again.")
         with Image.open(path, formats=list(formats)) as picture:
             if picture.width * picture.height > LARGEST:
@@ -222,6 +222,11 @@ def object_ids(codes: Iterable[int], *, wide: bool) -> dict[int, int]:
     A lone 255 (65535 with `wide`, in pictures of 16 bits) is one object, as in pictures of 0 and
     255; beside others it is the border that nobody decides on. Colours are those of DAVIS and
     PASCAL VOC; others are numbered as they come. Grey stands for its own value.
+
+    Raises
+    ------
+    DatasetError
+        Some pictures have numbers and some other colours: nothing says which mean the same.
     """
     values: dict[int, int | None] = {}
     codes = list(codes)
@@ -237,6 +242,11 @@ def object_ids(codes: Iterable[int], *, wide: bool) -> dict[int, int]:
     known = {code: v for code, v in values.items() if v not in (0, void, None)}
     if not known and void in values.values():
         return {code: 1 for code, value in values.items() if value == void}
+    if None in values.values() and min(codes) < _COLOR:
+        raise DatasetError(
+            "objects are numbers in some pictures and colours in others; save all of them as "
+            "palette pictures."
+        )
     following = max(known.values(), default=0) + 1
     for code, value in values.items():
         if value is None:

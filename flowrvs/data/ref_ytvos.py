@@ -273,7 +273,8 @@ def frames_in(folder: Path) -> list[str]:
         There is none, or the folder cannot be read.
     """
     try:
-        found = {p.stem for p in folder.iterdir() if p.suffix.lower() in PICTURES}
+        pictures = (p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+        found = {p.stem for p in pictures if not p.is_dir()}
     except OSError as error:
         raise DatasetError(f"{folder} cannot be read ({error.strerror or error}).") from None
     shown = sorted(name for name in found if not name.startswith("."))
@@ -328,7 +329,15 @@ def read_palette(
             f"{len(unread)} files in {folder} are no mask of a frame and are not read: "
             f"{', '.join(sorted(unread)[:3])}"
         )
-    ids = object_ids(found, wide=wide)
+    try:
+        ids = object_ids(found, wide=wide)
+    except DatasetError as error:
+        raise DatasetError(f"{folder}: {error}") from None
+    borders = sum(mask is not None for code in found if code not in ids for mask in found[code])
+    if borders:
+        clip.notes.append(
+            f"255 is a border that nobody decides on, no object: it is in {borders} pictures"
+        )
     for key in sorted(set(ids.values())):
         same = [found[code] for code, value in ids.items() if value == key]
         clip.masks[key] = same[0] if len(same) == 1 else union(same)

@@ -98,6 +98,7 @@ class Project:
     def __init__(self, path: Path, document: Document, lock: WriterLock | None) -> None:
         """Use `create` or `open`."""
         self._state = State(path, document, lock)
+        self._told = ""  # why it could not be closed
         self._catalog = Catalog(self._state)
         self._confidence = Confidence(self._state)
         self._masks = Masks(self._state, self._confidence)
@@ -223,7 +224,11 @@ class Project:
             self._state.settle_strokes()
             for object_id in list(self._state.open_runs):
                 self._state.end_run(object_id)
-        self._state.close()
+        try:
+            self._state.close()
+        except StorageError as error:
+            self._told = str(error)
+            raise
         _OPEN.discard(self)
 
     def discard(self) -> None:
@@ -578,9 +583,12 @@ _OPEN: set[Project] = set()
 def _close_all() -> None:
     """Save what forgotten projects still hold when the program ends."""
     for project in list(_OPEN):
+        told = project._told
         try:
             project.close()
         except Exception as error:  # the others are to be saved, too
+            if str(error) == told:
+                continue
             print(f"{project.path} was not saved completely: {error}", file=sys.stderr)
 
 

@@ -54,6 +54,23 @@ def test_no_verb_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) ->
     assert "demo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "too small; ask"),
+        (MemoryError("9 GiB"), "too small (9 GiB); ask"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "object); ask"),
+    ],
+)
+def test_memory_that_runs_out(
+    error: Exception, said: str, raising: Raise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(error)
+    assert main(["demo"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("flowrvs: The memory is too small") and said in line
+
+
 @pytest.mark.parametrize("argv", [["bogus"], ["demo", "--bogus"], ["predict"], ["demo", "--out"]])
 def test_wrong_line_is_one_line_and_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2

@@ -87,6 +87,36 @@ def see_through(index):
     return Image.fromarray(np.dstack([labels(index)] * 3 + [labels(index) * np.uint8(100)]))
 
 
+def test_numbers_and_colours_in_one_video(tmp_path):
+    """Colours of VOC are numbers, too; of others nobody knows which number they mean."""
+    root = vos(tmp_path / "train", palette)
+    KINDS["colours of VOC"](2).save(root / "Annotations" / "v" / "00002.png")
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert all(map(np.array_equal, masks_of(project), boxes()))
+        assert Origin.load(project.path).notes == []
+    KINDS["other colours"](2).save(root / "Annotations" / "v" / "00002.png")
+    with pytest.raises(DatasetError, match="numbers in some pictures and colours in others"):
+        import_video(root, "v", tmp_path / "q")
+
+
+def test_a_border_and_files_that_are_no_masks_are_told(tmp_path):
+    root = vos(tmp_path / "train", palette)
+    (root / "JPEGImages" / "v" / "sub.jpg").mkdir()
+    picture = np.array(Image.open(root / "Annotations" / "v" / "00003.png"))
+    picture[:1] = 255
+    Image.fromarray(picture).save(root / "Annotations" / "v" / "00003.png")
+    with import_video(root, "v", tmp_path / "p") as project:
+        (note,) = Origin.load(project.path).notes
+        assert note == "255 is a border that nobody decides on, no object: it is in 1 pictures"
+    for path in (root / "Annotations" / "v").iterdir():
+        path.rename(path.with_suffix(".bmp"))
+    with pytest.raises(DatasetError, match=r"nor sentences: 6 files in .* are no mask of a frame"):
+        import_video(root, "v", tmp_path / "q")
+    (root / "Annotations" / "v" / "00001.png").symlink_to(tmp_path / "nothing")
+    with pytest.raises(DatasetError, match=r"00001\.png is no plain file"):
+        import_video(root, "v", tmp_path / "q")
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [(noise, "no picture of masks"), (see_through, "see-through")],

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import zarr
 
-from flowrvs.errors import InputError, MissingPathError, ProjectError
+from flowrvs.errors import InputError, MissingPathError, ProjectError, StorageError
 from flowrvs.records import Expression, VideoInfo
 from flowrvs.store import FORMAT_VERSION, ObjectRecord, Project, Provenance
+from flowrvs.store.project import _close_all
 
 FULL = np.ones((10, 12, 16), bool)
 
@@ -399,3 +400,24 @@ class TestRuns:
         assert project.begin_run({**self.KEY, "range": [0, 5]}, cat.id).done == {0}
         project.begin_run({**self.KEY, "range": [4, 6], "model": "other"}, cat.id)
         assert project.begin_run({**self.KEY, "range": [0, 5]}, cat.id).done == frozenset()
+
+
+def test_why_a_project_could_not_be_closed_is_told_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(reason: str) -> None:
+        def save() -> None:
+            raise StorageError(reason)
+
+        monkeypatch.setattr(project._state, "_save_all", save)
+
+    fail("too many files")
+    with pytest.raises(StorageError, match="too many files"):
+        project.close()
+    _close_all()
+    assert capsys.readouterr().err == ""
+    fail("the disk is full")
+    _close_all()
+    assert capsys.readouterr().err.endswith("not saved completely: the disk is full\n")
+    monkeypatch.undo()
+    project.close()
