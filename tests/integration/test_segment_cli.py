@@ -95,6 +95,10 @@ def test_json_overlay_range_and_options(
         assert changed[mask].mean() > 0.8 and changed[~mask].mean() < 0.05
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {**first, "computed": 0}
+    part = ["segment", str(shapes_mp4), "-p", "red", "--out", "mine", "--start", "4", "--stop", "7"]
+    assert main([*part, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["expressions"]
+    assert row["frames_with_mask"] == 3, "of those that were asked for"
     assert main([*arguments, "--again", "--confidence", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == first
 

@@ -96,9 +96,9 @@ def test_a_long_curve_is_painted_at_once(qtbot: Any) -> None:
     rng = np.random.default_rng(0)
     view.show_curve(Curve(("a", "b"), rng.random(100_000), rng.random(100_000)))
     view.grab()
-    start = time.process_time()
+    start = time.thread_time()
     view.grab()
-    assert time.process_time() - start < 0.5  # a few milliseconds on an idle machine
+    assert time.thread_time() - start < 0.5  # a few milliseconds on an idle machine
 
 
 def test_the_next_worse_frame_goes_by_the_mean_of_both() -> None:

@@ -38,7 +38,7 @@ def test_a_long_step_leaves_the_interface_alone_and_keeps_the_order(qtbot: Any) 
     steps.busy_changed.connect(busy.append)
     begin = time.perf_counter()
     steps.ask(lambda: steps.run("long", lambda c, r: gate.wait(20), lambda _: done.append("long")))
-    assert time.perf_counter() - begin < 1 and busy == [True] and steps.busy
+    assert time.perf_counter() - begin < 10 and busy == [True] and steps.busy
     for name in ("second", "third"):
         steps.ask(
             lambda name=name: steps.run(

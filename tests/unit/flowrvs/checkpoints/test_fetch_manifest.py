@@ -13,6 +13,7 @@ from safetensors.torch import save_file as save_torch
 
 from flowrvs.checkpoints.manifest import (
     MANIFEST,
+    add_source,
     read_manifest,
     verify_folder,
     verify_manifest,
@@ -73,6 +74,8 @@ def test_every_damaged_file_is_named_once(folder: Path) -> None:
     data[-1] ^= 1
     first.write_bytes(data)
     (folder / "model_index.json").unlink()
+    named = [fault.split(" is ")[0] for fault in verify_manifest(folder)]
+    assert named == ["model_index.json", SHARD.replace("00002-of", "00001-of"), SHARD]
     faults, hashed = verify_folder(folder)
     assert hashed
     assert sorted(fault.split(" is ")[0] for fault in faults) == sorted(
@@ -80,6 +83,8 @@ def test_every_damaged_file_is_named_once(folder: Path) -> None:
     )
     assert f"{SHARD} is truncated: {whole - 100} of {whole} bytes (6.5 kB)" in faults
     assert "model_index.json is missing" in faults
+    (folder / "model_index.json").write_text("{} ")
+    assert "model_index.json is too long: 3 of 2 bytes" in verify_manifest(folder)
 
 
 @pytest.mark.parametrize("left", [0, 5, 20, 200])
@@ -88,6 +93,13 @@ def test_a_cut_shard_is_found_without_a_manifest(folder: Path, left: int) -> Non
         stream.truncate(left)
     faults = check_weights(folder)
     assert len(faults) == 1 and faults[0].startswith(f"{SHARD} is ")
+    assert verify_folder(folder) == (faults, False)
+
+
+def test_hidden_files_are_not_the_models(folder: Path) -> None:
+    (folder / ".cache" / "hub").mkdir(parents=True)
+    (folder / ".cache" / "hub" / "x.safetensors").write_bytes(b"half")
+    assert verify_folder(folder) == ([], False)
 
 
 def test_a_missing_shard_is_found_through_the_index(folder: Path) -> None:
@@ -111,6 +123,15 @@ def test_a_manifest_that_is_none_is_one_line(folder: Path, text: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         verify_manifest(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_newer_manifest_is_told(folder: Path) -> None:
+    (folder / MANIFEST).write_text(json.dumps({"format": 2, "files": {}}))
+    with pytest.raises(CheckpointError, match="newer flowrvs; update flowrvs"):
+        verify_manifest(folder)
+    write_manifest(folder, {"base": "a"})
+    add_source(folder, {"model": "b"})
+    assert read_manifest(folder)["source"] == {"base": "a", "model": "b"}
 
 
 def test_cancel_leaves_the_old_manifest(folder: Path) -> None:

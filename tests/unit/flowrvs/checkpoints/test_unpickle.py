@@ -170,6 +170,13 @@ def test_programs_that_are_no_pickles(tmp_path: Path, program: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_pickle_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _save({"model": {"a": torch.zeros(3)}}, tmp_path / "a.pth")
+    monkeypatch.setattr("flowrvs.checkpoints.unpickle._LARGEST", 20)
+    with pytest.raises(CheckpointError, match="holds a pickle too large for weights"):
+        open_checkpoint(path)
+
+
 def test_a_tensor_larger_than_its_file(tmp_path: Path) -> None:
     path = _save({"model": {"a": torch.zeros(3, 4)}}, tmp_path / "a.pth")
     with zipfile.ZipFile(path) as archive:
@@ -209,9 +216,12 @@ def test_a_name_with_control_characters_is_shown_escaped(tmp_path: Path) -> None
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_every_name_that_a_pickle_would_import_is_found(protocol: int) -> None:
     """A module that is named twice is only referred to the second time."""
-    content = [collections.deque, collections.OrderedDict, Path, collections.deque, "os.system"]
+    many = [f"s{i}" for i in range(300)]  # beyond what a byte can refer to
+    content = [many, collections.deque, collections.OrderedDict, Path, collections.deque]
+    content += ["os.system"]
     found = _globals(pickle.dumps(content, protocol))
     kinds = {kind.split(".")[-1] for kind in found}
     assert {"deque", "OrderedDict", "Path"} <= kinds
     assert "collections.deque" in found and "collections.OrderedDict" in found
     assert not any("?" in name or name.endswith("system") for name in found)
+    assert _globals(b"(S'true'\nios\nsystem\n.") == ["os.system"]

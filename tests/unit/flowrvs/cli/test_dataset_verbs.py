@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import flowrvs
 from flowrvs.cli import main
+from flowrvs.cli.check import report
 from flowrvs.data import MevisSplit
+from flowrvs.data.check import Finding
 from flowrvs.store import Project
 from tests.fixtures.segmenters import ThresholdSegmenter
 
@@ -223,6 +226,8 @@ def test_the_official_tree_of_ref_youtube_vos(shapes_images, tiny, tmp_path, cap
     capsys.readouterr()
     assert main(["import", split, "--video", "v", "--out", str(tmp_path / "p")]) == 0
     assert "does not say what 2 of 2 sentences mean" in capsys.readouterr().out
+    assert main(["import", split, "--all", "--out", str(tmp_path / "all")]) == 0
+    assert "does not say what 2 of 2 sentences mean" in capsys.readouterr().out
 
 
 def test_several_splits(project, tmp_path, capsys):
@@ -240,6 +245,33 @@ def test_several_splits(project, tmp_path, capsys):
         assert main(["export", str(project), "--to", str(tmp_path / "e"), *wrong]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and message in error
+    with Project.open(project) as opened:
+        copy = opened.copy_to(tmp_path / "other")
+    places = set()
+    for seed in range(5):
+        line = ["export", str(project), str(copy), "--to", str(tmp_path / f"s{seed}"), "--json"]
+        assert main([*line, "--assign", "train=0.5,test=0.5", "--seed", str(seed)]) == 0
+        rows = json.loads(capsys.readouterr().out)["splits"]
+        found = {Path(r["path"]).name: sorted(MevisSplit.open(r["path"]).videos) for r in rows}
+        places.add(json.dumps(found, sort_keys=True))
+    assert len(places) == 2, "two videos in two splits, by the seed"
+
+
+def test_what_is_wrong_most_often_comes_first():
+    found = [Finding("error", "f", "one", "rare", "do", "rare")]
+    found += [Finding("error", "f", f"k{n}", "often", "do", "often") for n in range(5)]
+    found += [Finding("warning", "f", "w", "odd", "do", "odd")]
+    lines = report("split", found, examples=2)
+    assert [line for line in lines if "[" in line] == [
+        "  often (5)  [often]",
+        "  rare  [rare]",
+        "  odd  [odd]",
+    ]
+    assert lines[0] == "6 ERRORS" and lines[-1] == "split: 6 errors, 1 warning"
+    assert sum("often" in line and "f: k" in line for line in lines) == 2
+    assert "    ... and 3 more (--max 0 shows all)" in lines
+    lines = report("split", found, examples=0)
+    assert sum("f: k" in line for line in lines) == 5
 
 
 def test_what_is_safe_is_repaired(project, tmp_path, capsys):
@@ -269,6 +301,7 @@ def test_what_is_safe_is_repaired(project, tmp_path, capsys):
         (["synth", "--out", ".", "--videos", "1", "--frames", "1"], "the folder that you are in"),
         (["synth", "--out", "..", "--videos", "1", "--frames", "1"], "or around it"),
         (["demo", "--out", "{new}", "--steps", "0"], "0 steps are impossible"),
+        (["export", "{project}", "--to", "{new}", "--append", "--overwrite"], "--append adds to"),
     ],
 )
 def test_slips_are_refused_at_once_and_leave_nothing(
@@ -285,6 +318,7 @@ def test_slips_are_refused_at_once_and_leave_nothing(
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
     names = {"empty": empty, "split": split, "video": video, "new": tmp_path / "new"}
+    names["project"] = project
     assert main([word.format(**names) for word in line]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("flowrvs: ") and message in error

@@ -60,6 +60,14 @@ def meta(path):
     return json.loads((path / "meta_expressions.json").read_text())["videos"]
 
 
+def test_projects_by_path_are_opened_and_closed(project, masks, tmp_path):
+    paths = [project.path, project.copy_to(tmp_path / "copy")]
+    project.close()
+    result = export_projects(paths, tmp_path / "data")
+    assert (result.videos, result.objects) == (2, 4)
+    assert len(meta(result.path)) == 2
+
+
 def test_mevis(project, masks, tmp_path):
     result = export_projects([project], tmp_path / "data")
     assert result.path == tmp_path / "data" / "train"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from flowrvs.errors import MissingPathError, VideoError
 from flowrvs.video import open_video
@@ -100,6 +101,18 @@ def test_jpeg_keeps_the_frame():
     assert number_in(back) == 77
     assert np.abs(back.astype(int) - coded_frame(77)).mean() < 3
     assert len(encode_jpeg(coded_frame(77), quality=40)) < len(data)
+    for quality, sampling in ((89, 2), (90, 0)):  # 4:2:0, 4:4:4
+        with Image.open(io.BytesIO(encode_jpeg(coded_frame(77), quality))) as image:
+            assert JpegImagePlugin.get_sampling(image) == sampling
+
+
+def test_rates_of_television_are_exact(tmp_path):
+    rate = 30000 / 1001
+    write_overlay(
+        tmp_path / "o.mp4", [coded_frame(n) for n in range(3)], [np.zeros((64, 96))] * 3, rate=rate
+    )
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        assert container.streams.video[0].average_rate == Fraction(30000, 1001)
 
 
 def test_contact_sheet():

@@ -119,13 +119,35 @@ def test_sixteen_bits_share_one_line_over_the_whole_folder(tmp_path):
         assert [int(f[0, 0, 1]) for f in video.read(0, 3)] == [85, 170, 255]
 
 
-def test_exif_orientation_is_applied(tmp_path):
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (3, lambda frame: np.rot90(frame, 2)),
+        (5, lambda frame: frame.swapaxes(0, 1)),
+        (6, lambda frame: np.rot90(frame, -1)),
+        (7, lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_orientation_is_applied(tmp_path, orientation, turned):
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     Image.fromarray(coded_frame(5)).save(tmp_path / "turned.png", exif=exif)
+    expected = turned(coded_frame(5))
     with open_video(tmp_path) as video:
-        assert (video.info.height, video.info.width) == (96, 64)
-        assert np.array_equal(video.read(0, 1)[0], np.rot90(coded_frame(5), -1))
+        assert (video.info.height, video.info.width) == expected.shape[:2]
+        assert np.array_equal(video.read(0, 1)[0], expected)
+
+
+def test_a_cameras_preview_is_no_frame(tmp_path):
+    """A JPEG may carry further pictures (MPO)."""
+    pictures = [Image.fromarray(coded_frame(n)) for n in (4, 9)]
+    pictures[0].save(tmp_path / "0.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    pictures[1].save(tmp_path / "1.jpg")
+    with open_video(tmp_path) as video:
+        assert [number_in(frame) for frame in video.read(0, 2)] == [4, 9]
+    with open_video(tmp_path / "0.jpg") as video:
+        assert [number_in(frame) for frame in video.read(0, len(video))] == [4]
 
 
 def test_fingerprint_finds_a_moved_folder_and_notices_change(tmp_path):

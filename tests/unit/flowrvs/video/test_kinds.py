@@ -17,7 +17,7 @@ from flowrvs.store import Project
 from flowrvs.video import open_video
 from flowrvs.video.cache import FrameCache
 from flowrvs.video.file import ROTATIONS, orientation_of, turn
-from flowrvs.video.index import open_stream, slices_are_whole
+from flowrvs.video.index import PacketIndex, open_stream, slices_are_whole
 from flowrvs.video.probe import incomplete, is_too_large
 
 from .clips import coded_frame, decode_in_order, number_in, write_clip
@@ -472,6 +472,20 @@ def test_threads_of_the_decoder(tmp_path, monkeypatch):
     assert threads(8) == ("SLICE", 2) and threads(1) == ("SLICE", 1)
     monkeypatch.setattr("flowrvs.video.index.SMALL", 0)
     assert threads(8) == ("AUTO", 8) and threads(1) == ("SLICE", 1)
+
+
+def test_damage_reaches_the_leading_frames_of_an_open_group():
+    """Packets K P K B B P, shown as K P B B K P: both B refer to the second K and to what was
+    before it."""
+    order = np.array([0, 1, 3, 4, 2, 5])
+    position = np.argsort(order)
+    stamps = np.repeat(position[:, None], 4, axis=1)
+    index = PacketIndex(
+        order, position, np.array([0, 2]), stamps, 0, position / 25, frozenset(), ""
+    )
+    assert sorted(index.spoiled_by(1)) == [1, 2, 3]
+    assert sorted(index.spoiled_by(2)) == [2, 3, 4, 5]
+    assert [index.start_for(frame) for frame in range(6)] == [0, 0, 0, 0, 1, 1]
 
 
 def test_cache_keeps_what_was_used_last():

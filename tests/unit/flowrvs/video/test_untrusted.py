@@ -22,6 +22,7 @@ from PIL import Image
 
 from flowrvs.errors import VideoError
 from flowrvs.video import open_video
+from flowrvs.video.zarr_store import unpacked_size
 
 from .clips import coded_frame, number_in, write_clip
 
@@ -346,6 +347,26 @@ def test_zarr_frames_of_very_many_chunks(tmp_path):
     refused(path, "too many chunks")
     metadata(path, shape=[4, 10**6, 48, 3])
     refused(path)
+    zarr.create_array(tmp_path / "l.zarr", shape=(70_000, 2, 2), chunks=(1, 2, 2), dtype="u1")
+    with open_video(tmp_path / "l.zarr") as video:
+        assert len(video) == 70_000  # an hour may have as many, of one chunk each
+
+
+@pytest.mark.parametrize(
+    ("flags", "header", "size"),
+    [
+        (0x20, b"\x05", 5),
+        (0x60, (700).to_bytes(2, "little"), 700),
+        (0x80, b"\x58" + (10**6).to_bytes(4, "little"), 10**6),
+        (0xA3, b"dict" + (7).to_bytes(4, "little"), 7),
+        (0xC1, b"\x58d" + (10**9).to_bytes(8, "little"), 10**9),
+        (0x00, b"\x58" + bytes(9), 15 * 2**15),  # it does not say: as it can grow to
+    ],
+)
+def test_what_zstd_says_of_its_size(flags, header, size):
+    """RFC 8878: window, dictionary and size are of the widths that the flags say."""
+    data = b"\x28\xb5\x2f\xfd" + bytes([flags]) + header
+    assert unpacked_size("zstd", data, 100) == size
 
 
 def test_colours_that_cannot_be_converted_are_an_error_of_ours(tmp_path, monkeypatch):
