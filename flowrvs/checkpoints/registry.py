@@ -323,7 +323,7 @@ def _by_path(name: str, home: str | PathLike[str] | None) -> Path:
     if name.strip() and folder.is_dir():
         return folder
     placed = models_home(home)
-    if Path(name).name == name and (placed / name).is_dir():
+    if name and Path(name).name == name and (placed / name).is_dir():
         return placed / name
     raise MissingPathError(
         f"No model {name!r}: it is neither a folder nor one of {', '.join(MODELS)}."

@@ -230,7 +230,7 @@ def test_the_official_tree_of_ref_youtube_vos(shapes_images, tiny, tmp_path, cap
     assert "does not say what 2 of 2 sentences mean" in capsys.readouterr().out
 
 
-def test_several_splits(project, tmp_path, capsys):
+def test_several_splits(project, shapes_images, shapes_masks, tmp_path, capsys):
     out = str(tmp_path / "d")
     assert main(["export", str(project), "--to", out, "--assign", "train=1,test=0", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["splits"]
@@ -245,16 +245,26 @@ def test_several_splits(project, tmp_path, capsys):
         assert main(["export", str(project), "--to", str(tmp_path / "e"), *wrong]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and message in error
-    with Project.open(project) as opened:
-        copy = opened.copy_to(tmp_path / "other")
+    with flowrvs.open_video(shapes_images) as video:
+        other = Project.create(tmp_path / "other", video.info)
+    with other:
+        found = other.add_prompt("the red square")[1]
+        other.write_model(found.layer, found.id, 0, shapes_masks["red"])
     places = set()
     for seed in range(5):
-        line = ["export", str(project), str(copy), "--to", str(tmp_path / f"s{seed}"), "--json"]
+        line = [
+            "export",
+            str(project),
+            str(other.path),
+            "--to",
+            str(tmp_path / f"s{seed}"),
+            "--json",
+        ]
         assert main([*line, "--assign", "train=0.5,test=0.5", "--seed", str(seed)]) == 0
         rows = json.loads(capsys.readouterr().out)["splits"]
         found = {Path(r["path"]).name: sorted(MevisSplit.open(r["path"]).videos) for r in rows}
         places.add(json.dumps(found, sort_keys=True))
-    assert len(places) == 2, "two videos in two splits, by the seed"
+    assert len(places) == 2, "which of the two videos is where, by the seed"
 
 
 def test_what_is_wrong_most_often_comes_first():
