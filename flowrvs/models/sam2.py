@@ -366,19 +366,21 @@ class Sam2Tracker:
             On request; answers so far stay true, and so does `memory`.
         """
         frames = list(frames)
-        shape = _checked(keys, frames)
+        _check_order(frames)
         if not frames:
             return
-        backwards = frames[-1] < frames[0] or (len(frames) == 1 and min(keys) > frames[0])
+        alone = len(frames) == 1  # then the way is the one from the keys
+        backwards = frames[-1] < frames[0] or (alone and min(keys, default=0) > frames[0])
         memory = Memory() if memory is None else memory
-        session = self._session(read, keys, frame_count or 1 + max(*frames, *keys), cancel)
+        session = self._session(read, keys, frame_count or 1 + max([*frames, *keys]), cancel)
+        shape = session.video_height, session.video_width
         for key, outputs in zip(session.obj_ids, session.output_dict_per_obj.values(), strict=True):
             # What the network answered on frames that are key frames now, or that come again.
             kept = memory.frames.setdefault(key, {})
-            for frame in list(kept):
-                again = frame <= frames[0] if backwards else frame >= frames[0]
-                if again or key in keys.get(frame, {}):
-                    del kept[frame]
+            for earlier in list(kept):
+                again = earlier <= frames[0] if backwards else earlier >= frames[0]
+                if again or earlier in outputs["cond_frame_outputs"]:
+                    del kept[earlier]
             outputs["non_cond_frame_outputs"] = kept
         for frame in frames:
             try:
@@ -412,8 +414,7 @@ class Sam2Tracker:
             Masks that the model made on the last frames before `follow` is to go on: of more than
             six (of the published models) the nearest count.
         """
-        _checked(answers, [])
-        session = self._session(read, answers, 1 + max(answers), cancel)
+        session = self._session(read, answers, 1 + max(answers, default=0), cancel)
         outputs = session.output_dict_per_obj.values()
         return Memory(
             {
@@ -432,7 +433,7 @@ class Sam2Tracker:
         """Return a stock session of all objects, conditioned on their key frames.
 
         Each key frame has a session of its own first: one of all objects would track those that
-        have no key on it, and remember that.
+        have no key on it, and remember that. The masks of a frame are asked for once.
         """
         device, number = self._network.device, self._network.dtype
         kind = getattr(
@@ -446,23 +447,34 @@ class Sam2Tracker:
                 session.obj_id_to_idx(key)
             return session
 
-        whole = make(sorted({key for masks in keys.values() for key in masks}))
+        found: dict[int, dict[int, dict[str, Any]]] = {}
+        shapes = set()
         for frame in sorted(keys):
-            if not keys[frame]:
+            masks = keys[frame]
+            if not masks:
                 continue
-            single = make(keys[frame])
-            for index, mask in enumerate(keys[frame].values()):
+            shapes |= {mask.shape for mask in masks.values()}
+            if len(shapes) > 1:
+                raise InputError(f"The masks of the key frames differ in size: {sorted(shapes)}.")
+            single = make(masks)
+            for index, mask in enumerate(masks.values()):
                 single.add_mask_inputs(index, frame, self._mask(mask))
-            single.obj_with_new_inputs = list(keys[frame])
+            single.obj_with_new_inputs = list(masks)
             with self._computing(f"key frame {frame}", cancel):
                 self._network(single, frame_idx=frame)
-            for index, key in enumerate(keys[frame]):
+            for index, key in enumerate(masks):
                 output = single.output_dict_per_obj[index]["cond_frame_outputs"][frame]
                 output.pop("high_res_masks", None)
                 # EdgeTAM's lacks a dimension, and would not go together with tracked ones.
                 output["object_score_logits"] = output["object_score_logits"].reshape(1, 1, 1)
-                outputs = whole.output_dict_per_obj[whole.obj_id_to_idx(key)]
-                outputs["cond_frame_outputs"][frame] = output
+                found.setdefault(key, {})[frame] = output
+        if not found:
+            raise InputError("There is no mask to follow; draw the object on a frame first.")
+        whole = make(sorted(found))
+        whole.video_height, whole.video_width = shapes.pop()
+        for key, outputs in found.items():
+            index = whole.obj_id_to_idx(key)
+            whole.output_dict_per_obj[index]["cond_frame_outputs"] = outputs
         return whole
 
     def _prune(self, session: Any, frame: int) -> None:
@@ -569,18 +581,10 @@ def scaled_picture(
     return (scaled[0].round() - mean) / deviation
 
 
-def _checked(keys: Mapping[int, Mapping[int, Mask]], frames: list[int]) -> tuple[int, int]:
-    """Return the masks' size; refuse what cannot be followed."""
-    shapes = {mask.shape for masks in keys.values() for mask in masks.values()}
-    if not shapes:
-        raise InputError("There is no mask to follow; draw the object on a frame first.")
-    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
-        raise InputError(f"The masks of the key frames are of different sizes: {sorted(shapes)}.")
+def _check_order(frames: Sequence[int]) -> None:
     steps = {a < b for a, b in zip(frames, frames[1:], strict=False) if a != b}
     if len(steps) > 1 or len(set(frames)) < len(frames) or min(frames, default=0) < 0:
         raise InputError("Frames are followed in one direction, each once, from 0 on.")
-    height, width = next(iter(shapes))
-    return height, width
 
 
 def _along(points: Sequence[tuple[float, float]], step: float) -> list[tuple[float, float]]:
