@@ -217,7 +217,7 @@ def locate(
             )
     else:
         folder = _by_path(name, home)
-    found = kind_of(folder) if record is None else record.kind
+    found = kind_of(folder, kind or "segmenter") if record is None else record.kind
     if kind not in (None, found):
         raise InputError(
             f"{model} follows marks and key frames and takes no sentence: choose it for picking "
@@ -242,10 +242,11 @@ def locate(
     return folder
 
 
-def kind_of(folder: Path) -> Kind:
-    """Return what the model in a folder is, whole or not."""
-    is_pipeline = (folder / "model_index.json").exists() or not (folder / "config.json").exists()
-    return "segmenter" if is_pipeline else "tracker"
+def kind_of(folder: Path, default: Kind = "segmenter") -> Kind:
+    """Return what the model in a folder is, whole or not; `default` where nothing says it."""
+    if (folder / "model_index.json").exists():
+        return "segmenter"
+    return "tracker" if (folder / "config.json").exists() else default
 
 
 def _check_tracker(folder: Path) -> None:

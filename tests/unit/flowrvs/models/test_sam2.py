@@ -368,7 +368,7 @@ def test_a_full_device_is_one_line(ours: Sam2Tracker, monkeypatch: pytest.Monkey
 
     frames = clip(3)
     encoded = ours.encode(frames[0])
-    monkeypatch.setattr(ours._network, "mask_decoder", full)
+    monkeypatch.setattr(ours._network.mask_decoder, "forward", full)
     for work in (
         lambda: ours.pick(encoded, [Mark.point(1, 1)]),
         lambda: list(ours.follow(frames.__getitem__, two(0), range(3))),
@@ -408,12 +408,13 @@ def test_every_family_loads_from_its_folder(ours: Sam2Tracker, tmp_path: Path) -
     frame = clip(1)[0]
     marks = [Mark.box(5, 6, 70, 50)]
     expected = ours.pick(ours.encode(frame), marks)
-    np.testing.assert_array_equal(loaded.pick(loaded.encode(frame), marks), expected)
+    np.testing.assert_allclose(loaded.pick(loaded.encode(frame), marks), expected, atol=1e-4)
     assert loaded.name == f"mine@{loaded.weights[:8]}"
     half = load_tracker(folder, device="cpu", precision="bfloat16")
     assert half.name == f"{loaded.name}+bfloat16"
     near = half.pick(half.encode(frame), marks)
-    assert near.dtype == np.float32 and 0 < abs(near - expected).max() < 0.3 * expected.std()
+    assert near.dtype == np.float32 and not np.array_equal(near, expected)
+    assert np.corrcoef(near.ravel(), expected.ravel())[0, 1] > 0.98
     found = dict(half.follow(clip(3).__getitem__, two(0), range(3)))
     assert found[2][3].logits.dtype == np.float32
 
