@@ -88,7 +88,7 @@ def live_bytes() -> int:
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
         for each in gc.get_objects()
-        if isinstance(each, torch.Tensor)
+        if issubclass(type(each), torch.Tensor)
     }
     return sum(storages.values())
 
