@@ -119,7 +119,8 @@ def run(args: argparse.Namespace) -> None:
 
     marks = tuple(Mark(*mark) for mark in args.marks or ())
     corners = [corner for group in args.scissors or () for pairs in group for corner in pairs]
-    if not corners and not any(mark.positive for mark in marks):
+    known = args.object is not None or args.sentence is not None  # then "not this" mends
+    if not corners and not any(mark.positive or known for mark in marks):
         raise InputError(
             "Say where the object is: --point X,Y, --box X0,Y0,X1,Y1, --scribble or --scissors."
         )
