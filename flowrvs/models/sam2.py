@@ -173,7 +173,7 @@ class Memory:
     Attributes
     ----------
     frames : dict of int to dict of int to dict
-        What the network stored: by object, then frame.
+        What the network stored, by object and frame.
     """
 
     frames: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
@@ -456,24 +456,27 @@ class Sam2Tracker:
             shapes |= {mask.shape for mask in masks.values()}
             if len(shapes) > 1:
                 raise InputError(f"The masks of the key frames differ in size: {sorted(shapes)}.")
-            single = make(masks)
-            for index, mask in enumerate(masks.values()):
-                single.add_mask_inputs(index, frame, self._mask(mask))
-            single.obj_with_new_inputs = list(masks)
+            # Objects so far fill the batch, as in a stock session: roundings depend on it.
+            single = make([*found, *masks])
+            nothing = np.zeros_like(next(iter(masks.values())))
+            for index, key in enumerate(single.obj_ids):
+                single.add_mask_inputs(index, frame, self._mask(masks.get(key, nothing)))
+            single.obj_with_new_inputs = list(single.obj_ids)
             with self._computing(f"key frame {frame}", cancel):
                 self._network(single, frame_idx=frame)
-            for index, key in enumerate(masks):
-                output = single.output_dict_per_obj[index]["cond_frame_outputs"][frame]
+            for key in masks:
+                outputs = single.output_dict_per_obj[single.obj_id_to_idx(key)]
+                output = outputs["cond_frame_outputs"][frame]
                 output.pop("high_res_masks", None)
+                output["maskmem_features"] = output["maskmem_features"].clone()  # not the batch
                 # EdgeTAM's lacks a dimension, and would not go together with tracked ones.
                 output["object_score_logits"] = output["object_score_logits"].reshape(1, 1, 1)
                 found.setdefault(key, {})[frame] = output
         if not found:
             raise InputError("There is no mask to follow; draw the object on a frame first.")
-        whole = make(sorted(found))
+        whole = make(found)
         whole.video_height, whole.video_width = shapes.pop()
-        for key, outputs in found.items():
-            index = whole.obj_id_to_idx(key)
+        for index, outputs in enumerate(found.values()):
             whole.output_dict_per_obj[index]["cond_frame_outputs"] = outputs
         return whole
 

@@ -253,10 +253,14 @@ def test_objects_with_keys_of_their_own_do_not_meet(ours: Sam2Tracker) -> None:
     frames = clip(9)
     keys = {0: {3: disc(0)}, 2: {5: disc(2, shift=25)}, 6: {3: disc(6), 8: np.zeros_like(disc(0))}}
     found = dict(ours.follow(frames.__getitem__, keys, range(9), frame_count=9))
-    for key in (3, 5, 8):
-        alone = {f: {key: masks[key]} for f, masks in keys.items() if key in masks}
-        stock = Stock(ours, frames).key(alone).propagate(start_frame_idx=0)
-        same(((f, {key: objects[key]}) for f, objects in found.items()), stock, [key])
+    if ours.name == "edgetam":  # whose session cannot have keys of some objects on a frame
+        for key in (3, 5, 8):
+            alone = {f: {key: masks[key]} for f, masks in keys.items() if key in masks}
+            stock = Stock(ours, frames).key(alone).propagate(start_frame_idx=0)
+            same(((f, {key: objects[key]}) for f, objects in found.items()), stock, [key])
+    else:
+        stock = Stock(ours, frames).key(keys).propagate(start_frame_idx=0)
+        same(found.items(), stock, [3, 5, 8])
     assert found[6][8].score < 0.01 and not found[6][8].mask.any()
     assert (found[6][3].mask == disc(6)).mean() > 0.97  # as the network renders the key
 
