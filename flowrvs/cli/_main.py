@@ -127,7 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     stream = sys.stdout
     output = sys.stdout = cast(Any, _Output(stream))
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        try:
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+        except (MemoryError, OSError) as error:  # again, while the first one was looked at
+            said = getattr(error, "strerror", None) or "The memory is too small"
+            code = _fail(INPUT, f"{said}; ask for less at once.")
         with contextlib.suppress(OSError):
             output.flush()
     finally:
@@ -194,8 +198,9 @@ def _run(argv: list[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         return fail(INPUT, f"{error.strerror or error}{where}")
     except Exception as error:
-        if _is_memory(error):
-            said = f" ({error})" if str(error) else ""
+        full = _memory_error(error)
+        if full is not None:
+            said = f" ({full})" if str(full) else ""
             return fail(INPUT, f"The memory is too small{said}; ask for less at once.")
         extra = missing_extra(error) if isinstance(error, ImportError) else None
         if extra is not None:
@@ -220,15 +225,19 @@ def _open_streams() -> None:
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
-def _is_memory(error: Exception) -> bool:
-    """Tell whether an error means that the memory is full; torch says so in words alone."""
-    if isinstance(error, ImportError):  # a library of torch's is a gigabyte
-        return any(text in str(error) for text in ("failed to map segment", "allocate memory"))
+def _memory_error(error: Exception) -> BaseException | None:
+    """Return what says that the memory is full, if that is why; torch says so in words alone."""
+    cause: BaseException | None = error
+    while cause is not None:  # diffusers wraps what it meets while it is imported
+        words = str(cause) if isinstance(cause, ImportError) else ""  # torch is a gigabyte
+        if isinstance(cause, MemoryError) or "map segment" in words or "allocate mem" in words:
+            return cause
+        cause = cause.__cause__ or cause.__context__
     if "torch" in sys.modules:
         from flowrvs.models.devices import is_out_of_memory
 
-        return is_out_of_memory(error)
-    return isinstance(error, MemoryError)
+        return error if is_out_of_memory(error) else None
+    return None
 
 
 def _check_paths(argv: Sequence[str]) -> None:

@@ -54,12 +54,20 @@ def test_no_verb_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) ->
     assert "demo" in capsys.readouterr().err
 
 
+def wrapped(cause: Exception) -> Exception:
+    """As diffusers tells of what it meets while it is imported."""
+    error = RuntimeError("Failed to import")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
         (MemoryError(), "too small; ask"),
         (MemoryError("9 GiB"), "too small (9 GiB); ask"),
         (ImportError("libtorch.so: failed to map segment from shared object"), "object); ask"),
+        (wrapped(MemoryError("9 GiB")), "too small (9 GiB); ask"),
     ],
 )
 def test_memory_that_runs_out(
