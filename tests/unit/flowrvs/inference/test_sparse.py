@@ -42,6 +42,9 @@ def test_no_window_straddles_a_cut() -> None:
     ]  # fmt: skip
     kept = [frame for w in plan.windows for frame in plan.kept(w.index)]
     assert kept == list(range(40))
+    sparse = SegmentRequest.of("red", every=3, start=1, stop=12)
+    plan = make_plan(40, sparse, ThresholdSegmenter())
+    assert (plan.start, plan.stop) == (1, 11), "to the last frame that is looked at"
 
 
 def test_a_shot_is_segmented_as_if_it_were_alone(video: Video) -> None:
