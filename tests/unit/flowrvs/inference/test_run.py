@@ -100,6 +100,8 @@ def test_pieces_are_stitched_as_whole_windows_are(video: Video, piece: int) -> N
 
 def test_frames_are_read_when_they_are_asked_for(video: Video) -> None:
     frames = WindowFrames(video, plan_windows(12, 5, 1)[1])
+    part = frames.part(1, 4)  # the window begins with frame 4
+    np.testing.assert_array_equal(part[:], video.read(5, 8))
     assert frames.shape == (5, 48, 64, 3) and len(frames) == 5
     whole = np.asarray(video.frames)
     np.testing.assert_array_equal(frames, whole[4:9])

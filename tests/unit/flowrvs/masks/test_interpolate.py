@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flowrvs.errors import InputError
+from flowrvs.masks import shape
 from flowrvs.masks.interpolate import interpolate
 
 
@@ -59,3 +60,15 @@ def test_full_pictures_and_single_pixels():
 def test_bad_input_is_told():
     with pytest.raises(InputError):
         list(interpolate({0: np.ones((3, 3)), 4: np.ones((4, 4))}))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_edges_lie_between_pixels(monkeypatch, there):
+    if there:
+        pytest.importorskip("cv2")
+    else:
+        monkeypatch.setattr(shape, "opencv", lambda: None)
+    row = np.array([[0, 0, 1, 1, 1, 0]], bool)
+    assert shape.signed_distance(row, 9.0).tolist() == [[-1.5, -0.5, 0.5, 1.5, 0.5, -0.5]]
+    assert shape.signed_distance(row | True, 9.0).tolist() == [[9.0] * 6]
+    assert shape.signed_distance(row & False, 9.0).tolist() == [[-9.0] * 6]

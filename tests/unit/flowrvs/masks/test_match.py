@@ -70,3 +70,10 @@ def test_frames_add_up_and_presence_elsewhere_counts_against():
 def test_sizes_must_agree():
     with pytest.raises(InputError):
         best_match(np.ones((3, 3)), OBJECTS)
+
+
+def test_of_equal_objects_the_first_is_meant():
+    mask = np.ones((3, 4), bool)
+    overlaps = Overlaps()
+    overlaps.add(mask, {5: mask, 2: mask, 9: mask})
+    assert overlaps.best().object_ids == (2,)
