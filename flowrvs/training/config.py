@@ -69,6 +69,9 @@ class CommonConfig:
     weight_decay: float = option(5e-4, "AdamW's weight decay", low=0, high=1)
     clip_norm: float = option(1.0, "largest norm of the gradient", low=0)
     warmup: int = option(0, "steps over which the rate rises from zero", low=0)
+    cooldown: float = option(
+        0.0, "share of the steps, the last ones, over which the rate falls to zero", low=0, high=1
+    )
     milestones: tuple[int, ...] = option((30,), "epochs after which the rate is multiplied", low=1)
     gamma: float = option(0.9, "by what it is multiplied then", low=0, high=1)
     ema_decay: float = option(

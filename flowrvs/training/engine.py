@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,9 @@ from flowrvs.training.dataset import SampleNumbers
 from flowrvs.training.journal import Journal
 
 __all__ = ["Engine", "Monitor", "Trainee", "learning_rate", "make_accelerator"]
+
+#: How processes start that share nothing with this one.
+_FRESH = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 class Trainee(Protocol):
@@ -117,9 +121,11 @@ def make_accelerator(precision: str, device: str) -> Accelerator:
     )
 
 
-def learning_rate(config: CommonConfig, step: int, epoch: int) -> float:
-    """Return the rate of a step: a linear warm-up, then a drop at each milestone passed."""
+def learning_rate(config: CommonConfig, step: int, epoch: int, total: int) -> float:
+    """Return the rate of a step: a linear warm-up, drops at milestones, a fall to zero."""
     rate = config.learning_rate * config.gamma ** sum(m <= epoch for m in config.milestones)
+    if config.cooldown:
+        rate *= min(1.0, (total - step) / (config.cooldown * total))
     return rate * min(1.0, (step + 1) / config.warmup) if config.warmup else rate
 
 
@@ -258,13 +264,13 @@ class Engine:
             batch_sampler=numbers,
             num_workers=config.workers,
             collate_fn=list,
-            multiprocessing_context="spawn" if config.workers else None,
+            multiprocessing_context=_FRESH if config.workers else None,
             persistent_workers=False,
         )
         return iter(loader)
 
     def _train_step(self, samples: Sequence[Any]) -> float:
-        rate = learning_rate(self.config, self.step, self.step // self.steps_per_epoch)
+        rate = learning_rate(self.config, self.step, self.step // self.steps_per_epoch, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
@@ -417,7 +423,7 @@ class _Told:
 #: Options that may change between a training and its resumption.
 _CHANGEABLE = frozenset(
     "epochs max_steps workers save_every keep log_every validate_every keep_best spike_factor "
-    "validate_first learning_rate milestones gamma warmup clip_norm".split()
+    "validate_first learning_rate cooldown milestones gamma warmup clip_norm".split()
 )
 
 

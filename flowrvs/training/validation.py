@@ -23,7 +23,7 @@ __all__ = ["HeldOut", "choose_held_out", "held_out_sentences", "score_held_out"]
 
 #: Pairs of frames in the picture of a validation.
 _EXAMPLES = 4
-_COLOUR = np.array([255, 150, 0], np.float32)
+_COLOUR = np.array([190, 255, 0], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +183,8 @@ class Examples:
 
 
 def _overlay(frame: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Half of the mask's colour where it is, and its outline."""
+    """A tint where the mask is, and its outline."""
     shown = frame.astype(np.float32)
-    shown[mask] = 0.5 * shown[mask] + 0.5 * _COLOUR
-    shown[mask & ~ndimage.binary_erosion(mask)] = _COLOUR
+    shown[mask] = 0.7 * shown[mask] + 0.3 * _COLOUR
+    shown[mask & ~ndimage.binary_erosion(mask, iterations=2)] = _COLOUR
     return shown.astype(np.uint8)

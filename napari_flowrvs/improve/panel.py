@@ -37,7 +37,16 @@ from napari_flowrvs.improve.presenter import (
 from napari_flowrvs.job import Failure, Runner
 from napari_flowrvs.layers import KEY
 from napari_flowrvs.widgets import style
-from napari_flowrvs.widgets.parts import Problem, ProgressLine, Wrapped, form_layout, plain, row
+from napari_flowrvs.widgets.parts import (
+    Problem,
+    ProgressLine,
+    Wrapped,
+    form_layout,
+    pass_letters,
+    plain,
+    row,
+    scrolled,
+)
 from napari_flowrvs.worker import run_in_thread
 
 __all__ = ["ImprovePanel"]
@@ -112,9 +121,12 @@ class ImprovePanel(QWidget):
             "What learns; automatic takes the official model where there is a GPU.\n"
             "Its weights stay as they are: the result is a model beside it."
         )
-        for box in (self.model, self.trainings):
-            box.setMinimumWidth(60)
-            box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        for combo in (self.model, self.trainings):
+            combo.setMinimumWidth(60)
+            combo.setSizeAdjustPolicy(
+                QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+            )
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.minutes = QDoubleSpinBox()
         self.minutes.setRange(1, 10_000)
         self.minutes.setDecimals(0)
@@ -123,18 +135,20 @@ class ImprovePanel(QWidget):
         self.minutes.setToolTip("How long it may train")
         self.name = QLineEdit()
         self.name.setToolTip("Under this name the result is found in the list of models")
-        form = form_layout()
-        for text, field, buddy in (
-            ("trainin&g:", self.trainings, self.trainings),
-            ("fro&m:", self.data, self.data),
-            ("", self.add_project, self.add_project),
-            ("m&odel:", self.model, self.model),
-            ("t&ime:", self.minutes, self.minutes),
-            ("&name:", self.name, self.name),
+        self.fields = QWidget()
+        choice, form = form_layout(), form_layout()
+        self.fields.setLayout(form)
+        for layout, text, field in (
+            (choice, "trainin&g:", self.trainings),
+            (form, "fro&m:", self.data),
+            (form, "", self.add_project),
+            (form, "m&odel:", self.model),
+            (form, "t&ime:", self.minutes),
+            (form, "&name:", self.name),
         ):
             label = QLabel(text)
-            label.setBuddy(buddy)
-            form.addRow(label, field)
+            label.setBuddy(field)
+            layout.addRow(label, field)
         self.count_button = QPushButton("&Count")
         self.count_button.setToolTip("See what would be used, how long it takes, and what memory")
         self.count_button.clicked.connect(self.count)
@@ -152,13 +166,20 @@ class ImprovePanel(QWidget):
         self.picture.setAlignment(Qt.AlignmentFlag.AlignHCenter | Qt.AlignmentFlag.AlignTop)
         self.picture.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.result = Wrapped()
-        layout = QVBoxLayout(self)
-        layout.setSpacing(6)
-        layout.addLayout(form)
-        layout.addWidget(row(self.count_button, self.train_button, stretch=1))
-        for part in (self.plan, self.progress, self.problem, self.result, self.curve, self.picture):
-            layout.addWidget(part)
-        layout.addStretch(1)
+        page = QWidget()
+        box = QVBoxLayout(page)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(6)
+        box.addLayout(choice)
+        for part in (
+            *(self.fields, row(self.count_button, self.train_button, stretch=1), self.plan),
+            *(self.progress, self.problem, self.result, self.curve, self.picture),
+        ):
+            box.addWidget(part)
+        box.addStretch(1)
+        outer = QVBoxLayout(self)
+        outer.addWidget(scrolled(page))
+        pass_letters(self)
 
     # -- what is used --------------------------------------------------------------------
 
@@ -255,9 +276,8 @@ class ImprovePanel(QWidget):
 
     def _on_state(self, state: TrainingState) -> None:
         new = state.phase == "new"
-        for part in (self.data, self.add_project, self.model, self.minutes, self.name):
-            part.setEnabled(new)
-        self.count_button.setEnabled(new)
+        self.fields.setVisible(new)
+        self.count_button.setVisible(new)
         texts = {"preparing": "&Stop", "running": "&Stop", "new": "&Train"}
         again = "&Go on" if state.resumable else "&Train"
         self.train_button.setText(texts.get(state.phase, again))

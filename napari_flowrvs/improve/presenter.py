@@ -181,7 +181,9 @@ class ImprovePresenter:
 def plan_text(plan: dict[str, Any]) -> str:
     """Return what would be used and what it takes, for a person."""
     left_out = ", ".join(f"{count} {why}" for why, count in plan["left_out"].items())
-    lines = [
+    names = ", ".join(Path(path).name for path in plan.get("data", ()))
+    lines = [f"{names}:"] if names else []
+    lines += [
         f"{plan['frames']} masks of {plan['objects']} objects and {plan['sentences']} sentences in "
         f"{plan['videos']} videos to learn from.",
         f"{plan['held_out_videos']} videos ({plan['held_out_sentences']} sentences) are kept apart "

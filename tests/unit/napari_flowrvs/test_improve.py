@@ -122,7 +122,7 @@ def test_a_real_training_outlives_the_page_and_is_found_again(
     ready: list[str] = []
     again.presenter.finished.connect(ready.append)
     qtbot.waitUntil(lambda: again.presenter.state.phase == "running", timeout=90_000)
-    assert not again.data.isEnabled()
+    assert again.fields.isHidden()
     assert "4 masks of 1 objects and 2 sentences" in again.plan.text()
     assert "Step " in again.progress.status.text()
     qtbot.waitUntil(lambda: again.presenter.state.phase == "finished", timeout=90_000)
@@ -218,7 +218,7 @@ def test_the_page_shows_what_the_folder_tells(
         panel._on_state(panel.presenter.state)
         assert panel.picture.pixmap().width() == 200
         panel.trainings.setCurrentText("new training")
-        assert panel.train_button.text() == "&Train" and panel.data.isEnabled()
+        assert panel.train_button.text() == "&Train" and not panel.fields.isHidden()
     assert panel.presenter.free_name("mine") == "mine-2"
 
 

@@ -116,8 +116,12 @@ def test_steps_are_adamw_with_the_published_schedule_and_average(tmp_path: Path)
 
 def test_rates_warm_up_and_drop_at_milestones() -> None:
     config = dataclasses.replace(CONFIG, warmup=4, learning_rate=1.0)
-    assert [learning_rate(config, step, 0) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1.0, 1.0]
-    assert [learning_rate(CONFIG, 9, epoch) / 0.05 for epoch in (0, 1, 2, 3)] == [1, 0.5, 0.5, 0.25]
+    assert [learning_rate(config, step, 0, 9) for step in (0, 1, 3, 8)] == [0.25, 0.5, 1.0, 1.0]
+    rates = [learning_rate(CONFIG, 9, epoch, 99) / 0.05 for epoch in (0, 1, 2, 3)]
+    assert rates == [1, 0.5, 0.5, 0.25]
+    cooling = dataclasses.replace(CONFIG, cooldown=0.4, learning_rate=1.0)
+    rates = [learning_rate(cooling, step, 0, 100) for step in (0, 60, 80, 99)]
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.025])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
