@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ class TrainingRun:
                 raise
         weights, facts = engine.result()
         if self.config.validate_first and facts["step"] == 0:
+            shutil.rmtree(engine.checkpoints.folder, ignore_errors=True)
             raise TrainingError(
                 f"It did not help: no state scored higher on held-out videos than the model as it "
                 f"was (J&F {facts['J&F']:.3f}); nothing was kept. More clips help more than time."

@@ -30,12 +30,15 @@ class PreparedData:
         What is scored.
     identity : list
         What a resumed training must find again.
+    rehearsal : Source or None
+        The source of what the model knew before; the others are what it learns.
     """
 
     sources: list[Source]
     train: TrainingData
     held_out: list[HeldOut]
     identity: list[Any]
+    rehearsal: Source | None = None
 
     def texts(self) -> list[str]:
         """Return every sentence that is trained on or scored."""
@@ -44,12 +47,13 @@ class PreparedData:
 
     def card(self) -> dict[str, Any]:
         """Return what a result's card says of the data."""
-        entries = self.train.entries
+        entries = [e for e in self.train.entries if e.source is not self.rehearsal]
         return {
-            "data": [source.label for source in self.sources],
+            "data": [entry.source.label for entry in entries],
             "videos": sum(len({int(v) for v in entry.rows[:, 0]}) for entry in entries),
-            "samples": self.train.epoch_length,
-            "held_out_sentences": len(self.held_out),
+            "samples": sum(len(entry.rows) for entry in entries),
+            "held_out_sentences": sum(not item.kind for item in self.held_out),
+            "rehearsed": None if self.rehearsal is None else self.rehearsal.label,
             "left_out": {
                 reason: sum(source.skipped.get(reason, 0) for source in self.sources)
                 for source in self.sources
@@ -132,7 +136,7 @@ def prepare_data(
     identity = [
         [Path(entry.source.label).name, len(entry.rows), entry.count] for entry in data.entries
     ]
-    return PreparedData(sources, data, scored, [identity, variants])
+    return PreparedData(sources, data, scored, [identity, variants], rehearsal)
 
 
 def _size(source: Source, index: int, held_out: frozenset[tuple[int, str]]) -> int:

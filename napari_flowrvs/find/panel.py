@@ -47,7 +47,7 @@ from napari_flowrvs.recent import Recent
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
-from napari_flowrvs.widgets.parts import ProgressLine, Wrapped, form_layout, row, rule
+from napari_flowrvs.widgets.parts import ProgressLine, Wrapped, form_layout, plain, row, rule
 
 __all__ = ["FindPanel", "OptionsPanel", "SentencesPanel"]
 
@@ -213,9 +213,12 @@ class _ModelBox(QComboBox):
 
     def offer(self, names: Iterable[str]) -> None:
         """Add names that are not there yet, and the models that lie beside the known ones."""
-        for name in dict.fromkeys([*names, *(model.name for model in placed_models())]):
+        told = {model.name: model.summary for model in placed_models()}
+        for name in dict.fromkeys([*names, *told]):
             if self.findText(name) < 0:
                 self.addItem(name)
+                tip = plain(told.get(name, ""))
+                self.setItemData(self.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
 
     def showPopup(self) -> None:  # noqa: N802
         """Look for new models first."""

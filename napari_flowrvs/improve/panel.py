@@ -244,6 +244,8 @@ class ImprovePanel(QWidget):
 
     def _on_training(self, text: str) -> None:
         self.problem.clear()
+        if text == _NEW:
+            self.name.setText(self.presenter.free_name())
         self.presenter.choose("" if text == _NEW else text)
         self._on_state(self.presenter.state)
 

@@ -133,7 +133,9 @@ def test_a_real_training_outlives_the_page_and_is_found_again(
     assert [model.name for model in placed_models()] == ["mine"]
     options = OptionsPanel(Recent(tmp_path / "memory.json"))
     qtbot.addWidget(options)
-    assert options.model.findText("mine") >= 0
+    place = options.model.findText("mine")
+    tip = options.model.itemData(place, Qt.ItemDataRole.ToolTipRole)
+    assert tip.startswith("from micro, 30 steps on 2 samples")
 
 
 def test_what_can_be_used_is_counted_in_a_process(

@@ -129,7 +129,7 @@ def test_an_improvement_trains_and_appears_by_name(
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)["models"]}
     assert listed["better"]["installed"]
     summary = listed["better"]["summary"]
-    assert summary.startswith("from micro, 2 steps on") and "J&F 0.300 held out (0.100" in summary
+    assert summary.startswith("from micro, 2 steps on 4 samples") and "J&F 0.300 held out (0.100" in summary
     with pytest.raises(InputError, match="choose another name"):
         improve([projects], name="better", **options)
     for name in ("", "a/b", ".hidden"):
@@ -138,6 +138,7 @@ def test_an_improvement_trains_and_appears_by_name(
     with pytest.raises(TrainingError, match="did not help.*J&F 0.500"):
         improve([projects], name="worse", **options)
     assert not (home / "worse").exists()
+    assert not BackgroundTraining("worse").look().resumable
 
 
 def test_a_file_stops_it_and_it_goes_on(
