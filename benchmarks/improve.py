@@ -1,7 +1,8 @@
 """Does ``flowrvs train improve`` help? Thirty corrected clips of another world, then scores.
 
-The other world is the synthetic one with other words for some of its looks: crosses are stars,
-purple is orange, white is pink, blue is cyan, and the ground is tiled or striped, and brighter.
+The other world is the synthetic one with other looks, and words for them: all colours are others
+(orange for red, pink for white, …), crosses are stars, and the ground is tiled or striped, and
+brighter.
 Thirty of its clips become projects whose masks a person drew; ``flowrvs train improve`` learns
 from them; then base and result are scored on clips of the other world that were not among them,
 and on the world that the base knows.
@@ -40,9 +41,12 @@ from flowrvs.store import Project
 
 SHAPES = {"cross": "star"}
 COLOURS = {
-    "purple": ("orange", (240, 130, 20)),
-    "white": ("pink", (250, 130, 180)),
+    "red": ("orange", (240, 130, 20)),
+    "green": ("lime", (150, 230, 60)),
     "blue": ("cyan", (30, 200, 210)),
+    "yellow": ("brown", (125, 65, 25)),
+    "purple": ("black", (24, 22, 26)),
+    "white": ("pink", (250, 130, 180)),
 }
 WORDS = SHAPES | {"crosses": "stars"} | {old: new for old, (new, _) in COLOURS.items()}
 CLIPS, TESTS = range(500_000, 501_000), range(600_000, 600_000 + 1000)
