@@ -18,6 +18,7 @@ import flowrvs
 from flowrvs.cli import main
 from flowrvs.errors import CheckpointError, InputError, MissingPathError
 from flowrvs.models.presets import PRESETS, build_vae
+from flowrvs.models.text import embed_tokens
 from flowrvs.training import (
     DecoderConfig,
     FlowConfig,
@@ -28,8 +29,11 @@ from flowrvs.training import (
 )
 from flowrvs.training.dataset import TrainingData
 from flowrvs.training.encoded import CachedData, ClipEncoder, LatentCache, fill_cache, needed_draws
+from flowrvs.training.engine import make_accelerator
+from flowrvs.training.flow import FlowTrainee
 from flowrvs.training.journal import read_log
 from flowrvs.training.models import inject_video, open_model
+from flowrvs.training.sentences import learn_texts
 from flowrvs.training.setup import prepare_data
 from tests.fixtures.micro import micro_pipeline
 from tests.fixtures.processes import start_flowrvs
@@ -174,6 +178,37 @@ def test_two_processes_equal_one_with_the_doubled_batch(
         for name in ("one", "two")
     ]
     np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+def test_the_loss_is_the_published_one_by_hand(micro_model: Path, mevis_split: Path) -> None:
+    base, pipeline = open_model(micro_model, torch.float32)
+    generator = torch.Generator().manual_seed(3)
+    shift, scale = torch.randn(16, generator=generator), torch.rand(16, generator=generator) + 0.5
+    pipeline.vae.register_to_config(latents_mean=shift.tolist(), latents_std=scale.tolist())
+    data = prepare_data([mevis_split], FLOW, pipeline)
+    texts = learn_texts(base, pipeline, data.texts(), torch.float32)
+    trainee = FlowTrainee(
+        pipeline,
+        ClipEncoder(pipeline.vae),
+        texts,
+        FLOW,
+        make_accelerator("float32", "cpu"),
+        data,
+        torch.float32,
+    )
+    for number in range(6):
+        ((sample,),) = trainee.groups([data.train[number]])
+        time, noise = trainee.draw(number, sample.target.shape)
+        mean, logvar = sample.moments.chunk(2)
+        drawn = mean + torch.exp(logvar / 2) * noise
+        start = (drawn - shift.view(-1, 1, 1, 1)) / scale.view(-1, 1, 1, 1)
+        state = time / 1000 * start + (1 - time / 1000) * sample.target
+        with torch.no_grad():
+            sentence = texts.conditions([sample.text], time.device, torch.float32)
+            embedded = embed_tokens(texts.encoder, **sentence)
+            velocity = pipeline.transformer(state[None], time, embedded, return_dict=False)[0][0]
+            expected = (velocity - (start - sample.target)).square().mean()
+            torch.testing.assert_close(trainee.loss(trainee.module, [sample]), expected)
 
 
 def test_cached_clips_are_what_the_encoder_gives(

@@ -129,7 +129,10 @@ def test_an_improvement_trains_and_appears_by_name(
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)["models"]}
     assert listed["better"]["installed"]
     summary = listed["better"]["summary"]
-    assert summary.startswith("from micro, 2 steps on 4 samples") and "J&F 0.300 held out (0.100" in summary
+    assert (
+        summary.startswith("from micro, 2 steps on 4 samples")
+        and "J&F 0.300 held out (0.100" in summary
+    )
     with pytest.raises(InputError, match="choose another name"):
         improve([projects], name="better", **options)
     for name in ("", "a/b", ".hidden"):
