@@ -96,6 +96,7 @@ def write_training(home: Path, name: str, *, steps: int = 20) -> Path:
     return work
 
 
+@pytest.mark.timeout(600)
 def test_a_real_training_outlives_the_page_and_is_found_again(
     make_panel: MakePanel, qtbot: Any, home: Path, micro_model: str, tmp_path: Path
 ) -> None:
@@ -121,11 +122,11 @@ def test_a_real_training_outlives_the_page_and_is_found_again(
     assert again.trainings.currentText() == "mine"
     ready: list[str] = []
     again.presenter.finished.connect(ready.append)
-    qtbot.waitUntil(lambda: again.presenter.state.phase == "running", timeout=90_000)
+    qtbot.waitUntil(lambda: again.presenter.state.phase == "running", timeout=240_000)
     assert again.fields.isHidden()
     assert "4 masks of 1 objects and 2 sentences" in again.plan.text()
     assert "Step " in again.progress.status.text()
-    qtbot.waitUntil(lambda: again.presenter.state.phase == "finished", timeout=90_000)
+    qtbot.waitUntil(lambda: again.presenter.state.phase == "finished", timeout=240_000)
     assert ready == ["mine"]
     assert "mine is ready" in again.result.text()
     assert again.presenter.state.losses[-1][0] == 30
@@ -148,7 +149,7 @@ def test_what_can_be_used_is_counted_in_a_process(
     panel.model.addItem(micro_model)
     panel.model.setCurrentText(micro_model)
     qtbot.mouseClick(panel.count_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: bool(panel.plan.text()), timeout=90_000)
+    qtbot.waitUntil(lambda: bool(panel.plan.text()), timeout=240_000)
     assert "4 masks of 1 objects and 2 sentences in 1 videos" in panel.plan.text()
     assert "1 videos (2 sentences) are kept apart" in panel.plan.text()
     assert not panel.progress.bar.isVisible()
