@@ -186,11 +186,9 @@ class CachedData:
 
     def __getitem__(self, number: int) -> EncodedSample | Sample:
         for draw in self.data.candidates(number):
-            found = self._encoded(number, draw)
-            if found is None:
-                break
-            if self.data.settings.no_target or bool(found.target.any()):
-                return found
+            # The latent of an empty mask does not look empty.
+            if self.data.settings.no_target or read_mask(draw).any():
+                return self._encoded(number, draw) or self.data[number]
         return self.data[number]
 
     def _encoded(self, number: int, draw: Draw) -> EncodedSample | None:

@@ -11,6 +11,7 @@ import pytest
 from flowrvs.errors import InputError
 from flowrvs.training.clips import (
     Box,
+    ClipPlan,
     choose_frames,
     consecutive_frames,
     fit_size,
@@ -268,3 +269,14 @@ def test_variants_come_back_and_are_shared_by_sentences(mevis_split: Path) -> No
 def test_captions_are_lower_case_with_single_spaces() -> None:
     assert caption("  The Red\tbox \n") == "the red box"
     assert hash_of(1) != hash_of(2)
+
+
+def test_contrast_is_around_grey_and_saturation_around_the_pixels_own() -> None:
+    def coloured(*change: float) -> list[int]:
+        picture = np.array([[[100, 110, 120]]], np.uint8)
+        plan = ClipPlan((0,), None, None, (1, 1), False, change)  # type: ignore[arg-type]
+        return plan.apply_to_pictures([picture])[0, 0, 0].tolist()
+
+    assert coloured(5.0, 1.0, 1.0) == [105, 115, 125]
+    assert coloured(0.0, 2.0, 1.0) == [72, 92, 112]
+    assert coloured(0.0, 1.0, 2.0) == [90, 110, 130]

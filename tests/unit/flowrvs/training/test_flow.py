@@ -230,6 +230,11 @@ def test_cached_clips_are_what_the_encoder_gives(
         assert torch.equal(sample.target, direct.target)
     draws, total = needed_draws(data, 3, rank=1, processes=2)
     assert (total, len(list(draws))) == (1, 1)
+    # Another training, which leaves out what means nothing, shares the folder.
+    data.settings = dataclasses.replace(data.settings, no_target=False)
+    for number in range(2 * data.epoch_length):
+        assert cached[number].text == data[number].text != "the green ball"
+    data.settings = dataclasses.replace(data.settings, no_target=True)
     # A damaged file is encoded again rather than believed.
     path = cache.path(data.draw(0).clip_key)
     path.write_bytes(b"damaged")

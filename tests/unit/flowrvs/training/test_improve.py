@@ -176,6 +176,7 @@ def test_a_file_stops_it_and_it_goes_on(
     with pytest.raises(Cancelled):
         improve([projects], name="early", plan=plan, cancel=early, **options)
     assert not (home / "early").exists()
+    assert not (home / ".early.training" / "log.jsonl").exists()  # not even scored
     with pytest.raises(InputError, match="Nothing to resume"):
         improve([projects], name="never", resume=True, **options)
 
@@ -251,6 +252,8 @@ def test_new_words_get_tokens_and_the_encoder_learns(
     before = load_file(micro_model / "text_encoder" / "model.safetensors")["shared.weight"]
     after = b["shared.weight"]
     assert len(after) == len(new) > len(before) == len(old)
+    # New words begin as different as the known ones are.
+    assert after[len(before) :].std(1).min() > 0.5 * before.std(1).mean()
     red = old.convert_tokens_to_ids("▁red")
     assert not torch.equal(before[red], after[red])
     with pytest.raises(InputError, match="train_text goes with all weights"):
@@ -328,3 +331,5 @@ def test_the_memory_estimate_is_near_the_trace() -> None:
         expected = rest + 0.25 + max(activations, 6.14)  # the VAE, and encoding before the step
         estimated = training_bytes(pipeline, config, torch.bfloat16) / 1e9
         assert abs(estimated / expected - 1) < 0.1, (rank, checkpointing, estimated)
+    twenty = training_bytes(pipeline, dataclasses.replace(config, batch_size=20), torch.bfloat16)
+    assert twenty / 1e9 == pytest.approx(3.71 + 0.25 + 20 * 2.15, rel=0.1)
