@@ -104,9 +104,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch means by this error that a device or the computer is full."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU's allocator, MPS and cuDNN say it in words alone.
-    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "not enough memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    # The CPU's allocator, MPS, cuDNN and oneDNN ("a primitive") say it in words alone.
+    words = "out of memory|can't allocate memory|ALLOC_FAILED|not enough memory|create a primitive"
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words.split("|"))
 
 
 @contextmanager

@@ -1011,3 +1011,24 @@ class TestDamage:
             again.labels(cat.layer)[0] = 0
             again.flush()
             np.testing.assert_array_equal(np.asarray(again.labels(cat.layer))[9], pixels[9])
+
+
+def test_an_undo_that_is_stopped_between_two_changes_of_a_frame(
+    project: Project, cat: ObjectRecord
+) -> None:
+    """What was turned is turned again in the opposite order: each change knows the one below."""
+    dog = project.add_object("dog", cat.layer)
+    with project.edit("twice on a frame"):
+        project.write_masks(cat.id, 3, FULL[:1])
+        project.write_masks(dog.id, 3, LEFT[:1])
+        project.write_masks(cat.id, 3, LEFT[:1], overwrite="human")
+    before, cancel, told = state(project), CancelToken(), []
+
+    def stop(progress: Any) -> None:
+        told.append(progress)
+        if len(told) == 2:
+            cancel.cancel()
+
+    with pytest.raises(Cancelled):
+        project.history.undo(cancel, stop)
+    assert same(state(project), before)
