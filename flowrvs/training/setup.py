@@ -115,8 +115,8 @@ def prepare_data(
     if rehearsal is not None:
         own = shares or sizes
         shares = [value / sum(own) for value in own] + [1.0]
-        videos = max(1, most // 6) if share > 0 else 0
-        known = choose_held_out([rehearsal], float(share > 0), videos, config.seed)
+        # Scored alone it would choose the state that has learned least.
+        known = choose_held_out([rehearsal], float(bool(held_out)), max(1, most // 6), config.seed)
         scored += held_out_sentences([rehearsal], known, most, pipeline.window_size, kind="old ")
         held_out |= {(len(sources), name) for _, name in known}
         sources.append(rehearsal)

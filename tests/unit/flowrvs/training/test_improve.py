@@ -281,6 +281,8 @@ def test_half_of_the_samples_are_of_what_it_knows(projects: Path) -> None:
     assert len(old) == 4 and len(names) == 5
     seen = {prepared.train.draw(n).video.name for n in range(2000)}
     assert not old & seen
+    alone = prepare_data([projects / "a.flowrvs"], FLOW, pipeline, rehearsal=world)
+    assert alone.held_out == []  # what it knew says nothing of what it learns
     video = world.videos[0]
     sentence = next(s for s in video.sentences if s.objects)
     both = world.masks(video, sentence, (3, 5))
