@@ -12,7 +12,7 @@ satisfy it are its target, so a sentence can mean one, several, or none.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -52,6 +52,9 @@ TRAINING_SEED_BASE = 1_000_000
 #: What a sentence needs: looks only, motion (without its motion words two or more
 #: objects would fit), several objects, or no object at all.
 KINDS = ("appearance", "motion", "group", "none")
+
+#: Kinds of the sentences of a clip, in turn.
+MIX = ("appearance", "motion", "motion", "group", "appearance", "none", "motion")
 
 _VERBS = {
     direction: tuple(f"{verb} {direction}" for verb in ("moving", "that moves", "going", "heading"))
@@ -107,7 +110,10 @@ class _Predicate:
 
 
 def describe(
-    objects: tuple[SceneObject, ...], rng: np.random.Generator, count: int = 8
+    objects: tuple[SceneObject, ...],
+    rng: np.random.Generator,
+    count: int = 8,
+    mix: Sequence[str] = MIX,
 ) -> list[SynthExpression]:
     """Write sentences about `objects`.
 
@@ -119,12 +125,12 @@ def describe(
         Source of every choice.
     count : int
         How many sentences to write; texts do not repeat, so there may be fewer.
+    mix : sequence of str
+        Kinds of sentences in turn, as far as the scene has them.
 
     Returns
     -------
     list of SynthExpression
-        About 3/8 appearance, 3/8 motion, 1/8 group and 1/8 none, as far as the scene
-        has them.
     """
     pools: dict[str, list[tuple[_Predicate, tuple[int, ...]]]] = {kind: [] for kind in KINDS}
     for predicate in _predicates():
@@ -133,12 +139,11 @@ def describe(
         kind = _kind(predicate, len(target), loose)
         if kind is not None:
             pools[kind].append((predicate, target))
-    wanted = ["appearance", "motion", "motion", "group", "appearance", "none", "motion"]
     result: dict[str, SynthExpression] = {}
     for turn in range(count * 4):
         if len(result) >= count:
             break
-        kind = wanted[turn % len(wanted)]
+        kind = mix[turn % len(mix)]
         if not pools[kind]:
             continue
         predicate, target = pools[kind][int(rng.integers(len(pools[kind])))]

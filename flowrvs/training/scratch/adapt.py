@@ -21,6 +21,7 @@ from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.objective import LOGIT_SCALE, mask_loss
 from flowrvs.training.scratch.config import Phase
 from flowrvs.training.scratch.loop import cosine_rate, mixed_precision, update
+from flowrvs.training.scratch.pool import TRAINING_MIX
 from flowrvs.training.scratch.samples import draw_scene_seed, frame_indices
 
 __all__ = ["adapt_decoder"]
@@ -97,7 +98,9 @@ def _predictions(
     """One-step predictions on a new scene, and the true masks, 0 or 1, (B, 1, T, H, W)."""
     scene = sample_scene(draw_scene_seed(rng), frames=_SCENE_FRAMES)
     frames, masks = render_scene(scene, frame_indices(rng, phase.frames, _SCENE_FRAMES))
-    sentences = describe(scene.objects, rng, phase.batch)
+    # A batch is shorter than the mix: it begins anywhere, so that every kind is seen.
+    mix = np.roll(TRAINING_MIX, int(rng.integers(len(TRAINING_MIX)))).tolist()
+    sentences = describe(scene.objects, rng, phase.batch, mix)
     clip = pipeline.encode_video(frames)
     latents = pipeline.deform(clip, pipeline.encode_prompt([s.text for s in sentences]))
     truth = [np.logical_or.reduce(masks[list(s.objects)], axis=0) for s in sentences]

@@ -25,9 +25,15 @@ from flowrvs.models.vae import encode_moments, spatial_factor, temporal_factor
 from flowrvs.training.scratch.attributes import token_labels
 from flowrvs.training.scratch.samples import draw_scene_seed, frame_indices
 
-__all__ = ["Batch", "EncodedClip", "LatentPool", "encode_clip"]
+__all__ = ["TRAINING_MIX", "Batch", "EncodedClip", "LatentPool", "encode_clip"]
 
-_SCENE_FRAMES = 33
+# Lengths of the scenes that clips are cut from: in a longer one objects move more slowly, and
+# are out of the picture for longer.
+_SCENE_FRAMES = (17, 33, 33, 65, 97)
+
+#: Twice the share of sentences that are true of nothing: they are near misses ("the yellow shape
+#: heading up", and it stays), and with few of them a model learns to overlook the verb.
+TRAINING_MIX = ("motion", "appearance", "none", "motion", "group", "appearance", "none", "motion")
 
 
 @dataclass(frozen=True)
@@ -92,9 +98,12 @@ def encode_clip(
 
     Single frames get only sentences that do not speak of motion.
     """
-    scene = sample_scene(seed, frames=_SCENE_FRAMES)
-    images, masks = render_scene(scene, frame_indices(rng, frames, _SCENE_FRAMES))
-    sentences = describe(scene.objects, rng, expressions if frames > 1 else 3 * expressions)
+    total = max(frames, int(rng.choice(_SCENE_FRAMES)))
+    scene = sample_scene(seed, frames=total)
+    images, masks = render_scene(scene, frame_indices(rng, frames, total))
+    sentences = describe(
+        scene.objects, rng, expressions if frames > 1 else 3 * expressions, TRAINING_MIX
+    )
     if frames == 1:
         sentences = [s for s in sentences if not s.says_motion][:expressions] or sentences[:1]
     wanted = list(dict.fromkeys(s.objects for s in sentences))
