@@ -38,7 +38,7 @@ def tiny(monkeypatch):
         asked.update(name=name, **options)
         return ThresholdSegmenter()
 
-    monkeypatch.setitem(flowrvs.__dict__, "load", load)
+    monkeypatch.setitem(flowrvs.__dict__, "load_segmenter", load)
     return asked
 
 
