@@ -60,10 +60,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_bundled_clip_is_held_out_and_has_every_kind() -> None:
+def test_bundled_clip_is_held_out_and_motion_decides_between_lookalikes() -> None:
     clip = bundled_clip()
     assert DEMO_SEED < TRAINING_SEED_BASE
-    assert {e.kind for e in clip.expressions} == {"appearance", "motion", "group", "none"}
+    assert [e.kind for e in clip.expressions] == ["motion", "motion", "group", "none"]
+    first, second = (clip.scene.objects[e.objects[0]] for e in clip.expressions[:2])
+    assert (first.shape, first.rgb, first.radius) == (second.shape, second.rgb, second.radius)
+    assert first.motion != second.motion
     assert clip.frames.shape == (33, 96, 160, 3)
 
 
