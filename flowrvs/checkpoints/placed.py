@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from flowrvs.checkpoints.registry import MODELS, models_home
-from flowrvs.disk import read_regular
+from flowrvs.disk import parse_json, read_regular
 from flowrvs.errors import FlowRVSError
 
 __all__ = ["ADAPTER_FILE", "PlacedModel", "placed_models"]
@@ -54,7 +53,7 @@ def placed_models(home: str | PathLike[str] | None = None) -> list[PlacedModel]:
 def _placed(folder: Path) -> PlacedModel:
     adapter = (folder / ADAPTER_FILE).is_file()
     try:
-        card = json.loads(read_regular(folder / "training.json", 2**20))
+        card = parse_json(read_regular(folder / "training.json", 2**20))
         base, step, day = str(card["base"]), int(card["step"]), str(card["date"])[:10]
         samples, score = card.get("samples"), card.get("J&F")
         before = card.get("before")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flowrvs.checkpoints import models_home
-from flowrvs.disk import FileLock, read_regular, storage_error, write_bytes
+from flowrvs.disk import FileLock, parse_json, read_regular, storage_error, write_bytes
 from flowrvs.errors import FlowRVSError, InputError, TrainingError
 from flowrvs.progress import CancelToken
 from flowrvs.training.journal import read_log
@@ -321,7 +321,7 @@ def _spawn(
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        document = json.loads(read_regular(path, _LIMIT))
+        document = parse_json(read_regular(path, _LIMIT))
     except (OSError, ValueError, FlowRVSError):
         return None
     return document if isinstance(document, dict) else None

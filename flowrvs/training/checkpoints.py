@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from flowrvs.disk import NewFolder, read_regular, remove_leftovers, replacing
+from flowrvs.disk import NewFolder, parse_json, read_regular, remove_leftovers, replacing
 from flowrvs.errors import CheckpointError
 
 __all__ = ["Checkpoints"]
@@ -168,7 +168,7 @@ class Checkpoints:
 
     def _document(self, folder: Path) -> dict[str, Any]:
         try:
-            document = json.loads(read_regular(folder / "training.json", 2**24))
+            document = parse_json(read_regular(folder / "training.json", 2**24))
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{folder / 'training.json'} cannot be read ({error}); remove the folder to go "

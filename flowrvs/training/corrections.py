@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from flowrvs.checkpoints import locate, models_home
 from flowrvs.checkpoints.registry import is_whole
 from flowrvs.data.synthetic import vocabulary
-from flowrvs.disk import FileLock, read_regular, write_bytes
+from flowrvs.disk import FileLock, parse_json, read_regular, write_bytes
 from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.models.devices import choose_device
 from flowrvs.pipelines import FlowRVSPipeline
@@ -284,7 +284,7 @@ def _read_plan(work: Path) -> tuple[str, FlowConfig]:
         There is none, or its file is damaged.
     """
     try:
-        document = json.loads(read_regular(work / "plan.json", 2**24))
+        document = parse_json(read_regular(work / "plan.json", 2**24))
         return str(document["model"]), make_config(FlowConfig, document["config"], "plan.json")
     except FileNotFoundError:
         raise InputError(
@@ -449,5 +449,5 @@ def _rehearsal(model: str | Path) -> WorldSource | None:
     large = len(known) > 10_000  # a vocabulary of everything, its words included
     if large or not all("\u2581" + word in known for word in vocabulary()):
         return None
-    index = json.loads(read_regular(folder / "model_index.json", 2**20))
+    index = parse_json(read_regular(folder / "model_index.json", 2**20))
     return WorldSource(_REHEARSED, int(index["sample_height"]), int(index["sample_width"]))

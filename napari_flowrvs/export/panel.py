@@ -8,13 +8,10 @@ from typing import Any
 from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit, SpinBox
 from napari.layers import Image
 from napari.viewer import Viewer
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
     QLabel,
-    QListWidget,
-    QListWidgetItem,
     QPushButton,
     QSizePolicy,
     QVBoxLayout,
@@ -38,6 +35,7 @@ from napari_flowrvs.export.preview import PreviewTable
 from napari_flowrvs.job import Failure, Phase, Runner
 from napari_flowrvs.layers import KEY, source_of
 from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.folders import FolderList
 from napari_flowrvs.widgets.job_dialog import JobDialog, show_dialog
 from napari_flowrvs.widgets.parts import (
     Fold,
@@ -46,7 +44,6 @@ from napari_flowrvs.widgets.parts import (
     Wrapped,
     counted,
     form_layout,
-    plain,
 )
 from napari_flowrvs.worker import run_in_thread
 
@@ -81,7 +78,7 @@ class ExportDialog(JobDialog):
         for folder in dict.fromkeys(path for path in found if path):
             self.add_project(folder)
         if self.projects.count():
-            first = Path(self.projects.item(0).data(Qt.ItemDataRole.UserRole))
+            first = Path(self.projects.folders[0])
             self.to.line_edit.value = str(first.parent / "mevis")
         self.setStyleSheet(style.sheet(viewer.theme))
         self.presenter.job.phase_changed.connect(self._on_phase)
@@ -99,10 +96,7 @@ class ExportDialog(JobDialog):
             self.preview()
 
     def _build(self) -> None:
-        self.projects = QListWidget()
-        self.projects.setAccessibleName("Projects")
-        self.projects.setFixedHeight(90)
-        self.projects.setMinimumWidth(40)
+        self.projects = FolderList("Projects", 90)
         add = QPushButton("&Add project…")
         add.clicked.connect(self._choose_project)
         self.to = FileEdit(mode="d")
@@ -207,30 +201,17 @@ class ExportDialog(JobDialog):
 
     def add_project(self, folder: str) -> None:
         """Offer the project in `folder`, ticked; a second time does nothing."""
-        for i in range(self.projects.count()):
-            if self.projects.item(i).data(Qt.ItemDataRole.UserRole) == folder:
-                return
-        item = QListWidgetItem(Path(folder).name)
-        item.setData(Qt.ItemDataRole.UserRole, folder)
-        item.setToolTip(plain(folder))
-        item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-        item.setCheckState(Qt.CheckState.Checked)
-        self.projects.addItem(item)
+        if not self.projects.add(folder):
+            return
         self._homes.append(Origin.load(Path(folder)))
         possible = any(o is not None and o.goes_home for o in self._homes)
         self.home.native.setVisible(possible)
 
     def inputs(self) -> ExportInputs:
         """Return what the form holds."""
-        items = [self.projects.item(i) for i in range(self.projects.count())]
-        chosen = tuple(
-            str(item.data(Qt.ItemDataRole.UserRole))
-            for item in items
-            if item.checkState() == Qt.CheckState.Checked
-        )
         videos = [source_of(layer) for layer in self._viewer.layers if isinstance(layer, Image)]
         return ExportInputs(
-            chosen,
+            self.projects.ticked,
             str(self.to.line_edit.value),
             self.split.value,
             str(self.format.value),

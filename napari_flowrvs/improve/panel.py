@@ -14,8 +14,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QLabel,
     QLineEdit,
-    QListWidget,
-    QListWidgetItem,
     QPushButton,
     QSizePolicy,
     QVBoxLayout,
@@ -37,13 +35,13 @@ from napari_flowrvs.improve.presenter import (
 from napari_flowrvs.job import Failure, Runner
 from napari_flowrvs.layers import KEY
 from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.folders import FolderList
 from napari_flowrvs.widgets.parts import (
     Problem,
     ProgressLine,
     Wrapped,
     form_layout,
     pass_letters,
-    plain,
     row,
     scrolled,
 )
@@ -107,10 +105,7 @@ class ImprovePanel(QWidget):
         self.trainings.setAccessibleName("Training")
         self.trainings.setToolTip("A new one, or one that was begun before")
         self.trainings.currentTextChanged.connect(self._on_training)
-        self.data = QListWidget()
-        self.data.setAccessibleName("Projects and datasets")
-        self.data.setFixedHeight(84)
-        self.data.setMinimumWidth(40)
+        self.data = FolderList("Projects and datasets", 84)
         self.add_project = QPushButton("Add pro&jects or a dataset…")
         self.add_project.setToolTip(
             "A project (.flowrvs), a folder of projects, or the folder of a dataset"
@@ -190,27 +185,13 @@ class ImprovePanel(QWidget):
 
     def add_data(self, folder: str) -> None:
         """Offer a folder, ticked; a second time does nothing."""
-        for i in range(self.data.count()):
-            if self.data.item(i).data(Qt.ItemDataRole.UserRole) == folder:
-                return
-        item = QListWidgetItem(Path(folder).name)
-        item.setData(Qt.ItemDataRole.UserRole, folder)
-        item.setToolTip(plain(folder))
-        item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-        item.setCheckState(Qt.CheckState.Checked)
-        self.data.addItem(item)
+        self.data.add(folder)
 
     def inputs(self) -> ImproveInputs:
         """Return what the form holds."""
-        items = [self.data.item(i) for i in range(self.data.count())]
-        chosen = tuple(
-            str(item.data(Qt.ItemDataRole.UserRole))
-            for item in items
-            if item.checkState() == Qt.CheckState.Checked
-        )
         model = self.model.currentText()
         return ImproveInputs(
-            chosen,
+            self.data.ticked,
             self.name.text().strip(),
             "auto" if model == _AUTO else model,
             float(self.minutes.value()),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flowrvs.checkpoints import MODELS, locate, models_home
+from flowrvs.checkpoints.placed import placed_models
 from flowrvs.checkpoints.registry import is_whole
 from flowrvs.cli import main
 from flowrvs.errors import CheckpointError, MissingPathError
@@ -169,3 +170,11 @@ def test_looking_up_a_model_needs_no_network_and_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_card_nested_without_end_is_a_folder_placed_by_hand(tmp_path):
+    folder = models_home(tmp_path) / "mine"
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text('{"base": ' + "[" * 200_000)
+    [model] = placed_models(tmp_path)
+    assert (model.name, model.summary) == ("mine", "placed by hand")
