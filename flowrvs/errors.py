@@ -43,6 +43,7 @@ __all__ = [
     "StorageError",
     "TrainingError",
     "VideoError",
+    "first_line",
     "missing_extra",
 ]
 
@@ -89,6 +90,12 @@ class PluginError(InputError):
 
 class MissingExtraError(InputError, ImportError):
     """A part of flowrvs that this needs is not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; the name of its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def missing_extra(error: ImportError) -> MissingExtraError | None:

@@ -20,7 +20,7 @@ from typing import IO, Any
 from flowrvs import disk
 from flowrvs.data.formats import MASKS, META
 from flowrvs.disk import FileLock, replacing, storage_error
-from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError
+from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError, first_line
 
 __all__ = [
     "Member",
@@ -133,8 +133,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingPathError(f"{path} is missing.") from None
     except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise DatasetError(f"{path} is not readable JSON ({reason}); copy it again.") from None
+        raise DatasetError(
+            f"{path} is not readable JSON ({first_line(error)}); copy it again."
+        ) from None
     if not isinstance(value, dict):
         raise DatasetError(f"{path} must hold a JSON object.")
     return value

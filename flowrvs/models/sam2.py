@@ -25,7 +25,7 @@ from torch.nn import functional
 from flowrvs.checkpoints import MODELS, locate
 from flowrvs.checkpoints.files import fingerprint
 from flowrvs.checkpoints.registry import read_config
-from flowrvs.errors import CheckpointError, FlowRVSError, InputError, MissingExtraError
+from flowrvs.errors import CheckpointError, FlowRVSError, InputError, MissingExtraError, first_line
 from flowrvs.models.devices import choose_device, choose_dtype, memory_guard, silent_libraries
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import Mark, ReadFrame, TrackedObject
@@ -35,6 +35,7 @@ __all__ = [
     "LazyFrames",
     "Memory",
     "Sam2Tracker",
+    "load_network",
     "load_tracker",
     "scaled_picture",
 ]
@@ -96,21 +97,59 @@ def load_tracker(
     config = read_config(folder / "config.json")
     prefix, statistics = _CLASSES[config["model_type"]]
     _check_timm(folder, config)
+    stock = getattr(transformers, f"{prefix}Model")
+    network, weights, version = load_network(stock, folder, "a tracker", target, number)
+    name = str(model) if str(model) in MODELS else folder.resolve().name
+    tracker = Sam2Tracker(network, f"{name}@{version}", *statistics)
+    tracker.weights = weights
+    return tracker
+
+
+def load_network(
+    stock: Any, folder: Path, kind: str, device: torch.device, number: torch.dtype
+) -> tuple[Any, str, str]:
+    """Load a stock class of transformers from a folder, for use alone.
+
+    Parameters
+    ----------
+    stock : type
+        Such as `transformers.Sam2VideoModel`.
+    folder : Path
+    kind : str
+        What it is loaded as, for the line that says why it cannot be.
+    device : torch.device
+    number : torch.dtype
+
+    Returns
+    -------
+    network : PreTrainedModel
+        In evaluation mode.
+    weights : str
+        Fingerprint of its weights.
+    version : str
+        Of weights and number format, for the provenance of masks.
+
+    Raises
+    ------
+    CheckpointError
+        The folder is damaged, incomplete or of another kind.
+    """
     try:
-        with silent_libraries(), memory_guard(f"loading {model}", "use --device cpu"):
-            network, info = getattr(transformers, f"{prefix}Model").from_pretrained(
+        with silent_libraries(), memory_guard(f"loading {folder.name}", "use --device cpu"):
+            network, info = stock.from_pretrained(
                 folder,
                 dtype=number,
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
             )
-            network = network.to(target).eval().requires_grad_(False)
+            network = network.to(device).eval().requires_grad_(False)
     except FlowRVSError:
         raise
     except Exception as error:  # configs of others fail in many ways
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{folder} cannot be loaded as a tracker: {reason}") from error
+        raise CheckpointError(
+            f"{folder} cannot be loaded as {kind}: {first_line(error)}"
+        ) from error
     if lacks := sorted(info["missing_keys"]):
         more = f" and {len(lacks) - 3} more" if len(lacks) > 3 else ""
         raise CheckpointError(
@@ -118,11 +157,8 @@ def load_tracker(
             "again."
         )
     weights = fingerprint(*sorted(folder.glob("*.safetensors")))[:12]
-    name = str(model) if str(model) in MODELS else folder.resolve().name
     suffix = "" if number == torch.float32 else f"+{str(number).removeprefix('torch.')}"
-    tracker = Sam2Tracker(network, f"{name}@{weights[:8]}{suffix}", *statistics)
-    tracker.weights = weights
-    return tracker
+    return network, weights, f"{weights[:8]}{suffix}"
 
 
 def _check_timm(folder: Path, config: Mapping[str, Any]) -> None:

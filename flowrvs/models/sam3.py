@@ -21,11 +21,10 @@ from torch.nn import functional
 from transformers.models.sam3_video import modeling_sam3_video as stock
 
 from flowrvs.checkpoints import locate
-from flowrvs.checkpoints.files import fingerprint
 from flowrvs.checkpoints.registry import read_config
-from flowrvs.errors import CheckpointError, FlowRVSError
+from flowrvs.errors import CheckpointError
 from flowrvs.models.devices import choose_device, choose_dtype, memory_guard, silent_libraries
-from flowrvs.models.sam2 import LazyFrames, scaled_picture
+from flowrvs.models.sam2 import LazyFrames, load_network, scaled_picture
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import FrameBlock, ReadFrame, TrackedObject
 
@@ -97,29 +96,15 @@ def load_segmenter(
     if not any((folder / words).is_file() for words in ("tokenizer.json", "vocab.json")):
         # Without its words transformers would make an empty tokenizer.
         raise CheckpointError(f"{folder} lacks tokenizer.json; fetch or copy the model again.")
+    network, weights, version = load_network(
+        transformers.Sam3VideoModel, folder, "SAM 3", target, number
+    )
     try:
-        with silent_libraries(), memory_guard(f"loading {model}", "use --device cpu"):
-            network, info = transformers.Sam3VideoModel.from_pretrained(
-                folder,
-                dtype=number,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-            network = network.to(target).eval().requires_grad_(False)
+        with silent_libraries():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except FlowRVSError:
-        raise
-    except Exception as error:  # configs of others fail in many ways
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{folder} cannot be loaded as SAM 3: {reason}") from error
-    if lacks := sorted(info["missing_keys"]):
-        raise CheckpointError(
-            f"{folder} lacks the weights {', '.join(lacks[:3])}; fetch or copy the model again."
-        )
-    weights = fingerprint(*sorted(folder.glob("*.safetensors")))[:12]
-    suffix = "" if number == torch.float32 else f"+{str(number).removeprefix('torch.')}"
-    segmenter = Sam3Segmenter(network, tokenizer, f"sam3@{weights[:8]}{suffix}")
+    except Exception as error:  # files of others fail in many ways
+        raise CheckpointError(f"{folder} cannot be loaded as SAM 3: its words: {error}") from error
+    segmenter = Sam3Segmenter(network, tokenizer, f"sam3@{version}")
     segmenter.weights = weights
     return segmenter
 

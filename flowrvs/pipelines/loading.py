@@ -10,7 +10,7 @@ from diffusers import WanTransformer3DModel
 
 from flowrvs.checkpoints import locate
 from flowrvs.checkpoints.files import fingerprint
-from flowrvs.errors import CheckpointError, InputError, MissingPathError
+from flowrvs.errors import CheckpointError, InputError, MissingPathError, first_line
 from flowrvs.models.devices import choose_device, choose_dtype, silent_libraries
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import LOCATOR_FILE, Locator
@@ -114,9 +114,8 @@ def load(
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{folder} cannot be loaded as a FlowRVS pipeline: {reason}"
+            f"{folder} cannot be loaded as a FlowRVS pipeline: {first_line(error)}"
         ) from error
     _check_weights(folder, pipeline)
     if adapter is not None:

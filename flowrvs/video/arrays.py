@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import FlowRVSError, VideoError
+from flowrvs.errors import FlowRVSError, VideoError, first_line
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES, FrameCache
 from flowrvs.video.levels import choose_levels
 from flowrvs.video.probe import is_too_large
 
-__all__ = ["ArrayFrames", "axis_letters", "open_npy", "shortened"]
+__all__ = ["ArrayFrames", "axis_letters", "open_npy"]
 
 
 # Four days at 30 frames a second; a store of a few bytes may claim any number.
@@ -191,11 +191,7 @@ def open_npy(path: Path, **options: Any) -> ArrayFrames:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     # A damaged header makes numpy raise OverflowError, TypeError, SyntaxError and others.
     except Exception as error:
-        raise VideoError(f"{path} cannot be read as a numpy array ({shortened(error)}).") from error
+        raise VideoError(
+            f"{path} cannot be read as a numpy array ({first_line(error)})."
+        ) from error
     return ArrayFrames(array, where=str(path), **options)
-
-
-def shortened(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__

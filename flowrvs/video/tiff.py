@@ -19,8 +19,8 @@ import numpy.typing as npt
 import tifffile
 import zarr
 
-from flowrvs.errors import VideoError
-from flowrvs.video.arrays import ArrayFrames, shortened
+from flowrvs.errors import VideoError, first_line
+from flowrvs.video.arrays import ArrayFrames
 from flowrvs.video.images import ImageFiles
 from flowrvs.video.probe import is_too_large
 from flowrvs.video.zarr_store import unpacked_size
@@ -79,7 +79,7 @@ def open_tiff(path: Path, **options: Any) -> ArrayFrames | ImageFiles:
         raise VideoError(f"{path} needs more memory than there is; make it smaller.") from error
     # Damaged files make tifffile raise whatever its many readers of metadata raise.
     except Exception as error:
-        raise VideoError(f"{path} cannot be read as TIFF ({shortened(error)}).") from error
+        raise VideoError(f"{path} cannot be read as TIFF ({first_line(error)}).") from error
     finally:
         if file is not None and frames is None:
             file.close()

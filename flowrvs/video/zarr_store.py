@@ -20,8 +20,8 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
-from flowrvs.errors import VideoError
-from flowrvs.video.arrays import ArrayFrames, axis_letters, shortened
+from flowrvs.errors import VideoError, first_line
+from flowrvs.video.arrays import ArrayFrames, axis_letters
 
 __all__ = ["open_zarr", "unpacked_size"]
 
@@ -133,7 +133,7 @@ def open_zarr(path: Path, **options: Any) -> ArrayFrames:
         raise VideoError(f"{path} needs more memory than there is.") from error
     # Crafted metadata makes zarr raise anything.
     except Exception as error:
-        raise VideoError(f"{path} cannot be read as zarr ({shortened(error)}).") from error
+        raise VideoError(f"{path} cannot be read as zarr ({first_line(error)}).") from error
     return ArrayFrames(node, axes, where=str(path), block=block, **options)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flowrvs import disk
-from flowrvs.errors import DatasetError, MissingPathError
+from flowrvs.errors import DatasetError, MissingPathError, first_line
 from flowrvs.video.images import open_image
 
 __all__ = [
@@ -113,9 +113,8 @@ def read_picture(path: Path) -> Picture:
     except FileNotFoundError:
         raise DatasetError(f"The picture {path} is missing; copy it again.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(
-            f"The picture {path} cannot be read ({reason}); copy it again."
+            f"The picture {path} cannot be read ({first_line(error)}); copy it again."
         ) from None
 
 
@@ -134,8 +133,9 @@ def read_json(path: Path, limit: int = 2**33) -> Any:
     except FileNotFoundError:
         raise MissingPathError(f"{path} is missing; copy it again.") from None
     except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise DatasetError(f"{path} is not readable JSON ({reason}); copy it again.") from None
+        raise DatasetError(
+            f"{path} is not readable JSON ({first_line(error)}); copy it again."
+        ) from None
 
 
 def is_plain_name(name: Any) -> TypeGuard[str]:
