@@ -9,11 +9,13 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from types import ModuleType
 from typing import Any, NoReturn, TextIO, cast
 
 from flowrvs import __version__
@@ -41,6 +43,8 @@ _MODEL_VERBS = ("demo", "segment", "pick", "spread", "predict", "train", "models
 
 #: Exit codes: done, a fault of the program, bad input, cancelled.
 DONE, FAULT, INPUT, CANCELLED = 0, 1, 2, 130
+
+_NO_MEMORY = b"flowrvs: The memory is too small; ask for less at once.\n"
 
 #: Options that take a path.
 _PATHS = ("--out", "--to", "--into", "--home", "--html", "--overlay", "--config")
@@ -122,16 +126,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         comes with one line on standard error, and with a traceback after ``-v``.
     """
     _open_streams()
-    # Pillow's own limit, which only warns, is above ours, which is said in an error.
-    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
+    if argv is None:  # this process is the program's own
+        _tell_full_memory_once()
+    # Of large pictures, for which our own limit is lower, and of what is odd in a picture's head.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     stream = sys.stdout
     output = sys.stdout = cast(Any, _Output(stream))
     try:
         try:
             code = _run(list(sys.argv[1:] if argv is None else argv))
-        except (MemoryError, OSError) as error:  # again, while the first one was looked at
-            said = getattr(error, "strerror", None) or "The memory is too small"
-            code = _fail(INPUT, f"{said}; ask for less at once.")
+        except Exception as error:  # again, while the first one was looked at
+            code = _fail_again(error)
         with contextlib.suppress(OSError):
             output.flush()
     finally:
@@ -225,19 +230,63 @@ def _open_streams() -> None:
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
-def _memory_error(error: Exception) -> BaseException | None:
-    """Return what says that the memory is full, if that is why; torch says so in words alone."""
+#: Words of `ImportError` (torch is a gigabyte) and `RuntimeError` (a thread needs a stack).
+_FULL = ("map segment", "allocate mem", "start new thread")
+
+
+def _fail_again(error: Exception) -> int:
+    """Say why the first error could not be told."""
+    full = _full_memory(error)
+    said = "The memory is too small" if full else getattr(error, "strerror", None)
+    # What the frames of both hold may be what there is too little of.
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
+    if said:
+        return _fail(INPUT, f"{said}; ask for less at once.")
+    return _fail(FAULT, f"internal error, {type(error).__name__}: {error} (-v shows where)")
+
+
+def _full_memory(error: BaseException) -> BaseException | None:
+    """Return what, among an error and its causes, says that the memory is full."""
     cause: BaseException | None = error
     while cause is not None:  # diffusers wraps what it meets while it is imported
-        words = str(cause) if isinstance(cause, ImportError) else ""  # torch is a gigabyte
-        if isinstance(cause, MemoryError) or "map segment" in words or "allocate mem" in words:
+        words = str(cause) if isinstance(cause, (ImportError, RuntimeError)) else ""
+        if isinstance(cause, MemoryError) or any(text in words for text in _FULL):
             return cause
         cause = cause.__cause__ or cause.__context__
-    if "torch" in sys.modules:
+    return None
+
+
+def _memory_error(error: BaseException) -> BaseException | None:
+    """Return what says that the memory is full, if that is why; torch says so in words alone."""
+    full = _full_memory(error)
+    if full is None and "torch" in sys.modules:
         from flowrvs.models.devices import is_out_of_memory
 
         return error if is_out_of_memory(error) else None
-    return None
+    return full
+
+
+def _tell_full_memory_once() -> None:
+    """Keep other threads, finalizers and the program's end from printing tracebacks of it.
+
+    The verb itself meets a full memory too, and says so.
+    """
+
+    def quiet(place: ModuleType, name: str) -> None:
+        told = getattr(place, name)
+
+        def hook(unhandled: Any) -> None:
+            error = unhandled.exc_value
+            if not (unhandled.exc_type is MemoryError or (error and _memory_error(error))):
+                told(unhandled)
+
+        setattr(place, name, hook)
+
+    quiet(threading, "excepthook")
+    quiet(sys, "unraisablehook")
 
 
 def _check_paths(argv: Sequence[str]) -> None:
@@ -257,8 +306,12 @@ def _fail(code: int, message: str, *, verbose: bool = False, as_json: bool = Fal
         print(f"flowrvs: {line}", file=sys.stderr, flush=True)
     except OSError:  # there is nobody to tell
         _drop(sys.stderr)
+    except MemoryError:  # not even for that
+        with contextlib.suppress(OSError):
+            os.write(2, _NO_MEMORY)
     if as_json:
-        print(json.dumps({"error": line, "code": code}))
+        with contextlib.suppress(MemoryError):
+            print(json.dumps({"error": line, "code": code}))
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from flowrvs.data import json_parts
 from flowrvs.data.faults import FAULTS, Finding, MaskCheck
 from flowrvs.data.formats import MASKS, META, meta_path, split_folder
 from flowrvs.data.json_parts import read_json
-from flowrvs.data.pictures import PICTURES, is_safe_name, open_picture
+from flowrvs.data.pictures import PICTURES, is_safe_name, open_picture, values_in
 from flowrvs.disk import NewFolder
 from flowrvs.errors import DatasetError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
@@ -187,8 +188,8 @@ def _frame_list(name: str, frames: list[str]) -> Iterator[Finding]:
     if not frames:
         yield _error("no-frames", META, name, "it lists no frames", "list them")
         return
-    twice = next((f for n, f in enumerate(frames) if f in frames[:n]), None)
     if len(set(frames)) < len(frames):
+        twice = next(frame for frame, count in Counter(frames).items() if count > 1)
         what = f"the frame {twice!r} is listed twice"
         yield _error("repeated-frame", META, name, what, "list it once")
         return
@@ -360,13 +361,13 @@ def _check_mask_pictures(
     root: Path, video: str, frames: Sequence[str], exp_ids: Sequence[str], size: Size | None
 ) -> Iterator[Finding]:
     """Yield what is wrong with ``Annotations/<video>/<exp_id>/<frame>.png``, where it is."""
-    folders = [Path("Annotations", video, exp_id) for exp_id in exp_ids]
+    folders = [Path("Annotations", video, exp_id) for exp_id in exp_ids if is_safe_name(exp_id)]
     for folder in (folder for folder in folders if (root / folder).is_dir()):
         for frame in frames:
             file = (folder / f"{frame}.png").as_posix()
             try:
                 with open_picture(root / file) as picture:
-                    values = np.unique(np.asarray(picture))
+                    values = values_in(np.asarray(picture))
                     this = (picture.height, picture.width)
             except FileNotFoundError:
                 yield _error("mask-picture", file, "", "it is missing", "write it")
@@ -378,7 +379,7 @@ def _check_mask_pictures(
             if size is not None and this != size:
                 what = f"it is {this[1]}x{this[0]}, the frames {size[1]}x{size[0]}"
                 yield _error("mask-picture", file, "", what, "write masks at the frames' size")
-            odd = [int(v) for v in values if v not in (0, 255)]
+            odd = [v for v in values if v not in (0, 255)]
             if odd:
                 what = f"it holds the value {odd[0]}, where scorers want 0 and 255 only"
                 yield _error("not-binary", file, "", what, "write 0 and 255")

@@ -34,6 +34,7 @@ __all__ = ["CocoImages", "CocoVideo", "Labelme", "write_coco", "write_coco_image
 
 _CATEGORIES = [{"id": 1, "name": "object", "supercategory": "object"}]
 _FILE = "instances.json"
+_LONGEST = 2_000_000  # pixels of an outline; drawing takes 80 bytes for each
 
 
 # -- reading ---------------------------------------------------------------------------
@@ -443,6 +444,12 @@ def _pairs(points: Any, where: str) -> list[tuple[float, float]]:
     return pairs
 
 
+def _length(pairs: Sequence[tuple[float, float]]) -> float:
+    """Return how many pixels the outline of a polygon has."""
+    ends = zip(pairs, (*pairs[1:], *pairs[:1]), strict=True)
+    return sum(max(abs(x1 - x0), abs(y1 - y0)) for (x0, y0), (x1, y1) in ends)
+
+
 def _mask(polygons: Any, size: tuple[int, int], where: str) -> Any:
     """Draw polygons, lists of x and y in turn, as COCO does; RLEs are returned as they are."""
     if not polygons or not isinstance(polygons, list):
@@ -456,9 +463,11 @@ def _mask(polygons: Any, size: tuple[int, int], where: str) -> Any:
             raise DatasetError(f"{where}: a polygon is no list of x and y.")
         pairs = _pairs(list(zip(polygon[::2], polygon[1::2], strict=True)), where)
         flat = [n for pair in pairs for n in pair]
-        # What lies far outside would be drawn too, at a cost in memory.
+        # What lies far outside would be drawn too: outlines cost memory by their length.
         if max(map(abs, flat)) > 4 * max(size):
             raise DatasetError(f"{where}: a polygon lies far outside its frame.")
+        if _length(pairs) > min(4 * (height + 2) * (width + 2), _LONGEST):
+            raise DatasetError(f"{where}: a polygon's outline is longer than its frame allows.")
         if len(flat) >= 6:
             drawn.append(flat)
     if not drawn:

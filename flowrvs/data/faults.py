@@ -335,7 +335,8 @@ def _warning(code: str, key: str, problem: str, remedy: str) -> Finding:
 
 
 def _number(key: str) -> tuple[int, str]:
-    return (int(key), key) if key.isdecimal() else (-1, key)
+    """Sort keys as numbers; `int` refuses those of thousands of digits."""
+    return (len(key), key) if key.isdecimal() else (-1, key)
 
 
 # -- repairing --------------------------------------------------------------------------

@@ -58,7 +58,7 @@ _KEY = re.compile(_STRING, re.S)
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _PLAIN = re.compile(rb"[^\s,\]}]+")
 _CHUNK = 1 << 20
-_LARGEST = 1 << 33
+_LARGE, _LARGEST = 1 << 26, 1 << 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,9 @@ def read_json(path: Path) -> dict[str, Any]:
         It is not JSON, or not an object.
     """
     try:
+        if path.is_file() and path.stat().st_size > _LARGE:
+            with mapped(path) as data:  # what is damaged is not read into the memory
+                _check_ends(data)
         value = disk.read_json(path, _LARGEST)
     except FileNotFoundError:
         raise MissingPathError(f"{path} is missing.") from None
@@ -471,6 +474,13 @@ def _opened(data: Buffer, start: int, bracket: bytes, what: str) -> int:
     if data[at : at + 1] != bracket:
         raise DatasetError(f"byte {at} should begin {what}")
     return _skip(data, at + 1)
+
+
+def _check_ends(data: Buffer) -> None:
+    """Raise where this is no object from the first byte to the last."""
+    at = _skip(data, 3 if data[:3] == b"\xef\xbb\xbf" else 0)
+    if data[at : at + 1] != b"{" or _skip(data, _end(data, at)) != len(data):
+        raise _damaged(at)
 
 
 def _following(data: Buffer, end: int, closing: bytes) -> int | None:

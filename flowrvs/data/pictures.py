@@ -37,6 +37,7 @@ __all__ = [
     "repaint",
     "safe_name",
     "sorted_and_unique",
+    "values_in",
     "write_frames",
     "write_masks",
 ]
@@ -53,6 +54,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError)
 LARGEST = 40_000_000
 """Pixels of a picture, a little more than 8K: what is larger costs more memory than it is worth."""
 
+_PART = 1 << 20  # pixels looked at together: temporary arrays are several times larger
 _MOST = 1000  # values in a picture of masks
 _COLOR = 1 << 24  # marks the code of a colour
 _OPAQUE = {"LA": "L", "PA": "P", "RGBA": "RGB"}
@@ -195,9 +197,7 @@ def read_codes(path: Path) -> tuple[npt.NDArray[Any], list[int]] | None:
                     )
                 picture = picture.convert(_OPAQUE[picture.mode])
             if picture.mode == "RGB":
-                red, green, blue = np.moveaxis(np.asarray(picture, np.uint32), 2, 0)
-                pixels = (red << 16) | (green << 8) | blue
-                pixels[pixels > 0] |= _COLOR
+                pixels = _color_codes(np.asarray(picture))
             elif picture.mode in ("P", "L", "1", "I", "I;16", "I;16B", "I;16L"):
                 pixels = np.asarray(picture)
             else:
@@ -207,13 +207,32 @@ def read_codes(path: Path) -> tuple[npt.NDArray[Any], list[int]] | None:
                 )
     except FileNotFoundError:
         return None
-    codes = [code for code in np.unique(pixels).tolist() if code]
+    codes = [code for code in values_in(pixels) if code]
     most = 255 if codes and codes[-1] >= _COLOR else _MOST
     if len(codes) > most or (codes and codes[0] < 0):
         raise DatasetError(f"{path} has {len(codes)} values: it is no picture of masks.")
     if pixels.dtype == np.bool_:
         return pixels, [1] if codes else []
     return pixels, codes
+
+
+def _color_codes(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Return a number for every pixel, shape (H, W): 0 for black."""
+    pixels = np.empty(colors.shape[0] * colors.shape[1], np.uint32)
+    flat = colors.reshape(-1, 3)
+    for start in range(0, len(pixels), _PART):
+        red, green, blue = flat[start : start + _PART].T.astype(np.uint32)
+        part = (red << 16) | (green << 8) | blue
+        part[part > 0] |= _COLOR
+        pixels[start : start + _PART] = part
+    return pixels.reshape(colors.shape[:2])
+
+
+def values_in(pixels: npt.NDArray[Any]) -> list[int]:
+    """Return the values of a picture, ascending, without sorting all of a large one at once."""
+    flat = pixels.reshape(-1)
+    parts = (np.unique(flat[n : n + _PART]) for n in range(0, len(flat), _PART))
+    return sorted(set().union(*(part.tolist() for part in parts)))
 
 
 def object_ids(codes: Iterable[int], *, wide: bool) -> dict[int, int]:

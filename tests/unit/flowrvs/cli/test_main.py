@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,7 @@ def wrapped(cause: Exception) -> Exception:
         (MemoryError("9 GiB"), "too small (9 GiB); ask"),
         (ImportError("libtorch.so: failed to map segment from shared object"), "object); ask"),
         (wrapped(MemoryError("9 GiB")), "too small (9 GiB); ask"),
+        (RuntimeError("can't start new thread"), "thread); ask"),
     ],
 )
 def test_memory_that_runs_out(
@@ -77,6 +79,86 @@ def test_memory_that_runs_out(
     assert main(["demo"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("flowrvs: The memory is too small") and said in line
+
+
+class Mute(Exception):
+    """What cannot be told: the memory is full again, or a library is not to be had."""
+
+    def __init__(self, second: Exception) -> None:
+        self.second = second
+
+    def __str__(self) -> str:
+        raise self.second
+
+
+@pytest.mark.parametrize(
+    ("second", "code", "said"),
+    [
+        (MemoryError(), 2, "The memory is too small; ask for less at once."),
+        (ImportError("libx.so: failed to map segment"), 2, "The memory is too small; ask for less"),
+        (RuntimeError("can't start new thread"), 2, "The memory is too small; ask for less at"),
+        (OSError(12, "Cannot allocate memory"), 2, "Cannot allocate memory; ask for less at once."),
+        (AttributeError("half a module"), 1, "internal error, AttributeError: half a module"),
+    ],
+)
+def test_an_error_while_the_first_one_is_told(
+    second: Exception, code: int, said: str, raising: Raise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(Mute(second))
+    assert main(["demo"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"flowrvs: {said}")
+
+
+def test_no_memory_for_the_line_itself(
+    raising: Raise, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def write(text: str) -> int:
+        raise MemoryError
+
+    raising(MemoryError())
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "write", write)
+        assert main(["demo"]) == 2
+    assert capfd.readouterr().err == "flowrvs: The memory is too small; ask for less at once.\n"
+
+
+FULL = """
+import atexit, sys, threading
+from flowrvs.cli import check, main
+
+class Buffer:
+    def __del__(self):
+        raise MemoryError
+
+def full(error):
+    raise error
+
+def run(args):
+    for error in (MemoryError(), RuntimeError("can't start new thread"), KeyError("ours")):
+        thread = threading.Thread(target=full, args=(error,))
+        thread.start()
+        thread.join()
+    del thread, error
+    Buffer()
+    atexit.register(full, MemoryError())
+    raise MemoryError("9 GiB")
+
+check.run = run
+sys.argv = ["flowrvs", "check", "."]
+sys.exit(main())
+"""
+
+
+def test_a_full_memory_beside_the_verb_prints_no_traceback(root: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 2
+    told = [line for line in ran.stderr.splitlines() if "Error" in line or "flowrvs: " in line]
+    # What is no full memory is a fault of ours, and seen.
+    said = "flowrvs: The memory is too small (9 GiB); ask for less at once."
+    assert told == ["KeyError: 'ours'", said]
 
 
 @pytest.mark.parametrize("argv", [["bogus"], ["demo", "--bogus"], ["predict"], ["demo", "--out"]])

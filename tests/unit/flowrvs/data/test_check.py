@@ -302,3 +302,29 @@ def test_unreadable_files_are_findings_or_errors(small_split, tmp_path):
         check_split(tmp_path / "nowhere")
     with pytest.raises(DatasetError):
         check_split(tmp_path)
+
+
+def test_nothing_outside_is_read_for_a_sentence(small_split, tmp_path):
+    for name in ("b", "a"):  # frames of the video
+        (tmp_path / "far").mkdir(exist_ok=True)
+        (tmp_path / "far" / f"{name}.png").write_bytes(b"no picture")
+    up = "../" * 8 + str(tmp_path / "far").lstrip("/")
+    for exp_id in (str(tmp_path / "far"), up):
+        _edit(small_split, lambda v, key=exp_id: v["grey"]["expressions"].update({key: shape()}))
+    found = [f for f in check_split(small_split) if f.severity == "error"]
+    assert [f.code for f in found] == ["unsafe-name"] * 2
+
+
+def shape():
+    return {
+        "exp": f"shape {np.random.default_rng().integers(1 << 60)}",
+        "obj_id": [],
+        "anno_id": [],
+    }
+
+
+def test_keys_of_thousands_of_digits_are_only_odd(small_split):
+    _edit(small_split, lambda m: m.update({"9" * 5000: [], "10": [], "9": []}), "mask_dict.json")
+    unused = [f.key for f in check_split(small_split) if f.code == "unused-masks"]
+    assert unused == ["anno_id 9", "anno_id 10", f"anno_id {'9' * 5000}"]
+    assert MevisSplit.open(small_split).next_anno() == 11

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -72,3 +73,18 @@ def test_files(tmp_path):
         assert found is not None and json_parts.value(data, found.start, found.stop) == 2
     with pytest.raises(MissingPathError), json_parts.mapped(tmp_path / "none"):
         pass
+
+
+@pytest.mark.parametrize("head", [b"", b"{", b'{"a": 1}'])
+def test_a_damaged_giant_is_not_read_into_the_memory(tmp_path, head):
+    path = tmp_path / "x.json"
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(1 << 27)  # zeros that lie nowhere
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match="x.json is not readable JSON"):
+            json_parts.read_json(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()

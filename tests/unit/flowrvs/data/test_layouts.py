@@ -23,6 +23,7 @@ from flowrvs.data import (
 from flowrvs.data.clip import Origin
 from flowrvs.data.formats import open_dataset
 from flowrvs.data.json_parts import mapped
+from flowrvs.data.pictures import object_ids, read_codes
 from flowrvs.errors import DatasetError, InputError, MissingPathError, StorageError
 from flowrvs.store import Provenance
 from tests.fixtures.layouts import (
@@ -186,6 +187,33 @@ def test_boxes_without_a_mask_are_not_absent(tmp_path):
         assert write_back(project).masks == 2
     again, other = json.loads(place.read_text())["annotations"]
     assert again["bboxes"][2:4] == [[0, 0, 1, 1], [0, 0, 4, 4]] and other == second
+
+
+def test_large_pictures_are_looked_at_in_parts(tmp_path):
+    """Colours of DAVIS in the first and the last part, one of them in both."""
+    size = (1030, 1025)  # more than 2**20 pixels
+    picture = np.zeros((*size, 3), np.uint8)
+    picture[0, 0], picture[-1, -1], picture[-1, :3] = (128, 0, 0), (128, 0, 0), (0, 128, 0)
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    pixels, codes = read_codes(tmp_path / "x.png")
+    ids = object_ids(codes, wide=False)
+    assert sorted(ids.values()) == [1, 2]
+    wanted = np.zeros(size, np.uint8)
+    wanted[0, 0], wanted[-1, -1], wanted[-1, :3] = 1, 1, 2
+    assert np.array_equal(np.isin(pixels, codes), wanted > 0)
+    assert all(np.array_equal(pixels == code, wanted == ids[code]) for code in codes)
+
+
+def test_odd_heads_of_pictures_are_no_warnings(tmp_path, capsys, recwarn):
+    root = vos(tmp_path / "train", palette)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    name = root / "JPEGImages" / "v" / "00001.jpg"
+    cut = b"Exif\0\0" + exif.tobytes()[6:-9]
+    Image.new("RGB", (W, H)).save(name, exif=cut)
+    assert main(["import", str(root), "--video", "v", "--out", str(tmp_path / "p")]) == 0
+    assert "EXIF" not in capsys.readouterr().err
+    assert not [w for w in recwarn if "EXIF" in str(w.message)]
 
 
 def test_a_picture_beyond_pillows_limit_is_one_line(tmp_path, capsys, recwarn):
@@ -391,6 +419,12 @@ def test_frames_may_lie_elsewhere(tmp_path):
         (
             lambda d: d["annotations"][1]["segmentations"][3].update(counts=[float("inf"), None]),
             "v, annotation 12, frame 00003",
+        ),
+        (
+            lambda d: d["annotations"][1].update(
+                height=H, width=W, segmentations=[[[0, 0, 30, 0, 0, 20] * 50]] * T
+            ),
+            "annotation 12: a polygon's outline is longer than its frame allows",
         ),
         (lambda d: d["annotations"].append(7), "no list of objects"),
         (lambda d: d["videos"][0].update(file_names=["../../x.jpg"]), "file name"),
