@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from flowrvs.masks.shape import bounding_box
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store import ObjectRecord, Project, Provenance
 
-__all__ = ["Preview", "PreviewGroup", "Work", "check_object", "counted"]
+__all__ = ["KeyMasks", "Preview", "PreviewGroup", "Work", "check_object", "counted"]
 
 T = TypeVar("T")
 Mask = npt.NDArray[np.bool_]
@@ -54,6 +54,41 @@ def counted(
         yield item
         if progress is not None:
             progress(clock.advance(message))
+
+
+class KeyMasks(Mapping[int, Mapping[int, Mask]]):
+    """Masks of several objects' key frames, read when they are asked for: there may be thousands.
+
+    Parameters
+    ----------
+    project : Project
+    frames : mapping of int to iterable of int
+        The key frames of each object.
+    """
+
+    def __init__(self, project: Project, frames: Mapping[int, Iterable[int]]) -> None:
+        self._project = project
+        self._frames = {object_id: frozenset(known) for object_id, known in frames.items()}
+        self._all = sorted(set().union(*self._frames.values()))
+
+    def __getitem__(self, t: int) -> dict[int, Mask]:
+        masks = {
+            object_id: self._project.object_mask(object_id, t, t + 1)[0]
+            for object_id, known in self._frames.items()
+            if t in known
+        }
+        if not masks:
+            raise KeyError(t)
+        return masks
+
+    def __contains__(self, t: object) -> bool:
+        return any(t in known for known in self._frames.values())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
 
 
 class Preview:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from flowrvs.editing.memory import MemoryPlan
-from flowrvs.editing.preview import Preview, PreviewGroup, check_object, counted
+from flowrvs.editing.memory import plan_memory
+from flowrvs.editing.pieces import Here, Lost, Method, Piece, PieceRunner
+from flowrvs.editing.preview import KeyMasks, Preview, PreviewGroup, check_object, counted
 from flowrvs.errors import InputError
-from flowrvs.masks import flow, interpolate
-from flowrvs.masks.propagate import Spread, propagate
+from flowrvs.masks import flow
+from flowrvs.masks.propagate import Spread
 from flowrvs.progress import CancelToken, ProgressCallback
-from flowrvs.records import Tracker, frame_range
+from flowrvs.protocols import Tracker
+from flowrvs.records import frame_range
 from flowrvs.store import Project, Provenance
 
 if TYPE_CHECKING:
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Flows", "Method", "copy_to_next", "spread", "spread_together"]
 
-Method = Literal["flow", "shape", "copy", "memory"]
+Found = Generator[tuple[int, Spread], None, None]
+#: Plans a spread when its work begins: who is noted with it, and what runs it.
+Begin = Callable[[Lost, CancelToken | None, ProgressCallback | None], tuple[str | None, Found]]
 
 
 class Flows(flow.Flows):
@@ -61,6 +66,7 @@ def spread(
     method: Method = "flow",
     flows: flow.Flows | None = None,
     tracker: Tracker | None = None,
+    runner: PieceRunner | None = None,
     resume: bool = True,
 ) -> Preview:
     """Propose masks for the frames around those that a person drew.
@@ -72,7 +78,7 @@ def spread(
     video : Video or None
         Open; ``"shape"`` and ``"copy"`` do without.
     object_id : int
-        The object. `spread_together` takes several, for the method ``"memory"``.
+        The object. `spread_together` takes several.
     keys : sequence of int, optional
         Frames to spread from, whoever drew them; by default all frames of the object that
         are a person's. A person's other frames end the spread. Frames where the object was
@@ -89,6 +95,9 @@ def spread(
         Of the video, to share what other spreads computed.
     tracker : Tracker, optional
         What remembers, for ``"memory"`` (`flowrvs.load_tracker`).
+    runner : PieceRunner, optional
+        What computes instead of this process, with its own tracker: a
+        `flowrvs.inference.cluster.SpreadCluster`.
     resume : bool
         For ``"memory"``: frames that were kept from the same tracker and the same keys are
         left out, so that a spread that was stopped goes on. False asks for them again.
@@ -105,58 +114,18 @@ def spread(
     InputError
         There is no key frame, or the range or the method is unknown, or there is no tracker.
     """
-    if method == "memory":
-        wanted = None if keys is None else {object_id: keys}
-        name, plan_now = _memory(project, video, [object_id], tracker, wanted, start, stop, resume)
+    runner = runner or Here(flows, tracker)
+    wanted = None if keys is None else {object_id: keys}
+    name, begin = _plan(project, video, [object_id], method, wanted, start, stop, runner, resume)
 
-        def walk(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
-            plan = plan_now()
-            preview.who = plan.who
-            return (found for _, found in plan.run(cancel, progress))
+    def work(
+        cancel: CancelToken | None, progress: ProgressCallback | None
+    ) -> Generator[Spread, None, None]:
+        preview.who, parts = begin(lambda _, run: preview.note_lost(run), cancel, progress)
+        with closing(parts):
+            for _, found in parts:
+                yield found
 
-        preview = Preview(project, object_id, name, walk)
-        return preview
-    if video is not None:
-        project.check_video(video.info)
-    thing = check_object(project, object_id)
-    total = project.video.frame_count
-    frames = frame_range(total, start, stop)
-    if method not in get_args(Method):
-        raise InputError(f"Method {method!r} is unknown; use {', '.join(get_args(Method))}.")
-    if method == "flow" and video is None and flows is None:
-        raise InputError("Spreading by flow needs the video; open it, or use 'shape' or 'copy'.")
-    drawn = {int(t) for t in np.flatnonzero(project.provenance(object_id) >= Provenance.HUMAN)}
-    chosen = drawn if keys is None else {int(t) for t in keys}
-    if not chosen or not all(0 <= t < total for t in chosen):
-        raise InputError(
-            f"{thing.name!r} has no key frame to spread from; draw it on one frame first."
-        )
-    # The keys are read when the work begins: later strokes on them count.
-    masks = _Keys(project, object_id, chosen)
-    others = drawn - chosen
-
-    def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Iterator[Spread]:
-        if method == "flow":
-            known = Flows(cast("Video", video)) if flows is None else flows
-            return propagate(
-                known,
-                masks,
-                frames.start,
-                frames.stop,
-                stops=others,
-                lost=preview.note_lost,
-                cancel=cancel,
-                progress=progress,
-            )
-        if method == "shape":
-            parts = _shapes(_Keys(project, object_id, chosen | others), frames)
-        else:
-            parts = _copies(masks, others, frames)
-        each = counted(parts, len(frames), "spreading", cancel, progress)
-        return (part for part in each if part.frame not in chosen | others)
-
-    verb = {"flow": "spread", "shape": "fill in", "copy": "copy"}[method]
-    name = f"{verb} {thing.name!r}, frames {frames.start} to {frames.stop - 1}"
     preview = Preview(project, object_id, name, work)
     return preview
 
@@ -164,27 +133,31 @@ def spread(
 def spread_together(
     project: Project,
     video: Video | None,
-    object_ids: Sequence[int],
-    tracker: Tracker | None,
+    object_ids: Iterable[int],
+    tracker: Tracker | None = None,
     *,
     keys: Mapping[int, Sequence[int]] | None = None,
     start: int = 0,
     stop: int | None = None,
+    method: Method = "memory",
+    runner: PieceRunner | None = None,
     resume: bool = True,
 ) -> PreviewGroup:
-    """Propose masks of several objects at once, by a tracker's memory.
+    """Propose masks of several objects, to be kept as one step.
 
-    The objects of one layer do not overlap: a pixel is that one's of which the tracker is
-    surest.
+    By a tracker's memory they are carried at once, and those of one layer do not overlap: a
+    pixel is that one's of which the tracker is surest. Otherwise they come one after the other.
 
     Parameters
     ----------
-    project, video, start, stop, tracker, resume
+    project, video, start, stop, tracker, runner, resume
         As for `spread`.
-    object_ids : sequence of int
+    object_ids : iterable of int
         The objects, each with a frame at least that a person drew.
     keys : mapping of int to sequence of int, optional
         Frames to spread from, by object; all that a person drew by default.
+    method : str
+        As for `spread`.
 
     Returns
     -------
@@ -197,58 +170,110 @@ def spread_together(
         As for `spread`.
     """
     ids = list(dict.fromkeys(object_ids))
-    name, plan_now = _memory(project, video, ids, tracker, keys, start, stop, resume)
+    runner = runner or Here(None, tracker)
+    name, begin = _plan(project, video, ids, method, keys, start, stop, runner, resume)
 
-    def work(
-        cancel: CancelToken | None, progress: ProgressCallback | None
-    ) -> Iterator[tuple[int, Spread]]:
-        plan = plan_now()
-        group.who = plan.who
-        return plan.run(cancel, progress)
+    def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Found:
+        group.who, parts = begin(
+            lambda object_id, run: group.previews[object_id].note_lost(run), cancel, progress
+        )
+        with closing(parts):
+            yield from parts
 
     group = PreviewGroup(project, ids, name, work)
     return group
 
 
-def _memory(
+def _plan(
     project: Project,
     video: Video | None,
     object_ids: Sequence[int],
-    tracker: Tracker | None,
+    method: Method,
     keys: Mapping[int, Sequence[int]] | None,
     start: int,
     stop: int | None,
+    runner: PieceRunner,
     resume: bool,
-) -> tuple[str, Callable[[], MemoryPlan]]:
-    """Check what is asked of a memory; return the step's name, and what plans it."""
-    if video is None:
-        raise InputError("Spreading by memory needs the video; open it, or use 'shape' or 'copy'.")
-    if tracker is None:
+) -> tuple[str, Begin]:
+    """Check what is asked for; return the step's name, and what begins it."""
+    if method not in get_args(Method):
+        raise InputError(f"Method {method!r} is unknown; use {', '.join(get_args(Method))}.")
+    known = isinstance(runner, Here) and runner.flows is not None
+    if video is None and (method == "memory" or (method == "flow" and not known)):
+        raise InputError(
+            f"Spreading by {method} needs the video; open it, or use 'shape' or 'copy'."
+        )
+    if method == "memory" and not runner.name:
         raise InputError(
             "Spreading by memory needs a tracker; choose one that 'flowrvs models list' shows."
         )
-    project.check_video(video.info)
+    if video is not None:
+        project.check_video(video.info)
     things = [check_object(project, i) for i in object_ids]
     if not things:
         raise InputError("There is no object to spread; choose one.")
-    total = project.video.frame_count
-    frames = frame_range(total, start, stop)
+    about = project.video
+    frames = frame_range(about.frame_count, start, stop)
     chosen: dict[int, set[int]] = {}
     others: dict[int, set[int]] = {}
     for thing in things:
         drawn = {int(t) for t in np.flatnonzero(project.provenance(thing.id) >= Provenance.HUMAN)}
         wanted = None if keys is None else keys.get(thing.id)
         mine = drawn if wanted is None else {int(t) for t in wanted}
-        if not all(0 <= t < total for t in mine) or not project.areas(thing.id)[sorted(mine)].any():
+        if (
+            not mine
+            or not all(0 <= t < about.frame_count for t in mine)
+            or (method == "memory" and not project.areas(thing.id)[sorted(mine)].any())
+        ):
             raise InputError(
                 f"{thing.name!r} has no key frame to spread from; draw it on one frame first."
             )
         chosen[thing.id], others[thing.id] = mine, drawn - mine
 
+    def begin(
+        lost: Lost, cancel: CancelToken | None, progress: ProgressCallback | None
+    ) -> tuple[str | None, Found]:
+        # The keys are read when the work begins: later strokes on them count.
+        who, pieces = None, []
+        if method == "memory":
+            who, pieces = plan_memory(project, runner.name, chosen, others, frames, resume=resume)
+        else:
+            for i in chosen:
+                pieces += _pieces(project, i, method, chosen[i], others[i], frames)
+        shape = about.frame_count, about.height, about.width
+        return who, runner.run(pieces, shape, video, lost=lost, cancel=cancel, progress=progress)
+
+    verb = {"shape": "fill in", "copy": "copy"}.get(method, "spread")
     names = ", ".join(repr(thing.name) for thing in things)
-    name = f"spread {names} with {tracker.name}, frames {frames.start} to {frames.stop - 1}"
-    # The keys are read when the work begins: later strokes on them count.
-    return name, lambda: MemoryPlan(project, video, tracker, chosen, others, frames, resume=resume)
+    by = f" with {runner.name}" if method == "memory" else ""
+    return f"{verb} {names}{by}, frames {frames.start} to {frames.stop - 1}", begin
+
+
+def _pieces(
+    project: Project,
+    object_id: int,
+    method: Method,
+    chosen: set[int],
+    others: set[int],
+    frames: range,
+) -> list[Piece]:
+    """Return the gaps between the frames that a person drew, with the keys that fill them."""
+    places = sorted(chosen)
+    pieces = []
+    for before, after in itertools.pairwise([-1, *sorted(chosen | others), 2**62]):
+        gap = range(max(frames.start, before + 1), min(frames.stop, after))
+        beside = {before, after} & (chosen | others)
+        ends, stops = beside & chosen, beside - chosen
+        if method == "shape":  # shapes that a person drew are known better than any mixture
+            ends, stops = (beside if len(beside) == 2 else set()), set()
+        elif method == "copy":  # the nearest key may lie beyond a stop, and then gives nothing
+            at = bisect.bisect_left(places, after)
+            ends = set(places[max(0, at - 1) : at + 1])
+        if gap and ends:
+            keys = KeyMasks(project, {object_id: ends})
+            pieces.append(Piece(method, gap, keys, (object_id,), tuple(sorted(stops))))
+    # What has one key is final at once, so it comes first.
+    return sorted(pieces, key=lambda piece: len(piece.keys)) if method == "flow" else pieces
 
 
 def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Preview:
@@ -275,50 +300,3 @@ def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Previe
         return counted(parts, len(targets), "copying", cancel, progress)
 
     return Preview(project, object_id, f"copy {thing.name!r}, frame {t} to {last}", work)
-
-
-class _Keys(Mapping[int, npt.NDArray[np.bool_]]):
-    """Masks of key frames, read when they are asked for: there may be thousands."""
-
-    def __init__(self, project: Project, object_id: int, frames: set[int]) -> None:
-        self._project = project
-        self._object = object_id
-        self._known = frozenset(frames)
-        self._frames = sorted(frames)
-
-    def __contains__(self, t: object) -> bool:
-        return t in self._known
-
-    def __getitem__(self, t: int) -> npt.NDArray[np.bool_]:
-        if t not in self._known:
-            raise KeyError(t)
-        mask: npt.NDArray[np.bool_] = self._project.object_mask(self._object, t, t + 1)[0]
-        return mask
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._frames)
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-
-def _shapes(keys: _Keys, frames: range) -> Iterator[Spread]:
-    for before, after in itertools.pairwise(keys):
-        if after - before > 1 and before < frames.stop and after > frames.start:
-            pair = {before: keys[before], after: keys[after]}
-            for t, mask in interpolate.interpolate(pair, frames.start, frames.stop):
-                yield Spread(t, mask, 1 / (1 + min(t - before, after - t)))
-
-
-def _copies(keys: _Keys, ends: set[int], frames: range) -> Iterator[Spread]:
-    """Repeat the nearest key, not beyond the frames in `ends`."""
-    places = np.array(list(keys))
-    fixed = np.array(sorted(ends), int)
-    nearest, mask = -1, np.zeros((0, 0), bool)
-    for t in frames:
-        near = int(places[np.argmin(np.abs(places - t))])
-        if ((fixed >= min(near, t)) & (fixed <= max(near, t))).any():
-            continue
-        if near != nearest:
-            nearest, mask = near, keys[near]
-        yield Spread(t, mask, 1 / (1 + abs(t - near)))

@@ -21,7 +21,7 @@ from flowrvs.masks.tracking import SURE, MaskTracker, TrackedMask
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import frame_range
 
-__all__ = ["Spread", "propagate"]
+__all__ = ["Spread", "leg_steps", "propagate"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -111,7 +111,7 @@ def propagate(
             legs.append((ends, first, last))
     # What has one key is final at once, so it comes first.
     legs.sort(key=lambda leg: len(leg[0]))
-    clock = ProgressClock(sum(_steps(*leg) for leg in legs))
+    clock = ProgressClock(sum(leg_steps(*leg) for leg in legs))
     if cancel is not None:
         cancel.raise_if_cancelled()
     for beside, first, last in legs:
@@ -131,7 +131,7 @@ def propagate(
             lost(range(min(missing), max(missing) + 1))
 
 
-def _steps(ends: list[int], first: int, last: int) -> int:
+def leg_steps(ends: list[int], first: int, last: int) -> int:
     """Return how many frames have to be walked for a leg."""
     there = last - ends[0] if ends[0] < first else ends[0] - first
     return there + (ends[1] - max(first, ends[1] - _BLENDED) if len(ends) == 2 else 0)

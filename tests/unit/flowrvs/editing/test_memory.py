@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flowrvs.editing import Preview, quick_doubt, spread, spread_together
-from flowrvs.editing.memory import WARM_UP, certainty_of
+from flowrvs.editing.memory import WARM_UP
+from flowrvs.editing.pieces import certainty_of
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.records import TrackedObject, VideoInfo
