@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowrvs.inference.cluster import Scheduler
     from flowrvs.progress import CancelToken
     from flowrvs.records import Segmenter, Tracker
 
@@ -18,6 +19,8 @@ __all__ = [
     "add_tracker_arguments",
     "load_model",
     "load_tracker",
+    "notice",
+    "open_scheduler",
     "request_options",
 ]
 
@@ -152,6 +155,14 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def open_scheduler(args: argparse.Namespace) -> Scheduler:
+    """Return the scheduler that the options of `add_cluster_arguments` say, checked."""
+    from flowrvs.inference.cluster import Scheduler
+
+    tls = {"tls_ca": args.tls_ca, "tls_cert": args.tls_cert, "tls_key": args.tls_key}
+    return Scheduler.at(args.scheduler, insecure=args.insecure, **tls)
+
+
 def load_model(args: argparse.Namespace, cancel: CancelToken | None = None) -> Segmenter:
     """Load what the options say, here or on a cluster.
 
@@ -168,16 +179,14 @@ def load_model(args: argparse.Namespace, cancel: CancelToken | None = None) -> S
         "compile": args.compile,
         "lora": args.lora,
     }
-    if getattr(args, "scheduler", None) is not None:
-        from flowrvs.inference.cluster import Cluster, Scheduler
+    if args.scheduler is not None:
+        from flowrvs.inference.cluster import Cluster
 
-        tls = {"tls_ca": args.tls_ca, "tls_cert": args.tls_cert, "tls_key": args.tls_key}
-        scheduler = Scheduler.at(args.scheduler, insecure=args.insecure, **tls)
         # A folder is named as it is from everywhere.
         model = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
         if args.lora is not None and Path(args.lora).is_dir():
             options["lora"] = str(Path(args.lora).resolve())
-        return Cluster(scheduler, model, notice=_notice, cancel=cancel, **options)
+        return Cluster(open_scheduler(args), model, notice=notice, cancel=cancel, **options)
     import flowrvs
 
     segmenter = flowrvs.load_segmenter(args.model, **options)
@@ -187,5 +196,6 @@ def load_model(args: argparse.Namespace, cancel: CancelToken | None = None) -> S
     return segmenter
 
 
-def _notice(line: str) -> None:
+def notice(line: str) -> None:
+    """Tell what happens to workers on standard error."""
     print(f"flowrvs: {line}", file=sys.stderr)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections import defaultdict
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from flowrvs.cli._model import (
+    add_cluster_arguments,
+    add_tracker_arguments,
+    load_tracker,
+    notice,
+    open_scheduler,
+)
 
 if TYPE_CHECKING:
-    from flowrvs.editing import Preview, PreviewGroup, Spread
-    from flowrvs.progress import CancelToken
-    from flowrvs.records import Tracker
+    from flowrvs.editing import PreviewGroup
+    from flowrvs.editing.pieces import Method, PieceRunner
+    from flowrvs.progress import CancelToken, ProgressCallback
     from flowrvs.store import Project
-    from flowrvs.video import Video
-
-from flowrvs.cli._model import add_tracker_arguments, load_tracker
 
 HELP = "Carry objects from the frames that a person drew to the others; run again to go on."
 
@@ -58,22 +63,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--video", metavar="VIDEO", help="where the video is, if it has moved")
     add_tracker_arguments(parser)
+    add_cluster_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the verb."""
     import flowrvs
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+    from flowrvs.editing import spread_together
     from flowrvs.errors import Cancelled, InputError, MissingPathError
     from flowrvs.store import Project, Provenance
 
     named = args.tracker not in (None, "classical")
-    method = args.method or ("memory" if named else "flow")
+    method: Method = args.method or ("memory" if named else "flow")
     if named and method != "memory":
         raise InputError(f"--with {args.tracker} is for --method memory, not for {method}.")
     if method == "memory" and args.tracker == "classical":
         raise InputError("'classical' has no memory; give --method flow, or a tracker --with.")
-    rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         cancel = stack.enter_context(cancel_on_interrupt())
         project = stack.enter_context(Project.open(args.project))
@@ -92,24 +98,38 @@ def run(args: argparse.Namespace) -> None:
                     f"The video of {project.path} was not found; say where it is with --video."
                 )
             video = stack.enter_context(flowrvs.open_video(path))
-        tracker = load_tracker(args) if method == "memory" else None
+        runner = _runner(args, method, cancel)
+        group = spread_together(
+            project,
+            video,
+            ids,
+            keys=None if args.keys is None else dict.fromkeys(ids, args.keys),
+            start=args.start,
+            stop=args.stop,
+            method=method,
+            runner=runner,
+            resume=not args.again,
+        )
+        counts = dict.fromkeys(group.previews, 0)
         progress = stack.enter_context(progress_line())
-        for preview in _previews(args, method, project, video, ids, tracker):
-            counts = dict.fromkeys(getattr(preview, "previews", ()) or [preview.object_id], 0)
-            rows += [{"object_id": i, "name": project.objects[i].name} for i in counts]
-            try:
-                _write(preview, project, counts, cancel, progress)
-            except Cancelled as error:
-                raise Cancelled(
-                    f"Stopped on request; {project.path} keeps {sum(counts.values())} frames"
-                    + (", and the same command goes on." if method == "memory" else ".")
-                ) from error
-            for row in rows[-len(counts) :]:
-                row["frames"] = counts[row["object_id"]]
-                one = getattr(preview, "previews", {}).get(row["object_id"], preview)
-                row["lost"] = one.lost_text
-    name = None if tracker is None else tracker.name
+        try:
+            _write(group, project, counts, cancel, progress)
+        except Cancelled as error:
+            raise Cancelled(
+                f"Stopped on request; {project.path} keeps {sum(counts.values())} frames"
+                + (", and the same command goes on." if method == "memory" else ".")
+            ) from error
+        rows = [
+            {
+                "object_id": i,
+                "name": project.objects[i].name,
+                "frames": counts[i],
+                "lost": preview.lost_text,
+            }
+            for i, preview in group.previews.items()
+        ]
     if args.json:
+        name = runner.name or None
         result = {"project": str(args.project), "method": method, "with": name, "objects": rows}
         print(json.dumps(result, ensure_ascii=False))
         return
@@ -118,54 +138,48 @@ def run(args: argparse.Namespace) -> None:
         print(f"Object {row['object_id']}, {row['name']!r}: {row['frames']} frames{lost}")
 
 
-def _previews(
-    args: argparse.Namespace,
-    method: Any,
-    project: Project,
-    video: Video | None,
-    ids: list[int],
-    tracker: Tracker | None,
-) -> Iterator[Any]:
-    from flowrvs.editing import Flows, spread, spread_together
+def _runner(args: argparse.Namespace, method: str, cancel: CancelToken) -> PieceRunner:
+    """Return what computes: this process, or a cluster."""
+    memory = method == "memory"
+    if args.scheduler is None:
+        from flowrvs.editing.pieces import Here
 
-    where: dict[str, Any] = {"start": args.start, "stop": args.stop}
-    if method == "memory":
-        keys = None if args.keys is None else dict.fromkeys(ids, args.keys)
-        resume = not args.again
-        yield spread_together(project, video, ids, tracker, keys=keys, resume=resume, **where)
-        return
-    flows = Flows(video) if video is not None else None
-    for i in ids:
-        yield spread(project, video, i, keys=args.keys, method=method, flows=flows, **where)
+        return Here(tracker=load_tracker(args) if memory else None)
+    from flowrvs.inference.cluster import SpreadCluster
+
+    options = {"device": args.device, "precision": args.precision} if memory else {}
+    return SpreadCluster(
+        open_scheduler(args),
+        args.tracker or "" if memory else None,
+        notice=notice,
+        cancel=cancel,
+        **options,
+    )
 
 
 def _write(
-    preview: Preview | PreviewGroup,
+    group: PreviewGroup,
     project: Project,
     counts: dict[int, int],
     cancel: CancelToken,
-    progress: Any,
+    progress: ProgressCallback,
 ) -> None:
     """Compute and write, some frames at a time: what was written is safe whatever happens."""
-    ready: list[int] = []
+    ready: dict[int, list[int]] = defaultdict(list)
 
     def write() -> None:
-        written = preview.accept(ready)
-        by_object = written if isinstance(written, dict) else {next(iter(counts)): written}
-        for object_id, frames in by_object.items():
-            counts[object_id] += len(frames)
+        for object_id, frames in sorted(ready.items()):
+            counts[object_id] += len(group.previews[object_id].accept(frames))
         ready.clear()
 
-    parts: Any = preview.run(cancel, progress)
-    with closing(parts):
+    with closing(group.run(cancel, progress)) as parts:
         first = list(itertools.islice(parts, 1))  # from now on it is known who it is
-        with project.edit(preview.name, "human", preview.who, on_error="keep"):
+        with project.edit(group.name, "human", group.who, on_error="keep"):
             try:
-                for part in itertools.chain(first, parts):
-                    found: Spread = part[1] if isinstance(part, tuple) else part
+                for object_id, found in itertools.chain(first, parts):
                     if found.final:
-                        ready.append(found.frame)
-                    if len(ready) >= _TOGETHER:
+                        ready[object_id].append(found.frame)
+                    if len(ready[object_id]) >= _TOGETHER:
                         write()
             finally:
                 write()

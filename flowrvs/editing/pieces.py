@@ -69,6 +69,14 @@ class Piece:
             return len(self.frames)
         return leg_steps(sorted(self.keys), self.frames[0], self.frames[-1])
 
+    @property
+    def read(self) -> Sequence[int]:
+        """The frames of the video that are looked at, ascending."""
+        looked = sorted({*self.frames, *self.keys})
+        if self.method == "flow":
+            return range(looked[0], looked[-1] + 1)
+        return looked if self.method == "memory" else ()
+
 
 class PieceRunner(Protocol):
     """What computes pieces: `Here`, or a cluster.

@@ -234,7 +234,8 @@ def _plan(
         lost: Lost, cancel: CancelToken | None, progress: ProgressCallback | None
     ) -> tuple[str | None, Found]:
         # The keys are read when the work begins: later strokes on them count.
-        who, pieces = None, []
+        who: str | None = None
+        pieces: list[Piece] = []
         if method == "memory":
             who, pieces = plan_memory(project, runner.name, chosen, others, frames, resume=resume)
         else:

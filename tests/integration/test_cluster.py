@@ -49,6 +49,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 
 
 @pytest.fixture(scope="module")
+def windows(two: LocalCluster) -> Cluster:
+    """A model on the two; one connection serves run after run."""
+    return Cluster(two.address, "window")
+
+
+@pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     with LocalCluster(tmp_path_factory.mktemp("scheduler")) as cluster:
         yield cluster
@@ -91,28 +97,27 @@ def run(path: Any, segmenter: Any, **options: Any) -> Masks:
     ids=["plain", "confidence", "resumed", "whole"],
 )
 def test_masks_are_those_of_this_process(
-    two: LocalCluster, clip: Path, options: dict[str, Any]
+    windows: Cluster, clip: Path, options: dict[str, Any]
 ) -> None:
     here = run(clip, WindowSegmenter(), **options)
     assert len({value[0] for value in here.values()}) > 10
-    there = run(clip, Cluster(two.address, "window"), **options)
+    there = run(clip, windows, **options)
     assert there == here
 
 
 def test_frames_are_sent_where_a_worker_does_not_see_them(
-    two: LocalCluster, clip: Path, tmp_path: Path
+    windows: Cluster, clip: Path, tmp_path: Path
 ) -> None:
     """An array has no file; a worker that sees another file under the path says so."""
     frames = np.load(clip)
     expected = run(clip, WindowSegmenter())
-    assert run(frames, Cluster(two.address, "window")) == expected
+    assert run(frames, windows) == expected
     moved = tmp_path / "clip.npy"
     np.save(moved, frames)
     with flowrvs.open_video(moved) as video:
-        segmenter = Cluster(two.address, "window")
         np.save(tmp_path / "other.npy", 255 - frames)
         os.replace(tmp_path / "other.npy", moved)  # the one that is open stays as it was
-        parts = list(flowrvs.segment(video, TEXTS, segmenter))
+        parts = list(flowrvs.segment(video, TEXTS, windows))
     assert by_frame(parts) == expected
 
 

@@ -3,5 +3,6 @@
 import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submod_attrs={"link": ["Scheduler"], "segmenter": ["Cluster"]}
+    __name__,
+    submod_attrs={"link": ["Scheduler"], "segmenter": ["Cluster"], "spread": ["SpreadCluster"]},
 )

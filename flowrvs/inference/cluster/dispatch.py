@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
-from typing import Any, Protocol
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-from flowrvs import errors
-from flowrvs.errors import ClusterError, FlowRVSError
+import numpy as np
+
+from flowrvs import __version__, errors
+from flowrvs.errors import ClusterError, FlowRVSError, InputError
 from flowrvs.inference.cluster.link import Link, Scheduler
-from flowrvs.inference.cluster.wire import unpack
+from flowrvs.inference.cluster.wire import pack, pack_frames, unpack
 from flowrvs.progress import CancelToken
 
-__all__ = ["Dispatcher", "Reply", "Task"]
+if TYPE_CHECKING:
+    from flowrvs.video import Video
+
+__all__ = ["Dispatcher", "Reply", "Session", "Task", "message_for"]
 
 #: Tasks that a worker holds at once: one that it computes, and the next.
 _HELD = 2
@@ -23,6 +31,8 @@ _TRIES = 3
 _TICK = 0.25
 #: Seconds that a scheduler which is gone is called before it is called anew.
 _CALL = 5.0
+#: Bytes of a task's frames that are sent at most; they are read into memory.
+_SENT = 2**31
 
 Reply = tuple[dict[str, Any], list[memoryview]]
 
@@ -38,6 +48,129 @@ class Task(Protocol):
     def message(self, *, send_frames: bool) -> bytes:
         """Return the message for a worker, with the frames if it does not see the file."""
         ...
+
+
+def message_for(
+    header: dict[str, Any],
+    blobs: Sequence[bytes],
+    video: Video,
+    frames: Sequence[int],
+    *,
+    send_frames: bool,
+) -> bytes:
+    """Return a message about frames of a video: where the video is, or else the frames.
+
+    Parameters
+    ----------
+    header, blobs
+        What else is said. The frames are the last blob.
+    video : Video
+    frames : sequence of int
+        Native frames that may be read.
+    send_frames : bool
+        The worker does not see the file.
+    """
+    recipe, size = video.recipe, video.shape[1:]
+    if send_frames or recipe is None or video.info.fingerprint is None:
+        if len(frames) * math.prod(size) > _SENT:
+            raise InputError(
+                f"{len(frames)} frames are too many to be sent to a worker that does not see "
+                f"{video.info.path}: put the video where the workers see it, under the same path."
+            )
+        sent = np.empty((len(frames), *size), np.uint8)
+        for place, t in enumerate(frames):
+            sent[place] = video.read(t, t + 1)[0]
+        header = header | {"video": None, "shape": sent.shape}
+        return pack(header, [*blobs, pack_frames(sent)])
+    content = [video.info.fingerprint, *video.shape]
+    return pack(header | {"video": {"recipe": recipe, "content": content}}, blobs)
+
+
+class Session:
+    """A scheduler with what all its workers are told, and the connection that waits for a run.
+
+    Parameters
+    ----------
+    scheduler : Scheduler or str
+        A string is checked by `Scheduler.at`.
+    about : dict
+        What every message says.
+    patience : float
+        Seconds to wait for a scheduler that goes away.
+    notice : callable, optional
+        Gets one line for what a person should know; by default the logger ``flowrvs``.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler | str,
+        about: dict[str, Any],
+        *,
+        patience: float = 300.0,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
+        self.scheduler = Scheduler.at(scheduler) if isinstance(scheduler, str) else scheduler
+        self._about = about
+        self._patience = patience
+        self._notice = notice or logging.getLogger("flowrvs").warning
+        self._idle: Dispatcher | None = None
+        self._ran = False
+
+    def header(self, ask: str) -> dict[str, Any]:
+        """Return how a message begins."""
+        return {"flowrvs": __version__, "ask": ask, **self._about}
+
+    def ask(
+        self, ask: str, cancel: CancelToken | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Return what the first worker that can says of itself.
+
+        Parameters
+        ----------
+        ask : str
+            What it is asked.
+        cancel : CancelToken, optional
+            Stops the waiting for a first worker.
+        timeout : float, optional
+            Seconds to wait for it.
+        """
+        with self.dispatcher(cancel or CancelToken()) as dispatcher:
+            ((_, reply),) = dispatcher.results([_Question(self.header(ask))], timeout=timeout)
+            if isinstance(reply, FlowRVSError):
+                raise reply
+        self._ran = False
+        return reply[0]
+
+    @contextmanager
+    def dispatcher(self, cancel: CancelToken) -> Iterator[Dispatcher]:
+        """Give what hands out tasks; unless an error ends it, the next run goes on with it."""
+        dispatcher, self._idle = self._idle, None
+        if dispatcher is None:
+            dispatcher = Dispatcher(
+                self.scheduler, patience=self._patience, notice=self._notice, cancel=cancel
+            )
+            self._end = weakref.finalize(self, dispatcher.close)
+        dispatcher.cancel = cancel
+        if self._ran:  # who could not compute then may be able to now
+            dispatcher.forget()
+        self._ran = True
+        try:
+            yield dispatcher
+        except BaseException:
+            self._end()
+            raise
+        self._idle = dispatcher  # connecting takes a second
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Asks what a worker has."""
+
+    header: dict[str, Any]
+    about: str = "the first answers"
+
+    def message(self, *, send_frames: bool) -> bytes:
+        return pack(self.header)
 
 
 class Dispatcher:
@@ -85,6 +218,11 @@ class Dispatcher:
         self._tasks: dict[int, Task] = {}
         self._waiting: list[int] = []
         self._replies: dict[int, Reply | FlowRVSError] = {}
+
+    def forget(self) -> None:
+        """Forget what workers could not do, or see, of an earlier run."""
+        self._unfit.clear()
+        self._blind.clear()
 
     def close(self) -> None:
         """Take back what is under way and end the connection."""

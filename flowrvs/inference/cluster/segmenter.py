@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs import __version__
 from flowrvs.errors import ClusterError, FlowRVSError, InputError
-from flowrvs.inference.cluster.dispatch import Dispatcher, Reply
+from flowrvs.inference.cluster.dispatch import Reply, Session, message_for
 from flowrvs.inference.cluster.link import Scheduler
-from flowrvs.inference.cluster.wire import masks_of, pack, pack_frames, unpack_floats, unpack_octets
+from flowrvs.inference.cluster.wire import masks_of, unpack_floats, unpack_octets
 from flowrvs.inference.run import Failed, VideoJob, WindowCount, to_window_masks, windows_and_texts
 from flowrvs.masks.logits import Stitcher
 from flowrvs.progress import CancelToken, ProgressCallback
@@ -89,50 +85,17 @@ class Cluster:
         timeout: float | None = None,
         **options: Any,
     ) -> None:
-        self.scheduler = Scheduler.at(scheduler) if isinstance(scheduler, str) else scheduler
-        self._model = model
-        self._options = options
-        self._patience = patience
-        self._notice = notice or logging.getLogger("flowrvs").warning
-        self._idle: Dispatcher | None = None
-        facts = self._ask_for_model(cancel or CancelToken(), timeout)
+        self._session = Session(
+            scheduler, {"model": model, "options": options}, patience=patience, notice=notice
+        )
+        self.scheduler = self._session.scheduler
+        facts = self._session.ask("model", cancel, timeout)
         try:
             self.name, self.weights = str(facts["name"]), str(facts["weights"])
             self.window_size, self.overlap = int(facts["window_size"]), int(facts["overlap"])
             self.whole_video = bool(facts["whole_video"])
         except (KeyError, TypeError, ValueError):
             raise ClusterError("A worker does not say what model it has.") from None
-
-    def _ask_for_model(self, cancel: CancelToken, timeout: float | None) -> dict[str, Any]:
-        task = _ModelTask(self._header("model"))
-        with ExitStack() as stack:
-            dispatcher = stack.enter_context(closing(self._dispatcher(cancel)))
-            ((_, reply),) = dispatcher.results([task], timeout=timeout)
-            if isinstance(reply, FlowRVSError):
-                raise reply
-            stack.pop_all()
-        # The first run goes on with it: connecting takes a second.
-        self._idle = dispatcher
-        self._end_idle = weakref.finalize(self, dispatcher.close)
-        return reply[0]
-
-    def _header(self, ask: str) -> dict[str, Any]:
-        return {
-            "flowrvs": __version__,
-            "ask": ask,
-            "model": self._model,
-            "options": self._options,
-        }
-
-    def _dispatcher(self, cancel: CancelToken) -> Dispatcher:
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            self._end_idle.detach()
-            idle.cancel = cancel
-            return idle
-        return Dispatcher(
-            self.scheduler, patience=self._patience, notice=self._notice, cancel=cancel
-        )
 
     def segment_window(
         self,
@@ -156,7 +119,7 @@ class Cluster:
     ) -> Generator[tuple[VideoJob, WindowMasks], None, None]:
         """Run plans, windows of several at once; see `flowrvs.inference.run.run_jobs`."""
         cancel = cancel or CancelToken()
-        with closing(self._dispatcher(cancel)) as dispatcher:
+        with self._session.dispatcher(cancel) as dispatcher:
             opened = _Opened()
             joined: _Joined | None = None
             try:
@@ -198,19 +161,8 @@ class Cluster:
                     sentences=sentences,
                     head=max(0, head),
                     tail=window.index + 1 in computed,
-                    header=self._header("window") | {"expect": [self.name, self.weights]},
+                    header=self._session.header("window") | {"expect": [self.name, self.weights]},
                 )
-
-
-@dataclass(frozen=True, slots=True)
-class _ModelTask:
-    """Asks what the model is."""
-
-    header: dict[str, Any]
-    about: str = "the model"
-
-    def message(self, *, send_frames: bool) -> bytes:
-        return pack(self.header)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +189,6 @@ class _WindowTask:
     def message(self, *, send_frames: bool) -> bytes:
         plan, window = self.job.plan, self.window
         request = plan.request
-        recipe, shape = self.video.recipe, self.video.shape
-        send_frames = send_frames or recipe is None or self.video.info.fingerprint is None
-        content = [self.video.info.fingerprint, *shape]
         header = self.header | {
             "texts": [request.texts[i] for i in self.sentences],
             "steps": request.steps,
@@ -251,13 +200,11 @@ class _WindowTask:
             "head": self.head,
             "kept": self.kept,
             "tail": self.tail,
-            "shape": [len(window), *shape[1:]],
-            "video": None if send_frames else {"recipe": recipe, "content": content},
             "frames": [plan.frames.start, plan.frames.stop, plan.frames.step],
         }
-        if not send_frames:
-            return pack(header)
-        return pack(header, [pack_frames(plan.source(self.video).read(window.start, window.stop))])
+        places = range(window.start, window.stop)
+        frames = plan.frames[window.start : window.stop] if plan.frames.step > 1 else places
+        return message_for(header, [], self.video, frames, send_frames=send_frames)
 
 
 class _Opened:

@@ -19,7 +19,9 @@ from flowrvs.errors import ClusterError, DatasetError
 from flowrvs.masks import rle
 
 __all__ = [
+    "FOREIGN",
     "Packer",
+    "lines_of",
     "masks_of",
     "pack",
     "pack_frames",
@@ -32,7 +34,7 @@ __all__ = [
 _LETTERS = b"FRVS"
 _HEAD = len(_LETTERS) + 4
 _LARGEST_HEADER = 2**22
-_FOREIGN = "The cluster sent something that is no message of flowrvs; see docs/cluster.md."
+FOREIGN = "The cluster sent something that is no message of flowrvs; see docs/cluster.md."
 _LEVEL = 1  # zlib's quickest: the wire is seldom slower than the processor
 
 
@@ -53,7 +55,7 @@ def unpack(message: bytes | memoryview) -> tuple[dict[str, Any], list[memoryview
     view = memoryview(message)
     size = int.from_bytes(view[len(_LETTERS) : _HEAD], "little")
     if view[: len(_LETTERS)] != _LETTERS or not 2 <= size <= min(_LARGEST_HEADER, len(view)):
-        raise ClusterError(_FOREIGN)
+        raise ClusterError(FOREIGN)
     try:
         header = json.loads(bytes(view[_HEAD : _HEAD + size]))
         lengths = header["blobs"]
@@ -62,7 +64,7 @@ def unpack(message: bytes | memoryview) -> tuple[dict[str, Any], list[memoryview
     except (ValueError, TypeError, KeyError, RecursionError):
         whole = False
     if not whole:
-        raise ClusterError(_FOREIGN)
+        raise ClusterError(FOREIGN)
     blobs, at = [], _HEAD + size
     for length in lengths:
         blobs.append(view[at : at + length])
@@ -104,9 +106,9 @@ def _inflate(blob: bytes | memoryview, limit: int) -> bytes:
     try:
         data = stream.decompress(blob, limit + 1)
     except zlib.error:
-        raise ClusterError(_FOREIGN) from None
+        raise ClusterError(FOREIGN) from None
     if len(data) > limit or not stream.eof:
-        raise ClusterError(_FOREIGN)
+        raise ClusterError(FOREIGN)
     return data
 
 
@@ -115,7 +117,7 @@ def unpack_octets(blob: bytes | memoryview, shape: tuple[int, ...]) -> npt.NDArr
     size = int(np.prod(shape))
     data = _inflate(blob, size)
     if len(data) != size:
-        raise ClusterError(_FOREIGN)
+        raise ClusterError(FOREIGN)
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -124,6 +126,15 @@ def unpack_floats(blob: bytes | memoryview, shape: tuple[int, ...]) -> npt.NDArr
     planes = unpack_octets(blob, (shape[0], 4, int(np.prod(shape[1:]))))
     little = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<f4")
     return little.astype(np.float32, copy=False).reshape(shape)
+
+
+def lines_of(blob: bytes | memoryview, count: int, size: tuple[int, ...]) -> list[bytes]:
+    """Return the COCO run lengths of so many masks of a size, (H, W), unread."""
+    # No mask has more runs than pixels (and a first, empty one), of seven letters at most.
+    lines = _inflate(blob, count * (7 * (size[0] * size[1] + 1) + 1)).split(b"\n")
+    if len(lines) != count + 1 or lines[-1]:
+        raise ClusterError(FOREIGN)
+    return lines[:-1]
 
 
 def masks_of(
@@ -137,16 +148,13 @@ def masks_of(
         They are not T masks of that size.
     """
     count, height, width = shape
-    # No mask has more runs than pixels (and a first, empty one), of seven letters at most.
-    lines = _inflate(blob, count * (7 * (height * width + 1) + 1)).split(b"\n")
-    if len(lines) != count + 1 or lines[-1]:
-        raise ClusterError(_FOREIGN)
+    lines = lines_of(blob, count, (height, width))
     for first in range(0, count, block):
-        part = lines[first : min(first + block, count)]
+        part = lines[first : first + block]
         try:
             yield np.stack([rle.decode({"size": [height, width], "counts": c}) for c in part])
         except DatasetError as error:
-            raise ClusterError(_FOREIGN) from error
+            raise ClusterError(FOREIGN) from error
 
 
 def pack_frames(frames: npt.NDArray[np.uint8]) -> bytes:

@@ -1,7 +1,8 @@
 """What a cluster's worker does: answer one message with another.
 
-A worker keeps the weights of the model that was asked for last, and a few open videos; all
-threads of a worker share them, and compute one after the other. An answer's ``state`` is
+A worker keeps the weights of the model or tracker that was asked for last, and a few open
+videos; all threads of a worker share them, and compute one after the other. An answer's
+``state`` is
 
 - ``done``;
 - ``frames``: this worker does not see the video's file; the frames must be sent;
@@ -14,7 +15,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ from flowrvs.errors import (
     CheckpointError,
     FlowRVSError,
     MissingPathError,
+    PluginError,
     VideoError,
     missing_extra,
 )
@@ -34,13 +37,14 @@ from flowrvs.inference.model import WindowModel
 from flowrvs.masks.logits import confidence as to_confidence
 from flowrvs.masks.logits import threshold as to_mask
 from flowrvs.progress import CancelToken
-from flowrvs.records import Segmenter, Window
+from flowrvs.records import Segmenter, Tracker, Window
 
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
 __all__ = ["answer"]
 
+T = TypeVar("T")
 _VIDEOS = 4
 
 
@@ -65,7 +69,7 @@ def answer(message: bytes) -> bytes:
             return _answer(header, blobs)
     except ImportError as error:
         return _unfit(str(missing_extra(error) or error))
-    except (CheckpointError, MissingPathError) as error:
+    except (CheckpointError, MissingPathError, PluginError) as error:
         return _unfit(str(error))
     except MemoryError as error:
         return _unfit(str(error) or "its memory is too small")
@@ -80,24 +84,34 @@ def answer(message: bytes) -> bytes:
 
 
 def _answer(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
-    segmenter = _state.model(header["model"], header["options"])
-    if header["ask"] == "model":
-        facts = {
-            "name": segmenter.name,
-            "weights": getattr(segmenter, "weights", ""),
-            "window_size": int(segmenter.window_size),
-            "overlap": int(segmenter.overlap),
-            "whole_video": bool(getattr(segmenter, "whole_video", False)),
-        }
-        return pack({"state": "done", **facts})
+    ask: Callable[[dict[str, Any], list[memoryview]], bytes] | None = _ASKS.get(header["ask"])
+    if ask is None:
+        return _unfit(f"it does not know how to {header['ask']}")
+    return ask(header, blobs)
+
+
+def _describe_model(header: dict[str, Any], _blobs: list[memoryview]) -> bytes:
+    segmenter = _state.model(header)
+    facts = {
+        "name": segmenter.name,
+        "weights": getattr(segmenter, "weights", ""),
+        "window_size": int(segmenter.window_size),
+        "overlap": int(segmenter.overlap),
+        "whole_video": bool(getattr(segmenter, "whole_video", False)),
+    }
+    return pack({"state": "done", **facts})
+
+
+def _window(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
+    segmenter = _state.model(header)
     ours = [segmenter.name, getattr(segmenter, "weights", "")]
     if ours != header["expect"]:
         return _unfit(f"its model is {' '.join(ours)}, the others' {' '.join(header['expect'])}")
     window = Window(0, header["start"], header["stop"])
-    if blobs:
+    if header["video"] is None:
         from flowrvs.video import open_video
 
-        sent = open_video(unpack_frames(blobs[0], tuple(header["shape"])))
+        sent = open_video(unpack_frames(blobs[-1], tuple(header["shape"])))
         return _segment(header, WindowFrames(sent, Window(0, 0, len(window))), segmenter)
     video = _state.video(header["video"])
     if video is None:
@@ -105,6 +119,72 @@ def _answer(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
     frames = range(*header["frames"])
     source = SelectedFrames(video, frames) if frames.step > 1 else video
     return _segment(header, WindowFrames(source, window), segmenter)
+
+
+def _describe_spread(header: dict[str, Any], _blobs: list[memoryview]) -> bytes:
+    tracker = _state.tracker(header)
+    return pack({"state": "done", "name": "" if tracker is None else tracker.name, "flow": _flow()})
+
+
+def _spread(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
+    """Compute a piece of a spread."""
+    # Not sooner: the client's bridge imports this module, too.
+    from flowrvs.editing.pieces import compute
+    from flowrvs.inference.cluster.spread import PieceAnswer, unpack_piece
+
+    tracker = _state.tracker(header)
+    ours = ["" if tracker is None else tracker.name, _flow()]
+    if ours != header["expect"]:
+        return _unfit(
+            f"its tracker and flow are {ours[0] or 'none'} and {ours[1]}, the others' "
+            f"{header['expect'][0] or 'none'} and {header['expect'][1]}"
+        )
+    piece = unpack_piece(header, blobs)
+    source: Any = None  # of all that shape and copy look at
+    places: dict[int, int] | None = None
+    if header["video"] is not None:
+        source = _state.video(header["video"])
+        if source is None:
+            return pack({"state": "frames"})
+    elif "shape" in header:
+        from flowrvs.video import open_video
+
+        source = open_video(unpack_frames(blobs[-1], tuple(header["shape"])))
+        places = {t: place for place, t in enumerate(piece.read)}
+
+    def read(t: int) -> npt.NDArray[np.uint8]:
+        if places is not None and t not in places:
+            raise IndexError(f"frame {t} was not sent")
+        at = t if places is None else places[t]
+        frame: npt.NDArray[np.uint8] = source.read(at, at + 1)[0]
+        return frame
+
+    lost: list[tuple[int, range]] = []
+    answer = PieceAnswer()
+    for object_id, found in compute(
+        piece,
+        tuple(header["size"]),
+        read,
+        tracker=tracker,
+        lost=lambda *run: lost.append(run),
+        cancel=_Wanted(),
+    ):
+        answer.add(object_id, found)
+    return answer.message(lost)
+
+
+def _flow() -> str:
+    from flowrvs.masks.flow import has_dis
+
+    return "dis" if has_dis() else "ilk"
+
+
+_ASKS = {
+    "model": _describe_model,
+    "window": _window,
+    "tracker": _describe_spread,
+    "spread": _spread,
+}
 
 
 def _segment(header: dict[str, Any], frames: WindowFrames, segmenter: Segmenter) -> bytes:
@@ -194,17 +274,35 @@ class _State:
         #: Frames that the device has room for, where that was found out.
         self.limit: int | None = None
         self._key = ""
-        self._model: Segmenter | None = None
+        self._kept: Any = None
         self._videos: OrderedDict[str, Video] = OrderedDict()
 
-    def model(self, name: str, options: dict[str, Any]) -> Segmenter:
-        key = json.dumps([name, options], sort_keys=True)
-        if self._model is None or key != self._key:
-            import flowrvs
+    def keep(self, key: list[Any], load: Callable[[], T]) -> T:
+        """Return what was loaded under a key; what was there before goes: both may not fit."""
+        text = json.dumps(key, sort_keys=True)
+        if text != self._key:
+            self._kept, self._key, self.limit = None, "", None
+            self._kept, self._key = load(), text
+        kept: T = self._kept
+        return kept
 
-            self._model = None  # before the next: both may not fit
-            self._model, self._key, self.limit = flowrvs.load_segmenter(name, **options), key, None
-        return self._model
+    def model(self, header: dict[str, Any]) -> Segmenter:
+        import flowrvs
+
+        name, options = header["model"], header["options"]
+        return self.keep([name, options], lambda: flowrvs.load_segmenter(name, **options))
+
+    def tracker(self, header: dict[str, Any]) -> Tracker | None:
+        """Return the tracker that is asked for: by name, or "" for the best that is here."""
+        from flowrvs import plugins
+        from flowrvs.inference.loading import CLASSICAL, default_tracker
+
+        if header["tracker"] is None:
+            return None
+        name, options = header["tracker"] or default_tracker(), header["options"]
+        if name == CLASSICAL:
+            raise MissingPathError("It has no tracker: fetch one there (flowrvs models list).")
+        return self.keep(["tracker", name, options], lambda: plugins.load_tracker(name, **options))
 
     def video(self, wanted: dict[str, Any] | None) -> Video | None:
         """Open a video where this worker sees the same content under the same path."""

@@ -1,0 +1,241 @@
+"""Spreading on the workers of a cluster: `SpreadCluster`, and its messages for both ends.
+
+A task is a piece (`flowrvs.editing.pieces`): what lies between two key frames, or beside one, or
+one walk of a tracker. Within it a frame follows from the one before, so it is not cut further;
+what is killed with a worker is its pieces, and nothing else has to wait for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowrvs.editing.pieces import Lost, Piece
+from flowrvs.errors import ClusterError, FlowRVSError
+from flowrvs.inference.cluster.dispatch import Reply, Session, message_for
+from flowrvs.inference.cluster.link import Scheduler
+from flowrvs.inference.cluster.wire import FOREIGN, Packer, lines_of, masks_of, pack, unpack_octets
+from flowrvs.masks import rle
+from flowrvs.masks.propagate import Spread
+from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+
+if TYPE_CHECKING:
+    from flowrvs.video import Video
+
+__all__ = ["PieceAnswer", "SpreadCluster", "unpack_piece"]
+
+Mask = npt.NDArray[np.bool_]
+Shape = tuple[int, int, int]
+_ROW = np.dtype([("object", "<i8"), ("frame", "<i8"), ("certainty", "<f8")])
+
+
+class SpreadCluster:
+    """Computes spreads on the workers of a dask scheduler; a `PieceRunner`.
+
+    The masks are those of this process to the bit, in the same order, where the workers have
+    OpenCV as this machine has. This process needs neither torch nor the tracker's weights.
+
+    Parameters
+    ----------
+    scheduler : Scheduler or str
+        Where it is; a string is checked by `Scheduler.at`.
+    tracker : str, optional
+        For the method ``"memory"``: its name as the workers know it, "" for the one that they
+        prefer. Without it they spread by flow, shape or copy.
+    patience, notice, cancel, timeout
+        As for `flowrvs.inference.cluster.Cluster`.
+    **options
+        What else `flowrvs.load_tracker` takes.
+
+    Attributes
+    ----------
+    name : str
+        Of the tracker; all workers have the same.
+
+    Raises
+    ------
+    ClusterError
+        The scheduler cannot be reached, or no worker has the tracker; at once.
+    InputError, MissingExtraError
+        As for `Scheduler.at` and `Link`.
+
+    Examples
+    --------
+    >>> cluster = SpreadCluster("tls://gpu-server:8786")  # doctest: +SKIP
+    >>> preview = flowrvs.editing.spread(project, video, 1, runner=cluster)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler | str,
+        tracker: str | None = None,
+        *,
+        patience: float = 300.0,
+        notice: Callable[[str], None] | None = None,
+        cancel: CancelToken | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> None:
+        about = {"tracker": tracker, "options": options}
+        self._session = Session(scheduler, about, patience=patience, notice=notice)
+        facts = self._session.ask("tracker", cancel, timeout)
+        self.name, self._flow = str(facts.get("name")), str(facts.get("flow"))
+
+    def run(
+        self,
+        pieces: Sequence[Piece],
+        shape: Shape,
+        video: Video | None,
+        *,
+        lost: Lost,
+        cancel: CancelToken | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Generator[tuple[int, Spread], None, None]:
+        """Yield objects and masks, piece by piece, in order; see `PieceRunner`."""
+        cancel = cancel or CancelToken()
+        clock = ProgressClock(sum(piece.steps for piece in pieces))
+        message = f"following with {self.name}" if self.name else "spreading"
+        header = self._session.header("spread") | {"expect": [self.name, self._flow]}
+        tasks = (_PieceTask(piece, shape, video, header) for piece in pieces)
+        with self._session.dispatcher(cancel) as dispatcher:
+            for task, reply in dispatcher.results(tasks):
+                if isinstance(reply, FlowRVSError):
+                    raise reply
+                for found in _unpack_answer(reply, task.piece, shape, lost):
+                    yield found
+                    cancel.raise_if_cancelled()
+                event = clock.advance(message, task.piece.steps)
+                if progress is not None:
+                    progress(event)
+
+
+@dataclass(frozen=True, slots=True)
+class _PieceTask:
+    """Asks for a piece's masks."""
+
+    piece: Piece
+    shape: Shape
+    video: Video | None
+    header: dict[str, Any] = field(repr=False)
+
+    @property
+    def about(self) -> str:
+        frames = self.piece.frames
+        return f"frames {min(frames)} to {max(frames)}"
+
+    def message(self, *, send_frames: bool) -> bytes:
+        piece, keys = self.piece, Packer()
+        rows = []
+        for t in piece.keys:
+            for object_id, mask in piece.keys[t].items():
+                rows.append([t, object_id])
+                keys.masks(mask[None])
+        wanted = Packer()
+        if piece.wanted is not None:
+            wanted.masks(piece.wanted[:, None])
+        header = self.header | {
+            "method": piece.method,
+            "frames": [piece.frames.start, piece.frames.stop, piece.frames.step],
+            "objects": piece.objects,
+            "layers": piece.layers,
+            "stops": piece.stops,
+            "keys": rows,
+            "size": self.shape,
+            "video": None,
+        }
+        blobs = [keys.end(), wanted.end()]
+        if self.video is None or not piece.read:
+            return pack(header, blobs)
+        return message_for(header, blobs, self.video, piece.read, send_frames=send_frames)
+
+
+def unpack_piece(header: Mapping[str, Any], blobs: Sequence[memoryview]) -> Piece:
+    """Return the piece that a client asks for."""
+    frames, objects, layers = range(*header["frames"]), header["objects"], header["layers"]
+    size = tuple(header["size"])[1:]
+    wanted = None
+    if layers:
+        wanted = np.concatenate(list(masks_of(blobs[1], (len(objects), 1, len(frames)))))[:, 0]
+    keys = _SentKeys(header["keys"], lines_of(blobs[0], len(header["keys"]), size), size)
+    stops = tuple(header["stops"])
+    return Piece(header["method"], frames, keys, tuple(objects), stops, wanted, tuple(layers))
+
+
+class _SentKeys(Mapping[int, Mapping[int, Mask]]):
+    """Key frames as they came; a mask is drawn when it is asked for: there may be thousands."""
+
+    def __init__(
+        self, rows: Sequence[Sequence[int]], lines: Sequence[bytes], size: tuple[int, ...]
+    ) -> None:
+        self._size = size
+        self._lines: dict[int, dict[int, bytes]] = {}
+        for (t, object_id), line in zip(rows, lines, strict=True):
+            self._lines.setdefault(t, {})[object_id] = line
+
+    def __getitem__(self, t: int) -> dict[int, Mask]:
+        size = list(self._size)
+        return {i: rle.decode({"size": size, "counts": c}) for i, c in self._lines[t].items()}
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+
+class PieceAnswer:
+    """Collects what a worker finds; what a later look replaces is left out."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[int, int, float]] = []
+        self._masks = Packer()
+
+    def add(self, object_id: int, found: Spread) -> None:
+        """Add a mask."""
+        if found.final:
+            self._rows.append((object_id, found.frame, float(found.certainty)))
+            self._masks.masks(found.mask[None])
+
+    def message(self, lost: Sequence[tuple[int, range]]) -> bytes:
+        """Return the answer, with the frames on which objects were lost."""
+        header = {"count": len(self._rows), "lost": [[i, r.start, r.stop] for i, r in lost]}
+        table = Packer()
+        table.octets(np.array(self._rows, _ROW).view(np.uint8))
+        return pack({"state": "done", **header}, [table.end(), self._masks.end()])
+
+
+def _unpack_answer(
+    reply: Reply, piece: Piece, shape: Shape, lost: Lost
+) -> Iterator[tuple[int, Spread]]:
+    """Yield what a worker found; it is not trusted with more than masks of what was asked."""
+    header, blobs = reply
+    count, told = header.get("count"), header.get("lost")
+    if type(count) is not int or not 0 <= count <= len(piece.frames) * len(piece.objects):
+        raise ClusterError(FOREIGN)
+    rows = unpack_octets(blobs[0], (count * _ROW.itemsize,)).view(_ROW) if len(blobs) == 2 else None
+    if (
+        rows is None
+        or not np.isin(rows["object"], piece.objects).all()
+        or not np.isin(rows["frame"], piece.frames).all()
+        or not ((rows["certainty"] >= 0) & (rows["certainty"] <= 1)).all()
+    ):
+        raise ClusterError(FOREIGN)
+    masks = (mask for block in masks_of(blobs[1], (count, *shape[1:])) for mask in block)
+    for row, mask in zip(rows.tolist(), masks, strict=True):
+        yield row[0], Spread(row[1], mask, row[2])
+    try:
+        for object_id, start, stop in told:  # type: ignore[union-attr]
+            frames = range(start, stop)
+            if (
+                object_id not in piece.objects
+                or not frames
+                or not {start, stop - 1} <= {*piece.frames}
+            ):
+                raise ClusterError(FOREIGN)
+            lost(object_id, frames)
+    except (TypeError, ValueError):
+        raise ClusterError(FOREIGN) from None
