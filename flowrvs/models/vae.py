@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 
@@ -24,6 +27,7 @@ __all__ = [
     "iter_decode",
     "iter_encode",
     "latent_statistics",
+    "mask_cells",
     "spatial_factor",
     "temporal_factor",
 ]
@@ -45,6 +49,29 @@ def latent_statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor
     mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32).view(shape)
     std = torch.tensor(vae.config.latents_std, dtype=torch.float32).view(shape)
     return mean, std
+
+
+def mask_cells(masks: npt.NDArray[np.bool_], latent: torch.Tensor) -> torch.Tensor:
+    """Cells of a latent that masks touch: the first frame alone, then groups of frames.
+
+    Parameters
+    ----------
+    masks : ndarray of bool, shape (T, H, W)
+    latent : Tensor, shape (C, t, h, w)
+        Of a clip of this size.
+
+    Returns
+    -------
+    Tensor of float32, shape (t, h, w)
+        0 or 1.
+    """
+    values = torch.from_numpy(masks).float()[None]
+    frames, height, width = latent.shape[1:]
+    first = F.adaptive_max_pool3d(values[:, :1], (1, height, width))
+    if frames == 1:
+        return first[0]
+    rest = F.adaptive_max_pool3d(values[:, 1:], (frames - 1, height, width))
+    return torch.cat([first, rest], dim=1)[0]
 
 
 def frame_groups(frames: int, group: int, factor: int) -> list[tuple[int, int]]:

@@ -211,7 +211,7 @@ class BackgroundTraining:
             return TrainingState()
         lines = read_log(self.work / "log.jsonl") if (self.work / "log.jsonl").is_file() else []
         picture = self.work / "example.png"
-        losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+        steps = [line for line in lines if "loss" in line]
         scores = [
             (line["step"], {k: v for k, v in line.items() if k.endswith("J&F")})
             for line in lines
@@ -219,14 +219,13 @@ class BackgroundTraining:
         ]
         config = (plan or {}).get("config")
         total = int(config.get("max_steps", 0)) if isinstance(config, dict) else 0
-        step = losses[-1][0] if losses else 0
         phase, message = self._phase(runs, bool(lines))
         return TrainingState(
             phase=phase,
-            step=step,
+            step=steps[-1]["step"] if steps else 0,
             total=total,
-            remaining=_remaining(lines, total) if runs else None,
-            losses=tuple(losses),
+            remaining=steps[-1].get("remaining") if runs and steps else None,
+            losses=tuple((line["step"], line["loss"]) for line in steps),
             scores=tuple(scores),
             picture=picture if picture.is_file() else None,
             message=message,
@@ -325,20 +324,3 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, FlowRVSError):
         return None
     return document if isinstance(document, dict) else None
-
-
-def _remaining(lines: list[dict[str, Any]], total: int) -> float | None:
-    """Seconds by the pace since the training began to make steps, validations included."""
-    timed = [line for line in lines if line.get("step", 0) > 0]
-    if len(timed) < 2:
-        return None
-    # A resumed training counts its seconds anew.
-    last = len(timed) - 1
-    first = last
-    while first and timed[first - 1].get("seconds", 0) <= timed[first].get("seconds", 0):
-        first -= 1
-    steps = timed[last]["step"] - timed[first]["step"]
-    if not steps:
-        return None
-    seconds = timed[last]["seconds"] - timed[first]["seconds"]
-    return max(0.0, seconds / steps * (total - timed[last]["step"]))

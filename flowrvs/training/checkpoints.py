@@ -205,12 +205,6 @@ class Checkpoints:
         """Return the best weights, and their step and scores; None where none were kept."""
         return read_best(self.out)
 
-    def clear(self) -> None:
-        """Forget the best of a training that is begun anew."""
-        if self._accelerator.is_main_process:
-            for name in ("best.safetensors", "log.jsonl"):
-                (self.out / name).unlink(missing_ok=True)
-
 
 def read_best(out: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """Return the best weights of a training, and their step and scores; None where none are."""

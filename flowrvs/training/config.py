@@ -92,6 +92,13 @@ class CommonConfig:
     validate_every: int = option(500, "steps between two validations", low=1)
     validate_first: bool = option(False, "score before the first step, too")
     keep_best: bool = option(True, "the result is the state that was best on held-out videos")
+    best_tolerance: float = option(
+        0.0,
+        "a later state is the best, too, if it scores at most this much lower: scores of few "
+        "videos are noisy, and the average at the end of a cooldown is the calmest",
+        low=0,
+        high=1,
+    )
     save_every: int = option(500, "steps between two checkpoints", low=1)
     keep: int = option(2, "checkpoints that are kept", low=1)
     log_every: int = option(10, "steps between two lines of the log", low=1)
@@ -109,6 +116,12 @@ class FlowConfig(CommonConfig):
     )
     time_power: float = option(
         0.0, "bias of the other times towards 1000: u ** (1 / (1 + power))", low=0, high=100
+    )
+    object_weight: float = option(
+        0.0,
+        "extra weight of the loss where anything is that any sentence of the video means: telling "
+        "those apart is the task, and they are a small part of the picture; 0: as published",
+        low=0,
     )
     start_point_augmentation: bool = option(
         True, "SPA: sample the video's latent instead of taking its mean"
@@ -162,6 +175,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "keep_best": False,
         "boundary_probability": 0.5,
         "time_power": 0.0,
+        "object_weight": 0.0,
         "start_point_augmentation": True,
         "gradient_checkpointing": True,
         "lora_rank": 0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 import threading
 import time
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer
 
@@ -27,10 +29,12 @@ from flowrvs.data.synthetic import vocabulary
 from flowrvs.disk import FileLock, parse_json, read_regular, write_bytes
 from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.models.devices import choose_device
+from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.background import check_name, work_folder
 from flowrvs.training.config import FlowConfig, build_config
+from flowrvs.training.encoded import ClipEncoder
 from flowrvs.training.flow import flow_step_loss, train_flow
 from flowrvs.training.models import open_model
 from flowrvs.training.options import make_config
@@ -43,6 +47,8 @@ __all__ = ["Improvement", "choose_base", "improve", "plan_improvement", "trainin
 
 #: Scenes of the synthetic world that the bundled model rehearses while it learns others.
 _REHEARSED = 150
+#: Validations after the one before the first step.
+_VALIDATIONS = 6
 _POLL_SECONDS = 0.5
 
 
@@ -154,7 +160,8 @@ def plan_improvement(
     model, note = choose_base(model, place)
     _, pipeline = open_model(model, torch.float32)
     config = _config(pipeline)
-    prepared = prepare_data(data, config, pipeline)
+    variants = config.cache_variants if config.remember else 0
+    prepared = prepare_data(data, config, pipeline, variants=variants, rehearsal=_rehearsal(model))
     precision = choose_precision("auto", place.type)
     if precision == "bfloat16" and not config.lora_rank:
         precision = "mixed"  # small steps would be lost in weights of 16 bits
@@ -163,9 +170,9 @@ def plan_improvement(
     if place.type == "cpu":
         mixed = _time_step(pipeline, config, place, dtype, mixed=True)
         precision, pace = min((precision, pace), ("mixed", mixed), key=lambda pair: pair[1])
-    # A fifth of the time is for validation and the rest.
-    steps = max_steps or max(10, round(60 * minutes / pace * 0.8))
-    every = max(5, steps // 10)
+    encoding = _time_encoding(pipeline, config, place)
+    steps, seconds = _fit_steps(prepared, config, pace, encoding, 60 * minutes, max_steps)
+    every = max(5, -(-steps // _VALIDATIONS))
     config = dataclasses.replace(
         config, precision=precision, max_steps=steps, validate_every=every, save_every=every
     )
@@ -175,7 +182,7 @@ def plan_improvement(
         device=place.type,
         **_count(prepared),
         steps=steps,
-        seconds=pace * steps / 0.8,
+        seconds=seconds,
         memory=training_bytes(pipeline, config, dtype),
         config=config,
     )
@@ -352,7 +359,7 @@ def training_bytes(pipeline: FlowRVSPipeline, config: FlowConfig, dtype: torch.d
 def _config(pipeline: FlowRVSPipeline) -> FlowConfig:
     """Options for a model of this size: adapters for large ones, all weights of small ones."""
     large = sum(p.numel() for p in pipeline.transformer.parameters()) > 10**8
-    common: dict[str, Any] = {"epochs": 10**6, "validate_first": True}
+    common: dict[str, Any] = {"epochs": 10**6, "validate_first": True, "best_tolerance": 0.03}
     if large:
         return build_config(FlowConfig, preset="corrections", lora_rank=32, **common)
     return build_config(
@@ -382,7 +389,7 @@ def _time_step(
     *,
     mixed: bool = False,
 ) -> float:
-    """Seconds of a step of the whole batch: forward, backward and encoding; the second of two."""
+    """Seconds of a step of the whole batch, forward and backward; the second of two."""
     transformer = pipeline.transformer.to(device).requires_grad_(True)
     for parameter in transformer.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -411,8 +418,46 @@ def _time_step(
         float(loss.detach())  # waits for a GPU
         seconds = time.perf_counter() - began
         transformer.zero_grad(set_to_none=True)
-    # Reading and encoding the clips, and the optimizer, take about as long again.
-    return 2 * seconds
+    return seconds
+
+
+def _time_encoding(pipeline: FlowRVSPipeline, config: FlowConfig, device: torch.device) -> float:
+    """Seconds of encoding a clip; the second of two."""
+    use_fast_layers(pipeline.vae.to(device))
+    encoder = ClipEncoder(pipeline.vae)
+    height, width = int(pipeline.config.sample_height), int(pipeline.config.sample_width)
+    clip = np.zeros((config.frames, height, width, 3), np.uint8)
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        float(encoder.moments(clip).sum())  # waits for a GPU
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def _fit_steps(
+    prepared: PreparedData,
+    config: FlowConfig,
+    pace: float,
+    encoding: float,
+    seconds: float,
+    steps: int = 0,
+) -> tuple[int, float]:
+    """Return the steps that fit into `seconds`, unless they are given, and what they take.
+
+    `pace` is of a step and `encoding` of a clip, both in seconds.
+    """
+    read = 1.5 * encoding  # reading a clip takes about half as long as encoding it
+    once = (_VALIDATIONS + 1) * len(prepared.held_out) * (4 * encoding + pace / config.batch_size)
+    step = 1.1 * pace  # with the optimizer
+    fresh = step + 2 * read * config.batch_size  # with the clips and what is meant in them
+    everything = math.inf  # to encode all there is
+    if config.remember:
+        draws = prepared.train.variant_draws()
+        everything = read * len({key for d in draws for key in (d.clip_key, d.target_key)})
+    rest = seconds - once
+    steps = steps or max(10, int(max(rest / fresh, (rest - everything) / step)))
+    return steps, once + min(fresh * steps, everything + step * steps)
 
 
 def _count(prepared: PreparedData) -> dict[str, Any]:
@@ -420,6 +465,8 @@ def _count(prepared: PreparedData) -> dict[str, Any]:
     videos = sentences = frames = 0
     objects: set[tuple[int, str, int]] = set()
     for index, entry in enumerate(prepared.train.entries):
+        if entry.source is prepared.rehearsal:
+            continue
         for place in {int(row[0]) for row in entry.rows}:
             video = entry.source.videos[place]
             shown: dict[int, set[int]] = {}
@@ -430,15 +477,15 @@ def _count(prepared: PreparedData) -> dict[str, Any]:
             sentences += len(video.sentences)
             objects |= {(index, video.name, number) for number in shown}
             frames += sum(len(found) for found in shown.values())
-    card = prepared.card()
+    own = [item for item in prepared.held_out if not item.kind]
     return {
         "videos": videos,
         "sentences": sentences,
         "objects": len(objects),
         "frames": frames,
-        "held_out_videos": len({(i.source.label, i.video.name) for i in prepared.held_out}),
-        "held_out_sentences": len(prepared.held_out),
-        "left_out": card["left_out"],
+        "held_out_videos": len({(i.source.label, i.video.name) for i in own}),
+        "held_out_sentences": len(own),
+        "left_out": prepared.card()["left_out"],
     }
 
 

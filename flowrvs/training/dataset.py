@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ __all__ = [
     "TrainingData",
     "caption",
     "read_mask",
+    "read_objects",
     "read_video",
 ]
 
@@ -45,6 +46,7 @@ class ClipSettings:
     no_target: bool = True
     seed: int = 0
     variants: int = 0
+    objects: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Sample:
     mask : ndarray of bool, shape (T, H, W)
     clip_key, target_key : str
         See `Draw`.
+    objects : ndarray of bool, shape (T, H, W), or None
+        Whatever any sentence of the video means, if ``settings.objects``.
     """
 
     number: int
@@ -92,6 +96,7 @@ class Sample:
     mask: npt.NDArray[np.bool_]
     clip_key: str
     target_key: str
+    objects: npt.NDArray[np.bool_] | None = None
 
 
 def caption(text: str) -> str:
@@ -108,12 +113,15 @@ class Entries:
     source : Source
     rows : ndarray of int32, shape (N, 3)
         Video, sentence, and position of the anchor in the sentence's frames.
+    variants : int
+        Different clips of each anchor; 0 draws a new one every time.
     count : int
         Samples of it in one pass over all data.
     """
 
     source: Source
     rows: npt.NDArray[np.int32]
+    variants: int = 0
     count: int = 0
     _order: tuple[int, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
 
@@ -138,6 +146,8 @@ class TrainingData:
         that it has.
     held_out : frozenset of (int, str)
         Index of the source and name of the videos that are not used.
+    once : Source, optional
+        Has so many videos that one variant of a clip is enough.
     """
 
     def __init__(
@@ -147,10 +157,15 @@ class TrainingData:
         *,
         weights: Sequence[float] | None = None,
         held_out: frozenset[tuple[int, str]] = frozenset(),
+        once: Source | None = None,
     ) -> None:
         self.settings = settings
         self.entries = [
-            Entries(source, _rows(source, index, settings, held_out))
+            Entries(
+                source,
+                _rows(source, index, settings, held_out),
+                min(settings.variants, 1) if source is once else settings.variants,
+            )
             for index, source in enumerate(sources)
         ]
         total = sum(len(entry.rows) for entry in self.entries)
@@ -195,11 +210,11 @@ class TrainingData:
         raise AssertionError("the counts do not add up")
 
     def variant_draws(self) -> Iterator[Draw]:
-        """Yield all that samples can be, where ``settings.variants`` limits that."""
+        """Yield all that samples can be, where `Entries.variants` limit that."""
         rng = np.random.default_rng(0)  # not used: the variant decides everything
         for index, entry in enumerate(self.entries):
             for row in entry.rows if entry.count else ():
-                for variant in range(self.settings.variants):
+                for variant in range(entry.variants):
                     yield self._draw(index, row, rng, variant)
 
     def _draw(
@@ -209,14 +224,15 @@ class TrainingData:
         rng: np.random.Generator,
         variant: int | None = None,
     ) -> Draw:
-        settings, source = self.settings, self.entries[index].source
+        settings, entry = self.settings, self.entries[index]
+        source = entry.source
         video = source.videos[row[0]]
         sentence = video.sentences[row[1]]
-        if settings.variants:
+        if entry.variants:
             # A clip of the anchor that other sentences about these frames share.
             label = f"{source.identity}|{video.name}|{hash_of(sentence.frames)}|{row[2]}"
             if variant is None:
-                variant = int(rng.integers(settings.variants))
+                variant = int(rng.integers(entry.variants))
             rng = np.random.default_rng([settings.seed, 3, int(hash_of(label), 16), variant])
         frames = choose_frames(rng, sentence.frames, int(row[2]), settings.frames, settings.sampler)
         plan = plan_clip(
@@ -254,7 +270,10 @@ class TrainingData:
             mask = read_mask(draw)
             if self.settings.no_target or mask.any():
                 break
-        return Sample(number, draw.text, read_video(draw), mask, draw.clip_key, draw.target_key)
+        objects = read_objects(draw) if self.settings.objects else None
+        return Sample(
+            number, draw.text, read_video(draw), mask, draw.clip_key, draw.target_key, objects
+        )
 
 
 def read_video(draw: Draw) -> npt.NDArray[np.uint8]:
@@ -265,6 +284,12 @@ def read_video(draw: Draw) -> npt.NDArray[np.uint8]:
 def read_mask(draw: Draw) -> npt.NDArray[np.bool_]:
     """Read what is meant in a clip, (T, H, W)."""
     return draw.plan.apply_to_masks(draw.source.masks(draw.video, draw.sentence, draw.plan.frames))
+
+
+def read_objects(draw: Draw) -> npt.NDArray[np.bool_]:
+    """Read whatever any sentence of the video means, (T, H, W)."""
+    every = tuple(sorted({i for s in draw.video.sentences for i in s.objects}))
+    return read_mask(replace(draw, sentence=replace(draw.sentence, objects=every)))
 
 
 class SampleNumbers:

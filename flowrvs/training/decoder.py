@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -19,13 +20,12 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from flowrvs.evaluation import score_masks
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import decode_frames, encode_moments
-from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.clips import plan_clip
 from flowrvs.training.config import DecoderConfig
 from flowrvs.training.dataset import Sample
 from flowrvs.training.models import write_model
 from flowrvs.training.objective import LOGIT_SCALE, mask_loss
-from flowrvs.training.run import Trained, TrainingRun
+from flowrvs.training.run import RunOptions, Trained, TrainingRun
 from flowrvs.training.setup import PreparedData, prepare_data
 
 __all__ = ["DecoderTrainee", "train_decoder"]
@@ -130,12 +130,7 @@ def train_decoder(
     config: DecoderConfig | None = None,
     *,
     weights: Sequence[float] | None = None,
-    name: str | None = None,
-    device: str = "auto",
-    resume: bool = False,
-    tensorboard: bool = False,
-    progress: ProgressCallback | None = None,
-    cancel: CancelToken | None = None,
+    **options: Unpack[RunOptions],
 ) -> Trained:
     """Train the mask decoder of a model's VAE on real masks.
 
@@ -147,18 +142,7 @@ def train_decoder(
         Its folder is ``<out>/model``: the model with the new decoder.
     """
     config = config or DecoderConfig()
-    run = TrainingRun(
-        "decoder",
-        model,
-        out,
-        config,
-        name=name,
-        device=device,
-        resume=resume,
-        tensorboard=tensorboard,
-        progress=progress,
-        cancel=cancel,
-    )
+    run = TrainingRun("decoder", model, out, config, **options)
     vae = run.pipeline.vae.to(run.accelerator.device)
     use_fast_layers(vae, exact=False)  # exact roundings in 16 bits have no gradient
     prepared = prepare_data(data, config, run.pipeline, weights=weights)

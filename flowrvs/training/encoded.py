@@ -22,10 +22,17 @@ from safetensors.torch import save_file
 
 from flowrvs.disk import free_bytes, replacing
 from flowrvs.errors import StorageError
-from flowrvs.models.vae import encode_moments
+from flowrvs.models.vae import encode_moments, mask_cells
 from flowrvs.pipelines.geometry import normalise
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.training.dataset import Draw, Sample, TrainingData, read_mask, read_video
+from flowrvs.training.dataset import (
+    Draw,
+    Sample,
+    TrainingData,
+    read_mask,
+    read_objects,
+    read_video,
+)
 
 __all__ = [
     "CachedData",
@@ -50,12 +57,15 @@ class EncodedSample:
         Mean and log-variance of the clip's latent, not normalised.
     target : Tensor, shape (z_dim, t, h, w)
         Mean of the mask video's latent, not normalised.
+    objects : Tensor, shape (t, h, w), or None
+        1 in cells where anything is that any sentence of the video means, if it was read.
     """
 
     number: int
     text: str
     moments: torch.Tensor
     target: torch.Tensor
+    objects: torch.Tensor | None = None
 
 
 class ClipEncoder:
@@ -85,9 +95,9 @@ class ClipEncoder:
 
     def encode(self, sample: Sample) -> EncodedSample:
         """Return a sample as latents."""
-        return EncodedSample(
-            sample.number, sample.text, self.moments(sample.video), self.target(sample.mask)
-        )
+        target, objects = self.target(sample.mask), sample.objects
+        cells = None if objects is None else mask_cells(objects, target)
+        return EncodedSample(sample.number, sample.text, self.moments(sample.video), target, cells)
 
 
 class LatentCache:
@@ -140,7 +150,7 @@ class MemoryCache:
         Bytes that it may take.
     """
 
-    def __init__(self, limit: int = 2**29) -> None:
+    def __init__(self, limit: int = 2**30) -> None:
         self._limit, self._size = limit, 0
         self._kept: dict[str, torch.Tensor] = {}
 
@@ -202,7 +212,14 @@ class CachedData:
             self.cache.put(draw.clip_key, moments)
         if target is None or moments is None:
             return None
-        return EncodedSample(number, draw.text, moments, target)
+        cells = None
+        if self.data.settings.objects:
+            key = f"{draw.clip_key}-objects"
+            cells = self.cache.get(key)
+            if cells is None:
+                cells = mask_cells(read_objects(draw), target)
+                self.cache.put(key, cells)
+        return EncodedSample(number, draw.text, moments, target, cells)
 
 
 def needed_draws(
@@ -219,7 +236,7 @@ def needed_draws(
     rank, processes : int
         Which process this is, and of how many.
     """
-    every = data.settings.variants * sum(len(e.rows) for e in data.entries if e.count)
+    every = sum(e.variants * len(e.rows) for e in data.entries if e.count)
 
     def all_that_can_be() -> Iterator[Draw]:
         for draw in islice(data.variant_draws(), rank, None, processes):

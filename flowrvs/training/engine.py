@@ -11,7 +11,7 @@ import dataclasses
 import math
 import multiprocessing
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +37,7 @@ from flowrvs.training.config import CommonConfig
 from flowrvs.training.dataset import SampleNumbers
 from flowrvs.training.journal import Journal
 
-__all__ = ["Engine", "Monitor", "Trainee", "learning_rate", "make_accelerator"]
+__all__ = ["Engine", "Monitor", "Trainee", "learning_rate", "make_accelerator", "merit_of"]
 
 #: How processes start that share nothing with this one.
 _FRESH = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -127,6 +127,12 @@ def learning_rate(config: CommonConfig, step: int, epoch: int, total: int) -> fl
     if config.cooldown:
         rate *= min(1.0, (total - step) / (config.cooldown * total))
     return rate * min(1.0, (step + 1) / config.warmup) if config.warmup else rate
+
+
+def merit_of(scores: Mapping[str, float]) -> float:
+    """Return the mean of all J&F: what was known before counts as much as what is learned."""
+    merits = [value for name, value in scores.items() if name.endswith("J&F")]
+    return sum(merits) / len(merits)
 
 
 class Engine:
@@ -310,10 +316,14 @@ class Engine:
                 f"The loss rose to {self.monitor.smoothed:.3g} from {self.monitor.lowest:.3g} at "
                 f"step {self.step}: stopped; {kept}. Lower the learning rate, then --resume."
             )
+        event = clock.advance()
         if self.journal is not None and (self.step % config.log_every == 0 or last):
-            epoch = self.step / self.steps_per_epoch
-            rate = self.optimizer.param_groups[0]["lr"]
-            self.journal.report(step=self.step, epoch=round(epoch, 3), rate=rate)
+            self.journal.report(
+                step=self.step,
+                epoch=round(self.step / self.steps_per_epoch, 3),
+                rate=self.optimizer.param_groups[0]["lr"],
+                remaining=round(event.remaining or 0.0, 1),
+            )
         if self.step % config.validate_every == 0 or last:
             self.validate()
         if self.step % config.save_every == 0 or last:
@@ -321,9 +331,8 @@ class Engine:
         if self.progress is not None and self.accelerator.is_main_process:
             score = self.monitor.scores.get("J&F")
             known = "" if score is None else f", J&F {score:.3f}"
-            self.progress(
-                clock.advance(f"step {self.step}, loss {self.monitor.smoothed:.4g}{known}")
-            )
+            said = f"step {self.step}, loss {self.monitor.smoothed:.4g}{known}"
+            self.progress(dataclasses.replace(event, message=said))
 
     def validate(self) -> None:
         """Score the averaged weights on held-out clips, and keep them if they are the best."""
@@ -334,10 +343,9 @@ class Engine:
             if not scores:
                 return
             self.monitor.scores = scores
-            # What was known before counts as much as what is learned.
-            merits = [value for name, value in scores.items() if name.endswith("J&F")]
-            if sum(merits) / len(merits) > self.monitor.best:
-                self.monitor.best = sum(merits) / len(merits)
+            merit = merit_of(scores)
+            if merit > self.monitor.best - self.config.best_tolerance:
+                self.monitor.best = max(merit, self.monitor.best)
                 self.checkpoints.save_best(self.weights(), self.step, scores)
         if self.journal is not None:
             self.journal.report(step=self.step, **scores)
@@ -423,7 +431,7 @@ class _Told:
 #: Options that may change between a training and its resumption.
 _CHANGEABLE = frozenset(
     "epochs max_steps workers save_every keep log_every validate_every keep_best spike_factor "
-    "validate_first learning_rate cooldown milestones gamma warmup clip_norm".split()
+    "validate_first best_tolerance learning_rate cooldown milestones gamma warmup clip_norm".split()
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +18,6 @@ from flowrvs.errors import InputError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
-from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.config import FlowConfig
 from flowrvs.training.dataset import Sample, TrainingData
 from flowrvs.training.encoded import (
@@ -32,8 +31,8 @@ from flowrvs.training.encoded import (
 )
 from flowrvs.training.lora import add_adapter, save_adapter
 from flowrvs.training.models import has_mask_decoder, inject_video, write_model
-from flowrvs.training.objective import interpolate, sample_timesteps
-from flowrvs.training.run import Trained, TrainingRun
+from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
+from flowrvs.training.run import RunOptions, Trained, TrainingRun
 from flowrvs.training.sentences import (
     LearningTexts,
     SpokenTransformer,
@@ -56,9 +55,11 @@ def flow_step_loss(
     *,
     inject: bool,
     dtype: torch.dtype,
+    objects: torch.Tensor | None = None,
+    object_weight: float = 0.0,
     **sentences: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the published loss of one step: MSE(v, x0 - x1).
+    """Return the loss of one step, by default the published one: MSE(v, x0 - x1).
 
     Parameters
     ----------
@@ -72,6 +73,8 @@ def flow_step_loss(
         Show ``x0`` beside ``x_t`` (DVI).
     dtype : torch.dtype
         What the transformer takes.
+    objects, object_weight
+        See `flowrvs.training.objective.flow_loss`.
     **sentences : Tensor
         ``encoder_hidden_states``, (B, L, d_model), or what a `SpokenTransformer` takes.
     """
@@ -83,7 +86,7 @@ def flow_step_loss(
         return_dict=False,
         **sentences,
     )[0]
-    return torch.nn.functional.mse_loss(velocity.float(), start - end)
+    return flow_loss(velocity.float(), start, end, objects, object_weight)
 
 
 class FlowTrainee:
@@ -147,6 +150,7 @@ class FlowTrainee:
             starts.append(mean)
         start = (torch.stack(starts) - self._mean) / self._std
         end = torch.stack([sample.target.to(device).float() for sample in group])
+        cells = [sample.objects for sample in group if sample.objects is not None]
         return flow_step_loss(
             module,
             start,
@@ -154,6 +158,8 @@ class FlowTrainee:
             torch.cat(times).to(device),
             inject=self._inject,
             dtype=self._dtype,
+            objects=torch.stack(cells).to(device) if cells else None,
+            object_weight=self._config.object_weight,
             **self._texts.conditions([sample.text for sample in group], device, self._dtype),
         )
 
@@ -194,15 +200,10 @@ def train_flow(
     weights: Sequence[float] | None = None,
     rehearsal: Source | None = None,
     cache: str | Path | None = None,
-    name: str | None = None,
-    device: str = "auto",
     target: Path | None = None,
     examples: Path | None = None,
-    resume: bool = False,
     keep_on_cancel: bool = False,
-    tensorboard: bool = False,
-    progress: ProgressCallback | None = None,
-    cancel: CancelToken | None = None,
+    **options: Unpack[RunOptions],
 ) -> Trained:
     """Train the flow of a model on real data.
 
@@ -223,24 +224,14 @@ def train_flow(
         forgotten, and it is scored apart, as ``old J&F``.
     cache : path-like, optional
         Encode clips beforehand, once, into this folder; then the transformer trains alone.
-    name : str, optional
-        Name of the result, the provenance of its masks; that of the folder by default.
-    device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"``, …
     target : Path, optional
         Folder of the result, instead of ``<out>/model`` or ``<out>/lora``.
     examples : Path, optional
         A PNG that each validation writes: held-out frames with the truth and the masks.
-    resume : bool
-        Go on from the newest checkpoint in `out`.
     keep_on_cancel : bool
         When cancelled, return the best state so far if a validation found one.
-    tensorboard : bool
-        Write events for TensorBoard, too.
-    progress : callable, optional
-        Receives a `Progress` at every step.
-    cancel : CancelToken, optional
-        Checked at every step; the state is saved before `Cancelled` is raised.
+    **options
+        See `flowrvs.training.run.RunOptions`: name, device, resume, tensorboard, progress, cancel.
 
     Returns
     -------
@@ -256,18 +247,7 @@ def train_flow(
         raise InputError("train_text goes with all weights, not with lora_rank; leave one out.")
     if config.remember and (config.workers or cache):
         raise InputError("remember goes with workers = 0 and without a cache on disk.")
-    run = TrainingRun(
-        "flow",
-        model,
-        out,
-        config,
-        name=name,
-        device=device,
-        resume=resume,
-        tensorboard=tensorboard,
-        progress=progress,
-        cancel=cancel,
-    )
+    run = TrainingRun("flow", model, out, config, **options)
     base, pipeline, accelerator = run.base, run.pipeline, run.accelerator
     pipeline.vae.to(accelerator.device)
     use_fast_layers(pipeline.vae)
@@ -277,6 +257,7 @@ def train_flow(
         pipeline,
         weights=weights,
         variants=config.cache_variants if cache or config.remember else 0,
+        objects=config.object_weight > 0,
         rehearsal=rehearsal,
     )
     kept = Path(cache).expanduser() if cache else run.out / "cache"
@@ -285,7 +266,7 @@ def train_flow(
         texts = learn_texts(base, pipeline, prepared.texts(), run.dtype)
     else:
         texts = open_texts(
-            base, pipeline, kept, run.dtype, prepared.texts(), accelerator, progress, cancel
+            base, pipeline, kept, run.dtype, prepared.texts(), accelerator, run.progress, run.cancel
         )
     encoder = ClipEncoder(pipeline.vae)
     dataset: Any = prepared.train

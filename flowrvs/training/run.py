@@ -6,7 +6,7 @@ import datetime
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from accelerate import Accelerator
@@ -16,11 +16,11 @@ from flowrvs.errors import Cancelled, InputError, TrainingError
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.config import CommonConfig
-from flowrvs.training.engine import Engine, Trainee, make_accelerator
+from flowrvs.training.engine import Engine, Trainee, make_accelerator, merit_of
 from flowrvs.training.models import open_model
 from flowrvs.training.setup import PreparedData
 
-__all__ = ["Trained", "TrainingRun", "choose_precision"]
+__all__ = ["RunOptions", "Trained", "TrainingRun", "choose_precision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,33 @@ class Trained:
     card: dict[str, Any]
 
 
+class RunOptions(TypedDict, total=False):
+    """What `train_flow` and `train_decoder` take beside data and options.
+
+    Attributes
+    ----------
+    name : str
+        Name of the result, the provenance of its masks; that of the folder by default.
+    device : str
+        ``"auto"`` (the default), ``"cpu"``, ``"cuda"``, …
+    resume : bool
+        Go on from the newest checkpoint in the folder.
+    tensorboard : bool
+        Write events for TensorBoard, too.
+    progress : callable
+        Receives a `Progress` at every step.
+    cancel : CancelToken
+        Checked at every step; the state is saved before `Cancelled` is raised.
+    """
+
+    name: str | None
+    device: str
+    resume: bool
+    tensorboard: bool
+    progress: ProgressCallback | None
+    cancel: CancelToken | None
+
+
 class TrainingRun:
     """A training about to run: its folder is free, its model is open, its devices are known.
 
@@ -57,13 +84,8 @@ class TrainingRun:
     out : path-like
         Folder of checkpoints and log.
     config : CommonConfig
-    name : str, optional
-        Name of the result; that of the folder by default.
-    device : str
-    resume : bool
-    tensorboard : bool
-    progress, cancel
-        See `flowrvs.progress`.
+    **options
+        See `RunOptions`.
 
     Attributes
     ----------
@@ -82,19 +104,17 @@ class TrainingRun:
         model: str | Path,
         out: str | Path,
         config: CommonConfig,
-        *,
-        name: str | None = None,
-        device: str = "auto",
-        resume: bool = False,
-        tensorboard: bool = False,
-        progress: ProgressCallback | None = None,
-        cancel: CancelToken | None = None,
+        **options: Unpack[RunOptions],
     ) -> None:
         self.stage, self.config, self.out = stage, config, Path(out).expanduser()
-        self.name = name or self.out.absolute().name
-        self.resume, self.tensorboard = resume, tensorboard
-        self.progress, self.cancel = progress, cancel
-        _prepare_folder(self.out, resume)
+        self.name = options.get("name") or self.out.absolute().name
+        self.resume, self.tensorboard = (
+            options.get("resume", False),
+            options.get("tensorboard", False),
+        )
+        self.progress, self.cancel = options.get("progress"), options.get("cancel")
+        device = options.get("device", "auto")
+        _prepare_folder(self.out, self.resume)
         self.precision = choose_precision(config.precision, device)
         self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.accelerator: Accelerator = make_accelerator(self.precision, device)
@@ -146,14 +166,15 @@ class TrainingRun:
             if not keep_on_cancel or best is None or best[1]["step"] == 0:
                 raise
         weights, facts = engine.result()
-        if self.config.validate_first and facts["step"] == 0:
-            shutil.rmtree(engine.checkpoints.folder, ignore_errors=True)
-            raise TrainingError(
-                f"It did not help: no state scored higher on held-out videos than the model as it "
-                f"was (J&F {facts['J&F']:.3f}); nothing was kept. More clips help more than time."
-            )
-        if engine.monitor.before:
-            facts = facts | {"before": engine.monitor.before}
+        if before := engine.monitor.before:
+            if merit_of(facts) <= merit_of(before):
+                shutil.rmtree(engine.checkpoints.folder, ignore_errors=True)
+                raise TrainingError(
+                    f"It did not help: no state scored higher on held-out videos than the model "
+                    f"as it was (J&F {before['J&F']:.3f}); nothing was kept. More clips help more "
+                    "than time."
+                )
+            facts = facts | {"before": before}
         card = {
             "name": self.name,
             "stage": self.stage,

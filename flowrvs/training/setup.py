@@ -69,6 +69,7 @@ def prepare_data(
     *,
     weights: Sequence[float] | None = None,
     variants: int = 0,
+    objects: bool = False,
     rehearsal: Source | None = None,
 ) -> PreparedData:
     """Open the data, hold some videos out, and say how clips are drawn.
@@ -84,6 +85,8 @@ def prepare_data(
         One a path.
     variants : int
         Different clips of each anchor; 0 draws a new one every time.
+    objects : bool
+        Read whatever any sentence of a video means, too.
     rehearsal : Source, optional
         See `flowrvs.training.train_flow`; `paths` then share the other half.
 
@@ -130,8 +133,9 @@ def prepare_data(
         no_target=config.no_target,
         seed=config.seed,
         variants=variants,
+        objects=objects,
     )
-    data = TrainingData(sources, settings, weights=shares, held_out=held_out)
+    data = TrainingData(sources, settings, weights=shares, held_out=held_out, once=rehearsal)
     # Not the whole paths: data may be moved while a training rests.
     identity = [
         [Path(entry.source.label).name, len(entry.rows), entry.count] for entry in data.entries

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from transformers import T5TokenizerFast
@@ -21,7 +20,7 @@ from transformers import T5TokenizerFast
 from flowrvs.data.synth_scene import render_scene, sample_scene
 from flowrvs.data.synthetic import describe
 from flowrvs.models.text import clean_prompt, tokenize
-from flowrvs.models.vae import encode_moments, spatial_factor, temporal_factor
+from flowrvs.models.vae import encode_moments, mask_cells, spatial_factor, temporal_factor
 from flowrvs.training.scratch.attributes import token_labels
 from flowrvs.training.scratch.samples import draw_scene_seed, frame_indices
 
@@ -114,8 +113,7 @@ def encode_clip(
     video = torch.from_numpy(np.stack(stack)).permute(0, 4, 1, 2, 3).to(vae.device)
     with torch.autocast(video.device.type, torch.bfloat16, enabled=autocast):
         moments = encode_moments(vae, video).float()
-    cells = torch.from_numpy(masks.any(0)).float()[None, None]
-    cells = _to_cells(cells, spatial_factor(vae), temporal_factor(vae))
+    cells = mask_cells(np.asarray(masks.any(0)), moments[0])
     tokens, mask = tokenize(tokenizer, [clean_prompt(s.text) for s in sentences], length)
     return EncodedClip(
         moments=moments[0].cpu(),
@@ -129,15 +127,6 @@ def encode_clip(
             scene.objects, masks, spatial_factor(vae) * patch, temporal_factor(vae)
         ),
     )
-
-
-def _to_cells(masks: torch.Tensor, space: int, time: int) -> torch.Tensor:
-    """Latent cells that a mask touches: the first frame alone, then groups of `time`."""
-    first = F.max_pool3d(masks[:, :, :1], (1, space, space))
-    if masks.shape[2] == 1:
-        return first[0, 0]
-    rest = F.max_pool3d(masks[:, :, 1:], (time, space, space))
-    return torch.cat([first, rest], dim=2)[0, 0]
 
 
 class LatentPool:

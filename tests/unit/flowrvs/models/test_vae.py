@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -15,6 +16,7 @@ from flowrvs.models.vae import (
     decode_frames,
     encode_moments,
     iter_decode,
+    mask_cells,
     spatial_factor,
     temporal_factor,
 )
@@ -166,3 +168,15 @@ def test_factors_come_from_the_config() -> None:
         patch_size=2,
     )
     assert (spatial_factor(flat), temporal_factor(flat)) == (8, 2)
+
+
+def test_cells_of_masks_are_those_that_any_pixel_touches() -> None:
+    masks = np.zeros((9, 16, 24), bool)
+    masks[0, 3, 5] = True  # the first frame is a latent frame of its own
+    masks[4, 8, 23] = True  # the last of the next four
+    masks[5, 15, 0] = True
+    cells = mask_cells(masks, torch.zeros(16, 3, 2, 3))
+    expected = torch.zeros(3, 2, 3)
+    expected[0, 0, 0] = expected[1, 1, 2] = expected[2, 1, 0] = 1
+    assert torch.equal(cells, expected)
+    assert torch.equal(mask_cells(masks[:1], torch.zeros(16, 1, 2, 3)), expected[:1])

@@ -167,7 +167,10 @@ def test_killed_and_resumed_is_equal_to_uninterrupted_to_the_bit(
         assert a.dtype == torch.float32
     assert whole.monitor == resumed.monitor
     logs = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in read_log(folder)]
+        [
+            {k: v for k, v in line.items() if k not in ("seconds", "remaining")}
+            for line in read_log(folder)
+        ]
         for folder in (tmp_path / "whole/log.jsonl", tmp_path / "killed/log.jsonl")
     ]
     assert [line["step"] for line in logs[0] if "loss" in line] == [2, 4, 6, 8]
@@ -293,6 +296,17 @@ def test_the_best_average_is_kept_and_comes_out(tmp_path: Path) -> None:
     assert not torch.equal(trainee.validated[1], engine.parameters[0])
 
 
+@pytest.mark.parametrize(("scores", "chosen"), [((0.7, 0.65, 0.62), 8), ((0.7, 0.5, 0.58), 3)])
+def test_a_later_state_is_taken_unless_it_scores_clearly_lower(
+    tmp_path: Path, scores: tuple[float, ...], chosen: int
+) -> None:
+    config = dataclasses.replace(CONFIG, best_tolerance=0.1, validate_every=3)
+    engine = make_engine(tmp_path, Line(scores), config)
+    engine.run()
+    assert engine.result()[1]["step"] == chosen
+    assert engine.monitor.best == 0.7  # so that many small losses do not add up
+
+
 def test_a_full_disk_is_seen_before_training(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("flowrvs.training.engine.free_bytes", lambda folder: 1000)
     trainee = Line()
@@ -309,6 +323,9 @@ def test_the_progress_line_tells_loss_score_and_time(tmp_path: Path) -> None:
     assert "J&F" not in events[2].message
     assert events[3].message.endswith(", J&F 0.250")
     assert events[5].remaining is not None
+    lines = [line for line in read_log(tmp_path / "log.jsonl") if "loss" in line]
+    assert [line["remaining"] >= 0 for line in lines] == [True] * 4
+    assert lines[-1]["remaining"] == 0
 
 
 def test_the_plot_and_tensorboard(tmp_path: Path) -> None:

@@ -180,18 +180,21 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     np.testing.assert_allclose(*scores, atol=1e-3)
 
 
-def test_the_loss_is_the_published_one_by_hand(micro_model: Path, mevis_split: Path) -> None:
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_the_loss_is_the_published_one_by_hand(
+    micro_model: Path, mevis_split: Path, weight: float
+) -> None:
     base, pipeline = open_model(micro_model, torch.float32)
     generator = torch.Generator().manual_seed(3)
     shift, scale = torch.randn(16, generator=generator), torch.rand(16, generator=generator) + 0.5
     pipeline.vae.register_to_config(latents_mean=shift.tolist(), latents_std=scale.tolist())
-    data = prepare_data([mevis_split], FLOW, pipeline)
+    data = prepare_data([mevis_split], FLOW, pipeline, objects=weight > 0)
     texts = learn_texts(base, pipeline, data.texts(), torch.float32)
     trainee = FlowTrainee(
         pipeline,
         ClipEncoder(pipeline.vae),
         texts,
-        FLOW,
+        dataclasses.replace(FLOW, object_weight=weight),
         make_accelerator("float32", "cpu"),
         data,
         torch.float32,
@@ -207,7 +210,12 @@ def test_the_loss_is_the_published_one_by_hand(micro_model: Path, mevis_split: P
             sentence = texts.conditions([sample.text], time.device, torch.float32)
             embedded = embed_tokens(texts.encoder, **sentence)
             velocity = pipeline.transformer(state[None], time, embedded, return_dict=False)[0][0]
-            expected = (velocity - (start - sample.target)).square().mean()
+            error = (velocity - (start - sample.target)).square().mean(0)
+            heavy = torch.ones_like(error)
+            if weight:
+                assert 0 < sample.objects.mean() < 1  # also where this sentence means nothing
+                heavy += weight * sample.objects
+            expected = (error * heavy).sum() / heavy.sum()
             torch.testing.assert_close(trainee.loss(trainee.module, [sample]), expected)
 
 
@@ -228,6 +236,11 @@ def test_cached_clips_are_what_the_encoder_gives(
         assert sample.text == direct.text
         assert torch.equal(sample.moments, direct.moments)
         assert torch.equal(sample.target, direct.target)
+        assert sample.objects is None
+    data.settings = dataclasses.replace(data.settings, objects=True)
+    for _ in range(2):  # made, then kept
+        assert torch.equal(cached[1].objects, encoder.encode(data[1]).objects)
+    data.settings = dataclasses.replace(data.settings, objects=False)
     draws, total = needed_draws(data, 3, rank=1, processes=2)
     assert (total, len(list(draws))) == (1, 1)
     # Another training, which leaves out what means nothing, shares the folder.

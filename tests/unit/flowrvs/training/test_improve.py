@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,12 @@ from flowrvs.models.text import add_words
 from flowrvs.progress import CancelToken
 from flowrvs.training import FlowConfig, Improvement, improve, plan_improvement, train_flow
 from flowrvs.training.background import BackgroundTraining
-from flowrvs.training.corrections import choose_base, training_bytes
+from flowrvs.training.corrections import (
+    _VALIDATIONS,
+    _fit_steps,
+    choose_base,
+    training_bytes,
+)
 from flowrvs.training.encoded import CachedData, ClipEncoder, MemoryCache
 from flowrvs.training.journal import Journal
 from flowrvs.training.models import open_model
@@ -72,7 +76,7 @@ def test_the_plan_counts(plan: Improvement) -> None:
     assert (plan.videos, plan.sentences, plan.objects, plan.frames) == (2, 4, 2, 8)
     assert (plan.held_out_videos, plan.held_out_sentences) == (1, 2)
     assert plan.steps >= 10
-    assert 0 < plan.seconds < 60
+    assert 0 < plan.seconds < 600  # on a busy machine, which is timed: on an idle one 10
     assert 10**5 < plan.memory < 10**9
     assert plan.config.precision in ("float32", "mixed")
     assert json.loads(json.dumps(plan.as_dict()))["device"] == "cpu"
@@ -195,9 +199,7 @@ def test_the_folder_tells_how_it_stands(home: Path) -> None:
     journal.report(step=0, **{"J": 0.1, "F": 0.2, "J&F": 0.15, "old J&F": 0.7})
     for step in (10, 20):
         journal.add(loss=2.0 / step)
-        time.sleep(0.02)
-        journal._start -= 5
-        journal.report(step=step)
+        journal.report(step=step, remaining=(40 - step) / 2)
     state = training.look()
     assert state.phase == "stopped" and "before it was done" in state.message
     assert state.losses == ((10, 0.2), (20, 0.1))
@@ -207,7 +209,7 @@ def test_the_folder_tells_how_it_stands(home: Path) -> None:
     with FileLock(work / "lock"):
         running = training.look()
         assert running.phase == "running" and running.active
-        assert running.remaining == pytest.approx(10, abs=1)  # half a second a step, twenty left
+        assert running.remaining == 10
         with pytest.raises(InputError, match="being trained already"):
             training.begin(["data"])
     for answer, phase in (({"error": "No data.", "code": 2}, "failed"), ({"code": 0}, "stopped")):
@@ -289,6 +291,44 @@ def test_half_of_the_samples_are_of_what_it_knows(projects: Path) -> None:
     assert both.shape == (2, 32, 48)
     np.testing.assert_array_equal(both[1], world.masks(video, sentence, (5,))[0])
     assert np.array_equal(world.pictures(video, (5,))[0], world.pictures(video, (3, 5))[1])
+
+
+def test_what_it_knows_is_encoded_once_and_corrections_in_several_variants(
+    projects: Path,
+) -> None:
+    world = WorldSource(20, 32, 48)
+    prepared = prepare_data([projects], FLOW, micro_pipeline(), variants=5, rehearsal=world)
+    clips: dict[bool, set[str]] = {True: set(), False: set()}
+    for number in range(4000):
+        draw = prepared.train.draw(number)
+        clips[draw.source is world].add(draw.clip_key)
+    # Sixteen scenes are left of twenty, with seven anchors; two projects with one (four frames).
+    assert len(clips[True]) == 16 * 7
+    assert 2 < len(clips[False]) <= 2 * 5
+    drawn = {draw.clip_key for draw in prepared.train.variant_draws()}
+    assert drawn == clips[True] | clips[False]
+
+
+def test_steps_fill_the_time_that_there_is(projects: Path) -> None:
+    world = WorldSource(20, 32, 48)
+    data = prepare_data([projects], FLOW, micro_pipeline(), variants=2, rehearsal=world)
+    keys = {k for d in data.train.variant_draws() for k in (d.clip_key, d.target_key)}
+    config = dataclasses.replace(FLOW, batch_size=4, remember=True)
+    scoring = (_VALIDATIONS + 1) * len(data.held_out) * (4 * 0.1 + 2 / 4)
+    steps, seconds = _fit_steps(data, config, 2.0, 0.1, 1000.0)
+    assert seconds == pytest.approx(scoring + 0.15 * len(keys) + 2.2 * steps)
+    assert 1000 - 2.2 < seconds <= 1000
+    # Without memory, each step encodes four clips and what is meant in them.
+    config = dataclasses.replace(config, remember=False)
+    steps, seconds = _fit_steps(data, config, 2.0, 0.1, 1000.0)
+    assert seconds == pytest.approx(scoring + (2.2 + 8 * 0.15) * steps)
+    assert 1000 - 3.4 < seconds <= 1000
+    assert _fit_steps(data, config, 2.0, 0.1, 1.0)[0] == 10
+    # A training so short that little comes back encodes about as much for each step.
+    config = dataclasses.replace(config, remember=True)
+    steps, seconds = _fit_steps(data, config, 2.0, 0.1, scoring + 40)
+    assert (steps, seconds) == (11, pytest.approx(scoring + 3.4 * 11))
+    assert _fit_steps(data, config, 2.0, 0.1, 1000.0, 7)[0] == 7
 
 
 def test_remembered_clips_are_encoded_once_and_the_oldest_go(
