@@ -43,7 +43,8 @@ class Piece:
     frames : range
         In the order in which they are walked.
     keys : mapping of int to mapping of int to ndarray of bool, shape (H, W)
-        Frame, then object, then mask; read when they are asked for.
+        Frame, then object, then mask; read when they are asked for. For ``"flow"`` also of others
+        in the object's layer, which it must not be taken for.
     objects : tuple of int
         One, but for ``"memory"``; ascending.
     stops : tuple of int
@@ -216,7 +217,8 @@ def compute(
         yield from _remember(piece, shape[1:], read, tracker, cancel, step)
         return
     (object_id,) = piece.objects
-    ends = {t: masks[object_id] for t, masks in piece.keys.items()}
+    keys = {t: dict(masks) for t, masks in piece.keys.items()}
+    ends = {t: masks.pop(object_id) for t, masks in keys.items()}
     frames = piece.frames
     if piece.method == "flow":
         for found in propagate(
@@ -225,6 +227,7 @@ def compute(
             frames.start,
             frames.stop,
             stops=piece.stops,
+            rivals=lambda t: list(keys[t].values()),
             lost=lambda run: lost(object_id, run),
             cancel=cancel,
             progress=lambda _: step(),

@@ -271,10 +271,23 @@ def _pieces(
             at = bisect.bisect_left(places, after)
             ends = set(places[max(0, at - 1) : at + 1])
         if gap and ends:
-            keys = KeyMasks(project, {object_id: ends})
+            rivals = _beside(project, object_id, ends) if method == "flow" else {}
+            keys = KeyMasks(project, {object_id: ends, **rivals})
             pieces.append(Piece(method, gap, keys, (object_id,), tuple(sorted(stops))))
     # What has one key is final at once, so it comes first.
     return sorted(pieces, key=lambda piece: len(piece.keys)) if method == "flow" else pieces
+
+
+def _beside(project: Project, object_id: int, frames: set[int]) -> dict[int, set[int]]:
+    """Return the other objects of the layer, which do not overlap, where a person drew them."""
+    layer, found = project.objects[object_id].layer, {}
+    for other in project.objects.values():
+        if other.layer == layer and other.id != object_id:
+            areas, provenance = project.areas(other.id), project.provenance(other.id)
+            drawn = {t for t in frames if areas[t] and provenance[t] >= Provenance.HUMAN}
+            if drawn:
+                found[other.id] = drawn
+    return found
 
 
 def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Preview:

@@ -7,7 +7,7 @@ between two keys the spreads from both sides are blended.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = ["Spread", "leg_steps", "propagate"]
 Mask = npt.NDArray[np.bool_]
 
 _OBJECT = 320  # an object longer than this many working pixels is looked at more coarsely
+_RIVALS = 3  # other objects that are followed, too
 _BLENDED = 1000  # frames before a key within which the spreads from both sides are blended
 
 
@@ -58,6 +59,7 @@ def propagate(
     stop: int | None = None,
     *,
     stops: Collection[int] = (),
+    rivals: Callable[[int], Sequence[npt.ArrayLike]] | None = None,
     lost: Callable[[range], None] | None = None,
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
@@ -75,6 +77,9 @@ def propagate(
         Range of frames to fill, keys excepted. Keys outside of it count too.
     stops : collection of int
         Frames that end a spread though no mask is taken from them.
+    rivals : callable, optional
+        Returns the masks of other objects on a key frame; the nearest few of them are followed,
+        too, so that a pixel is never taken that fits one of them better.
     lost : callable, optional
         Told of every run of frames on which the object was lost.
     cancel : CancelToken, optional
@@ -118,7 +123,7 @@ def propagate(
         masks = {t: _as_mask(keys[t], t, (height, width)) for t in beside}
         masks = {t: mask for t, mask in masks.items() if mask.any()}
         missing = set(range(first, last + 1)) if masks else set()
-        for found in _leg(flows, masks, first, last):
+        for found in _leg(flows, masks, first, last, rivals):
             event = clock.advance("spreading")
             if progress is not None:
                 progress(event)
@@ -138,7 +143,11 @@ def leg_steps(ends: list[int], first: int, last: int) -> int:
 
 
 def _leg(
-    flows: Flows, masks: Mapping[int, Mask], first: int, last: int
+    flows: Flows,
+    masks: Mapping[int, Mask],
+    first: int,
+    last: int,
+    rivals: Callable[[int], Sequence[npt.ArrayLike]] | None = None,
 ) -> Generator[Spread | None, None, None]:
     """Fill the frames next to one key or between two; None for a frame out of range."""
     ends = sorted(masks)
@@ -146,17 +155,22 @@ def _leg(
         return
     shape = flows.shape[1:]
     step = max(_step(mask) for mask in masks.values())
+
+    def tracker(key: int) -> MaskTracker:
+        others = [] if rivals is None else [_as_mask(m, key, shape) for m in rivals(key)]
+        return MaskTracker(flows, masks, key, step, _nearest(masks[key], others))
+
     # Only the last frames are held for a blend: a gap may be an hour long.
     meet = max(first, ends[1] - _BLENDED) if len(ends) == 2 else last + 1
     held: dict[int, TrackedMask] = {}
-    for found in MaskTracker(flows, masks, ends[0], step).to(last if ends[0] < first else first):
+    for found in tracker(ends[0]).to(last if ends[0] < first else first):
         t = found.frame
         if t >= meet:
             held[t] = found
         yield _spread(found, shape, final=t < meet) if first <= t <= last else None
     if len(ends) < 2:
         return
-    for found in MaskTracker(flows, masks, ends[1], step).to(meet):
+    for found in tracker(ends[1]).to(meet):
         t = found.frame
         other = held.pop(t, None)
         if other is not None:
@@ -165,6 +179,18 @@ def _leg(
         yield _spread(found, shape) if first <= t <= last else None
     for t in sorted(held):  # the spread from the later key did not get here
         yield _spread(held[t], shape)
+
+
+def _nearest(mask: Mask, others: Sequence[Mask]) -> list[Mask]:
+    """Return the objects that lie nearest, by the middles of their boxes."""
+
+    def middle(each: Mask) -> npt.NDArray[np.float64]:
+        rows, columns = np.flatnonzero(each.any(1)), np.flatnonzero(each.any(0))
+        return np.array([rows[0] + rows[-1], columns[0] + columns[-1]]) / 2
+
+    here = middle(mask)
+    seen = [each for each in others if each.any()]
+    return sorted(seen, key=lambda each: float(np.hypot(*(middle(each) - here))))[:_RIVALS]
 
 
 def _as_mask(key: npt.ArrayLike, t: int, shape: tuple[int, int]) -> Mask:

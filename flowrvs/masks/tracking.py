@@ -10,7 +10,7 @@ the composed flow is matched with it anew on every frame.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,7 @@ _FOUND_AGAIN = 5.0
 _IN_PLACE = 3.0
 _SMEARED = 6.0  # pixels from the edge from which on flow is that of one side alone
 _MOST = 4.0  # evidence of one kind is clipped to this
+_UNSTEADY = 1.5  # pixels a frame by which an object's motion changes from one to the next
 _OWN = 0.4  # share of a pixel's own colour; the rest is that of the pixels around it
 
 
@@ -76,6 +77,22 @@ class TrackedMask:
     certainty: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a tracker makes of a frame before it has met its rivals."""
+
+    region: Region
+    lab: Floats
+    trail: Floats
+    inside: Mask  # the mask of the last frame, moved here
+    kept: float  # share of it that flow finds again
+    noise: float
+    like: Floats
+    logit: Floats
+    velocity: npt.NDArray[np.floating]
+    strength: Floats  # of a claim to a pixel that a rival claims, too
+
+
 class MaskTracker:
     """Carries a mask from a key frame on.
 
@@ -88,10 +105,21 @@ class MaskTracker:
         The one to start from.
     step : int
         Source pixels a working pixel.
+    rivals : sequence of ndarray of bool, shape (H, W)
+        Other objects on the frame `key`. They are carried along, and a pixel is that one's that
+        it fits best: what looks alike is told apart by where it was and how it moved.
     """
 
-    def __init__(self, flows: Flows, keys: Mapping[int, Mask], key: int, step: int) -> None:
+    def __init__(
+        self,
+        flows: Flows,
+        keys: Mapping[int, Mask],
+        key: int,
+        step: int,
+        rivals: Sequence[Mask] = (),
+    ) -> None:
         self._flows = flows
+        self._rivals = [MaskTracker(flows, {key: mask}, key, step) for mask in rivals]
         self._key = key
         self._step = step
         self._labels = {
@@ -107,6 +135,7 @@ class MaskTracker:
         self._area = float(self._mask.sum())
         self._trail = np.zeros((h, w, 2), np.float32)  # from there to the key frame
         self._region = region_around(self._mask > 0, _MARGIN, step)
+        self._velocity: npt.NDArray[np.floating] | None = None
         self._way = 1.0  # how much of the way from the key frame is confirmed
         seen = []
         for t, label in self._labels.items():
@@ -132,6 +161,18 @@ class MaskTracker:
             yield found
 
     def _next(self, t: int, last: int) -> TrackedMask | None:
+        look = self._look(t, last)
+        if look is None:
+            return None
+        for rival in list(self._rivals):
+            other = rival._look(t, last)
+            if other is not None:
+                _settle(look, other)
+            if other is None or rival._keep(t, other) is None:
+                self._rivals.remove(rival)  # lost
+        return self._keep(t, look)
+
+    def _look(self, t: int, last: int) -> _Look | None:
         was = self._region
         if not (self._mask[was.slices] > 0.5).any():
             return None
@@ -174,23 +215,32 @@ class MaskTracker:
         like = likeness(self._key_picture(region, trail), lab, self._tolerance(noise))
         decided += self._from_keys(lab, region, trail, distance, noise, like)
         logit = np.clip(np.where(band, decided, logit), -SURE, SURE)
+        velocity = np.median(flow[inside], axis=0)
+        usual = velocity if self._velocity is None else self._velocity
+        off = ((flow - usual) ** 2).sum(-1) / (2 * _UNSTEADY**2)
+        strength = logit + _FOUND_AGAIN * like - np.minimum(off, _MOST)
+        return _Look(region, lab, trail, inside, kept, noise, like, logit, velocity, strength)
+
+    def _keep(self, t: int, look: _Look) -> TrackedMask | None:
+        """Learn from a frame and go on from there; None where the object is lost."""
+        was, region, lab, logit = self._region, look.region, look.lab, look.logit
         mask = logit > 0
         if mask.sum() < max(4.0, _COLLAPSE * self._area):
             return None
         distance = signed_distance(mask, SURE * _EDGE)
-        confirmed = self._confirmed(lab, region, like, distance, noise)
+        confirmed = self._confirmed(lab, region, look.like, distance, look.noise)
         if confirmed == 0:
             return None
         # the way shrinks by what was not found again and by what had to be changed
-        self._way *= (kept * iou(mask, inside)) ** 0.25
+        self._way *= (look.kept * iou(mask, look.inside)) ** 0.25
         self._colors.learn(
             lab, region, (distance > 1).astype(np.float32), (distance < -1).astype(np.float32)
         )
         self._mask[was.slices] = 0
         self._mask[region.slices] = 1 / (1 + np.exp(-logit))
         self._trail[was.slices] = 0
-        self._trail[region.slices] = trail
-        self._region = region
+        self._trail[region.slices] = look.trail
+        self._region, self._velocity = region, look.velocity
         self._area += 0.2 * (float(mask.sum()) - self._area)
         certainty = min(1.0, 0.4 + confirmed) * (1 + self._way) / 2
         return TrackedMask(t, logit.astype(np.float16), region, certainty)
@@ -282,3 +332,18 @@ class MaskTracker:
         chosen = blurred(nearer, np.ones(region.shape, bool), 3.0) > 0.5
         matched: Floats = np.where(chosen[..., None], new, trail).astype(np.float32)
         return matched
+
+
+def _settle(look: _Look, other: _Look) -> None:
+    """Give every pixel that two objects claim to the one that it fits better, in place."""
+    a, b = look.region, other.region
+    top, bottom = max(a.top, b.top), min(a.bottom, b.bottom)
+    left, right = max(a.left, b.left), min(a.right, b.right)
+    if top >= bottom or left >= right:
+        return
+    shared = Region(top, bottom, left, right, a.step)
+    mine, yours = look.logit[a.part(shared)], other.logit[b.part(shared)]
+    both = (mine > 0) & (yours > 0)
+    first = look.strength[a.part(shared)] >= other.strength[b.part(shared)]
+    mine[both & ~first] *= -1
+    yours[both & first] *= -1

@@ -6,8 +6,9 @@ import pytest
 from flowrvs.editing import Flows, copy_to_next, spread
 from flowrvs.errors import Cancelled, InputError, ProjectError
 from flowrvs.progress import CancelToken
-from flowrvs.store import Provenance
+from flowrvs.store import Project, Provenance
 from flowrvs.video import open_video
+from tests.fixtures.twins import crossing_twins
 
 
 def draw(project, one, t, mask):
@@ -67,6 +68,22 @@ def test_a_person_who_paints_meanwhile_keeps_the_frame(project, video, red, shap
     assert preview.accept(checked=True).tolist() == [1, 2, 4, 5]
     np.testing.assert_array_equal(project.object_mask(red.id, 3, 4)[0], shapes_masks["green"][3])
     assert (project.provenance(red.id)[:6] == Provenance.HUMAN).all()
+
+
+def test_twins_that_a_person_drew_in_one_layer_are_told_apart(tmp_path):
+    frames, masks = crossing_twins()
+    with open_video(frames) as video, Project.create(tmp_path / "b", video.info) as project:
+        layer = project.add_layer("twins").id
+        behind, front = (project.add_object(name, layer) for name in ("behind", "front"))
+        other = project.add_object("elsewhere", project.add_layer("another").id)
+        draw(project, behind, 0, masks[0, 0])
+        alone = spread(project, video, behind.id).finish()
+        draw(project, front, 0, masks[1, 0])
+        draw(project, other, 0, np.ones_like(masks[1, 0]))  # may overlap: it takes nothing
+        both = spread(project, video, behind.id).finish()
+        assert iou(alone.mask(20), masks[0, 20]) < 0.8 < 0.95 < iou(both.mask(20), masks[0, 20])
+        front_too = spread(project, video, front.id).finish()
+        assert iou(front_too.mask(20), masks[1, 20]) > 0.95
 
 
 def test_chosen_keys_stop_at_other_frames_of_a_person(project, video, red, shapes_masks):

@@ -11,6 +11,7 @@ from flowrvs.masks.propagate import _blend, propagate
 from flowrvs.masks.shape import opencv, signed_distance
 from flowrvs.masks.tracking import SURE, MaskTracker, TrackedMask
 from flowrvs.progress import CancelToken
+from tests.fixtures.twins import crossing_twins
 
 METHODS = [
     "ilk",
@@ -273,6 +274,17 @@ def test_cancel_and_progress(disk):
     token.cancel()
     with pytest.raises(Cancelled):
         next(parts)
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_twin_that_passes_is_not_taken_for_the_object(own):
+    frames, masks = crossing_twins()
+    truth, rival = masks[own], masks[1 - own]
+    flows = Flows(frames.__getitem__, truth.shape)
+    spreads = propagate(flows, {0: truth[0]}, rivals=lambda t: [rival[t], np.zeros_like(rival[t])])
+    scores = {s.frame: iou(s.mask, truth[s.frame]) for s in spreads}
+    assert sorted(scores) == list(range(1, len(truth)))
+    assert min(scores.values()) > 0.8 and min(scores[t] for t in range(18, 24)) > 0.95
 
 
 def test_bad_input_is_told_in_one_line(disk):
