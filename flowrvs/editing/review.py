@@ -140,7 +140,8 @@ def review_order(
         As from `Project.provenance`.
     apart : int
         Frames nearer than this to one in the queue come after all others, as correcting
-        that one may correct them.
+        that one may correct them; those nearer than this to one that a person has checked
+        count as less doubtful.
     most : int, optional
         How many to return; all by default.
     """

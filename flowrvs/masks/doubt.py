@@ -41,6 +41,7 @@ _NEAR = 15  # frames on each side that an area is compared with
 _OBJECT = 128  # working pixels; a doubt needs no fine edges
 _AROUND = 24  # working pixels around the object in which flow is computed
 _RIM = 3  # working pixels on each side of the edge whose colours are compared
+_CHECKED = 0.5  # of its doubt a frame loses beside one that a person has checked
 _UNKNOWN = 0.5  # nobody has said anything
 
 # How much each measure counts: they were chosen on synthetic clips with masks of the bundled
@@ -234,7 +235,8 @@ def queue(
         Frames that no person has checked; the others are left out.
     apart : int
         A correction spreads: frames nearer than this to one that is already in the queue
-        come after all that are not.
+        come after all that are not, and those nearer than this to one that was checked count
+        as less doubtful.
     most : int, optional
         How many to return; all by default.
 
@@ -249,7 +251,8 @@ def queue(
         raise InputError(f"Doubts {values.shape} and frames {waiting.shape} do not fit.")
     # Of equal doubts the earlier one comes first.
     places = np.flatnonzero(waiting)
-    keys = 1e-12 * places - values[places]
+    gaps = np.minimum(_gaps(~waiting)[places] / max(1, apart), 1)
+    keys = 1e-12 * places - values[places] * (1 - _CHECKED * (1 - gaps))
     enough = len(places) if most is None else most * max(1, 2 * apart - 1)
     if enough < len(places):  # an hour has a hundred thousand frames, and nobody sees them all
         chosen = np.argpartition(keys, enough)[:enough]
@@ -267,6 +270,14 @@ def queue(
         start, stop = max(0, t - apart + 1), min(len(values), t + apart)
         blocked[start:stop] = ones[: stop - start]
     return (first + later)[:most]
+
+
+def _gaps(checked: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return how many frames away the nearest checked one is; infinite without any."""
+    places = np.arange(len(checked), dtype=np.float64)
+    before = np.maximum.accumulate(np.where(checked, places, -np.inf))
+    after = np.minimum.accumulate(np.where(checked, places, np.inf)[::-1])[::-1]
+    return np.minimum(places - before, after - places)
 
 
 def _looked_at(drawn: Mapping[int, Mask]) -> tuple[Region, dict[int, Floats]] | None:
