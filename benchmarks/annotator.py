@@ -68,7 +68,7 @@ GOOD = 0.9
 DRAWN = 0.98
 ENOUGH = 0.93  # of a frame that is clicked, or drawn no better than that
 CLICK, STROKE, CORNER, KEY, LOOK = 1.5, 3.0, 1.2, 0.5, 1.0  # seconds
-REACH = 40  # frames to each side that a spread is asked for
+REACH = 60  # frames to each side that a spread is asked for
 PATIENCE = (5, 10, 20)  # good frames in a row after which a person stops
 CHAIR = Path(__file__).resolve().parents[2] / "shared" / "data" / "chair"
 
@@ -80,6 +80,7 @@ class Labour:
     strokes: int = 0
     clicks: int = 0
     corners: int = 0
+    keys: int = 0  # beside one to keep a frame and one to go on: a clear, an undo
     seconds: float = 0.0
     left: int = 0  # frames that are still not good enough
     quality: float = 1.0  # mean J
@@ -87,7 +88,7 @@ class Labour:
     @property
     def person(self) -> float:
         """Seconds of the person, at the stated costs."""
-        keys = self.touched + self.looked  # to keep it, and to go on
+        keys = self.touched + self.looked + self.keys
         return (
             CLICK * self.clicks
             + STROKE * self.strokes
@@ -135,11 +136,25 @@ Way = Callable[[Place, Masks, Masks, Labour], Masks]
 
 def brush(good: float) -> Way:
     def way(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
-        mask, strokes = redraw(before, truth, good)
+        mask, strokes, keys = drawn(before, truth, good)
         work.strokes += strokes
+        work.keys += keys
         return mask
 
     return way
+
+
+def drawn(before: Masks, truth: Masks, good: float) -> tuple[Masks, int, int]:
+    """Return a mask mended, or cleared and drawn anew where that takes no more strokes.
+
+    With the strokes and the keys that it takes.
+    """
+    mask, strokes = redraw(before, truth, good)
+    if before.any() and truth.any():
+        anew, count = redraw(np.zeros_like(before), truth, good)
+        if count <= strokes:
+            return anew, count, 1
+    return mask, strokes, 0
 
 
 def polygon(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
@@ -165,7 +180,10 @@ def simplified(truth: Masks) -> Masks:
 
 
 def clicks(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
-    """Click on the middle of the largest wrong part; then take the brush, if need be."""
+    """Click on the largest wrong part while that spares strokes; else take the brush.
+
+    A click that spares none is undone; after two such the person has seen enough.
+    """
     from bench_pick import next_click
 
     from flowrvs.editing.pick import open_picker
@@ -174,14 +192,24 @@ def clicks(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
         work.strokes += int(before.any())
         return truth
     picker = open_picker(place.project, place.video, place.t, place.thing.id, flows=place.flows)
-    best, idle, mask = picker.mask, 0, picker.mask
-    while jaccard(best, truth) < ENOUGH and idle < 3 and len(picker.marks) < 15:
-        mask = picker.add(next_click(mask, truth, picker.marks))
+    start = picker.mask if picker.mask.any() else before
+    best, tried, idle = start, [], 0
+    left = drawn(best, truth, ENOUGH)
+    while left[1] * STROKE > CLICK and idle < 2:
+        mark = next_click(best, truth, [*picker.marks, *tried])
+        mask = picker.add(mark)
         work.clicks += 1
-        better = jaccard(mask, truth) > jaccard(best, truth) + 0.005
-        best, idle = (mask, 0) if better else (best, idle + 1)
-    mask, strokes = redraw(best, truth, ENOUGH)
+        now = drawn(mask, truth, ENOUGH)
+        if now[1] < left[1] or jaccard(mask, truth) > jaccard(best, truth) + 0.02:
+            best, left, idle = mask, now, 0
+        else:
+            picker.undo()
+            tried.append(mark)
+            work.keys += 1
+            idle += 1
+    mask, strokes, keys = left
     work.strokes += strokes
+    work.keys += keys
     return mask
 
 
