@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy.ndimage import find_objects, label
 
 from flowrvs.errors import InputError
+from flowrvs.masks.mending import mended
 from flowrvs.masks.superpixels import Box, ColorCounts, SuperpixelGraph
 from flowrvs.protocols import Mark, Point
 
@@ -246,13 +247,15 @@ class Picker:
             share = last.share
         else:
             share = graph.shares(self._whole(last))
-        mended: Mask | None = None
+        exact: Mask | None = None
         before: Floats | None = None
         if self._start is not None and not fresh and (share > 0.5).any():
             # What is mended keeps its exact outline where the mark changes nothing.
-            mended = self._painted(last)
-            before = share = graph.shares(mended.astype(np.float32))
-        if fresh:
+            exact = self._painted(last)
+            before = share = graph.shares(exact.astype(np.float32))
+        if before is not None and marks[-1].kind != "box":
+            share = self._mended(graph, marks, before)
+        elif fresh:
             share = self._solve(graph, marks, share, _BOX)
             share = self._solve(graph, marks, share, _BOX_AGAIN)
         else:
@@ -261,7 +264,7 @@ class Picker:
             # Twice: what the mark has changed tells of colours, and those change the rest.
             share = self._solve(graph, marks, share, stage)
             share = self._solve(graph, marks, share, stage)
-        return _Answer(graph, share, mended, before)
+        return _Answer(graph, share, exact, before)
 
     def _first(self, marks: list[Mark]) -> _Answer:
         """Answer to the first point or scribble: where on the frame is it, then closer."""
@@ -337,8 +340,21 @@ class Picker:
         self, graph: SuperpixelGraph, marks: list[Mark], share: Floats | None, stage: int
     ) -> Floats:
         inside, outside = _seeds(graph, marks)
+        fixed = outside | self._beyond(graph, marks, inside)
+        measures = self._measures(graph, marks, share, inside, outside, fixed)
+        likely = self._likely(stage, measures, graph)
+        return graph.solve(likely, _TRUST[stage], inside, fixed)
+
+    def _mended(self, graph: SuperpixelGraph, marks: list[Mark], share: Floats) -> Floats:
+        """Turn over the piece that the last mark lies in, and nothing else."""
+        mark = marks[-1]
+        inside, outside = _seeds(graph, marks)
+        stays = outside | self._beyond(graph, marks, inside) if mark.positive else inside
+        return mended(graph, mark, share, stays, self._colors)
+
+    def _beyond(self, graph: SuperpixelGraph, marks: list[Mark], inside: Mask) -> Mask:
+        """Return what lies outside the box, unless a mark of the object leaves it."""
         box = box_of(marks)
-        fixed = outside.copy()
         if box is not None:
             leaves = any(
                 m.positive and not (box[0] <= x <= box[2] and box[1] <= y <= box[3])
@@ -348,17 +364,9 @@ class Picker:
             )
             if self._inside_box or not leaves:
                 across, down = graph.within(box)
-                fixed |= (np.maximum(np.abs(across), np.abs(down)) > 1) & ~inside
-        measures = self._measures(graph, marks, share, inside, outside, fixed)
-        likely = self._likely(stage, measures, graph)
-        if share is not None and self._start is not None and stage >= _FEW:
-            # What is mended changes near the mark; elsewhere it was looked at already.
-            near = np.minimum(1, 1.5 * np.abs(measures[:, 10:12]).max(1))
-            near = near if marks[-1].kind != "box" else np.ones_like(near)
-            likely = near * likely + (1 - near) * np.where(share > 0.5, 0.98, 0.02)
-            far = (near < 0.1) & ~inside & ~fixed
-            inside, fixed = inside | (far & (share > 0.5)), fixed | (far & (share <= 0.5))
-        return graph.solve(likely, _TRUST[stage], inside, fixed)
+                away: Mask = (np.maximum(np.abs(across), np.abs(down)) > 1) & ~inside
+                return away
+        return np.zeros(graph.count, bool)
 
     def _likely(self, stage: int, measures: Floats, graph: SuperpixelGraph) -> Floats:
         """Return the probability of each superpixel by itself."""
@@ -409,7 +417,7 @@ class Picker:
             last = marks[-1]
             later = len(marks) > 1 or self._start is not None
             if kind == 0 and last.kind != "box" and share is not None and later:
-                here = _touched(graph, last)
+                here = graph.under(last.points)
                 sign = 1 if last.positive else -1
                 found[:, 10] = sign * np.exp(-graph.distance(here) / (2 * soft))
                 found[:, 11] = sign * np.exp(-graph.spatial_distance(here) / 0.06)
@@ -450,7 +458,7 @@ class Picker:
         mask: Mask = self._whole(answer) > 0.5
         if answer.start is not None and answer.before is not None:
             old = self._whole(_Answer(answer.graph, answer.before)) > 0.5
-            mask = np.where(mask == old, answer.start, mask)
+            return np.where(mask == old, answer.start, mask)
         left, top, right, bottom = answer.graph.box
         part = mask[top:bottom, left:right]
         parts, count = label(part, np.ones((3, 3)))
@@ -536,19 +544,6 @@ def choose_parts(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask 
     return chosen
 
 
-def _touched(graph: SuperpixelGraph, mark: Mark) -> npt.NDArray[np.intp]:
-    """Return the superpixels that a mark goes over."""
-    points = np.array(mark.points)
-    if len(points) > 1:  # a stroke: also between its points
-        steps = np.hypot(*np.diff(points, axis=0).T) * graph.scale / 3
-        ways = [
-            np.linspace(a, b, int(n) + 1, endpoint=False)
-            for a, b, n in zip(points[:-1], points[1:], steps, strict=True)
-        ]
-        points = np.concatenate([*ways, points[-1:]])
-    return np.unique([graph.at(x, y) for x, y in points])
-
-
 def _seeds(graph: SuperpixelGraph, marks: Sequence[Mark]) -> tuple[Mask, Mask]:
     """Return the superpixels that are known to be the object's, and not to be."""
     inside, outside = np.zeros((2, graph.count), bool)
@@ -558,7 +553,7 @@ def _seeds(graph: SuperpixelGraph, marks: Sequence[Mark]) -> tuple[Mask, Mask]:
         if mark.kind == "point":
             side[graph.around(*mark.points[0])] = True
     for mark in chosen:  # the very pixel counts more than what is around another one
-        touched = _touched(graph, mark)
+        touched = graph.under(mark.points)
         inside[touched], outside[touched] = mark.positive, not mark.positive
     return inside, outside & ~inside
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_array, diags_array
-from scipy.sparse.csgraph import dijkstra
+from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.sparse.linalg import cg
 from scipy.spatial import KDTree
 from skimage.color import rgb2lab
@@ -195,9 +195,29 @@ class SuperpixelGraph:
         bottom, right = max(top + 1, int(row + radius + 1)), max(left + 1, int(column + radius + 1))
         return np.unique(self.labels[top:bottom, left:right])
 
+    def under(self, points: Sequence[tuple[float, float]]) -> Ids:
+        """Return the superpixels that a stroke through some points goes over."""
+        places = np.array(points)
+        if len(places) > 1:  # also between its points
+            steps = np.hypot(*np.diff(places, axis=0).T) * self.scale / 3
+            ways = [
+                np.linspace(a, b, int(n) + 1, endpoint=False)
+                for a, b, n in zip(places[:-1], places[1:], steps, strict=True)
+            ]
+            places = np.concatenate([*ways, places[-1:]])
+        return np.unique([self.at(x, y) for x, y in places])
+
     def distance(self, start: Ids, kind: int = 0) -> Floats:
         """Return the geodesic distance of every superpixel to the nearest of some."""
         found: Floats = dijkstra(self.costs[kind], indices=start, min_only=True)
+        return found
+
+    def connected(self, among: Flags, start: Ids) -> Flags:
+        """Return the superpixels of `among` that hang together with some of `start`."""
+        ids = np.flatnonzero(among)
+        _, part = connected_components(self._alike[ids][:, ids], directed=False)
+        found = np.zeros(self.count, bool)
+        found[ids] = np.isin(part, part[np.isin(ids, start)])
         return found
 
     def highest_step(self, start: Ids) -> Floats:

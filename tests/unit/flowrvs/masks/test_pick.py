@@ -150,6 +150,27 @@ def test_mending_keeps_the_exact_outline_elsewhere(scene) -> None:
     assert np.array_equal(mask[:40], start[:40])
 
 
+def test_a_click_mends_the_piece_that_it_lies_in_and_nothing_else(scene) -> None:
+    frame, red, green = scene
+    crumb = disk(20, 100, 3)  # small, and no colour speaks for it: a person may have drawn it
+    start = red & ~disk(50, 75, 6) | green | crumb
+    picker = Picker(frame, start=start)
+    less = picker.add(Mark.point(115, 50, positive=False))
+    assert not (less & ~start).any()
+    assert iou(start & ~less, green) > 0.9 and np.array_equal(less & ~green, start & ~green)
+    more = picker.add(Mark.point(50, 75))
+    assert not (less & ~more).any() and iou(more, red | crumb) > 0.95
+    assert picker.undo() == Mark.point(50, 75) and np.array_equal(picker.mask, less)
+
+
+def test_a_hole_that_shows_the_ground_takes_one_click(scene) -> None:
+    frame, red, _ = scene
+    hole = disk(50, 60, 9)
+    frame[hole] = np.roll(frame, 60, axis=1)[hole]  # the ground beside it
+    mask = Picker(frame, start=red).add(Mark.point(50, 60, positive=False))
+    assert iou(mask, red & ~hole) > 0.95 > iou(red, red & ~hole)
+
+
 def test_points_choose_among_parts_before_they_mend(scene) -> None:
     frame, red, green = scene
     picker = Picker(frame, start=red | green, choose=True)
