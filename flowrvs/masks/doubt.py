@@ -41,7 +41,7 @@ _NEAR = 15  # frames on each side that an area is compared with
 _OBJECT = 128  # working pixels; a doubt needs no fine edges
 _AROUND = 24  # working pixels around the object in which flow is computed
 _RIM = 3  # working pixels on each side of the edge whose colours are compared
-_CHECKED = 0.5  # of its doubt a frame loses beside one that a person has checked
+_CHECKED = 0.25  # of its doubt a frame loses beside one that a person has checked
 _UNKNOWN = 0.5  # nobody has said anything
 
 # How much each measure counts: they were chosen on synthetic clips with masks of the bundled

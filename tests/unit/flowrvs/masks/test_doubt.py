@@ -102,14 +102,15 @@ def test_queue_spreads_out_and_leaves_out_checked_frames():
         assert doubt.queue(doubts, waiting, apart=3, most=most) == order[:most]
 
 
-def test_beside_a_checked_frame_doubt_counts_half():
+def test_beside_a_checked_frame_doubt_counts_less():
     doubts = [0.0, 0.6, 0.0, 0.6, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0]
     waiting = np.ones(10, bool)
     assert doubt.queue(doubts, waiting, apart=4)[:2] == [1, 7]
     waiting[0] = False
-    # 0.6 counts 0.375 a frame away, 0.525 three frames away, and 7 is far enough to count whole
+    # 0.6 counts 0.49 a frame away, 0.56 three frames away, and 7 is far enough to count whole
     assert doubt.queue(doubts, waiting, apart=4)[:2] == [3, 7]
-    assert doubt.queue(doubts, waiting, apart=2)[:3] == [3, 7, 1]
+    assert doubt.queue(doubts, waiting, apart=2)[:3] == [3, 1, 7]
+    assert doubt.queue(doubts, waiting, apart=1)[:3] == [1, 3, 7]
     assert doubt.queue(doubts, np.zeros(10, bool)) == []
 
 
