@@ -30,10 +30,13 @@ or a part of what is around it. About half of the frames are not good enough the
 
 ``--clicks`` compares ways to correct a frame instead, from nothing, with seconds of the person
 (stated costs: a click or a box 1.5 s, a stroke 3 s, a corner of a polygon 1.2 s, a key 0.5 s, a
-look at a frame 1 s): *brush* until J >= 0.98, as above; *brush*, *polygon* (the fewest corners that
+look at a frame 1 s): *brush* until J >= 0.98; *brush*, *polygon* (the fewest corners that
 suffice, placed perfectly) and *clicks* until J >= 0.93, where `flowrvs.editing.pick` answers,
-which knows the project and the motion; three clicks in a row that do not help, or 15, are followed
-by the brush. Both frame by frame and with the tools.
+which knows the project and the motion. Whoever draws clears the frame (a key) and draws the object
+anew where that takes no more strokes than mending it. Who clicks looks whether that spares strokes;
+after two clicks in a row that did not, the rest is drawn. Both frame by frame and with the tools,
+from the first frame on which the object is seen (``--begin 0.5``: the middle one). ``--davis DIR
+[--names NAME ...]`` adds real clips in the layout of DAVIS, all objects of a picture as one.
 
 The chair is the real clip (``../shared/data/chair`` beside the checkout); it is left out
 where it is absent. Seconds are those of the tools, on one core as far as the libraries obey
@@ -182,7 +185,8 @@ def simplified(truth: Masks) -> Masks:
 def clicks(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
     """Click on the largest wrong part while that spares strokes; else take the brush.
 
-    A click that spares none is undone; after two such the person has seen enough.
+    A click that makes it no better is undone; after two that spare no stroke the person has
+    seen enough.
     """
     from bench_pick import next_click
 
@@ -192,21 +196,20 @@ def clicks(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
         work.strokes += int(before.any())
         return truth
     picker = open_picker(place.project, place.video, place.t, place.thing.id, flows=place.flows)
-    start = picker.mask if picker.mask.any() else before
-    best, tried, idle = start, [], 0
+    best, undone, idle = picker.mask if picker.mask.any() else before, [], 0
     left = drawn(best, truth, ENOUGH)
     while left[1] * STROKE > CLICK and idle < 2:
-        mark = next_click(best, truth, [*picker.marks, *tried])
+        mark = next_click(best, truth, [*picker.marks, *undone])
         mask = picker.add(mark)
         work.clicks += 1
-        now = drawn(mask, truth, ENOUGH)
-        if now[1] < left[1] or jaccard(mask, truth) > jaccard(best, truth) + 0.02:
-            best, left, idle = mask, now, 0
+        after = drawn(mask, truth, ENOUGH)
+        idle = 0 if after[1] < left[1] else idle + 1
+        if after[1] <= left[1] and jaccard(mask, truth) > jaccard(best, truth):
+            best, left = mask, after
         else:
             picker.undo()
-            tried.append(mark)
+            undone.append(mark)
             work.keys += 1
-            idle += 1
     mask, strokes, keys = left
     work.strokes += strokes
     work.keys += keys
@@ -241,15 +244,19 @@ def every_frame(frames: npt.NDArray[np.uint8], truth: Masks, way: Way) -> Labour
     return replace(work, quality=float(np.mean(js)))
 
 
-def ways(name: str, frames: npt.NDArray[np.uint8], truth: Masks) -> dict[str, list[Labour]]:
-    """Print what every way costs on a clip, frame by frame (every fifth, times five) and not."""
-    result: dict[str, list[Labour]] = {}
+def ways(
+    name: str, frames: npt.NDArray[np.uint8], truth: Masks, begin: float
+) -> dict[str, list[float]]:
+    """Print what every way costs on a clip, frame by frame (every fifth) and not; in seconds."""
+    result: dict[str, list[float]] = {}
     for kind, way in WAYS.items():
-        alone = every_frame(frames[::5], truth[::5], way)
-        ours, _ = with_tools(frames, np.zeros_like(truth), truth, way)
-        result[kind] = [alone, ours]
+        some = truth[::5]
+        alone = every_frame(frames[::5], some, way)
+        seconds = alone.person * len(truth) / len(some)
+        ours, _ = with_tools(frames, np.zeros_like(truth), truth, way, begin)
+        result[kind] = [seconds, ours.person]
         print(
-            f"{name:14} {kind:14} frame by frame {5 * alone.person:6.0f} s (J {alone.quality:.3f})"
+            f"{name:14} {kind:14} frame by frame {seconds:6.0f} s (J {alone.quality:.3f})"
             f" | tools {ours.person:5.0f} s: touched {ours.touched:3}, looked {ours.looked:3}, "
             f"clicks {ours.clicks:3}, strokes {ours.strokes:3}, corners {ours.corners:3}, "
             f"J {ours.quality:.3f}, left {ours.left} | {ours.seconds:.0f} s of processor",
@@ -265,7 +272,7 @@ def frame_by_frame(start: Masks, truth: Masks) -> Labour:
         work.looked += 1
         if jaccard(start[t], truth[t]) < GOOD:
             work.touched += 1
-            work.strokes += redraw(start[t], truth[t])[1]
+            work.strokes += drawn(start[t], truth[t], DRAWN)[1]
             if not truth[t].any():  # marking a run as absent is in every tool
                 while t + 1 < len(truth) and not truth[t + 1].any():
                     t += 1
@@ -278,6 +285,7 @@ def with_tools(
     start: Masks,
     truth: Masks,
     draw: Way | None = None,
+    begin: float = 0.5,
 ) -> tuple[Labour, dict[int, Labour]]:
     """Return the work to the end, and by patience that of a person on her own."""
     draw = draw or brush(DRAWN)
@@ -306,7 +314,7 @@ def with_tools(
         while end is None or len(alone) < len(PATIENCE):
             if not wrong and end is None:
                 end = so_far()
-            t = next_frame(project, thing.id, doubts, truth)
+            t = next_frame(project, thing.id, doubts, truth, begin)
             if t is None:
                 break
             work.looked += 1
@@ -338,12 +346,12 @@ def with_tools(
 
 
 def next_frame(
-    project: Project, object_id: int, doubts: npt.NDArray[np.float64], truth: Masks
+    project: Project, object_id: int, doubts: npt.NDArray[np.float64], truth: Masks, begin: float
 ) -> int | None:
     """Return what the queue shows; in an empty project, where the object appears."""
     if not project.areas(object_id).any():
         seen = np.flatnonzero(truth.any((1, 2)))
-        return int(seen[len(seen) // 2]) if len(seen) else None
+        return int(seen[int(begin * (len(seen) - 1))]) if len(seen) else None
     order = editing.review_order(doubts, project.provenance(object_id))
     return order[0] if order else None
 
@@ -495,6 +503,9 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=500, help="seed of the first clip")
     parser.add_argument("--flow", action="store_true", help="compare the optical flows")
     parser.add_argument("--clicks", action="store_true", help="compare brush, polygon and clicks")
+    parser.add_argument("--begin", type=float, default=0.0, help="share of the clip (--clicks)")
+    parser.add_argument("--davis", type=Path, help="folder of real clips (--clicks)")
+    parser.add_argument("--names", nargs="*", default=[], help="only these of them")
     args = parser.parse_args()
     real = chair(args.chair)
     if args.clicks:
@@ -502,11 +513,14 @@ def main() -> None:
         for name, frames, start, truth in synthetic(args.clips, args.frames, False, args.first):
             if not start.any():
                 clips.append((name.split(",")[0], frames, truth))
-        totals_of = [ways(*clip) for clip in clips]
+        if args.davis:
+            from bench_spread import davis
+
+            clips += davis(args.davis, args.names, args.frames)
+        totals_of = [ways(*clip, args.begin) for clip in clips]
         for kind in WAYS:
             for n, how in enumerate(("frame by frame", "tools")):
-                works = [found[kind][n] for found in totals_of]
-                seconds = sum(work.person for work in works) * (5 if n == 0 else 1)
+                seconds = sum(found[kind][n] for found in totals_of)
                 print(f"all clips, {kind:14} {how:15} {seconds:6.0f} s of the person")
         return
     if real is None:
