@@ -27,15 +27,19 @@ import time
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from PIL import Image
 
+from flowrvs.cli import _main as command_line
 from flowrvs.cli import main
 from tests.fixtures import layouts
+
+# It takes longer than most verbs that meet a fault.
+command_line.build_parser = functools.cache(command_line.build_parser)
 
 #: Seconds and bytes that one call may take, and letters of what it says.
 SECONDS, GROWTH, LETTERS = 10, 500 << 20, 1000
@@ -203,7 +207,7 @@ def change_bytes(data: bytes, dice: random.Random) -> bytes:
     return bytes(changed)
 
 
-def change_picture(data: bytes, dice: random.Random) -> bytes:
+def change_picture(data: bytes, dice: random.Random, giants: Sequence[bytes] = ()) -> bytes:
     """Change what a picture says of itself, or save it as another kind."""
     if data[:4] == b"\x89PNG" and dice.random() < 0.4:
         sizes = (0, 1, 21, 2**16, 2**31 - 1, 2**32 - 1)
@@ -215,8 +219,8 @@ def change_picture(data: bytes, dice: random.Random) -> bytes:
             depth, color = dice.choice((1, 2, 8, 16)), dice.randrange(8)
         head = b"IHDR" + struct.pack(">IIBB", width, height, depth, color) + data[26:29]
         return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
-    if dice.random() < 0.1:
-        return dice.choice(_giants())
+    if giants and dice.random() < 0.1:
+        return dice.choice(giants)
     try:
         with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as picture:
             mode = dice.choice(("1", "L", "P", "RGB", "RGBA", "LA", "I;16", "I", "CMYK", "F"))
@@ -238,8 +242,7 @@ def change_picture(data: bytes, dice: random.Random) -> bytes:
         return change_bytes(data, dice)
 
 
-@functools.cache
-def _giants() -> list[bytes]:
+def make_giants() -> list[bytes]:
     """Return small files of pictures as large as a video's may be, and larger."""
     made = []
     for mode, size, kind in (
@@ -284,7 +287,7 @@ def change_place(path: Path, dice: random.Random) -> None:
         path.with_name(path.stem).mkdir(exist_ok=True)
 
 
-def put_fault(folder: Path, dice: random.Random) -> str:
+def put_fault(folder: Path, dice: random.Random, giants: Sequence[bytes] = ()) -> str:
     """Change a file somewhere in a folder; return which."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
     if not files:
@@ -299,7 +302,7 @@ def put_fault(folder: Path, dice: random.Random) -> str:
         elif path.suffix == ".json" and how < 0.85 and path.stat().st_size:
             path.write_bytes(change_json(path.read_bytes(), dice))
         elif path.suffix in (".jpg", ".png") and how < 0.6:
-            path.write_bytes(change_picture(path.read_bytes(), dice))
+            path.write_bytes(change_picture(path.read_bytes(), dice, giants))
         elif path.stat().st_size < 1 << 21:
             path.write_bytes(change_bytes(path.read_bytes(), dice))
     except (OSError, ValueError, RecursionError):  # a second fault met the first
@@ -321,8 +324,8 @@ def _alarm(number: int, frame: FrameType | None) -> None:
     raise Hang
 
 
-def call(*words: str) -> str:
-    """Run a verb; return what was wrong with how it ended, or nothing."""
+def call(*words: str) -> tuple[int, str]:
+    """Run a verb; return its exit code and what was wrong with how it ended, or nothing."""
     out, err = io.StringIO(), io.StringIO()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The processor's time, which another program's work does not lengthen; and the clock's, for
@@ -339,9 +342,9 @@ def call(*words: str) -> str:
             warnings.simplefilter("always")
             code = main([*words, "-v"])
     except Hang:
-        return f"no end after {SECONDS} s\n" + traceback.format_exc()
+        return 1, f"no end after {SECONDS} s\n" + traceback.format_exc()
     except BaseException:
-        return "escaped\n" + traceback.format_exc()
+        return 1, "escaped\n" + traceback.format_exc()
     finally:
         signal.alarm(0)
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -351,18 +354,18 @@ def call(*words: str) -> str:
     said = err.getvalue()
     lines = [line for line in said.splitlines() if line.startswith("flowrvs: ")]
     if code not in (0, 2):
-        return f"exit code {code}\n{said}"
+        return code, f"exit code {code}\n{said}"
     checked = words[0] == "check" and "rror" in out.getvalue()
     if code and not checked and (not lines or "internal error" in said or len(lines[-1]) > LETTERS):
-        return f"what it says\n{said[-3000:]}"
+        return code, f"what it says\n{said[-3000:]}"
     if not code and "Traceback" in said:
-        return f"a traceback beside\n{said}"
+        return code, f"a traceback beside\n{said}"
     hidden = (DeprecationWarning, PendingDeprecationWarning, ResourceWarning)
     strange = [str(w.message) for w in warned if not issubclass(w.category, hidden)]
     if strange:
-        return f"warnings {strange[:3]}"
+        return code, f"warnings {strange[:3]}"
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024
-    return f"{grown >> 20} MB more memory" if grown > GROWTH else ""
+    return code, f"{grown >> 20} MB more memory" if grown > GROWTH else ""
 
 
 class Fuzz:
@@ -374,12 +377,15 @@ class Fuzz:
         Is filled; nothing outside it is written.
     seed : int
         What is drawn.
+    giants : bool
+        Pictures as large as a video's may be are among the faults; making them takes seconds.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, giants: bool = False) -> None:
+        self.giants = make_giants() if giants else []
         self.folder, self.seed = folder, seed
         self.trees, self.given = make_seeds(folder / "seeds")
-        self.names = sorted(self.trees)
+        self.names = [*sorted(self.trees), "project", "project"]
         self.ended: dict[str, int] = {}
 
     def round(self, number: int, keep: Path | None = None) -> list[tuple[str, str]]:
@@ -393,7 +399,7 @@ class Fuzz:
         out.mkdir()
         _write(self.trees[name], work)
         for _ in range(dice.choice((1, 1, 1, 2))):
-            put_fault(work, dice)
+            put_fault(work, dice, self.giants)
         if keep is not None:
             shutil.copytree(work, keep, symlinks=True, copy_function=_copy)
         given = str(work / self.given[name])
@@ -414,8 +420,8 @@ class Fuzz:
 
     def _run(self, *words: str) -> str:
         start = time.process_time()
-        wrong = call(*words)
-        kind = "wrong" if wrong else words[0]
+        code, wrong = call(*words)
+        kind = "wrong" if wrong else f"{words[0]} {code}"
         self.ended[kind] = self.ended.get(kind, 0) + 1
         took = time.process_time() - start
         return wrong or (f"took {took:.1f} s" if took > SECONDS / 2 else "")
@@ -441,7 +447,7 @@ def _main() -> int:
     parser.add_argument("--keep", type=Path, help="with --only: keep what was opened here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flowrvs-fuzz-") as folder:
-        fuzz = Fuzz(Path(folder), args.seed)
+        fuzz = Fuzz(Path(folder), args.seed, giants=True)
         begin, number, kinds = resident(), args.only or args.first, set()
         start = time.monotonic()
         while True:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.fuzz.mutate import Fuzz
 
-ROUNDS = 60 * int(os.environ.get("FLOWRVS_FUZZ", "1"))
+ROUNDS = 40 * int(os.environ.get("FLOWRVS_FUZZ", "1"))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes, links and alarms of POSIX")
-def test_faults_in_datasets_and_projects_end_in_a_line(tmp_path):
+def test_faults_in_datasets_and_projects_end_in_a_line(tmp_path: Path) -> None:
     fuzz = Fuzz(tmp_path, seed=0)
-    found = {n: wrong for n in range(ROUNDS) if (wrong := fuzz.round(n))}
+    found = {number: wrong for number in range(ROUNDS) if (wrong := fuzz.round(number))}
     assert not found
-    # Most faults are refused; that some are not shows that the verbs were really run.
-    assert all(fuzz.ended.get(verb, 0) > ROUNDS // 20 for verb in ("import", "check", "export"))
+    # Some are borne and some are refused: the verbs were really run.
+    assert {"import 0", "import 2", "check 0", "check 2", "export 0"} <= set(fuzz.ended)
