@@ -512,8 +512,7 @@ class _Export:
             first = 0
             if truth:
                 with json_parts.mapped(target / MASKS) as data:
-                    used = (int(m.key) for m in json_parts.members(data) if m.key.isdecimal())
-                    first = max(used, default=-1) + 1
+                    first = json_parts.next_number(m.key for m in json_parts.members(data))
             beside = new_split(target.with_name(f"{target.name}.added"), False)
             stack.callback(beside.abort)
             job = Job(sources, target, beside.path, self, self._clock(sources))

@@ -35,6 +35,7 @@ __all__ = [
     "member",
     "members",
     "nested",
+    "next_number",
     "read_json",
     "rewrite",
     "splice",
@@ -87,6 +88,12 @@ def whole_number(value: object) -> int:
     if not 0 <= number < 1 << 31 or isinstance(value, bool):
         raise DatasetError(f"The id {str(value)[:40]!r} is no whole number; number the objects.")
     return number
+
+
+def next_number(keys: Iterable[str]) -> int:
+    """Return the number after the highest of those that `whole_number` takes; 0 without any."""
+    numbers = (int(key) for key in keys if key.isdecimal() and len(key) <= 10)
+    return max((n for n in numbers if n < 1 << 31), default=-1) + 1
 
 
 @contextmanager

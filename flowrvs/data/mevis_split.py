@@ -158,9 +158,7 @@ class MevisSplit:
 
     def next_anno(self) -> int:
         """Return the first anno_id after those that the split has."""
-        keys = self._spans if self.has_truth else {}
-        # Others are no ids that a sentence could have; see `whole_number`.
-        return max((int(k) for k in keys if k.isdecimal() and len(k) <= 10), default=-1) + 1
+        return json_parts.next_number(self._spans if self.has_truth else ())
 
     def _read_masks(self, key: str) -> list[rle.RLE | None]:
         path = self.folder / MASKS

@@ -76,10 +76,8 @@ class State:
         self.open_runs: dict[int, Entry] = {}
         self._writer = writer
         self._closed = self._opened = self._dirty = False
-        self._batches, self._placed = (
-            0,
-            0,
-        )  # the latter: how often an object came to a layer or left it
+        self._batches = 0
+        self._placed = 0  # how often an object came to a layer or left it
         self._listeners: dict[object, Callable[[ProjectEvent], None]] = {}
         self._tracks = Tracks(path, video.frame_count)
         self._saver = Saver(self._save_all)

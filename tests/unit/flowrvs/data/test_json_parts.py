@@ -88,3 +88,11 @@ def test_a_damaged_giant_is_not_read_into_the_memory(tmp_path, head):
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("keys", "following"),
+    [([], 0), (["0", "7", "10"], 11), (["9" * 5000, "x", "-3", "4"], 5), ([str(1 << 31)], 0)],
+)
+def test_the_number_after_the_highest(keys, following):
+    assert json_parts.next_number(keys) == following

@@ -95,8 +95,13 @@ def test_doubt_by_confidence_and_area_alone(project, red, shapes_masks):
 
 def test_doubt_knows_where_a_spread_was_unsure(project, red, shapes_masks):
     project.write_model(red.layer, red.id, 0, shapes_masks["red"])
-    values = dict(doubt(project, red.id, certainty={3: 0.4, 4: 1.0}))
+    certainty = {3: 0.4, 4: 1.0, 7: 0.4, 8: 0.4}
+    values = dict(doubt(project, red.id, certainty=certainty))
     assert values[3] > 0.1 and values[4] == values[5] == 0
+    project.accept_frames(red.id, 7, 8)
+    project.lock_frames(red.id, 8, 9)
+    quick = quick_doubt(project, red.id, certainty=certainty)
+    assert quick[3] > 0.1 and quick[7] == quick[8] == 0, "what a person looked at, locked or not"
 
 
 def test_doubt_knows_where_windows_disagreed(project, red, shapes_masks):

@@ -100,6 +100,7 @@ def mask_pairs(draw):
 @example((np.ones((5, 7), bool), np.zeros((5, 7), bool)))
 @example((np.eye(8, dtype=bool), np.eye(8, dtype=bool)[::-1]))
 @example((columns(64, 80), columns(70, 90)))  # an edge in the word before the mask's own
+@example((columns(128, 130), columns(129, 130)))  # at the right border, in the last word alone
 def test_scores_agree_with_the_plain_definition(pair):
     pred, truth = pair
     assert jaccard(pred, truth) == pytest.approx(plain_j(pred, truth), abs=1e-12)

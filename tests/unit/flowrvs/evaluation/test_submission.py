@@ -119,6 +119,7 @@ def _save(mode, size=(64, 48), value=255, palette=None):
     "write, message",
     [
         (_save("L", value=1), "holds the value 1; only 0 and 255"),
+        (_save("L", value=254), "holds the value 254; only 0 and 255"),
         (_save("L", size=(48, 64)), "is 48x64, its frame 64x48"),
         (_save("RGB", value=(255, 255, 255)), "has the mode RGB"),
         (_save("1", value=1), "has the mode 1"),

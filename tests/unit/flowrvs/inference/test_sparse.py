@@ -60,6 +60,9 @@ def test_cuts_are_found_on_request() -> None:
     with open_video(np.concatenate([dark, light])) as video:
         parts = list(segment(video, "red", ThresholdSegmenter(window_size=99), cuts="find"))
     assert [(part.window.start, part.window.stop) for part in parts] == [(0, 10), (10, 19)]
+    with open_video(np.concatenate([dark, light[:1]])) as video:  # before the very last frame
+        parts = list(segment(video, "red", ThresholdSegmenter(window_size=99), cuts="find"))
+    assert [(part.window.start, part.window.stop) for part in parts] == [(0, 10), (10, 11)]
 
 
 def test_a_project_keeps_the_cuts_that_were_found(

@@ -49,6 +49,14 @@ def test_frames_between_keys_but_not_next_to_an_absence():
     np.testing.assert_array_equal(dict(interpolate(keys, 0, 4))[3], found[3])
 
 
+def test_a_shape_that_comes_from_the_border_is_no_wider_than_it_was():
+    first, last = np.zeros((2, 12, 40), bool)
+    first[:, :10], last[:, 20:30] = True, True
+    halfway = between(first, last, 0.5)
+    assert np.flatnonzero(halfway.all(axis=0)).tolist() == list(range(10, 20))
+    assert np.array_equal(halfway.any(axis=0), halfway.all(axis=0))
+
+
 def test_full_pictures_and_single_pixels():
     full, dot = np.ones((9, 9), bool), np.zeros((9, 9), bool)
     dot[4, 4] = True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
 from flowrvs.video import open_video
+from flowrvs.video.index import PacketIndex
 
 from .clips import coded_frame, decode_in_order, number_in, write_clip
 
@@ -141,6 +143,42 @@ def test_constant_rate_is_the_stated_one(tmp_path):
         out.mux(stream.encode(None))
     with open_video(path) as video:
         assert video.info.rate == pytest.approx(30000 / 1001, abs=1e-6)
+
+
+def test_frames_whose_clock_restarts_come_at_the_stated_rate(tmp_path):
+    path = tmp_path / "joined.ts"
+    with av.open(str(path), "w", format="mpegts") as out:
+        stream = out.add_stream("libx264", rate=50)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for n in range(6):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(coded_frame(n), format="rgb24")))
+        out.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes() * 2)
+    with open_video(path) as video:
+        assert np.allclose(video.times, np.arange(12) / 50)
+
+
+def test_a_packet_is_known_again_by_its_stamp_its_place_and_its_size():
+    """MPEG-PS guesses other times after a seek: a stamp alone may be another packet's."""
+    stamps = np.array([[0, 0, 100, 7], [20, 10, 107, 5], [10, 20, 112, 9]], np.int64)
+    index = PacketIndex(
+        order=np.array([0, 2, 1]),
+        position=np.array([0, 2, 1]),
+        keyframes=np.array([0]),
+        stamps=stamps,
+        key=1,
+        times=np.arange(3) / 25,
+        corrupt=frozenset(),
+        cut="",
+    )
+
+    def ordinal(pts, dts, pos, size):
+        return index.ordinal_of(SimpleNamespace(pts=pts, dts=dts, pos=pos, size=size))
+
+    assert [ordinal(*row) for row in stamps.tolist()] == [0, 1, 2]
+    assert ordinal(99, 10, 107, 5) == 1, "the other time may differ"
+    assert ordinal(20, 10, 108, 5) == ordinal(20, 10, 107, 6) == ordinal(20, 11, 107, 5) == -1
+    assert ordinal(20, None, 107, 5) == -1
 
 
 def test_recording_cut_in_the_middle_of_a_gop(tmp_path):
