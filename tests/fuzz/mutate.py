@@ -32,10 +32,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from flowrvs.cli import _main as command_line
 from flowrvs.cli import main
+from flowrvs.errors import FlowRVSError
+from flowrvs.store import Project
 from tests.fixtures import layouts
 
 # It takes longer than most verbs that meet a fault.
@@ -138,6 +141,11 @@ def make_seeds(scratch: Path) -> tuple[dict[str, Tree], dict[str, str]]:
     seed("labelme", lambda d: _labelme(d / "l"))
     project = scratch / "project" / "p.flowrvs"
     _quiet("import", str(mevis), "--out", str(project))
+    with Project.open(project) as opened:  # with steps to undo, one of them undone
+        opened.labels(1)[0, :4, :4] = 1
+        opened.labels(1)[1, :4, :4] = 0
+        opened.write_model(1, 1, 2, np.ones((1, layouts.H, layouts.W), np.bool_))
+        opened.undo()
     made["project"] = project.name
     for name in ("mevis", "ytvos", "refdavis", "davis", "coco", "coco-images", "png"):
         target = scratch / f"own-{name}" / "d"
@@ -324,8 +332,25 @@ def _alarm(number: int, frame: FrameType | None) -> None:
     raise Hang
 
 
+def draw(project: str) -> int:
+    """Open a project to draw in it, as the dock does: look at all of it, undo, redo, draw."""
+    try:
+        with Project.open(project) as opened:
+            frames = opened.video.frame_count
+            for object_id, record in list(opened.objects.items()):
+                opened.object_mask(object_id, 0, frames)
+                opened.labels(record.layer)[frames - 1, :2, :2] = object_id
+            opened.undo()
+            opened.redo()
+            opened.flush()
+    except FlowRVSError as error:
+        print(f"flowrvs: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def call(*words: str) -> tuple[int, str]:
-    """Run a verb; return its exit code and what was wrong with how it ended, or nothing."""
+    """Run a verb, or `draw`; return its exit code and what was wrong with how it ended."""
     out, err = io.StringIO(), io.StringIO()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The processor's time, which another program's work does not lengthen; and the clock's, for
@@ -340,7 +365,7 @@ def call(*words: str) -> tuple[int, str]:
             warnings.catch_warnings(record=True) as warned,
         ):
             warnings.simplefilter("always")
-            code = main([*words, "-v"])
+            code = draw(words[1]) if words[0] == "draw" else main([*words, "-v"])
     except Hang:
         return 1, f"no end after {SECONDS} s\n" + traceback.format_exc()
     except BaseException:
@@ -410,6 +435,7 @@ class Fuzz:
         if given.endswith(".flowrvs"):
             kind = dice.choice(("mevis", "davis", "csv"))
             yield "export", given, "--to", str(out / "to"), "--format", kind
+            yield "draw", given
             yield "export", given, "--to", str(out / "again"), "--format", kind
             return
         split = given if Path(given).is_dir() else str(Path(given).parent)
@@ -444,10 +470,12 @@ def _main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first fault")
     parser.add_argument("--only", type=int, help="put this fault in, and no other")
+    parser.add_argument("--names", nargs="+", help="put faults into these alone")
     parser.add_argument("--keep", type=Path, help="with --only: keep what was opened here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flowrvs-fuzz-") as folder:
         fuzz = Fuzz(Path(folder), args.seed, giants=True)
+        fuzz.names = args.names or fuzz.names
         begin, number, kinds = resident(), args.only or args.first, set()
         start = time.monotonic()
         while True:

@@ -18,4 +18,4 @@ def test_faults_in_datasets_and_projects_end_in_a_line(tmp_path: Path) -> None:
     found = {number: wrong for number in range(ROUNDS) if (wrong := fuzz.round(number))}
     assert not found
     # Some are borne and some are refused: the verbs were really run.
-    assert {"import 0", "import 2", "check 0", "check 2", "export 0"} <= set(fuzz.ended)
+    assert {"import 0", "import 2", "check 0", "check 2", "export 0", "draw 0"} <= set(fuzz.ended)
