@@ -29,6 +29,7 @@ __all__ = [
     "FileLock",
     "NewFolder",
     "free_bytes",
+    "is_flat",
     "open_regular",
     "parse_json",
     "read_json",
@@ -171,6 +172,14 @@ def parse_json(data: bytes | str) -> Any:
         return json.loads(data)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def is_flat(value: Any, depth: int = 50) -> bool:
+    """Tell whether lists and objects of JSON are nested at most so deep: writing recurses, too."""
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(is_flat(item, depth - 1) for item in inner)
 
 
 def read_json(path: Path, limit: int) -> Any:

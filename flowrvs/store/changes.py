@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.disk import parse_json
+from flowrvs.disk import is_flat, parse_json
 
 __all__ = [
     "ChangeRow",
@@ -584,6 +584,8 @@ class Entry:
         """Return what `row` wrote; a damaged one raises whatever Python finds."""
         number, name, kind, who, time, state, place, first, last, frames, catalog = row
         frames, catalog = parse_json(frames), parse_json(catalog)
+        if not is_flat(catalog):
+            raise ValueError("a damaged step")
         runs = {int(i): [[int(a), int(b)] for a, b in r] for i, r in frames["objects"].items()}
         pairs = [pair for rows in catalog.values() for pair in rows.values()]
         if (

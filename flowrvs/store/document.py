@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from flowrvs.disk import FileLock, parse_json, read_regular, write_bytes
+from flowrvs.disk import FileLock, is_flat, parse_json, read_regular, write_bytes
 from flowrvs.errors import ProjectError, StorageError
+from flowrvs.masks.rle import MAX_PIXELS
 from flowrvs.records import Expression, VideoInfo
 from flowrvs.store.changes import utc_now, utf8
 from flowrvs.store.storage import failed, read_group, write_group
@@ -48,6 +49,29 @@ SECTIONS = ("layers", "objects", "expressions", "prompts", "runs", "confidence")
 _COPY = "document.json"
 _COPY_BYTES = 256 * 2**20
 _LARGEST = 65535
+_MOST_FRAMES = 10**7
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_rate(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 < value < float("inf"))
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+#: What a project can do without of what it knows of its video, and whether a value may be so.
+_OPTIONAL = {
+    "path": _is_text,
+    "kind": lambda value: isinstance(value, str),
+    "rate": _is_rate,
+    "frame_names": _are_names,
+    "fingerprint": _is_text,
+}
 _LOCK_BYTES = 512
 
 
@@ -264,6 +288,8 @@ class Document:
                 f"{path} was written by a newer flowrvs (format {version}; this one reads up to "
                 f"{FORMAT_VERSION}): upgrade napari-flowrvs to open it."
             )
+        if not is_flat(attributes):
+            raise ProjectError(f"{path} has damaged attributes (nested too deep).")
         try:
             document = cls._read(attributes)
             document.version = version
@@ -275,11 +301,16 @@ class Document:
     def _read(cls, attributes: Mapping[str, Any]) -> Document:
         known = {f.name for f in fields(VideoInfo)}
         video = {k: v for k, v in attributes["video"].items() if k in known}
+        odd = [k for k, fits in _OPTIONAL.items() if k in video and not fits(video[k])]
+        video |= {k: {"kind": "array", "frame_names": ()}.get(k) for k in odd}
         video["frame_names"] = tuple(video.get("frame_names", ()))
         document = cls(VideoInfo(**video))
+        document.damage += [f"a damaged {k!r} of the video" for k in odd]
         shape = (document.video.frame_count, document.video.height, document.video.width)
-        if not all(isinstance(n, int) and 0 < n < 2**31 for n in shape):
+        if not all(type(n) is int and n > 0 for n in shape):
             raise ValueError("a video without frames")
+        if shape[0] > _MOST_FRAMES or shape[1] * shape[2] > MAX_PIXELS:
+            raise ValueError("a video larger than any")
         ours = document.to_attributes()
         document.extra = {k: v for k, v in attributes.items() if k not in ours}
         relative, model = attributes.get("video_relative"), attributes.get("model")

@@ -298,7 +298,7 @@ class FrameCache:
 
     def _load(self, t: int) -> Any:
         try:
-            check_chunk(f"{self.path}/c.{t}.0.0")
+            check_chunk(f"{self.path}/c.{t}.0.0", self.frame_bytes)
         except ValueError as error:
             raise self._unreadable(t, error) from None
         return self._array[t].read()
@@ -316,7 +316,8 @@ class FrameCache:
         told = storage_error(error, self.file(t), doing="read")
         reason = str(told).partition(": ")[2].rstrip(".")
         text = f"Frame {t} in {self.path} cannot be read: {reason}"
-        if "DATA_LOSS" in str(error) or "is a link" in reason or "nvalid" in reason:
+        signs = ("DATA_LOSS", "nvalid", "is a link", "is larger")
+        if any(sign in str(error) for sign in signs):
             return ProjectError(f"{text}; restore {self.file(t).name} from a copy, or delete it.")
         return ProjectError(f"{text}; the file itself may be whole: try again.")
 
@@ -476,15 +477,21 @@ class LayerFrames:
                 drawn |= self.tracks.provenance[i].values > Provenance.EMPTY
             if everywhere and unknown:
                 drawn[[t for t in self.cache.stored() if t < len(drawn)]] = True
+        readable = True
         for t in np.flatnonzero(drawn):
             with self.lock:  # a frame at a time: painting goes on meanwhile
-                counts = np.bincount(self.cache.read([int(t)]).ravel(), minlength=1)
+                try:
+                    counts = np.bincount(self.cache.read([int(t)]).ravel(), minlength=1)
+                except ProjectError:  # it says so itself when it is asked for
+                    readable = False
+                    continue
                 for i in unknown:
                     self.tracks.areas[i].values[t] = counts[i] if i < len(counts) else 0
         with self.lock:
             for i in unknown:
                 self.tracks.areas[i].known = True
-                self.tracks.areas[i].touch(0, self.shape[0])
+                if readable:  # else they are counted again another time
+                    self.tracks.areas[i].touch(0, self.shape[0])
 
     def _check_frame(self, t: int) -> None:
         """Look twice at a frame that is empty: a disk that is gone looks the same."""

@@ -108,6 +108,26 @@ _TEXT_LIMIT = 16 * 2**20
 _TOGETHER = 16  # changes that are read at once
 
 
+class _DamageInWords(contextlib.ContextDecorator):
+    """SQLite tells of damage in damaged words, which Python cannot read."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UnicodeDecodeError):
+            raise _corrupt("its words about damage are damaged, too") from error
+
+
+_damage_in_words = _DamageInWords()
+
+
+def _corrupt(text: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(text)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
 class Journal:
     """The SQLite file ``history/journal.sqlite`` of a project.
 
@@ -167,6 +187,7 @@ class Journal:
             self._db = self._connect()
         return self._db
 
+    @_damage_in_words
     def _connect(self) -> sqlite3.Connection:
         for suffix in ("", "-wal", "-shm"):
             _check_plain(Path(f"{self.path}{suffix}"))
@@ -235,7 +256,8 @@ class Journal:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            yield
+            with _damage_in_words:
+                yield
         except sqlite3.Error as error:
             if self.writable and _is_damage(error):
                 with self._lock:
@@ -316,6 +338,7 @@ class Journal:
             self._set_aside()
             return nothing
 
+    @_damage_in_words
     def _load(self, db: sqlite3.Connection) -> tuple[list[Entry], int, int, int]:
         self.old = db.execute("PRAGMA user_version").fetchone()[0] < _VERSION
         rows = db.execute(
@@ -474,9 +497,7 @@ def _check_tables(db: sqlite3.Connection) -> None:
         if text is None and str(name).startswith("sqlite_autoindex_"):
             continue
         if _plain(str(text)) not in known:
-            error = sqlite3.DatabaseError("a table that is not ours")
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
+            raise _corrupt("a table that is not ours")
 
 
 def _plain(statement: str) -> str:

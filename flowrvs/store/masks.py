@@ -347,8 +347,9 @@ class Confidence:
                 return None
             array = self._array(layer_id)
         try:
+            pixels = math.prod(self._state.shape[1:])
             for t in range(start, stop):
-                check_chunk(f"{self._state.path}/confidence/{layer_id}/c.{t}.0.0")
+                check_chunk(f"{self._state.path}/confidence/{layer_id}/c.{t}.0.0", pixels)
             values: npt.NDArray[np.uint8] = array[start:stop].read().result()
         except Exception as error:
             raise ProjectError(
@@ -502,7 +503,7 @@ class Confidence:
         path, frames = self._seams_path(object_id), self._state.shape[0]
         if object_id not in self._disagreement and (path / "zarr.json").exists():
             for k in range(-(-frames // _CHUNK)):
-                check_chunk(f"{path}/c.{k}.0")
+                check_chunk(f"{path}/c.{k}.0", 8 * _CHUNK)
                 free_chunk(f"{path}/c.{k}.0")
             self._disagreement[object_id] = open_array(
                 path, (frames, 2), "int32", (min(frames, _CHUNK), 2)

@@ -198,14 +198,16 @@ def is_plain(path: str) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
-def check_chunk(file: str) -> None:
-    """Refuse what lies in the place of a chunk and is no plain file."""
+def check_chunk(file: str, size: int) -> None:
+    """Refuse what lies in the place of a chunk of so many bytes and is none: all of it is read."""
     try:
-        mode = os.lstat(file).st_mode
+        found = os.lstat(file)
     except OSError:
         return
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is a link or no plain file")
+    if found.st_size > 2 * size + 4096:  # what does not compress grows by little
+        raise ValueError("it is larger than its pixels")
 
 
 def free_chunk(file: str) -> None:
@@ -294,7 +296,7 @@ class Track:
         try:
             self._array = open_array(path, (frames,), dtype, (min(frames, _CHUNK),))
             for chunk in range(-(-frames // _CHUNK)):
-                check_chunk(f"{path}/c.{chunk}")
+                check_chunk(f"{path}/c.{chunk}", _CHUNK * self.values.itemsize)
             self.values = np.array(self._array.read().result())
             if (self.values < 0).any() or dtype == "uint8" and (self.values > 3).any():
                 raise ValueError("values that nobody wrote")

@@ -4,7 +4,7 @@ Every verb must end in a result or in one line of our own: no traceback, no hang
 grows. A fault is told by its number, so that it can be put in again::
 
     python -m tests.fuzz.mutate --calls 100000 --seed 1
-    python -m tests.fuzz.mutate --seed 1 --only 4711 --keep /tmp/look
+    python -m tests.fuzz.mutate --calls 3000 --seed 1 --first 4000 --keep /tmp/look
 """
 
 from __future__ import annotations
@@ -426,10 +426,14 @@ class Fuzz:
         for _ in range(dice.choice((1, 1, 1, 2))):
             put_fault(work, dice, self.giants)
         if keep is not None:
-            shutil.copytree(work, keep, symlinks=True, copy_function=_copy)
+            shutil.rmtree(keep / "last", ignore_errors=True)
+            shutil.copytree(work, keep / "last", symlinks=True, copy_function=_copy)
         given = str(work / self.given[name])
         ran = [(" ".join(words), self._run(*words)) for words in self._commands(given, out, dice)]
-        return [(words, wrong) for words, wrong in ran if wrong]
+        found = [(words, wrong) for words, wrong in ran if wrong]
+        if keep is not None and found:
+            (keep / "last").rename(keep / f"{self.seed}-{number}")
+        return found
 
     def _commands(self, given: str, out: Path, dice: random.Random) -> Iterator[tuple[str, ...]]:
         if given.endswith(".flowrvs"):
@@ -454,7 +458,7 @@ class Fuzz:
 
 
 def _copy(source: str, target: str) -> None:
-    if os.path.isfile(source) and os.path.getsize(source) < 1 << 24:
+    if os.path.isfile(source) and not os.path.islink(source) and os.path.getsize(source) < 1 << 24:
         shutil.copyfile(source, target)
 
 
@@ -471,7 +475,7 @@ def _main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first fault")
     parser.add_argument("--only", type=int, help="put this fault in, and no other")
     parser.add_argument("--names", nargs="+", help="put faults into these alone")
-    parser.add_argument("--keep", type=Path, help="with --only: keep what was opened here")
+    parser.add_argument("--keep", type=Path, help="keep what was opened when something went wrong")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flowrvs-fuzz-") as folder:
         fuzz = Fuzz(Path(folder), args.seed, giants=True)

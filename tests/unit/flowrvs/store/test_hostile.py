@@ -20,6 +20,7 @@ from flowrvs.store import ObjectRecord, Project, Provenance
 pytestmark = pytest.mark.timeout(60)  # a pipe that is opened waits for ever
 FULL = np.ones((10, 12, 16), bool)
 NESTED = "[" * 200_000 + "]" * 200_000
+DEEP = '{"layers": {"1": [null, ' + 900 * "[" + 900 * "]" + "]}}"  # can be read, not written
 
 
 @pytest.fixture
@@ -136,6 +137,21 @@ def test_a_project_behind_a_link_is_one(drawn: Path, tmp_path: Path) -> None:
         assert not project.labels(1)[3, 4].any() and project.undo() is not None
 
 
+def test_a_giant_in_the_place_of_a_chunk_is_not_read(drawn: Path) -> None:
+    """A frame costs that frame; of who drew what, and of how sure it was, the rest is known."""
+    for name in ("layers/1/c.3.0.0", "confidence/1/c.7.0.0", "areas/1/c.0"):
+        os.truncate(drawn / name, 1 << 32)  # zeros that lie nowhere
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Project.open(drawn) as project:
+        with pytest.raises(ProjectError, match="Frame 3 .*it is larger than its pixels"):
+            project.labels(1)[3]
+        with pytest.raises(ProjectError, match="confidence .* is damaged within frames 7 to 7"):
+            project.confidence(1, 7, 8)
+        assert project.labels(1)[4].all() and project.labels(1)[7].all()
+        assert project.areas(1)[4] == 192
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 2**10
+
+
 def test_a_frame_that_is_a_link_costs_that_frame(drawn: Path, tmp_path: Path) -> None:
     _replace(drawn / "layers" / "1" / "c.3.0.0", "link", tmp_path / "outside")
     with Project.open(drawn) as project:
@@ -213,6 +229,18 @@ class TestJournal:
         with Project.open(drawn) as project:
             assert project.history.notice is None and project.undo() is not None
 
+    def test_damage_that_is_told_in_damaged_words(self, drawn: Path) -> None:
+        """SQLite names the index whose definition it cannot read."""
+        file = drawn / "history" / "journal.sqlite"
+        data = file.read_bytes()
+        place = data.index(b"CREATE INDEX records_of_step ON records")
+        file.write_bytes(data[: place + 13] + b"\xff\xfe ( \xff" + data[place + 19 :])
+        with Project.open(drawn, read_only=True) as seen:
+            assert seen.labels(1)[:].all() and not seen.history.can_undo
+        with Project.open(drawn) as project:
+            assert "begins anew" in str(project.history.notice)
+            assert project.labels(1)[:].all()
+
     @pytest.mark.parametrize(
         "data",
         [
@@ -265,6 +293,7 @@ class TestJournal:
         [
             f"UPDATE steps SET frames = '{NESTED}' WHERE name LIKE 'masks%'",
             f"UPDATE steps SET catalog = '{NESTED}' WHERE name LIKE 'masks%'",
+            f"UPDATE steps SET catalog = '{DEEP}' WHERE name LIKE 'masks%'",
             "UPDATE steps SET catalog = '{\"layers\": {\"1\": [1]}}' WHERE name LIKE 'masks%'",
             "UPDATE steps SET frames = '{\"tool\": 5, \"layers\": 3}' WHERE name LIKE 'masks%'",
             "UPDATE steps SET place = 'x' WHERE name LIKE 'masks%'",
@@ -351,12 +380,50 @@ class TestDocument:
             assert project.next_label == 9, "beyond what was removed"
             assert project.labels(1)[:].all()
 
-    @pytest.mark.parametrize("size", [0, -4, 2**40, 1.5, "10"])
+    @pytest.mark.parametrize("size", [0, -4, 2**40, 2**24, 1.5, "10", True])
     def test_a_video_of_no_size(self, drawn: Path, size: Any) -> None:
         document = json.loads((drawn / "zarr.json").read_text())["attributes"]
-        self._change(drawn, video={**document["video"], "height": size})
-        with pytest.raises(ProjectError, match="damaged"):
-            Project.open(drawn)
+        for name in ("height", "frame_count"):
+            self._change(drawn, video={**document["video"], name: size})
+            with pytest.raises(ProjectError, match="damaged"):
+                Project.open(drawn)
+
+    @pytest.mark.parametrize(
+        ("change", "left"),
+        [
+            ({"path": 255}, {"path": None}),
+            ({"kind": ["x"]}, {"kind": "array"}),
+            ({"rate": "12"}, {"rate": None}),
+            ({"rate": float("nan")}, {"rate": None}),
+            ({"rate": -1}, {"rate": None}),
+            ({"frame_names": ["a", 5]}, {"frame_names": ()}),
+            ({"frame_names": 7}, {"frame_names": ()}),
+            ({"fingerprint": [1]}, {"fingerprint": None}),
+        ],
+    )
+    def test_what_is_damaged_of_a_video_costs_that_alone(
+        self, drawn: Path, change: dict[str, Any], left: dict[str, Any]
+    ) -> None:
+        document = json.loads((drawn / "zarr.json").read_text())["attributes"]
+        with Project.open(drawn, read_only=True) as project:
+            wanted = replace(project.video, **left)
+        self._change(drawn, video={**document["video"], **change})
+        with Project.open(drawn) as project:
+            assert project.video == wanted and project.labels(1)[:].all()
+            (name,) = change
+            assert f"a damaged {name!r} of the video" in str(project.history.notice)
+
+    def test_nested_too_deep_to_be_written_again(self, drawn: Path) -> None:
+        deep: Any = 1
+        for _ in range(900):
+            deep = [deep]
+        document = json.loads((drawn / "zarr.json").read_text())
+        for place in ({"theirs": deep}, {"history": [{"event": deep}]}):
+            damaged = {**document, "attributes": {**document["attributes"], **place}}
+            (drawn / "zarr.json").write_text(json.dumps(damaged))
+            with Project.open(drawn) as project:
+                assert "was damaged" in str(project.history.notice)
+                assert project.labels(1)[:].all()
 
     def test_half_a_character_does_not_poison_what_is_saved(self, drawn: Path) -> None:
         half = "caf\ud800"
