@@ -46,7 +46,7 @@ from flowrvs.training.sources.world import WorldSource
 __all__ = ["Improvement", "choose_base", "improve", "plan_improvement", "training_bytes"]
 
 #: Scenes of the synthetic world that the bundled model rehearses while it learns others.
-_REHEARSED = 150
+_REHEARSED = 400
 #: Validations after the one before the first step.
 _VALIDATIONS = 6
 _POLL_SECONDS = 0.5
@@ -170,12 +170,11 @@ def plan_improvement(
     if place.type == "cpu":
         mixed = _time_step(pipeline, config, place, dtype, mixed=True)
         precision, pace = min((precision, pace), ("mixed", mixed), key=lambda pair: pair[1])
+    config = dataclasses.replace(config, precision=precision)
     encoding = _time_encoding(pipeline, config, place)
     steps, seconds = _fit_steps(prepared, config, pace, encoding, 60 * minutes, max_steps)
     every = max(5, -(-steps // _VALIDATIONS))
-    config = dataclasses.replace(
-        config, precision=precision, max_steps=steps, validate_every=every, save_every=every
-    )
+    config = dataclasses.replace(config, max_steps=steps, validate_every=every, save_every=every)
     return Improvement(
         model=model,
         note=note,
@@ -368,9 +367,11 @@ def _config(pipeline: FlowRVSPipeline) -> FlowConfig:
         **common,
         sampler="consecutive",
         batch_size=16,
-        learning_rate=2e-4,
+        learning_rate=5e-4,
         warmup=30,
-        cooldown=0.4,
+        cooldown=0.5,
+        object_weight=4.0,
+        cache_variants=6,
         gradient_checkpointing=False,
         boundary_probability=0.8,
         crop_probability=0.0,
@@ -424,7 +425,7 @@ def _time_step(
 def _time_encoding(pipeline: FlowRVSPipeline, config: FlowConfig, device: torch.device) -> float:
     """Seconds of encoding a clip; the second of two."""
     use_fast_layers(pipeline.vae.to(device))
-    encoder = ClipEncoder(pipeline.vae)
+    encoder = ClipEncoder(pipeline.vae, mixed=config.precision == "mixed")
     height, width = int(pipeline.config.sample_height), int(pipeline.config.sample_width)
     clip = np.zeros((config.frames, height, width, 3), np.uint8)
     seconds = 0.0

@@ -33,6 +33,7 @@ from flowrvs.training.dataset import (
     read_objects,
     read_video,
 )
+from flowrvs.training.scratch.loop import mixed_precision
 
 __all__ = [
     "CachedData",
@@ -75,23 +76,28 @@ class ClipEncoder:
     ----------
     vae : AutoencoderKLWan
         Stays where it is; its encoder is used and not changed.
+    mixed : bool
+        Compute in 16 bits, weights in 32.
     """
 
-    def __init__(self, vae: AutoencoderKLWan) -> None:
-        self.vae = vae
+    def __init__(self, vae: AutoencoderKLWan, *, mixed: bool = False) -> None:
+        self.vae, self.mixed = vae, mixed
 
     @torch.no_grad()
     def moments(self, video: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Return the moments of a clip (T, H, W, 3): (2 * z_dim, t, h, w)."""
         frames = torch.from_numpy(video).to(self.vae.device)
-        return encode_moments(self.vae, normalise(frames, self.vae.dtype))[0]
+        with mixed_precision(self.vae.device, self.mixed):
+            return encode_moments(self.vae, normalise(frames, self.vae.dtype))[0].to(self.vae.dtype)
 
     @torch.no_grad()
     def target(self, mask: npt.NDArray[np.bool_]) -> torch.Tensor:
         """Return the latent of masks (T, H, W): (z_dim, t, h, w)."""
         values = torch.from_numpy(mask).to(self.vae.device, self.vae.dtype)
         video = values[None, None].repeat(1, 3, 1, 1, 1) * 2 - 1
-        return encode_moments(self.vae, video)[0, : self.vae.config.z_dim]
+        with mixed_precision(self.vae.device, self.mixed):
+            latent = encode_moments(self.vae, video)[0, : self.vae.config.z_dim]
+        return latent.to(self.vae.dtype).clone()  # not a view that keeps the deviations, too
 
     def encode(self, sample: Sample) -> EncodedSample:
         """Return a sample as latents."""

@@ -268,10 +268,10 @@ def train_flow(
         texts = open_texts(
             base, pipeline, kept, run.dtype, prepared.texts(), accelerator, run.progress, run.cancel
         )
-    encoder = ClipEncoder(pipeline.vae)
+    encoder = ClipEncoder(pipeline.vae, mixed=run.precision == "mixed")
     dataset: Any = prepared.train
     if cache:
-        key = f"{fingerprint(base / 'vae')}-{str(run.dtype).removeprefix('torch.')}"
+        key = f"{fingerprint(base / 'vae')}-{run.precision}"
         latents = LatentCache(kept / f"latents-{key}")
         dataset = CachedData(prepared.train, latents)
         _fill(prepared.train, latents, encoder, run)

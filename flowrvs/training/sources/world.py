@@ -15,6 +15,8 @@ from flowrvs.training.sources.base import Picture, Sentence, TrainingVideo
 __all__ = ["WorldSource"]
 
 _FRAMES = 33
+#: Neighbouring frames of each scene that are shown: other scenes teach more than other stretches.
+_SHOWN = 17
 
 
 class WorldSource:
@@ -36,9 +38,11 @@ class WorldSource:
         videos = []
         for number in range(scenes):
             scene = self._scene(str(number))
-            said = describe(scene.objects, np.random.default_rng([17, scene.seed]))
-            every = tuple(range(_FRAMES))
-            sentences = tuple(Sentence(s.text, s.objects, every) for s in said)
+            rng = np.random.default_rng([17, scene.seed])
+            said = describe(scene.objects, rng)
+            first = int(rng.integers(_FRAMES - _SHOWN + 1))
+            shown = tuple(range(first, first + _SHOWN))
+            sentences = tuple(Sentence(s.text, s.objects, shown) for s in said)
             videos.append(TrainingVideo(str(number), sentences))
         self.videos = tuple(videos)
 

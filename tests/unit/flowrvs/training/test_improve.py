@@ -302,8 +302,8 @@ def test_what_it_knows_is_encoded_once_and_corrections_in_several_variants(
     for number in range(4000):
         draw = prepared.train.draw(number)
         clips[draw.source is world].add(draw.clip_key)
-    # Sixteen scenes are left of twenty, with seven anchors; two projects with one (four frames).
-    assert len(clips[True]) == 16 * 7
+    # Sixteen scenes are left of twenty, 17 frames with four anchors; two projects with one.
+    assert len(clips[True]) == 16 * 4
     assert 2 < len(clips[False]) <= 2 * 5
     drawn = {draw.clip_key for draw in prepared.train.variant_draws()}
     assert drawn == clips[True] | clips[False]
