@@ -44,6 +44,7 @@ _MODEL_VERBS = ("demo", "segment", "pick", "spread", "predict", "train", "models
 #: Exit codes: done, a fault of the program, bad input, cancelled.
 DONE, FAULT, INPUT, CANCELLED = 0, 1, 2, 130
 
+_LONGEST = 800  # letters of the line that tells of an error
 _NO_MEMORY = b"flowrvs: The memory is too small; ask for less at once.\n"
 
 #: Options that take a path.
@@ -300,6 +301,8 @@ def _check_paths(argv: Sequence[str]) -> None:
 def _fail(code: int, message: str, *, verbose: bool = False, as_json: bool = False) -> int:
     """Say `message` in one line on standard error, and as JSON, and return `code`."""
     line = " ".join(message.split())
+    if len(line) > _LONGEST:  # what a file says, in place of a word
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     try:
         if verbose:
             traceback.print_exc(file=sys.stderr)

@@ -287,7 +287,10 @@ class Origin:
             return None
         texts += [text for value in lists for text in value]
         texts += [text for value in tables for pair in value.items() for text in pair]
-        return origin if all(isinstance(text, str) for text in texts) else None
+        if not all(isinstance(text, str) for text in texts):
+            return None
+        # They become names of files and folders.
+        return origin if all(map(is_safe_name, (origin.video, *origin.frames))) else None
 
 
 _ORIGIN = "origin.json"

@@ -165,8 +165,9 @@ def open_array(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"The array {folder} is missing or damaged.") from error
     if said != (list(shape), str(dtype)):
+        theirs = f"{said[1]!s:.20} {said[0]!s:.60}"
         raise ProjectError(
-            f"The array {folder} is {said[1]} {said[0]}; the project needs {dtype} {list(shape)}."
+            f"The array {folder} is {theirs}; the project needs {dtype} {list(shape)}."
         )
     if not ours:
         raise ProjectError(f"The array {folder} is missing or damaged: not as flowrvs writes it.")

@@ -176,6 +176,7 @@ def test_wrong_line_is_one_line_and_2(argv: list[str], capsys: pytest.CaptureFix
     [
         (VideoError("clip.mp4 holds\nno video."), 2, "flowrvs: clip.mp4 holds no video.\n"),
         (FlowRVSError("Plain."), 2, "flowrvs: Plain.\n"),
+        (FlowRVSError(f"a{'9' * 5000}z."), 2, f"flowrvs: a{'9' * 399} ... {'9' * 398}z.\n"),
         (PermissionError(13, "Permission denied", "/x/y"), 2, "flowrvs: Permission denied: /x/y\n"),
         (Cancelled("Stopped."), 130, "flowrvs: Stopped.\n"),
         (KeyboardInterrupt(), 130, "flowrvs: Stopped on request.\n"),

@@ -155,6 +155,10 @@ def test_sentences_of_davis_stay_apart_when_they_move_up(tmp_path):
                 {"digests": {"a": 5}},
                 {"objects": {"1": [float("inf"), 1]}},
                 {"objects": [1]},
+                {"video": "../v"},
+                {"video": "/v"},
+                {"video": "v\ud800"},
+                {"frames": ["0", "../1"]},
             )
         ),
     ],
@@ -166,6 +170,18 @@ def test_a_received_origin_is_data_and_nothing_else(tmp_path, put):
     path.unlink()
     put(path)
     assert Origin.load(tmp_path) is None
+
+
+@pytest.mark.parametrize("format", ["coco", "ytvos", "csv"])
+def test_nothing_is_written_outside_for_the_name_of_a_video(tmp_path, format):
+    with import_video(vos(tmp_path / "s", palette), None, tmp_path / "p") as project:
+        path = project.path
+    origin = json.loads((path / "origin.json").read_text())
+    (path / "origin.json").write_text(json.dumps({**origin, "video": "../../evil"}))
+    before = sorted(p.name for p in tmp_path.iterdir())
+    export_projects([path], tmp_path / "out", split="x", format=format)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, "out"])
+    assert not list(tmp_path.rglob("evil*"))
 
 
 def test_what_a_picture_cannot_hold_is_refused_and_changes_nothing(tmp_path):

@@ -189,6 +189,20 @@ def test_boxes_without_a_mask_are_not_absent(tmp_path):
     assert again["bboxes"][2:4] == [[0, 0, 1, 1], [0, 0, 4, 4]] and other == second
 
 
+def test_the_box_of_a_mask_goes_with_it(tmp_path):
+    place = coco_video(tmp_path / "d")
+    data = json.loads(place.read_text())
+    for row in data["annotations"]:
+        row["bboxes"] = [[1, 2, 3, 4]] * T
+    place.write_text(json.dumps(data))
+    with import_video(place, "v", tmp_path / "p") as project:
+        project.labels(1)[2] = 0
+        write_back(project)
+    for row in json.loads(place.read_text())["annotations"]:
+        assert row["bboxes"][2] is row["segmentations"][2] is row["areas"][2] is None
+        assert row["bboxes"][1] is not None and row["segmentations"][1] is not None
+
+
 def test_large_pictures_are_looked_at_in_parts(tmp_path):
     """Colours of DAVIS in the first and the last part, one of them in both."""
     size = (1030, 1025)  # more than 2**20 pixels

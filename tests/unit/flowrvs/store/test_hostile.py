@@ -167,6 +167,7 @@ def test_a_frame_that_is_a_link_costs_that_frame(drawn: Path, tmp_path: Path) ->
         {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 12, 16]}}},
         {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10, 12, 16]}}},
         {"shape": [10, 12, 2**40]},
+        {"shape": "9" * 5000, "data_type": "8" * 5000},
         {"codecs": [{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 1}}]},
         {"codecs": 5},
         {"chunk_key_encoding": {"name": "v2", "configuration": {"separator": "/"}}},
@@ -190,7 +191,7 @@ def test_arrays_that_are_described_otherwise(drawn: Path, change: dict[str, Any]
                     with pytest.raises(ProjectError, match="missing or damaged|the project needs"):
                         project.confidence(1, 0, 10)
         except ProjectError as error:
-            assert name == "layers/1" and "\n" not in str(error)
+            assert name == "layers/1" and "\n" not in str(error) and len(str(error)) < 500
         file.write_text(good)
 
 
