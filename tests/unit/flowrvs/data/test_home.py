@@ -24,6 +24,7 @@ from tests.fixtures.layouts import (
     coco_video,
     frames,
     masks_of,
+    mevis_v2,
     palette,
     ref_ytvos,
     sa_v,
@@ -256,3 +257,34 @@ def test_png_goes_home(tmp_path, shapes_mp4, shapes_masks):
         project.labels(1)[10, :2, :2] = 1
         assert write_back(project).masks == 1
     assert sorted(path.glob("Annotations/shapes/0/*.png")) == kept[9:]
+
+
+def test_frames_between_those_of_sa_v_are_nobodys(tmp_path):
+    with import_video(sa_v(tmp_path / "s"), None, tmp_path / "p") as project:
+        assert [project.provenance(key).tolist() for key in project.objects] == [
+            [2, 0, 2, 0, 2, 0]
+        ] * 2
+        assert "3 of 6 frames have no annotation" in Origin.load(project.path).notes[0]
+        before = bytes_of(tmp_path / "s")
+        project.labels(1)[3, :3, :3] = 1
+        with pytest.raises(DatasetError, match="frame 00003 was corrected, .* every 2th frame"):
+            write_back(project)
+    assert bytes_of(tmp_path / "s") == before
+
+
+def test_an_object_that_lost_all_its_pixels_leaves_its_sentences(tmp_path):
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    with import_video(root, None, tmp_path / "p") as project:
+        project.labels(1)[:] = 0  # erased, not removed
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.removed) == (T, 1, 1)
+        row = json.loads((root / "meta_expressions.json").read_text())["videos"]["v"]
+        assert row["expressions"]["0"]["obj_id"] == row["expressions"]["0"]["anno_id"] == []
+        assert list(json.loads((root / "mask_dict.json").read_text())) == ["1"]
+        project.labels(1)[2, :3, :3] = 1  # and drawn again: a new one for the dataset
+        result = write_back(project)
+        assert (result.added, result.sentences) == (1, 1)
+    row = json.loads((root / "meta_expressions.json").read_text())["videos"]["v"]
+    assert row["expressions"]["0"]["anno_id"] == [2]
+    masks = json.loads((root / "mask_dict.json").read_text())
+    assert [mask is not None for mask in masks["2"]] == [False, False, True] + [False] * 3

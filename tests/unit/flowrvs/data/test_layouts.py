@@ -189,6 +189,25 @@ def test_boxes_without_a_mask_are_not_absent(tmp_path):
     assert again["bboxes"][2:4] == [[0, 0, 1, 1], [0, 0, 4, 4]] and other == second
 
 
+def test_ids_of_coco_are_those_of_all_videos(tmp_path):
+    place = coco_video(tmp_path / "d")
+    data = json.loads(place.read_text())
+    data["videos"].append({"id": 2, "file_names": ["w/00000.jpg"]})
+    data["annotations"].append({"id": 90, "video_id": 2, "segmentations": [None]})
+    place.write_text(json.dumps(data))
+    with import_video(place, "v", tmp_path / "p") as project:
+        added = project.add_object("cat", project.add_layer("more").id)
+        project.labels(added.layer)[0, :2, :2] = added.id
+        write_back(project)
+    rows = json.loads(place.read_text())["annotations"]
+    assert [(row["id"], row["video_id"]) for row in rows] == [
+        (11, "1"),
+        (12, "1"),
+        (90, 2),
+        (91, 1),
+    ]
+
+
 def test_the_box_of_a_mask_goes_with_it(tmp_path):
     place = coco_video(tmp_path / "d")
     data = json.loads(place.read_text())
