@@ -180,6 +180,7 @@ FRAMES = np.zeros((2, 6, 8, 3), np.uint8)
         ({"frames": [FRAMES[0], FRAMES[0, :4]]}, "one size"),
         ({"frames": [b"not a picture"]}, "JPEG"),
         ({"frame_names": ["b", "a"]}, "ascending"),
+        ({"frame_names": ["a", "a"]}, "ascending"),
         ({"frame_names": ["a", "../b"]}, "frame name"),
         ({"frame_names": ["a"]}, "more frames"),
         ({"frame_names": ["a", "b", "c"]}, "2 frames for 3"),
