@@ -559,7 +559,12 @@ class _Export:
             if path.is_file() and path.stat().st_size == 0 and path.suffix != ".txt":
                 raise DatasetError(f"{path.name} came out empty; {job.target} is as it was.")
         for path in job.folder.glob("*.json"):
-            json.loads(path.read_bytes())
+            try:
+                json.loads(path.read_bytes())
+            except ValueError:
+                raise DatasetError(
+                    f"{path.name} came out damaged; {job.target} is as it was."
+                ) from None
 
 
 @contextlib.contextmanager

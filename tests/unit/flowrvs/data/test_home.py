@@ -288,3 +288,15 @@ def test_an_object_that_lost_all_its_pixels_leaves_its_sentences(tmp_path):
     assert row["expressions"]["0"]["anno_id"] == [2]
     masks = json.loads((root / "mask_dict.json").read_text())
     assert [mask is not None for mask in masks["2"]] == [False, False, True] + [False] * 3
+
+
+@pytest.mark.parametrize(("content", "told"), [("", "came out empty"), ("{", "came out damaged")])
+def test_what_the_disk_swallowed_gets_no_name(tmp_path, monkeypatch, content, told):
+    def write(folder, job):
+        (folder / "instances.json").write_text(content)
+
+    monkeypatch.setattr("flowrvs.data.coco.write_coco", write)
+    with import_video(vos(tmp_path / "s", palette), None, tmp_path / "p") as project:
+        with pytest.raises(DatasetError, match=f"instances.json {told}"):
+            export_projects([project], tmp_path / "out", format="coco")
+    assert not (tmp_path / "out").exists()
