@@ -1,6 +1,6 @@
 """How long the interface is held up: by playing, and by everything in the dock.
 
-``python benchmarks/bench_gui.py [play] [plain] [desk] [long]`` needs a screen (under Linux
+``python benchmarks/bench_gui.py [play] [plain] [desk] [long] [pick]`` needs a screen (under Linux
 ``xvfb-run -a -s "-screen 0 1280x1024x24"``) and prints milliseconds by which the event loop was
 late, as median, 95th percentile and largest; in brackets, how much of that the interface's
 thread was computing, which does not depend on what else the machine does:
@@ -10,8 +10,11 @@ thread was computing, which does not depend on what else the machine does:
   same pictures and masks as numpy arrays;
 - ``plain``: what a person does in napari without the plugin;
 - ``desk``: what a person does in the dock, on 3000 frames with 20 objects and 30 sentences;
-- ``long``: the same on 108 000 frames with 3 objects.
+- ``long``: the same on 108 000 frames with 3 objects;
+- ``pick``: marks and a spread by memory with a tracker of SAM 2.1's class, small and random
+  (``models`` must be installed), the same without one, and scissors at 1080 x 1920.
 
+Where Python collected garbage for longer than 5 ms at a time, the longest time is told, too.
 With ``--stacks`` it also prints what ran on the interface's thread while that was late.
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import shutil
 import sys
 import tempfile
@@ -61,6 +65,9 @@ class Watchdog(QObject):
         super().__init__()
         self.gaps: Times = []
         self.seen: Counter[tuple[tuple[Any, int], ...]] = Counter()
+        self.garbage = 0.0
+        self._collecting = 0.0
+        gc.callbacks.append(self._on_garbage)
         self._last = now()
         self._main = threading.get_ident()
         self._timer = QTimer(self)
@@ -70,6 +77,14 @@ class Watchdog(QObject):
         self._watching = stacks
         if stacks:
             threading.Thread(target=self._watch, daemon=True).start()
+
+    def _on_garbage(self, phase: str, _info: object) -> None:
+        if threading.get_ident() != self._main:
+            return
+        if phase == "start":
+            self._collecting = time.thread_time()
+        else:
+            self.garbage = max(self.garbage, time.thread_time() - self._collecting)
 
     def _beat(self) -> None:
         clock, computed = since(self._last)
@@ -92,11 +107,13 @@ class Watchdog(QObject):
         """Forget what was."""
         self.gaps.clear()
         self.seen.clear()
+        self.garbage = 0.0
         self._last = now()
 
     def stop(self) -> None:
         """Beat no more."""
         self._watching = False
+        gc.callbacks.remove(self._on_garbage)
         self._timer.stop()
 
     def say(self, most: int = 12) -> None:
@@ -136,7 +153,7 @@ def since(start: tuple[float, float]) -> tuple[float, float]:
     return clock - start[0], computed - start[1]
 
 
-def told(name: str, values: Times) -> None:
+def told(name: str, values: Times, more: str = "") -> None:
     """Print a row of milliseconds; the interface's own computing in brackets."""
     rows = np.array(values or [(0.0, 0.0)]) * 1e3
     parts = [
@@ -147,7 +164,7 @@ def told(name: str, values: Times) -> None:
             ("max", rows.max(axis=0)),
         )
     ]
-    print(f"{name:48} {'  '.join(parts)}", flush=True)
+    print(f"{name:48} {'  '.join(parts)}{more}", flush=True)
 
 
 # -- projects ----------------------------------------------------------------------------
@@ -410,6 +427,7 @@ class Acting:
     ) -> None:
         """Call ``action(i)`` some times and let the interface come to rest after each."""
         blocks: Times = []
+        garbage = 0.0
         for i in range(times):
             self._dog.start()
             action(i)
@@ -418,7 +436,8 @@ class Acting:
                 wait(rest)
             gaps = np.array(self._dog.gaps or [(0.0, 0.0)])
             blocks.append((float(gaps[:, 0].max()), float(gaps[:, 1].max())))
-        told(name, blocks)
+            garbage = max(garbage, self._dog.garbage)
+        told(name, blocks, f"  garbage {1e3 * garbage:.0f}" if garbage > 0.005 else "")
         self._dog.say()
 
 
@@ -436,14 +455,14 @@ def annotate(folder: Path, dog: Watchdog, frames: int = 3000, objects: int = 20)
     viewer.window.add_dock_widget(dock, name="Segment")
     dock.link.add(video_layer(video))
     wait(0.5)
-    idle = lambda: not dock.session.opener.job.busy  # noqa: E731
+    idle = lambda: not (dock.session.opener.job.busy or dock.link.waiting)  # noqa: E731
     acting("opening the project", lambda i: dock.head.open_path(path), 1, idle)
     project = open_projects.get(path)
     assert project is not None and dock.session.desk.project is project
     _look(viewer, dock, acting, project)
     _change(viewer, dock, acting, project)
-    acting("closing", lambda i: viewer.close(), 1)
-    wait(0.5)
+    acting("closing the window", lambda i: viewer.window._qt_window.close(), 1)
+    acting("removing everything from it", lambda i: viewer.close(), 1)
     open_projects.close(project)
     video.close()
     home.cleanup()
@@ -480,8 +499,9 @@ def plain(dog: Watchdog, layers: int = 4) -> None:
     layer.mode, layer.brush_size = "paint", 20
     acting("a stroke of 300 pixels", stroke)
     acting("undoing it", lambda i: layer.undo())
-    acting("closing", lambda i: viewer.close(), 1)
-    wait(0.5)
+    acting("removing a layer", lambda i: viewer.layers.remove(layer), 1)
+    acting("closing the window", lambda i: viewer.window._qt_window.close(), 1)
+    acting("removing everything from it", lambda i: viewer.close(), 1)
 
 
 def _look(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) -> None:
@@ -585,10 +605,64 @@ def _stopped(action: Callable[[], object], job: Any) -> None:
     print(f"   stopped within {1e3 * (time.perf_counter() - start):.0f} ms")
 
 
+# -- picking -----------------------------------------------------------------------------
+
+
+def pick(folder: Path, dog: Watchdog, frames: int = 60) -> None:
+    """Print what marks, a spread by memory and scissors hold up."""
+    for height, width, name in ((480, 832, "classical"), (480, 832, "sam2"), (1080, 1920, "")):
+        print(f"-- picking: {frames} frames of {height} x {width}, {name or 'scissors'}")
+        picture = _picture(height, width)
+        rolled = np.stack([np.roll(picture, 5 * t, axis=1) for t in range(frames)])
+        path, video = folder / f"pick-{height}-{name}.flowrvs", open_video(rolled)
+        shutil.rmtree(path, ignore_errors=True)
+        project = open_projects.ensure(path, video.info)
+        project.add_prompt("a thing")
+        with desk(project, video) as (_, dock):
+            _pick(dock, Acting(dog), name, height / 2, width / 3)
+        open_projects.close(project)
+        video.close()
+
+
+def _pick(dock: SegmentDock, acting: Acting, name: str, y: float, x: float) -> None:
+    from flowrvs.editing.pick import Mark
+
+    desk, marks, correct = dock.session.desk, dock.session.pick, dock.session.correct
+    rest = lambda: not any(job.busy for job in dock.session.jobs())  # noqa: E731
+    marks.trackers._load = _random_tracker
+    if name == "sam2":
+        marks.trackers.known[name] = True
+        marks.trackers.choose(name)
+    desk.choose(1)
+    _turn(dock, 1)
+    acting("taking the tool up", lambda i: marks.start(), 1, rest)
+    if not name:
+        acting("a corner", lambda i: marks.corner(x + 20 * i, y + 30 * i), 5, rest)
+        hover = lambda i: marks.hover(x + 80 + 3 * i, y + 120)  # noqa: E731
+        acting("the mouse moves, and the wire with it", hover, 40, rest=0.05)
+        return
+    acting("another frame", lambda i: desk.go_to(5 * i), 4, rest, rest=1.0)
+    click = lambda i: marks.add(Mark.point(x + 9 * i, y, i % 2 == 0))  # noqa: E731
+    acting("a click", click, 8, rest)
+    acting("keeping what it means", lambda i: marks.keep(), 1, rest)
+    marks.stop()
+    _turn(dock, 4)
+    acting("a spread to all frames", lambda i: correct.spread(), 1, rest)
+    acting("keeping it", lambda i: correct.keep(), 1, rest)
+
+
+def _random_tracker(name: str) -> Any:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from flowrvs.models.sam2 import Sam2Tracker
+    from tests.fixtures.sam_models import random_model
+
+    return Sam2Tracker(random_model("sam2"), name, (0.5,) * 3, (0.5,) * 3)
+
+
 def main() -> None:
     """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", nargs="*", default=["play", "plain", "desk", "long"])
+    parser.add_argument("what", nargs="*", default=["play", "plain", "desk", "long", "pick"])
     parser.add_argument("--stacks", action="store_true", help="say what was waited for")
     parser.add_argument("--keep", type=Path, help="keep projects in this folder, and use them")
     options = parser.parse_args()
@@ -599,6 +673,7 @@ def main() -> None:
         "plain": lambda _: plain(dog),
         "desk": lambda folder: annotate(folder, dog),
         "long": lambda folder: annotate(folder, dog, 108_000, 3),
+        "pick": lambda folder: pick(folder, dog),
     }
     with tempfile.TemporaryDirectory() as folder:
         for what in options.what:

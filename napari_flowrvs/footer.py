@@ -38,7 +38,7 @@ class Footer(QWidget):
         self._session = session
         self.question = LinkBar(session.links, commands.attempt)
         self.preview = PreviewBar(session.correct, link, commands)
-        self.picked = PreviewBar(session.pick, link, commands, lasting=True)
+        self.picked = PreviewBar(session.pick, link, commands)
         commands.add(keep=lambda: self._waiting().keep(), discard=lambda: self._waiting().discard())
         self.transport = Transport(link, commands)
         self.history = HistoryBar(session.history)
@@ -65,6 +65,7 @@ class Footer(QWidget):
 
     def _follow(self) -> None:
         session = self._session
+        session.correct.frames_ready.connect(self.preview.note_frames)
         session.correct.job.progressed.connect(self.progress.show_progress)
         session.steps.job.progressed.connect(self._on_step)
         session.steps.job.cancelled.connect(self._on_stopped)
@@ -72,16 +73,9 @@ class Footer(QWidget):
             job.phase_changed.connect(self._on_phase)
         for job in session.jobs():
             job.failed.connect(self.show_failure)
-        session.pick.active_changed.connect(self._on_pick)
         for presenter in (session.correct, session.review, session.pick):
             presenter.noted.connect(self.progress.say)
         session.history.done.connect(self.progress.say)
-
-    def _on_pick(self, active: bool) -> None:
-        if active:
-            self.picked.make_ready()
-        elif self._session.pick.preview is None:
-            self.picked.close_all()
 
     def _waiting(self) -> CorrectPresenter | PickPresenter:
         """Return whose masks the keys mean: marks are what was made last."""
@@ -116,5 +110,5 @@ class Footer(QWidget):
     def close_all(self) -> None:
         """Stop playing, and take what is drawn over the video away."""
         self.transport.close_all()
-        self.preview.close_all()
-        self.picked.close_all()
+        self.preview.overlay.close()
+        self.picked.overlay.close()

@@ -1,17 +1,14 @@
-"""Label arrays that are not on disk: outlines of neighbouring masks, and previews."""
+"""What helps to look at a frame: outlines of neighbouring masks, and previews."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NeighbourOutlines", "NoLabels", "PreviewLabels", "outline"]
-
-_MANY = 16
+__all__ = ["Frames", "NeighbourOutlines", "PreviewLabels", "dots", "outline", "stamp"]
 
 
 def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -34,52 +31,31 @@ def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice] | None:
     return slice(top, stop), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-class _Frames(ABC):
-    """A (T, H, W) array of small numbers that is computed frame by frame.
+def dots(way: npt.NDArray[np.float64], apart: float) -> npt.NDArray[np.float64]:
+    """Return points (x, y) along a way of straight lines."""
+    lengths = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(way, axis=0).T))])
+    along = np.linspace(0, lengths[-1], int(lengths[-1] / apart) + 2)
+    return np.stack([np.interp(along, lengths, way[:, i]) for i in (0, 1)], axis=1)
 
-    A request for many frames at once, as the 3D view makes it, gives zeros: these are aids
-    for looking at one frame.
-    """
 
-    ndim = 3
-    dtype = np.dtype(np.uint8)
+def stamp(out: npt.NDArray[np.uint8], points: npt.ArrayLike, radius: float, value: int) -> None:
+    """Draw discs around points (x, y)."""
+    reach = np.arange(-int(radius), int(radius) + 1)
+    disc = np.argwhere(reach[:, None] ** 2 + reach**2 < radius**2) - int(radius)
+    places = np.reshape(points, (-1, 1, 2))[..., ::-1].astype(int) + disc
+    places = places[((places >= 0) & (places < out.shape)).all(axis=2)]
+    out[places[:, 0], places[:, 1]] = value
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
 
-    @property
-    def size(self) -> int:
-        """Number of pixels."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
+class Frames(Protocol):
+    """Small numbers, computed frame by frame."""
 
-    @abstractmethod
     def frame(self, t: int) -> npt.NDArray[np.uint8]:
         """Return one frame, (H, W)."""
-
-    def __getitem__(self, key: Any) -> npt.NDArray[np.uint8]:
-        items = key if isinstance(key, tuple) else (key,)
-        time, rest = (items[0], items[1:]) if items else (slice(None), ())
-        if isinstance(time, slice):
-            wanted = range(*time.indices(self.shape[0]))
-            if len(wanted) > _MANY:
-                empty = np.broadcast_to(np.uint8(0), (len(wanted), *self.shape[1:]))
-                return empty[(slice(None), *rest)]
-            frames = np.zeros((len(wanted), *self.shape[1:]), np.uint8)
-            for i, t in enumerate(wanted):
-                frames[i] = self.frame(t)
-            return frames[(slice(None), *rest)]
-        return self.frame(int(time))[rest]
+        ...
 
 
-class NoLabels(_Frames):
-    """Nothing, in the shape of a video, (T, H, W): what a hidden layer holds."""
-
-    def frame(self, t: int) -> npt.NDArray[np.uint8]:
-        """Return zeros."""
-        return np.zeros(self.shape[1:], np.uint8)
-
-
-class NeighbourOutlines(_Frames):
+class NeighbourOutlines:
     """Outlines of an object on the frame before (1) and the frame after (2).
 
     Parameters
@@ -91,7 +67,7 @@ class NeighbourOutlines(_Frames):
     """
 
     def __init__(self, labels: Any, object_id: int) -> None:
-        super().__init__(tuple(labels.shape))
+        self.shape = tuple(labels.shape)
         self._labels = labels
         self.object_id = object_id
 
@@ -108,13 +84,13 @@ class NeighbourOutlines(_Frames):
         return out
 
 
-class PreviewLabels(_Frames):
+class PreviewLabels:
     """Masks that wait to be kept: 1 is inside, 2 the outline.
 
     Parameters
     ----------
-    shape : tuple of 3 int
-        (T, H, W).
+    shape : tuple of 2 int
+        (H, W).
     mask_of : callable
         ``mask_of(t)`` gives the mask of a frame that is ready, (H, W) bool.
     draw : callable, optional
@@ -123,21 +99,23 @@ class PreviewLabels(_Frames):
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: tuple[int, int],
         mask_of: Callable[[int], npt.NDArray[np.bool_]],
         draw: Callable[[int, npt.NDArray[np.uint8]], object] | None = None,
     ) -> None:
-        super().__init__(shape)
+        self.shape = shape
         self._mask_of = mask_of
         self._draw = draw
         self.ready: set[int] = set()
 
     def frame(self, t: int) -> npt.NDArray[np.uint8]:
         """Return a frame; zeros where nothing waits."""
-        if t not in self.ready:
-            return np.zeros(self.shape[1:], np.uint8)
-        mask = self._mask_of(t)
-        out: npt.NDArray[np.uint8] = mask.astype(np.uint8) + outline(mask)
-        if self._draw is not None:
-            self._draw(t, out)
+        out = np.zeros(self.shape, np.uint8)
+        if t in self.ready:
+            mask = self._mask_of(t)
+            box = _box(mask)
+            if box is not None:
+                out[box] = mask[box].astype(np.uint8) + outline(mask[box])
+            if self._draw is not None:
+                self._draw(t, out)
         return out

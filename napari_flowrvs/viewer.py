@@ -30,13 +30,12 @@ from napari_flowrvs.layers import (
     placement_of,
     source_of,
 )
-from napari_flowrvs.overlays import NoLabels
-from napari_flowrvs.project_labels import ProjectLabels, make_layer
+from napari_flowrvs.project_labels import TOOLS, ProjectLabels, make_layer
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo
 from napari_flowrvs.transport.prefetch import Reader
 
-__all__ = ["ViewerLink", "home_of", "is_aid"]
+__all__ = ["ViewerLink", "home_of"]
 
 #: So many layers are added at once; napari is slow with more.
 _MANY = 20
@@ -90,6 +89,7 @@ class ViewerLink:
         self._next = QTimer()
         self._next.setSingleShot(True)
         self._next.timeout.connect(self._go_on)
+        self._adding = False
         self._withdrawn: set[tuple[Project, int]] = set()
         #: Projects that layers of the viewer belong to, or did, each held open for `holder`.
         self.projects: set[Project] = set()
@@ -105,7 +105,6 @@ class ViewerLink:
             event.connect(hear)
         desk.frame_requested.connect(self.show_frame)
         desk.object_requested.connect(self._show_object)
-        desk.project_changed.connect(self._on_project)
         desk.contents_changed.connect(self._on_contents)
         desk.catalog_changed.connect(self._on_catalog)
         for layer in viewer.layers:
@@ -147,12 +146,8 @@ class ViewerLink:
             event.disconnect(hear)
         self._heard = ()
         self._leave_active()
-        self._remove_hidden_aids()
         for layer in self.viewer.layers:
             self._unwatch(layer)
-
-    def _on_project(self, _project: Project | None) -> None:
-        self.soon(self._remove_hidden_aids)
 
     def _on_videos(self, _event: Any = None) -> None:
         self.videos_changed.emit()
@@ -187,6 +182,8 @@ class ViewerLink:
     # -- what the viewer says ------------------------------------------------------------
 
     def _on_active(self, _event: Any = None) -> None:
+        if self._adding:
+            return
         layer = self.viewer.layers.selection.active
         self.layer_chosen.emit(layer)
         if isinstance(layer, Image) and source_of(layer) is not None:
@@ -346,58 +343,20 @@ class ViewerLink:
         """Add a layer from its data."""
         return self.viewer.add_layer(make_layer(layer))
 
-    def show_aid(
-        self,
-        layer: Labels | None,
-        name: str,
-        data: Any,
-        colors: dict[Any, Any],
-        like: Layer | None,
-    ) -> Labels:
-        """Show labels that only help to look, placed as `like` is; what is active stays so.
+    def add_soon(self, layer: LayerTuple) -> None:
+        """Make a layer when events have been handled, and add it when others have been."""
+        self.soon(lambda: self._waiting.appendleft(partial(self._add, make_layer(layer))))
 
-        napari takes long to add a layer and to remove it: `layer`, which an earlier call
-        gave, is used again where it fits and is still there.
-        """
-        placed = {} if like is None else placement(like)
-        if layer is not None and layer.data.shape != data.shape:
-            self.remove(layer)
-        if layer not in self.viewer.layers:
-            layer = None
-        active = self.viewer.layers.selection.active
-        if layer is None:
-            about = {KEY: {"role": name}}
-            layer = Labels(data, name=name, colormap=colors, opacity=1.0, metadata=about, **placed)
-            layer.editable = False
-            self.viewer.layers.append(layer)
-        else:
-            if not layer.visible:
-                for key, value in placed.items():
-                    setattr(layer, key, value)
-            layer.data = data
-            layer.visible = True
-            place = self.viewer.layers.index(layer)
-            if not all(is_aid(above) for above in self.viewer.layers[place + 1 :]):
-                self.viewer.layers.move(place, len(self.viewer.layers))
-        # An image layer has keys of its own, Y among them.
-        usable = like is None or isinstance(active, Labels)
-        self.viewer.layers.selection.active = active if usable else like
-        return layer
-
-    def hide_aid(self, layer: Labels | None) -> None:
-        """Hide such a layer and empty it, until the desk turns to another project."""
-        if layer is None or layer not in self.viewer.layers:
-            return
-        layer.visible = False
-        layer.data = NoLabels(layer.data.shape)
-        if self.viewer.layers.selection.active is layer:
-            chosen = self.desk.object_id
-            self.viewer.layers.selection.active = None if chosen is None else self.layer_of(chosen)
-
-    def _remove_hidden_aids(self) -> None:
-        for layer in [layer for layer in self.viewer.layers if is_aid(layer)]:
-            if isinstance(layer.data, NoLabels):
-                self.remove(layer)
+    def _add(self, layer: Layer) -> None:
+        """Add a layer; what else follows from that waits until events have been handled."""
+        self._adding = True
+        try:
+            self.viewer.add_layer(layer)
+        finally:
+            self._adding = False
+        self._waiting.appendleft(self._on_active)
+        if isinstance(layer, ProjectLabels):
+            self._waiting.extend(partial(layer.show_tool, tool) for tool in TOOLS)
 
     def remove(self, layer: Layer | None) -> None:
         """Take a layer away, if it is there."""
@@ -406,13 +365,13 @@ class ViewerLink:
 
     def show_layer(self, project: Project, layer_id: int, video: Image | None) -> ProjectLabels:
         """Return the layer that shows some labels; one that is missing lies where `video` does."""
-        layer = self.labels(project, layer_id)
-        if layer is None:
-            data, meta, kind = label_layer(project, layer_id)
-            if video is not None and video in self.viewer.layers:
-                meta |= placement(video)
-            layer = self.add((data, meta, kind))
-        return layer
+        return self.labels(project, layer_id) or self.add(self._tuple(project, layer_id, video))
+
+    def _tuple(self, project: Project, layer_id: int, video: Image | None) -> LayerTuple:
+        data, meta, kind = label_layer(project, layer_id)
+        if video is not None and video in self.viewer.layers:
+            meta |= placement(video)
+        return data, meta, kind
 
     def show_project(self, project: Project, video: Image | None) -> None:
         """Show all labels of a project that are not shown yet, one after the other."""
@@ -425,13 +384,24 @@ class ViewerLink:
                 "objects is chosen, on the page Objects."
             )
 
-    def _show_if_there(self, project: Project, layer_id: int, video: Image | None) -> None:
+    def _show_if_there(
+        self,
+        project: Project,
+        layer_id: int,
+        video: Image | None,
+        made: ProjectLabels | None = None,
+    ) -> None:
         known = open_projects.get(project.path) is project and layer_id in project.layers
-        if known and self.labels(project, layer_id) is None:
-            active = self.viewer.layers.selection.active
-            self.show_layer(project, layer_id, video)
-            if active not in (None, video):
-                self.viewer.layers.selection.active = active
+        if not known or self.labels(project, layer_id) is not None:
+            return
+        if made is None:
+            made = make_layer(self._tuple(project, layer_id, video))
+            self._waiting.appendleft(partial(self._show_if_there, project, layer_id, video, made))
+            return
+        active = self.viewer.layers.selection.active
+        self._add(made)
+        if active not in (None, video):
+            self.viewer.layers.selection.active = active
 
     def note_home(self, video: Image | None, project: Project) -> None:
         """Remember in the layer of a video which project is its own."""
@@ -450,6 +420,11 @@ class ViewerLink:
         self._waiting.append(action)
         if not self._next.isActive():
             self._next.start()
+
+    @property
+    def waiting(self) -> bool:
+        """True while layers, or whatever else was put off, are still to come."""
+        return bool(self._waiting)
 
     def _go_on(self) -> None:
         if self._waiting:
@@ -518,11 +493,6 @@ class ViewerLink:
 def home_of(video: Image) -> str | None:
     """Return the project folder that was noted in the layer of a video."""
     return (video.metadata.get(KEY) or {}).get("home")
-
-
-def is_aid(layer: Layer) -> bool:
-    """True for a layer that only helps to look."""
-    return "role" in (layer.metadata.get(KEY) or {})
 
 
 def _plain(layer: Layer) -> bool:

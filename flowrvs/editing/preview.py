@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
 from typing import TypeVar
 
 import numpy as np
@@ -91,6 +91,17 @@ class KeyMasks(Mapping[int, Mapping[int, Mask]]):
         return len(self._all)
 
 
+def _taken(work: Iterator[T], take: Callable[[T], object]) -> Generator[T, None, None]:
+    """Hand on what is found, taken already; stop looking when nobody wants more."""
+    try:
+        for found in work:
+            take(found)
+            yield found
+    finally:
+        if isinstance(work, Generator):
+            work.close()
+
+
 class Preview:
     """Proposed masks of one object.
 
@@ -142,14 +153,7 @@ class Preview:
         Cancelled
             `cancel` was set.
         """
-        work = self._work(cancel, progress)
-        try:
-            for found in work:
-                self.take(found)
-                yield found
-        finally:
-            if isinstance(work, Generator):
-                work.close()
+        return _taken(self._work(cancel, progress), self.take)
 
     def take(self, found: Spread) -> None:
         """Take a mask that was worked out elsewhere."""
@@ -161,9 +165,7 @@ class Preview:
         self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
     ) -> Preview:
         """Compute all masks and return the preview itself."""
-        with closing(self.run(cancel, progress)) as parts:
-            for _ in parts:
-                pass
+        deque(self.run(cancel, progress), 0)
         return self
 
     @property
@@ -296,22 +298,15 @@ class PreviewGroup:
         self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
     ) -> Generator[tuple[int, Spread], None, None]:
         """Compute the masks, yielding each with its object; see `Preview.run`."""
-        work = self._work(cancel, progress)
-        try:
-            for object_id, found in work:
-                self.previews[object_id].take(found)
-                yield object_id, found
-        finally:
-            if isinstance(work, Generator):
-                work.close()
+        return _taken(
+            self._work(cancel, progress), lambda found: self.previews[found[0]].take(found[1])
+        )
 
     def finish(
         self, cancel: CancelToken | None = None, progress: ProgressCallback | None = None
     ) -> PreviewGroup:
         """Compute all masks and return the group itself."""
-        with closing(self.run(cancel, progress)) as parts:
-            for _ in parts:
-                pass
+        deque(self.run(cancel, progress), 0)
         return self
 
     @property

@@ -76,16 +76,13 @@ class Scissors:
     def way_to(self, x: float, y: float) -> Points:
         """Return the way from the last corner to a point, such as the one under the mouse.
 
-        The first call after a corner takes some ten milliseconds, the others none.
+        The first call after a corner does `look`, the others take no time.
         """
         self._check(x, y)
         if not self._corners:
             return np.array([[x, y]], float)
         start = self._corners[-1]
-        if self._window is None:
-            self._look(*start)
-        assert self._window is not None
-        left, top, wide, high = self._window
+        left, top, wide, high = self._window or self.look()
         column, row = int((x - left) / self._step), int((y - top) / self._step)
         if not (0 <= column < wide and 0 <= row < high) or (start == (x, y)):
             return np.array([start, (x, y)], float)
@@ -115,8 +112,16 @@ class Scissors:
         inside: npt.NDArray[np.bool_] = polygon2mask(shape, self.polygon[:, ::-1])
         return inside
 
-    def _look(self, x: float, y: float) -> None:
-        """Work out all ways from a corner, within the window around it."""
+    def look(self) -> tuple[int, int, int, int]:
+        """Work out all ways from the last corner, some ten milliseconds' work.
+
+        Returns
+        -------
+        tuple of 4 int
+            Where they were looked for: left and top in pixels of the frame, width and height of
+            the window in those that are worked with.
+        """
+        x, y = self._corners[-1]
         height, width = self._frame.shape[:2]
         left, top = max(0, int(x) - self._reach), max(0, int(y) - self._reach)
         part = self._frame[
@@ -126,6 +131,7 @@ class Scissors:
         self._tool.applyImage(np.ascontiguousarray(part[..., ::-1]))
         self._tool.buildMap((int((x - left) / self._step), int((y - top) / self._step)))
         self._window = (left, top, part.shape[1], part.shape[0])
+        return self._window
 
     def _check(self, x: float, y: float) -> None:
         height, width = self._frame.shape[:2]

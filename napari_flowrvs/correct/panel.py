@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
-    QSizePolicy,
     QSlider,
     QSpinBox,
     QVBoxLayout,
@@ -25,7 +24,7 @@ from qtpy.QtWidgets import (
 from napari_flowrvs.correct.presenter import RULES, TOOLS, CorrectPresenter, Reprompt, Scope
 from napari_flowrvs.trackers import CLASSICAL
 from napari_flowrvs.widgets.keys import Commands, key_of, set_tip
-from napari_flowrvs.widgets.parts import Wrapped, enable, row, rule, tool_button
+from napari_flowrvs.widgets.parts import Wrapped, enable, narrow, row, rule, tool_button
 from napari_flowrvs.widgets.trackers import TrackerBox
 
 __all__ = ["CorrectPanel"]
@@ -44,11 +43,7 @@ def _button(text: str, name: str, commands: Commands) -> QPushButton:
 
 
 def _choices(options: Mapping[Any, str], name: str, tip: str) -> QComboBox:
-    combo = QComboBox()
-    combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    combo.setMinimumWidth(70)
-    combo.setAccessibleName(name)
-    combo.setToolTip(tip)
+    combo = narrow(QComboBox(), name, tip)
     for key, text in options.items():
         combo.addItem(text, key)
     return combo

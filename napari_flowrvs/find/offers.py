@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QPushButton, QSpinBox, QVBoxLayout, QWidget
 
 from napari_flowrvs.find.presenter import Stray
 from napari_flowrvs.layers import NoVideo, as_video, no_video
-from napari_flowrvs.viewer import ViewerLink, is_aid
+from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.parts import ProgressLine, Wrapped, row
 
 __all__ = ["LayerOffers"]
@@ -69,7 +69,7 @@ class LayerOffers(QWidget):
         self._show(no_video(layer) if isinstance(layer, Image) else None, videos)
         before = self._labels
         # Those of a project are of a class of their own.
-        stray = type(layer) is Labels and not is_aid(layer) and videos
+        stray = type(layer) is Labels and videos
         self._labels = layer if stray else None
         self.take_button.setVisible(stray)
         if stray:

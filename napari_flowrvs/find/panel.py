@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, SpinBox
+from magicgui.widgets import CheckBox, ComboBox, SpinBox
 from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QLabel,
@@ -20,14 +19,11 @@ from qtpy.QtWidgets import (
     QMenu,
     QPlainTextEdit,
     QPushButton,
-    QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from flowrvs.checkpoints import MODELS
-from flowrvs.checkpoints.placed import placed_models
 from flowrvs.errors import InputError
 from napari_flowrvs.find.offers import LayerOffers
 from napari_flowrvs.find.presenter import (
@@ -41,13 +37,21 @@ from napari_flowrvs.find.presenter import (
     SegmentPresenter,
 )
 from napari_flowrvs.job import Phase
-from napari_flowrvs.models.panel import ModelNames, ModelPanel
+from napari_flowrvs.models.panel import ModelBox, ModelPanel
 from napari_flowrvs.models.presenter import ModelPresenter
 from napari_flowrvs.recent import Recent
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
-from napari_flowrvs.widgets.parts import ProgressLine, Wrapped, form_layout, plain, row, rule
+from napari_flowrvs.widgets.parts import (
+    ProgressLine,
+    Wrapped,
+    form_layout,
+    narrow,
+    row,
+    rule,
+    tool_button,
+)
 
 __all__ = ["FindPanel", "OptionsPanel", "SentencesPanel"]
 
@@ -198,32 +202,18 @@ class SentencesPanel(QWidget):
         return super().eventFilter(watched, event)
 
 
-def choose_button(name: str, tip: str) -> QToolButton:
-    """Return the small button beside a path."""
-    button = QToolButton()
-    button.setText("\u2026")
-    button.setToolTip(tip)
+def choose_button(name: str, tip: str, take: Callable[[str], object]) -> QToolButton:
+    """Return the small button beside a path: ``take(folder)`` gets what is chosen."""
+    button = tool_button("\u2026", tip, lambda: choose())
     button.setAccessibleName(name)
     button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def choose() -> None:
+        folder = QFileDialog.getExistingDirectory(button, name)
+        if folder:
+            take(folder)
+
     return button
-
-
-class _ModelBox(QComboBox):
-    """Names of models; those that were trained meanwhile are there when it opens."""
-
-    def offer(self, names: Iterable[str]) -> None:
-        """Add names that are not there yet, and the models that lie beside the known ones."""
-        told = {model.name: model.summary for model in placed_models()}
-        for name in dict.fromkeys([*names, *told]):
-            if self.findText(name) < 0:
-                self.addItem(name)
-                tip = plain(told.get(name, ""))
-                self.setItemData(self.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
-
-    def showPopup(self) -> None:  # noqa: N802
-        """Look for new models first."""
-        self.offer(())
-        super().showPopup()
 
 
 class OptionsPanel(QWidget):
@@ -241,37 +231,35 @@ class OptionsPanel(QWidget):
         self._count = 0
         self._chosen = False
         self._video: str | int | None = None
-        self._build_model()
-        self.device = ComboBox(choices=(*DEVICES, CLUSTER), value="auto")
-        self.device.tooltip = (
+        self.model = ModelBox(recent.models)
+        name = "Choose a model folder"
+        self.model_button = choose_button(name, name, self.model.setEditText)
+        tip = (
             "Where the model runs: auto takes a GPU of this computer when there is one;\n"
             "a cluster is a dask scheduler and its workers"
         )
-        self.scheduler = QLineEdit()
+        self.device = ComboBox(choices=(*DEVICES, CLUSTER), value="auto", tooltip=tip)
+        tip = "Where the scheduler of the cluster listens, as it says itself"
+        self.scheduler = narrow(QLineEdit(), "Address of the cluster's scheduler", tip)
         self.scheduler.setPlaceholderText("tls://HOST:PORT")
-        self.scheduler.setAccessibleName("Address of the cluster's scheduler")
-        self.scheduler.setToolTip("Where the scheduler of the cluster listens, as it says itself")
         self.scheduler.hide()
         self.device.changed.connect(lambda value: self.scheduler.setVisible(value == CLUSTER))
         self.memory = ComboBox(choices=MEMORY, value="auto")
-        self.memory.tooltip = (
+        narrow(
+            self.memory.native,
+            "Memory mode",
             "What stays on the GPU: full is the quickest, low the smallest;\n"
-            "auto takes the first that fits"
+            "auto takes the first that fits",
         )
-        self.memory.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.memory.native.setMinimumWidth(60)
         self.device.native.setAccessibleName("Device")
-        self.memory.native.setAccessibleName("Memory mode")
         self.estimate = Wrapped()
         self.estimate.setAccessibleName("Expected memory")
         self.estimate.hide()
-        self.first = SpinBox(min=0, max=0, value=0)
-        self.last = SpinBox(min=0, max=0, value=0)
-        self.first.tooltip = "First frame, as the slider counts"
-        self.last.tooltip = "Last frame, included"
+        self.first = SpinBox(max=0, tooltip="First frame, as the slider counts")
+        self.last = SpinBox(max=0, tooltip="Last frame, included")
         self._build_look()
-        self.steps = SpinBox(min=1, max=100, value=1)
-        self.steps.tooltip = "Euler steps of the flow; the public recipe takes one"
+        tip = "Euler steps of the flow; the public recipe takes one"
+        self.steps = SpinBox(min=1, max=100, value=1, tooltip=tip)
         spins = (self.first, self.last, self.steps, self.every)
         for spin in (spin.native for spin in spins):
             # Buttons would leave no room for the frame numbers of an hour at 300 px.
@@ -279,9 +267,11 @@ class OptionsPanel(QWidget):
             spin.setProperty("bare", True)
         self.first.native.setAccessibleName("First frame")
         self.last.native.setAccessibleName("Last frame")
-        self.project = FileEdit(mode="d")
-        self.project.tooltip = "Where masks, corrections and sentences are kept"
-        self._prepare_project()
+        tip = "Where masks, corrections and sentences are kept; empty for the usual place"
+        self.project = narrow(QLineEdit(), "Project folder", tip)
+        self.project.setPlaceholderText("beside the video")
+        tip = "Choose a project folder, or the folder to make one in"
+        self.project_button = choose_button("Choose a project folder", tip, self.project.setText)
         # A range beyond a later, shorter video must not be kept silently.
         self.first.changed.connect(self._on_range)
         self.last.changed.connect(self._on_range)
@@ -300,7 +290,7 @@ class OptionsPanel(QWidget):
             ),
             ("", self.cuts.native, self.cuts.native),
             ("s&teps:", pair, self.steps.native),
-            ("pro&ject:", self.project.native, self.project.line_edit.native),
+            ("pro&ject:", row(self.project, self.project_button), self.project),
         ):
             label = QLabel(text)
             label.setBuddy(buddy)
@@ -316,63 +306,27 @@ class OptionsPanel(QWidget):
 
     def _build_look(self) -> None:
         self.look = ComboBox(choices=LOOKS, value=LOOKS[0])
-        self.look.tooltip = (
+        narrow(
+            self.look.native,
+            "Which frames to look at",
             "Some frames: the model sees every n-th frame alone, n times as quick.\n"
-            "Some, then all: a preview of the whole range first. Around this frame: one window."
+            "Some, then all: a preview of the whole range first. Around this frame: one window.",
         )
-        self.look.native.setAccessibleName("Which frames to look at")
-        self.look.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.look.native.setMinimumWidth(60)
-        self.every = SpinBox(min=2, max=1000, value=5)
-        self.every.tooltip = "MeViS and Ref-YouTube-VOS label every fifth frame"
+        tip = "MeViS and Ref-YouTube-VOS label every fifth frame"
+        self.every = SpinBox(min=2, max=1000, value=5, tooltip=tip)
         self.every.native.setAccessibleName("Every how many frames")
         self.every_label = QLabel("every")
         self.look.changed.connect(self._on_look)
         self._on_look(LOOKS[0])
-        self.cuts = CheckBox(value=True, text="windows stop at cuts")
-        self.cuts.tooltip = (
+        tip = (
             "Cuts are looked for once, at the first run, and kept in the project.\n"
             "A model that sees two shots as one moves masks from one into the other."
         )
+        self.cuts = CheckBox(value=True, text="windows stop at cuts", tooltip=tip)
 
     def _on_look(self, look: str) -> None:
         for part in (self.every_label, self.every.native):
             part.setVisible(look in (EVERY, PREVIEW))
-
-    def _build_model(self) -> None:
-        self.model = _ModelBox()
-        self.model.setEditable(True)
-        self.model.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.model.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.model.setMinimumWidth(60)
-        self.model.setToolTip("tiny (bundled, moving shapes only), mevis (official), or a folder")
-        self.model.setAccessibleName("Model")
-        known = [name for name, model in MODELS.items() if model.kind == "segmenter"]
-        self.model.offer([*known, *self._recent.models])
-        self.model.setItemDelegate(ModelNames(self.model))
-        self.model_button = choose_button("Choose a model folder", "Choose a model folder")
-        self.model_button.clicked.connect(self._choose_model)
-
-    def _choose_model(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Model folder")
-        if folder:
-            self.model.setEditText(folder)
-
-    def _prepare_project(self) -> None:
-        edit = self.project.line_edit.native
-        edit.setPlaceholderText("beside the video")
-        edit.setMinimumWidth(60)
-        edit.setAccessibleName("Project folder")
-        edit.setToolTip(
-            "Where masks, corrections and sentences are kept; empty for the usual place"
-        )
-        button = self.project.choose_btn.native
-        button.setText("\u2026")
-        button.setAccessibleName("Choose a project folder")
-        button.setToolTip("Choose a project folder, or the folder to make one in")
-        # The width of the "Choose directory" that was there.
-        self.project.choose_btn.max_width = 32
-        self.project.choose_btn.min_width = 0
 
     def _on_range(self) -> None:
         if self.first.value > self.last.value:
@@ -391,7 +345,7 @@ class OptionsPanel(QWidget):
         if key != self._video:
             # A folder chosen for one video cannot be right for another.
             self._video = key
-            self.project.line_edit.value = ""
+            self.project.clear()
         top = max(self._count - 1, 0)
         keep = self._chosen and self.last.value <= top
         with self.first.changed.blocked(), self.last.changed.blocked():
@@ -401,12 +355,12 @@ class OptionsPanel(QWidget):
                 self.first.value, self.last.value = 0, top
         self._chosen = keep
         hint = "beside the video" if source is None or source.path else "in your data folder"
-        self.project.line_edit.native.setPlaceholderText(hint)
+        self.project.setPlaceholderText(hint)
 
     def project_path(self, source: VideoSource | None) -> str | None:
         """Return the project folder that was chosen; None for the default one."""
-        text = self.project.line_edit.value.strip()
-        if not text or text == ".":
+        text = self.project.text().strip()
+        if not text:
             return None
         path = Path(text).expanduser()
         if path.suffix != ".flowrvs" and path.is_dir() and source is not None:
@@ -443,6 +397,12 @@ class OptionsPanel(QWidget):
         self._recent.add_model(name)
         if self.model.findText(name) < 0:
             self.model.addItem(name)
+
+
+def _button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    return button
 
 
 class FindPanel(QWidget):
@@ -501,25 +461,23 @@ class FindPanel(QWidget):
         self.options = OptionsPanel(recent)
         self.models = ModelPanel(models)
         self.options.model.currentTextChanged.connect(self.models.choose)
-        self.run_button = QPushButton("&Run")
+        self.run_button = _button("&Run", "Find what the sentences say (Ctrl+Return)")
         self.run_button.setObjectName("run")
-        self.run_button.setToolTip("Find what the sentences say (Ctrl+Return)")
         # No letter of its own: Alt+C is napari's, and Esc does it.
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setToolTip("Stop; finished frames are kept (Esc)")
-        self.draw_button = QPushButton("Draw &by hand")
-        self.draw_button.setToolTip(
+        self.cancel_button = _button("Cancel", "Stop; finished frames are kept (Esc)")
+        self.draw_button = _button(
+            "Draw &by hand",
             "Without any model: an object for each sentence, or one without a sentence,\n"
-            "and the brush. Draw it on a few frames; the page Correct does those between."
+            "and the brush. Draw it on a few frames; the page Correct does those between.",
         )
         self.offers = LayerOffers(self._link, self._progress)
         self.offers.take_asked.connect(self.take_over)
-        self.export_button = QPushButton("E&xport MeViS split…")
-        self.export_button.setToolTip("Write masks and sentences as a dataset split")
-        self.compare_button = QPushButton("Compare two layers…")
-        self.compare_button.setToolTip("J and F of every frame of two label layers")
-        self.improve_button = QPushButton("Improve the model…")
-        self.improve_button.setToolTip("Let a model learn from what was corrected")
+        tip = "Write masks and sentences as a dataset split"
+        self.export_button = _button("E&xport MeViS split…", tip)
+        tip = "J and F of every frame of two label layers"
+        self.compare_button = _button("Compare two layers…", tip)
+        tip = "Let a model learn from what was corrected"
+        self.improve_button = _button("Improve the model…", tip)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 6, 0, 0)
         box.setSpacing(8)
@@ -571,9 +529,9 @@ class FindPanel(QWidget):
     def run(self) -> None:
         """Start a run with what the form holds; nothing happens while one is running."""
         inputs = self.inputs()
-        if not self._start(self.presenter.run, inputs):
-            if not inputs.sentences and inputs.video is not None:
-                self.sentences.edit.setFocus()
+        begun = self._start(self.presenter.run, inputs)
+        if not begun and not inputs.sentences and inputs.video is not None:
+            self.sentences.edit.setFocus()
 
     def draw(self) -> None:
         """Make objects to draw by hand, without a model."""

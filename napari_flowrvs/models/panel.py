@@ -1,11 +1,13 @@
-"""The strip that gets a model which is not installed."""
+"""The list of models, and the strip that gets one which is not installed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from qtpy.QtCore import QLocale
+from qtpy.QtCore import QLocale, Qt
 from qtpy.QtWidgets import (
+    QComboBox,
     QHBoxLayout,
     QPushButton,
     QStyledItemDelegate,
@@ -13,11 +15,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from flowrvs.checkpoints import MODELS
+from flowrvs.checkpoints.placed import placed_models
 from napari_flowrvs.job import Failure, Phase
 from napari_flowrvs.models.presenter import ModelPresenter, Stage, is_absent
-from napari_flowrvs.widgets.parts import Problem, ProgressLine, Wrapped
+from napari_flowrvs.widgets.parts import Problem, ProgressLine, Wrapped, narrow, plain
 
-__all__ = ["ModelNames", "ModelPanel"]
+__all__ = ["ModelBox", "ModelNames", "ModelPanel"]
 
 
 class ModelNames(QStyledItemDelegate):
@@ -27,6 +31,40 @@ class ModelNames(QStyledItemDelegate):
         """Return the name, and what is to be known about it."""
         text = str(super().displayText(value, locale))
         return f"{text} (not installed)" if is_absent(text) else text
+
+
+class ModelBox(QComboBox):
+    """Names of models; those that were trained meanwhile are there when it opens.
+
+    Parameters
+    ----------
+    recent : iterable of str
+        Folders that were used before.
+    """
+
+    def __init__(self, recent: Iterable[str]) -> None:
+        super().__init__()
+        self.setEditable(True)
+        self.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        tip = "tiny (bundled, moving shapes only), mevis (official), or a folder"
+        narrow(self, "Model", tip)
+        known = [name for name, model in MODELS.items() if model.kind == "segmenter"]
+        self.offer([*known, *recent])
+        self.setItemDelegate(ModelNames(self))
+
+    def offer(self, names: Iterable[str]) -> None:
+        """Add names that are not there yet, and the models that lie beside the known ones."""
+        told = {model.name: model.summary for model in placed_models()}
+        for name in dict.fromkeys([*names, *told]):
+            if self.findText(name) < 0:
+                self.addItem(name)
+                tip = plain(told.get(name, ""))
+                self.setItemData(self.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
+
+    def showPopup(self) -> None:  # noqa: N802
+        """Look for new models first."""
+        self.offer(())
+        super().showPopup()
 
 
 class ModelPanel(QWidget):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,7 @@ class VideoHead(QWidget):
 
     def _on_opened(self, layers: list[LayerTuple]) -> None:
         for layer in layers:
-            self._link.soon(partial(self._link.add, layer))
+            self._link.add_soon(layer)
 
     def _look_beside(self, layer: Any) -> None:
         """Show what was drawn on a video in an earlier session."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import deque
 from collections.abc import Generator
 from pathlib import Path
@@ -54,10 +55,9 @@ class OpenPresenter:
             report(Progress(0, 0, f"Opening {path.name}"))
             notes: list[str] = []
             layers = layers_of(path, notes.append)
-            for data, _, kind in layers:
-                if kind == "image":
-                    # napari shows the middle frame first: decode it here, not in the interface.
-                    np.asarray(data[(len(data) - 1) // 2])
+            _look_ahead()
+            for data, _, _ in layers:
+                np.asarray(data[(len(data) - 1) // 2])  # what napari shows first
             yield layers
             yield from notes
 
@@ -96,6 +96,7 @@ class OpenPresenter:
             folder = existing_project(source)
             if folder is None:
                 return
+            _look_ahead()
             was_open = self._projects.get(folder) is not None
             project = self._projects.open(folder)
             try:
@@ -128,3 +129,8 @@ class OpenPresenter:
         """Drop what is being opened."""
         self._asked.clear()
         return self.looking.close(timeout) and self.job.close(timeout)
+
+
+def _look_ahead() -> None:
+    """Import here what napari imports on the interface's thread for its first labels."""
+    importlib.import_module("pandas")

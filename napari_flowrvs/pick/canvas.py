@@ -65,11 +65,15 @@ class MarkTool:
     # -- the layer that is active --------------------------------------------------------
 
     def _on_active(self, active: bool) -> None:
-        callbacks = self._link.viewer.mouse_drag_callbacks
-        if active:
-            callbacks.append(self._on_mouse)
-        elif self._on_mouse in callbacks:
-            callbacks.remove(self._on_mouse)
+        viewer = self._link.viewer
+        for callbacks, call in (
+            (viewer.mouse_drag_callbacks, self._on_mouse),
+            (viewer.mouse_move_callbacks, self._on_hover),
+        ):
+            if active:
+                callbacks.append(call)
+            elif call in callbacks:
+                callbacks.remove(call)
         self._hold()
 
     def _hold(self, _event: Any = None) -> None:
@@ -122,6 +126,12 @@ class MarkTool:
             yield
         self._attempt(lambda: self._end(way, touched, moved, right, modifiers))
 
+    def _on_hover(self, _viewer: Any, event: Any) -> None:
+        reference = self._link.reference()
+        shown = self._link.viewer.dims.ndisplay == 2 and self.presenter.here
+        if self.scissors and self.presenter.corners and reference is not None and shown:
+            self.presenter.hover(*self._pixel(reference, event))
+
     def _end(
         self,
         way: list[tuple[float, float]],
@@ -156,7 +166,7 @@ class MarkTool:
 
     def _touched(self, reference: Layer, at: tuple[float, float]) -> int | None:
         """Return which mark lies under the mouse, the last one of several."""
-        if self.presenter.frame != self.presenter.desk.frame:
+        if not self.presenter.here:
             return None
         zoom = self._link.viewer.scene.camera.zoom * float(reference.scale[-1])
         for index in reversed(range(len(self.presenter.marks))):

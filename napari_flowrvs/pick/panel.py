@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QPushButton,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -20,7 +19,7 @@ from flowrvs.editing.pick import Mark
 from napari_flowrvs.pick.canvas import MarkTool
 from napari_flowrvs.pick.presenter import PICK_RULES, PickPresenter, Target
 from napari_flowrvs.widgets.keys import Commands, set_tip
-from napari_flowrvs.widgets.parts import Wrapped, later, row, rule
+from napari_flowrvs.widgets.parts import Wrapped, later, narrow, row, rule
 from napari_flowrvs.widgets.trackers import TrackerBox
 
 __all__ = ["PickPanel"]
@@ -66,15 +65,16 @@ class PickPanel(QWidget):
         self.about = Wrapped()
         self.help = Wrapped()
         self.help.setText(_HELP)
-        self.target = _choice("Whose mask it becomes")
+        self.target = narrow(QComboBox(), "Whose mask it becomes")
         for target in Target:
             self.target.addItem(target.value, target.name)
-        self.rule = _choice("What becomes of the mask that is there")
+        self.rule = narrow(QComboBox(), "What becomes of the mask that is there")
         for name, text in PICK_RULES.items():
             self.rule.addItem(text, name)
-        self.drag = _choice(
+        self.drag = narrow(
+            QComboBox(),
             "What a drag means (Ctrl means the other); or scissors: corners of an outline that "
-            "snaps to edges, and that Enter closes"
+            "snaps to edges, and that Enter closes",
         )
         self.drag.addItems(["drag a box", "drag a scribble", "scissors: click corners"])
         self.tracker = TrackerBox(presenter.trackers, "What picks; classical needs no weights")
@@ -149,15 +149,6 @@ class PickPanel(QWidget):
         self.rule.setEnabled(self.presenter.target is Target.CHOSEN)
         thing = self.presenter.desk.object
         self.about.setText("no object is chosen" if thing is None else f"{thing.id}: {thing.name}")
-
-
-def _choice(tip: str) -> QComboBox:
-    combo = QComboBox()
-    combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    combo.setMinimumWidth(70)
-    combo.setAccessibleName(tip)
-    combo.setToolTip(tip)
-    return combo
 
 
 def _text(mark: Mark) -> str:

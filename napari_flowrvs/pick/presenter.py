@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
-from skimage.draw import disk
 
 from flowrvs.editing.pick import (
     Mark,
@@ -27,6 +26,7 @@ from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.job import Job, Runner, run_here
 from napari_flowrvs.motion import Motion
+from napari_flowrvs.overlays import dots, stamp
 from napari_flowrvs.steps import Steps
 from napari_flowrvs.trackers import CLASSICAL, Trackers
 
@@ -67,7 +67,7 @@ class Picked:
     t: int
     found: npt.NDArray[np.bool_]
     marks: tuple[Mark, ...] = ()
-    line: tuple[Point, ...] = ()  # of an outline that is not closed
+    line: npt.NDArray[np.float64] | None = None  # of an outline that is not closed
     corners: tuple[Point, ...] = ()
 
     @property
@@ -82,20 +82,20 @@ class Picked:
     def draw(self, t: int, out: npt.NDArray[np.uint8]) -> None:
         """Draw the marks over a frame of labels: 3 is a rim, 4 this, 5 not this."""
         radius = max(1.5, out.shape[0] / 130)
-        if len(self.line) > 1:
-            for x, y in _dots(Mark.scribble(self.line), radius):
-                out[disk((y, x), max(1, radius / 3), shape=out.shape)] = 4
-        for x, y in self.corners:
-            out[disk((y, x), radius * 0.7, shape=out.shape)] = 4
+        if self.line is not None:
+            thin = max(1, radius / 3)
+            stamp(out, dots(self.line, thin), thin, 4)
+            stamp(out, self.corners, radius * 0.7, 4)
         for mark in self.marks:
             value = 4 if mark.positive else 5
             if mark.kind == "point":
-                x, y = mark.points[0]
-                out[disk((y, x), radius + 1, shape=out.shape)] = 3
-                out[disk((y, x), radius, shape=out.shape)] = value
+                stamp(out, mark.points, radius + 1, 3)
+                stamp(out, mark.points, radius, value)
             else:
-                for x, y in _dots(mark, 2 * radius):
-                    out[disk((y, x), radius / 2, shape=out.shape)] = value
+                points = np.array(mark.points)
+                if mark.kind == "box":
+                    points = points[[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]], [0, 1]]
+                stamp(out, dots(points, 2 * radius), radius / 2, value)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _Outline:
     frame: int
     scissors: Scissors
     corners: tuple[Point, ...]
-    line: tuple[Point, ...]
+    line: npt.NDArray[np.float64]
     mask: npt.NDArray[np.bool_] | None  # once it is closed
 
 
@@ -140,8 +140,6 @@ class PickPresenter:
     marks_changed = Signal()
     #: Something waits to be kept, or no more: Picked | None.
     preview_changed = Signal(object)
-    #: Its frames have masks: start, stop.
-    frames_ready = Signal(int, int)
     #: A line for the user.
     noted = Signal(str)
 
@@ -173,9 +171,9 @@ class PickPresenter:
         self._picker: Picker | TrackerPicker | None = None
         self._answered: tuple[Mark, ...] | None = None
         self._preview: Picked | None = None
-        self.job.completed.connect(self._on_done)
+        self.job.completed.connect(self._ask)
         self.job.failed.connect(self._on_failed)
-        self.job.cancelled.connect(self._on_done)
+        self.job.cancelled.connect(self._ask)
         desk.object_changed.connect(self._on_object)
         desk.project_changed.connect(self._on_project)
         self.trackers.changed.connect(self._ask)
@@ -203,9 +201,9 @@ class PickPresenter:
         return bool(self._marks or self._corners) or self._cut is not None
 
     @property
-    def frame(self) -> int:
-        """The frame that the marks are on."""
-        return self._frame
+    def here(self) -> bool:
+        """True while the frame of the marks is shown."""
+        return self._frame == self.desk.frame
 
     @property
     def preview(self) -> Picked | None:
@@ -303,7 +301,7 @@ class PickPresenter:
 
     def _begin_here(self) -> None:
         self.start()
-        if self.waiting and self._frame != self.desk.frame:
+        if self.waiting and not self.here:
             raise InputError(
                 f"The pick on frame {self._frame} waits: keep it (Y) or forget it (Esc) first."
             )
@@ -403,8 +401,10 @@ class PickPresenter:
                 scissors.undo()
             for x, y in corners[len(scissors.corners) :]:
                 scissors.add(x, y)
-            line = tuple((float(x), float(y)) for x, y in scissors.line)
-            yield _Outline(frame, scissors, corners, line, scissors.mask if closing else None)
+            scissors.look()  # so that the way to the mouse takes no time
+            yield _Outline(
+                frame, scissors, corners, scissors.line, scissors.mask if closing else None
+            )
 
         self.job.start(work, self._on_outline)
 
@@ -414,14 +414,25 @@ class PickPresenter:
         if item.corners != self._corners or self.desk.project is None:
             return
         if item.mask is None:
-            video = self.desk.project.video
-            blank = np.zeros((video.height, video.width), bool)
-            name = f"outline on frame {item.frame} ({len(item.corners)} corners, Enter closes it)"
-            self._show(Picked(name, item.frame, blank, (), item.line, item.corners))
+            self._show_outline(item, item.line)
         else:
             self._cut, self._cuts = item.mask, self._cuts + 1
             self._corners, self._closing, self._outline = (), False, None
             self.marks_changed.emit()
+
+    def hover(self, x: float, y: float) -> None:
+        """Show the way along edges from the last corner to the mouse at (x, y); nothing is set."""
+        outline = self._outline
+        if outline is not None and outline.corners == self._corners and not self.job.busy:
+            wire = outline.scissors.way_to(x, y)
+            self._show_outline(outline, np.concatenate([outline.line, wire]))
+
+    def _show_outline(self, outline: _Outline, line: npt.NDArray[np.float64]) -> None:
+        project, corners = self.desk.project, outline.corners
+        if project is not None:
+            blank = np.zeros((project.video.height, project.video.width), bool)
+            name = f"outline on frame {outline.frame} ({len(corners)} corners, Enter closes it)"
+            self._show(Picked(name, outline.frame, blank, (), line, corners))
 
     def _on_answer(self, answer: object) -> None:
         assert isinstance(answer, _Answer)
@@ -437,11 +448,6 @@ class PickPresenter:
             return
         self._preview = picked
         self.preview_changed.emit(picked)
-        if picked is not None:
-            self.frames_ready.emit(picked.t, picked.t + 1)
-
-    def _on_done(self) -> None:
-        self._ask()
 
     def _on_failed(self, _failure: object) -> None:
         # What cannot be loaded, or has no room, is not asked at every frame again.
@@ -543,17 +549,6 @@ class PickPresenter:
         """Stop."""
         self._active = False
         return self.job.close(timeout)
-
-
-def _dots(mark: Mark, apart: float) -> npt.NDArray[np.float64]:
-    """Return points (x, y) along the outline of a box, or along a scribble."""
-    corners = np.array(mark.points)
-    if mark.kind == "box":
-        (x0, y0), (x1, y1) = corners
-        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
-    lengths = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
-    along = np.linspace(0, lengths[-1], min(500, int(lengths[-1] / apart) + 2))
-    return np.stack([np.interp(along, lengths, corners[:, i]) for i in (0, 1)], axis=1)
 
 
 def _is_model(place: _Place) -> bool:

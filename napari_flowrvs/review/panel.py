@@ -14,14 +14,13 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_flowrvs.review.presenter import Doubtful, ReviewPresenter
 from napari_flowrvs.widgets.keys import Commands, set_tip
-from napari_flowrvs.widgets.parts import enable, later, row
+from napari_flowrvs.widgets.parts import enable, later, narrow, row
 from napari_flowrvs.widgets.table import Index, Rows, Table
 
 __all__ = ["QueueModel", "ReviewPanel"]
@@ -68,10 +67,7 @@ class ReviewPanel(QWidget):
         super().__init__()
         self.presenter = presenter
         self.desk = presenter.desk
-        self.scope = QComboBox()
-        self.scope.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.scope.setMinimumWidth(60)
-        self.scope.setAccessibleName("What is reviewed")
+        self.scope = narrow(QComboBox(), "What is reviewed")
         self.scope.activated.connect(self._on_scope)
         self.bar = QProgressBar()
         self.bar.setMinimumWidth(40)

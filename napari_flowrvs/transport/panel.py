@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from napari.layers import Labels
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QToolButton, QWidget
 
+from napari_flowrvs.canvas import CanvasOverlay, Color
 from napari_flowrvs.desk import Changed
 from napari_flowrvs.job import Runner
 from napari_flowrvs.overlays import NeighbourOutlines
@@ -18,12 +18,12 @@ from napari_flowrvs.worker import run_in_thread
 __all__ = ["OnionSkin", "Transport"]
 
 #: Okabe and Ito's sky blue for the frame before, vermilion for the frame after.
-_ONION = {0: (0, 0, 0, 0), 1: (0.34, 0.71, 0.91, 1), 2: (0.84, 0.37, 0.0, 1), None: (0, 0, 0, 0)}
+_ONION: tuple[Color, ...] = ((0, 0, 0, 0), (0.34, 0.71, 0.91, 1), (0.84, 0.37, 0.0, 1))
 _STEP = 10
 
 
 class OnionSkin:
-    """A layer with the outlines of the desk's object on the frames before and after.
+    """The outlines of the desk's object on the frames before and after.
 
     Parameters
     ----------
@@ -32,40 +32,34 @@ class OnionSkin:
     """
 
     def __init__(self, link: ViewerLink) -> None:
-        self._link = link
         self._desk = link.desk
-        self._layer: Labels | None = None
-        self._on = False
+        self.overlay = CanvasOverlay(link, _ONION)
         self._desk.object_changed.connect(self._on_object)
         self._desk.contents_changed.connect(self._on_contents)
 
     @property
-    def shown(self) -> bool:
-        """True while the outlines are in the viewer."""
-        return self._on and self._layer in self._link.viewer.layers
+    def on(self) -> bool:
+        """True while outlines are drawn."""
+        return self.overlay.data is not None
 
     def show(self, on: bool) -> None:
         """Show or hide the outlines."""
         record, project = self._desk.object, self._desk.project
         if on and record is not None and project is not None:
             outlines = NeighbourOutlines(project.labels(record.layer), record.id)
-            like = self._link.layer_of(record.id)
-            self._layer = self._link.show_aid(self._layer, "neighbours", outlines, _ONION, like)
-            self._on = True
+            self.overlay.show(outlines, record.id)
         else:
-            self._link.hide_aid(self._layer)
-            self._on = False
+            self.overlay.hide()
 
     def _on_object(self, _object_id: int | None) -> None:
-        if self.shown:
+        if self.on:
             self.show(True)
 
     def _on_contents(self, change: Changed) -> None:
-        if self._layer is not None and self.shown:
-            near = change.start - 1 <= self._desk.frame < change.stop + 1
-            alone = change.stop - change.start == 1 and change.start == self._desk.frame
-            if near and not alone:
-                self._layer.refresh(extent=False)
+        near = change.start - 1 <= self._desk.frame < change.stop + 1
+        alone = change.stop - change.start == 1 and change.start == self._desk.frame
+        if near and not alone and self.on:
+            self.overlay.refresh()
 
 
 class Transport(QWidget):
@@ -140,11 +134,11 @@ class Transport(QWidget):
 
     def toggle_onion(self) -> None:
         """Show or hide the outlines of the neighbouring frames."""
-        self.onion.show(not self.onion.shown)
-        self.buttons["onion"].setChecked(self.onion.shown)
+        self.onion.show(not self.onion.on)
+        self.buttons["onion"].setChecked(self.onion.on)
 
     def close_all(self) -> None:
         """Stop, and take the outlines away."""
         self.player.stop()
         self._prefetch.close(2.0)
-        self.onion.show(False)
+        self.onion.overlay.close()

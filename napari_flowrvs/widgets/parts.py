@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtGui import QFontDatabase, QKeyEvent
@@ -39,6 +40,7 @@ __all__ = [
     "enable",
     "form_layout",
     "later",
+    "narrow",
     "pass_letters",
     "plain",
     "row",
@@ -50,6 +52,8 @@ __all__ = [
 
 
 _LATE_MS = 200
+
+Field = TypeVar("Field", bound=QWidget)
 
 
 def form_layout() -> QFormLayout:
@@ -71,6 +75,15 @@ def row(*widgets: QWidget, stretch: int = 0) -> QWidget:
     for i, widget in enumerate(widgets):
         layout.addWidget(widget, 1 if i == stretch else 0)
     return holder
+
+
+def narrow(field: Field, name: str, tip: str = "") -> Field:
+    """Let a field be as narrow as there is room for; return it with a name and a tip."""
+    field.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    field.setMinimumWidth(60)
+    field.setAccessibleName(name)
+    field.setToolTip(tip or name)
+    return field
 
 
 def later(action: Callable[[], object], milliseconds: int, parent: QObject) -> Callable[[], None]:

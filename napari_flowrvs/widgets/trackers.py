@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qtpy.QtWidgets import QComboBox, QSizePolicy
+from qtpy.QtWidgets import QComboBox
 
 from napari_flowrvs.trackers import Trackers
+from napari_flowrvs.widgets.parts import narrow
 
 __all__ = ["TrackerBox"]
 
@@ -30,10 +31,7 @@ class TrackerBox(QComboBox):
         super().__init__()
         self._trackers = trackers
         self._texts = dict(texts or {})
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.setMinimumWidth(70)
-        self.setAccessibleName(tip)
-        self.setToolTip(tip)
+        narrow(self, tip)
         self.activated.connect(lambda _index: trackers.choose(self.currentData()))
         trackers.changed.connect(self._on_changed)
         self._on_changed()

@@ -196,6 +196,10 @@ class Person:
             self._mouse(QEvent.Type.MouseMove, at, True, modifier, button)
         self._mouse(QEvent.Type.MouseButtonRelease, places[-1], False, modifier, button)
 
+    def hover(self, y: float, x: float) -> None:
+        """Move the mouse to a pixel, no button pressed."""
+        self._mouse(QEvent.Type.MouseMove, self.place(y, x), False)
+
     def fill(self, top: float, left: float, bottom: float, right: float, size: int = 4) -> None:
         """Fill a box with one long stroke of a square brush."""
         layer = self.viewer.layers.selection.active

@@ -62,7 +62,7 @@ def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path
     person.look("spread")
     assert iou(project, BROKEN[-1]) < 0.6, "a preview writes nothing"
     person.press("Shift+Y")
-    assert dock.session.correct.preview is None and not viewer.layers["preview"].visible
+    assert dock.session.correct.preview is None and not dock.footer.preview.overlay.shown
     person.press("S")
     person.until(
         lambda: dock.session.correct.preview is not None and not dock.session.correct.job.busy
@@ -80,7 +80,7 @@ def test_a_clip_is_annotated_by_keyboard(make_person: MakePerson, tmp_path: Path
     assert min(iou(project, t) for t in BROKEN) > 0.85
     # Onion skin, and watching.
     person.press("G")
-    assert "neighbours" in viewer.layers
+    assert dock.footer.transport.onion.overlay.shown
     person.press("G")
     person.press("K")
     before = desk.frame

@@ -56,7 +56,8 @@ def test_an_object_is_picked_with_the_mouse(make_person: MakePerson) -> None:
     assert pick.marks[0].points[0] == pytest.approx((x + 0.5, y + 0.5), abs=0.6)
     seen = pick.preview.found
     assert (seen & TRUTH[0]).sum() / (seen | TRUTH[0]).sum() > 0.9
-    assert viewer.layers["preview"].data[0].max() == 4  # its mark is drawn, too
+    overlay = dock.footer.picked.overlay
+    assert overlay.shown and overlay.data.frame(0).max() == 4  # its mark is drawn, too
     assert dock.footer.picked.isVisible() and not project.present(1).any()
     # Shift-click and the right button: not this. A drag: a box. With Ctrl: a scribble.
     person.stroke((100, 150), modifier=SHIFT)
@@ -82,7 +83,7 @@ def test_an_object_is_picked_with_the_mouse(make_person: MakePerson) -> None:
     person.press("Return")
     person.rest()
     assert iou(project, 0) > 0.9 and project.provenance(1)[0] == Provenance.HUMAN
-    assert not pick.marks and pick.active and not viewer.layers["preview"].data[0].any()
+    assert not pick.marks and pick.active and not overlay.shown
     desk.go_to(12)
     person.stroke(middle(12))
     answered(person)
@@ -106,7 +107,7 @@ def test_an_object_is_picked_with_the_mouse(make_person: MakePerson) -> None:
     assert pick.active
     person.press("2")
     assert not pick.active and viewer.layers.selection.active.mode == "paint"
-    assert not viewer.layers["preview"].visible
+    assert not overlay.shown and len(viewer.layers) == 2
     t = desk.frame
     before = project.object_mask(1, t, t + 1)[0].sum()
     person.stroke((100, 20), (100, 30))
@@ -160,7 +161,20 @@ def test_scissors_and_a_tracker_with_the_mouse(
     y, x = corner(0)
     for dy, dx in ((1, 1), (0, SIDE - 1), (SIDE - 2, SIDE - 1), (SIDE - 1, 1)):
         person.stroke((y + dy, x + dx))
-    person.until(lambda: not pick.job.busy and len(pick.corners) == 4)
+        settled = len(pick.corners)
+        person.until(lambda n=settled: not pick.job.busy and len(pick._outline.corners) == n)
+        if settled == 1:
+            # Before the next corner, the way to the mouse is shown.
+            overlay = dock.footer.picked.overlay
+            assert overlay.data.frame(0)[y + SIDE // 2, x + SIDE - 1] == 0
+            person.hover(y + SIDE - 2, x + SIDE - 1)
+            wire = overlay.data.frame(0) == 4
+            assert wire[y + SIDE - 2, x + SIDE - 1] and len(pick.corners) == 1
+            assert wire[y + 2 : y + SIDE - 2].any(axis=1).all(), "the way has no gap"
+            person.look("wire")
+            person.hover(y + 1, x + SIDE + 9)
+            assert not (overlay.data.frame(0) == 4)[y + SIDE - 2, x + SIDE - 1]
+    assert len(pick.corners) == 4
     assert [dock.pick.list.item(i).text()[:6] for i in range(4)] == ["corner"] * 4
     person.look("scissors")
     person.press("Return")

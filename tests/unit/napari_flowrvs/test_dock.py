@@ -393,8 +393,8 @@ def test_everything_is_reached_by_keyboard(
         dock.find.options.look.native,
         dock.find.options.cuts.native,
         dock.find.options.steps.native,
-        dock.find.options.project.line_edit.native,
-        dock.find.options.project.choose_btn.native,
+        dock.find.options.project,
+        dock.find.options.project_button,
         dock.find.run_button,
         dock.find.export_button,
     ]
@@ -680,13 +680,13 @@ def test_a_project_from_elsewhere_goes_on_being_used(
     for layer in layers_of(image_folder):
         dock.link.add(layer)
     elsewhere = tmp_path / "results" / "mine.flowrvs"
-    dock.find.options.project.line_edit.value = str(elsewhere)
+    dock.find.options.project.setText(str(elsewhere))
     dock.find.sentences.set_texts(("red",))
     dock.find.run()
     finish(qtbot, dock)
     assert elsewhere.is_dir()
     viewer.layers.clear()
-    assert dock.find.options.project.line_edit.value == "", "it belonged to the other video"
+    assert dock.find.options.project.text() == "", "it belonged to the other video"
     dock.head.open_path(str(elsewhere))
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
     qtbot.waitUntil(lambda: not dock.session.opener.job.busy, timeout=10_000)

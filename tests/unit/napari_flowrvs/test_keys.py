@@ -30,6 +30,10 @@ Load = Callable[[str, str], ThresholdSegmenter]
 Opened = tuple[Any, SegmentDock, Project]
 
 
+#: Of the outlines on the frame before.
+SKY = (87, 181, 232)
+
+
 @pytest.fixture
 def opened(
     make_napari_viewer: Callable[..., Any], load: Load, image_folder: Path, tmp_path: Path
@@ -64,7 +68,7 @@ def press(qtbot: Any, viewer: Any, key: Qt.Key, shift: bool = False, alt: bool =
     qtbot.keyClick(viewer.window._qt_viewer.canvas.native, key, modifier)
 
 
-def test_the_viewer_and_the_desk_agree(opened: Opened) -> None:
+def test_the_viewer_and_the_desk_agree(opened: Opened, qtbot: Any) -> None:
     viewer, dock, project = opened
     assert dock.session.desk.project is project and dock.session.desk.object_id == 1
     viewer.dims.set_current_step(0, 7)
@@ -78,6 +82,7 @@ def test_the_viewer_and_the_desk_agree(opened: Opened) -> None:
     viewer.layers.remove("red")
     viewer.layers.remove("green")
     assert dock.session.desk.project is None
+    qtbot.wait(100)  # what is left is drawn
 
 
 def test_keys_step_and_set_the_range(opened: Opened, qtbot: Any) -> None:
@@ -244,18 +249,26 @@ def test_the_onion_skin_shows_the_neighbours(opened: Opened, qtbot: Any) -> None
     viewer, dock, _ = opened
     viewer.dims.set_current_step(0, 10)
     press(qtbot, viewer, Qt.Key.Key_G)
-    ghost = viewer.layers["neighbours"]
-    assert dock.footer.transport.buttons["onion"].isChecked()
+    onion = dock.footer.transport.onion
+    assert dock.footer.transport.buttons["onion"].isChecked() and onion.overlay.shown
     assert viewer.layers.selection.active is viewer.layers["red"], "painting goes on"
-    frame = np.asarray(ghost._slice.image.raw)
+    picture = viewer.screenshot(flash=False)[..., :3]
+    assert (picture == SKY).all(axis=-1).sum() > 100, "it is seen"
+    viewer.dims.ndisplay = 3
+    qtbot.waitUntil(lambda: not onion.overlay.shown)
+    viewer.dims.ndisplay = 2
+    qtbot.waitUntil(lambda: onion.overlay.shown)
+    frame = onion.overlay.data.frame(10)
     assert frame[10, 9] == 1 and frame[10, 20] == 2 and not frame[30, 45]
     viewer.layers.selection.active = viewer.layers["green"]
-    frame = np.asarray(viewer.layers["neighbours"]._slice.image.raw)
+    frame = onion.overlay.data.frame(10)
     assert frame[30, 40] == 2 and not frame[10, 9]
     press(qtbot, viewer, Qt.Key.Key_G)
-    assert not viewer.layers["neighbours"].visible
+    assert not onion.overlay.shown and len(viewer.layers) == 3
+    assert not (viewer.screenshot(flash=False)[..., :3] == SKY).all(axis=-1).any()
+    press(qtbot, viewer, Qt.Key.Key_G)
     dock.session.desk.set_project(None)
-    qtbot.waitUntil(lambda: "neighbours" not in viewer.layers, timeout=10_000)
+    assert not onion.overlay.shown
 
 
 def test_closing_the_dock_takes_the_strip_and_the_keys_along(opened: Opened, qtbot: Any) -> None:
@@ -263,7 +276,7 @@ def test_closing_the_dock_takes_the_strip_and_the_keys_along(opened: Opened, qtb
     press(qtbot, viewer, Qt.Key.Key_G)
     strip = dock.strip
     viewer.window.remove_dock_widget(dock)
-    assert strip.parent() is None and "neighbours" not in viewer.layers
+    assert strip.parent() is None and not dock.footer.transport.onion.on
     before = viewer.dims.current_step[0]
     press(qtbot, viewer, Qt.Key.Key_Left, shift=True)
     assert viewer.dims.current_step[0] == before

@@ -359,6 +359,24 @@ def test_scissors_snap_close_and_are_mended(
     assert not pick.waiting and pick.preview is None
 
 
+def test_the_wire_follows_the_mouse_along_edges(pick: PickPresenter) -> None:
+    pick.hover(30, 30)
+    assert pick.preview is None, "there is no corner to begin at"
+    pick.corner(11, 21)
+    pick.hover(33, 42)
+    assert pick.preview is not None and pick.preview.line is not None
+    wire = pick.preview.line
+    assert tuple(wire[0]) == (11, 21) and tuple(wire[-1]) == (33, 42) and len(wire) > 30
+    assert len(pick.corners) == 1 and not pick.preview.found.any()
+    inside = ((wire > (16, 26)) & (wire < (28, 38))).all(axis=1)
+    assert not inside.any(), "it goes along the square's edges, not across"
+    pick.hover(32, 22)
+    assert tuple(pick.preview.line[-1]) == (32, 22)
+    pick.discard()
+    pick.hover(32, 22)
+    assert pick.preview is None
+
+
 def test_an_outline_is_forgotten(pick: PickPresenter, project: Project) -> None:
     for x, y in [(11, 21), (32, 22), (33, 42)]:
         pick.corner(x, y)

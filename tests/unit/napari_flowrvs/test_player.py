@@ -126,12 +126,9 @@ def test_outlines_of_the_neighbours() -> None:
     labels[2, 0, 0] = 4
     ghosts = NeighbourOutlines(labels, 3)
     assert np.array_equal(outline(labels[0] == 3).sum(), 16)
-    both = ghosts[1, :, :]
+    both = ghosts.frame(1)
     assert both[1, 1] == 1 and both[2, 3] == 2 and both[3, 4] == 0 and both[0, 0] == 0
-    assert not ghosts[2].any() and ghosts[3].max() == 1 and ghosts[0].max() == 0
-    assert np.array_equal(ghosts[0:2], np.stack([ghosts[0], ghosts[1]]))
-    many = NeighbourOutlines(np.broadcast_to(labels[:1], (500, 8, 9)), 3)[:, :, :]
-    assert many.shape == (500, 8, 9) and not many.any()
+    assert [ghosts.frame(t).max() for t in (0, 2, 3)] == [0, 0, 1]
 
 
 def test_an_object_at_the_border_keeps_its_outline_there() -> None:
@@ -142,10 +139,11 @@ def test_an_object_at_the_border_keeps_its_outline_there() -> None:
 def test_a_preview_shows_what_is_ready() -> None:
     masks = np.zeros((10, 8, 9), bool)
     masks[4, 1:6, 1:6] = True
-    preview = PreviewLabels(masks.shape, lambda t: masks[t])
-    assert not preview[4].any()
+    preview = PreviewLabels(masks.shape[1:], lambda t: masks[t])
+    assert not preview.frame(4).any()
     preview.ready.add(4)
-    assert np.array_equal(preview[4] > 0, masks[4]) and np.bincount(preview[4].ravel())[2] == 16
+    frame = preview.frame(4)
+    assert np.array_equal(frame > 0, masks[4]) and np.bincount(frame.ravel())[2] == 16
 
 
 def test_a_shown_video_is_the_video(shapes_frames: Any) -> None:
@@ -207,7 +205,7 @@ def test_a_video_in_the_viewer_is_read_on_the_thread_that_shows_it(shapes_frames
         assert np.array_equal(layer._slice.image.raw, shapes_frames[7])
 
 
-def test_outlines_of_another_object_need_no_new_layer(tmp_path: Path) -> None:
+def test_outlines_follow_the_object_and_are_no_layer(tmp_path: Path) -> None:
     viewer, desk = ViewerModel(), Desk()
     link = ViewerLink(viewer, desk, Bridge(desk), lambda back: None)
     project = open_projects.ensure(tmp_path / "clip.flowrvs", VideoInfo(None, "array", 5, 8, 9))
@@ -222,26 +220,18 @@ def test_outlines_of_another_object_need_no_new_layer(tmp_path: Path) -> None:
     onion = OnionSkin(link)
     desk.set_object(one.id)
     onion.show(True)
-    layer = viewer.layers["neighbours"]
-    before = np.asarray(layer.data[2])
+    assert onion.overlay.data is not None and len(viewer.layers) == 2
+    before = onion.overlay.data.frame(2)
+    assert before.any()
     desk.set_object(two.id)
-    assert viewer.layers["neighbours"] is layer
-    np.testing.assert_array_equal(layer.data[2], before[::-1])
+    np.testing.assert_array_equal(onion.overlay.data.frame(2), before[::-1])
     desk.set_object(None)
-    assert not layer.visible and not onion.shown
-    assert not np.asarray(layer.data[2]).any(), "it holds no project any more"
+    assert not onion.on, "it holds no project any more"
     desk.set_object(one.id)
-    viewer.layers.move(viewer.layers.index(layer), 0)
+    assert not onion.on, "they come when they are asked for"
     onion.show(True)
-    assert viewer.layers[-1] is layer and layer.visible, "it is used again, on top"
-    np.testing.assert_array_equal(layer.data[2], before)
-    assert viewer.layers.selection.active is not layer
-    viewer.layers.selection.active = layer
-    onion.show(False)
-    assert viewer.layers.selection.active is link.layer_of(one.id)
-    onion.show(True)
-    link.let_go()
-    assert layer in viewer.layers
-    onion.show(False)
-    link.let_go()
-    assert layer not in viewer.layers
+    np.testing.assert_array_equal(onion.overlay.data.frame(2), before)
+    onion.overlay.close()
+    assert not onion.on
+    desk.set_frame(3)
+    viewer.dims.ndisplay = 3

@@ -78,6 +78,16 @@ def test_it_draws_what_napari_draws(project: Project, seed: int, contour: int) -
         assert np.array_equal(ours._slice.image.view, theirs._slice.image.view), step
 
 
+def test_what_draws_a_tool_is_made_when_it_is_taken_up(project: Project) -> None:
+    layer = _layer(project)
+    shown = lambda: {name for name, made in layer._overlays.items() if made.visible}  # noqa: E731
+    assert not shown() & {"polygon", "brush_stroke"}
+    layer.mode = "paint"
+    assert "brush_stroke" in shown() and "polygon" not in shown()
+    layer.mode = "polygon"
+    assert "polygon" in shown()
+
+
 def test_a_stroke_is_one_step_and_tells_its_listeners(project: Project) -> None:
     layer = _layer(project)
     events: list[Any] = []
