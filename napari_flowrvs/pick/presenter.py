@@ -431,7 +431,8 @@ class PickPresenter:
         project, corners = self.desk.project, outline.corners
         if project is not None:
             blank = np.zeros((project.video.height, project.video.width), bool)
-            name = f"outline on frame {outline.frame} ({len(corners)} corners, Enter closes it)"
+            count = f"{len(corners)} corner{'s' * (len(corners) != 1)}"
+            name = f"outline on frame {outline.frame} ({count}, Enter closes it)"
             self._show(Picked(name, outline.frame, blank, (), line, corners))
 
     def _on_answer(self, answer: object) -> None:
