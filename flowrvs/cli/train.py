@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from flowrvs.cli._model import add_cluster_arguments, open_scheduler
+
 if TYPE_CHECKING:
     from flowrvs.training.corrections import Improvement
     from flowrvs.training.run import Trained
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flow.add_argument(
         "--cache", metavar="DIR", help="encode clips once, beforehand, into this folder"
     )
+    add_cluster_arguments(flow)
     scratch = stages.add_parser("scratch", help="VAE and flow on the synthetic world")
     scratch.add_argument(
         "--config",
@@ -139,7 +142,13 @@ def _run_real(args: argparse.Namespace) -> int:
         options |= {"progress": progress, "cancel": cancel}
         if args.stage == "flow":
             trained = train_flow(
-                args.model, args.data, args.out, config, cache=args.cache, **options
+                args.model,
+                args.data,
+                args.out,
+                config,
+                cache=args.cache,
+                scheduler=None if args.scheduler is None else open_scheduler(args),
+                **options,
             )
         else:
             trained = train_decoder(args.model, args.data, args.out, config, **options)

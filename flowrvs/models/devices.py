@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ __all__ = [
     "free_memory",
     "is_out_of_memory",
     "memory_guard",
+    "mixed_precision",
     "release",
     "silent_libraries",
 ]
@@ -139,3 +141,11 @@ def silent_libraries() -> Iterator[None]:
             log.enable_progress_bar()
         for log, level in levels:
             log.set_verbosity(level)
+
+
+@contextmanager
+def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
+    """Autocast to bfloat16, without torch's hint that float32 norms are not fused."""
+    with warnings.catch_warnings(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
+        yield

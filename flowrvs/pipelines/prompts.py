@@ -212,6 +212,18 @@ class PromptEncoder:
         """
         if not texts:
             raise InputError("There is no sentence; type what to look for.")
+        rows = self._rows(texts, device)
+        out = rows[0].new_zeros(len(rows), self._length, rows[0].shape[-1])
+        for row, embedding in zip(out, rows, strict=True):
+            row[: len(embedding)] = embedding
+        return out.to(device)
+
+    @torch.no_grad()
+    def embed(self, text: str) -> torch.Tensor:
+        """Embed one sentence, where its encoder is: (tokens, d_model), without padding, on CPU."""
+        return self._rows([text], torch.device("cpu"))[0]
+
+    def _rows(self, texts: Sequence[str], device: torch.device) -> list[torch.Tensor]:
         cleaned = [clean_prompt(t.lower() if self._lower_case else t) for t in texts]
         for text, source in zip(cleaned, texts, strict=True):
             if not text.strip():
@@ -226,11 +238,7 @@ class PromptEncoder:
                     self._known[text] = kept
         if new:
             self._compute(new, device)
-        rows = [self._known[text] for text in cleaned]
-        out = rows[0].new_zeros(len(rows), self._length, rows[0].shape[-1])
-        for row, embedding in zip(out, rows, strict=True):
-            row[: len(embedding)] = embedding
-        return out.to(device)
+        return [self._known[text] for text in cleaned]
 
     def _fits(self, kept: torch.Tensor) -> bool:
         """Whether what the disk gave can be an embedding; the encoder is asked otherwise."""

@@ -431,7 +431,7 @@ def _time_encoding(pipeline: FlowRVSPipeline, config: FlowConfig, device: torch.
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        float(encoder.moments(clip).sum())  # waits for a GPU
+        float(encoder.latent(clip).sum())  # waits for a GPU
         seconds = time.perf_counter() - began
     return seconds
 

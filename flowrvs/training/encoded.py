@@ -8,12 +8,14 @@ trainings and deleted at any time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKLWan
@@ -22,8 +24,9 @@ from safetensors.torch import save_file
 
 from flowrvs.disk import free_bytes, replacing
 from flowrvs.errors import StorageError
-from flowrvs.models.vae import encode_moments, mask_cells
-from flowrvs.pipelines.geometry import normalise
+from flowrvs.inference.cluster.encode import EncodeCluster, Wanted
+from flowrvs.models.vae import mask_cells
+from flowrvs.pipelines.latents import encode_latent
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.dataset import (
     Draw,
@@ -33,7 +36,6 @@ from flowrvs.training.dataset import (
     read_objects,
     read_video,
 )
-from flowrvs.training.scratch.loop import mixed_precision
 
 __all__ = [
     "CachedData",
@@ -83,27 +85,22 @@ class ClipEncoder:
     def __init__(self, vae: AutoencoderKLWan, *, mixed: bool = False) -> None:
         self.vae, self.mixed = vae, mixed
 
-    @torch.no_grad()
-    def moments(self, video: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """Return the moments of a clip (T, H, W, 3): (2 * z_dim, t, h, w)."""
-        frames = torch.from_numpy(video).to(self.vae.device)
-        with mixed_precision(self.vae.device, self.mixed):
-            return encode_moments(self.vae, normalise(frames, self.vae.dtype))[0].to(self.vae.dtype)
+    def latent(self, clip: npt.NDArray[Any]) -> torch.Tensor:
+        """Return a clip's moments, or the mean of masks: see `encode_latent`."""
+        return encode_latent(self.vae, clip, mixed=self.mixed)
 
-    @torch.no_grad()
-    def target(self, mask: npt.NDArray[np.bool_]) -> torch.Tensor:
-        """Return the latent of masks (T, H, W): (z_dim, t, h, w)."""
-        values = torch.from_numpy(mask).to(self.vae.device, self.vae.dtype)
-        video = values[None, None].repeat(1, 3, 1, 1, 1) * 2 - 1
-        with mixed_precision(self.vae.device, self.mixed):
-            latent = encode_moments(self.vae, video)[0, : self.vae.config.z_dim]
-        return latent.to(self.vae.dtype).clone()  # not a view that keeps the deviations, too
+    def latents(
+        self, wanted: Iterable[Wanted], cancel: CancelToken | None = None
+    ) -> Generator[dict[str, torch.Tensor], None, None]:
+        """Yield the latents of clips and masks by key, in order."""
+        for each in wanted:
+            yield {key: self.latent(read()) for key, read in each.items()}
 
     def encode(self, sample: Sample) -> EncodedSample:
         """Return a sample as latents."""
-        target, objects = self.target(sample.mask), sample.objects
+        target, objects = self.latent(sample.mask), sample.objects
         cells = None if objects is None else mask_cells(objects, target)
-        return EncodedSample(sample.number, sample.text, self.moments(sample.video), target, cells)
+        return EncodedSample(sample.number, sample.text, self.latent(sample.video), target, cells)
 
 
 class LatentCache:
@@ -210,11 +207,11 @@ class CachedData:
     def _encoded(self, number: int, draw: Draw) -> EncodedSample | None:
         target = self.cache.get(draw.target_key)
         if target is None and self.encoder is not None:
-            target = self.encoder.target(read_mask(draw))
+            target = self.encoder.latent(read_mask(draw))
             self.cache.put(draw.target_key, target)
         moments = self.cache.get(draw.clip_key) if target is not None else None
         if moments is None and self.encoder is not None:
-            moments = self.encoder.moments(read_video(draw))
+            moments = self.encoder.latent(read_video(draw))
             self.cache.put(draw.clip_key, moments)
         if target is None or moments is None:
             return None
@@ -265,7 +262,7 @@ def fill_cache(
     draws: Iterable[Draw],
     total: int,
     cache: LatentCache,
-    encoder: ClipEncoder,
+    encoder: ClipEncoder | EncodeCluster,
     *,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
@@ -277,7 +274,9 @@ def fill_cache(
     draws : iterable of Draw
     total : int
         How many they are at most.
-    cache, encoder
+    cache : LatentCache
+    encoder : ClipEncoder or EncodeCluster
+        A cluster encodes several clips at once, which are read here and sent.
     progress : callable, optional
         Receives a `Progress` after every clip.
     cancel : CancelToken, optional
@@ -295,24 +294,38 @@ def fill_cache(
     """
     clock = ProgressClock(total)
     written = 0
-    for draw in draws:
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        written += _keep(draw, cache, encoder)
+
+    def missing() -> Iterator[Wanted]:
+        asked: set[str] = set()
+        for draw in draws:
+            if cancel is not None:
+                cancel.raise_if_cancelled()
+            both = {draw.clip_key: read_video, draw.target_key: read_mask}
+            wanted = {
+                key: partial(read, draw)
+                for key, read in both.items()
+                if key not in asked and not cache.path(key).is_file()
+            }
+            asked |= wanted.keys()
+            if wanted:
+                yield wanted
+            else:
+                count()
+
+    def count() -> None:
         event = clock.advance("encoding clips")
         if progress is not None:
             progress(event)
+
+    found = encoder.latents(missing(), cancel)
+    with closing(found):
+        for latents in found:
+            if free_bytes(cache.folder) < 2**26:
+                raise StorageError(
+                    f"The disk is full at {cache.folder}; free some space, run again."
+                )
+            for key, latent in latents.items():
+                cache.put(key, latent)
+            written += len(latents)
+            count()
     return written
-
-
-def _keep(draw: Draw, cache: LatentCache, encoder: ClipEncoder) -> int:
-    has_clip, has_target = (cache.path(k).is_file() for k in (draw.clip_key, draw.target_key))
-    if has_clip and has_target:
-        return 0
-    if free_bytes(cache.folder) < 2**26:
-        raise StorageError(f"The disk is full at {cache.folder}; free some space, run again.")
-    if not has_clip:
-        cache.put(draw.clip_key, encoder.moments(read_video(draw)))
-    if not has_target:
-        cache.put(draw.target_key, encoder.target(read_mask(draw)))
-    return 2 - has_clip - has_target

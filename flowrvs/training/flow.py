@@ -15,6 +15,8 @@ from accelerate import Accelerator
 
 from flowrvs.checkpoints.files import fingerprint
 from flowrvs.errors import InputError
+from flowrvs.inference.cluster.encode import EncodeCluster
+from flowrvs.inference.cluster.link import Scheduler
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
@@ -200,6 +202,7 @@ def train_flow(
     weights: Sequence[float] | None = None,
     rehearsal: Source | None = None,
     cache: str | Path | None = None,
+    scheduler: Scheduler | str | None = None,
     target: Path | None = None,
     examples: Path | None = None,
     keep_on_cancel: bool = False,
@@ -224,6 +227,8 @@ def train_flow(
         forgotten, and it is scored apart, as ``old J&F``.
     cache : path-like, optional
         Encode clips beforehand, once, into this folder; then the transformer trains alone.
+    scheduler : Scheduler or str, optional
+        With `cache`: a dask cluster whose workers encode clips and sentences.
     target : Path, optional
         Folder of the result, instead of ``<out>/model`` or ``<out>/lora``.
     examples : Path, optional
@@ -245,6 +250,8 @@ def train_flow(
     config = config or FlowConfig()
     if config.train_text and config.lora_rank:
         raise InputError("train_text goes with all weights, not with lora_rank; leave one out.")
+    if scheduler is not None and not cache:
+        raise InputError("A cluster fills a cache: give a folder for it with --cache.")
     if config.remember and (config.workers or cache):
         raise InputError("remember goes with workers = 0 and without a cache on disk.")
     run = TrainingRun("flow", model, out, config, **options)
@@ -261,20 +268,32 @@ def train_flow(
         rehearsal=rehearsal,
     )
     kept = Path(cache).expanduser() if cache else run.out / "cache"
+    mixed = run.precision == "mixed"
+    cluster = None
+    if scheduler is not None:
+        cluster = EncodeCluster(scheduler, model, run.dtype, mixed=mixed)
     texts: TextBank | LearningTexts
     if config.train_text:
         texts = learn_texts(base, pipeline, prepared.texts(), run.dtype)
     else:
         texts = open_texts(
-            base, pipeline, kept, run.dtype, prepared.texts(), accelerator, run.progress, run.cancel
+            base,
+            pipeline,
+            kept,
+            run.dtype,
+            prepared.texts(),
+            accelerator,
+            run.progress,
+            run.cancel,
+            cluster,
         )
-    encoder = ClipEncoder(pipeline.vae, mixed=run.precision == "mixed")
+    encoder = ClipEncoder(pipeline.vae, mixed=mixed)
     dataset: Any = prepared.train
     if cache:
         key = f"{fingerprint(base / 'vae')}-{run.precision}"
         latents = LatentCache(kept / f"latents-{key}")
         dataset = CachedData(prepared.train, latents)
-        _fill(prepared.train, latents, encoder, run)
+        _fill(prepared.train, latents, cluster or encoder, run)
         pipeline.vae.to("cpu")
     elif config.remember:
         dataset = CachedData(prepared.train, MemoryCache(), encoder)
@@ -312,7 +331,9 @@ def _prepare_transformer(pipeline: FlowRVSPipeline, config: FlowConfig) -> None:
         transformer.enable_gradient_checkpointing()
 
 
-def _fill(data: TrainingData, cache: LatentCache, encoder: ClipEncoder, run: TrainingRun) -> None:
+def _fill(
+    data: TrainingData, cache: LatentCache, encoder: ClipEncoder | EncodeCluster, run: TrainingRun
+) -> None:
     """Encode what the training will ask for, shared by the processes."""
     config, accelerator = run.config, run.accelerator
     batch = config.batch_size * accelerator.num_processes

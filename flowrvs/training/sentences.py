@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
 from flowrvs.checkpoints.files import fingerprint
+from flowrvs.inference.cluster.encode import EncodeCluster
 from flowrvs.models.devices import free_memory, release
 from flowrvs.models.text import add_words, clean_prompt, embed_tokens, tokenize
 from flowrvs.pipelines import FlowRVSPipeline
@@ -70,10 +71,17 @@ class TextBank:
         *,
         progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
+        cluster: EncodeCluster | None = None,
     ) -> None:
         """Embed the sentences that are new; the text encoder is loaded for those only."""
         new = [text for text in texts if self._cache.get(self._cleaned(text)) is None]
         if not new:
+            return
+        if cluster is not None:
+            new = list({self._cleaned(text): text for text in new}.values())
+            found = cluster.embed(new, self._length, self._lower_case, cancel)
+            for text, embedding in zip(new, found, strict=True):
+                self._cache.put(self._cleaned(text), embedding)
             return
         source, encoder = self._encoder, self._encoder
         if isinstance(source, EncoderSource):
@@ -218,6 +226,7 @@ def open_texts(
     accelerator: Accelerator,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    cluster: EncodeCluster | None = None,
 ) -> TextBank:
     """Embed the sentences that are new, and give the pipeline the encoder for its own use.
 
@@ -235,6 +244,8 @@ def open_texts(
         One process embeds, the others wait.
     progress, cancel
         See `flowrvs.progress`.
+    cluster : EncodeCluster, optional
+        Embeds instead of this process.
     """
     length = int(pipeline.config.max_sequence_length)
     lower_case = bool(pipeline.config.lower_case)
@@ -245,6 +256,6 @@ def open_texts(
     bank = TextBank(pipeline.tokenizer, EncoderSource(encoder, dtype), cache, length, lower_case)
     pipeline.prompts = bank.prompts
     if accelerator.is_main_process:
-        bank.prepare(texts, accelerator.device, progress=progress, cancel=cancel)
+        bank.prepare(texts, accelerator.device, progress=progress, cancel=cancel, cluster=cluster)
     accelerator.wait_for_everyone()
     return bank

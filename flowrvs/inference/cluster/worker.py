@@ -173,6 +173,24 @@ def _spread(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
     return answer.message(lost)
 
 
+def _encode(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
+    """Encode a training's clip, or its sentences."""
+    import torch
+
+    from flowrvs.checkpoints import locate
+    from flowrvs.inference.cluster.encode import encode
+    from flowrvs.pipelines.latents import FrozenEncoders, encoder_prints
+
+    def load() -> FrozenEncoders:
+        folder = locate(header["model"])
+        if encoder_prints(folder) != header["expect"]:
+            raise CheckpointError(f"{folder} has other weights than the client's.")
+        return FrozenEncoders(folder, getattr(torch, header["dtype"]), mixed=header["mixed"])
+
+    key = [header[name] for name in ("model", "dtype", "mixed", "expect")]
+    return encode(_state.keep(key, load), header, blobs)
+
+
 def _flow() -> str:
     from flowrvs.masks.flow import has_dis
 
@@ -184,6 +202,7 @@ _ASKS = {
     "window": _window,
     "tracker": _describe_spread,
     "spread": _spread,
+    "encode": _encode,
 }
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 
 from flowrvs.disk import replacing
 from flowrvs.errors import CheckpointError
+from flowrvs.models.devices import mixed_precision
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.journal import Journal
 
@@ -132,11 +131,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "delete it and start again."
         ) from error
     return dict(state)
-
-
-@contextmanager
-def mixed_precision(device: torch.device, enabled: bool) -> Iterator[None]:
-    """Autocast to bfloat16, without torch's hint that float32 norms are not fused."""
-    with warnings.catch_warnings(), torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
-        yield

@@ -265,8 +265,7 @@ def test_a_cached_training_needs_no_vae_and_gives_the_same(
     def refuse(*_: object) -> None:
         raise AssertionError("encoded although it was in the cache")
 
-    monkeypatch.setattr(ClipEncoder, "moments", refuse)
-    monkeypatch.setattr(ClipEncoder, "target", refuse)
+    monkeypatch.setattr(ClipEncoder, "latent", refuse)
     train_flow(
         micro_model, [mevis_split], tmp_path / "b", config, cache=tmp_path / "c", device="cpu"
     )

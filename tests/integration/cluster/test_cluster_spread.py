@@ -74,28 +74,6 @@ def copies(drawn: Path, tmp_path: Path) -> list[Path]:
     return [Path(shutil.copytree(drawn, tmp_path / f"{n}.flowrvs")) for n in ("here", "there")]
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A scheduler with two good workers, for tests that leave them alive."""
-    with LocalCluster(tmp_path_factory.mktemp("two")) as cluster:
-        cluster.start_worker()
-        cluster.start_worker()
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with LocalCluster(tmp_path_factory.mktemp("scheduler")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(scheduler: LocalCluster) -> LocalCluster:
-    """A scheduler whose workers the test starts."""
-    scheduler.clear()
-    return scheduler
-
-
 def written(place: Path) -> dict[int, tuple[bytes, bytes]]:
     """Return all masks of a project, and who made them."""
     with Project.open(place) as project:
@@ -232,7 +210,7 @@ def test_workers_that_cannot_are_told_of_in_one_line(
     said = capsys.readouterr().err
     assert "it has flowrvs 0.0.7" in said and "No tracker 'colours'" in said
     assert said.strip().splitlines()[-1].count("No worker can compute this") == 1
-    assert main([*line[:2], "--method", "flow", "--scheduler", cluster.address]) == 0
+    assert main([*line[:2], "--method", "copy", "--scheduler", cluster.address]) == 0
     assert written(copies[1]) != before
 
 

@@ -40,31 +40,19 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A scheduler with two good workers, for tests that leave them alive."""
-    with LocalCluster(tmp_path_factory.mktemp("two")) as cluster:
-        cluster.start_worker()
-        cluster.start_worker()
-        yield cluster
-
-
-@pytest.fixture(scope="module")
 def windows(two: LocalCluster) -> Cluster:
     """A model on the two; one connection serves run after run."""
     return Cluster(two.address, "window")
 
 
 @pytest.fixture(scope="module")
-def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with LocalCluster(tmp_path_factory.mktemp("scheduler")) as cluster:
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A scheduler with a worker that has real models: importing torch takes it a while."""
+    pytest.importorskip("torch")
+    with LocalCluster(tmp_path_factory.mktemp("real")) as cluster:
+        threads = os.environ["OMP_NUM_THREADS"]
+        cluster.start_worker(FLOWRVS_TEST_REAL="1", OMP_NUM_THREADS=threads)
         yield cluster
-
-
-@pytest.fixture
-def cluster(scheduler: LocalCluster) -> LocalCluster:
-    """A scheduler whose workers the test starts."""
-    scheduler.clear()
-    return scheduler
 
 
 def by_frame(parts: list[WindowMasks]) -> Masks:
@@ -183,17 +171,42 @@ def test_the_client_needs_no_torch(two: LocalCluster, clip: Path, tmp_path: Path
     assert '"computed": 6' in done.stdout
 
 
-def test_the_bundled_model_gives_the_same_masks(
-    cluster: LocalCluster, shapes_mp4: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("torch")
-    threads = os.environ["OMP_NUM_THREADS"]
-    cluster.start_worker(FLOWRVS_TEST_REAL="1", OMP_NUM_THREADS=threads)
+def test_the_bundled_model_gives_the_same_masks(real: LocalCluster, shapes_mp4: Path) -> None:
     with flowrvs.open_video(shapes_mp4) as video:
         here = list(flowrvs.segment(video, TEXTS[:1], flowrvs.load(device="cpu")))
-        there = list(flowrvs.segment(video, TEXTS[:1], Cluster(cluster.address, device="cpu")))
+        there = list(flowrvs.segment(video, TEXTS[:1], Cluster(real.address, device="cpu")))
     assert by_frame(there) == by_frame(here)
     assert any(part.masks.any() for part in here)
+
+
+def test_a_trainings_cache_is_that_of_this_process(
+    real: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same files with the same bytes: latents of clips and masks, embeddings of sentences."""
+    from flowrvs.training.encoded import ClipEncoder
+    from tests.fixtures.micro import micro_pipeline
+    from tests.fixtures.training_data import make_mevis
+
+    micro_pipeline().save_pretrained(tmp_path / "micro")
+    split = make_mevis(tmp_path / "mevis")
+    line = ["train", "flow", "--model", str(tmp_path / "micro"), "--data", str(split)]
+    line += ["--device", "cpu", "--max-steps", "1", "--set", "frames=5", "batch_size=2"]
+    line += ["cache_variants=2", "validation_share=0", "workers=0"]
+    there = ["--scheduler", real.address, "--out", str(tmp_path / "b")]
+    assert main([*line, *there]) == 2
+    assert "give a folder for it with --cache" in capsys.readouterr().err
+    there += ["--cache", str(tmp_path / "there")]
+    assert main([*line, "--out", str(tmp_path / "a"), "--cache", str(tmp_path / "here")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(ClipEncoder, "latent")  # nothing is encoded here
+        assert main([*line, *there]) == 0
+    here, there_ = (
+        {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*.safetensors"))}
+        for root in (tmp_path / "here", tmp_path / "there")
+    )
+    kinds = [str(path).split("-")[0] for path in here]
+    assert kinds.count("latents") >= 3 and kinds.count("embeddings") >= 3
+    assert there_ == here
 
 
 def test_a_killed_worker_costs_its_windows_alone(cluster: LocalCluster, clip: Path) -> None:
@@ -318,7 +331,7 @@ def test_tls_with_right_and_wrong_certificates(
 
 def make_certificates(folder: Path) -> dict[str, Path]:
     """Run what docs/cluster.md says, word for word."""
-    docs = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
+    docs = Path(__file__).resolve().parents[3] / "docs" / "cluster.md"
     script = docs.read_text().split("```sh\n# certificates", 1)[1].split("```", 1)[0]
     folder.mkdir()
     subprocess.run(["bash", "-ec", script], cwd=folder, check=True, capture_output=True)
