@@ -189,6 +189,20 @@ def test_boxes_without_a_mask_are_not_absent(tmp_path):
     assert again["bboxes"][2:4] == [[0, 0, 1, 1], [0, 0, 4, 4]] and other == second
 
 
+def test_three_corners_are_a_polygon_and_two_are_none(tmp_path):
+    place = coco_video(tmp_path / "d")
+    data = json.loads(place.read_text())
+    for row, corners in zip(
+        data["annotations"], ([2, 2, 12, 2, 12, 12], [3, 3, 9, 9]), strict=True
+    ):
+        row.update(height=H, width=W, segmentations=[[corners]] + [None] * (T - 1))
+    place.write_text(json.dumps(data))
+    with import_video(place, "v", tmp_path / "p") as project:
+        triangle, line = (project.object_mask(key, 0, 1)[0] for key in project.objects)
+    assert triangle[4, 10] and not triangle[10, 4] and 40 < triangle.sum() < 60
+    assert not line.any()
+
+
 def test_ids_of_coco_are_those_of_all_videos(tmp_path):
     place = coco_video(tmp_path / "d")
     data = json.loads(place.read_text())
