@@ -300,3 +300,13 @@ def test_what_the_disk_swallowed_gets_no_name(tmp_path, monkeypatch, content, to
         with pytest.raises(DatasetError, match=f"instances.json {told}"):
             export_projects([project], tmp_path / "out", format="coco")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_datasheet_tells_a_persons_share_by_video(tmp_path):
+    with import_video(vos(tmp_path / "s", palette), None, tmp_path / "p") as project:
+        added = project.add_object("cat", project.add_layer("more").id)
+        project.write_model(added.layer, added.id, 0, np.ones((4, H, W), bool))
+        project.accept_frames(added.id, 1, 2)
+        export_projects([project], tmp_path / "out", split="x", format="coco")
+    # Twelve masks that were imported, one that was looked at, and three of a model.
+    assert "| v | 6 | 3 | 0 | 81% |" in (tmp_path / "out" / "x" / "README.md").read_text()
