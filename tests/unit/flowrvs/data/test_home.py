@@ -310,3 +310,15 @@ def test_the_datasheet_tells_a_persons_share_by_video(tmp_path):
         export_projects([project], tmp_path / "out", split="x", format="coco")
     # Twelve masks that were imported, one that was looked at, and three of a model.
     assert "| v | 6 | 3 | 0 | 81% |" in (tmp_path / "out" / "x" / "README.md").read_text()
+
+
+def test_a_dataset_that_moved_is_found_again_where_it_was_shown(tmp_path):
+    root = vos(tmp_path / "s", palette)
+    with import_video(root, None, tmp_path / "p") as project:
+        root.rename(tmp_path / "moved")
+        with pytest.raises(DatasetError, match="say where it lies now"):
+            write_back(project)
+        write_back(project, tmp_path / "moved")
+        assert Origin.load(project.path).split == str(tmp_path / "moved")
+        project.labels(1)[0, :3, :3] = 1
+        assert write_back(project).masks == 1
