@@ -14,6 +14,7 @@ Floats = npt.NDArray[np.float32]
 
 _TRUST = 0.5  # in the judgement of single superpixels
 _CLOSED = 0.5  # of the lowest step out of a piece, which all steps in it are below
+_CLEAR = 0.5  # log odds of a colour
 
 #: What is asked of a superpixel that a mark may turn over, and its weight: a logistic regression on
 #: what spreads did wrong on nine clips of DAVIS, with three clicks on each of their frames.
@@ -58,14 +59,17 @@ def mended(
     here = np.zeros(graph.count, bool)
     here[graph.under(mark.points)] = True
     wrong = ((share > 0.5) != mark.positive) & ~stays
-    odds = mending_measures(graph, mark, share, colors) @ np.fromiter(MENDING.values(), np.float32)
+    measures = mending_measures(graph, mark, share, colors)
+    odds = measures @ np.fromiter(MENDING.values(), np.float32)
     likely = np.where(wrong, 1 / (1 + np.exp(-np.clip(odds, -30, 30))), 1).astype(np.float32)
     turned = graph.solve(likely, _TRUST, (here | ~wrong) & ~stays, stays) > 0.5
-    # And what is closed by itself, as another object is, whatever its colours.
+    # And what is closed by itself, as another object is, whatever its colours; and what the colours
+    # say clearly: the fit saw spreads alone, where a piece is small, and never half an object.
     steps = graph.highest_step(np.flatnonzero(here))
     out = steps[~wrong & ~here]
     closed = steps < _CLOSED * (out.min() if len(out) else 0.0)
-    piece = graph.connected(wrong & (turned | here | closed), np.flatnonzero(here))
+    clear = measures[:, 2] > _CLEAR
+    piece = graph.connected(wrong & (turned | here | closed | clear), np.flatnonzero(here))
     return np.where(piece, np.float32(mark.positive), share)
 
 
