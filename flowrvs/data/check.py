@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,9 +206,11 @@ def _frame_list(name: str, frames: list[str]) -> Iterator[Finding]:
         if numbers[0] != 0:
             what = f"the first frame is {frames[0]}, not 00000"
             yield _warning("no-first-frame", META, name, what, "see whether the beginning is lost")
-        steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
-        if len(steps) > 1:
-            place = next(n for n in range(1, len(numbers)) if numbers[n] - numbers[n - 1] > 1)
+        steps = [b - a for a, b in pairwise(numbers)]
+        counts = Counter(steps)
+        if len(counts) > 1:
+            usual = max(counts, key=lambda step: (step > 0, counts[step]))
+            place = next(n for n, step in enumerate(steps, 1) if step != usual)
             what = f"after frame {frames[place - 1]} comes {frames[place]}"
             yield _warning("gap-in-frames", META, name, what, "see whether frames are lost")
 

@@ -41,9 +41,6 @@ from flowrvs.errors import FlowRVSError
 from flowrvs.store import Project
 from tests.fixtures import layouts
 
-# It takes longer than most verbs that meet a fault.
-command_line.build_parser = functools.cache(command_line.build_parser)
-
 #: Seconds and bytes that one call may take, and letters of what it says.
 SECONDS, GROWTH, LETTERS = 10, 500 << 20, 1000
 
@@ -477,6 +474,8 @@ def _main() -> int:
     parser.add_argument("--names", nargs="+", help="put faults into these alone")
     parser.add_argument("--keep", type=Path, help="keep what was opened when something went wrong")
     args = parser.parse_args()
+    # It takes longer than most verbs that meet a fault.
+    command_line.build_parser = functools.cache(command_line.build_parser)
     with tempfile.TemporaryDirectory(prefix="flowrvs-fuzz-") as folder:
         fuzz = Fuzz(Path(folder), args.seed, giants=True)
         fuzz.names = args.names or fuzz.names

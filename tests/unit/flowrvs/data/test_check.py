@@ -12,7 +12,7 @@ from PIL import Image
 
 from flowrvs.cli.check import report
 from flowrvs.data import MevisSplit, repair_split
-from flowrvs.data.check import FAULTS, check_split
+from flowrvs.data.check import FAULTS, _frame_list, check_split
 from flowrvs.errors import DatasetError, MissingPathError
 from flowrvs.masks import rle
 
@@ -328,3 +328,16 @@ def test_keys_of_thousands_of_digits_are_only_odd(small_split):
     unused = [f.key for f in check_split(small_split) if f.code == "unused-masks"]
     assert unused == ["anno_id 9", "anno_id 10", f"anno_id {'9' * 5000}"]
     assert MevisSplit.open(small_split).next_anno() == 11
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        (["0", "00", "1"], "after frame 0 comes 00"),
+        (["0", "10", "2", "20"], "after frame 10 comes 2"),
+        (["00", "05", "10", "16", "21"], "after frame 10 comes 16"),  # every fifth, but for one
+    ],
+)
+def test_the_step_that_is_unlike_the_others_is_named(frames: list[str], said: str) -> None:
+    (finding,) = _frame_list("v", frames)
+    assert finding.code == "gap-in-frames" and finding.problem == said
