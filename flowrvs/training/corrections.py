@@ -450,7 +450,7 @@ def _fit_steps(
     """
     read = 1.5 * encoding  # reading a clip takes about half as long as encoding it
     once = (_VALIDATIONS + 1) * len(prepared.held_out) * (4 * encoding + pace / config.batch_size)
-    step = 1.1 * pace  # with the optimizer
+    step = 1.25 * pace  # with optimizer, batches and log; 1879 steps took this times the timed one
     fresh = step + 2 * read * config.batch_size  # with the clips and what is meant in them
     everything = math.inf  # to encode all there is
     if config.remember:
