@@ -124,6 +124,10 @@ class MarkTool:
             moved = moved or float(np.hypot(*(np.array(event.pos) - start))) > _CLICK
             way.append(self._pixel(reference, event))
             yield
+        end = self._pixel(reference, event)
+        if end != way[-1]:  # a busy machine loses moves, and the last one counts most
+            moved = moved or float(np.hypot(*(np.array(event.pos) - start))) > _CLICK
+            way.append(end)
         self._attempt(lambda: self._end(way, touched, moved, right, modifiers))
 
     def _on_hover(self, _viewer: Any, event: Any) -> None:

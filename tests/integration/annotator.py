@@ -187,12 +187,16 @@ class Person:
         *points: tuple[float, float],
         modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier,
         button: Qt.MouseButton = Qt.MouseButton.LeftButton,
+        lost: int = 0,
     ) -> None:
-        """Press the button on the first pixel, go along the others, let go."""
+        """Press the button on the first pixel, go along the others, let go.
+
+        The last `lost` moves are not seen, as on a busy machine.
+        """
         places = [self.place(*point) for point in points]
         self._mouse(QEvent.Type.MouseMove, places[0], False, modifier, button)
         self._mouse(QEvent.Type.MouseButtonPress, places[0], True, modifier, button)
-        for at in places[1:]:
+        for at in places[1 : len(places) - lost]:
             self._mouse(QEvent.Type.MouseMove, at, True, modifier, button)
         self._mouse(QEvent.Type.MouseButtonRelease, places[-1], False, modifier, button)
 

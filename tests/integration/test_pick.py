@@ -63,7 +63,7 @@ def test_an_object_is_picked_with_the_mouse(make_person: MakePerson) -> None:
     person.stroke((100, 150), modifier=SHIFT)
     person.stroke((110, 180), button=Qt.MouseButton.RightButton)
     y, x = corner(0)
-    person.stroke((y - 4, x - 4), (y + 20, x + 20), (y + SIDE + 4, x + SIDE + 4))
+    person.stroke((y - 4, x - 4), (y + 20, x + 20), (y + SIDE + 4, x + SIDE + 4), lost=1)
     person.stroke((y + 8, x + 8), (y + 10, x + 25), modifier=CONTROL)
     pick = answered(person)
     kinds = [(m.kind, m.positive) for m in pick.marks]
