@@ -224,11 +224,11 @@ class Person:
         self.qtbot.waitUntil(condition, timeout=30_000)
 
     def rest(self) -> None:
-        """Wait until nothing runs."""
+        """Wait until nothing runs, and no layer is still to come."""
         room = self.dock.session
         jobs = [room.segment.job, room.correct.job, room.steps.job, room.opener.job]
         jobs += [room.links.job, room.pick.job]
-        self.until(lambda: not any(job.busy for job in jobs))
+        self.until(lambda: not self.dock.link.waiting and not any(job.busy for job in jobs))
 
     def look(self, name: str) -> None:
         """Take a picture."""
