@@ -124,6 +124,6 @@ def test_two_drawn_frames_make_a_dataset(
     assert main(["check", str(out / "train")]) == 0
     dock.head.open_path(str(out / "train"))
     person.rest()
-    person.until(lambda: desk.project is not None and len(viewer.layers) == 2)
+    person.until(lambda: len(viewer.layers) == 2)
     truth = next(layer for layer in viewer.layers if layer.name.endswith("truth"))
     assert np.array_equal(np.asarray(truth.data[10]) > 0, masks[10])
