@@ -268,11 +268,6 @@ class LayerVolume:
 
     # -- strokes -------------------------------------------------------------------------
 
-    @property
-    def in_stroke(self) -> bool:
-        """True between `begin_stroke` and `end_stroke`."""
-        return self._stroke_name is not None
-
     def begin_stroke(self, name: str) -> None:
         """Let edits be one step from now on; see `LabelsArray.begin_stroke`."""
         self.end_stroke()
