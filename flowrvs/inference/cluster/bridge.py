@@ -142,6 +142,7 @@ class _Bridge:
     async def _poll(self) -> None:
         """Tell who works, until the scheduler no longer answers."""
         known: list[str] | None = None
+        scheduler = None
         while True:
             asked = asyncio.create_task(self._client.scheduler.identity())
             end = time.monotonic() + _SILENCE
@@ -151,6 +152,10 @@ class _Bridge:
                 asked.cancel()
                 break
             about = asked.result()
+            # dask's client finds one that began anew by itself, and then its tasks are gone.
+            scheduler = scheduler or about["id"]
+            if about["id"] != scheduler:
+                break
             workers = sorted(str(w) for w, a in about["workers"].items() if _works(a))
             if workers != known:
                 known = workers
