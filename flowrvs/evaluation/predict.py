@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -232,13 +233,16 @@ def _predict(
                 yield VideoJob(partial(_open, source, job.video), job.plan, missing, job.video)
 
     by_name = {job.video: job for job in todo}
-    with closing(run_jobs(video_jobs(), segmenter, cancel=cancel)) as parts:
+    with (
+        ThreadPoolExecutor(thread_name_prefix="flowrvs-png") as pool,
+        closing(run_jobs(video_jobs(), segmenter, cancel=cancel)) as parts,
+    ):
         for asked, part in parts:
             job = by_name[asked.name]
             folder = root / job.video / job.exp_ids[part.expression]
-            for offset, mask in enumerate(part.masks):
-                frame = job.frames[part.start + offset]
-                write_bytes(folder / f"{frame}.png", _png(mask), durable=False)
+            paths = [folder / f"{job.frames[frame]}.png" for frame in part.frames]
+            for _ in pool.map(_write, paths, part.masks):
+                pass
             tell(job, len(part.masks))
 
 
@@ -317,6 +321,10 @@ def _claim(root: Path, record: dict[str, object]) -> None:
     except OSError as error:
         raise storage_error(error, root) from error
     write_bytes(root / _RECORD, (json.dumps(record) + "\n").encode())
+
+
+def _write(path: Path, mask: npt.NDArray[np.bool_]) -> None:
+    write_bytes(path, _png(mask), durable=False)
 
 
 def _png(mask: npt.NDArray[np.bool_]) -> bytes:
