@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowrvs.data.clip import Clip
+from flowrvs.data.clip import Clip, unused
 from flowrvs.data.formats import Dataset
 from flowrvs.data.ref_ytvos import (
     change_palette,
@@ -203,6 +203,12 @@ def _one_letter_apart(a: str, b: str) -> bool:
 def write_davis(folder: Path, job: Job) -> None:
     """DAVIS 2017: palette PNGs, ``ImageSets``, and the sentences as a text file."""
     lines, names = [], []
+    # Readers split a line of the text file at white space.
+    taken = {name.casefold() for name in job.names}
+    for source in job.sources:
+        if re.search(r"\s", source.name):
+            before, source.name = source.name, unused(re.sub(r"\s+", "_", source.name), taken)
+            job.notes.append(f"{before}: written as {source.name}, for names here have no spaces")
     # The tools look into this folder by default; pictures keep their own size.
     for _, part in write_palette(folder, job, "480p", gaps=True):
         names.append(part.name)

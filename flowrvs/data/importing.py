@@ -101,8 +101,9 @@ def import_video(
     names = dataset.videos
     if video is None:
         if len(names) != 1:
-            some = ", ".join(list(names)[:5])
-            raise InputError(f"{folder} has {len(names)} videos ({some}, ...): choose one of them.")
+            raise InputError(
+                f"{folder} has {len(names)} videos ({_some(names)}): choose one of them."
+            )
         video = next(iter(names))
     if video not in names:
         raise DatasetError(f"{folder} has no video {video!r}; it has {_some(names)}.")

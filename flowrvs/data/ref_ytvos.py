@@ -553,7 +553,7 @@ def parts_of(clip: Clip, unused: Callable[[str], str], notes: list[str]) -> list
                 "export to mevis or coco."
             )
         wanted = {exp_id: wanted[exp_id] for exp_id in clip.sentences if exp_id in wanted}
-        name = clip.name if place == 0 else unused(f"{clip.name} part {place + 1}")
+        name = clip.name if place == 0 else unused(f"{clip.name}_part{place + 1}")
         masks = {values[number]: unions[number] for number in group}
         parts.append(Part(name, masks, wanted, owners))
     if len(parts) > 1:

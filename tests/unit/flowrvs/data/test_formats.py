@@ -98,13 +98,17 @@ def test_ytvos_as_its_loaders_want_it(project, tmp_path):
 
 
 def test_davis_as_its_tools_want_it(project, tmp_path):
-    path = export_projects([project], tmp_path / "d", format="davis", split="val").path
+    result = export_projects([project], tmp_path / "d", format="davis", split="val")
+    path, name = result.path, NAME.replace(" ", "_")  # the sentences' lines are split at spaces
+    assert f"{NAME}: written as {name}, for names here have no spaces" in result.notes
     names = (path / "ImageSets/2017/val.txt").read_text().splitlines()
-    assert names == [NAME, f"{NAME} part 2", f"{NAME} part 3"]
-    with Image.open(path / "Annotations/480p" / NAME / "00003.png") as picture:
+    assert names == [name, f"{name}_part2", f"{name}_part3"]
+    with Image.open(path / "Annotations/480p" / name / "00003.png") as picture:
         assert picture.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
         assert np.array_equal(np.asarray(picture) == 1, project.object_mask(1, 3, 4)[0])
-    assert f'{NAME} 1 "the red train"' in (path / "text_annotations.txt").read_text()
+    lines = (path / "text_annotations.txt").read_text().splitlines()
+    assert f'{name} 1 "the red train"' in lines
+    assert {line.split()[0] for line in lines} <= set(names)
 
 
 def test_coco_images_in_pycocotools(project, tmp_path, capsys):
