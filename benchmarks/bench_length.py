@@ -9,7 +9,7 @@ exports a MeViS split. This process samples its resident memory every 20 ms and 
 peak of each part. The model is a threshold in numpy unless `--model` names a real one: what
 is measured is what lies around it.
 
-The hour, with the bundled model (hours on two cores; 20 GB of disk at most)::
+The hour, with the bundled model (35 minutes of two cores; 20 GB of disk at most)::
 
     nohup python benchmarks/bench_length.py --frames 10800 108000 --height 480 --width 854 \\
         --model tiny --keep hour --plot hour.svg > hour.log &
@@ -37,6 +37,7 @@ from typing import Any
 
 import av
 import numpy as np
+import numpy.typing as npt
 import psutil
 
 _SENTENCE = "the red square"
@@ -242,35 +243,32 @@ def measure(folder: Path, model: str) -> dict[str, dict[str, float]]:
     return parts
 
 
-def plot(results: dict[int, dict[str, dict[str, float]]], path: Path) -> None:
-    """Draw the peaks against the length as SVG: lines, one a part."""
-    lengths = sorted(results)
-    names = list(results[lengths[0]])
-    top = 1.1 * max(part["peak_mb"] for parts in results.values() for part in parts.values())
+def curve(folder: Path) -> npt.NDArray[np.float64]:
+    """Return the largest MB of every 500th of the time, second by second, of all runs there."""
+    rows = (folder / "memory.csv").read_text().splitlines()
+    sizes = np.array([float(row.split(",")[3]) for row in rows])
+    return np.array([part.max() for part in np.array_split(sizes, min(500, len(sizes)))])
+
+
+def plot(curves: dict[int, npt.NDArray[np.float64]], path: Path) -> None:
+    """Draw memory over the whole of the work as SVG: lines, one a length."""
+    top = 1.1 * max(sizes.max() for sizes in curves.values())
     left, width, height = 60, 500, 260
-    low, high = np.log10(lengths[0]), np.log10(lengths[-1])
     colors = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{height + 60}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{height + 40}" '
         'font-family="sans-serif" font-size="12">',
         f'<path d="M{left} 10V{height}H{left + width}" fill="none" stroke="black"/>',
         f'<text x="4" y="20">{top:.0f} MB</text><text x="40" y="{height}">0</text>',
+        f'<text x="{left}" y="{height + 20}">from opening to the end of the export</text>',
     ]
-    for length in lengths:
-        place = left + width * (np.log10(length) - low) / max(high - low, 1e-9)
-        lines.append(
-            f'<text x="{place:.0f}" y="{height + 18}" text-anchor="middle">{length}</text>'
-        )
-    lines.append(f'<text x="{left + width / 2:.0f}" y="{height + 40}">frames</text>')
-    for n, (name, color) in enumerate(zip(names, colors, strict=False)):
-        points = " ".join(
-            f"{left + width * (np.log10(length) - low) / max(high - low, 1e-9):.1f},"
-            f"{height - (height - 10) * results[length][name]['peak_mb'] / top:.1f}"
-            for length in lengths
-        )
+    for n, ((frames, sizes), color) in enumerate(zip(curves.items(), colors, strict=False)):
+        places = left + np.linspace(0, width, len(sizes))
+        heights = height - (height - 10) * sizes / top
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(places, heights, strict=True))
         lines.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
         lines.append(
-            f'<text x="{left + width + 10}" y="{30 + 18 * n}" fill="{color}">{name}</text>'
+            f'<text x="{left + width + 10}" y="{30 + 18 * n}" fill="{color}">{frames} frames</text>'
         )
     path.write_text("\n".join([*lines, "</svg>\n"]), encoding="utf-8")
 
@@ -289,7 +287,7 @@ def main() -> None:
     if args.work is not None:
         work(args.work, args.model)
         return
-    results = {}
+    results, curves = {}, {}
     for frames in args.frames:
         with ExitStack() as stack:
             if args.keep is None:
@@ -306,6 +304,7 @@ def main() -> None:
             if not (folder / "clip.mp4").exists():
                 write_video(folder / "clip.mp4", frames, args.height, args.width)
             results[frames] = measure(folder, args.model)
+            curves[frames] = curve(folder)
         print(f"\n{frames} frames of {args.width}x{args.height}, model {args.model}")
         for part, told in results[frames].items():
             more = "  ".join(f"{k} {v}" for k, v in told.items() if k not in ("seconds", "peak_mb"))
@@ -317,7 +316,7 @@ def main() -> None:
             ratio = results[long][part]["peak_mb"] / results[short][part]["peak_mb"]
             print(f"  {part:14s} peak at {long} frames = {ratio:.2f} x that at {short}")
     if args.plot is not None:
-        plot(results, args.plot)
+        plot(curves, args.plot)
 
 
 if __name__ == "__main__":
