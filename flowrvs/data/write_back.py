@@ -351,8 +351,7 @@ def _sentences(
             del origin.expressions[own]
             continue
         meant = sorted(keys[i] for i in expression.object_ids if i in keys)
-        unknown = ids is None and not meant
-        if expression.text != whole_text(text) or (not unknown and set(meant) != set(ids or ())):
+        if expression.text != whole_text(text) or set(meant) != set(ids or ()):
             changes.sentences[exp_id] = (expression.text, meant)
     for own, expression in project.expressions.items():
         if own not in origin.expressions:

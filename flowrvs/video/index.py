@@ -34,8 +34,8 @@ CHECKED_FRAMES = 24
 # H.264 and HEVC reorder within 16 frames; more means that the timestamps jumped.
 MAX_REORDER = 64
 # Joined recordings: the demuxer reports the break in the counter of the second one at one of
-# the last packets of the first.
-BEFORE_JOIN = 3
+# so many last packets of the first.
+BEFORE_JOIN = 2
 # The only demuxers that may run. All of them read the one file that they are given: playlists
 # (hls, dash, concat, sdp, image2 patterns) would open others, and grabbers the screen.
 DEMUXERS = (
@@ -221,7 +221,7 @@ def slices_are_whole(packet: bytes) -> bool:
     end = len(packet)
     while end > 8:
         begin = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
-        if begin < 0 or zlib.crc32(packet[begin:end].translate(_MIRRORED), 2**32 - 1) != 2**32 - 1:
+        if zlib.crc32(packet[begin:end].translate(_MIRRORED), 2**32 - 1) != 2**32 - 1:
             return False
         end = begin
     return end == 0

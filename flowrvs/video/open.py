@@ -156,8 +156,7 @@ class _Lazy:
         index = index if isinstance(index, tuple) else (index,)
         time, rest = (index[0], index[1:]) if index else (slice(None), ())
         if isinstance(time, (int, np.integer)):
-            n = int(time) % len(self._video) if time < 0 else int(time)
-            return self._video.read(n, n + 1)[0][rest]
+            return self._video.read(int(time), int(time) + 1)[0][rest]
         wanted = np.arange(len(self._video))[time if isinstance(time, slice) else np.asarray(time)]
         frames = np.empty((len(wanted), *self.shape[1:]), np.uint8)
         at = 0
@@ -249,8 +248,7 @@ def _open_array(source: Any, reading: dict[str, Any]) -> tuple[_Source, VideoInf
         raise VideoError(f"A {type(source).__name__} is no video; give a path or an array.")
     chunks = getattr(source, "chunks", None) or ((1,),)
     first = chunks[0] if isinstance(chunks[0], int) else chunks[0][0]
-    uniform = isinstance(chunks[0], int) or len(set(chunks[0][:-1])) <= 1
-    frames = ArrayFrames(source, block=int(first) if uniform else 1, **reading)
+    frames = ArrayFrames(source, block=int(first), **reading)
     return frames, VideoInfo(None, "array", len(frames), frames.height, frames.width)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 import flowrvs
 from flowrvs.data import can_write_back, export_projects, import_video, write_back
 from flowrvs.data.clip import Origin
-from flowrvs.errors import DatasetError
+from flowrvs.errors import DatasetError, InputError
 from flowrvs.store import Project
 from tests.fixtures.layouts import (
     KINDS,
@@ -322,3 +322,61 @@ def test_a_dataset_that_moved_is_found_again_where_it_was_shown(tmp_path):
         assert Origin.load(project.path).split == str(tmp_path / "moved")
         project.labels(1)[0, :3, :3] = 1
         assert write_back(project).masks == 1
+
+
+def test_a_dataset_with_other_frames_is_refused_even_to_the_project_that_wins(tmp_path):
+    root = vos(tmp_path / "s", palette)
+    with import_video(root, None, tmp_path / "p") as project:
+        project.labels(1)[0, :3, :3] = 1
+        for file in root.rglob("00005.*"):
+            file.unlink()
+        before = bytes_of(root)
+        for overwrite, told in ((False, "was changed since"), (True, "has other frames now")):
+            with pytest.raises(DatasetError, match=told):
+                write_back(project, overwrite=overwrite)
+    assert bytes_of(root) == before
+
+
+def test_a_sentence_that_was_taken_out_and_comes_back_is_written_again(tmp_path):
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    meta = root / "meta_expressions.json"
+    with import_video(root, None, tmp_path / "p") as project:
+        (first, *_) = project.expressions
+        project.remove_expression(first)
+        assert write_back(project).sentences == 1
+        assert [row["exp"] for row in texts(meta).values()] == ["none"]
+        project.undo()
+        assert write_back(project).sentences == 1
+        assert sorted(row["exp"] for row in texts(meta).values()) == ["none", "the first"]
+        assert write_back(project).sentences == 0
+
+
+def texts(meta):
+    return json.loads(meta.read_text())["videos"]["v"]["expressions"]
+
+
+def test_an_object_that_both_have_removed_has_no_key_any_more(tmp_path):
+    """Its key is given again, to an object that must not be taken for it."""
+    path = coco_video(tmp_path / "s")
+    with import_video(path, None, tmp_path / "p") as project:
+        _, gone = project.objects
+        data = json.loads(path.read_text())
+        assert data["annotations"].pop()["id"] == 12
+        path.write_text(json.dumps(data))
+        project.remove_object(gone)
+        new = project.add_object("new", 1)
+        project.labels(1)[3, :2, :2] = new.id
+        result = write_back(project, overwrite=True)
+        assert (result.masks, result.added, result.removed) == (0, 1, 0)
+        assert sorted(Origin.load(project.path).objects) == sorted(project.objects)
+
+
+@pytest.mark.parametrize("place", [".", "p.flowrvs", "p.flowrvs/out", "s", "s/JPEGImages/v"])
+def test_an_export_does_not_replace_what_it_is_made_of(tmp_path, place):
+    root = vos(tmp_path / "s", palette)
+    with import_video(root, None, tmp_path / "p") as project:
+        before = bytes_of(tmp_path)
+        target = (tmp_path / place).resolve()
+        with pytest.raises(InputError, match=f"{target} would replace what is exported"):
+            export_projects([project], target.parent, split=target.name, overwrite=True)
+        assert bytes_of(tmp_path) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -385,6 +386,10 @@ def test_davis_as_it_is_published(tmp_path, place, wrong):
         assert sentence.text == "a dog\u2019s tail"
         found = project.expression_mask(sentence.exp_id, 0, T)
         assert np.array_equal(found, boxes()[1])
+    # Without a mask, as the hidden splits are, nothing says that they mean nothing.
+    shutil.rmtree(root / "DAVIS" / "Annotations")
+    with import_video(root, "dogs-scale", tmp_path / "q") as project:
+        assert Origin.load(project.path).unknown == [*project.expressions]
 
 
 @pytest.mark.parametrize("packed", [False, True])

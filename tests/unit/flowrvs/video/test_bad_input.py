@@ -12,6 +12,7 @@ import pytest
 
 from flowrvs.errors import FlowRVSError, MissingPathError, VideoError
 from flowrvs.video import open_video
+from flowrvs.video.file import Cursor
 
 from .clips import decode_in_order, number_in, write_clip
 
@@ -211,6 +212,26 @@ def test_damage_at_the_start_does_not_shift_the_frames_behind_it(tmp_path, packe
         assert np.array_equal(video.read(20, 70), reference[20:])
         with pytest.raises(VideoError, match="damaged"):
             video.read(0, 20)
+
+
+def test_a_group_with_an_error_is_left_to_the_decoder_with_a_single_thread(tmp_path, monkeypatch):
+    """What comes before an error may be of the same confused decoder, so none is asked again."""
+    path = write_clip(tmp_path / "d.mp4", count=40, options={"x264-params": X264})
+    with av.open(str(path)) as container:
+        target = [p for p in container.demux(video=0) if p.size][30]
+    data = bytearray(path.read_bytes())
+    data[target.pos + 20 : target.pos + target.size] = bytes(target.size - 20)
+    path.write_bytes(data)
+    begun = []
+    go = Cursor.go
+    monkeypatch.setattr(Cursor, "go", lambda self, k: (begun.append((self, k)), go(self, k))[1])
+    with open_video(path, cache_bytes=0) as video:
+        with pytest.raises(VideoError, match="is damaged"):
+            video.read(39, 40)
+        begun.clear()
+        for n in (22, 21, 20):
+            assert number_in(video.read(n, n + 1)[0]) == n
+        assert begun and {cursor for cursor, _ in begun} == {video._source._careful_cursor}
 
 
 def test_file_that_vanishes_while_it_is_open(tmp_path):

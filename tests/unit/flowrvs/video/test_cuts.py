@@ -53,6 +53,7 @@ def test_what_is_no_cut(shots: list[Frames]) -> None:
     flash[15] = 255
     assert cuts(flash) == ()
     assert cuts(greys((100, 1), (255, 1), (100, 20))) == ()
+    assert cuts(greys((100, 8), (113, 1), (200, 1), (95, 1), (100, 8))) == ()  # begins softly
     ground = np.random.default_rng(0).integers(0, 256, (12, 90, 3), np.uint8)
     wide = np.kron(ground, np.ones((8, 8, 1), np.uint8))
     assert cuts(np.stack([wide[:, 12 * i : 12 * i + 160] for i in range(40)])) == ()  # a pan

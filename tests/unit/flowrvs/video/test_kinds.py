@@ -17,8 +17,8 @@ from flowrvs.store import Project
 from flowrvs.video import open_video
 from flowrvs.video.cache import FrameCache
 from flowrvs.video.file import ROTATIONS, orientation_of, turn
-from flowrvs.video.index import PacketIndex, open_stream, slices_are_whole
-from flowrvs.video.probe import incomplete, is_too_large
+from flowrvs.video.index import PacketIndex, _agree, open_stream, slices_are_whole
+from flowrvs.video.probe import fingerprint, incomplete, is_too_large
 
 from .clips import coded_frame, decode_in_order, number_in, write_clip
 
@@ -486,6 +486,38 @@ def test_damage_reaches_the_leading_frames_of_an_open_group():
     assert sorted(index.spoiled_by(1)) == [1, 2, 3]
     assert sorted(index.spoiled_by(2)) == [2, 3, 4, 5]
     assert [index.start_for(frame) for frame in range(6)] == [0, 0, 0, 0, 1, 1]
+
+
+def test_what_the_decoder_shows_may_lack_an_eighth_of_the_packets():
+    """A frame that is missing is damaged; many mean that packets are no frames of their own."""
+    order = np.arange(40)
+    for missing, agrees in ((2, True), (3, True), (4, False)):
+        shown = [n for n in range(24 + missing) if not 5 <= n < 5 + missing]
+        assert len(shown) == 24
+        assert (_agree(order, shown, 0, damaged=False) is order) == agrees
+        assert _agree(order, shown, 0, damaged=True) is order
+    assert _agree(order, [0, 2, 1], 0, damaged=True) is None, "shown in another order"
+    assert _agree(order, [0, 99], 0, damaged=True) is None, "a packet that is none of the first"
+    # What is before the first keyframe belongs to what was cut off.
+    order = np.array([0, 1, 3, 4, 2, 5])
+    assert _agree(order, [2, 5], 2, damaged=False).tolist() == [2, 5]
+
+
+def test_of_a_large_file_the_size_and_pieces_from_end_to_end_count(tmp_path, monkeypatch):
+    monkeypatch.setattr("flowrvs.video.probe.WHOLE_FILE", 100)
+    monkeypatch.setattr("flowrvs.video.probe.SAMPLE_BYTES", 10)
+    path, data = tmp_path / "v", bytes(1000)
+
+    def mark(content: bytes) -> str:
+        path.write_bytes(content)
+        return fingerprint([path])
+
+    marks = {mark(data[:at] + b"x" + data[at + 1 :]) for at in (0, 9, 990, 999)}
+    # One byte more moves no piece but by one: of zeros, the size alone tells.
+    assert len({*marks, mark(data), mark(data + b"\0")}) == 6
+    pieces = 32 * 10
+    found = sum(mark(data[:at] + b"x" + data[at + 1 :]) != mark(data) for at in range(0, 1000, 10))
+    assert 30 <= found <= 32, f"{pieces} of 1000 bytes are looked at"
 
 
 def test_cache_keeps_what_was_used_last():

@@ -250,7 +250,16 @@ def metadata(path: Path, **changes) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not")
 def test_zarr_codecs_that_run_code(tmp_path):
+    # Within a shard, and in the index of its chunks.
+    for place in ("codecs", "index_codecs"):
+        plain = [{"name": "bytes", "configuration": {"endian": "little"}}]
+        inner = {"chunk_shape": [1, 64, 96, 3], "codecs": plain, "index_codecs": plain}
+        inner[place] = [{"name": "numcodecs.zfpy", "configuration": {}}]
+        path = store(tmp_path / f"{place}.zarr")
+        metadata(path, codecs=[{"name": "sharding_indexed", "configuration": inner}])
+        refused(path, "is packed by 'zfpy'")
     path = store(tmp_path / "v.zarr", zarr_format=2, compressors=None)
     metadata(path, filters=[{"id": "pickle", "protocol": 5}])
     chunk_of(path, 0).write_bytes(
