@@ -297,8 +297,8 @@ def _stream(file: HubFile, part: Path, step: Step, cancel: CancelToken | None) -
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with client.stream("GET", url, headers=headers, timeout=timeout) as answer:
         hf_raise_for_status(answer)
-        begins = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if have and not (answer.status_code == 206 and begins):
+        goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if have and not goes_on:
             step(-have)
             have = 0
         with part.open("r+b") as stream:

@@ -22,6 +22,7 @@ import flowrvs
 from flowrvs.checkpoints import convert as convert_module
 from flowrvs.checkpoints import shards
 from flowrvs.checkpoints.convert import convert
+from flowrvs.checkpoints.layouts import transformer_weights
 from flowrvs.checkpoints.manifest import verify_manifest
 from flowrvs.checkpoints.shards import check_weights
 from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError, StorageError
@@ -96,7 +97,10 @@ def test_numbers_of_several_widths_are_aligned(tmp_path: Path) -> None:
         "ccc": torch.ones(1),
     }
     source = shards.MappedTensors(lambda: tensors)
-    (plan,) = shards.plan_shards(source.kinds, "model", 1000)
+    assert [len(s.tensors) for s in shards.plan_shards(source.kinds, "model", 26)] == [2, 1]
+    assert [len(s.tensors) for s in shards.plan_shards(source.kinds, "model", 25)] == [1, 2]
+    assert [len(s.tensors) for s in shards.plan_shards(source.kinds, "model", 1)] == [1, 1, 1]
+    (plan,) = shards.plan_shards(source.kinds, "model", 30)  # 6 + 20 + 4 bytes
     shards.write_shards(tmp_path, [plan], source, "model", lambda count: None)
     begin, header = shards._header(tmp_path / plan.file)
     assert begin % 8 == 0
@@ -154,6 +158,16 @@ def test_averages_are_named_in_the_order_of_the_trained_module(
     found, wanted = pipe.transformer.state_dict(), broken.parts.transformer.state_dict()
     assert sum("norm_q" in name or "norm_k" in name for name in wanted) >= 8
     _assert_same(found, wanted)
+
+
+def test_averages_have_the_order_of_what_was_saved_beside_them() -> None:
+    first, second = torch.zeros(2), torch.ones(2)
+    content = {"model": {"b": first, "a": second}, "ema_model": {"shadow_params": [first, second]}}
+    found, scales = transformer_weights(content, {"a": (2,), "b": (2,)}, "x.pth")
+    assert found["a"] is second and found["b"] is first and scales == {}
+    content["model"] = {"other": first}  # of another module: the trained one's order it is
+    found, _ = transformer_weights(content, {"a": (2,), "b": (2,)}, "x.pth")
+    assert found["a"] is first and found["b"] is second
 
 
 @pytest.mark.parametrize(

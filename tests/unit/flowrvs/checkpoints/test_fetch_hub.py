@@ -7,10 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from flowrvs.checkpoints import hub as client
+from flowrvs.checkpoints.fetch import _present
 from flowrvs.errors import Cancelled, CheckpointError, InputError, NetworkError, StorageError
 from flowrvs.progress import CancelToken
 from tests.fixtures.hub import HubStandIn, ask_here, serve_hub
@@ -45,12 +48,12 @@ def test_large_and_small_files_arrive_with_their_commit(hub: HubStandIn, tmp_pat
 
 
 def test_a_cut_connection_goes_on_where_it_broke(hub: HubStandIn, tmp_path: Path) -> None:
-    hub.cuts[NAME] = [100_000, 150_000]
+    hub.cuts[NAME] = [50_000, 100_000, 50_000, 50_000, 50_000]  # more than faults in a row
     counts: list[int] = []
     client.download(client.list_files(REPO).file(NAME), tmp_path / "x", step=counts.append)
     assert (tmp_path / "x").read_bytes() == BIG
     begins = [a.begins for a in hub.gets(NAME)]
-    assert begins == [0, 100_000, 250_000]
+    assert begins == [0, 50_000, 150_000, 200_000, 250_000, 300_000]
     assert sum(counts) == len(BIG)
 
 
@@ -100,6 +103,20 @@ def test_a_damaged_file_is_fetched_again_once(hub: HubStandIn, tmp_path: Path) -
     assert list(tmp_path.glob("y*")) == []
 
 
+def test_no_more_is_taken_than_was_told(hub: HubStandIn, tmp_path: Path) -> None:
+    """A server that never ends must not fill the disk."""
+    hub.claims[NAME] = 100_000
+    file = client.list_files(REPO).file(NAME)
+    taken = [0]
+
+    def step(count: int) -> None:
+        taken.append(taken[-1] + count)
+
+    with pytest.raises(CheckpointError, match="arrived damaged twice"):
+        client.download(file, tmp_path / "x", step=step)
+    assert (max(taken), taken[-1]) == (100_000, 0)
+
+
 def test_a_file_that_is_there_is_checked_not_fetched(hub: HubStandIn, tmp_path: Path) -> None:
     file = client.list_files(REPO).file(NAME)
     (tmp_path / "x").write_bytes(BIG)
@@ -125,6 +142,18 @@ def test_busy_and_failing_servers_are_asked_again(hub: HubStandIn, tmp_path: Pat
     hub.refusals["/storage/"] = [(500, {}), (502, {})]
     client.download(client.list_files(REPO).file(NAME), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == BIG
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "seconds"),
+    [(429, "7", 7), (503, "7200", 60), (429, "soon", 0), (429, "", 0), (500, "7", 0)],
+)
+def test_a_server_may_ask_for_a_minute_at_most(status: int, text: str, seconds: float) -> None:
+    class Refused(HfHubHTTPError):
+        def __init__(self) -> None:
+            self.response = SimpleNamespace(status_code=status, headers={"Retry-After": text})
+
+    assert client._asked(Refused()) == seconds
 
 
 @pytest.mark.parametrize(
@@ -243,3 +272,12 @@ def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(constants, "ENDPOINT", "my-mirror:8080")
     with pytest.raises(InputError, match="begins with https"):
         client.list_files(REPO)
+
+
+def test_a_part_that_is_too_long_counts_as_the_whole_file(tmp_path: Path) -> None:
+    file = client.HubFile(REPO, "0" * 40, NAME, 10, "a" * 64)
+    assert _present(file, tmp_path / "x") == 0
+    client.partial(file, tmp_path / "x").write_bytes(bytes(4))
+    assert _present(file, tmp_path / "x") == 4
+    (tmp_path / "x").write_bytes(bytes(12))
+    assert _present(file, tmp_path / "x") == 10

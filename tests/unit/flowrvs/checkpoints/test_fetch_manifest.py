@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from flowrvs.checkpoints.files import fingerprint, size_text
 from flowrvs.checkpoints.manifest import (
     MANIFEST,
     add_source,
@@ -39,6 +40,36 @@ def folder(tmp_path: Path) -> Path:
 
 
 SHARD = "text_encoder/model-00002-of-00002.safetensors"
+
+
+def test_a_fingerprint_is_of_names_sizes_beginnings_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrvs.checkpoints.files._SAMPLE", 10)
+    data = bytes(range(100, 140))
+
+    def mark(content: bytes, name: str = "a/w") -> str:
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        found = fingerprint(tmp_path / "model")
+        path.unlink()
+        return found
+
+    changed = {at: mark(data[:at] + b"!" + data[at + 1 :]) != mark(data) for at in range(40)}
+    assert [at for at in changed if not changed[at]] == list(range(10, 30))
+    assert len({mark(data), mark(data, "a/v"), mark(data, "b/w"), mark(data[:10] + data)}) == 4
+    short = bytes(15)  # its end is not read twice, nor is it left out
+    assert all(mark(short[:at] + b"!" + short[at + 1 :]) != mark(short) for at in range(15))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_499, "999.5 kB"), (999_500, "1.0 MB")]
+    + [(1_549_000, "1.5 MB"), (999_600_000, "1.0 GB"), (14_000_000_000_000, "14000.0 GB")],
+)
+def test_sizes_in_words(count: int, text: str) -> None:
+    assert size_text(count) == text
 
 
 def test_a_whole_folder_has_no_faults(folder: Path) -> None:

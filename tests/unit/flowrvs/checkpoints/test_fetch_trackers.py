@@ -60,6 +60,12 @@ def test_a_tracker_arrives_whole_through_breaks_and_damage(
     assert main(["models", "fetch", "sam2.1-tiny", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["download"] == plan["result"] == size and plan["here"] == 0
+    # The small ones first: what is wrong with the repository shows before the weights come.
+    assert [row["file"] for row in plan["files"]] == [
+        "config.json",
+        "preprocessor_config.json",
+        WEIGHTS,
+    ]
     # Nothing is converted: what is downloaded takes its place.
     assert plan["need"] < 1.5 * size + 200_000_000 and not plan["spare"] and not home.exists()
 

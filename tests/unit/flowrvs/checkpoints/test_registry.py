@@ -115,6 +115,21 @@ def test_a_config_of_nonsense_is_one_line(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "most"), [("num_layers", 1000), ("ffn_dim", 10**7), ("scale", 1e7)]
+)
+def test_numbers_of_a_config_have_a_limit(placed: Path, key: str, most: float) -> None:
+    path = placed / "text_encoder" / "config.json"
+    config = json.loads(path.read_text())
+    for value in (most, [1, most], {"inner": {key: -most}}):
+        path.write_text(json.dumps({**config, key: value}))
+        assert locate(placed) == placed
+    for value in (1.01 * most, [1, 2 * most], {"inner": {key: -2 * most}}):
+        path.write_text(json.dumps({**config, key: value}))
+        with pytest.raises(CheckpointError, match=f"has an impossible {key}"):
+            locate(placed)
+
+
 def test_a_config_may_not_be_huge_or_a_pipe(placed: Path) -> None:
     (placed / "vae" / "config.json").write_text(" " * 17_000_000 + "{}")
     with pytest.raises(CheckpointError, match="larger than"):
@@ -172,9 +187,28 @@ def test_looking_up_a_model_needs_no_network_and_no_torch() -> None:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_a_card_nested_without_end_is_a_folder_placed_by_hand(tmp_path):
+CARD = {"base": "/models/tiny", "step": 40, "date": "2026-11-30T05:00", "samples": 7, "J&F": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("card", "summary"),
+    [
+        (json.dumps(CARD), "from tiny, 40 steps on 7 samples, J&F 0.500 held out, 2026-11-30"),
+        (
+            json.dumps({**CARD, "before": {"J&F": 0.25}}),
+            "from tiny, 40 steps on 7 samples, J&F 0.500 held out (0.250 before), 2026-11-30",
+        ),
+        (json.dumps({**CARD, "J&F": None}), "from tiny, 40 steps on 7 samples, 2026-11-30"),
+        (json.dumps({**CARD, "base": "a\x1b[2J"}), "placed by hand"),
+        ('{"base": ' + "[" * 200_000, "placed by hand"),
+    ],
+    ids=["scored", "before", "unscored", "control", "deep"],
+)
+def test_a_card_tells_what_a_model_was_trained_from(
+    tmp_path: Path, card: str, summary: str
+) -> None:
     folder = models_home(tmp_path) / "mine"
     folder.mkdir(parents=True)
-    (folder / "training.json").write_text('{"base": ' + "[" * 200_000)
+    (folder / "training.json").write_text(card)
     [model] = placed_models(tmp_path)
-    assert (model.name, model.summary) == ("mine", "placed by hand")
+    assert (model.name, model.summary, model.adapter) == ("mine", summary, False)
