@@ -263,6 +263,9 @@ def test_asking_again_begins_with_the_sentence_that_means_the_object(
     assert correct.own_sentence() == "all of them"
     desk.set_object(1)
     assert correct.own_sentence() == "the red square"
+    project.set_expression_objects("0", [1, drawn.id])
+    project.add_expression("it alone", [1])
+    assert correct.own_sentence() == "it alone", "of several that which means the fewest"
 
 
 def remembering(desk: Desk, motion: Motion) -> tuple[CorrectPresenter, ColorTracker]:

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from flowrvs.data.export import ExportResult
 from flowrvs.errors import InputError
+from flowrvs.store import Project
 from napari_flowrvs.export.presenter import ExportInputs, ExportPresenter
 from napari_flowrvs.find.presenter import SegmentInputs, SegmentPresenter
 from napari_flowrvs.projects import open_projects
@@ -62,6 +63,8 @@ def test_a_stroke_that_is_not_on_disk_yet_is_exported(
         ExportPresenter(), ExportInputs((str(project.path),), str(tmp_path / "set"), "train")
     )
     assert isinstance(result, ExportResult)
+    with Project.open(project.path, read_only=True) as on_disk:
+        assert (on_disk.labels(red.layer)[7, 20:24, 50:58] == red.id).all(), "it is saved first"
     assert (result.videos, result.frames, result.expressions) == (1, 24, 2)
     expected = clip[..., 0] > 150
     expected[7, 20:24, 50:58] = True
@@ -91,6 +94,14 @@ def test_projects_of_arrays_find_their_frames_again(clip: Clip, load: Load, tmp_
 
     shown = np.asarray(Image.open(first)).astype(int)
     assert np.abs(shown - clip[0]).mean() < np.abs(shown - clip[-1]).mean()
+    # Two others of this size: nobody knows whose frames they are.
+    others = tuple(VideoSource("c", 24, None, clip // n) for n in (2, 3))
+    again = replace(inputs, to=str(tmp_path / "again"), arrays=others)
+    (line,) = outcome(ExportPresenter(), again)
+    assert "was made from an array in memory" in line
+    assert isinstance(
+        outcome(ExportPresenter(), replace(again, arrays=others[:1]))[0], ExportResult
+    )
 
 
 def test_objects_without_a_sentence_and_frames_that_nobody_looked_at_are_a_choice(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flowrvs.errors import DeviceMemoryError, VideoError
+from flowrvs.errors import DeviceMemoryError, InputError, VideoError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from napari_flowrvs.job import Failure, Job, Phase, run_here
 
@@ -101,3 +101,6 @@ def test_our_errors_are_shown_as_they_are_and_others_are_named() -> None:
     assert Failure.of(VideoError("clip.mp4 is empty.")).summary == "clip.mp4 is empty."
     assert Failure.of(ValueError("odd")).summary == "Unexpected ValueError: odd"
     assert Failure.of(MemoryError()).summary == "Unexpected MemoryError"
+    # What cannot be asked for is refused; a file that cannot be read has gone wrong.
+    kinds = (InputError("no"), VideoError("no"), ValueError("no"))
+    assert [Failure.of(error).refused for error in kinds] == [True, False, False]

@@ -73,6 +73,7 @@ def test_a_sentence_may_mean_several_objects_or_none(
     presenter.set_meant(2, True)
     assert [row.meant for row in presenter.objects()] == [True, True]
     assert presenter.expressions()[0].objects == "1 + 2"
+    assert presenter.expressions()[0].total == 20, "frames of both"
     presenter.set_meant(1, False)
     presenter.set_meant(2, False)
     assert presenter.expressions()[0].objects == "none"
@@ -128,10 +129,15 @@ def test_what_is_done_on_a_range_is_done_on_all_of_it_and_no_more(
 def test_an_object_begins_and_ends_on_the_frame_that_is_shown(
     presenter: ObjectsPresenter, project: Project
 ) -> None:
+    told: list[tuple[int | None, int, int]] = []
+    presenter.desk.contents_changed.connect(
+        lambda change: told.append((change.layer_id, change.start, change.stop))
+    )
     presenter.desk.set_frame(2)
     presenter.start_here()
     presenter.desk.set_frame(5)
     presenter.end_here()
+    assert told == [(1, 0, 2), (1, 6, 10)], "what shows these frames draws them again"
     shown = project.object_mask(1, 0, 10).any(axis=(1, 2))
     assert np.flatnonzero(shown).tolist() == [2, 3, 4, 5]
 

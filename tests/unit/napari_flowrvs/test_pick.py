@@ -124,6 +124,11 @@ def test_a_new_object_is_made_when_it_is_kept_and_chosen(
     assert pick.target is Target.CHOSEN  # on the next frame it is mended
     project.undo()
     assert list(project.objects) == [1]
+    # There is nothing yet to take away from: what was picked is what it is.
+    pick.choose(target=Target.NEW, rule="subtract")
+    pick.add(Mark.point(20, 32))
+    pick.keep()
+    assert iou(project.object_mask(desk.object_id, 0, 1)[0], TRUTH[0]) > 0.9
 
 
 def test_the_chosen_object_is_mended_added_to_and_taken_away_from(

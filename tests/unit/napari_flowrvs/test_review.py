@@ -14,10 +14,12 @@ from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.history.presenter import HistoryPresenter
+from napari_flowrvs.job import consume
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.review import doubts as module
 from napari_flowrvs.review.presenter import ReviewPresenter
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.steps import Steps
 from napari_flowrvs.strip.presenter import StripPresenter
 
 FRAMES = 16
@@ -173,12 +175,33 @@ def test_undo_and_redo_go_to_where_something_happened(
     assert project.provenance(1)[4] == Provenance.MODEL
     assert desk.frame == 4 and told == ["Undone: accept frame 4"]
     assert history.redo_name == "accept frame 4"
+    desk.set_frame(5)  # the frame behind is none of the step's
     history.redo()
-    assert project.provenance(1)[4] == Provenance.HUMAN
+    assert project.provenance(1)[4] == Provenance.HUMAN and desk.frame == 4
     desk.set_frame(FRAMES - 1)
     review.accept_here()
     history.undo()
     assert review.progress() == (1, FRAMES)
+
+
+def test_what_was_undone_of_another_project_is_not_told(
+    review: ReviewPresenter, desk: Desk, project: Project
+) -> None:
+    held: list[Callable[[], None]] = []
+
+    def later(work, cancel, *, item, progress, done):
+        held.append(lambda: done(consume(work, cancel, item, progress)))
+        return None
+
+    history = HistoryPresenter(desk, Steps(later))
+    told: list[str] = []
+    history.done.connect(told.append)
+    review.accept()
+    history.undo()
+    desk.set_project(None)
+    desk.set_frame(3)
+    held.pop()()
+    assert project.redo_name == "accept frame 0" and told == [] and desk.frame == 3
 
 
 def test_without_the_page_open_the_first_key_measures(desk: Desk, project: Project) -> None:

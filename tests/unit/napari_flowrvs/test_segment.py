@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -223,16 +225,22 @@ def test_an_error_in_mid_run_keeps_the_windows_before_it(
 
 def test_the_model_is_loaded_once_and_again_when_it_changes(image_folder: Path, clip: Clip) -> None:
     loads: list[tuple[str, str]] = []
+    made: list[weakref.ref[ThresholdSegmenter]] = []
 
     def load(model: str, device: str) -> ThresholdSegmenter:
+        gc.collect()
+        assert not any(before() for before in made), "there may be no room for two"
         loads.append((model, device))
-        return ThresholdSegmenter()
+        segmenter = ThresholdSegmenter()
+        made.append(weakref.ref(segmenter))
+        return segmenter
 
     presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
     source = source_of_folder(image_folder, clip)
     for text, device in (("red", "auto"), ("green", "auto"), ("blue", "cpu")):
         presenter.run(SegmentInputs(source, (text,), device=device))
-    assert loads == [("tiny", "auto"), ("tiny", "cpu")]
+    assert loads == [("tiny", "auto"), ("tiny", "cpu")] and not seen["failed"]
 
 
 def test_a_memory_mode_reaches_the_model_and_what_it_needs_is_told(

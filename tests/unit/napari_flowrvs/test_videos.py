@@ -21,7 +21,14 @@ from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.job import Failure, Phase
-from napari_flowrvs.layers import as_video, label_layer, layers_of, no_video, placement_of
+from napari_flowrvs.layers import (
+    as_video,
+    label_layer,
+    layers_of,
+    no_video,
+    note_placement,
+    placement_of,
+)
 from napari_flowrvs.project_labels import ProjectLabels
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource, default_project
@@ -240,6 +247,11 @@ def test_several_resolutions_and_five_axes() -> None:
     assert found is not None and "several resolutions" in found.reason
     data, meta, _ = as_video(pyramid)
     assert np.array_equal(np.asarray(data), clip) and tuple(meta["scale"]) == (1, 2, 2)
+    planes = Image(np.zeros((6, 4, 40, 60)), scale=(2, 9, 3, 4), translate=(1, 8, 5, 6))
+    last = Image(np.zeros((40, 60, 6)), scale=(3, 4, 2), translate=(5, 6, 1))
+    for layer in (planes, last):  # each axis keeps its own
+        meta = as_video(layer)[1]
+        assert (tuple(meta["scale"]), tuple(meta["translate"])) == ((2, 3, 4), (1, 5, 6))
     deep = Image(np.zeros((2, 3, 4, 5, 6)), name="deep")
     found = no_video(deep)
     assert found is not None and found.axis is None and "5 axes" in found.reason
@@ -452,6 +464,15 @@ def test_an_odd_placement_of_others_is_not_taken(tmp_path: Path, odd: Any) -> No
     project.note("napari", odd)
     assert placement_of(project) == {}
     assert "scale" not in label_layer(project, project.add_prompt("one")[1].layer)[1]
+
+
+def test_where_a_clip_lies_is_noted_beside_what_others_note(tmp_path: Path) -> None:
+    project = open_projects.ensure(tmp_path / "clip.flowrvs", VideoInfo(None, "array", 6, 40, 60))
+    project.note("napari", {"theirs": [1, 2]})
+    note_placement(project, Image(make_clip(6), rgb=True, scale=(2, 3, 4), translate=(1, 5, 6)))
+    assert project.notes["napari"]["theirs"] == [1, 2]
+    found = placement_of(project)
+    assert (tuple(found["scale"]), tuple(found["translate"])) == ((2, 3, 4), (1, 5, 6))
 
 
 # -- keys -------------------------------------------------------------------------------------
