@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from flowrvs.training.clips import (
     swap_sides,
 )
 from flowrvs.training.dataset import ClipSettings, SampleNumbers, TrainingData, caption, hash_of
-from flowrvs.training.sources import open_sources
+from flowrvs.training.sources import Sentence, TrainingVideo, open_sources
+from flowrvs.training.validation import choose_held_out, held_out_sentences
 from tests.fixtures.training_data import draw_video, make_ytvos
 
 PAPER = Box(480, 832, 32)
@@ -242,6 +245,28 @@ def test_held_out_videos_are_not_drawn(mevis_split: Path) -> None:
     everything = frozenset({(0, "v0"), (0, "v1"), (0, "v2")})
     with pytest.raises(InputError, match="no sentence"):
         TrainingData(sources, SMALL, held_out=everything)
+
+
+def test_of_several_videos_some_are_held_out_and_some_are_left() -> None:
+    def source(*names: str) -> Any:
+        said = [Sentence(text, (1,), tuple(range(9))) for text in ("a", "b", "c")]
+        return SimpleNamespace(
+            identity=names[0], videos=[TrainingVideo(name, tuple(said)) for name in names]
+        )
+
+    pair = [source("p", "q"), source("r")]
+    count = lambda sources, share, most: len(choose_held_out(sources, share, most, 1))  # noqa: E731
+    assert [count(pair, share, 9) for share in (0.0, 0.1, 0.5, 0.7, 1.0)] == [0, 1, 2, 2, 2]
+    assert count(pair, 1.0, 1) == 1 and count([source("p")], 1.0, 9) == 0
+    chosen = [choose_held_out(pair, 0.3, 9, seed) for seed in range(20)]
+    assert len(set(chosen)) == 3 and chosen == [choose_held_out(pair, 0.3, 9, s) for s in range(20)]
+    # Of each video the first sentence before any second one, and video by video.
+    held = frozenset({(0, "p"), (0, "q")})
+    found = held_out_sentences(pair, held, 5, 4, "old ")
+    assert [(item.video.name, item.sentence.text) for item in found] == [
+        *(("p", "a"), ("p", "b"), ("p", "c"), ("q", "a"), ("q", "b"))
+    ]
+    assert {(item.frames, item.kind) for item in found} == {((0, 1, 2, 3), "old ")}
 
 
 def test_processes_share_the_numbers_of_one_with_the_whole_batch() -> None:

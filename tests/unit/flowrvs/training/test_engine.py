@@ -21,8 +21,8 @@ from flowrvs.errors import (
 )
 from flowrvs.progress import CancelToken
 from flowrvs.training import FlowConfig
-from flowrvs.training.engine import Engine, Monitor, learning_rate, make_accelerator
-from flowrvs.training.journal import plot_log, read_log
+from flowrvs.training.engine import Engine, Monitor, learning_rate, make_accelerator, merit_of
+from flowrvs.training.journal import Journal, plot_log, read_log
 
 CONFIG = FlowConfig(
     max_steps=8,
@@ -118,6 +118,35 @@ def test_steps_are_adamw_with_the_published_schedule_and_average(tmp_path: Path)
     assert list(weights) == ["weight"]  # the frozen bias is not written
     assert facts["step"] == 8
     assert engine.ema.shadow_params[0].dtype == torch.float32
+
+
+def test_every_sample_counts_as_much_whatever_it_is_computed_with(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, batch_size=5, max_steps=1, log_every=1)
+    points = torch.stack([Numbers()[n] for n in range(5)])
+    assert (points[:, 0] > 0).sum() in (1, 2, 3, 4), "two groups, of which one is larger"
+    expected = (Line().module(points)[:, 0] - points.sum(1)).square().mean().item()
+    make_engine(tmp_path, config=config).run()
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["loss"] == pytest.approx(expected, abs=2e-6)
+
+
+def test_what_was_known_counts_as_much_as_what_is_learned() -> None:
+    scores = {"J": 0.9, "F": 0.7, "J&F": 0.8, "old J": 0.1, "old F": 0.3, "old J&F": 0.2}
+    assert merit_of(scores) == pytest.approx(0.5)
+    assert merit_of({"J": 0.0, "J&F": 0.25}) == 0.25
+
+
+def test_a_log_goes_on_behind_the_step_that_is_resumed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for step in (1, 2, 3):
+        journal.add(loss=step, norm=2.0)
+        journal.add(loss=step + 1)
+        journal.report(step=step)
+    journal.rewind(2)
+    journal.report(step=3)
+    lines = [{k: v for k, v in x.items() if k != "seconds"} for x in read_log(journal.path)]
+    means = [{"step": step, "loss": step + 0.5, "norm": 2.0} for step in (1, 2)]
+    assert lines == [*means, {"step": 3}]
 
 
 def test_rates_warm_up_and_drop_at_milestones() -> None:

@@ -180,9 +180,9 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     np.testing.assert_allclose(*scores, atol=1e-3)
 
 
-@pytest.mark.parametrize("weight", [0.0, 3.0])
+@pytest.mark.parametrize(("weight", "augmented"), [(0.0, True), (3.0, False)])
 def test_the_loss_is_the_published_one_by_hand(
-    micro_model: Path, mevis_split: Path, weight: float
+    micro_model: Path, mevis_split: Path, weight: float, augmented: bool
 ) -> None:
     base, pipeline = open_model(micro_model, torch.float32)
     generator = torch.Generator().manual_seed(3)
@@ -194,16 +194,20 @@ def test_the_loss_is_the_published_one_by_hand(
         pipeline,
         ClipEncoder(pipeline.vae),
         texts,
-        dataclasses.replace(FLOW, object_weight=weight),
+        dataclasses.replace(FLOW, object_weight=weight, start_point_augmentation=augmented),
         make_accelerator("float32", "cpu"),
         data,
         torch.float32,
     )
+    before = trainee.draw(5, torch.Size([3]))[1]
+    own, trainee._config = trainee._config, dataclasses.replace(FLOW, seed=FLOW.seed + 1)
+    assert not torch.equal(trainee.draw(5, torch.Size([3]))[1], before), "of the seed as well"
+    trainee._config = own
     for number in range(6):
         ((sample,),) = trainee.groups([data.train[number]])
         time, noise = trainee.draw(number, sample.target.shape)
         mean, logvar = sample.moments.chunk(2)
-        drawn = mean + torch.exp(logvar / 2) * noise
+        drawn = mean + augmented * torch.exp(logvar / 2) * noise
         start = (drawn - shift.view(-1, 1, 1, 1)) / scale.view(-1, 1, 1, 1)
         state = time / 1000 * start + (1 - time / 1000) * sample.target
         with torch.no_grad():

@@ -184,6 +184,7 @@ def test_boundary_biased_times() -> None:
     for power in (1.0, 3.0):
         biased = sample_timesteps(4000, 0.0, power, cpu)
         assert abs(biased.mean() / 1000 - (1 + power) / (2 + power)) < 0.02
+        assert biased.max() == 1000 and (biased == biased.round()).all()
     assert (sample_timesteps(50, 1.0, 0.0, cpu) == 1000).all()
 
 
