@@ -44,7 +44,10 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dic
 
     def load(name: str = "tiny", **more: Any) -> ThresholdSegmenter:
         asked.append({"name": name, **more})
-        return ThresholdSegmenter(name=str(name))
+        segmenter = ThresholdSegmenter(name=str(name))
+        if more.get("memory") == "low":
+            segmenter.memory_line = "It needs about 1 GB."  # type: ignore[attr-defined]
+        return segmenter
 
     monkeypatch.setattr(flowrvs, "load_segmenter", load, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -54,11 +57,12 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dic
 def test_a_video_becomes_a_project(
     loaded: list, shapes_mp4: Path, shapes_masks: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["segment", str(shapes_mp4), "-p", "the red square", "-p", "a dog"]) == 0
+    line = ["segment", str(shapes_mp4), "-p", "the red square", "-p", "a dog", "--memory", "low"]
+    assert main(line) == 0
     said = capsys.readouterr()
     assert "12 of 12 frames  'the red square'" in said.out
     assert " 0 of 12 frames  'a dog'" in said.out
-    assert "window" in said.err
+    assert "window" in said.err and "It needs about 1 GB.\n" in said.err
     with Project.open("shapes.flowrvs") as project:
         assert (project.object_mask(1, 0, 12) != shapes_masks["red"]).mean() < 0.01
         assert project.video.path is not None and Path(project.video.path) == shapes_mp4
@@ -72,7 +76,9 @@ def test_json_overlay_range_and_options(
     arguments += ["--stop", "11", "--window", "5", "--overlap", "1", "--steps", "2"]
     arguments += ["--overlay", "o.mp4", "--model", "m", "--device", "cpu", "--memory", "low"]
     assert main([*arguments, "--json"]) == 0
-    first = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    first = json.loads(said.out)
+    assert "about 1 GB" not in said.err
     (options,) = loaded
     assert options.items() >= {"name": "m", "device": "cpu", "memory": "low"}.items()
     assert first["frames"] == [3, 11] and first["computed"] == 2 and first["model"] == "m"
@@ -169,6 +175,8 @@ def test_edits_survive_a_second_run(loaded: list, shapes_mp4: Path) -> None:
         (["--window", "4", "--overlap", "4"], "use 0 to 3"),
         (["--overlap", "9"], "use 0 to 8"),
         (["--steps", "0"], "use 1 to 1000"),
+        (["--window", "0"], "'0' is neither a number of frames nor 'whole'"),
+        (["--window", "-3"], "'-3' is neither a number"),
         (["-p", " "], "blank"),
         (["--overlay", "nowhere/o.mp4"], "nowhere"),
         (["--scheduler", "tcp://a.invalid:1"], "not encrypted"),
@@ -392,7 +400,9 @@ def test_every_nth_frame_then_filled_in(
     loaded: list, shapes_mp4: Path, shapes_masks: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["segment", str(shapes_mp4), "-p", "red", "--every", "3", "--out", "p"]
-    assert main(line) == 0
+    assert main([*line, "--overlay", "o.mp4"]) == 0
+    with flowrvs.open_video("o.mp4") as overlay:
+        assert len(overlay) == 4 and overlay.info.rate == pytest.approx(12 / 3)
     assert "4 of 4 frames  'red'" in capsys.readouterr().out
     with Project.open("p.flowrvs") as project:
         assert np.flatnonzero(project.present(1)).tolist() == [0, 3, 6, 9]
@@ -402,6 +412,14 @@ def test_every_nth_frame_then_filled_in(
         both = project.object_mask(1, 0, 10), shapes_masks["red"][:10]
         assert (both[0] & both[1]).sum() / (both[0] | both[1]).sum() > 0.8
         assert not project.present(1)[10:].any()
+    # Nothing is filled in towards a frame where it is not seen.
+    line[-1] = "q"
+    main(line)
+    with Project.open("q.flowrvs") as project:
+        project.labels(1)[6] = 0
+    main([*line, "--fill"])
+    with Project.open("q.flowrvs") as project:
+        assert np.flatnonzero(project.present(1)).tolist() == [0, 1, 2, 3, 9]
 
 
 def test_a_window_around_a_frame(loaded: list, shapes_mp4: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -322,16 +323,59 @@ def test_malformed_settings_of_the_hub_are_named(name: str, value: str) -> None:
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
-@pytest.mark.parametrize("argv", [["demo", "--json"], ["--json", "bogus"]])
+@pytest.mark.parametrize(
+    ("argv", "error", "code"),
+    [
+        (["demo", "--json"], VideoError("Broken."), 2),
+        (["--json", "bogus"], VideoError("Broken."), 2),
+        (["--json", "demo"], Cancelled("Stopped."), 130),
+        (["demo", "--json"], TypeError("oops"), 1),
+    ],
+)
 def test_an_error_is_json_too(
-    argv: list[str], raising: Raise, capsys: pytest.CaptureFixture[str]
+    argv: list[str],
+    error: Exception,
+    code: int,
+    raising: Raise,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    raising(VideoError("Broken."))
-    assert main(argv) == 2
+    raising(error)
+    assert main(argv) == code
     captured = capsys.readouterr()
     said = json.loads(captured.out)
-    assert said["code"] == 2
+    assert said["code"] == code
     assert captured.err == f"flowrvs: {said['error']}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (Cancelled("Stopped."), 130, "flowrvs: Stopped.\n"),
+        (None, 2, "flowrvs: Cannot write to standard output: No space left on device.\n"),
+    ],
+)
+def test_why_a_verb_failed_goes_before_what_could_not_be_written(
+    error: Exception | None,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    def run(args: argparse.Namespace) -> int:
+        print("half of it")
+        if error is not None:
+            raise error
+        return 0
+
+    monkeypatch.setattr(demo, "run", run)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Full())
+        assert main(["demo"]) == code
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize("argv", [["demo", "--out", ""], ["synth", "--out="]])
