@@ -359,16 +359,18 @@ def test_an_object_that_both_have_removed_has_no_key_any_more(tmp_path):
     """Its key is given again, to an object that must not be taken for it."""
     path = coco_video(tmp_path / "s")
     with import_video(path, None, tmp_path / "p") as project:
-        _, gone = project.objects
+        first, gone = project.objects
         data = json.loads(path.read_text())
         assert data["annotations"].pop()["id"] == 12
         path.write_text(json.dumps(data))
         project.remove_object(gone)
         new = project.add_object("new", 1)
+        project.add_object("nowhere", 1)
         project.labels(1)[3, :2, :2] = new.id
         result = write_back(project, overwrite=True)
         assert (result.masks, result.added, result.removed) == (0, 1, 0)
-        assert sorted(Origin.load(project.path).objects) == sorted(project.objects)
+        # Nor has one that is drawn nowhere.
+        assert sorted(Origin.load(project.path).objects) == [first, new.id]
 
 
 @pytest.mark.parametrize("place", [".", "p.flowrvs", "p.flowrvs/out", "s", "s/JPEGImages/v"])
