@@ -9,8 +9,9 @@ and on the world that the base knows.
 
     python benchmarks/improve.py --out DIR [--minutes 20] [--model tiny] [--max-steps N]
 
-Projects and scores of the base are kept in DIR; each run adds a line to DIR/results.jsonl.
-``--set KEY=VALUE`` tries other options (then in this process).
+Projects and scores of the base are kept in DIR; each run adds a line to DIR/results.jsonl, and a
+file with the score of every sentence. ``--set KEY=VALUE`` tries other options (then in this
+process); choose between them with ``--dev``, which scores on clips of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
@@ -49,7 +50,7 @@ COLOURS = {
     "white": ("pink", (250, 130, 180)),
 }
 WORDS = SHAPES | {"crosses": "stars"} | {old: new for old, (new, _) in COLOURS.items()}
-CLIPS, TESTS = range(500_000, 501_000), range(600_000, 600_000 + 1000)
+CLIPS, TESTS, DEV = range(500_000, 501_000), range(600_000, 601_000), range(700_000, 701_000)
 _distance = synth_scene._signed_distance
 
 
@@ -142,19 +143,25 @@ def make_projects(folder: Path, count: int) -> None:
                 project.add_expression(said.text, [ids[i] for i in said.objects])
 
 
-def score(model: str, clips: Iterator[SynthClip]) -> dict[str, float]:
-    """J&F of a model on clips, over all sentences and by kind."""
+def score(model: str, clips: Iterable[SynthClip]) -> list[tuple[str, str, float]]:
+    """Kind, text and J&F of every sentence of the clips."""
     pipeline = flowrvs.load(model)
-    rows: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    rows = []
     for clip in clips:
         texts = [said.text for said in clip.expressions]
         masks = np.zeros((len(texts), *clip.masks.shape[1:]), bool)
         for part in flowrvs.segment(flowrvs.open_video(clip.frames), texts, pipeline):
             masks[part.expression, part.start : part.start + len(part.masks)] = part.masks
         for found, said in zip(masks, clip.expressions, strict=True):
-            rows[said.kind].append(float(np.mean(score_masks(found, clip.target(said)))))
-    every = [value for values in rows.values() for value in values]
-    return {"all": float(np.mean(every))} | {k: float(np.mean(v)) for k, v in rows.items() if v}
+            merit = float(np.mean(score_masks(found, clip.target(said))))
+            rows.append((said.kind, said.text, merit))
+    return rows
+
+
+def summary(rows: list[tuple[str, str, float]]) -> dict[str, float]:
+    """J&F over all sentences and by kind."""
+    found = {"all": rows} | {kind: [row for row in rows if row[0] == kind] for kind in KINDS}
+    return {kind: float(np.mean([row[2] for row in part])) for kind, part in found.items() if part}
 
 
 def train(args: argparse.Namespace, name: str, data: Path) -> None:
@@ -192,6 +199,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--max-steps", type=int, default=0, help="instead of a time")
     parser.add_argument("--tests", type=int, default=24, help="clips of each world to score on")
+    parser.add_argument("--dev", action="store_true", help="score on clips to choose options by")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -199,27 +207,34 @@ def main() -> None:
     data = args.out / f"projects-{args.clips}"
     make_projects(data, args.clips)
 
-    def scores(model: str) -> dict[str, dict[str, float]]:
-        return {
-            "other world": score(model, map(other_clip, TESTS[: args.tests])),
-            "old world": score(model, map(generate_clip, TESTS[: args.tests])),
-        }
+    tests = (DEV if args.dev else TESTS)[: args.tests]
+    part = f"{'dev' if args.dev else 'test'}-{args.tests}"
 
-    pipeline_hash = flowrvs.load(args.model).weights
-    kept = args.out / f"base-{pipeline_hash[:12]}-{args.tests}.json"
-    if not kept.is_file():
-        kept.write_text(json.dumps(scores(args.model)))
-    before = json.loads(kept.read_text())
+    def scores(model: str, file: Path) -> dict[str, dict[str, float]]:
+        if not file.is_file():
+            worlds = {"other world": other_clip, "old world": generate_clip}
+            rows = {world: score(model, map(make, tests)) for world, make in worlds.items()}
+            file.write_text(json.dumps(rows))
+        return {world: summary(rows) for world, rows in json.loads(file.read_text()).items()}
+
+    base = flowrvs.load(args.model).weights[:12]
+    before = scores(args.model, args.out / f"base-{base}-{part}.json")
     name = f"improved-{int(time.time())}"
     began, used = time.perf_counter(), _processor_seconds()
     train(args, name, data)
     minutes = (time.perf_counter() - began) / 60
     processor = (_processor_seconds() - used) / 60
-    after = scores(name)
+    after = scores(name, args.out / f"{name}-{part}.json")
     folder = args.out / "home" / "models" / name
     with contextlib.suppress(OSError):
         print(json.loads((folder / "training.json").read_text()))
-    line = {"name": name, "set": args.set, "minutes": minutes, "processor": processor}
+    line = {
+        "name": name,
+        "scored": part,
+        "set": args.set,
+        "minutes": minutes,
+        "processor": processor,
+    }
     line |= {"before": before, "after": after}
     with (args.out / "results.jsonl").open("a") as stream:
         stream.write(json.dumps(line) + "\n")

@@ -139,6 +139,21 @@ class FlowConfig(CommonConfig):
         "train the text encoder, too, and give words that it does not know tokens of their own: "
         "for small models with a vocabulary of words",
     )
+    word_rate: float = option(
+        1.0,
+        "with train_text: how many times the learning rate the words' embeddings learn at; those "
+        "of new words begin at random",
+        low=0,
+        high=1000,
+    )
+    recomposed_clips: int = option(
+        0,
+        "where the known world is rehearsed (train improve): clips put together anew from those of "
+        "the data, with some objects taken out, and with its objects or in its scenes: a third of "
+        "the samples",
+        low=0,
+        high=100_000,
+    )
 
 
 @dataclass(frozen=True)

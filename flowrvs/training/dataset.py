@@ -146,8 +146,8 @@ class TrainingData:
         that it has.
     held_out : frozenset of (int, str)
         Index of the source and name of the videos that are not used.
-    once : Source, optional
-        Has so many videos that one variant of a clip is enough.
+    once : sequence of Source
+        Those with so many videos that one variant of a clip is enough.
     """
 
     def __init__(
@@ -157,14 +157,14 @@ class TrainingData:
         *,
         weights: Sequence[float] | None = None,
         held_out: frozenset[tuple[int, str]] = frozenset(),
-        once: Source | None = None,
+        once: Sequence[Source] = (),
     ) -> None:
         self.settings = settings
         self.entries = [
             Entries(
                 source,
                 _rows(source, index, settings, held_out),
-                min(settings.variants, 1) if source is once else settings.variants,
+                min(settings.variants, 1) if source in once else settings.variants,
             )
             for index, source in enumerate(sources)
         ]
@@ -253,7 +253,11 @@ class TrainingData:
             plan,
             swap_sides(text) if plan.flip else text,
             clip_key,
-            hash_of(f"{clip_key}|{sorted(sentence.objects)}"),
+            hash_of(
+                f"{clip_key}|{sorted(sentence.objects)}"
+                if sentence.objects
+                else f"nothing|{len(frames)}|{plan.size}"  # the same in every clip
+            ),
         )
 
     def candidates(self, number: int) -> Iterator[Draw]:

@@ -122,8 +122,15 @@ class FlowTrainee:
         examples: Path | None = None,
     ) -> None:
         self.module: torch.nn.Module = pipeline.transformer
+        self.rates: dict[str, float] = {}
         if isinstance(texts, LearningTexts):
             self.module = SpokenTransformer(pipeline.transformer, texts.encoder)
+            words = texts.encoder.get_input_embeddings().weight
+            self.rates = {
+                name: config.word_rate
+                for name, parameter in self.module.named_parameters()
+                if parameter is words
+            }
         self._examples = examples
         self._pipeline, self._encoder, self._texts = pipeline, encoder, texts
         self._config, self._accelerator, self._data = config, accelerator, data
@@ -254,6 +261,8 @@ def train_flow(
         raise InputError("A cluster fills a cache: give a folder for it with --cache.")
     if config.remember and (config.workers or cache):
         raise InputError("remember goes with workers = 0 and without a cache on disk.")
+    if config.recomposed_clips and rehearsal is None:
+        raise InputError("recomposed_clips goes with what is rehearsed: 'flowrvs train improve'.")
     run = TrainingRun("flow", model, out, config, **options)
     base, pipeline, accelerator = run.base, run.pipeline, run.accelerator
     pipeline.vae.to(accelerator.device)
@@ -266,6 +275,7 @@ def train_flow(
         variants=config.cache_variants if cache or config.remember else 0,
         objects=config.object_weight > 0,
         rehearsal=rehearsal,
+        recomposed=config.recomposed_clips,
     )
     kept = Path(cache).expanduser() if cache else run.out / "cache"
     mixed = run.precision == "mixed"

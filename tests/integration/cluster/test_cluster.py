@@ -179,10 +179,14 @@ def test_the_bundled_model_gives_the_same_masks(real: LocalCluster, shapes_mp4: 
     assert any(part.masks.any() for part in here)
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
 def test_a_trainings_cache_is_that_of_this_process(
-    real: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    real: LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str
 ) -> None:
     """The same files with the same bytes: latents of clips and masks, embeddings of sentences."""
+    import torch
+    from safetensors.torch import load_file
+
     from flowrvs.training.encoded import ClipEncoder
     from tests.fixtures.micro import micro_pipeline
     from tests.fixtures.training_data import make_mevis
@@ -191,7 +195,7 @@ def test_a_trainings_cache_is_that_of_this_process(
     split = make_mevis(tmp_path / "mevis")
     line = ["train", "flow", "--model", str(tmp_path / "micro"), "--data", str(split)]
     line += ["--device", "cpu", "--max-steps", "1", "--set", "frames=5", "batch_size=2"]
-    line += ["cache_variants=2", "validation_share=0", "workers=0"]
+    line += ["cache_variants=2", "validation_share=0", "workers=0", f"precision={precision}"]
     there = ["--scheduler", real.address, "--out", str(tmp_path / "b")]
     assert main([*line, *there]) == 2
     assert "give a folder for it with --cache" in capsys.readouterr().err
@@ -207,6 +211,12 @@ def test_a_trainings_cache_is_that_of_this_process(
     kinds = [str(path).split("-")[0] for path in here]
     assert kinds.count("latents") >= 3 and kinds.count("embeddings") >= 3
     assert there_ == here
+    latents = (tmp_path / "there").glob("latents-*/*/*.safetensors")
+    in_16_bits = [
+        torch.equal(value, value.bfloat16().float())
+        for value in (load_file(path)["latent"] for path in latents)
+    ]
+    assert all(in_16_bits) if precision == "mixed" else not any(in_16_bits)
 
 
 def test_a_killed_worker_costs_its_windows_alone(cluster: LocalCluster, clip: Path) -> None:

@@ -134,6 +134,20 @@ def test_pictures_and_masks_go_through_the_same_plan() -> None:
     assert seen >= 8
 
 
+@pytest.mark.parametrize("sizes", [((2, 3), (2, 3)), (None, (2, 3)), (None, (8, 12))])
+def test_masks_keep_thin_things_by_nearest_pixels(
+    sizes: tuple[tuple[int, int] | None, tuple[int, int]],
+) -> None:
+    # A line of one pixel: half and less of it is left where neighbours are averaged.
+    mask = np.zeros((1, 4, 6), np.bool_)
+    mask[:, :, 1] = True
+    resize, size = sizes
+    done = ClipPlan((0,), resize, None, size, False, None).apply_to_masks(mask)
+    expected = np.zeros((1, *size), np.bool_)
+    expected[:, :, [0] if size == (2, 3) else [2, 3]] = True
+    np.testing.assert_array_equal(done, expected)
+
+
 def test_colour_is_the_same_for_all_frames_and_leaves_masks() -> None:
     plan = plan_clip(np.random.default_rng(6), (0, 0), (40, 60), Box(32, 48, 16), colour=1.0)
     brightness, contrast, saturation = plan.colour

@@ -226,7 +226,13 @@ def test_new_words_get_tokens_and_the_encoder_learns(
     micro_model: Path, projects: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(
-        FLOW, train_text=True, remember=True, keep_best=False, cache_variants=2
+        FLOW,
+        train_text=True,
+        remember=True,
+        keep_best=False,
+        cache_variants=2,
+        word_rate=10.0,
+        recomposed_clips=4,
     )
 
     class Killed(Exception):
@@ -261,6 +267,8 @@ def test_new_words_get_tokens_and_the_encoder_learns(
     with pytest.raises(InputError, match="train_text goes with all weights"):
         both = dataclasses.replace(config, lora_rank=2)
         train_flow(micro_model, [projects], tmp_path / "b", both, device="cpu")
+    with pytest.raises(InputError, match="recomposed_clips goes with what is rehearsed"):
+        train_flow(micro_model, [projects], tmp_path / "b", config, device="cpu")
 
 
 def test_the_most_frequent_new_words_come_first() -> None:
