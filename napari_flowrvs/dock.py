@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 
 from flowrvs.errors import InputError
 from flowrvs.store import Project
+from napari_flowrvs.ahead import import_ahead
 from napari_flowrvs.bridge import Bridge, StorageWatch
 from napari_flowrvs.correct.panel import CorrectPanel
 from napari_flowrvs.export.panel import show_export
@@ -28,7 +29,6 @@ from napari_flowrvs.find.presenter import (
     Prompt,
     SegmenterFactory,
     Written,
-    import_ahead,
     load_segmenter,
 )
 from napari_flowrvs.footer import Footer
@@ -90,7 +90,7 @@ class SegmentDock(QWidget):
         self._build(Recent() if recent is None else recent)
         self._connect()
         if load is load_segmenter:
-            self.find.sentences.begun.connect(import_ahead)
+            self.find.sentences.begun.connect(lambda: import_ahead())
         self.head.refresh()
         self.link.begin()
         self.session.trackers.look()
@@ -119,7 +119,9 @@ class SegmentDock(QWidget):
         self.pick = PickPanel(session.pick, self.marks, commands, self._pick)
         self.objects = ObjectsPanel(session.objects, commands.attempt)
         self.review = ReviewPanel(session.review, commands)
-        self.correct = CorrectPanel(session.correct, commands, self.find.model)
+        self.correct = CorrectPanel(
+            session.correct, commands, self.find.model, self.find.options.cluster
+        )
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.setUsesScrollButtons(False)
@@ -150,6 +152,7 @@ class SegmentDock(QWidget):
         session, link = self.session, self.link
         self.head.video_changed.connect(self._on_video)
         self.find.idle_changed.connect(self._on_idle)
+        self.find.options.device.changed.connect(self.correct.show_cluster)
         self.find.export_button.clicked.connect(lambda: show_export(link.viewer, self.window()))
         for button, page in (
             (self.find.compare_button, "Compare two layers"),

@@ -11,9 +11,10 @@ from psygnal import Signal
 from flowrvs.checkpoints.registry import is_whole
 from flowrvs.editing.trackers import Encodings
 from flowrvs.inference.loading import CLASSICAL, default_tracker, tracker_names
-from flowrvs.plugins import load_tracker, plugins
+from flowrvs.plugins import find_plugin, load_tracker, plugins
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.protocols import Tracker
+from napari_flowrvs.ahead import import_ahead
 from napari_flowrvs.job import Job, Runner, run_here
 
 __all__ = ["CLASSICAL", "Trackers"]
@@ -63,14 +64,21 @@ class Trackers:
         self.known = known
         if self.name == CLASSICAL:
             self.name = name
-        self.changed.emit()
+        self._begin()
         self.segmenters_found.emit(segmenters)
 
     def choose(self, name: str) -> None:
         """Take another one; it is loaded when it is needed."""
         if name != self.name:
             self.name = name
-            self.changed.emit()
+            self._begin()
+
+    def _begin(self) -> None:
+        """Tell of the tracker, and import what it is made of: now, while nobody draws yet."""
+        self.changed.emit()
+        plugin = find_plugin("tracker", self.name)
+        if plugin is not None and self.known.get(self.name) and self._load is load_tracker:
+            import_ahead(plugin.target.partition(":")[0])
 
     def text(self, name: str) -> str:
         """Return how a list shows one."""

@@ -79,6 +79,8 @@ class CorrectPanel(QWidget):
     model : callable
         ``model()`` gives the name or folder of the model, the device and the memory mode,
         as chosen on the page Find.
+    cluster : callable
+        ``cluster()`` gives the address of the cluster that is chosen there; None for none.
     """
 
     def __init__(
@@ -86,11 +88,13 @@ class CorrectPanel(QWidget):
         presenter: CorrectPresenter,
         commands: Commands,
         model: Callable[[], tuple[str, str, str]],
+        cluster: Callable[[], str | None],
     ) -> None:
         super().__init__()
         self.presenter = presenter
         self.desk = presenter.desk
         self._model = model
+        self._cluster = cluster
         self._commands = commands
         self.object_label = Wrapped()
         box = QVBoxLayout(self)
@@ -126,6 +130,7 @@ class CorrectPanel(QWidget):
         presenter.trackers.changed.connect(self._on_object)
         self._on_object()
         self.show_span()
+        self.show_cluster()
 
     # -- building --------------------------------------------------------------------
 
@@ -159,8 +164,12 @@ class CorrectPanel(QWidget):
         self.together = QCheckBox("all that I drew, together")
         self.together.setToolTip("Not the chosen object alone, but every one that you drew")
         self.together.toggled.connect(lambda on: setattr(self.presenter, "together", on))
+        self.away = QCheckBox("on the cluster")
+        self.away.setToolTip("Spread there, not on this computer; its address is on the page Find")
+        self.presenter.scheduler = lambda: self._cluster() if self.away.isChecked() else None
         grid.addWidget(row(QLabel("spread what you drew"), self.tracker, stretch=1), 0, 0, 1, 6)
         grid.addWidget(self.together, 3, 0, 1, 6)
+        grid.addWidget(self.away, 4, 0, 1, 6)
         grid.addWidget(_button("← back", "spread_back", commands), 1, 0, 1, 2)
         grid.addWidget(_button("both ways", "spread", commands), 1, 2, 1, 2)
         grid.addWidget(_button("on →", "spread_forward", commands), 1, 4, 1, 2)
@@ -243,6 +252,10 @@ class CorrectPanel(QWidget):
         self.slider.setToolTip(_SLIDE if kept or thing is None else _NO_SCORES)
         if not self.sentence.isModified():
             self.sentence.setText(self.presenter.own_sentence())
+
+    def show_cluster(self, _device: object = None) -> None:
+        """Offer the cluster where the page Find has chosen it."""
+        self.away.setVisible(self._cluster() is not None)
 
     def _about(self) -> str:
         thing = self.desk.object

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
+from flowrvs.editing.pieces import Here, PieceRunner
 from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.inference import segment
 from flowrvs.masks.compose import Rule
@@ -20,6 +21,7 @@ from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.records import Segmenter
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Desk
+from napari_flowrvs.find.presenter import FIRST_WORKER, NO_CLUSTER
 from napari_flowrvs.job import Job, Runner, run_here
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.steps import Steps
@@ -131,6 +133,19 @@ def _run(
             yield found.frame, found.frame + 1
 
 
+def _ask_cluster(
+    address: str, tracker: str | None, cancel: CancelToken, report: ProgressCallback
+) -> PieceRunner:
+    """Return what spreads on a cluster; its first worker is waited for, so call it in a job."""
+    from flowrvs.inference.cluster import SpreadCluster
+
+    def notice(line: str) -> None:
+        report(Progress(0, 0, line))
+
+    notice(f"Asking the cluster at {address}")
+    return SpreadCluster(address, tracker, notice=notice, cancel=cancel, timeout=FIRST_WORKER)
+
+
 def _byte(logit: float) -> int:
     """Return a logit as the store keeps confidence, 0 to 255."""
     return int(np.rint(255 / (1 + np.exp(-logit))))
@@ -184,6 +199,8 @@ class CorrectPresenter:
         self.trackers = Trackers(runner) if trackers is None else trackers
         #: With a tracker: all objects that a person drew, not the desk's alone.
         self.together = False
+        #: Gives the address of the cluster that spreads, "" while it is missing; None: none does.
+        self.scheduler: Callable[[], str | None] = lambda: None
         self.job = Job(runner)
         self._motion = motion
         self._segmenter = segmenter
@@ -261,15 +278,31 @@ class CorrectPresenter:
     def _spread(self, method: Literal["flow", "shape"], direction: str, nothing: str) -> None:
         project, object_id = self._target()
         start, stop = self._directed(direction)
+        cluster = self._cluster() if method == "flow" else None
 
-        def make() -> editing.Preview:
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             # Shapes need no video, which may have moved or may not be readable here.
             video, flows = self._motion.open() if method == "flow" else (None, None)
-            return editing.spread(
-                project, video, object_id, start=start, stop=stop, method=method, flows=flows
+            preview = editing.spread(
+                project,
+                video,
+                object_id,
+                start=start,
+                stop=stop,
+                method=method,
+                flows=flows,
+                runner=None if cluster is None else _ask_cluster(cluster, None, cancel, report),
             )
+            yield from _run(preview, cancel, report)
 
-        self._compute(object_id, make, nothing)
+        self._start(object_id, work, nothing)
+
+    def _cluster(self) -> str | None:
+        """Return the address of the cluster that spreads; None where this computer does."""
+        address = self.scheduler()
+        if address == "":
+            raise InputError(f"{NO_CLUSTER} It stands below the device, on the page Find.")
+        return address
 
     def _directed(self, direction: str) -> tuple[int, int]:
         start, stop = self.desk.span
@@ -287,12 +320,18 @@ class CorrectPresenter:
         ids = [object_id]
         if self.together:
             ids += [i for i in project.objects if i != object_id and _is_drawn(project, i)]
+        cluster = self._cluster()
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            encodings = self.trackers.encodings(name, report)
-            tracker = None if encodings is None else encodings.tracker
+            if cluster is None:
+                encodings = self.trackers.encodings(name, report)
+                runner: PieceRunner = Here(tracker=None if encodings is None else encodings.tracker)
+            else:
+                runner = _ask_cluster(cluster, name, cancel, report)
             video, _ = self._motion.open()
-            preview = editing.spread_together(project, video, ids, tracker, start=start, stop=stop)
+            preview = editing.spread_together(
+                project, video, ids, start=start, stop=stop, runner=runner
+            )
             yield from _run(preview, cancel, report)
 
         nothing = (
@@ -328,9 +367,11 @@ class CorrectPresenter:
         """Clean masks with one of `TOOLS`."""
         project, object_id = self._target()
         start, stop = self.span(scope)
-        self._compute(
+        self._start(
             object_id,
-            lambda: editing.clean(project, object_id, start, stop, tool),
+            lambda cancel, report: _run(
+                editing.clean(project, object_id, start, stop, tool), cancel, report
+            ),
             f"There is nothing to clean up ({TOOLS[tool]}): all is as it would be, or locked.",
         )
 
@@ -409,12 +450,6 @@ class CorrectPresenter:
             self._tell(f"Threshold {threshold:+.2f}", [object_id], frames)
 
         self.job.start(work, on_written)
-
-    def _compute(self, object_id: int, make: Callable[[], editing.Preview], nothing: str) -> None:
-        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            yield from _run(make(), cancel, report)
-
-        self._start(object_id, work, nothing)
 
     def _start(
         self,

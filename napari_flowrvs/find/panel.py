@@ -370,8 +370,12 @@ class OptionsPanel(QWidget):
 
     def place(self) -> str:
         """Return the device, or the address of the cluster, "" where it is still missing."""
-        chosen = str(self.device.value)
-        return self.scheduler.text().strip() if chosen == CLUSTER else chosen
+        address = self.cluster()
+        return str(self.device.value) if address is None else address
+
+    def cluster(self) -> str | None:
+        """Return the address of the cluster that is to compute; None where this computer is."""
+        return self.scheduler.text().strip() if self.device.value == CLUSTER else None
 
     def inputs(self, source: VideoSource | None, texts: tuple[str, ...]) -> SegmentInputs:
         """Return what a run of these sentences over `source` would take."""

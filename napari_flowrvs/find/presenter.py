@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -31,15 +28,16 @@ __all__ = [
     "CLUSTER",
     "DEVICES",
     "EVERY",
+    "FIRST_WORKER",
     "LOOKS",
     "MEMORY",
+    "NO_CLUSTER",
     "PREVIEW",
     "Prompt",
     "SegmentInputs",
     "SegmentPresenter",
     "Stray",
     "Written",
-    "import_ahead",
     "load_segmenter",
 ]
 
@@ -49,7 +47,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 CLUSTER = "a cluster"
 
 #: Seconds that a scheduler may take to have a worker.
-_FIRST_WORKER = 30.0
+FIRST_WORKER = 30.0
+
+NO_CLUSTER = "There is no cluster: type its scheduler's address, tls://HOST:PORT."
 
 #: Labels with more values are no objects.
 _MOST_VALUES = 1000
@@ -74,26 +74,11 @@ def load_segmenter(model: str, device: str, memory: str = "auto") -> Segmenter:
     if device not in DEVICES:
         from flowrvs.inference.cluster import Cluster
 
-        return Cluster(device, model, timeout=_FIRST_WORKER, memory=memory)
+        return Cluster(device, model, timeout=FIRST_WORKER, memory=memory)
     for placed in placed_models():
         if placed.name == model and placed.adapter:  # of a model that is loaded with it
             return flowrvs.load(placed.base, device=device, memory=memory, lora=placed.folder)
     return flowrvs.load_segmenter(model, device=device, memory=memory)
-
-
-def import_ahead() -> threading.Thread:
-    """Import what models are made of, before anybody waits for it; return the thread.
-
-    Importing holds the interpreter for up to a third of a second at a time.
-    """
-
-    def work() -> None:
-        with contextlib.suppress(Exception):  # whoever loads a model is told what is wrong
-            importlib.import_module("flowrvs.pipelines")
-
-    thread = threading.Thread(target=work, name="flowrvs-imports", daemon=True)
-    thread.start()
-    return thread
 
 
 @dataclass(frozen=True)
@@ -160,7 +145,7 @@ class SegmentInputs:
         if not self.model.strip():
             raise InputError("There is no model: type tiny, or choose the folder of one.")
         if not self.device:
-            raise InputError("There is no cluster: type its scheduler's address, tls://HOST:PORT.")
+            raise InputError(NO_CLUSTER)
         if self.look in (EVERY, PREVIEW) and self.every < 2:
             raise InputError("Every frame is no preview: choose every 2nd frame, or fewer.")
         request = SegmentRequest(

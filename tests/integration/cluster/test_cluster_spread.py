@@ -22,6 +22,11 @@ from flowrvs.inference.cluster import SpreadCluster
 from flowrvs.masks.propagate import Spread
 from flowrvs.progress import CancelToken
 from flowrvs.store import Project
+from napari_flowrvs.correct.presenter import CorrectPresenter
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.motion import Motion
+from napari_flowrvs.source import VideoSource
+from napari_flowrvs.trackers import Trackers
 from tests.fixtures.cluster import LocalCluster
 from tests.fixtures.trackers import ColorTracker
 from tests.fixtures.without import without_models
@@ -156,6 +161,36 @@ def test_the_client_needs_no_torch(two: LocalCluster, copies: list[Path], tmp_pa
     done = without_models(f"from flowrvs.cli import main; sys.exit(main({line!r}))", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Object 1, 'square 1': 21 frames" in done.stdout
+
+
+@pytest.mark.parametrize("tracker", [None, "colours"])
+def test_the_dock_shows_the_same(
+    two: LocalCluster, film: tuple[Path, np.ndarray], copies: list[Path], tracker: str | None
+) -> None:
+    desk, motion = Desk(), Motion()
+    motion.set_source(VideoSource("film", 24, str(film[0]), None))
+    trackers = Trackers(load=lambda name: ColorTracker())
+    correct = CorrectPresenter(desk, motion, flowrvs.load_segmenter, trackers=trackers)
+    failures: list[object] = []
+    correct.job.failed.connect(failures.append)
+    told: list[str] = []
+    correct.job.progressed.connect(lambda event: told.append(event.message))
+    shown = []
+    with Project.open(copies[0]) as project:
+        desk.set_project(project)
+        desk.set_object(2)
+        if tracker is not None:
+            trackers.choose(tracker)
+        for address in (None, two.address):
+            correct.scheduler = lambda address=address: address
+            correct.spread()
+            assert not failures and correct.preview is not None
+            shown.append({t: correct.preview.mask(t).tobytes() for t in correct.preview.frames})
+            correct.discard()
+        desk.set_project(None)
+    assert shown[0] == shown[1] and len(shown[0]) == 22
+    assert told.count(f"Asking the cluster at {two.address}") == 1
+    motion.close()
 
 
 def test_a_killed_worker_costs_its_pieces_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from flowrvs.editing.pick import Mark
-from flowrvs.errors import InputError
+from flowrvs.errors import InputError, PluginError
 from flowrvs.store import Project, Provenance
 from flowrvs.video import open_video
 from napari_flowrvs.desk import Desk
@@ -323,6 +324,33 @@ def test_trackers_of_packages_are_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
     encodings = trackers.encodings("colours", lambda _event: None)
     assert encodings is not None and encodings.tracker.name == "colours"
     assert trackers.encodings("colours", lambda _event: None) is encodings
+
+
+def test_what_a_tracker_is_made_of_is_imported_once_it_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    groups = {"flowrvs.trackers": {"slow": "slow_things:load", "broken": "broken_things:load"}}
+    slow = "import threading\nby = threading.current_thread().name\n"
+    modules = {
+        "slow_things": f"{slow}from tests.fixtures.trackers import load",
+        "broken_things": "x",
+    }
+    install(monkeypatch, tmp_path, "slow-things", groups, modules)
+    trackers = Trackers()
+    trackers.look()
+    assert "slow_things" not in sys.modules  # another package's is not imported unasked
+
+    def choose(name: str) -> None:
+        trackers.choose(name)
+        for thread in threading.enumerate():
+            if thread.name == "flowrvs-imports":
+                thread.join(20)
+
+    choose("slow")
+    assert sys.modules.pop("slow_things").by == "flowrvs-imports"
+    choose("broken")
+    with pytest.raises(PluginError, match="broken_things|NameError"):  # told to whoever loads it
+        trackers.encodings("broken", lambda _event: None)
 
 
 def test_scissors_snap_close_and_are_mended(
