@@ -44,6 +44,7 @@ from qtpy.QtCore import QTimer
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from flowrvs.video import open_video
+from napari_flowrvs.ahead import import_ahead
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.layers import label_layer, video_layer
 from napari_flowrvs.projects import open_projects
@@ -490,6 +491,9 @@ def _pick(dock: SegmentDock, acting: Acting, name: str, y: float, x: float) -> N
     rest = lambda: not any(job.busy for job in dock.session.jobs())  # noqa: E731
     marks.trackers._load = _random_tracker
     if name == "sam2":
+        thread = import_ahead("flowrvs.models.sam2")
+        nothing = lambda i: None  # noqa: E731
+        acting("torch is imported ahead", nothing, 1, lambda: not thread.is_alive())
         marks.trackers.known[name] = True
         marks.trackers.choose(name)
     desk.choose(1)

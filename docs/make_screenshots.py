@@ -135,7 +135,7 @@ def take(viewer: napari.Viewer, path: Path) -> None:
 def by_hand(viewer: napari.Viewer, dock: SegmentDock, clip: SynthClip, to: Path) -> None:
     """Take a picture of a clip without any model: two drawn frames, the others filled in."""
     dock.find.draw()
-    wait(lambda: not dock.session.segment.job.busy)
+    wait(lambda: not dock.session.segment.job.busy and not dock.link.waiting)
     layer = viewer.layers.selection.active
     layer.name = "drawn by hand"
     project = dock.session.desk.project
@@ -263,7 +263,7 @@ def main() -> None:
             catch_running(viewer, dock, args.to / "running.png")
             dock.find.run_button.setFocus()
             dock.find.run()
-            wait(lambda d=dock: not d.session.segment.job.busy)
+            wait(lambda d=dock: not d.session.segment.job.busy and not d.link.waiting)
             viewer.dims.set_current_step(0, 16)
             take(viewer, args.to / "finished.png")
             annotate(viewer, dock, args.to)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from flowrvs.errors import ProjectError
+from flowrvs.errors import InputError, ProjectError
 from flowrvs.store import ObjectRecord, Project
 
 __all__ = ["Changed", "Desk"]
@@ -94,6 +94,34 @@ class Desk:
         if self._project is None or self._object is None:
             return None
         return self._project.objects.get(self._object)
+
+    def need_project(self) -> Project:
+        """Return the project.
+
+        Raises
+        ------
+        InputError
+            There is none.
+        """
+        if self._project is None:
+            raise InputError(
+                "There is no project yet: Run or Draw by hand on the page Find, or open one."
+            )
+        return self._project
+
+    def need_object(self) -> ObjectRecord:
+        """Return the record of the object that tools work on.
+
+        Raises
+        ------
+        InputError
+            There is no project, or no object was chosen.
+        """
+        self.need_project()
+        thing = self.object
+        if thing is None:
+            raise InputError("There is no object to work on: choose one on the page Objects.")
+        return thing
 
     @property
     def frame(self) -> int:

@@ -223,11 +223,11 @@ class SegmentDock(QWidget):
         link, video = self.link, self._running
         link.note_home(video, project)
         first = not link.project_layers(project)
-        link.viewer.layers.selection.active = link.show_layer(project, prompts[0].layer_id, video)
+        link.choose_layer(project, prompts[0].layer_id, video)
         self.find.offers.settle(taken=True)
         if first or len(prompts) > 1:
             link.show_project(project, video)
-        self.session.desk.catalog_changed.emit()
+        link.soon(self.session.desk.catalog_changed.emit)
 
     def _on_written(self, project: Project | None, written: Written) -> None:
         self.link.refresh(project, written)
@@ -235,9 +235,14 @@ class SegmentDock(QWidget):
             self.session.desk.wrote(written.layer_id, written.start, written.stop)
 
     def _on_run_finished(self, _text: str) -> None:
-        project = self.session.segment.project
-        if project is not None and project is self.session.desk.project:
-            self.session.links.look(project, self.session.segment.found)
+        segment, found = self.session.segment, self.session.segment.found
+
+        def look() -> None:
+            project = segment.project
+            if project is not None and project is self.session.desk.project:
+                self.session.links.look(project, found)
+
+        self.link.soon(look)  # a short run ends before its layer is shown
 
     def _pick(self) -> None:
         """Take the tool Pick up, or put it away; begin a project where there is none."""
@@ -251,22 +256,27 @@ class SegmentDock(QWidget):
             self.session.correct.discard()
 
     def _on_begun(self, project: Project, object_id: int) -> None:
-        if self._picks_next:
-            self._picks_next = False
+        picks, self._picks_next = self._picks_next, False
+        self.link.soon(lambda: self._hand_over(project, object_id, picks))
+
+    def _hand_over(self, project: Project, object_id: int, picks: bool) -> None:
+        """Begin with an object, whose layer is shown by now: with the tool Pick, or the brush."""
+        if project is not self.session.desk.project or object_id not in project.objects:
+            return
+        name = project.objects[object_id].name
+        if picks:
             self.session.desk.choose(object_id)
             self.session.pick.start()
-            self._leave()
-            self.footer.progress.say(
-                f"Click on “{project.objects[object_id].name}”: Enter keeps what is shown."
+            line = f"Click on “{name}”: Enter keeps what is shown."
+        else:
+            self.link.take_brush(object_id)
+            line = (
+                f"Draw “{name}” here, and again some frames on ({key_of('forward')}). Then, on the "
+                f"page Correct, {key_of('interpolate')} fills in between, or {key_of('spread')} "
+                "follows the motion."
             )
-            return
-        self.link.take_brush(object_id)
         self._leave()
-        self.footer.progress.say(
-            f"Draw “{project.objects[object_id].name}” here, and again some frames on "
-            f"({key_of('forward')}). Then, on the page Correct, {key_of('interpolate')} fills in "
-            f"between, or {key_of('spread')} follows the motion."
-        )
+        self.footer.progress.say(line)
 
     def _turn(self, back: bool) -> None:
         """Undo, or do again: Ctrl+Z and Ctrl+Shift+Z in a layer."""

@@ -373,6 +373,17 @@ class ViewerLink:
             meta |= placement(video)
         return data, meta, kind
 
+    def choose_layer(self, project: Project, layer_id: int, video: Image | None) -> None:
+        """Choose the layer that shows some labels; a missing one comes in turns of its own."""
+
+        def choose() -> None:
+            layer = self.labels(project, layer_id)
+            if layer is not None:
+                self.viewer.layers.selection.active = layer
+
+        self.soon(partial(self._show_if_there, project, layer_id, video))
+        self.soon(choose)
+
     def show_project(self, project: Project, video: Image | None) -> None:
         """Show all labels of a project that are not shown yet, one after the other."""
         missing = [i for i in project.layers if self.labels(project, i) is None]
@@ -487,7 +498,8 @@ class ViewerLink:
         for known, layer_id in sorted(self._withdrawn, key=lambda pair: pair[1]):
             if known is project and layer_id in holding:
                 self._withdrawn.discard((project, layer_id))
-                self.show_layer(project, layer_id, self.video_of(project))
+                video = self.video_of(project)
+                self.soon(partial(self._show_if_there, project, layer_id, video))
 
 
 def home_of(video: Image) -> str | None:

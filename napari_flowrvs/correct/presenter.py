@@ -233,11 +233,10 @@ class CorrectPresenter:
         return 0, self.desk.frame_count
 
     def _target(self) -> tuple[Project, int]:
-        if self.desk.project is None or self.desk.object_id is None:
-            raise InputError("There is no object to correct: choose one on the page Objects.")
+        project, thing = self.desk.need_project(), self.desk.need_object()
         if self.job.busy:
             raise InputError("A correction is being computed: wait for it, or cancel it.")
-        return self.desk.project, self.desk.object_id
+        return project, thing.id
 
     def own_sentence(self) -> str:
         """Return a sentence that means the desk's object alone, or with others; or ""."""

@@ -476,8 +476,8 @@ class FindPanel(QWidget):
         )
         self.offers = LayerOffers(self._link, self._progress)
         self.offers.take_asked.connect(self.take_over)
-        tip = "Write masks and sentences as a dataset split"
-        self.export_button = _button("E&xport MeViS split…", tip)
+        tip = "Write masks and sentences as MeViS, COCO, DAVIS or another format"
+        self.export_button = _button("E&xport a dataset…", tip)
         tip = "J and F of every frame of two label layers"
         self.compare_button = _button("Compare two layers…", tip)
         tip = "Let a model learn from what was corrected"

@@ -178,7 +178,7 @@ class ObjectsPresenter:
         InputError
             The sentence is blank.
         """
-        project = self._project()
+        project = self.desk.need_project()
         ids = [] if self.desk.object_id is None else [self.desk.object_id]
         self._expression = project.add_expression(text.strip(), ids).exp_id
         self.desk.catalog_changed.emit()
@@ -186,21 +186,21 @@ class ObjectsPresenter:
     def remove_expression(self) -> None:
         """Forget the chosen sentence; its objects stay."""
         if self.expression_id is not None:
-            self._project().remove_expression(self.expression_id)
+            self.desk.need_project().remove_expression(self.expression_id)
             self.desk.catalog_changed.emit()
 
     def set_meant(self, object_id: int, meant: bool) -> None:
         """Say whether the chosen sentence means an object."""
         if self.expression_id is not None:
             ids = self.meant | {object_id} if meant else self.meant - {object_id}
-            self._project().set_expression_objects(self.expression_id, ids)
+            self.desk.need_project().set_expression_objects(self.expression_id, ids)
             self.desk.catalog_changed.emit()
 
     def set_text(self, exp_id: str, text: str) -> None:
         """Give a sentence other words; a blank one is ignored."""
         words = " ".join(text.split())
         if words:
-            self._project().set_expression_text(exp_id, words)
+            self.desk.need_project().set_expression_text(exp_id, words)
             self.desk.catalog_changed.emit()
 
     # -- objects -------------------------------------------------------------------------
@@ -208,12 +208,12 @@ class ObjectsPresenter:
     def rename(self, object_id: int, name: str) -> None:
         """Give an object another name; a blank one is ignored."""
         if name.strip():
-            self._project().update_object(object_id, name=name.strip())
+            self.desk.need_project().update_object(object_id, name=name.strip())
             self.desk.catalog_changed.emit()
 
     def recolor(self, object_id: int, color: tuple[float, float, float]) -> None:
         """Give an object another colour, in all layers."""
-        self._project().update_object(object_id, color=color)
+        self.desk.need_project().update_object(object_id, color=color)
         self.desk.catalog_changed.emit()
 
     def add(self) -> ObjectRecord:
@@ -221,15 +221,11 @@ class ObjectsPresenter:
 
         It may begin on any frame: where nothing is drawn, it is not there.
         """
-        project = self._project()
-        thing = self.desk.object
-        if thing is not None:
-            layer_id = thing.layer
-        elif project.layers:
-            layer_id = min(project.layers)
-        else:
-            raise InputError("There is no layer yet: run a sentence first.")
-        made = project.add_object(f"object {project.next_label}", layer_id)
+        project, thing = self.desk.need_project(), self.desk.object
+        name, layers = f"object {project.next_label}", project.layers
+        layer_id = min(layers, default=None) if thing is None else thing.layer
+        layer_id = project.add_layer(name).id if layer_id is None else layer_id
+        made = project.add_object(name, layer_id)
         self.desk.catalog_changed.emit()
         self.desk.choose(made.id)
         return made
@@ -289,7 +285,7 @@ class ObjectsPresenter:
 
     def split_by_painting(self) -> None:
         """Make a new object in the same layer and ask for the brush: what it covers is cut."""
-        self._chosen()
+        self.desk.need_object()
         self.brush_requested.emit(self.add().id)
 
     def cut_others(self) -> None:
@@ -337,19 +333,8 @@ class ObjectsPresenter:
 
     # -- inside --------------------------------------------------------------------------
 
-    def _project(self) -> Project:
-        if self.desk.project is None:
-            raise InputError("There is no project yet: run a sentence, or open a project.")
-        return self.desk.project
-
-    def _chosen(self) -> tuple[Project, ObjectRecord]:
-        project, thing = self._project(), self.desk.object
-        if thing is None:
-            raise InputError("There is no object to work on: choose one.")
-        return project, thing
-
     def _layers(self, other: int) -> set[int]:
-        return {self._project().objects[other].layer}
+        return {self.desk.need_project().objects[other].layer}
 
     def _do(
         self,
@@ -361,7 +346,7 @@ class ObjectsPresenter:
 
         `thing` is the object that is chosen now.
         """
-        project, thing = self._chosen()
+        project, thing = self.desk.need_project(), self.desk.need_object()
 
         def end(_result: object) -> None:
             if project is self.desk.project:
@@ -376,7 +361,7 @@ class ObjectsPresenter:
         )
 
     def _on_range(self, word: str, action: Callable[..., object]) -> None:
-        self._chosen()
+        self.desk.need_object()
         if not self.desk.span_chosen:
             raise InputError("Choose a range first: on its first and last frame (keys I, Shift+I).")
         start, stop = self.desk.span

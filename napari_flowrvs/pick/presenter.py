@@ -167,9 +167,7 @@ class PickPresenter:
         self._cut: npt.NDArray[np.bool_] | None = None  # what a closed outline surrounds
         self._cuts = 0
         self._frame = 0
-        self._place: _Place | None = None
-        self._picker: Picker | TrackerPicker | None = None
-        self._answered: tuple[Mark, ...] | None = None
+        self._answer: _Answer | None = None
         self._preview: Picked | None = None
         self.job.completed.connect(self._ask)
         self.job.failed.connect(self._on_failed)
@@ -199,6 +197,11 @@ class PickPresenter:
     def waiting(self) -> bool:
         """True while marks, or an outline, wait to be kept or forgotten."""
         return bool(self._marks or self._corners) or self._cut is not None
+
+    @property
+    def answered(self) -> bool:
+        """True when the last answer was to the marks that there are."""
+        return self._answer is not None and self._answer.marks == self._marks
 
     @property
     def here(self) -> bool:
@@ -358,10 +361,9 @@ class PickPresenter:
         if self._corners:
             self._ask_outline()
             return
-        cut = self._cut
-        picker = self._picker if place == self._place else None
-        marks = self._marks
-        if picker is not None and marks == self._answered:
+        cut, marks, last = self._cut, self._marks, self._answer
+        picker = last.picker if last is not None and last.place == place else None
+        if picker is not None and self.answered:
             return
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
@@ -437,7 +439,7 @@ class PickPresenter:
 
     def _on_answer(self, answer: object) -> None:
         assert isinstance(answer, _Answer)
-        self._place, self._picker, self._answered = answer.place, answer.picker, answer.marks
+        self._answer = answer
         said = bool(answer.marks) or answer.place.cut > 0
         if said and answer.marks == self._marks and answer.place == self._wanted():
             by = "" if answer.place.tool == CLASSICAL else f" with {answer.place.tool}"
@@ -477,17 +479,17 @@ class PickPresenter:
             return
         if self._preview is None and not self._marks:
             return
-        if self._preview is None or self._answered != self._marks:
+        if self._preview is None or not self.answered:
             raise InputError("The last mark is still being looked at: wait a moment.")
         self.steps.ask(self._write)
 
     def _write(self) -> None:
-        picked, project, place = self._preview, self.desk.project, self._place
-        if picked is None or project is None or place is None or place.project is not project:
+        picked, answer = self._preview, self._answer
+        if picked is None or answer is None or answer.place.project is not self.desk.project:
             return
-        object_id, rule = self.object_id, self.rule
-        like = self.desk.object
-        tool = self._picker.name if isinstance(self._picker, TrackerPicker) else ""
+        project = answer.place.project
+        object_id, rule, like = self.object_id, self.rule, self.desk.object
+        tool = answer.picker.name if isinstance(answer.picker, TrackerPicker) else ""
 
         def action(cancel: CancelToken, report: ProgressCallback) -> int:
             with project.edit(picked.name, kind="human"):
@@ -528,8 +530,7 @@ class PickPresenter:
 
     def _clear(self) -> None:
         # What was written changes what a picker starts from.
-        self._picker = self._place = self._answered = None
-        self._cut, self._outline, self._closing = None, None, False
+        self._answer, self._cut, self._outline, self._closing = None, None, None, False
         if self._marks or self._corners:
             self._marks, self._corners = (), ()
             self.marks_changed.emit()

@@ -21,7 +21,7 @@ from napari_flowrvs.steps import Steps
 
 __all__ = ["Doubtful", "ReviewPresenter"]
 
-_LONGEST = 2000  # entries of an object's queue: more are looked for when these are done
+_LONGEST = 2000  # entries of a queue: more are looked for when these are done
 _REORDER = 2.0  # seconds between two orders while doubts are measured
 
 
@@ -136,13 +136,13 @@ class ReviewPresenter:
             # The first of every object, then the second ones: each order is kept.
             order = np.lexsort((-np.nan_to_num(doubts), places))
             self._queue = [
-                Doubtful(int(frames[i]), ids[owners[i]], float(doubts[i])) for i in order
+                Doubtful(int(frames[i]), ids[owners[i]], float(doubts[i])) for i in order[:_LONGEST]
             ]
         return self._queue
 
     def _order(self, object_id: int) -> list[int]:
         if object_id not in self._orders:
-            provenance = self._project().provenance(object_id)
+            provenance = self.desk.need_project().provenance(object_id)
             doubts = self.doubts.of(object_id)
             known = np.zeros(len(provenance)) if doubts is None else np.nan_to_num(doubts)
             self._orders[object_id] = editing.review_order(known, provenance, most=_LONGEST)
@@ -218,7 +218,7 @@ class ReviewPresenter:
         self.steps.ask(
             lambda: self._judge(
                 "absent",
-                (self._chosen(),),
+                (self.desk.need_object().id,),
                 lambda project, i, t: project.mark_absent(i, t, t + 1),
             )
         )
@@ -229,7 +229,7 @@ class ReviewPresenter:
 
     def _accept_here(self) -> None:
         stop, ids = self.desk.frame + 1, self._reviewed()
-        project = self._project()
+        project = self.desk.need_project()
         nobodys = sum(
             int(np.count_nonzero(project.provenance(i)[:stop] == Provenance.EMPTY)) for i in ids
         )
@@ -250,7 +250,7 @@ class ReviewPresenter:
 
     def fix(self) -> None:
         """Ask for the brush on the desk's object."""
-        self.fix_requested.emit(self._chosen())
+        self.fix_requested.emit(self.desk.need_object().id)
 
     def _judge(
         self, word: str, ids: tuple[int, ...], verdict: Callable[[Project, int, int], object]
@@ -266,6 +266,7 @@ class ReviewPresenter:
             t,
             t + 1,
             lambda: self._show(target),
+            pixels=word == "absent",
         )
 
     def _write(
@@ -276,9 +277,11 @@ class ReviewPresenter:
         start: int,
         stop: int,
         then: Callable[[], object] | None = None,
+        *,
+        pixels: bool = False,
     ) -> None:
-        """Write one verdict about some objects as one step."""
-        project = self._project()
+        """Write one verdict about some objects as one step; it may change their `pixels`."""
+        project = self.desk.need_project()
 
         def action(cancel: CancelToken, report: ProgressCallback) -> None:
             with project.edit(name):
@@ -287,27 +290,21 @@ class ReviewPresenter:
 
         def end(_result: None) -> None:
             if project is self.desk.project:
-                self.desk.touched_objects(ids, start, stop)
+                if pixels:
+                    self.desk.touched_objects(ids, start, stop)
+                else:  # nothing has to be drawn again
+                    for layer_id in {project.objects[i].layer for i in ids if i in project.objects}:
+                        self.desk.wrote(layer_id, start, stop)
                 if then is not None:
                     then()
 
         self.steps.run(name.capitalize(), action, end)
-
-    def _project(self) -> Project:
-        if self.desk.project is None:
-            raise InputError("There is no project yet: run a sentence, or open a project.")
-        return self.desk.project
 
     def _reviewed(self) -> tuple[int, ...]:
         found = self.objects()
         if not found:
             raise InputError("There is nothing to review: choose an object or a sentence.")
         return found
-
-    def _chosen(self) -> int:
-        if self.desk.object_id is None:
-            raise InputError("There is no object to work on: choose one.")
-        return self.desk.object_id
 
     # -- what others do ------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ def middle(t: int) -> tuple[float, float]:
 def answered(person: Person) -> PickPresenter:
     """Wait until the last mark is answered."""
     pick = person.dock.session.pick
-    person.until(lambda: not pick.job.busy and pick._answered == pick.marks)
+    person.until(lambda: not pick.job.busy and pick.answered)
     return pick
 
 

@@ -161,4 +161,5 @@ def waiting(
 
 
 def finish(qtbot: Any, dock: SegmentDock) -> None:
-    qtbot.waitUntil(lambda: not dock.session.segment.job.busy, timeout=20_000)
+    job = dock.session.segment.job
+    qtbot.waitUntil(lambda: not job.busy and not dock.link.waiting, timeout=20_000)

@@ -14,6 +14,7 @@ from qtpy.QtCore import QTimer
 
 from flowrvs.errors import CheckpointError, StorageError
 from flowrvs.store import Project, Provenance
+from napari_flowrvs import viewer as viewer_module
 from napari_flowrvs.compare.panel import ComparePanel
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.importing.panel import ImportDialog
@@ -70,6 +71,33 @@ def test_masks_are_shown_while_later_windows_are_computed(
     finish(qtbot, dock)
     assert len(seen) > 2
     assert len(drawn) == times, "later windows do not hold frame 2: nothing is drawn again"
+
+
+def test_a_runs_layer_is_made_and_added_in_turns_of_their_own(
+    opened: tuple[Any, SegmentDock], qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, dock = opened
+    turn = [0]
+    seen: dict[str, int] = {}
+    timer = QTimer()
+    timer.timeout.connect(lambda: turn.__setitem__(0, turn[0] + 1))
+    timer.start(0)
+    made = viewer_module.make_layer
+
+    def make(layer: Any) -> Any:
+        seen["made"] = turn[0]
+        return made(layer)
+
+    monkeypatch.setattr(viewer_module, "make_layer", make)
+    dock.session.segment.prompted.connect(lambda *_: seen.setdefault("prompted", turn[0]))
+    viewer.layers.events.inserted.connect(lambda _event: seen.setdefault("added", turn[0]))
+    dock.session.desk.project_changed.connect(lambda _: seen.setdefault("chosen", turn[0]))
+    dock.find.sentences.set_texts(("red",))
+    dock.find.run()
+    finish(qtbot, dock)
+    timer.stop()
+    assert seen["prompted"] < seen["made"] < seen["added"] < seen["chosen"]
+    assert viewer.layers.selection.active is viewer.layers["red"]
 
 
 def test_strokes_during_a_run_are_kept_and_can_be_undone(

@@ -143,7 +143,7 @@ def test_the_file_menu_exports(
     presenter.run(SegmentInputs(source, ("red",)))
     for data, meta, kind in layers_of(image_folder.with_name("squares.flowrvs")):
         viewer.add_layer(make_layer((data, meta, kind)))
-    _action(viewer, "Export a MeViS split").trigger()
+    _action(viewer, "Export a dataset").trigger()
     (dialog,) = viewer.window._qt_window.findChildren(ExportDialog)
     assert dialog.projects.count() == 1
     assert dialog.projects.item(0).text() == "squares.flowrvs"

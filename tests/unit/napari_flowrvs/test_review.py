@@ -12,7 +12,7 @@ from PIL import Image
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
-from napari_flowrvs.desk import Desk
+from napari_flowrvs.desk import Changed, Desk
 from napari_flowrvs.history.presenter import HistoryPresenter
 from napari_flowrvs.job import consume
 from napari_flowrvs.motion import Motion
@@ -99,6 +99,23 @@ def test_verdicts_shorten_the_queue_and_go_on(
     review.next()
     review.previous()
     assert not asked and desk.frame == FRAMES - 1, "nothing is left: stay"
+
+
+def test_only_verdicts_that_change_pixels_draw_them_again(
+    review: ReviewPresenter, desk: Desk
+) -> None:
+    drawn: list[Changed] = []
+    written: list[Changed] = []
+    desk.contents_changed.connect(drawn.append)
+    desk.masks_written.connect(written.append)
+    desk.set_frame(3)
+    review.accept()
+    desk.set_frame(5)
+    review.accept_here()
+    assert drawn == [] and written == [Changed(1, 3, 4), Changed(1, 0, 6)]
+    desk.set_frame(7)
+    review.absent()
+    assert drawn == [Changed(1, 7, 8)]
 
 
 def test_accepting_off_the_queue_takes_that_frame_and_leads_to_the_first(
@@ -349,6 +366,13 @@ def test_the_queue_of_an_hour_is_there_at_once(tmp_path: Path, desk: Desk) -> No
         assert len(queue) == len({each.frame for each in queue}) == 2000
         assert queue[1].frame == 5, "of equal doubts the earlier ones"
         assert presenter.progress() == (0, count)
+        near = made.add_object("near", 1)
+        presenter.set_scope(made.add_expression("both of them", [1, near.id]).exp_id)
+        both = presenter.queue()
+        assert [each.object_id for each in both[:4]] == [1, near.id, 1, near.id]
+        assert len(both) == 2000 and {each.frame for each in both[::2]} == {
+            each.frame for each in queue[:1000]
+        }
 
 
 def test_another_object_does_not_wait_for_a_long_one(desk: Desk, project: Project) -> None:
