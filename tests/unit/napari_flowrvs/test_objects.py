@@ -172,6 +172,15 @@ def test_without_a_project_one_line_says_what_to_do() -> None:
         presenter.add()
 
 
+def test_the_first_object_brings_its_layer(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "new", VideoInfo(None, "array", 10, 6, 8)) as made:
+        presenter = ObjectsPresenter(Desk())
+        presenter.desk.set_project(made)
+        first, second = presenter.add(), presenter.add()
+        assert [record.name for record in made.layers.values()] == ["object 1"]
+        assert (first.layer, second.layer) == (1, 1) and presenter.desk.object_id == second.id
+
+
 def test_the_page_ticks_edits_and_chooses(
     qtbot: Any, presenter: ObjectsPresenter, project: Project
 ) -> None:
