@@ -124,4 +124,5 @@ class PreviewBar(QFrame):
         self.discard_button.setText("cancel" if busy else "discard")
         if preview is not None:
             count = 0 if self._labels is None else len(self._labels.ready)
-            self.text.setText(f"{preview.name}: {counted(count, 'frame')}")
+            more = "" if count == 1 else f": {counted(count, 'frame')}"
+            self.text.setText(f"{preview.name}{more}")

@@ -100,11 +100,7 @@ class PickPanel(QWidget):
         box.addWidget(self.list, 1)
         box.addWidget(row(self.remove_button, self.back_button))
         box.addWidget(self.help)
-        self.target.activated.connect(
-            lambda _i: commands.attempt(
-                lambda: presenter.choose(target=Target[self.target.currentData()])
-            )
-        )
+        self.target.activated.connect(lambda _i: commands.attempt(self._on_target))
         self.rule.activated.connect(
             lambda _i: commands.attempt(lambda: presenter.choose(rule=self.rule.currentData()))
         )
@@ -128,6 +124,10 @@ class PickPanel(QWidget):
         if 0 <= index < len(self.presenter.marks):
             self.presenter.remove(index)
 
+    def _on_target(self) -> None:
+        self.presenter.choose(target=Target[self.target.currentData()])
+        self._on_marks()
+
     def _on_drag(self, index: int) -> None:
         self.tool.scribbles, self.tool.scissors = index == 1, index == 2
 
@@ -148,7 +148,11 @@ class PickPanel(QWidget):
         self.target.setCurrentIndex(list(Target).index(self.presenter.target))
         self.rule.setEnabled(self.presenter.target is Target.CHOSEN)
         thing = self.presenter.desk.object
-        self.about.setText("no object is chosen" if thing is None else f"{thing.id}: {thing.name}")
+        if self.presenter.target is Target.NEW:
+            self.about.setText("a new object")
+        else:
+            name = "no object is chosen" if thing is None else f"object {thing.id}: {thing.name}"
+            self.about.setText(name)
 
 
 def _text(mark: Mark) -> str:

@@ -142,7 +142,7 @@ def test_masks_of_a_model_are_corrected_with_every_tool(make_person: MakePerson)
     for _ in range(6):
         person.press("PageUp", panel.slider)
     assert dock.session.correct.preview is not None and dock.footer.preview.overlay.shown
-    assert "on frame 5: 1 frame" in dock.footer.preview.text.text()
+    assert dock.footer.preview.text.text().endswith("on frame 5")
     person.press("Right")
     assert "on frame 6" in dock.footer.preview.text.text() and desk.frame == 6
     person.click(dock.footer.preview.discard_button)

@@ -127,6 +127,20 @@ def test_a_spread_goes_to_the_cluster_where_one_is_chosen(opened: Any, qtbot: An
     assert correct.presenter.preview is not None and dock.footer.problem.isHidden()
 
 
+def test_the_page_pick_says_whose_mask_it_becomes(opened: Any, qtbot: Any) -> None:
+    _, dock = opened
+    page = dock.pick
+    assert page.about.text() == "no object is chosen"
+    dock.find.sentences.set_texts(("the red square",))
+    dock.find.draw()
+    finish(qtbot, dock)
+    assert page.about.text() == "object 1: the red square" and page.rule.isEnabled()
+    for index, text, ruled in ((1, "a new object", False), (0, "object 1: the red square", True)):
+        page.target.setCurrentIndex(index)
+        page.target.activated.emit(index)
+        assert page.about.text() == text and page.rule.isEnabled() is ruled
+
+
 def test_which_frames_are_looked_at(opened: Any, qtbot: Any) -> None:
     viewer, dock = opened
     options = dock.find.options
