@@ -44,7 +44,7 @@ from napari_flowrvs.strip.panel import ProvenanceStrip, place_strip
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets import style
 from napari_flowrvs.widgets.keys import Commands, key_of
-from napari_flowrvs.widgets.parts import pass_letters, scrolled
+from napari_flowrvs.widgets.parts import bare, pass_letters, scrolled
 from napari_flowrvs.worker import run_in_thread, run_soon
 
 __all__ = ["SegmentDock"]
@@ -76,6 +76,7 @@ class SegmentDock(QWidget):
         runner: Runner = run_in_thread,
     ) -> None:
         super().__init__()
+        napari_viewer = bare(napari_viewer)
         self.session = Session(load, runner, run_soon)
         self.bridge = Bridge(self.session.desk, self)
         self.link = ViewerLink(
@@ -101,8 +102,9 @@ class SegmentDock(QWidget):
         watching.start(_WATCH_MS)
         # What must happen when the widget has gone cannot be asked of the widget.
         self._place = {"docked": False}
+        link = self.link
         self.destroyed.connect(
-            closer(self.session, self.link.projects, self.link.holder, self._place)
+            closer(self.session, link.projects, link.holder, self._place, link.turns)
         )
 
     def _build(self, recent: Recent) -> None:

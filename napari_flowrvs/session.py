@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from flowrvs.errors import FlowRVSError
@@ -91,12 +92,20 @@ class Session:
 
 
 def closer(
-    session: Session, projects: set[Project], holder: object, place: dict[str, bool]
+    session: Session,
+    projects: set[Project],
+    holder: object,
+    place: dict[str, bool],
+    waiting: deque[Callable[[], object]],
 ) -> Callable[..., None]:
-    """Return what to do once the dock has gone; `place` says whether its viewer has, too."""
+    """Return what to do once the dock has gone; `place` says whether its viewer has, too.
+
+    What waits for the next turn is forgotten: it would speak to widgets that are no more.
+    """
 
     def close(_: object = None) -> None:
         _closing.discard(close)
+        waiting.clear()
         session.close(1.0)
         if not place["docked"]:
             return  # only the dock was closed: the viewer goes on showing the layers

@@ -85,7 +85,8 @@ class ViewerLink:
         self._active: ProjectLabels | None = None
         #: The layer of the video that is chosen in the dock.
         self.video: Image | None = None
-        self._waiting: deque[Callable[[], object]] = deque()
+        #: What is to be done, each in a turn of the event loop of its own.
+        self.turns: deque[Callable[[], object]] = deque()
         self._next = QTimer()
         self._next.setSingleShot(True)
         self._next.timeout.connect(self._go_on)
@@ -141,7 +142,7 @@ class ViewerLink:
 
     def let_go(self) -> None:
         """Leave the layers to themselves: their undo stays the project's."""
-        self._waiting.clear()
+        self.turns.clear()
         for event, hear in self._heard:
             event.disconnect(hear)
         self._heard = ()
@@ -345,7 +346,7 @@ class ViewerLink:
 
     def add_soon(self, layer: LayerTuple) -> None:
         """Make a layer when events have been handled, and add it when others have been."""
-        self.soon(lambda: self._waiting.appendleft(partial(self._add, make_layer(layer))))
+        self.soon(lambda: self.turns.appendleft(partial(self._add, make_layer(layer))))
 
     def _add(self, layer: Layer) -> None:
         """Add a layer; what else follows from that waits until events have been handled."""
@@ -354,9 +355,9 @@ class ViewerLink:
             self.viewer.add_layer(layer)
         finally:
             self._adding = False
-        self._waiting.appendleft(self._on_active)
+        self.turns.appendleft(self._on_active)
         if isinstance(layer, ProjectLabels):
-            self._waiting.extend(partial(layer.show_tool, tool) for tool in TOOLS)
+            self.turns.extend(partial(layer.show_tool, tool) for tool in TOOLS)
 
     def remove(self, layer: Layer | None) -> None:
         """Take a layer away, if it is there."""
@@ -407,7 +408,7 @@ class ViewerLink:
             return
         if made is None:
             made = make_layer(self._tuple(project, layer_id, video))
-            self._waiting.appendleft(partial(self._show_if_there, project, layer_id, video, made))
+            self.turns.appendleft(partial(self._show_if_there, project, layer_id, video, made))
             return
         active = self.viewer.layers.selection.active
         self._add(made)
@@ -428,19 +429,19 @@ class ViewerLink:
 
     def soon(self, action: Callable[[], object]) -> None:
         """Call `action` when events have been handled: napari takes long for each layer."""
-        self._waiting.append(action)
+        self.turns.append(action)
         if not self._next.isActive():
             self._next.start()
 
     @property
     def waiting(self) -> bool:
         """True while layers, or whatever else was put off, are still to come."""
-        return bool(self._waiting)
+        return bool(self.turns)
 
     def _go_on(self) -> None:
-        if self._waiting:
-            self._waiting.popleft()()
-        if self._waiting:
+        if self.turns:
+            self.turns.popleft()()
+        if self.turns:
             self._next.start()
 
     def refresh(self, project: Project | None, written: Written) -> bool:

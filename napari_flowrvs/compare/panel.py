@@ -23,7 +23,7 @@ from napari_flowrvs.compare.curve import CurveView
 from napari_flowrvs.compare.presenter import ComparePresenter, Curve, Side
 from napari_flowrvs.job import Failure, Phase, Runner
 from napari_flowrvs.widgets import style
-from napari_flowrvs.widgets.parts import Problem, ProgressLine, Wrapped, form_layout, row
+from napari_flowrvs.widgets.parts import Problem, ProgressLine, Wrapped, bare, form_layout, row
 from napari_flowrvs.worker import run_in_thread
 
 __all__ = ["ComparePanel"]
@@ -43,7 +43,7 @@ class ComparePanel(QWidget):
     def __init__(self, napari_viewer: Viewer, *, runner: Runner = run_in_thread) -> None:
         super().__init__()
         self._listening = False
-        self.viewer = napari_viewer
+        self.viewer = napari_viewer = bare(napari_viewer)
         self.presenter = ComparePresenter(runner)
         self._build()
         self.setStyleSheet(style.sheet(napari_viewer.theme))

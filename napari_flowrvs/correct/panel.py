@@ -114,9 +114,9 @@ class CorrectPanel(QWidget):
         scored = (self.threshold_button,)
         self._tools = [b for b in self.findChildren(QPushButton) if b not in scored]
         commands.add(
-            spread=presenter.spread,
-            spread_forward=lambda: presenter.spread("forward"),
-            spread_back=lambda: presenter.spread("back"),
+            spread=lambda: self.spread("both"),
+            spread_forward=lambda: self.spread("forward"),
+            spread_back=lambda: self.spread("back"),
             interpolate=presenter.interpolate,
             copy=presenter.copy_to_next,
             clean=self.clean,
@@ -166,7 +166,6 @@ class CorrectPanel(QWidget):
         self.together.toggled.connect(lambda on: setattr(self.presenter, "together", on))
         self.away = QCheckBox("on the cluster")
         self.away.setToolTip("Spread there, not on this computer; its address is on the page Find")
-        self.presenter.scheduler = lambda: self._cluster() if self.away.isChecked() else None
         grid.addWidget(row(QLabel("spread what you drew"), self.tracker, stretch=1), 0, 0, 1, 6)
         grid.addWidget(self.together, 3, 0, 1, 6)
         grid.addWidget(self.away, 4, 0, 1, 6)
@@ -283,6 +282,10 @@ class CorrectPanel(QWidget):
         self.desk.set_span(None, self.last.value() + 1)
 
     # -- tools -------------------------------------------------------------------------
+
+    def spread(self, direction: str) -> None:
+        """Spread where it was chosen to: here, or on the cluster."""
+        self.presenter.spread(direction, self._cluster() if self.away.isChecked() else None)
 
     def clean(self) -> None:
         """Clean up as chosen."""

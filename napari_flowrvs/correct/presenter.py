@@ -199,8 +199,6 @@ class CorrectPresenter:
         self.trackers = Trackers(runner) if trackers is None else trackers
         #: With a tracker: all objects that a person drew, not the desk's alone.
         self.together = False
-        #: Gives the address of the cluster that spreads, "" while it is missing; None: none does.
-        self.scheduler: Callable[[], str | None] = lambda: None
         self.job = Job(runner)
         self._motion = motion
         self._segmenter = segmenter
@@ -247,22 +245,32 @@ class CorrectPresenter:
 
     # -- tools ---------------------------------------------------------------------------
 
-    def spread(self, direction: str = "both") -> None:
+    def spread(self, direction: str = "both", scheduler: str | None = None) -> None:
         """Carry what a person drew along the video: its motion, or a tracker's memory.
 
         Parameters
         ----------
         direction : {"both", "forward", "back"}
             Over the whole range, or from the frame that is shown to one of its ends.
+        scheduler : str, optional
+            The address of the cluster that spreads; by default this computer does.
+
+        Raises
+        ------
+        InputError
+            There is nothing to spread, or the address is empty.
         """
+        if scheduler == "":
+            raise InputError(f"{NO_CLUSTER} It stands below the device, on the page Find.")
         if self.trackers.name != CLASSICAL:
-            self._remember(direction)
+            self._remember(direction, scheduler)
             return
         self._spread(
             "flow",
             direction,
             "There is nothing to spread to: the frames of the range are yours or locked, or what "
             "you drew is hidden on them.",
+            scheduler,
         )
 
     def interpolate(self) -> None:
@@ -274,10 +282,15 @@ class CorrectPresenter:
             "with others between them.",
         )
 
-    def _spread(self, method: Literal["flow", "shape"], direction: str, nothing: str) -> None:
+    def _spread(
+        self,
+        method: Literal["flow", "shape"],
+        direction: str,
+        nothing: str,
+        cluster: str | None = None,
+    ) -> None:
         project, object_id = self._target()
         start, stop = self._directed(direction)
-        cluster = self._cluster() if method == "flow" else None
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             # Shapes need no video, which may have moved or may not be readable here.
@@ -296,13 +309,6 @@ class CorrectPresenter:
 
         self._start(object_id, work, nothing)
 
-    def _cluster(self) -> str | None:
-        """Return the address of the cluster that spreads; None where this computer does."""
-        address = self.scheduler()
-        if address == "":
-            raise InputError(f"{NO_CLUSTER} It stands below the device, on the page Find.")
-        return address
-
     def _directed(self, direction: str) -> tuple[int, int]:
         start, stop = self.desk.span
         if direction == "forward":
@@ -311,7 +317,7 @@ class CorrectPresenter:
             stop = self.desk.frame + 1
         return start, stop
 
-    def _remember(self, direction: str) -> None:
+    def _remember(self, direction: str, cluster: str | None) -> None:
         """Spread by the memory of the tracker that is chosen."""
         project, object_id = self._target()
         start, stop = self._directed(direction)
@@ -319,7 +325,6 @@ class CorrectPresenter:
         ids = [object_id]
         if self.together:
             ids += [i for i in project.objects if i != object_id and _is_drawn(project, i)]
-        cluster = self._cluster()
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             if cluster is None:

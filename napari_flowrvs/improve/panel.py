@@ -40,6 +40,7 @@ from napari_flowrvs.widgets.parts import (
     Problem,
     ProgressLine,
     Wrapped,
+    bare,
     form_layout,
     pass_letters,
     row,
@@ -69,7 +70,7 @@ class ImprovePanel(QWidget):
 
     def __init__(self, napari_viewer: Viewer, *, runner: Runner = run_in_thread) -> None:
         super().__init__()
-        self.viewer = napari_viewer
+        self.viewer = napari_viewer = bare(napari_viewer)
         self.presenter = ImprovePresenter(runner)
         self._shown: tuple[Path, int] | None = None
         self._build()

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QPushButton,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -82,6 +83,8 @@ class PickPanel(QWidget):
         self.inside.setToolTip("The mask never leaves the box")
         self.list = QListWidget()
         self.list.setAccessibleName("Marks on this frame")
+        # No higher than there is room for: the help below it should be read without scrolling.
+        self.list.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)
         self.list.setMinimumHeight(60)
         self.remove_button = QPushButton("remove")
         self.remove_button.setToolTip("Remove the chosen mark")

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QDialog, QMainWindow, QWidget
 
 from napari_flowrvs.job import Failure
-from napari_flowrvs.widgets.parts import Problem, ProgressLine
+from napari_flowrvs.widgets.parts import Problem, ProgressLine, bare
 
 __all__ = ["JobDialog", "show_dialog"]
 
@@ -56,7 +56,7 @@ def show_dialog(kind: type[Form], viewer: Any = None, parent: QWidget | None = N
     if parent is None:
         windows = [w for w in QApplication.topLevelWidgets() if isinstance(w, QMainWindow)]
         parent = next((w for w in windows if w.isActiveWindow()), windows[0] if windows else None)
-    dialog = kind(viewer, parent=parent)
+    dialog = kind(bare(viewer), parent=parent)
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.show()
     return dialog

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 
 from flowrvs.errors import FlowRVSError
 from napari_flowrvs.job import Failure
-from napari_flowrvs.widgets.parts import Wrapped, scrolled
+from napari_flowrvs.widgets.parts import Wrapped, bare, scrolled
 
 __all__ = ["KEYS", "Commands", "KeysDialog", "Shortcut", "key_of", "set_tip"]
 
@@ -129,8 +129,7 @@ class Commands:
         on_failure: Callable[[Failure], None] = lambda failure: None,
     ) -> None:
         self.report(on_failure)
-        # napari gives plugins a proxy and its keys the viewer itself.
-        self._viewer = weakref.ref(getattr(viewer, "__wrapped__", viewer))
+        self._viewer = weakref.ref(bare(viewer))
         self._actions: dict[str, Callable[[], object]] = {}
         _open.append(weakref.ref(self))
         _register()
@@ -170,7 +169,7 @@ class Commands:
 
     def belongs_to(self, viewer: Any) -> bool:
         """True for the viewer of these commands."""
-        return self._viewer() is getattr(viewer, "__wrapped__", viewer)
+        return self._viewer() is bare(viewer)
 
 
 def _run(viewer: Any, name: str) -> None:

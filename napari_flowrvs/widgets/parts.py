@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtGui import QFontDatabase, QKeyEvent
@@ -36,6 +36,7 @@ __all__ = [
     "Problem",
     "ProgressLine",
     "Wrapped",
+    "bare",
     "counted",
     "enable",
     "form_layout",
@@ -54,6 +55,15 @@ __all__ = [
 _LATE_MS = 200
 
 Field = TypeVar("Field", bound=QWidget)
+
+
+def bare(viewer: Any) -> Any:
+    """Return the viewer behind the proxy that napari gives to plugins.
+
+    A proxy's layers are proxies, too: they are neither identical with what events bring nor of its
+    class, and every attribute of theirs takes ten times as long.
+    """
+    return getattr(viewer, "__wrapped__", viewer)
 
 
 def form_layout() -> QFormLayout:

@@ -182,8 +182,7 @@ def test_the_dock_shows_the_same(
         if tracker is not None:
             trackers.choose(tracker)
         for address in (None, two.address):
-            correct.scheduler = lambda address=address: address
-            correct.spread()
+            correct.spread("both", address)
             assert not failures and correct.preview is not None
             shown.append({t: correct.preview.mask(t).tobytes() for t in correct.preview.frames})
             correct.discard()

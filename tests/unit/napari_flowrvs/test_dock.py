@@ -108,7 +108,7 @@ def test_strokes_during_a_run_are_kept_and_can_be_undone(
     parts: list[Any] = []
     dock.session.segment.written.connect(lambda project, part: parts.append(part))
     dock.find.run()
-    qtbot.waitUntil(lambda: "red" in viewer.layers, timeout=20_000)
+    qtbot.waitUntil(lambda: dock.session.desk.project is not None, timeout=20_000)
     layer = viewer.layers["red"]
     layer.brush_size = 6
     painted: dict[int, npt.NDArray[np.uint16]] = {}

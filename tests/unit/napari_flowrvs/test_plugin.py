@@ -21,6 +21,7 @@ from napari_flowrvs.layers import layers_of
 from napari_flowrvs.project_labels import ProjectLabels, make_layer
 from napari_flowrvs.source import VideoSource
 from tests.fixtures.segmenters import ThresholdSegmenter
+from tests.unit.napari_flowrvs.conftest import finish
 
 Clip = npt.NDArray[np.uint8]
 Load = Callable[[str, str], ThresholdSegmenter]
@@ -78,6 +79,26 @@ def test_napari_docks_the_widget_and_saves_its_labels(
     assert np.array_equal(tifffile.imread(path) > 0, clip[..., 0] > 150)
     copy = tmp_path / "copy.flowrvs"
     assert viewer.layers.save(str(copy), plugin="napari-flowrvs") == [str(copy)]
+
+
+def test_the_dock_that_napari_makes_sees_layers_as_they_are(
+    make_napari_viewer: Callable[..., Any], image_folder: Path, qtbot: Any
+) -> None:
+    """napari gives plugins a proxy of the viewer, whose layers are proxies of any class."""
+    viewer = make_napari_viewer(show=True)
+    viewer.open(str(image_folder), plugin="napari-flowrvs")
+    _, dock = viewer.window.add_plugin_dock_widget("napari-flowrvs", "Segment a video by sentences")
+    assert dock.link.viewer is viewer and dock.head.layer is viewer.layers[0]
+    labels = viewer.add_labels(np.ones((24, 40, 60), np.uint8), name="a friend's")
+    assert not dock.find.offers.take_button.isHidden()
+    dock.find.offers.take_button.click()
+    finish(qtbot, dock)
+    assert not labels.visible and dock.session.desk.project is not None
+    dock.footer.transport.toggle_onion()  # drawn on the canvas: napari warns of its proxies
+    assert dock.footer.transport.onion.overlay.shown
+    for name in ("Compare two layers", "Improve the model with my corrections"):
+        _, page = viewer.window.add_plugin_dock_widget("napari-flowrvs", name)
+        assert page.viewer is viewer
 
 
 def test_napari_takes_a_projects_labels_for_its_own(
