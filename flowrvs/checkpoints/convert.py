@@ -358,9 +358,7 @@ def _text_encoder_part(
         content = open_safetensors(files) if single is None else open_weights(files[0])
         found, scales = text_weights(content, what)
         # A shared table is stored once, under either of its names.
-        absent = {
-            a if a not in found else b for a, b in tied.items() if (a in found) ^ (b in found)
-        }
+        absent = {a if a not in found else b for a, b in tied.items()}
         wanted = {key: shape for key, shape in shapes.items() if key not in absent}
         return check_fit(found, wanted, what, extra=True), scales
 
