@@ -144,6 +144,10 @@ def test_copy_takes_the_nearest_key(project, red, shapes_masks):
     for t, key in ((3, 2), (5, 2), (6, 8), (11, 8)):
         np.testing.assert_array_equal(preview.mask(t), truth[key])
     assert preview.certainty(3) == 0.5 and preview.certainty(11) == 0.25
+    # A key says nothing of what lies beyond another frame that was drawn.
+    for key, reached in ((2, (0, 1, *range(3, 8))), (8, (*range(3, 8), 9, 10, 11))):
+        preview = spread(project, None, red.id, keys=[key], method="copy").finish()
+        assert preview.frames == reached
 
 
 def test_copy_to_next_and_back(project, video, red, shapes_masks):

@@ -16,7 +16,7 @@ from flowrvs.inference import segment_into
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.protocols import InstanceSegmenter, TrackedObject
 from flowrvs.store import Project, Provenance
-from tests.fixtures.segmenters import InstancesByColor
+from tests.fixtures.segmenters import InstancesByColor, ThresholdSegmenter
 
 
 @pytest.fixture
@@ -80,6 +80,20 @@ def test_a_finished_sentence_is_not_asked_again_and_a_stopped_one_is(
     assert len(segmenter.calls) == calls
     assert len(list(segment_into(project, video, "things", segmenter, resume=False))) == 12
     assert list(project.objects) == [1, 2]
+
+
+def test_sentences_do_not_share_their_instances(project: Project, video: Any) -> None:
+    list(segment_into(project, video, "red", ThresholdSegmenter()))  # a run without instances
+    list(segment_into(project, video, ["things", "each thing"], InstancesByColor()))
+    meant = [sorted(said.object_ids) for said in project.expressions.values()]
+    assert meant == [[1], [2, 3], [4, 5]]
+
+
+def test_of_every_nth_frame_nobody_has_looked_at_the_others(project: Project, video: Any) -> None:
+    list(segment_into(project, video, "things", InstancesByColor(), every=3))
+    provenance = [np.flatnonzero(project.provenance(i)).tolist() for i in (1, 2)]
+    # The second one is seen from frame 6 on.
+    assert provenance == [[0, 3, 6, 9], [6, 9]]
 
 
 def test_answers_that_do_not_fit_are_one_line(project: Project, video: Any) -> None:

@@ -87,17 +87,22 @@ def test_a_project_keeps_the_cuts_that_were_found(
     with open_video(np.concatenate(shots)) as video:
         with Project.create(tmp_path / "p.flowrvs", video.info) as project:
             assert windows(project, "red", stop=15) == [(0, 10), (10, 15)]
+            assert windows(project, "part", start=10, stop=25) == [(10, 20), (20, 25)]
             assert windows(project, "red", every=5) == [(0, 6), (10, 16), (20, 26)]
+            # What was found of all of it says no more of a part, whose run is finished.
+            assert windows(project, "part", start=10, stop=25) == []
+            kept = project.notes["cuts"]["searched"]
+            assert kept == [{"start": 0, "stop": 30, "cuts": [10, 20]}]
         with Project.open(tmp_path / "p.flowrvs") as project:
             assert windows(project, "red") == [(0, 10), (10, 20), (20, 30)]
             assert windows(project, "blue", start=5, stop=25) == [(5, 10), (10, 20), (20, 25)]
-            assert searched == [(0, 15), (0, 30)]
+            assert searched == [(0, 15), (10, 25), (0, 30)]
             for damaged in ("x", {"video": video.info.fingerprint, "searched": [{"start": "0"}]}):
                 project.note("cuts", damaged)
                 assert windows(project, "green", steps=len(searched)) == windows(
                     project, "white", steps=len(searched)
                 )
-            assert searched == [(0, 15), *[(0, 30)] * 3]
+            assert searched == [(0, 15), (10, 25), *[(0, 30)] * 3]
 
 
 def test_every_nth_frame_is_a_video_of_its_own(video: Video) -> None:

@@ -42,6 +42,7 @@ def test_fill_holes(dirty):
     assert fill_holes(dirty, largest=3).sum() == dirty.sum()
     assert fill_holes(dirty, largest=4).sum() == dirty.sum() + 4  # as large as may be
     assert fill_holes(dirty, largest=36).sum() == dirty.sum() + 40
+    assert fill_holes(dirty, largest=10_000).sum() == dirty.sum() + 40  # around it is no hole
 
 
 def test_remove_specks(dirty):
@@ -96,6 +97,9 @@ def test_components_by_size(dirty):
     parts = components(dirty, 5)
     assert [int(part.sum()) for part in parts] == [441, 16]  # the speck goes with the nearest
     assert parts[0][37, 2]
+    dirty[37, 46] = True  # and another one is nearer to the smaller part
+    parts = components(dirty, 5)
+    assert [int(part.sum()) for part in parts] == [441, 17] and parts[1][37, 46]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from flowrvs.errors import InputError
+from flowrvs.masks.mending import mended
 from flowrvs.masks.pick import MEASURES, WEIGHTS, ColorCounts, Mark, Picker
 from flowrvs.masks.scissors import Scissors
+from flowrvs.masks.superpixels import SuperpixelGraph
 
 SIZE = (120, 160)
 
@@ -125,6 +127,20 @@ def test_not_this_alone_says_nothing(scene) -> None:
     assert not picker.add(Mark.point(115, 50, positive=False)).any()
     mask = picker.add(Mark.point(50, 60))
     assert iou(mask, red) > 0.85 and not mask[50, 115]
+
+
+def test_what_other_marks_say_does_not_turn_over(scene) -> None:
+    frame, red, _ = scene
+    graph = SuperpixelGraph(frame, (0, 0, SIZE[1], SIZE[0]), 20_000, 200)
+    mine, theirs = graph.under([(40, 60), (44, 60)]), graph.under([(58, 50), (58, 70)])
+    stays = np.zeros(graph.count, bool)
+    stays[theirs] = True
+    mark, colors = Mark.point(40, 60), ColorCounts.of(frame, red)
+    nothing = np.zeros(graph.count, np.float32)
+    free = mended(graph, mark, nothing, np.zeros_like(stays), colors)
+    assert free[mine].all() and free[theirs].all(), "it has one colour"
+    kept = mended(graph, mark, nothing, stays, colors)
+    assert kept[mine].all() and not kept[theirs].any()
 
 
 def test_a_start_is_mended_where_the_mark_is(scene) -> None:

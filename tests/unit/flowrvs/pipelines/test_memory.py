@@ -47,6 +47,12 @@ def test_the_estimate_is_near_a_trace_of_the_allocations(
         assert getattr(guess, part) == pytest.approx(peak, rel=0.25), part
 
 
+def test_frames_count_by_the_latents_that_hold_them(full_size: FlowRVSPipeline) -> None:
+    first = estimate_peak(full_size, frames=1).deform
+    deform = [estimate_peak(full_size, frames=frames).deform for frames in (2, 5, 6, 9)]
+    assert deform == [2 * first, 2 * first, 3 * first, 3 * first]
+
+
 def test_the_production_model_fits_where_it_should(full_size: FlowRVSPipeline) -> None:
     assert estimate_peak(full_size, "full").peak < 11e9
     assert estimate_peak(full_size, "low").peak < 6e9
