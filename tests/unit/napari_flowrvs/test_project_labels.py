@@ -198,6 +198,8 @@ def shown(tmp_path: Path) -> Iterator[Shown]:
 def test_nothing_is_drawn_on_a_locked_frame(shown: Shown, tool: str) -> None:
     layer, project, said = shown
     layer.selected_label = 1
+    project.labels(1)[0, 14:16, 3:6] = 2  # nor is another one erased in its name
+    layer.refresh()
     before, drawn = project.labels(1)[0], np.array(layer._slice.image.raw)
     history = project.undo_name
     if tool == "fill":

@@ -6,8 +6,11 @@ from collections import Counter
 
 import pytest
 
+import flowrvs
+from flowrvs.data import preview_export
 from flowrvs.data.preview import assign_kinds as assign
 from flowrvs.errors import InputError
+from flowrvs.store import Project
 
 KINDS = {f"v{n}": (n % 3 == 0, n % 2) for n in range(60)}
 SHARES = {"train": 0.8, "valid_u": 0.1, "test": 0.1}
@@ -38,3 +41,24 @@ def test_small_numbers_leave_no_split_empty_while_there_are_enough(count):
 def test_impossible_shares(shares):
     with pytest.raises(InputError):
         assign(KINDS, shares, 0)
+
+
+def test_a_preview_goes_by_split_and_tells_a_persons_share(tmp_path, shapes_frames, shapes_masks):
+    projects, videos = [], []
+    for name in "abc":
+        videos.append(flowrvs.open_video(shapes_frames))
+        projects.append(Project.create(tmp_path / name, videos[-1].info))
+        _, red = projects[-1].add_prompt("the red square")
+        projects[-1].write_model(red.layer, red.id, 0, shapes_masks["red"])
+        projects[-1].accept_frames(red.id, 3, 5)
+        projects[-1].mark_absent(red.id, 8, 10)  # a person's, and no mask
+    try:
+        for seed in range(6):
+            preview = preview_export(
+                projects, shares={"z": 0.4, "a": 0.6}, seed=seed, videos=videos
+            )
+            assert [row.split for row in preview.rows] == ["z", "a", "a"]
+            assert [row.human for row in preview.rows] == [2 / 10] * 3
+    finally:
+        for each in (*projects, *videos):
+            each.close()

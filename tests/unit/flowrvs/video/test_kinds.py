@@ -452,11 +452,16 @@ def test_mp4_that_lacks_bytes_says_how_many(tmp_path):
     at = whole.index(b"moov") - 4
     path.write_bytes(whole[:at])
     assert incomplete(path) == "its index (moov) is missing"
+    path.write_bytes(whole[:at] + b"\0\0\0\x08moof")  # a piece of a stream
+    assert incomplete(path) == "its index (moov) is missing"
     size = int.from_bytes(whole[at : at + 4], "big")
     wide = (1).to_bytes(4, "big") + b"moov" + (size + 8).to_bytes(8, "big") + whole[at + 8 :]
     path.write_bytes(whole[:at] + wide)  # the length in eight bytes
     assert incomplete(path) == ""
     path.write_bytes(whole[:at] + bytes(4) + whole[at + 4 :])  # 0: up to the end
+    assert incomplete(path) == ""
+    # What is in such a box is no box of its own.
+    path.write_bytes(whole[at:] + b"\0\0\0\0mdat" + (2**30).to_bytes(4, "big") + bytes(40))
     assert incomplete(path) == ""
 
 
