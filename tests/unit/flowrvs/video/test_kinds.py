@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image, features
 
 from flowrvs.errors import VideoError
@@ -19,6 +21,7 @@ from flowrvs.video.cache import FrameCache
 from flowrvs.video.file import ROTATIONS, orientation_of, turn
 from flowrvs.video.index import PacketIndex, _agree, open_stream, slices_are_whole
 from flowrvs.video.probe import fingerprint, incomplete, is_too_large
+from flowrvs.video.search import find_video
 
 from .clips import coded_frame, decode_in_order, number_in, write_clip
 
@@ -541,3 +544,19 @@ def test_cache_keeps_what_was_used_last():
     assert cache.get(8) == "all" and cache.nbytes == 100
     cache.clear()
     assert cache.get(8) is None and cache.nbytes == 0
+
+
+def test_a_video_that_moved_is_looked_for_by_its_name_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("flowrvs.video.search._MAX_OPENED", 1)
+    for name in ("aaa", "sub/cat"):
+        (tmp_path / name).mkdir(parents=True)
+        for n, frame in enumerate(RGB[:3]):
+            Image.fromarray(frame).save(tmp_path / name / f"{n}.png")
+    with open_video(tmp_path / "sub" / "cat") as video:
+        info = replace(video.info, path=str(tmp_path / "gone" / "cat"))
+    assert find_video(info, tmp_path) == tmp_path / "sub" / "cat"
+    # One that was renamed is known by its kind; a zarr is a folder.
+    zarr.create_array(tmp_path / "in" / "new.zarr", data=GREY)
+    with open_video(tmp_path / "in" / "new.zarr") as video:
+        info = replace(video.info, path=str(tmp_path / "in" / "old.zarr"))
+    assert find_video(info, tmp_path / "in") == tmp_path / "in" / "new.zarr"
