@@ -268,3 +268,13 @@ class TestVideo:
         info = replace(project.video, path=None)
         with Project.create(project.path.with_name("b"), info) as other:
             assert other.find_video() is None
+
+
+def test_a_project_holds_as_many_objects_as_a_label_has_values(project: Project) -> None:
+    layer = project.add_layer("a").id
+    project._state.document.next_ids["object"] = 65535
+    last = project.add_object("the last", layer)
+    project.labels(layer)[0, 0, 0] = last.id
+    assert last.id == 65535 and project.areas(last.id)[0] == 1
+    with pytest.raises(ProjectError, match="holds 65535 objects; begin a new project"):
+        project.add_object("one more", layer)
