@@ -17,7 +17,6 @@ from flowrvs.store.volume import LayerVolume
 
 __all__ = ["LabelsArray"]
 
-_PLAIN = (slice, int)
 _MAX_RESULT = 256 * 2**20
 _MAX_VISITED = 4 * 2**30
 _MAX_SHOWN = 600
@@ -54,6 +53,7 @@ class LabelsArray:
         self._told = False
         self.layer_id = volume.id
         self.shape: tuple[int, int, int] = volume.shape
+        self._pixels = math.prod(volume.shape[1:])
 
     def __repr__(self) -> str:
         return f"<LabelsArray layer {self.layer_id} {self.shape} uint16>"
@@ -102,32 +102,44 @@ class LabelsArray:
         """
         cache = self._volume.frames.cache
         frames, rest = _split(key, self.shape)
-        if isinstance(frames, int) and not _is_detached(rest):
-            if self._refused is not None and not _has_arrays(rest) and slice in map(type, rest):
+        if frames is None:
+            visited, places, pixels = self._places(key)
+            return cache.read(visited).reshape(len(visited), self._pixels)[places, pixels]
+        if isinstance(frames, int):
+            if self._refused is not None and slice in map(type, rest):
                 self._told = False  # a view of one frame
             with cache.lock:
                 part = cache.frame(frames)[rest]
                 return part.copy() if isinstance(part, np.ndarray) else part
-        if isinstance(frames, list) and not _has_arrays(rest):
-            if len(frames) == 1:  # napari's brush asks with slices, also for its one frame
-                with cache.lock:
-                    part = np.array(cache.frame(frames[0])[rest])[None]
-                return part
-            like = np.broadcast_to(np.uint16(0), self.shape[1:])[rest]
-            if not self._shows(key, len(frames), like.size * len(frames)):
-                return np.zeros((1,) * (1 + like.ndim), np.uint16)
-            self._guard(len(frames), like.size * len(frames))
-            if like.shape == self.shape[1:]:
-                return cache.read(frames)[(slice(None), *rest)]
-            out = np.empty((len(frames), *like.shape), np.uint16)
-            for i, block in self._blocks(frames):
-                out[i : i + len(block)] = block[(slice(None), *rest)]
-            return out
-        visited, key = _compact(frames, rest)
-        self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
-        return cache.read(visited)[key]
+        if len(frames) == 1:  # napari's brush asks with slices, also for its one frame
+            with cache.lock:
+                return np.array(cache.frame(frames[0])[rest])[None]
+        like = self._like(rest)
+        if not self._shows(frames, len(frames) * math.prod(like)):
+            return np.zeros((1,) * (1 + len(like)), np.uint16)
+        self._guard(len(frames), len(frames) * math.prod(like))
+        if like == self.shape[1:]:
+            return cache.read(frames)[(slice(None), *rest)]
+        out = np.empty((len(frames), *like), np.uint16)
+        for i, block in self._blocks(frames):
+            out[i : i + len(block)] = block[(slice(None), *rest)]
+        return out
 
-    def _blocks(self, frames: list[int]) -> Any:
+    def _like(self, rest: tuple[Any, ...]) -> tuple[int, ...]:
+        """Return the shape of what an index takes of a frame."""
+        return np.shape(np.broadcast_to(np.uint16(0), self.shape[1:])[rest])
+
+    def _places(self, key: Any) -> tuple[list[int], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return the frames that any index needs, and for all it takes the frame and the pixel."""
+        numbers = np.arange(self.shape[0])[:, None, None]
+        frames = np.broadcast_to(numbers, self.shape)[key]
+        pixels = np.broadcast_to(np.arange(self._pixels).reshape(self.shape[1:]), self.shape)[key]
+        seen = np.zeros(self.shape[0], np.bool_)
+        seen[frames] = True
+        self._guard(int(seen.sum()), max(int(seen.sum()) * self._pixels, np.size(frames)))
+        return np.flatnonzero(seen).tolist(), (np.cumsum(seen) - 1)[frames], pixels
+
+    def _blocks(self, frames: Sequence[int]) -> Iterator[tuple[int, Labels]]:
         step = max(1, 32 * 2**20 // self._volume.frames.cache.frame_bytes)
         for first in range(0, len(frames), step):
             yield first, self._volume.frames.cache.read(frames[first : first + step])
@@ -160,15 +172,11 @@ class LabelsArray:
         """Say who gets the line of a request that is not answered; see `shown`."""
         self._refused = refused
 
-    def _shows(self, key: Any, visited: int, pixels: int) -> bool:
-        """Tell whether a viewer may have what it asks for."""
-        if (
-            self._refused is None
-            or not isinstance(key, tuple)
-            or not all(isinstance(item, slice | int | np.integer) for item in key)
-        ):
+    def _shows(self, frames: Sequence[int], pixels: int) -> bool:
+        """Tell whether a viewer, which asks by slices, may have what it asks for."""
+        if self._refused is None or not isinstance(frames, range):
             return True
-        known = visited <= _MAX_SHOWN and pixels * self.dtype.itemsize <= _MAX_RESULT
+        known = len(frames) <= _MAX_SHOWN and pixels * self.dtype.itemsize <= _MAX_RESULT
         if known:
             self._told = False
         elif not self._told:
@@ -241,10 +249,37 @@ class LabelsArray:
         if not self._writable:
             raise ProjectError(_READ_ONLY)
         frames, rest = _split(key, self.shape)
-        value = np.asarray(value)
+        value = _as_labels(value)
         with self._volume.step() as entry:
-            self._assign(frames, rest, value, entry)
+            if frames is None:
+                self._assign(key, value, entry)
+            else:
+                like = self._like(rest)
+                if isinstance(frames, int):
+                    frames, like, value = [frames], (1, *like), value[None]
+                else:
+                    like = (len(frames), *like)
+                for t, part in zip(frames, _fitted(value, like), strict=True):
+                    self._edit(t, rest, part, entry)
+                    self._volume.frames.make_room()
         self._volume.frames.make_room()
+
+    def _edit(self, t: int, index: Any, value: Labels, entry: Entry) -> None:
+        self._volume.edit(t, index, value, entry)
+        self._tell("pixels", self.layer_id, t, t + 1)
+
+    def _assign(self, key: Any, value: Labels, entry: Entry) -> None:
+        """Assign by an index of any kind, which may name a pixel twice."""
+        visited, places, pixels = self._places(key)
+        with self._volume.lock:
+            block = self._volume.frames.cache.read(visited)
+            before, meant = block.copy(), np.zeros(block.shape, np.bool_)
+            block.reshape(len(visited), self._pixels)[places, pixels] = value
+            meant.reshape(len(visited), self._pixels)[places, pixels] = True
+            for t, old, new, here in zip(visited, before, block, meant, strict=True):
+                changed = old != new
+                where = np.nonzero(changed if changed.any() else here)
+                self._edit(t, where, new[where], entry)
 
     def paint(
         self,
@@ -289,59 +324,12 @@ class LabelsArray:
         self._volume.frames.make_room()
         return drawn
 
-    def _assign(self, frames: Any, rest: tuple[Any, ...], value: Any, entry: Entry) -> None:
-        value = _as_labels(value)
 
-        def edit(t: int, index: Any, part: Labels) -> None:
-            if part.ndim and part.shape[0] == 1:
-                part = _drop_axes(part, np.ndim(np.broadcast_to(0, self.shape[1:])[index]))
-            self._volume.edit(t, index, part, entry)
-            self._tell("pixels", self.layer_id, t, t + 1)
-
-        if isinstance(frames, int) and not _is_detached(rest):
-            edit(frames, rest, value)
-            return
-        if isinstance(frames, list) and not _has_arrays(rest):
-            if len(frames) == 1:
-                edit(frames[0], rest, value)
-                return
-            shape = np.broadcast_to(np.uint16(0), self.shape[1:])[rest].shape
-            values = np.broadcast_to(_drop_axes(value, 1 + len(shape)), (len(frames), *shape))
-            for t, part in zip(frames, values, strict=True):
-                edit(t, rest, part)
-                self._volume.frames.make_room()
-            return
-        visited, key = _compact(frames, rest)
-        self._guard(len(visited), len(visited) * math.prod(self.shape[1:]))
-        if len(visited) == 1 and isinstance(frames, np.ndarray) and len(rest) == 2:
-            rows, columns = rest
-            if isinstance(rows, np.ndarray) and isinstance(columns, np.ndarray):
-                try:
-                    _, rows, columns = np.broadcast_arrays(frames, rows, columns)
-                except ValueError as error:
-                    raise IndexError(f"Index arrays that do not fit each other: {error}") from None
-                seen = np.zeros(self.shape[1:], np.bool_)
-                seen[rows, columns] = True
-                if np.count_nonzero(seen) == rows.size:  # no pixel is named twice
-                    edit(visited[0], (rows, columns), value)
-                    return
-        with self._volume.frames.cache.lock:
-            block = self._volume.frames.cache.read(visited)
-            before = block.copy()
-            block[key] = value
-            meant = np.zeros(block.shape, np.bool_)
-            meant[key] = True
-            for t, old, new, here in zip(visited, before, block, meant, strict=True):
-                changed = old != new
-                where = np.nonzero(changed if changed.any() else here)
-                edit(t, where, new[where])
-
-
-def _drop_axes(value: npt.NDArray[Any], ndim: int) -> npt.NDArray[Any]:
-    """Drop leading axes of length 1 beyond `ndim`, as numpy's assignment does."""
-    while value.ndim > ndim and value.shape[0] == 1:
+def _fitted(value: Labels, shape: tuple[int, ...]) -> Labels:
+    """Return a value in a shape, by the rules of numpy's assignment."""
+    while value.ndim > len(shape) and value.shape[0] == 1:
         value = value[0]
-    return value
+    return np.broadcast_to(value, shape)
 
 
 def _as_labels(value: Any) -> Labels:
@@ -360,93 +348,29 @@ def _as_labels(value: Any) -> Labels:
 
 def _split(
     key: Any, shape: tuple[int, int, int]
-) -> tuple[int | list[int] | npt.NDArray[np.intp], tuple[Any, ...]]:
-    """Split an index into its frames and what it takes from each of them.
+) -> tuple[int | Sequence[int] | None, tuple[Any, ...]]:
+    """Split an index into its frames, and what it takes from each of them.
 
-    The frames are an int, a list (a slice or a 1-D array of them) or an index array that
-    belongs to the arrays of the rest.
+    The frames are None where arrays take more than whole frames: numpy itself must say what
+    such an index means.
     """
-    if not isinstance(key, tuple):
-        key = (key,)
-    if len(key) == 3:  # what a brush asks for, sixty times a stroke
-        first, *others = key
-        if type(first) is slice and type(others[0]) in _PLAIN and type(others[1]) in _PLAIN:
-            return list(range(*first.indices(shape[0]))), (others[0], others[1])
-        if _is_number(first) and 0 <= first < shape[0]:
-            if all(isinstance(item, slice) or _is_number(item) for item in others):
-                return int(first), (others[0], others[1])
-    items: list[Any] = []
-    for item in _fill_ellipsis(key):
-        if isinstance(item, slice):
-            items.append(item)
-        elif item.dtype == np.bool_:
-            axes = shape[len(items) : len(items) + item.ndim]
-            if item.shape != axes:
-                raise IndexError(f"A mask of shape {item.shape} does not fit axes of {axes}.")
-            items.extend(item.nonzero())
-        else:
-            items.append(int(item) if item.ndim == 0 else item.astype(np.intp))
-    first, rest = items[0], (items[1], items[2])
-    if isinstance(first, slice):
-        return list(range(*first.indices(shape[0]))), rest
-    indices = np.asarray(first)
-    if ((indices < -shape[0]) | (indices >= shape[0])).any():
-        raise IndexError(f"Frame {first} lies outside the {shape[0]} frames.")
-    indices = np.where(indices < 0, indices + shape[0], indices)
-    if isinstance(first, int):
-        return int(indices), rest
-    if indices.ndim == 1 and not _has_arrays(rest):
-        return [int(t) for t in indices], rest
-    return indices, rest
+    items = list(key) if isinstance(key, tuple) else [key]
+    if any(item is None for item in items):
+        raise IndexError("Labels take no new axes; add them to the result.")
+    gaps = [place for place, item in enumerate(items) if item is Ellipsis] or [len(items)]
+    named = len([item for item in items if item is not Ellipsis])
+    if len(gaps) > 1 or named > 3:
+        return None, ()
+    items[gaps[0] : gaps[0] + 1] = [slice(None)] * (3 - named)
+    first, *rest = items
+    if not all(map(_is_plain, rest)):
+        return None, ()
+    if _is_plain(first):
+        return range(shape[0])[first], tuple(rest)
+    if np.ndim(first) == 1:
+        return np.arange(shape[0])[first].tolist(), tuple(rest)
+    return None, ()
 
 
-def _is_number(item: Any) -> bool:
-    return isinstance(item, int | np.integer) and type(item) is not bool
-
-
-def _fill_ellipsis(key: tuple[Any, ...]) -> list[Any]:
-    """Return slices and index arrays that name all three axes."""
-    items: list[Any] = []
-    axes, place = 0, None
-    for item in key:
-        if item is None:
-            raise IndexError("Labels take no new axes; add them to the result.")
-        if item is Ellipsis:
-            if place is not None:
-                raise IndexError("An index can only have a single ellipsis ('...').")
-            place = len(items)
-            continue
-        if not isinstance(item, slice):
-            item = np.asarray(item)
-            if item.dtype == np.bool_ and item.ndim == 0 or item.dtype.kind not in "biu":
-                if item.size:
-                    raise IndexError("Labels are indexed by whole numbers, slices and masks.")
-                item = item.astype(np.intp)  # an empty list is float to numpy
-        axes += item.ndim if not isinstance(item, slice) and item.dtype == np.bool_ else 1
-        items.append(item)
-    if axes > 3:
-        raise IndexError(f"Labels have 3 axes, but {axes} were indexed.")
-    place = len(items) if place is None else place
-    items[place:place] = [slice(None)] * (3 - axes)
-    return items
-
-
-def _has_arrays(rest: Sequence[Any]) -> bool:
-    return any(isinstance(item, np.ndarray) for item in rest)
-
-
-def _is_detached(rest: Sequence[Any]) -> bool:
-    """Tell whether numpy would move an axis: ``labels[5, :, columns]``."""
-    return isinstance(rest[0], slice) and isinstance(rest[1], np.ndarray)
-
-
-def _compact(
-    frames: int | list[int] | npt.NDArray[np.intp], rest: tuple[Any, ...]
-) -> tuple[list[int], tuple[Any, ...]]:
-    """Return the frames that are needed and the index into a block of just those."""
-    if isinstance(frames, list):
-        return frames, (slice(None), *rest)
-    if isinstance(frames, int):
-        return [frames], (0, *rest)
-    visited, inverse = np.unique(frames, return_inverse=True)
-    return [int(t) for t in visited], (inverse.reshape(frames.shape), *rest)
+def _is_plain(item: Any) -> bool:
+    return isinstance(item, slice | int | np.integer) and not isinstance(item, bool)
