@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from flowrvs.errors import FlowRVSError, InputError, MissingPathError, StorageError
 
@@ -30,13 +30,11 @@ __all__ = [
     "NewFolder",
     "free_bytes",
     "is_flat",
-    "open_regular",
     "parse_json",
     "read_json",
     "read_regular",
     "remove_leftovers",
     "replacing",
-    "same_tree",
     "storage_error",
     "sync_folder",
     "write_bytes",
@@ -116,32 +114,11 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(Path.cwd()).free
 
 
-def open_regular(path: str | os.PathLike[str], mode: str = "rb") -> BinaryIO:
-    """Open a plain file: never through a symbolic link, never a pipe, device or folder.
-
-    Only the last part of the path is looked at: the folders above may be links.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    mode : {"rb", "r+b", "a+b"}
-        Read, read and change, or that and make the file where there is none.
-
-    Raises
-    ------
-    MissingPathError
-        Nothing is there.
-    StorageError
-        It is no plain file, or cannot be opened.
-    """
-    flags = {"rb": os.O_RDONLY, "r+b": os.O_RDWR, "a+b": os.O_RDWR | os.O_CREAT}[mode]
-    handle = _open(Path(path), flags)
-    return os.fdopen(handle, "rb" if mode == "rb" else "r+b")
-
-
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Return the bytes of a plain file of at most `limit` bytes; see `open_regular`.
+    """Return the bytes of a plain file of at most `limit` bytes.
+
+    It is never read through a symbolic link (the folders above it may be links), and is no pipe,
+    device or folder.
 
     Raises
     ------
@@ -150,7 +127,7 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     StorageError
         It is no plain file, larger than `limit`, or cannot be read.
     """
-    with open_regular(path) as stream:
+    with os.fdopen(_open(Path(path), os.O_RDONLY), "rb") as stream:
         try:
             data = stream.read(limit + 1)
         except OSError as error:
@@ -327,7 +304,7 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True
+        pass
     return True
 
 
@@ -418,7 +395,7 @@ class NewFolder:
             return
         try:
             if self.target.exists() and next(self.target.iterdir(), None) is not None:
-                if same_tree(self.path, self.target):
+                if _same_tree(self.path, self.target):
                     self.abort()
                     return
                 if self._may_replace is None or not self._may_replace(self.target):
@@ -486,11 +463,7 @@ class NewFolder:
 
 def _make_parents(folder: Path) -> list[Path]:
     """Create `folder` and return the folders that were new, deepest first."""
-    new = []
-    probe = folder
-    while not probe.exists() and probe != probe.parent:
-        new.append(probe)
-        probe = probe.parent
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -498,17 +471,17 @@ def _make_parents(folder: Path) -> list[Path]:
     return new
 
 
-def same_tree(a: Path, b: Path) -> bool:
+def _same_tree(a: Path, b: Path) -> bool:
     """True when two folders hold the same files with the same bytes."""
-    names = [sorted(p.relative_to(root).as_posix() for p in root.rglob("*")) for root in (a, b)]
-    if names[0] != names[1]:
-        return False
-    for name in names[0]:
-        left, right = a / name, b / name
-        same = left.is_dir() == right.is_dir()
-        if not same or (left.is_file() and not filecmp.cmp(left, right, shallow=False)):
-            return False
-    return True
+    names, others = (
+        sorted(p.relative_to(root).as_posix() for p in root.rglob("*")) for root in (a, b)
+    )
+    files = [name for name in names if (a / name).is_file()]
+    return (
+        names == others
+        and files == [name for name in names if (b / name).is_file()]
+        and filecmp.cmpfiles(a, b, files, shallow=False)[0] == files
+    )
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
@@ -23,21 +23,18 @@ import transformers
 from torch.nn import functional
 
 from flowrvs.checkpoints import MODELS, locate
-from flowrvs.checkpoints.files import fingerprint
 from flowrvs.checkpoints.registry import read_config
-from flowrvs.errors import CheckpointError, FlowRVSError, InputError, MissingExtraError, first_line
-from flowrvs.models.devices import choose_device, choose_dtype, memory_guard, silent_libraries
+from flowrvs.errors import CheckpointError, InputError, MissingExtraError
+from flowrvs.models.devices import memory_guard
+from flowrvs.models.networks import LazyFrames, load_network, scaled_picture
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import Mark, ReadFrame, TrackedObject
 
 __all__ = [
     "EncodedImage",
-    "LazyFrames",
     "Memory",
     "Sam2Tracker",
-    "load_network",
     "load_tracker",
-    "scaled_picture",
 ]
 
 Mask = npt.NDArray[np.bool_]
@@ -91,74 +88,16 @@ def load_tracker(
     InputError
         Unknown device or number format.
     """
-    target = choose_device(device)
-    number = choose_dtype(precision, target)
     folder = locate(model, kind="tracker")
     config = read_config(folder / "config.json")
     prefix, statistics = _CLASSES[config["model_type"]]
     _check_timm(folder, config)
     stock = getattr(transformers, f"{prefix}Model")
-    network, weights, version = load_network(stock, folder, "a tracker", target, number)
+    network, weights, version = load_network(stock, folder, "a tracker", device, precision)
     name = str(model) if str(model) in MODELS else folder.resolve().name
     tracker = Sam2Tracker(network, f"{name}@{version}", *statistics)
     tracker.weights = weights
     return tracker
-
-
-def load_network(
-    stock: Any, folder: Path, kind: str, device: torch.device, number: torch.dtype
-) -> tuple[Any, str, str]:
-    """Load a stock class of transformers from a folder, for use alone.
-
-    Parameters
-    ----------
-    stock : type
-        Such as `transformers.Sam2VideoModel`.
-    folder : Path
-    kind : str
-        What it is loaded as, for the line that says why it cannot be.
-    device : torch.device
-    number : torch.dtype
-
-    Returns
-    -------
-    network : PreTrainedModel
-        In evaluation mode.
-    weights : str
-        Fingerprint of its weights.
-    version : str
-        Of weights and number format, for the provenance of masks.
-
-    Raises
-    ------
-    CheckpointError
-        The folder is damaged, incomplete or of another kind.
-    """
-    try:
-        with silent_libraries(), memory_guard(f"loading {folder.name}", "use --device cpu"):
-            network, info = stock.from_pretrained(
-                folder,
-                dtype=number,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-            network = network.to(device).eval().requires_grad_(False)
-    except FlowRVSError:
-        raise
-    except Exception as error:  # configs of others fail in many ways
-        raise CheckpointError(
-            f"{folder} cannot be loaded as {kind}: {first_line(error)}"
-        ) from error
-    if lacks := sorted(info["missing_keys"]):
-        more = f" and {len(lacks) - 3} more" if len(lacks) > 3 else ""
-        raise CheckpointError(
-            f"{folder} lacks the weights {', '.join(lacks[:3])}{more}; fetch or copy the model "
-            "again."
-        )
-    weights = fingerprint(*sorted(folder.glob("*.safetensors")))[:12]
-    suffix = "" if number == torch.float32 else f"+{str(number).removeprefix('torch.')}"
-    return network, weights, f"{weights[:8]}{suffix}"
 
 
 def _check_timm(folder: Path, config: Mapping[str, Any]) -> None:
@@ -213,20 +152,6 @@ class Memory:
     """
 
     frames: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
-
-
-class LazyFrames:
-    """The video as a session of transformers sees it: a frame is read when it is asked for."""
-
-    def __init__(self, read: Callable[[int], torch.Tensor], count: int) -> None:
-        self._read = read
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self._read(index)
 
 
 class Sam2Tracker:
@@ -603,21 +528,6 @@ class Sam2Tracker:
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def scaled_picture(
-    image: npt.NDArray[np.uint8], size: int, mean: torch.Tensor, deviation: torch.Tensor
-) -> torch.Tensor:
-    """Return a picture (H, W, 3) as a network takes it, float32 (3, size, size), on the CPU.
-
-    Equals the stock image and video processors: bilinear with antialias on bytes, rounded to
-    whole ones, then mean and deviation, shape (3, 1, 1), of channels from 0 to 255.
-    """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    scaled = functional.interpolate(
-        pixels, (size, size), mode="bilinear", align_corners=False, antialias=True
-    )
-    return (scaled[0].round() - mean) / deviation
 
 
 def _check_order(frames: Sequence[int]) -> None:

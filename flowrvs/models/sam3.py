@@ -23,8 +23,8 @@ from transformers.models.sam3_video import modeling_sam3_video as stock
 from flowrvs.checkpoints import locate
 from flowrvs.checkpoints.registry import read_config
 from flowrvs.errors import CheckpointError
-from flowrvs.models.devices import choose_device, choose_dtype, memory_guard, silent_libraries
-from flowrvs.models.sam2 import LazyFrames, load_network, scaled_picture
+from flowrvs.models.devices import memory_guard
+from flowrvs.models.networks import LazyFrames, load_network, loading, scaled_picture
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import FrameBlock, ReadFrame, TrackedObject
 
@@ -88,8 +88,6 @@ def load_segmenter(
     InputError
         Unknown device or number format.
     """
-    target = choose_device(device)
-    number = choose_dtype(precision, target)
     folder = locate("sam3-tracker" if str(model) == "sam3" else model, kind="tracker")
     if read_config(folder / "config.json").get("model_type") != "sam3_video":
         raise CheckpointError(f"{folder} finds no sentences: it lacks SAM 3's detector.")
@@ -97,13 +95,10 @@ def load_segmenter(
         # Without its words transformers would make an empty tokenizer.
         raise CheckpointError(f"{folder} lacks tokenizer.json; fetch or copy the model again.")
     network, weights, version = load_network(
-        transformers.Sam3VideoModel, folder, "SAM 3", target, number
+        transformers.Sam3VideoModel, folder, "SAM 3", device, precision
     )
-    try:
-        with silent_libraries():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # files of others fail in many ways
-        raise CheckpointError(f"{folder} cannot be loaded as SAM 3: its words: {error}") from error
+    with loading(folder, "the words of SAM 3"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     segmenter = Sam3Segmenter(network, tokenizer, f"sam3@{version}")
     segmenter.weights = weights
     return segmenter

@@ -92,7 +92,6 @@ class Catalog:
 
     def rename_layer(self, layer_id: int, name: str) -> LayerRecord:
         """Give a layer another name."""
-        self._state.check_writable()
         self._state.volume(layer_id)
         layer = LayerRecord(layer_id, utf8(name))
         with self._state.named_step(f"rename {self._document.layers[layer_id].name!r}"):
@@ -136,7 +135,6 @@ class Catalog:
     ) -> ObjectRecord:
         """Rename or recolour an object."""
         state = self._state
-        state.check_writable()
         old = state.object(object_id)
         verb = "rename" if name is not None else "recolour"
         with state.named_step(f"{verb} {old.name!r}"):
@@ -160,7 +158,6 @@ class Catalog:
         ProjectError
             An object is not there.
         """
-        self._state.check_writable()
         text = _sentence(text)
         with self._state.named_step(f"add the sentence {text.strip()!r}"):
             meant = self._existing(object_ids)
@@ -170,34 +167,28 @@ class Catalog:
 
     def set_expression_objects(self, exp_id: str, object_ids: Iterable[int]) -> Expression:
         """Say which objects a sentence means: any number, in any layers, or none."""
-        state = self._state
-        state.check_writable()
-        old = state.expression(exp_id)
-        with state.named_step(f"objects of {old.text.strip()!r}"):
-            meant = self._existing(object_ids)
-            expression = replace(state.expression(exp_id), object_ids=meant)
-            state.put("expressions", exp_id, expression)
-        return expression
+        with self._state.named_step(f"objects of {self._wording(exp_id)}"):
+            return self._change(exp_id, object_ids=self._existing(object_ids))
 
     def set_expression_text(self, exp_id: str, text: str) -> Expression:
         """Word a sentence otherwise; the objects that it means stay."""
-        state = self._state
-        state.check_writable()
         text = _sentence(text)
-        old = state.expression(exp_id)
-        with state.named_step(f"change the sentence {old.text.strip()!r}"):
-            expression = replace(state.expression(exp_id), text=text)
-            state.put("expressions", exp_id, expression)
-        return expression
+        with self._state.named_step(f"change the sentence {self._wording(exp_id)}"):
+            return self._change(exp_id, text=text)
 
     def remove_expression(self, exp_id: str) -> None:
         """Forget a sentence; its objects and their masks stay."""
-        state = self._state
-        state.check_writable()
-        old = state.expression(exp_id)
-        with state.named_step(f"remove the sentence {old.text.strip()!r}"):
-            state.put("prompts", exp_id, None)
-            state.put("expressions", exp_id, None)
+        with self._state.named_step(f"remove the sentence {self._wording(exp_id)}"):
+            self._state.put("prompts", exp_id, None)
+            self._state.put("expressions", exp_id, None)
+
+    def _wording(self, exp_id: str) -> str:
+        return repr(self._state.expression(exp_id).text.strip())
+
+    def _change(self, exp_id: str, **changes: Any) -> Expression:
+        expression = replace(self._state.expression(exp_id), **changes)
+        self._state.put("expressions", exp_id, expression)
+        return expression
 
     def add_prompt(self, text: str) -> tuple[Expression, ObjectRecord]:
         """Add a sentence with a new object in a new layer, for a model to draw.

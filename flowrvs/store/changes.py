@@ -6,6 +6,7 @@ import json
 import threading
 import zlib
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -32,6 +33,7 @@ __all__ = [
     "Step",
     "decode",
     "encode",
+    "frames_text",
     "runs",
     "unpack",
     "utc_now",
@@ -49,6 +51,11 @@ _MAX_RECORDS = 64  # of one step, in memory
 def utf8(text: str) -> str:
     """Return a text that can be saved: half a character becomes a question mark."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def frames_text(start: int, stop: int) -> str:
+    """Name a range of frames."""
+    return f"frame {start}" if stop - start == 1 else f"frames {start}-{stop - 1}"
 
 
 def utc_now() -> str:
@@ -88,16 +95,9 @@ class Pixels(NamedTuple):
 def encode(
     before: Labels, after: Labels, top: int = 0, also: npt.NDArray[np.bool_] | None = None
 ) -> bytes:
-    """Return the difference of two frames of one shape; empty where there is none.
+    """Return the difference of two frames, or of their rows from `top` on; empty without one.
 
-    Parameters
-    ----------
-    before, after : ndarray of uint16
-        The frames, or some rows of them.
-    top : int
-        The first of these rows.
-    also : ndarray of bool, optional
-        Pixels that were drawn, too, though they had the value already.
+    Pixels of `also` were drawn, too, though they had the value already.
     """
     changed = before != after
     if also is not None:
@@ -108,13 +108,7 @@ def encode(
 
 
 def decode(data: bytes, size: int) -> Pixels:
-    """Return what `encode` wrote of a frame of `size` pixels.
-
-    Raises
-    ------
-    DamagedError
-        The bytes are damaged, or tell of pixels that the frame does not have.
-    """
+    """Return what `encode` wrote of a frame of `size` pixels, or raise a `DamagedError`."""
     if not data:
         return Pixels(np.zeros(0, np.int64), np.zeros(0, np.uint16), np.zeros(0, np.uint16))
     raw = unpack(data, 12 * size + 13)
@@ -192,39 +186,20 @@ class Mark:
 
 @dataclass(slots=True)
 class Record:
-    """One change of a frame, or of the provenance of an object on a range.
+    """One change of a frame, or of the provenance of an object on a range."""
 
-    Attributes
-    ----------
-    seq : int
-        Its number; changes of one frame happened in the order of their numbers.
-    step, layer : int
-        The undoable step that it belongs to, and where it happened.
-    start, stop : int
-        The frames; a change of pixels has one.
-    role : Role
-        What it tells.
-    marks : tuple of Mark
-        The objects that it touched.
-    data : bytes or None
-        The difference of the two frames, or the old and new provenance of the range.
-    frames : tuple of arguments of `encode`, or None
-        Rows of the frame before and after, the first of them, and what else was drawn, until
-        `pack` was called.
-    counted : int
-        How many bytes its step counts for it.
-    """
-
-    seq: int
-    step: int
+    seq: int  # changes of one frame happened in the order of their numbers
+    step: int  # the undoable step that it belongs to
     layer: int
-    start: int
+    start: int  # the frames; a change of pixels has one
     stop: int
     role: Role
-    marks: tuple[Mark, ...]
+    marks: tuple[Mark, ...]  # the objects that it touched
+    #: The difference of the two frames, or the old and new provenance of the range.
     data: bytes | None = None
+    #: Until `pack` was called: arguments of `encode`.
     frames: tuple[Labels, Labels, int, npt.NDArray[np.bool_] | None] | None = None
-    counted: int = 0
+    counted: int = 0  # how many bytes its step counts for it
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def pack(self) -> bytes:
@@ -249,13 +224,7 @@ class Record:
         return zlib.compress(old.tobytes() + new.tobytes(), 1)
 
     def unpack_range(self) -> npt.NDArray[np.uint8]:
-        """Return old and new provenance of the range, shape (2, n).
-
-        Raises
-        ------
-        DamagedError
-            The bytes are damaged.
-        """
+        """Return old and new provenance of the range, shape (2, n), or raise a `DamagedError`."""
         count = 2 * (self.stop - self.start)
         values = np.frombuffer(unpack(self.pack(), count), np.uint8)
         if len(values) != count or (values > 3).any():
@@ -264,16 +233,9 @@ class Record:
 
 
 class Heirs:
-    """Later changes in force, which take over what a change below them leaves.
+    """Later changes in force, in their order, which take over what a change below them leaves.
 
-    Parameters
-    ----------
-    later : list of Record
-        In their order.
-    back : bool
-        Whether the change below goes out of force.
-    size : int
-        Pixels of a frame.
+    `back` says that this one goes out of force; a frame has `size` pixels.
     """
 
     def __init__(self, later: list[Record], back: bool, size: int) -> None:
@@ -410,6 +372,14 @@ class Spans:
     def __init__(self, runs: list[list[int]] | None = None) -> None:
         self.runs = [] if runs is None else runs
 
+    @classmethod
+    def of(cls, frames: Iterable[int]) -> Spans:
+        """Return the runs of some frames."""
+        spans = cls()
+        for t in frames:
+            spans.add(int(t), int(t) + 1)
+        return spans
+
     def add(self, start: int, stop: int) -> None:
         """Take in ``start <= t < stop``."""
         runs = self.runs
@@ -442,54 +412,32 @@ class Spans:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """The changeable side of a `Step`.
+    """The changeable side of a `Step`, with the same `id`, `kind`, `who` and `time`.
 
-    Attributes
-    ----------
-    id, name, kind, who, time, state
-        As of `Step`; the name is None until the end where it is made of what was touched.
-        Other states are ``"undoing"`` and ``"redoing"``, ``"dropped"`` (too old to be undone)
-        and ``"forgotten"``.
-    place : int
-        Its place in the order in which steps are undone, or redone.
-    tool : str
-        How such a name begins.
-    moment : int
-        When it ended, was undone or redone last: what the document was saved after knows it.
-    layers : set of int
-        What it touched.
-    touched : dict of int to Spans
-        The frames of every object that it touched.
-    catalog : dict
-        ``{section: {key: [before, after]}}`` of the document.
-    records : list of Record or None
-        Its changes, while there are few; None once they are read from the journal only.
-    bytes : int
-        What its changes take in the journal.
-    logged : bool
-        Whether the journal knows who touched what.
-    too_big : bool
-        It alone takes most of the room for the history, and cannot be undone.
+    Other states are ``"undoing"`` and ``"redoing"``, ``"dropped"`` (too old to be undone) and
+    ``"forgotten"``.
     """
 
     id: int
-    name: str | None
+    name: str | None  # None until the end where it is made of what was touched
     kind: Kind
     who: str
     time: str
-    place: int
+    place: int  # in the order in which steps are undone, or redone
     state: str = "open"
-    tool: str = "edit"
-    moment: int = 0
+    tool: str = "edit"  # how such a name begins
+    moment: int = 0  # when it ended or turned last: a document that was saved after knows it
     first_seq: int = 0
     last_seq: int = 0
     layers: set[int] = field(default_factory=set)
-    touched: dict[int, Spans] = field(default_factory=dict)
+    touched: dict[int, Spans] = field(default_factory=dict)  # frames of every object
+    #: ``{section: {key: [before, after]}}`` of the document.
     catalog: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    #: While there are few; None once they are read from the journal only.
     records: list[Record] | None = field(default_factory=list)
-    bytes: int = 0
-    logged: bool = False
-    too_big: bool = False
+    bytes: int = 0  # that its changes take in the journal
+    logged: bool = False  # whether the journal knows who touched what
+    too_big: bool = False  # it alone takes most of the room, and cannot be undone
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property

@@ -17,7 +17,7 @@ from flowrvs.disk import FileLock, is_flat, parse_json, read_regular, write_byte
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.masks.rle import MAX_PIXELS
 from flowrvs.records import Expression, VideoInfo
-from flowrvs.store.changes import utc_now, utf8
+from flowrvs.store.changes import Spans, frames_text, utc_now, utf8
 from flowrvs.store.storage import failed, read_group, write_group
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "RunRecord",
     "WriterLock",
     "clipped",
+    "from_row",
     "login_name",
     "plain_key",
     "read_document",
@@ -137,17 +138,10 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceRecord:
-    """On which frames of a layer the confidence was kept, and of which object.
+    """On which frames of a layer the confidence was kept, and of which object."""
 
-    Attributes
-    ----------
-    layer : int
-        The layer, also the name of its array in ``confidence/``.
-    frames : mapping of int to list of [first, one past the last]
-        By object. None: wherever the object is the model's (format 1 did not tell).
-    """
-
-    layer: int
+    layer: int  # also the name of its array in ``confidence/``
+    #: Runs of frames by object. None: wherever it is the model's (format 1 did not tell).
     frames: Mapping[int, list[list[int]] | None]
 
 
@@ -174,48 +168,24 @@ class ProjectEvent:
 
 @dataclass
 class Document:
-    """The attributes of a project, as Python values.
-
-    Attributes
-    ----------
-    video : VideoInfo
-        The video that the masks belong to.
-    relative : str or None
-        The video's path from the project's folder, for when both are moved.
-    model : str or None
-        The model that ran last.
-    history : list of dict
-        What was done and when, oldest first.
-    prompts : dict of str to int
-        For every expression that was prompted, the object made for it.
-    removed : set of int
-        Ids of objects that were removed: no other object gets them.
-    extra : dict
-        Attributes of others, kept as they are.
-    damage : list of str
-        What could not be read, in a line each.
-    version : int
-        The format that it was read from.
-    moment : int
-        Of the history: what ended, was undone or redone by then is in here.
-    """
+    """The attributes of a project, as Python values."""
 
     video: VideoInfo
-    relative: str | None = None
-    model: str | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    relative: str | None = None  # the video's path from the project's folder
+    model: str | None = None  # the one that ran last
+    history: list[dict[str, Any]] = field(default_factory=list)  # what was done as a whole
     layers: dict[int, LayerRecord] = field(default_factory=dict)
     objects: dict[int, ObjectRecord] = field(default_factory=dict)
     expressions: dict[str, Expression] = field(default_factory=dict)
-    prompts: dict[str, int] = field(default_factory=dict)
+    prompts: dict[str, int] = field(default_factory=dict)  # the objects made for expressions
     runs: dict[str, RunRecord] = field(default_factory=dict)
     confidence: dict[int, ConfidenceRecord] = field(default_factory=dict)
     next_ids: dict[str, int] = field(default_factory=dict)
-    removed: set[int] = field(default_factory=set)
-    extra: dict[str, Any] = field(default_factory=dict)
-    damage: list[str] = field(default_factory=list)
-    version: int = FORMAT_VERSION
-    moment: int = 0
+    removed: set[int] = field(default_factory=set)  # ids that no other object gets
+    extra: dict[str, Any] = field(default_factory=dict)  # of others, kept as they are
+    damage: list[str] = field(default_factory=list)  # what could not be read, in a line each
+    version: int = FORMAT_VERSION  # the format that it was read from
+    moment: int = 0  # of the history: what ended, was undone or redone by then is in here
 
     def row(self, section: str, key: str) -> Any:
         """Return a value of a section as JSON can hold it; None where there is none."""
@@ -231,10 +201,6 @@ class Document:
         else:
             table[key] = value
         return old
-
-    def from_row(self, section: str, row: Any) -> Any:
-        """Return the value that `row` gave; raises as damaged rows do."""
-        return _from_row(section, row)
 
     def log(self, name: str, **details: Any) -> None:
         """Add to what was done to the project as a whole."""
@@ -267,7 +233,7 @@ class Document:
             "confidence": rows("confidence"),
             "runs": rows("runs"),
             "next_ids": self.next_ids,
-            "removed": _to_spans(frozenset(self.removed)),
+            "removed": Spans.of(sorted(self.removed)).runs,
             "moment": self.moment,
         }
 
@@ -322,7 +288,7 @@ class Document:
             for row in attributes.get(section, ()):
                 # A damaged row costs what it names, and nothing else.
                 try:
-                    value = _from_row(section, row)
+                    value = from_row(section, row)
                 except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
                     document.damage.append(f"a damaged row of {section}")
                 else:
@@ -370,13 +336,7 @@ class Document:
 
 
 def save_document(folder: Path, attributes: Mapping[str, Any]) -> None:
-    """Write the attributes, and a copy for a disk that damages them, beside the journal.
-
-    Raises
-    ------
-    StorageError
-        They could not be written.
-    """
+    """Write the attributes, and a copy for a disk that damages them, beside the journal."""
     write_group(folder, attributes)
     target = folder / "history" / _COPY
     with contextlib.suppress(StorageError):  # without waiting for the disk
@@ -386,13 +346,7 @@ def save_document(folder: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def read_document(folder: Path) -> tuple[Document, bool]:
-    """Return the document of a project, and whether it is the copy of a damaged one.
-
-    Raises
-    ------
-    ProjectError
-        It is no project, a newer one, or both are damaged.
-    """
+    """Return the document of a project, and whether it is the copy of a damaged one."""
     newer = False
     try:
         attributes = read_group(folder)
@@ -506,7 +460,7 @@ def _to_row(section: str, value: Any) -> Any:
         ids = sorted(value.object_ids)
         return {"exp_id": value.exp_id, "text": value.text, "object_ids": ids}
     if section == "runs":
-        done = _to_spans(value.done)
+        done = Spans.of(sorted(value.done)).runs
         return {"id": value.id, "object_id": value.object_id, "key": dict(value.key), "done": done}
     if section == "confidence":
         return {"layer": value.layer, "frames": {str(i): v for i, v in value.frames.items()}}
@@ -515,20 +469,13 @@ def _to_row(section: str, value: Any) -> Any:
     return asdict(value) if section == "layers" else value
 
 
-def _from_row(section: str, row: Any) -> Any:
-    """Return what `_to_row` was given.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        The row is damaged.
-    """
+def from_row(section: str, row: Any) -> Any:
+    """Return what `_to_row` was given; a damaged row raises whatever Python finds."""
     if section == "layers":
         return LayerRecord(_number(row["id"]), _text(row["name"]))
     if section == "objects":
-        red, green, blue = (min(1.0, max(0.0, float(c))) for c in row["color"])
         number, layer = _number(row["id"]), _number(row["layer"])
-        return ObjectRecord(number, _text(row["name"]), (red, green, blue), layer)
+        return ObjectRecord(number, _text(row["name"]), clipped(row["color"]), layer)
     if section == "expressions":
         ids = frozenset(_number(i) for i in row["object_ids"])
         return Expression(_text(row["exp_id"]), _text(row["text"]), ids)
@@ -572,17 +519,6 @@ def _key(section: str, value: Any) -> Any:
     return value.layer if section == "confidence" else value.id
 
 
-def _to_spans(indices: frozenset[int]) -> list[list[int]]:
-    """Return sorted ``[first, past the last]`` runs: a long run stays a short list."""
-    spans: list[list[int]] = []
-    for index in sorted(indices):
-        if spans and spans[-1][1] == index:
-            spans[-1][1] = index + 1
-        else:
-            spans.append([index, index + 1])
-    return spans
-
-
 def _from_spans(spans: Any, limit: int) -> frozenset[int]:
     pairs = [(int(first), int(stop)) for first, stop in spans]
     if any(not 0 <= first <= stop <= limit + 1 for first, stop in pairs):
@@ -592,7 +528,4 @@ def _from_spans(spans: Any, limit: int) -> frozenset[int]:
 
 def run_frames(key: Mapping[str, Any]) -> str:
     """Name the frames of a run."""
-    if "range" not in key:
-        return ""
-    start, stop = key["range"]
-    return f", frames {start}-{stop - 1}"
+    return f", {frames_text(*key['range'])}" if "range" in key else ""

@@ -14,7 +14,7 @@ import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,12 @@ from flowrvs.store.changes import Labels, Record
 from flowrvs.store.moves import Move, is_file, run_moves
 from flowrvs.store.storage import Provenance, Track, Tracks, check_chunk, failed, free_chunk
 
+if TYPE_CHECKING:
+    from flowrvs.store.state import State
+
 __all__ = [
     "CROWDED",
     "FrameCache",
-    "FramesHost",
     "LayerFrames",
     "copy_frame",
     "count_values",
@@ -103,22 +105,8 @@ class FrameCache:
     were last used. Every method that hands out or takes the cache's own arrays must be called
     under `lock`.
 
-    Parameters
-    ----------
-    array : tensorstore.TensorStore, shape (T, H, W)
-        One frame a chunk.
-    path : Path
-        Where it lies.
-    check : callable
-        ``check(t)`` is called with a frame that is read as empty; it raises if the disk that
-        it should lie on is gone.
-
-    Attributes
-    ----------
-    lock : RLock
-        Guards the cached frames; hold it for one frame's work at most.
-    changed : ndarray of int64, shape (T,)
-        A number that is another one whenever a frame has changed.
+    The tensorstore `array` has a chunk a frame. ``check(t)`` is called with a frame that is read
+    as empty; it raises if the disk that it should lie on is gone.
     """
 
     def __init__(self, array: Any, path: Path, check: Callable[[int], None]) -> None:
@@ -128,8 +116,8 @@ class FrameCache:
         self.shape: tuple[int, int, int] = tuple(array.shape)
         self.frame_bytes = self.shape[1] * self.shape[2] * 2
         self.share(1)
-        self.lock = threading.RLock()
-        self.changed = np.zeros(self.shape[0], np.int64)
+        self.lock = threading.RLock()  # held for one frame's work at most
+        self.changed = np.zeros(self.shape[0], np.int64)  # others whenever frames have changed
         self._frames: OrderedDict[int, Labels] = OrderedDict()
         self._dirty: dict[int, int] = {}  # frame -> `changed` when it was last touched
         self._moves: dict[int, Move] = {}  # frames that are not in memory, and move by their files
@@ -228,19 +216,10 @@ class FrameCache:
                 out[i] = self._loaded(future, t)
 
     def flush(self, before: Callable[[], None], frames: int | None = None) -> None:
-        """Write every frame that was dirty when this began; one thread at a time.
+        """Write what was dirty when this began, or some frames of it; one thread at a time.
 
-        Parameters
-        ----------
-        before : callable
-            Called before each batch, after its frames were copied.
-        frames : int, optional
-            At most so many, those that wait longest; all by default.
-
-        Raises
-        ------
-        StorageError
-            A frame could not be written; it stays in memory, dirty.
+        `before` is called before each batch, after its frames were copied. A frame that could
+        not be written, a `StorageError`, stays in memory, dirty.
         """
         with self.lock:
             waiting = list(self._dirty)[:frames]
@@ -334,44 +313,15 @@ def count_values(labels: Labels) -> dict[int, int]:
 # -- a layer ---------------------------------------------------------------------------
 
 
-class FramesHost(Protocol):
-    """What the frames need of their project."""
-
-    def hurry(self) -> None:
-        """Have what changed written now."""
-
-    def before_pixels(self) -> None:
-        """Save the changes and the objects that pixels mean, which are written next."""
-
-    def check_there(self) -> None:
-        """Raise where the project's folder is gone."""
-
-    def frame_missing(self, layer_id: int, t: int) -> bool:
-        """Note that a frame is empty that should not be; False where that may be in order."""
-
-
 class LayerFrames:
     """The pixels of a layer and, for each of its objects, provenance and area per frame.
 
-    All of it is changed under `lock`, one frame at a time.
-
-    Attributes
-    ----------
-    cache : FrameCache
-        Its frames.
-    tracks : Tracks
-        Provenance and areas of all objects of the project.
-    members : frozenset of int
-        The objects that live here.
-    lock : RLock
-        That of the frames.
-    flush_lock : Lock
-        Held while frames are written; taken before any layer's lock, by their ids.
+    All of it is changed under `lock`, one frame at a time. `flush_lock` is held while frames are
+    written, and taken before any layer's lock, by their ids. `tracks` are those of all objects of
+    the project.
     """
 
-    def __init__(
-        self, layer_id: int, array: Any, path: Path, tracks: Tracks, host: FramesHost
-    ) -> None:
+    def __init__(self, layer_id: int, array: Any, path: Path, tracks: Tracks, host: State) -> None:
         self.id = layer_id
         self.path = path
         self.cache = FrameCache(array, path, self._check_frame)
@@ -379,7 +329,7 @@ class LayerFrames:
         self.lock = self.cache.lock
         self.flush_lock = threading.Lock()
         self.tracks = tracks
-        self.members: frozenset[int] = frozenset()
+        self.members: frozenset[int] = frozenset()  # the objects that live here
         self._host = host
         self._sealed = False
         self._stuck = 0.0
@@ -538,12 +488,8 @@ class LayerFrames:
         """Write what changed; provenance first.
 
         A kill between the two then leaves a frame marked as a person's without its last
-        stroke, never a person's stroke that the model would paint over.
-
-        Raises
-        ------
-        StorageError
-            Something could not be written; it is kept and tried again at the next flush.
+        stroke, never a person's stroke that the model would paint over. What could not be
+        written, a `StorageError`, is kept and tried again at the next flush.
         """
         # Whoever flushes while another does waits for it: on return, all is on the disk.
         with self.flush_lock:

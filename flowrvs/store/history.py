@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,34 +31,23 @@ from flowrvs.store.changes import (
     Role,
     Step,
     decode,
+    frames_text,
     utc_now,
     utf8,
 )
 from flowrvs.store.journal import Batch, Journal, by_beginning
 from flowrvs.store.moves import KeptFrames
 
-__all__ = ["History", "HistoryHost"]
+if TYPE_CHECKING:
+    from flowrvs.store.state import State
+
+__all__ = ["History"]
 
 _MAX_STEPS = 20_000
 _CACHED_STEPS = 256  # whose changes are in memory, too: undo does not wait for the disk
 
 
 _How = tuple[CancelToken | None, ProgressCallback | None]
-
-
-class HistoryHost(Protocol):
-    """What the history needs of its project; `State` says what each of it does."""
-
-    def check_writable(self) -> None: ...
-    def settle_strokes(self) -> None: ...
-    def settle(self) -> None: ...
-    def end_runs(self, object_ids: frozenset[int]) -> None: ...
-    def turn_record(self, record: Record, back: bool, entry: Entry) -> None: ...
-    def turn_catalog(
-        self, entry: Entry, back: bool, *, additions: bool, then: Callable[[], None] | None = None
-    ) -> None: ...
-    def describe(self, object_ids: frozenset[int]) -> str: ...
-    def steps_changed(self) -> None: ...
 
 
 class History:
@@ -68,7 +57,7 @@ class History:
     with every change: the login name at first.
     """
 
-    def __init__(self, host: HistoryHost, journal: Journal, author: str, moment: int) -> None:
+    def __init__(self, host: State, journal: Journal, author: str, moment: int) -> None:
         self._host = host
         self._journal = journal
         self._lock = threading.RLock()  # the innermost lock of all
@@ -156,16 +145,6 @@ class History:
     def _last(self, entries: list[Entry]) -> Step | None:
         with self._lock:
             return entries[-1].step() if entries else None
-
-    @property
-    def can_undo(self) -> bool:
-        """True if there is a step to undo."""
-        return bool(self._done)
-
-    @property
-    def can_redo(self) -> bool:
-        """True if there is a step to redo."""
-        return bool(self._undone)
 
     @property
     def notice(self) -> str | None:
@@ -312,9 +291,7 @@ class History:
         name = entry.tool
         if entry.touched:
             name += f" on {self._host.describe(frozenset(entry.touched))}"
-        if stop - start == 1:
-            return f"{name}, frame {start}"
-        return f"{name}, frames {start}-{stop - 1}" if stop else name
+        return f"{name}, {frames_text(start, stop)}" if stop else name
 
     # -- taking changes in ---------------------------------------------------------------
 

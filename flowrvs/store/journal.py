@@ -28,27 +28,14 @@ __all__ = ["Batch", "Journal", "add_to_copy", "by_beginning"]
 
 @dataclass(slots=True)
 class Batch:
-    """What is written to the journal at once.
+    """What is written to the journal at once."""
 
-    Attributes
-    ----------
-    records : list of Record
-        New ones, and ones that take the place of those with their numbers.
-    entries : dict of int to Entry
-        Steps that are new, or others than before.
-    dropped, forgotten : list of int
-        Steps that cannot be undone any more; steps that were undone for good.
-    flushed : int
-        Pixels of the changes up to this number are safe without the journal.
-    steps, frozen, touched : list
-        What `freeze` made of them: rows of steps, records, rows of who touched which frames.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    entries: dict[int, Entry] = field(default_factory=dict)
-    dropped: list[int] = field(default_factory=list)
-    forgotten: list[int] = field(default_factory=list)
-    flushed: int = 0
+    records: list[Record] = field(default_factory=list)  # new, or in place of their numbers'
+    entries: dict[int, Entry] = field(default_factory=dict)  # steps that are new, or changed
+    dropped: list[int] = field(default_factory=list)  # steps that cannot be undone any more
+    forgotten: list[int] = field(default_factory=list)  # steps that were undone for good
+    flushed: int = 0  # pixels of the changes up to this number are safe without the journal
+    # What `freeze` makes of them; `touched` is (object, start, stop, step).
     steps: list[tuple[Any, ...]] = field(default_factory=list)
     frozen: list[Record] = field(default_factory=list)
     touched: list[tuple[int, int, int, int]] = field(default_factory=list)
@@ -108,18 +95,13 @@ _TEXT_LIMIT = 16 * 2**20
 _TOGETHER = 16  # changes that are read at once
 
 
-class _DamageInWords(contextlib.ContextDecorator):
+@contextlib.contextmanager
+def _damage_in_words() -> Iterator[None]:
     """SQLite tells of damage in damaged words, which Python cannot read."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UnicodeDecodeError):
-            raise _corrupt("its words about damage are damaged, too") from error
-
-
-_damage_in_words = _DamageInWords()
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise _corrupt("its words about damage are damaged, too") from error
 
 
 def _corrupt(text: str) -> sqlite3.DatabaseError:
@@ -134,30 +116,15 @@ class Journal:
     Whatever was committed survives a kill and a power cut; a torn end of the log is ignored.
     The folder is an empty zarr array, so that zarr's readers look no further into it.
 
-    Parameters
-    ----------
-    project : Path
-        The project's folder.
-    shape : tuple of 3 int
-        Frames, height and width of its video: they bound what a record may hold.
-    writable : bool
-        False reads what is there, without locks.
-
-    Attributes
-    ----------
-    notice : str or None
-        What the user should know of a journal that could not be read.
-    damages : int
-        How often the file was damaged and begun anew: what was in it is gone.
-    old : bool
-        True for what version 0.1 wrote: steps have their places in the order of their ends.
+    The video's `shape`, (T, H, W), bounds what a record may hold. One that is not `writable`
+    reads what is there, without locks.
     """
 
     def __init__(self, project: Path, shape: tuple[int, int, int], *, writable: bool) -> None:
         self.path = project / "history" / "journal.sqlite"
-        self.notice: str | None = None
-        self.damages = 0
-        self.old = False
+        self.notice: str | None = None  # what the user should know of what could not be read
+        self.damages = 0  # how often the file was begun anew: what was in it is gone
+        self.old = False  # version 0.1 gave steps their places in the order of their ends
         self._frames, self._size = shape[0], shape[1] * shape[2]
         self.writable = writable
         self._lock = threading.RLock()
@@ -166,10 +133,6 @@ class Journal:
         self._swept = 0  # what undo wrote up to this number is gone
 
     # -- opening -------------------------------------------------------------------------
-
-    @property
-    def _there(self) -> bool:
-        return self._db is not None or self.path.exists()
 
     def _open(self) -> sqlite3.Connection:
         if self._db is not None:
@@ -187,7 +150,7 @@ class Journal:
             self._db = self._connect()
         return self._db
 
-    @_damage_in_words
+    @_damage_in_words()
     def _connect(self) -> sqlite3.Connection:
         for suffix in ("", "-wal", "-shm"):
             _check_plain(Path(f"{self.path}{suffix}"))
@@ -256,7 +219,7 @@ class Journal:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            with _damage_in_words:
+            with _damage_in_words():
                 yield
         except sqlite3.Error as error:
             if self.writable and _is_damage(error):
@@ -270,13 +233,7 @@ class Journal:
     # -- writing -------------------------------------------------------------------------
 
     def commit(self, batch: Batch) -> None:
-        """Write all of it in one durable transaction, or nothing.
-
-        Raises
-        ------
-        StorageError
-            Nothing was written.
-        """
+        """Write all of it in one durable transaction, or nothing and raise a `StorageError`."""
         with self._lock, self._errors():
             db = self._open()
             try:
@@ -338,7 +295,7 @@ class Journal:
             self._set_aside()
             return nothing
 
-    @_damage_in_words
+    @_damage_in_words()
     def _load(self, db: sqlite3.Connection) -> tuple[list[Entry], int, int, int]:
         self.old = db.execute("PRAGMA user_version").fetchone()[0] < _VERSION
         rows = db.execute(
@@ -437,7 +394,7 @@ class Journal:
             return []
 
     def _query(self, text: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        if not self._there:
+        if self._db is None and not self.path.exists():
             return []
         with self._lock, self._errors():
             return self._open().execute(text, values).fetchall()

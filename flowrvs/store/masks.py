@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from flowrvs.errors import InputError, ProjectError, StorageError
-from flowrvs.store.changes import Spans
+from flowrvs.store.changes import Spans, frames_text
 from flowrvs.store.document import ConfidenceRecord, ObjectRecord, run_frames
 from flowrvs.store.labels import LabelsArray
 from flowrvs.store.state import State
@@ -28,7 +28,7 @@ from flowrvs.store.storage import (
     write_group,
 )
 
-__all__ = ["Confidence", "Masks", "ObjectCounts", "frames_text"]
+__all__ = ["Confidence", "Masks", "ObjectCounts"]
 
 _LIMITS = {"model": Provenance.MODEL, "human": Provenance.HUMAN}
 _SPARE_BYTES = 2 * 2**30
@@ -62,13 +62,7 @@ class ObjectCounts:
 
 
 class Masks:
-    """Labels, masks and provenance.
-
-    Attributes
-    ----------
-    confidence : Confidence
-        How sure the model was.
-    """
+    """Labels, masks and provenance."""
 
     def __init__(self, state: State, confidence: Confidence) -> None:
         self._state = state
@@ -316,15 +310,10 @@ class Confidence:
     """What tells how sure a model was, by pixel where the disk has room, and by frame.
 
     A person's frames have none.
-
-    Attributes
-    ----------
-    notice : str or None
-        Why confidence is not kept any more; None while it is.
     """
 
     def __init__(self, state: State) -> None:
-        self.notice: str | None = None
+        self.notice: str | None = None  # why confidence is not kept any more
         self._state = state
         self._arrays: dict[int, Any] = {}
         self._disagreement: dict[int, Any] = {}
@@ -442,7 +431,7 @@ class Confidence:
         start : int
             Frame of the first value.
         disagreement : ndarray of float32, shape (n,)
-            0 to 1; NaN where record window alone saw the frame (`WindowMasks.disagreement`).
+            0 to 1; NaN where a single window saw the frame (`WindowMasks.disagreement`).
         written : ndarray of bool, shape (n,), optional
             The frames that were written, as `write_model` returned; all by default.
         """
@@ -452,27 +441,21 @@ class Confidence:
         record = self._state.object(object_id)
         if self.notice is not None:
             return
-        path = self._seams_path(object_id)
         areas = self._state.volume(record.layer).frames.areas(object_id)[start:stop]
-        try:
+        with self._spare("disagreement", object_id):
             with self._disagreement_lock:
-                array = self._seams(object_id)
-                if array is None:
-                    array = self._make_seams(object_id)
+                array = self._seams(object_id, make=True)
                 kept = np.array(array[start:stop].read().result())
                 rows = np.stack([_parts(disagreement), areas], axis=1)
                 kept = rows if written is None else np.where(written[:, None], rows, kept)
                 array[start:stop].write(kept.astype(np.int32)).result()
-        except Exception as error:  # masks are worth more: the run goes on without
-            told = error if isinstance(error, StorageError) else failed(error, path)
-            self.notice = f"Confidence is not kept any more: {told}"
 
     def disagreement(self, object_id: int, *, between: bool = False) -> npt.NDArray[np.float32]:
         """Return how far windows disagreed about an object's masks, (T,), 0 to 1.
 
-        NaN where record window alone saw the frame, where nothing was kept, and where the mask
-        is another record by now. With `between`, frames of record window have what lies between
-        the frames before and after them that two windows saw.
+        NaN where a single window saw the frame, where nothing was kept, and where the mask is
+        another one by now. With `between`, frames of a single window have what lies between the
+        frames before and after them that two windows saw.
         """
         record = self._state.object(object_id)
         values = np.full(self._state.shape[0], np.nan, np.float32)
@@ -496,28 +479,30 @@ class Confidence:
 
     # -- inside --------------------------------------------------------------------------
 
-    def _seams_path(self, object_id: int) -> Path:
-        return self._state.path / "disagreement" / str(object_id)
+    @contextmanager
+    def _spare(self, kind: str, number: int) -> Iterator[None]:
+        """Tell why something cannot be kept: masks are worth more, the run goes on without."""
+        try:
+            yield
+        except Exception as error:
+            told = failed(error, self._state.path / kind / str(number))
+            self.notice = f"Confidence is not kept any more: {told}"
 
-    def _seams(self, object_id: int) -> Any:
-        path, frames = self._seams_path(object_id), self._state.shape[0]
+    def _seams(self, object_id: int, *, make: bool = False) -> Any:
+        path = self._state.path / "disagreement" / str(object_id)
+        frames = self._state.shape[0]
+        chunk = (min(frames, _CHUNK), 2)
         if object_id not in self._disagreement and (path / "zarr.json").exists():
             for k in range(-(-frames // _CHUNK)):
                 check_chunk(f"{path}/c.{k}.0", 8 * _CHUNK)
                 free_chunk(f"{path}/c.{k}.0")
-            self._disagreement[object_id] = open_array(
-                path, (frames, 2), "int32", (min(frames, _CHUNK), 2)
-            )
+            self._disagreement[object_id] = open_array(path, (frames, 2), "int32", chunk)
+        elif make and object_id not in self._disagreement:
+            if not (path.parent / "zarr.json").exists():  # a project of before
+                write_group(path.parent, {})
+            array = create_array(path, (frames, 2), chunk, "int32", ("t", "value"))
+            self._disagreement[object_id] = array
         return self._disagreement.get(object_id)
-
-    def _make_seams(self, object_id: int) -> Any:
-        path, frames = self._seams_path(object_id), self._state.shape[0]
-        if not (path.parent / "zarr.json").exists():  # a project of before
-            write_group(path.parent, {})
-        chunk = (min(frames, _CHUNK), 2)
-        array = create_array(path, (frames, 2), chunk, "int32", ("t", "value"))
-        self._disagreement[object_id] = array
-        return array
 
     def keep(
         self,
@@ -529,7 +514,7 @@ class Confidence:
         if self.notice is not None:
             return
         path = self._state.path / "confidence" / str(record.layer)
-        try:
+        with self._spare("confidence", record.layer):
             if shutil.disk_usage(self._state.path).free < _SPARE_BYTES:
                 raise StorageError("the disk has less than 2 GiB left")
             with self._state.lock:
@@ -545,11 +530,8 @@ class Confidence:
                 free_chunk(f"{path}/c.{start + int(i)}.0.0")
             for future in [array[start + int(i)].write(confidence[i]) for i in frames]:
                 future.result()
-        except Exception as error:  # masks are worth more: the run goes on without
-            told = error if isinstance(error, StorageError) else failed(error, path)
-            self.notice = f"Confidence is not kept any more: {told}"
-            return
-        self.note(record.layer, record.id, start + frames)
+        if self.notice is None:
+            self.note(record.layer, record.id, start + frames)
 
     def note(self, layer_id: int, object_id: int | None, frames: Any) -> None:
         """Count frames as the confidence of an object, and of no other one of its layer."""
@@ -558,17 +540,14 @@ class Confidence:
             if record is None:
                 return
             kept: dict[int, list[list[int]] | None] = dict(record.frames)
-            if object_id is not None and kept.get(object_id, []) is not None:
-                spans = Spans([list(run) for run in kept.get(object_id) or []])
-                for start, stop in _runs(frames):
-                    spans.add(start, stop)
-                kept[object_id] = spans.runs
+            if object_id is not None:
+                kept.setdefault(object_id, [])
             for other, runs in kept.items():
-                if other != object_id and runs is not None:
-                    left = Spans([list(run) for run in runs])
-                    for start, stop in _runs(frames):
-                        left.remove(start, stop)
-                    kept[other] = left.runs
+                if runs is not None:
+                    spans = Spans([list(run) for run in runs])
+                    for run in Spans.of(frames).runs:
+                        (spans.add if other == object_id else spans.remove)(*run)
+                    kept[other] = spans.runs
             self._state.document.confidence[layer_id] = ConfidenceRecord(layer_id, kept)
             self._state.save_later()
 
@@ -578,18 +557,6 @@ class Confidence:
             path = self._state.path / "confidence" / str(layer_id)
             self._arrays[layer_id] = open_array(path, shape, "uint8", (1, *shape[1:]))
         return self._arrays[layer_id]
-
-
-def frames_text(start: int, stop: int) -> str:
-    """Name a range of frames."""
-    return f"frame {start}" if stop - start == 1 else f"frames {start}-{stop - 1}"
-
-
-def _runs(frames: Iterable[int]) -> list[tuple[int, int]]:
-    runs = Spans()
-    for t in frames:
-        runs.add(int(t), int(t) + 1)
-    return [(start, stop) for start, stop in runs.runs]
 
 
 def _parts(disagreement: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:

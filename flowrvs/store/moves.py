@@ -47,22 +47,12 @@ def backwards(data: bytes, size: int) -> tuple[dict[int, int], bytes] | None:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A frame whose file waits to be moved.
+    """A frame whose file waits to be moved."""
 
-    Attributes
-    ----------
-    change : int
-        `FrameCache.changed` of the frame.
-    source, target : str
-        The file, and where it goes.
-    record : Record or None
-        All that the frame holds then; None for one that is empty.
-    """
-
-    change: int
+    change: int  # `FrameCache.changed` of the frame
     source: str
     target: str
-    record: Record | None
+    record: Record | None  # all that the frame holds then; None for one that is empty
 
     def frame(self, shape: tuple[int, int]) -> Labels:
         """Return what the frame holds when it has been moved."""
@@ -105,11 +95,6 @@ class KeptFrames:
     """The files that undone steps left, a folder a step, while they can be redone.
 
     They spare work only: what is not here is made from the journal.
-
-    Parameters
-    ----------
-    folder : Path
-        Where they lie.
     """
 
     def __init__(self, folder: Path) -> None:

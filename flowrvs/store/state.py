@@ -21,6 +21,7 @@ from flowrvs.store.document import (
     ProjectEvent,
     WriterLock,
     clipped,
+    from_row,
     login_name,
     plain_key,
     save_document,
@@ -51,29 +52,16 @@ class State:
 
     Locks are taken in one order: a layer's (`LayerVolume.lock`), then the document's
     (`lock`), then the history's. A stroke with a new label takes all of them.
-
-    Attributes
-    ----------
-    document : Document
-        What the project knows besides pixels; guarded by `lock`.
-    shape : tuple of 3 int
-        Of the video.
-    history, journal : History, Journal
-        What was done, and where it is kept.
-    volumes : dict of int to LayerVolume
-        By layer id; those of removed layers stay, should the removal be undone.
-    open_runs : dict of int to Entry
-        For each object that a model is drawing, the step of its run.
     """
 
     def __init__(self, path: Path, document: Document, writer: WriterLock | None) -> None:
         self.path = path
-        self.document = document
+        self.document = document  # guarded by `lock`
         self.lock = threading.RLock()
         video = document.video
         self.shape = (video.frame_count, video.height, video.width)
-        self.volumes: dict[int, LayerVolume] = {}
-        self.open_runs: dict[int, Entry] = {}
+        self.volumes: dict[int, LayerVolume] = {}  # also of removed layers: that may be undone
+        self.open_runs: dict[int, Entry] = {}  # the step of every object that a model is drawing
         self._writer = writer
         self._closed = self._opened = self._dirty = False
         self._batches = 0
@@ -360,7 +348,7 @@ class State:
                     if want is None and section == "layers" and self._lived_in(key):
                         continue  # since, an object was made there
                     try:
-                        value = None if want is None else self.document.from_row(section, want)
+                        value = None if want is None else from_row(section, want)
                         self._place(section, plain_key(section, key), value)
                     except (KeyError, TypeError, ValueError, AttributeError, ProjectError):
                         self.journal.damaged()
@@ -508,9 +496,9 @@ class State:
     @contextlib.contextmanager
     def named_step(self, name: str) -> Iterator[None]:
         """Make the changes of the document inside one saved step."""
-        with self.history.step(name):
-            with self.one_save():
-                yield
+        self.check_writable()
+        with self.history.step(name), self.one_save():
+            yield
         self.tell("catalog")
 
     def _save_if_dirty(self) -> None:

@@ -80,13 +80,7 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def read_group(folder: Path) -> dict[str, Any]:
-    """Return the attributes of the zarr v3 group at `folder`.
-
-    Raises
-    ------
-    ProjectError
-        It is not a zarr v3 group, or its ``zarr.json`` is damaged.
-    """
+    """Return the attributes of the zarr v3 group at `folder`; a `ProjectError` where it is none."""
     try:
         document = parse_json(read_regular(folder / "zarr.json", _GROUP_BYTES))
     except (OSError, ValueError) as error:
@@ -142,13 +136,7 @@ def create_array(
 def open_array(
     folder: Path, shape: Sequence[int], dtype: npt.DTypeLike, chunk: Sequence[int]
 ) -> ts.TensorStore:
-    """Open an existing zarr v3 array and check that it is what the project says.
-
-    Raises
-    ------
-    ProjectError
-        It is missing, damaged, or has another shape, type or way of keeping its chunks.
-    """
+    """Open a zarr v3 array; a `ProjectError` where it is not what the project says."""
     try:
         _check_folder(folder)
         found = parse_json(read_regular(folder / "zarr.json", _ARRAY_BYTES))
@@ -258,27 +246,8 @@ class Track:
     """One number a frame, in memory, whose changed pieces are written to a zarr array.
 
     The array is made when it is first written: a stroke with a new label must not wait for
-    the disk, or fail by it.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of the array.
-    frames : int
-        Its length.
-    dtype : str
-        ``"uint8"`` or ``"int32"``.
-    new : bool
-        Begin with zeros, whatever a crash left there.
-
-    Attributes
-    ----------
-    values : ndarray, shape (T,)
-        Call `touch` after changing them.
-    known : bool
-        False where the disk held nothing, as in projects of an earlier format.
-    damaged : bool
-        The disk held something that cannot be read; it is zero and made anew.
+    the disk, or fail by it. A `new` one begins with zeros, whatever a crash left there. Call
+    `touch` after changing `values`.
     """
 
     def __init__(self, path: Path, frames: int, dtype: str, *, new: bool) -> None:
@@ -287,9 +256,9 @@ class Track:
         self._array: Any = None
         self._dirty: set[int] = set()
         self.values: npt.NDArray[Any] = np.zeros(frames, dtype)
-        # A folder without it is one that a kill left behind.
+        # Nothing is on the disk in projects of an earlier format, and where a kill came.
         self.known = new or (path / "zarr.json").exists()
-        self.damaged = False
+        self.damaged = False  # what cannot be read is zero, and made anew
         if new or not self.known:
             if new and path.exists():
                 self.touch(0, frames)
@@ -336,13 +305,7 @@ class Track:
         self._dirty.update(chunk for chunk, _ in pieces)
 
     def write(self, pieces: list[tuple[int, npt.NDArray[Any]]]) -> Callable[[], None]:
-        """Begin to write pieces; the result waits for them.
-
-        Raises
-        ------
-        StorageError
-            They cannot be written.
-        """
+        """Begin to write pieces; the result waits for them. Both may raise a `StorageError`."""
         try:
             if self._array is None:
                 self._array = self._create(self.path)
@@ -371,13 +334,7 @@ class Track:
 class Tracks:
     """Provenance and area of every object of a project; the lock of its layer guards it.
 
-    Attributes
-    ----------
-    provenance, areas : dict of int to Track
-        By object id; objects that were removed stay, should the removal be undone.
-    writing : Lock
-        Held while some are written: an object may be in another layer before its old one's
-        flush has ended, and what is newer must be written last. Taken after a flush lock.
+    Those of removed objects stay, should the removal be undone.
     """
 
     def __init__(self, project: Path, frames: int) -> None:
@@ -385,6 +342,8 @@ class Tracks:
         self._frames = frames
         self.provenance: dict[int, Track] = {}
         self.areas: dict[int, Track] = {}
+        # Held while some are written: an object may be in another layer before its old one's
+        # flush has ended, and what is newer must be written last. Taken after a flush lock.
         self.writing = threading.Lock()
 
     def open(self, object_id: int, *, new: bool = False) -> None:

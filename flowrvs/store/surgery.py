@@ -24,18 +24,18 @@ from flowrvs.disk import sync_folder
 from flowrvs.errors import ProjectError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store.catalog import Catalog
-from flowrvs.store.changes import Entry, Labels, Record, encode, utf8
+from flowrvs.store.changes import Entry, Labels, Record, encode, frames_text, utf8
 from flowrvs.store.document import LayerRecord, ObjectRecord
 from flowrvs.store.frames import count_values
 from flowrvs.store.history import History
-from flowrvs.store.masks import Masks, frames_text
+from flowrvs.store.masks import Masks
 from flowrvs.store.state import State
 from flowrvs.store.storage import Provenance, create_array, failed
 from flowrvs.store.volume import LayerVolume
 
 __all__ = ["Surgery"]
 
-#: Frames of the layers to what they become.
+#: Frames of the layers, of which two objects may share one, to what they become.
 Change = Callable[[int, list[Labels]], Sequence[Labels]]
 
 # Frames that are made in place, that are moved at once, being written, and under one lock.
@@ -71,7 +71,7 @@ class Surgery:
             self._provide(entry, record, start, stop, lambda old: np.maximum(old, _HUMAN))
 
         text = f"{record.name!r} absent"
-        self._operate(text, [record], start, stop, _mapper({object_id: 0}), then, **how)
+        self._operate(text, [record], start, stop, _eraser(object_id), then, **how)
 
     def start_object(self, object_id: int, t: int, **how: Unpack[_How]) -> None:
         """Say that an object appears on frame `t`: it is absent before."""
@@ -167,11 +167,14 @@ class Surgery:
         kept, lost = self._checked(keep, start, stop), self._checked(gone, start, stop)
         volume = state.volume(kept.layer)
 
-        def across(t: int, frames: list[Labels]) -> list[Labels]:
-            to, source = frames
+        def change(t: int, frames: list[Labels]) -> list[Labels]:
+            to, source = (new := [frame.copy() for frame in frames])[0], new[-1]
             part = source == gone
-            free = part & ~np.isin(to, volume.frames.locked(t))
-            return [np.where(free, np.uint16(keep), to), np.where(part, np.uint16(0), source)]
+            locked = [i for i in volume.frames.locked(t) if i != gone]
+            free = part & ~np.isin(to, locked)
+            source[part] = 0
+            to[free] = keep
+            return new
 
         def then(entry: Entry) -> None:
             was = self._masks.provenance(gone)[start:stop]
@@ -186,7 +189,6 @@ class Surgery:
                             state.put("expressions", expression.exp_id, meant)
                     self._catalog.forget_object(gone)
 
-        change = _mapper({gone: keep}) if kept.layer == lost.layer else across
         text = f"merge {lost.name!r} into {kept.name!r}"
         self._operate(text, [kept, lost], start, stop, change, then, drawn=[gone], **how)
 
@@ -202,18 +204,18 @@ class Surgery:
         if a == b:
             raise ProjectError("An object cannot be swapped with itself; choose another one.")
 
-        def across(t: int, frames: list[Labels]) -> list[Labels]:
-            of_a, of_b = frames[0] == a, frames[1] == b
-            to_a = np.where(of_b, np.uint16(a), np.where(of_a, np.uint16(0), frames[0]))
-            to_b = np.where(of_a, np.uint16(b), np.where(of_b, np.uint16(0), frames[1]))
-            return [to_a, to_b]
+        def change(t: int, frames: list[Labels]) -> list[Labels]:
+            new = [frame.copy() for frame in frames]
+            of_a, of_b = frames[0] == a, frames[-1] == b
+            new[0][of_a] = new[-1][of_b] = 0
+            new[0][of_b], new[-1][of_a] = a, b
+            return new
 
         def then(entry: Entry) -> None:
             was_a, was_b = (self._masks.provenance(i)[start:stop] for i in (a, b))
             self._provide(entry, first, start, stop, lambda _: was_b)
             self._provide(entry, second, start, stop, lambda _: was_a)
 
-        change = _mapper({a: b, b: a}) if first.layer == second.layer else across
         text = f"swap {first.name!r} and {second.name!r}"
         self._operate(text, [first, second], start, stop, change, then, once=True, **how)
 
@@ -279,8 +281,7 @@ class Surgery:
             self._catalog.forget_object(object_id)
 
         text = f"remove {record.name!r}"
-        change = _mapper({object_id: 0})
-        self._operate(text, [record], 0, frames, change, then, locked=True, **how)
+        self._operate(text, [record], 0, frames, _eraser(object_id), then, locked=True, **how)
 
     # -- inside --------------------------------------------------------------------------
 
@@ -354,17 +355,8 @@ class Surgery:
             self._state.tell("pixels", layer_id, start, stop)
 
 
-def _mapper(values: dict[int, int]) -> Change:
-    """Return what gives pixels of a value another one."""
-
-    def change(t: int, frames: list[Labels]) -> list[Labels]:
-        (frame,) = frames
-        new = frame.copy()
-        for old, value in values.items():
-            new[frame == old] = value
-        return [new]
-
-    return change
+def _eraser(object_id: int) -> Change:
+    return lambda t, frames: [np.where(frames[0] == object_id, np.uint16(0), frames[0])]
 
 
 # -- frames beside the project ---------------------------------------------------------

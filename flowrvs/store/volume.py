@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from flowrvs.store.changes import (
     DamagedError,
     Entry,
     Heirs,
-    Kind,
     Labels,
     Mark,
     Pixels,
@@ -27,56 +26,24 @@ from flowrvs.store.changes import (
 )
 from flowrvs.store.frames import (
     CROWDED,
-    FramesHost,
     LayerFrames,
     copy_frame,
     count_values,
     new_frame,
 )
+from flowrvs.store.history import History
 from flowrvs.store.moves import backwards
 from flowrvs.store.storage import Provenance
 
-__all__ = ["LayerVolume", "VolumeHost"]
+if TYPE_CHECKING:
+    from flowrvs.store.state import State
+
+__all__ = ["LayerVolume"]
 
 # While a person's brush is down, a model waits up to so many seconds before each frame.
 _BRUSH, _PAUSE, _PATIENT = 0.03, 0.005, 0.05
 
 _NO_ROWS = np.zeros((1, 1), np.uint16)
-
-
-class VolumeHistory(Protocol):
-    """What a volume needs of the history; `History` says what each of it does."""
-
-    def current(self) -> Entry | None: ...
-    def begin(
-        self, name: str | None, kind: Kind, who: str | None = None, tool: str = "edit"
-    ) -> Entry: ...
-    def end(self, entry: Entry) -> None: ...
-    def take_back(self, entry: Entry) -> None: ...
-    def push(
-        self,
-        entry: Entry,
-        layer: int,
-        span: tuple[int, int],
-        role: Role,
-        marks: tuple[Mark, ...],
-        content: Content,
-    ) -> Record: ...
-    def drew(self, entry: Entry, object_id: int) -> None: ...
-    def placing(self, object_ids: Collection[int]) -> bool: ...
-    def later(self, record: Record) -> list[Record]: ...
-    def rewrite(self, records: list[Record]) -> None: ...
-    def kept_file(self, record: Record) -> str: ...
-
-
-class VolumeHost(FramesHost, Protocol):
-    """What a volume needs of its project."""
-
-    def claim(self, layer_id: int, ids: Iterable[int], entry: Entry) -> None:
-        """Make objects of labels that a person draws and that are new."""
-
-    def wake(self) -> None:
-        """Have what changed written soon."""
 
 
 @dataclass(slots=True)
@@ -111,7 +78,7 @@ class LayerVolume:
     A model and a painter exclude each other for one frame at a time.
     """
 
-    def __init__(self, frames: LayerFrames, history: VolumeHistory, host: VolumeHost) -> None:
+    def __init__(self, frames: LayerFrames, history: History, host: State) -> None:
         self.id = frames.id
         self.frames = frames
         self.lock = frames.lock

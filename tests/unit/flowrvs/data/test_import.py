@@ -79,9 +79,9 @@ def test_everything_arrives(project, crossing):
     assert len({one.layer for one in project.objects.values()}) == 2  # they overlap
     for one in project.objects:
         assert (project.provenance(one) == Provenance.HUMAN).all()
-    assert not project.history.can_undo  # there is nothing before the truth
+    assert not project.history.undo_step  # there is nothing before the truth
     project.labels(1)[0] = 0
-    assert project.history.can_undo
+    assert project.history.undo_step
 
 
 def test_objects_apart_share_a_layer(small_split, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from transformers import Sam3VideoConfig, Sam3VideoInferenceSession, Sam3VideoModel
 
 from flowrvs.errors import Cancelled, CheckpointError, MissingPathError
-from flowrvs.models.sam2 import scaled_picture
+from flowrvs.models.networks import scaled_picture
 from flowrvs.models.sam3 import Sam3Segmenter, load_segmenter
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import InstanceSegmenter

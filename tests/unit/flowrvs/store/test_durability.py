@@ -714,7 +714,7 @@ class TestAKillInTheMiddleOf:
         with self._killed(project) as again:
             assert again.objects == before
             assert again.object_mask(cat.id, 1, 2).all()
-            assert not again.history.can_redo
+            assert not again.history.redo_step
             again.flush()
         project._state.save()
         project._state.history.commit()
@@ -859,4 +859,4 @@ class TestAKillInTheMiddleOf:
             project.history.undo(cancel, stop)
         with self._killed(project) as again:
             assert again.object_mask(cat.id, 0, 10).all()
-            assert again.history.can_undo
+            assert again.history.undo_step

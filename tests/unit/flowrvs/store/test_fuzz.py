@@ -251,7 +251,7 @@ def test_one_after_the_other(project: Project, seed: int) -> None:
         what = dice.choice(choices)
         where = f"seed {seed}, step {step}, {what}"
         last = project.history.undo_step
-        if what == "model" and project.history.can_redo:
+        if what == "model" and project.history.redo_step:
             continue  # it would leave what can be redone
         if what == "paint":
             _paint(project, dice, oracle)

@@ -260,9 +260,9 @@ class TestSteps:
         labels[1, 1] = cat.id
         project.undo()
         project.write_model(cat.layer, cat.id, 5, FULL[:1])
-        assert project.history.can_redo, "a model does not"
+        assert project.history.redo_step, "a model does not"
         labels[2, 2] = cat.id
-        assert not project.history.can_redo
+        assert not project.history.redo_step
 
     def test_not_inside_a_step(self, project: Project, cat: ObjectRecord) -> None:
         with pytest.raises(ProjectError, match="finish it"), project.edit("x"):
@@ -337,10 +337,10 @@ class TestObjectsThatGoElsewhere:
         told: list[ProjectEvent] = []
         project.connect(told.append)
         project.begin_run({"text": "the cat", "range": [0, 10]}, cat.id)
-        assert project.history.can_redo, "it has drawn nothing yet"
+        assert project.history.redo_step, "it has drawn nothing yet"
         told.clear()
         project.write_model(cat.layer, cat.id, 2, LEFT[:1])
-        assert not project.history.can_redo and project.redo() is None
+        assert not project.history.redo_step and project.redo() is None
         assert ProjectEvent("history") in told
         project.end_run(cat.id)
         project.flush()
@@ -437,7 +437,7 @@ class TestObjectsThatGoElsewhere:
 
         project.history.undo(None, drawn_on)
         thread.join(20)
-        assert there not in project.layers and not project.history.can_redo
+        assert there not in project.layers and not project.history.redo_step
         assert project.areas(cat.id).tolist() == [192] * 9 + [96]
 
 
@@ -566,7 +566,7 @@ class TestPersonAndModel:
         project.undo(), project.undo()
         project.history.redo(None, lambda _: labels.__setitem__((1, 1), cat.id))
         assert [step.start for step in project.history.steps] == [1, 1, 1, 5]
-        assert project.present(cat.id)[[1, 5, 6, 7]].all() and not project.history.can_redo
+        assert project.present(cat.id)[[1, 5, 6, 7]].all() and not project.history.redo_step
         for _ in range(4):
             assert project.undo() is not None
         assert not labels[:].any()
@@ -615,7 +615,7 @@ class TestPersonAndModel:
             rows = (labels[t] == dog.id).all(axis=1)
             wanted = [bool(kept.get(t, 0) >> row & 1) for row in range(12)]
             assert rows.tolist() == wanted
-        while project.history.can_undo:
+        while project.history.undo_step:
             project.undo()
         assert not (np.asarray(labels) == dog.id).any()
         project.end_run(cat.id)
@@ -660,7 +660,7 @@ class TestSessions:
         with Project.open(copy) as other:
             other.undo()
             assert not other.labels(cat.layer)[3].any()
-        assert project.labels(cat.layer)[3].any() and project.history.can_undo
+        assert project.labels(cat.layer)[3].any() and project.history.undo_step
 
     def test_a_copy_that_is_made_while_others_draw(
         self, project: Project, cat: ObjectRecord, tmp_path: Path
@@ -710,11 +710,11 @@ class TestSessions:
         journal.write_bytes(b"not a database" * 999)
         with Project.open(project.path) as again:
             assert again.history.notice is not None and "begins anew" in again.history.notice
-            assert again.labels(cat.layer)[3, 4].all() and not again.history.can_undo
+            assert again.labels(cat.layer)[3, 4].all() and not again.history.undo_step
             again.labels(cat.layer)[5] = 0
-            assert again.history.can_undo
+            assert again.history.undo_step
         with Project.open(project.path) as again:
-            assert again.history.can_undo and again.history.notice is None
+            assert again.history.undo_step and again.history.notice is None
 
     def test_the_oldest_steps_go_first(self, project: Project, cat: ObjectRecord) -> None:
         labels = project.labels(cat.layer)
@@ -729,11 +729,11 @@ class TestSessions:
         assert 10 < len(project.history.steps) < 150
         assert journal.stat().st_size < 200_000
         assert len(project.changes(cat.id, 3)) == 20, "who drew is not forgotten"
-        while project.history.can_undo:
+        while project.history.undo_step:
             project.undo()
         project.close()
         with Project.open(project.path) as again:
-            assert not again.history.can_undo
+            assert not again.history.undo_step
 
 
 PAINTER = """
@@ -781,8 +781,8 @@ def test_a_killed_painter_can_undo_everything(project: Project, cat: ObjectRecor
                     again.areas(one), (pixels == one).sum(axis=(1, 2)), err_msg=str(one)
                 )
             if done:
-                assert again.history.can_undo
-            while again.history.can_undo:
+                assert again.history.undo_step
+            while again.history.undo_step:
                 again.undo()
             assert same(state(again), empty)
 
@@ -803,7 +803,7 @@ def test_a_step_that_a_kill_left_open_is_undone_first(project: Project, cat: Obj
     assert killed.returncode == -signal.SIGKILL
     with Project.open(project.path) as again:
         assert [step.kind for step in again.history.steps] == ["model", "model"]
-        while again.history.can_undo:
+        while again.history.undo_step:
             again.undo()
         assert same(state(again), empty)
 
@@ -862,7 +862,7 @@ def test_a_torn_end_of_the_journal_is_ignored(project: Project, cat: ObjectRecor
         frames = np.asarray(again.labels(cat.layer))
         assert all(frames[t, t].all() for t in range(8)), "frames lie safe in their own files"
         assert 1 <= len(again.history.steps) <= 8
-        while again.history.can_undo:
+        while again.history.undo_step:
             again.undo()
         left = [t for t in range(8) if again.labels(cat.layer)[t].any()]
         assert len(left) < 8

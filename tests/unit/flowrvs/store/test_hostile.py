@@ -221,7 +221,7 @@ class TestJournal:
     def test_tables_that_are_not_ours(self, drawn: Path, texts: tuple[str, ...]) -> None:
         self._execute(drawn, *texts)
         with Project.open(drawn, read_only=True) as seen:
-            assert seen.labels(1)[:].all() and not seen.history.can_undo
+            assert seen.labels(1)[:].all() and not seen.history.undo_step
             assert "cannot be read" in str(seen.history.notice)
         with Project.open(drawn) as project:
             assert "begins anew" in str(project.history.notice)
@@ -237,7 +237,7 @@ class TestJournal:
         place = data.index(b"CREATE INDEX records_of_step ON records")
         file.write_bytes(data[: place + 13] + b"\xff\xfe ( \xff" + data[place + 19 :])
         with Project.open(drawn, read_only=True) as seen:
-            assert seen.labels(1)[:].all() and not seen.history.can_undo
+            assert seen.labels(1)[:].all() and not seen.history.undo_step
         with Project.open(drawn) as project:
             assert "begins anew" in str(project.history.notice)
             assert project.labels(1)[:].all()

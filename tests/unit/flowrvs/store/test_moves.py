@@ -92,11 +92,11 @@ def test_a_kill_in_between(
     assert killed.returncode == -signal.SIGKILL
     with Project.open(project.path) as again:
         assert again.history.notice is None
-        done = again.history.undo_step is None if what == "undo" else again.history.can_undo
+        done = again.history.undo_step is None if what == "undo" else again.history.undo_step
         if how != "nothing":
             assert done, "it was begun, so it is completed"
         states[done == (what == "undo")].check(again, "after the kill")
-        (again.redo if again.history.can_redo else again.undo)()
+        (again.redo if again.history.redo_step else again.undo)()
         states[done != (what == "undo")].check(again, "the other way")
 
 

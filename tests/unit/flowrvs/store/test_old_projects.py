@@ -79,11 +79,11 @@ def test_format_2_with_its_history(unpacked: Path) -> None:
                 assert project.redo_name in expected["steps"]
                 assert project.redo() is not None
                 _check(project, expected, arrays, state + 1)
-            assert not project.history.can_redo
+            assert not project.history.redo_step
             for state in range(last - 1, -1, -1):
                 assert project.undo() is not None
                 _check(project, expected, arrays, state)
-            assert not project.history.can_undo
+            assert not project.history.undo_step
             now = 0
         while project.redo() is not None:
             pass
