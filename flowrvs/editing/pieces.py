@@ -17,19 +17,23 @@ import numpy.typing as npt
 from flowrvs.errors import InputError
 from flowrvs.masks.flow import Flows
 from flowrvs.masks.interpolate import interpolate
-from flowrvs.masks.propagate import Spread, leg_steps, propagate
+from flowrvs.masks.propagate import Spread, leg_steps, part_end, spread_gap
+from flowrvs.masks.tracking import Carried
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.protocols import ReadFrame, TrackedObject, Tracker
 
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["Here", "Lost", "Method", "Piece", "PieceRunner", "certainty_of", "compute"]
+__all__ = ["PART", "Here", "Lost", "Method", "Piece", "PieceRunner", "certainty_of", "compute"]
 
 Mask = npt.NDArray[np.bool_]
 Method = Literal["flow", "shape", "copy", "memory"]
 #: Told of an object, and of frames on which it was lost.
 Lost = Callable[[int, range], None]
+
+PART = 200
+"""Frames after which a long way from a key frame is cut: another process may go on there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,13 +74,18 @@ class Piece:
             return len(self.frames)
         return leg_steps(sorted(self.keys), self.frames[0], self.frames[-1])
 
-    @property
-    def read(self) -> Sequence[int]:
-        """The frames of the video that are looked at, ascending."""
+    def looks(self, begin: Carried | None, limit: int) -> Sequence[int]:
+        """Return the frames of the video that a part looks at, ascending; see `compute`."""
         looked = sorted({*self.frames, *self.keys})
-        if self.method == "flow":
+        if self.method != "flow":
+            return looked if self.method == "memory" else ()
+        ends = sorted(t for t in self.keys if self.keys[t][self.objects[0]].any())
+        at = None if begin is None else int(begin["at"])
+        end = part_end(ends, self.frames, at, limit) if ends else None
+        if end is None:
             return range(looked[0], looked[-1] + 1)
-        return looked if self.method == "memory" else ()
+        first, last = sorted((ends[0] if at is None else at, end))
+        return sorted({*range(first, last + 1), *self.keys})
 
 
 class PieceRunner(Protocol):
@@ -151,18 +160,23 @@ class Here:
 
         whole = 0
         for piece in pieces:
-            parts = compute(
-                piece,
-                shape,
-                read,
-                flows=self.flows,
-                tracker=self.tracker,
-                lost=lost,
-                cancel=cancel,
-                step=advance,
-            )
-            with closing(parts):
-                yield from parts
+            left: list[Carried | None] = [None]
+            while left:
+                parts = compute(
+                    piece,
+                    shape,
+                    read,
+                    flows=self.flows,
+                    tracker=self.tracker,
+                    lost=lost,
+                    cancel=cancel,
+                    step=advance,
+                    begin=left.pop(),
+                    limit=PART,
+                    carry=left.append,
+                )
+                with closing(parts):
+                    yield from parts
             whole += piece.steps
             advance(max(0, whole - clock.done))  # where it was lost there was less to walk
 
@@ -177,8 +191,11 @@ def compute(
     lost: Lost,
     cancel: CancelToken | None = None,
     step: Callable[[], None] = lambda: None,
+    begin: Carried | None = None,
+    limit: int | None = None,
+    carry: Callable[[Carried], None] = lambda _: None,
 ) -> Generator[tuple[int, Spread], None, None]:
-    """Compute a piece.
+    """Compute a piece, or the part of a long one that begins with `begin`.
 
     Parameters
     ----------
@@ -195,6 +212,12 @@ def compute(
         Checked before every frame.
     step : callable
         Called after every frame that was walked.
+    begin : dict of str to ndarray, optional
+        What `carry` was told; without it the piece begins at its key.
+    limit : int, optional
+        Frames after which a long way by flow is cut.
+    carry : callable
+        Told of what the next part needs where this one ends there.
 
     Yields
     ------
@@ -221,16 +244,17 @@ def compute(
     ends = {t: masks.pop(object_id) for t, masks in keys.items()}
     frames = piece.frames
     if piece.method == "flow":
-        for found in propagate(
+        for found in spread_gap(
             Flows(read, shape) if flows is None else flows,
             ends,
-            frames.start,
-            frames.stop,
-            stops=piece.stops,
+            frames,
             rivals=lambda t: list(keys[t].values()),
             lost=lambda run: lost(object_id, run),
             cancel=cancel,
-            progress=lambda _: step(),
+            step=step,
+            begin=begin,
+            limit=limit,
+            carry=carry,
         ):
             yield object_id, found
         return

@@ -41,6 +41,11 @@ class LocalColors:
         Colours, CIE Lab, from which the palette is chosen.
     size : int
         Colours of the palette.
+
+    Attributes
+    ----------
+    counts : ndarray of float32
+        All that `learn` has added.
     """
 
     def __init__(self, shape: tuple[int, int], lab: Floats, size: int = 128) -> None:
@@ -51,7 +56,7 @@ class LocalColors:
         gaps = ((self._palette[:, None] - self._palette[None]) ** 2).sum(-1)
         self._alike = np.exp(-gaps / (2 * _SPREAD**2)).astype(np.float32)
         cells = (shape[0] // _CELL + 2, shape[1] // _CELL + 2)
-        self._counts = np.zeros((2, *cells, len(self._palette)), np.float32)
+        self.counts = np.zeros((2, *cells, len(self._palette)), np.float32)
         self._always = np.zeros((2, len(self._palette)), np.float32)
 
     def learn(
@@ -70,10 +75,10 @@ class LocalColors:
         """
         rows, columns = self._cells(np.indices(region.shape), region)
         cells = np.rint(rows).astype(np.intp), np.rint(columns).astype(np.intp)
-        shape = self._counts.shape[1:]
+        shape = self.counts.shape[1:]
         at = np.ravel_multi_index((*cells, self._nearest(lab)), shape).ravel()
-        self._counts *= forget
-        for counts, weight in zip(self._counts, (inside, outside), strict=True):
+        self.counts *= forget
+        for counts, weight in zip(self.counts, (inside, outside), strict=True):
             added = np.bincount(at, weights=weight.ravel(), minlength=counts.size)
             counts += added.reshape(shape).astype(np.float32)
 
@@ -113,7 +118,7 @@ class LocalColors:
         top, left = max(0, int(region.top / _CELL) - 2), max(0, int(region.left / _CELL) - 2)
         part = np.s_[top : region.bottom // _CELL + 4, left : region.right // _CELL + 4]
         logs, totals = [], []
-        for counts in self._counts:
+        for counts in self.counts:
             near = gaussian_filter(counts[part], (0.8, 0.8, 0), truncate=2, mode="constant")
             total = near.sum(-1)
             likely = near @ self._alike

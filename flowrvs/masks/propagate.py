@@ -17,11 +17,11 @@ from scipy.ndimage import distance_transform_edt
 from flowrvs.errors import InputError
 from flowrvs.masks.flow import Flows, Region, sample
 from flowrvs.masks.shape import bounding_box, iou
-from flowrvs.masks.tracking import SURE, MaskTracker, TrackedMask
+from flowrvs.masks.tracking import SURE, Carried, MaskTracker, TrackedMask
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import frame_range
 
-__all__ = ["Spread", "leg_steps", "propagate"]
+__all__ = ["Spread", "leg_steps", "part_end", "propagate", "spread_gap"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -119,21 +119,74 @@ def propagate(
     clock = ProgressClock(sum(leg_steps(*leg) for leg in legs))
     if cancel is not None:
         cancel.raise_if_cancelled()
+
+    def step() -> None:
+        event = clock.advance("spreading")
+        if progress is not None:
+            progress(event)
+
     for beside, first, last in legs:
-        masks = {t: _as_mask(keys[t], t, (height, width)) for t in beside}
-        masks = {t: mask for t, mask in masks.items() if mask.any()}
-        missing = set(range(first, last + 1)) if masks else set()
-        for found in _leg(flows, masks, first, last, rivals):
-            event = clock.advance("spreading")
-            if progress is not None:
-                progress(event)
-            if cancel is not None:
-                cancel.raise_if_cancelled()
-            if found is not None:
-                missing.discard(found.frame)
-                yield found
-        if missing and lost is not None:
-            lost(range(min(missing), max(missing) + 1))
+        yield from spread_gap(
+            flows,
+            {t: keys[t] for t in beside},
+            range(first, last + 1),
+            rivals=rivals,
+            lost=lost,
+            cancel=cancel,
+            step=step,
+        )
+
+
+def spread_gap(
+    flows: Flows,
+    keys: Mapping[int, npt.ArrayLike],
+    frames: range,
+    *,
+    rivals: Callable[[int], Sequence[npt.ArrayLike]] | None = None,
+    lost: Callable[[range], None] | None = None,
+    cancel: CancelToken | None = None,
+    step: Callable[[], None] = lambda: None,
+    begin: Carried | None = None,
+    limit: int | None = None,
+    carry: Callable[[Carried], None] = lambda _: None,
+) -> Generator[Spread, None, None]:
+    """Spread masks to the frames next to one key, or between two; see `propagate`.
+
+    Parameters
+    ----------
+    flows, rivals, lost, cancel
+        As for `propagate`.
+    keys : mapping of int to array_like, shape (H, W)
+        One or two.
+    frames : range
+        Ascending, without the keys.
+    step : callable
+        Called after every frame that was walked.
+    begin : dict of str to ndarray, optional
+        What `carry` was told when an earlier part of the way ended.
+    limit : int, optional
+        Frames after which a long way may end.
+    carry : callable
+        Told of what the next part needs where this one ends there.
+    """
+    masks = {t: _as_mask(key, t, flows.shape[1:]) for t, key in keys.items()}
+    masks = {t: mask for t, mask in masks.items() if mask.any()}
+    missing = {*frames} if masks else set()
+    if begin is not None:
+        forwards, at = min(masks) < frames[0], int(begin["at"])
+        missing = {t for t in missing if (t > at if forwards else t < at)}
+    carried: list[Carried] = []
+    for found in _leg(flows, masks, frames, rivals, begin, limit, carried.append):
+        step()
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        if found is not None:
+            missing.discard(found.frame)
+            yield found
+    if carried:
+        carry(carried[0])
+    elif missing and lost is not None:
+        lost(range(min(missing), max(missing) + 1))
 
 
 def leg_steps(ends: list[int], first: int, last: int) -> int:
@@ -142,17 +195,37 @@ def leg_steps(ends: list[int], first: int, last: int) -> int:
     return there + (ends[1] - max(first, ends[1] - _BLENDED) if len(ends) == 2 else 0)
 
 
+def part_end(ends: Sequence[int], frames: range, at: int | None, limit: int | None) -> int | None:
+    """Return the frame with which a part of a way ends; None where it goes all the way.
+
+    Frames of which both keys know are not cut: the part that begins before them has them all.
+    """
+    forwards = ends[0] < frames[0]
+    end = (ends[0] if at is None else at) + (limit or 0) * (1 if forwards else -1)
+    if limit is None or (end <= frames[0] if not forwards else end >= _meet(ends, frames) - 1):
+        return None
+    return end
+
+
+def _meet(ends: Sequence[int], frames: range) -> int:
+    """Return the first frame on which the spreads from both sides are blended."""
+    return max(frames[0], ends[1] - _BLENDED) if len(ends) == 2 else frames[-1] + 1
+
+
 def _leg(
     flows: Flows,
     masks: Mapping[int, Mask],
-    first: int,
-    last: int,
-    rivals: Callable[[int], Sequence[npt.ArrayLike]] | None = None,
+    frames: range,
+    rivals: Callable[[int], Sequence[npt.ArrayLike]] | None,
+    begin: Carried | None,
+    limit: int | None,
+    carry: Callable[[Carried], None],
 ) -> Generator[Spread | None, None, None]:
     """Fill the frames next to one key or between two; None for a frame out of range."""
     ends = sorted(masks)
     if not ends:
         return
+    first, last = frames[0], frames[-1]
     shape = flows.shape[1:]
     step = max(_step(mask) for mask in masks.values())
 
@@ -161,13 +234,20 @@ def _leg(
         return MaskTracker(flows, masks, key, step, _nearest(masks[key], others))
 
     # Only the last frames are held for a blend: a gap may be an hour long.
-    meet = max(first, ends[1] - _BLENDED) if len(ends) == 2 else last + 1
+    meet = _meet(ends, frames)
     held: dict[int, TrackedMask] = {}
-    for found in tracker(ends[0]).to(last if ends[0] < first else first):
+    walk = tracker(ends[0])
+    if begin is not None:
+        walk.go_on(begin)
+    end = part_end(ends, frames, None if begin is None else int(begin["at"]), limit)
+    for found in walk.to(last if ends[0] < first else first):
         t = found.frame
         if t >= meet:
             held[t] = found
         yield _spread(found, shape, final=t < meet) if first <= t <= last else None
+        if t == end:
+            carry(walk.carried())
+            return
     if len(ends) < 2:
         return
     for found in tracker(ends[1]).to(meet):

@@ -11,7 +11,8 @@ the composed flow is matched with it anew on every frame.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,12 @@ from flowrvs.masks.cues import LocalColors, blurred, likeness, motion_cue, patch
 from flowrvs.masks.flow import Flows, Region, block_mean, region_around, sample
 from flowrvs.masks.shape import iou, signed_distance
 
-__all__ = ["SURE", "MaskTracker", "TrackedMask"]
+__all__ = ["SURE", "Carried", "MaskTracker", "TrackedMask"]
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+#: What a tracker has learnt on its way, as arrays by name.
+Carried = dict[str, npt.NDArray[Any]]
 
 SURE = 8.0  # logits are clipped to this
 _MARGIN = 40  # working pixels around the object that are looked at
@@ -119,8 +122,10 @@ class MaskTracker:
         rivals: Sequence[Mask] = (),
     ) -> None:
         self._flows = flows
-        self._rivals = [MaskTracker(flows, {key: mask}, key, step) for mask in rivals]
-        self._key = key
+        self._rivals = {
+            i: MaskTracker(flows, {key: mask}, key, step) for i, mask in enumerate(rivals)
+        }
+        self._key = self._at = key
         self._step = step
         self._labels = {
             t: block_mean(mask.astype(np.float32), step)
@@ -154,22 +159,53 @@ class MaskTracker:
     def to(self, target: int) -> Generator[TrackedMask, None, None]:
         """Yield the masks of the frames up to `target`, until the object is lost."""
         way = 1 if target > self._key else -1
-        for t in range(self._key + way, target + way, way):
+        for t in range(self._at + way, target + way, way):
             found = self._next(t, t - way)
             if found is None:
                 return
             yield found
 
+    def carried(self) -> Carried:
+        """Return what was learnt since the key frame; some megabytes at most."""
+        region = self._region
+        arrays = {
+            "at": np.array(self._at),
+            "region": np.array(astuple(region)),
+            "mask": self._mask[region.slices].copy(),
+            "trail": self._trail[region.slices].copy(),
+            "velocity": np.asarray(self._velocity),
+            "numbers": np.array([self._area, self._way]),
+            "colors": self._colors.counts.copy(),
+        }
+        for i, rival in self._rivals.items():
+            arrays |= {f"{i}.{name}": values for name, values in rival.carried().items()}
+        return arrays
+
+    def go_on(self, arrays: Carried) -> None:
+        """Go on, to the bit, where a tracker of the same keys and rivals had learnt so much."""
+        region = self._region = Region(*arrays["region"].tolist())
+        self._at, self._velocity = int(arrays["at"]), arrays["velocity"]
+        self._mask[:] = 0
+        self._mask[region.slices], self._trail[region.slices] = arrays["mask"], arrays["trail"]
+        self._area, self._way = arrays["numbers"].tolist()
+        self._colors.counts[:] = arrays["colors"]
+        for i, rival in list(self._rivals.items()):
+            own = {n[len(f"{i}.") :]: v for n, v in arrays.items() if n.startswith(f"{i}.")}
+            if own:
+                rival.go_on(own)
+            else:
+                del self._rivals[i]  # lost
+
     def _next(self, t: int, last: int) -> TrackedMask | None:
         look = self._look(t, last)
         if look is None:
             return None
-        for rival in list(self._rivals):
+        for i, rival in list(self._rivals.items()):
             other = rival._look(t, last)
             if other is not None:
                 _settle(look, other)
             if other is None or rival._keep(t, other) is None:
-                self._rivals.remove(rival)  # lost
+                del self._rivals[i]  # lost
         return self._keep(t, look)
 
     def _look(self, t: int, last: int) -> _Look | None:
@@ -240,7 +276,7 @@ class MaskTracker:
         self._mask[region.slices] = 1 / (1 + np.exp(-logit))
         self._trail[was.slices] = 0
         self._trail[region.slices] = look.trail
-        self._region, self._velocity = region, look.velocity
+        self._region, self._velocity, self._at = region, look.velocity, t
         self._area += 0.2 * (float(mask.sum()) - self._area)
         certainty = min(1.0, 0.4 + confirmed) * (1 + self._way) / 2
         return TrackedMask(t, logit.astype(np.float16), region, certainty)

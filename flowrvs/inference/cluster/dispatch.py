@@ -99,6 +99,8 @@ class Session:
         Seconds to wait for a scheduler that goes away.
     notice : callable, optional
         Gets one line for what a person should know; by default the logger ``flowrvs``.
+    afterwards : str
+        What becomes of the work, for the line that says that the scheduler does not come back.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class Session:
         *,
         patience: float = 300.0,
         notice: Callable[[str], None] | None = None,
+        afterwards: str = "what is finished is kept, and the same command goes on from there",
     ) -> None:
+        self._afterwards = afterwards
         self.scheduler = Scheduler.at(scheduler) if isinstance(scheduler, str) else scheduler
         self._about = about
         self._patience = patience
@@ -147,7 +151,11 @@ class Session:
         dispatcher, self._idle = self._idle, None
         if dispatcher is None:
             dispatcher = Dispatcher(
-                self.scheduler, patience=self._patience, notice=self._notice, cancel=cancel
+                self.scheduler,
+                patience=self._patience,
+                notice=self._notice,
+                afterwards=self._afterwards,
+                cancel=cancel,
             )
             self._end = weakref.finalize(self, dispatcher.close)
         dispatcher.cancel = cancel
@@ -187,6 +195,8 @@ class Dispatcher:
         Seconds to wait for a scheduler that is gone.
     notice : callable
         Gets one line for everything that a person should know.
+    afterwards : str
+        See `Session`.
     cancel : CancelToken
 
     Attributes
@@ -201,8 +211,10 @@ class Dispatcher:
         *,
         patience: float,
         notice: Callable[[str], None],
+        afterwards: str,
         cancel: CancelToken,
     ) -> None:
+        self._afterwards = afterwards
         self._scheduler = scheduler
         self._patience = patience
         self._notice = notice
@@ -215,9 +227,9 @@ class Dispatcher:
         self._running: dict[int, tuple[int, str]] = {}  # of a submission: task and worker
         self._submissions = 0
         self._ended: dict[int, int] = {}  # workers that ended with a task
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, Task] = {}  # that are not finished
         self._waiting: list[int] = []
-        self._replies: dict[int, Reply | FlowRVSError] = {}
+        self._replies: dict[int, list[tuple[Task, Reply | FlowRVSError]]] = {}
 
     def forget(self) -> None:
         """Forget what workers could not do, or see, of an earlier run."""
@@ -229,7 +241,11 @@ class Dispatcher:
         self._link.close()
 
     def results(
-        self, tasks: Iterable[Task], *, timeout: float | None = None
+        self,
+        tasks: Iterable[Task],
+        *,
+        timeout: float | None = None,
+        following: Callable[[Any, Reply], Task | None] = lambda _task, _reply: None,
     ) -> Generator[tuple[Any, Reply | FlowRVSError], None, None]:
         """Yield every task with its answer, in order; an error where no worker could answer.
 
@@ -241,6 +257,8 @@ class Dispatcher:
             Taken as they are needed.
         timeout : float, optional
             Seconds to wait for a first worker.
+        following : callable
+            Returns the task, if any, that goes on from an answer, in the place of its own.
 
         Raises
         ------
@@ -251,13 +269,14 @@ class Dispatcher:
         """
         source = iter(tasks)
         self._ended.clear()
+        self._following = following
         end = math.inf if timeout is None else time.monotonic() + timeout
-        added = following = 0
+        added = first = 0
         more = True
-        while more or self._tasks:
+        while more or first < added:
             self.cancel.raise_if_cancelled()
             # So far ahead that no worker waits for the slowest, and not so far as to pile up.
-            ahead = following + max(4, 2 * _HELD * len(self._usable()))
+            ahead = first + max(4, 2 * _HELD * len(self._usable()))
             while more and added < ahead:
                 task = next(source, None)
                 if task is None:
@@ -267,11 +286,13 @@ class Dispatcher:
                     self._waiting.append(added)
                     added += 1
             self._assign()
-            while following in self._replies:
-                yield self._tasks.pop(following), self._replies.pop(following)
-                following += 1
-                self._assign()
-            if more or self._tasks:
+            while first in self._replies:
+                for answered in self._replies.pop(first):
+                    yield answered
+                    self._assign()
+                if first not in self._tasks and first not in self._replies:
+                    first += 1
+            if more or first < added:
                 self._listen()
                 if not self._workers and time.monotonic() > end:
                     raise ClusterError(
@@ -295,7 +316,7 @@ class Dispatcher:
             try:
                 message = self._tasks[number].message(send_frames=worker in self._blind)
             except FlowRVSError as error:  # its frames cannot be read here
-                self._replies[number] = error
+                self._answered(number, error)
                 continue
             self._submissions += 1
             self._running[self._submissions] = number, worker
@@ -355,14 +376,23 @@ class Dispatcher:
         header, blobs = unpack(blob)
         state = header.get("state")
         if state == "done":
-            self._replies[number] = header, blobs
+            self._answered(number, (header, blobs))
         elif state == "frames":
             self._blind.add(worker)
             self._waiting.append(number)
         elif state == "unfit":
             self._leave_out(worker, str(header.get("reason")), number)
         else:
-            self._replies[number] = _error(header)
+            self._answered(number, _error(header))
+
+    def _answered(self, number: int, reply: Reply | FlowRVSError) -> None:
+        task = self._tasks.pop(number)
+        self._replies.setdefault(number, []).append((task, reply))
+        then = None if isinstance(reply, FlowRVSError) else self._following(task, reply)
+        if then is not None:
+            self._tasks[number] = then
+            self._waiting.append(number)
+            self._ended.pop(number, None)
 
     def _leave_out(self, worker: str, reason: str, number: int) -> None:
         self._waiting.append(number)
@@ -393,7 +423,7 @@ class Dispatcher:
                 if time.monotonic() > end:
                     raise ClusterError(
                         f"The scheduler at {self._scheduler.address} has gone and did not come "
-                        "back; what is finished is kept, and the same command goes on from there."
+                        f"back; {self._afterwards}."
                     ) from None
                 time.sleep(_TICK)
         self._notice(f"The scheduler at {self._scheduler.address} is back.")

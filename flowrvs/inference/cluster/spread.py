@@ -1,26 +1,37 @@
 """Spreading on the workers of a cluster: `SpreadCluster`, and its messages for both ends.
 
 A task is a piece (`flowrvs.editing.pieces`): what lies between two key frames, or beside one, or
-one walk of a tracker. Within it a frame follows from the one before, so it is not cut further;
-what is killed with a worker is its pieces, and nothing else has to wait for them.
+one walk of a tracker. Within it a frame follows from the one before; a long way by flow is cut into
+parts, each of which is asked for with what the one before has learnt. What is killed with a worker
+is its parts, and nothing else has to wait for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from flowrvs.editing import pieces as editing_pieces
 from flowrvs.editing.pieces import Lost, Piece
 from flowrvs.errors import ClusterError, FlowRVSError
 from flowrvs.inference.cluster.dispatch import Reply, Session, message_for
 from flowrvs.inference.cluster.link import Scheduler
-from flowrvs.inference.cluster.wire import FOREIGN, Packer, lines_of, masks_of, pack, unpack_octets
+from flowrvs.inference.cluster.wire import (
+    FOREIGN,
+    Packer,
+    lines_of,
+    masks_of,
+    pack,
+    unpack_arrays,
+    unpack_octets,
+)
 from flowrvs.masks import rle
 from flowrvs.masks.propagate import Spread
+from flowrvs.masks.tracking import Carried
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 if TYPE_CHECKING:
@@ -30,6 +41,8 @@ __all__ = ["PieceAnswer", "SpreadCluster", "unpack_piece"]
 
 Mask = npt.NDArray[np.bool_]
 Shape = tuple[int, int, int]
+#: Bytes of what a part hands on to the next at most: some megabytes in fact.
+_LARGEST = 2**26
 _ROW = np.dtype([("object", "<i8"), ("frame", "<i8"), ("certainty", "<f8")])
 
 
@@ -81,7 +94,15 @@ class SpreadCluster:
         **options: Any,
     ) -> None:
         about = {"tracker": tracker, "options": options}
-        self._session = Session(scheduler, about, patience=patience, notice=notice)
+        self._session = Session(
+            scheduler,
+            about,
+            patience=patience,
+            notice=notice,
+            # Only masks that a tracker made are known again by who made them, and of what.
+            afterwards="what is finished is kept, and the same command "
+            + ("begins anew" if tracker is None else "goes on from there"),
+        )
         facts = self._session.ask("tracker", cancel, timeout)
         self.name, self._flow = str(facts.get("name")), str(facts.get("flow"))
 
@@ -99,28 +120,34 @@ class SpreadCluster:
         cancel = cancel or CancelToken()
         clock = ProgressClock(sum(piece.steps for piece in pieces))
         message = f"following with {self.name}" if self.name else "spreading"
-        header = self._session.header("spread") | {"expect": [self.name, self._flow]}
+        header = self._session.header("spread")
+        header |= {"expect": [self.name, self._flow], "part": editing_pieces.PART}
         tasks = (_PieceTask(piece, shape, video, header) for piece in pieces)
         with self._session.dispatcher(cancel) as dispatcher:
-            for task, reply in dispatcher.results(tasks):
+            for task, reply in dispatcher.results(tasks, following=_next_part):
                 if isinstance(reply, FlowRVSError):
                     raise reply
                 for found in _unpack_answer(reply, task.piece, shape, lost):
                     yield found
                     cancel.raise_if_cancelled()
-                event = clock.advance(message, task.piece.steps)
+                left = task.piece.steps - task.walked
+                event = clock.advance(
+                    message, min(task.header["part"], left) if reply[1][2] else left
+                )
                 if progress is not None:
                     progress(event)
 
 
 @dataclass(frozen=True, slots=True)
 class _PieceTask:
-    """Asks for a piece's masks."""
+    """Asks for a piece's masks, or for those of the part that begins with `begin`."""
 
     piece: Piece
     shape: Shape
     video: Video | None
     header: dict[str, Any] = field(repr=False)
+    begin: bytes = b""
+    walked: int = 0  # before this part
 
     @property
     def about(self) -> str:
@@ -147,14 +174,27 @@ class _PieceTask:
             "size": self.shape,
             "video": None,
         }
-        blobs = [keys.end(), wanted.end()]
-        if self.video is None or not piece.read:
+        blobs = [keys.end(), wanted.end(), self.begin]
+        looks = piece.looks(unpack_arrays(self.begin) if self.begin else None, header["part"])
+        if self.video is None or not looks:
             return pack(header, blobs)
-        return message_for(header, blobs, self.video, piece.read, send_frames=send_frames)
+        return message_for(header, blobs, self.video, looks, send_frames=send_frames)
 
 
-def unpack_piece(header: Mapping[str, Any], blobs: Sequence[memoryview]) -> Piece:
-    """Return the piece that a client asks for."""
+def _next_part(task: _PieceTask, reply: Reply) -> _PieceTask | None:
+    """Return what to ask next: a piece whose way went on gives what the rest begins with."""
+    _, blobs = reply
+    if len(blobs) != 3 or len(blobs[2]) > _LARGEST:
+        raise ClusterError(FOREIGN)
+    if not blobs[2]:
+        return None
+    return replace(task, begin=bytes(blobs[2]), walked=task.walked + task.header["part"])
+
+
+def unpack_piece(
+    header: Mapping[str, Any], blobs: Sequence[memoryview]
+) -> tuple[Piece, Carried | None]:
+    """Return the piece that a client asks for, and what its part begins with."""
     frames, objects, layers = range(*header["frames"]), header["objects"], header["layers"]
     size = tuple(header["size"])[1:]
     wanted = None
@@ -162,7 +202,8 @@ def unpack_piece(header: Mapping[str, Any], blobs: Sequence[memoryview]) -> Piec
         wanted = np.concatenate(list(masks_of(blobs[1], (len(objects), 1, len(frames)))))[:, 0]
     keys = _SentKeys(header["keys"], lines_of(blobs[0], len(header["keys"]), size), size)
     stops = tuple(header["stops"])
-    return Piece(header["method"], frames, keys, tuple(objects), stops, wanted, tuple(layers))
+    piece = Piece(header["method"], frames, keys, tuple(objects), stops, wanted, tuple(layers))
+    return piece, unpack_arrays(blobs[2]) if blobs[2] else None
 
 
 class _SentKeys(Mapping[int, Mapping[int, Mask]]):
@@ -200,12 +241,12 @@ class PieceAnswer:
             self._rows.append((object_id, found.frame, float(found.certainty)))
             self._masks.masks(found.mask[None])
 
-    def message(self, lost: Sequence[tuple[int, range]]) -> bytes:
-        """Return the answer, with the frames on which objects were lost."""
+    def message(self, lost: Sequence[tuple[int, range]], carried: bytes) -> bytes:
+        """Return the answer, with frames on which objects were lost, and for the next part."""
         header = {"count": len(self._rows), "lost": [[i, r.start, r.stop] for i, r in lost]}
         table = Packer()
         table.octets(np.array(self._rows, _ROW).view(np.uint8))
-        return pack({"state": "done", **header}, [table.end(), self._masks.end()])
+        return pack({"state": "done", **header}, [table.end(), self._masks.end(), carried])
 
 
 def _unpack_answer(
@@ -216,7 +257,7 @@ def _unpack_answer(
     count, told = header.get("count"), header.get("lost")
     if type(count) is not int or not 0 <= count <= len(piece.frames) * len(piece.objects):
         raise ClusterError(FOREIGN)
-    rows = unpack_octets(blobs[0], (count * _ROW.itemsize,)).view(_ROW) if len(blobs) == 2 else None
+    rows = unpack_octets(blobs[0], (count * _ROW.itemsize,)).view(_ROW) if len(blobs) == 3 else None
     if (
         rows is None
         or not np.isin(rows["object"], piece.objects).all()

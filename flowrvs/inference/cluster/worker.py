@@ -31,7 +31,7 @@ from flowrvs.errors import (
     VideoError,
     missing_extra,
 )
-from flowrvs.inference.cluster.wire import Packer, pack, unpack, unpack_frames
+from flowrvs.inference.cluster.wire import Packer, pack, pack_arrays, unpack, unpack_frames
 from flowrvs.inference.frames import SelectedFrames, WindowFrames
 from flowrvs.inference.model import WindowModel
 from flowrvs.masks.logits import confidence as to_confidence
@@ -127,7 +127,7 @@ def _describe_spread(header: dict[str, Any], _blobs: list[memoryview]) -> bytes:
 
 
 def _spread(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
-    """Compute a piece of a spread."""
+    """Compute a piece of a spread, or a part of it."""
     # Not sooner: the client's bridge imports this module, too.
     from flowrvs.editing.pieces import compute
     from flowrvs.inference.cluster.spread import PieceAnswer, unpack_piece
@@ -139,7 +139,7 @@ def _spread(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
             f"its tracker and flow are {ours[0] or 'none'} and {ours[1]}, the others' "
             f"{header['expect'][0] or 'none'} and {header['expect'][1]}"
         )
-    piece = unpack_piece(header, blobs)
+    piece, begin = unpack_piece(header, blobs)
     source: Any = None  # of all that shape and copy look at
     places: dict[int, int] | None = None
     if header["video"] is not None:
@@ -150,7 +150,7 @@ def _spread(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
         from flowrvs.video import open_video
 
         source = open_video(unpack_frames(blobs[-1], tuple(header["shape"])))
-        places = {t: place for place, t in enumerate(piece.read)}
+        places = {t: place for place, t in enumerate(piece.looks(begin, header["part"]))}
 
     def read(t: int) -> npt.NDArray[np.uint8]:
         if places is not None and t not in places:
@@ -160,6 +160,7 @@ def _spread(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
         return frame
 
     lost: list[tuple[int, range]] = []
+    carried: list[bytes] = []
     answer = PieceAnswer()
     for object_id, found in compute(
         piece,
@@ -168,9 +169,12 @@ def _spread(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
         tracker=tracker,
         lost=lambda *run: lost.append(run),
         cancel=_Wanted(),
+        begin=begin,
+        limit=header["part"],
+        carry=lambda arrays: carried.append(pack_arrays(arrays)),
     ):
         answer.add(object_id, found)
-    return answer.message(lost)
+    return answer.message(lost, b"".join(carried))
 
 
 def _encode(header: dict[str, Any], blobs: list[memoryview]) -> bytes:

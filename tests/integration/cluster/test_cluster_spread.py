@@ -15,7 +15,7 @@ import pytest
 
 import flowrvs
 from flowrvs.cli import main
-from flowrvs.editing import spread, spread_together
+from flowrvs.editing import pieces, spread, spread_together
 from flowrvs.editing.pieces import Here
 from flowrvs.errors import Cancelled, ClusterError
 from flowrvs.inference.cluster import SpreadCluster
@@ -212,6 +212,38 @@ def test_a_killed_worker_costs_its_pieces_alone(
     assert all("are computed again" in line for line in gone)
 
 
+def test_a_long_way_streams_and_a_killed_worker_costs_one_part(
+    cluster: LocalCluster,
+    film: tuple[Path, np.ndarray],
+    copies: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One key: three parts, each of which begins with what the one before has learnt."""
+    monkeypatch.setattr(pieces, "PART", 6)
+    workers = [cluster.start_worker(FLOWRVS_TEST_DELAY=str(_SLOW)) for _ in range(2)]
+    cluster.wait_for_workers()
+    told: list[str] = []
+    heard: list[int] = []
+    runner = SpreadCluster(cluster.address, notice=told.append)
+    frames = np.load(film[0])
+    with flowrvs.open_video(film[0]) as video, Project.open(copies[0]) as project:
+        wanted = {"keys": {2: [0]}, "stop": 15, "method": "flow"}
+        here = rows(spread_together(project, video, [2], **wanted).run())
+        there = []
+        group = spread_together(project, video, [2], runner=runner, **wanted)
+        for part in group.run(progress=lambda event: heard.append(event.done)):
+            if len(there) == 6:
+                for worker in workers[:1]:
+                    worker.send_signal(signal.SIGKILL)
+            there += rows(iter([part]))
+    assert there == here and [row[1] for row in there] == list(range(1, 15))
+    assert heard == [6, 12, 14]
+    assert len([line for line in told if "are computed again" in line]) <= 1
+    with flowrvs.open_video(frames) as video, Project.open(copies[0]) as project:  # sent
+        group = spread_together(project, video, [2], runner=runner, **wanted)
+        assert rows(group.run()) == here
+
+
 def test_cancelling_stops_the_worker_within_a_frame(
     cluster: LocalCluster, film: tuple[Path, np.ndarray], copies: list[Path]
 ) -> None:
@@ -258,7 +290,9 @@ def test_a_scheduler_that_stays_away_keeps_what_is_written(
         parts = preview.run()
         next(parts)
         cluster.scheduler.kill()
-        with pytest.raises(ClusterError, match="did not come back"):
+        with pytest.raises(
+            ClusterError, match="did not come back; .* the same command begins anew"
+        ):
             list(parts)
         assert set(preview.frames) >= {0, 1, 2, 3}  # a piece with one key comes first
         assert preview.accept().tolist() == list(preview.frames)
