@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,12 @@ __all__ = [
     "Segmenter",
     "TrackedObject",
     "Tracker",
+    "closed",
+    "in_turn",
 ]
+
+
+T = TypeVar("T")
 
 
 class FrameBlock(Protocol):
@@ -335,3 +341,30 @@ class Tracker(Protocol):
             The device is too small.
         """
         ...
+
+
+@contextmanager
+def closed(answers: Iterable[T]) -> Iterator[Iterable[T]]:
+    """Close a model's answers at the end: they need not be a generator, but mostly are one."""
+    try:
+        yield answers
+    finally:
+        getattr(answers, "close", lambda: None)()
+
+
+def in_turn(answers: Iterable[tuple[int, T]], frames: Iterable[int], who: str) -> Iterator[tuple[int, T]]:
+    """Yield a model's answers, one for every frame, in order.
+
+    Raises
+    ------
+    InputError
+        One is missing, or of another frame; `who` gave it.
+    """
+    left = iter(frames)
+    with closed(answers):
+        for t, found in answers:
+            if t != next(left, None):
+                raise InputError(f"{who} answered for frame {t} out of turn.")
+            yield t, found
+    for t in left:
+        raise InputError(f"{who} gave no answer for frame {t}.")

@@ -7,9 +7,9 @@ masks whoever computes it, and whatever was computed before: this process, or a 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from flowrvs.masks.interpolate import interpolate
 from flowrvs.masks.propagate import Spread, leg_steps, part_end, spread_gap
 from flowrvs.masks.tracking import Carried
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.protocols import ReadFrame, TrackedObject, Tracker
+from flowrvs.protocols import ReadFrame, TrackedObject, Tracker, closed, in_turn
 
 if TYPE_CHECKING:
     from flowrvs.video import Video
@@ -287,23 +287,14 @@ def _remember(
 ) -> Iterator[tuple[int, Spread]]:
     assert piece.wanted is not None
     layers = dict(zip(piece.objects, piece.layers, strict=True))
-    place = 0
     answers = tracker.follow(read, piece.keys, piece.frames, cancel=cancel)
-    # A protocol's iterator need not be a generator, but mostly is one.
-    with closing(cast(Any, answers)) if hasattr(answers, "close") else nullcontext():
-        for t, found in answers:
+    with closed(in_turn(answers, piece.frames, f"The tracker {tracker.name}")) as checked:
+        for place, (t, found) in enumerate(checked):
             cancel.raise_if_cancelled()
-            if place == len(piece.frames) or t != piece.frames[place]:
-                raise InputError(f"The tracker {tracker.name} answered for frame {t} out of turn.")
             for object_id, wanted in zip(piece.objects, piece.wanted[:, place], strict=True):
                 if wanted:
                     yield object_id, _answer(t, object_id, found, layers, size, tracker.name)
-            place += 1
             step()
-    if place < len(piece.frames):
-        raise InputError(
-            f"The tracker {tracker.name} gave no answer for frame {piece.frames[place]}."
-        )
 
 
 def _answer(

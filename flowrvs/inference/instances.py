@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowrvs.errors import InputError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.protocols import closed, in_turn
 from flowrvs.records import InstanceSegmenter, SegmentRequest, TrackedObject, Window, WindowMasks
 from flowrvs.store import Project
 
@@ -91,15 +92,11 @@ def _answers(
     token = cancel or CancelToken()
     token.raise_if_cancelled()
     shape = (video.info.height, video.info.width)
-    left = list(frames)
     answers = segmenter.find_instances(
         lambda t: video.read(t, t + 1)[0], text, frames, cancel=token
     )
-    end: Callable[[], None] = cast(Any, answers).close if hasattr(answers, "close") else _nothing
-    try:
-        for t, found in answers:
-            if not left or t != left.pop(0):
-                raise InputError(f"The model {segmenter.name} answered for frame {t} out of turn.")
+    with closed(in_turn(answers, frames, f"The model {segmenter.name}")) as checked:
+        for t, found in checked:
             for instance in found.values():
                 if np.shape(instance.logits) != shape:
                     raise InputError(
@@ -108,14 +105,6 @@ def _answers(
                     )
             yield t, found
             token.raise_if_cancelled()
-    finally:
-        end()
-    if left:
-        raise InputError(f"The model {segmenter.name} gave no answer for frame {left[0]}.")
-
-
-def _nothing() -> None:
-    pass
 
 
 class _Sentence:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, nullcontext
-from typing import Any, cast
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from flowrvs.inference.frames import WindowFrames
 from flowrvs.inference.windows import plan_windows
 from flowrvs.masks.logits import Stitcher
 from flowrvs.progress import CancelToken
+from flowrvs.protocols import closed
 from flowrvs.records import Segmenter
 
 __all__ = ["WindowModel"]
@@ -148,8 +148,7 @@ def _logits(
         results = segmenter.segment_window(
             frames, texts, steps=steps, cancel=cancel, on_step=on_step
         )
-        # A protocol's iterator need not be a generator, but mostly is one.
-        with closing(cast(Any, results)) if hasattr(results, "close") else nullcontext():
+        with closed(results):
             for logits in results:
                 logits = np.asarray(logits, dtype=np.float32)
                 if sentence == len(texts):

@@ -412,10 +412,9 @@ class LayerFrames:
     def recount(self, t: int) -> None:
         """Count the pixels of all objects on a frame anew."""
         with self.lock:
-            counts = np.bincount(self.cache.frame(t).ravel(), minlength=1)
-            for i in self.members:
-                area = self.tracks.areas[i]
-                area.values[t] = counts[i] if i < len(counts) else 0
+            counts = count_values(self.cache.frame(t))
+            for area, i in ((self.tracks.areas[i], i) for i in self.members):
+                area.values[t] = counts.get(i, 0)
                 area.touch(t, t + 1)
 
     def _measure(self, *, everywhere: bool = False) -> None:
@@ -431,12 +430,12 @@ class LayerFrames:
         for t in np.flatnonzero(drawn):
             with self.lock:  # a frame at a time: painting goes on meanwhile
                 try:
-                    counts = np.bincount(self.cache.read([int(t)]).ravel(), minlength=1)
+                    counts = count_values(self.cache.read([int(t)]))
                 except ProjectError:  # it says so itself when it is asked for
                     readable = False
                     continue
                 for i in unknown:
-                    self.tracks.areas[i].values[t] = counts[i] if i < len(counts) else 0
+                    self.tracks.areas[i].values[t] = counts.get(i, 0)
         with self.lock:
             for i in unknown:
                 self.tracks.areas[i].known = True

@@ -10,7 +10,7 @@ import heapq
 import threading
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,10 +85,10 @@ class History:
         self._damages = journal.damages
         self._saved_flushed = self._flushed
         self._next_step, self._place = last_step + 1, 0
-        self._kept = KeptFrames(journal.path.parent / "undone")
+        self.kept = KeptFrames(journal.path.parent / "undone")
         self._load(entries)
         if journal.writable:
-            self._kept.sweep(self._known)
+            self.kept.sweep(self._known)
 
     def _load(self, entries: list[Entry]) -> None:
         # A kill came before the changes of some.
@@ -184,14 +184,14 @@ class History:
             self._open[entry.id] = self._known[entry.id] = entry
             return entry
 
-    def end(self, entry: Entry) -> None:
-        """Close a step; one that touched nothing is forgotten."""
+    def end(self, entry: Entry, *, keep: bool = True) -> None:
+        """Close a step; one that touched nothing, or is not to be kept, is forgotten."""
         # Asks the document, whose lock comes before the history's.
         name = entry.name or self._name(entry)
         with self._lock:
             if self._open.pop(entry.id, None) is None:
                 return
-            if entry.empty:
+            if entry.empty or not keep:
                 return self._forget([entry])
             entry.name, entry.moment = name, self._next("moment")
             entry.state = "dropped" if entry.too_big else "done"
@@ -207,12 +207,6 @@ class History:
                 self._forget([other for other in self._undone if other is not self._turned])
                 self._undone[:] = [other for other in self._undone if other is self._turned]
         self._host.steps_changed()
-
-    def drop(self, entry: Entry) -> None:
-        """Close a step that is not to be kept."""
-        with self._lock:
-            if self._open.pop(entry.id, None) is not None:
-                self._forget([entry])
 
     @contextmanager
     def step(
@@ -255,12 +249,8 @@ class History:
             entry.moment = self._next("moment")
             self._forget([entry])
 
-    def kept_file(self, record: Record) -> str:
-        """Return where the frame of a change lies while its step is undone."""
-        return self._kept.file(record)
-
     def _forget(self, entries: list[Entry]) -> None:
-        self._kept.forget(entry.id for entry in entries)
+        self.kept.forget(entry.id for entry in entries)
         for entry in entries:
             turned, entry.state = entry.state in ("undone", "undoing"), "forgotten"
             entry.records = None
@@ -358,23 +348,34 @@ class History:
                 for entry in self._rivals
                 if entry.last_seq > record.seq and entry.id != record.step and entry.in_force
             }
-            if not rivals:
-                return []
-            fresh = {
-                other.seq: other
-                for other in (*self._committing.records, *self._waiting.records)
-                if other.step in rivals
+        if not rivals:
+            return []
+        fresh = self._queued(
+            lambda other: (
+                other.step in rivals
                 and other.role.of_step
                 and other.layer == record.layer
                 and other.seq > record.seq
                 and other.start < record.stop
                 and record.start < other.stop
-            }
-        span = (record.layer, record.start, record.stop, record.seq)
-        rows = self._journal.of_frames(*span)
-        missing = [seq for seq, step in rows if step in rivals and seq not in fresh]
-        found = [*fresh.values(), *self._journal.by_seq(missing)]
-        return sorted(found, key=lambda other: other.seq)
+            )
+        )
+        rows = self._journal.of_frames(record.layer, record.start, record.stop, record.seq)
+        return [*self._merged(fresh, (seq for seq, step in rows if step in rivals))]
+
+    def _queued(self, wanted: Callable[[Record], bool]) -> dict[int, Record]:
+        """Return changes, by number, that may not be in the journal yet."""
+        with self._lock:
+            records = (*self._committing.records, *self._waiting.records)
+            return {record.seq: record for record in records if wanted(record)}
+
+    def _merged(
+        self, queued: dict[int, Record], stored: Iterable[int], back: bool = False
+    ) -> Iterator[Record]:
+        """Yield changes in their order, those that are stored read one by one: they may be many."""
+        waiting = [queued[seq] for seq in sorted(queued, reverse=back)]
+        others = self._journal.by_seq(sorted({*stored} - queued.keys(), reverse=back))
+        return heapq.merge(waiting, others, key=lambda record: record.seq, reverse=back)
 
     def rewrite(self, records: list[Record]) -> None:
         """Put changes in the place of those with the same numbers, all of them at once."""
@@ -502,21 +503,12 @@ class History:
             self._journal.damaged()  # one frame stays; the others need not
 
     def _records(self, entry: Entry, back: bool) -> Iterator[Record]:
-        """Yield the changes of a step one by one, so that a long one needs no memory."""
+        """Return the changes of a step, one by one."""
         with self._lock:
-            kept = entry.records
-            queued = {
-                record.seq: record
-                for record in (*self._committing.records, *self._waiting.records)
-                if record.step == entry.id and record.role.of_step
-            }
-        if kept is not None:
-            yield from reversed(kept) if back else list(kept)
-            return
-        waiting = [queued[seq] for seq in sorted(queued, reverse=back)]
-        seqs = sorted({*self._journal.seqs(entry.id)} - queued.keys(), reverse=back)
-        stored = self._journal.by_seq(seqs)
-        yield from heapq.merge(waiting, stored, key=lambda record: record.seq, reverse=back)
+            if entry.records is not None:
+                return iter(entry.records[:: -1 if back else 1])
+            queued = self._queued(lambda record: record.step == entry.id and record.role.of_step)
+        return self._merged(queued, self._journal.seqs(entry.id), back)
 
     # -- the disk ------------------------------------------------------------------------
 
@@ -625,12 +617,9 @@ class History:
         flat = np.zeros(size, np.uint16)
         with self._lock:
             known = {entry.id for entry in self._known.values() if entry.in_force}
-            waiting = self._committing.records + self._waiting.records
-        records = {r.seq: r for r in waiting if (r.layer, r.start) == (layer, t)}
+        queued = self._queued(lambda record: (record.layer, record.start) == (layer, t))
         rows = self._journal.of_frames(layer, t, t + 1, 0)
-        for record in self._journal.by_seq(seq for seq, _ in rows if seq not in records):
-            records[record.seq] = record
-        for _, record in sorted(records.items()):
+        for record in self._merged(queued, (seq for seq, _ in rows)):
             if record.role is Role.PIXELS and record.step in known:
                 places, _, new = decode(record.pack(), size)
                 flat[places] = new

@@ -122,7 +122,9 @@ class Masks:
                 f"Confidence of shape {np.shape(confidence)} does not fit masks of "
                 f"{np.shape(masks)}."
             )
-        written = self._write(record, start, masks, Provenance.MODEL, overwrite)
+        written = self.write_masks(
+            object_id, start, masks, provenance=Provenance.MODEL, overwrite=overwrite
+        )
         if confidence is not None:
             self.confidence.keep(record, start, confidence, written)
         return written
@@ -159,17 +161,8 @@ class Masks:
         ndarray of bool, shape (n,)
             The frames that were written.
         """
-        return self._write(self._state.object(object_id), start, masks, provenance, overwrite)
-
-    def _write(
-        self,
-        record: ObjectRecord,
-        start: int,
-        masks: npt.NDArray[np.bool_],
-        provenance: Provenance,
-        overwrite: str,
-    ) -> npt.NDArray[np.bool_]:
         self._state.check_writable()
+        record = self._state.object(object_id)
         masks = np.asarray(masks, dtype=np.bool_)
         self._state.check_range(start, start + len(masks))
         if masks.shape[1:] != self._state.shape[1:]:

@@ -19,7 +19,7 @@ from flowrvs.disk import NewFolder
 from flowrvs.errors import FlowRVSError, MissingPathError, ProjectError, StorageError
 from flowrvs.records import Expression, VideoInfo
 from flowrvs.store.catalog import Catalog, Runs
-from flowrvs.store.changes import ChangeRow, Kind, Step
+from flowrvs.store.changes import ChangeRow, Kind
 from flowrvs.store.document import (
     Document,
     LayerRecord,
@@ -546,16 +546,8 @@ class Project:
         with self.history.step(name, kind, who, on_error):
             yield
 
-    def undo(self) -> Step | None:
-        """Take back the last step and return it; None where there is none.
-
-        See `History.undo`, which can be cancelled: a step of many frames takes a while.
-        """
-        return self.history.undo()
-
-    def redo(self) -> Step | None:
-        """Do again what was undone last and return it; None where there is none."""
-        return self.history.redo()
+    undo = _HandedOn("history", History.undo)
+    redo = _HandedOn("history", History.redo)
 
     @property
     def undo_name(self) -> str | None:

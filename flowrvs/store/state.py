@@ -138,18 +138,14 @@ class State:
 
     # -- telling others ------------------------------------------------------------------
 
-    def connect(self, callback: Callable[[ProjectEvent], None]) -> Callable[[], None]:
+    def connect(self, callback: Callable[[ProjectEvent], None]) -> Callable[[], object]:
         """Call `callback` after every change, on the thread that made it; the result ends it.
 
         Keep it short: it is called at every stamp of a brush.
         """
         key = object()
         self._listeners[key] = callback
-
-        def disconnect() -> None:
-            self._listeners.pop(key, None)
-
-        return disconnect
+        return lambda: self._listeners.pop(key, None)
 
     def tell(self, kind: str, layer_id: int | None = None, start: int = 0, stop: int = 0) -> None:
         """Tell the listeners."""
@@ -288,12 +284,8 @@ class State:
         project closes.
         """
         entry = self.open_runs.pop(object_id, None)
-        if entry is None:
-            return
-        if entry.layers:
-            self.history.end(entry)
-        else:
-            self.history.drop(entry)  # it wrote nothing
+        if entry is not None:
+            self.history.end(entry, keep=bool(entry.layers))  # or it wrote nothing
 
     def end_runs(self, object_ids: frozenset[int]) -> None:
         """Say that the runs of some objects are over; see `end_run`."""

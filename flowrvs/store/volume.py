@@ -282,13 +282,7 @@ class LayerVolume:
         provenance: Provenance,
         limit: Provenance,
     ) -> npt.NDArray[np.bool_]:
-        """Replace an object's masks on frames whose provenance is at most `limit`.
-
-        Returns
-        -------
-        ndarray of bool, shape (n,)
-            The frames that were written.
-        """
+        """Replace masks on frames whose provenance is at most `limit`; tell which these were."""
         written = np.zeros(len(masks), np.bool_)
         for i, mask in enumerate(masks):
             self._give_way()
@@ -483,7 +477,7 @@ class LayerVolume:
             i not in tracks or tracks[i].values.item(t) != value for i, value in before.items()
         ):
             return None
-        if counts and not cache.move(t, self._history.kept_file(record), None if back else record):
+        if counts and not cache.move(t, self._history.kept.file(record), None if back else record):
             return None
         self.frames.count(t, *(({}, counts) if back else (counts, {})))
         for mark in record.marks:
