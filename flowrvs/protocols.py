@@ -352,7 +352,9 @@ def closed(answers: Iterable[T]) -> Iterator[Iterable[T]]:
         getattr(answers, "close", lambda: None)()
 
 
-def in_turn(answers: Iterable[tuple[int, T]], frames: Iterable[int], who: str) -> Iterator[tuple[int, T]]:
+def in_turn(
+    answers: Iterable[tuple[int, T]], frames: Iterable[int], who: str
+) -> Iterator[tuple[int, T]]:
     """Yield a model's answers, one for every frame, in order.
 
     Raises

@@ -308,10 +308,7 @@ def _transformer_part(
     config.update(in_channels=inputs, out_channels=latent)
     with torch.device("meta"), _judged(base, "transformer"):
         model = WanTransformer3DModel.from_config(config)
-    shapes = _shapes(model)
-    source = _source(dit, lambda content: transformer_weights(content, shapes, str(dit)))
-    shards = plan_shards(_cast(source.kinds, cast), _WEIGHTS, limit)
-    part = _Part("transformer", _WEIGHTS, model.to_json_string(), shards, source, [])
+    part = _planned("transformer", model, dit, transformer_weights, cast, limit)
     return part, inputs == 2 * latent
 
 
@@ -324,16 +321,23 @@ def _vae_part(base: Path, path: Path, cast: torch.dtype | None, limit: int) -> _
     with torch.device("meta"), _judged(base, "vae"):
         config["out_channels"] = int(config.get("patch_size") or 1) ** 2
         model = AutoencoderKLWan.from_config(config)
+    return _planned("vae", model, path, vae_weights, cast, limit)
+
+
+def _planned(
+    name: str,
+    model: Any,
+    path: Path,
+    choose: Callable[[Any, Any, str], tuple[Any, dict[str, float]]],
+    cast: torch.dtype | None,
+    limit: int,
+) -> _Part:
+    """Plan a part whose weights `choose` finds in a file, with what they must be scaled by."""
     shapes = _shapes(model)
-    source = _source(path, lambda content: vae_weights(content, shapes, str(path)))
+    _, scales = choose(open_weights(path), shapes, str(path))
+    source = MappedTensors(lambda: choose(open_weights(path), shapes, str(path))[0], scales)
     shards = plan_shards(_cast(source.kinds, cast), _WEIGHTS, limit)
-    return _Part("vae", _WEIGHTS, model.to_json_string(), shards, source, [])
-
-
-def _source(path: Path, choose: Callable[[Any], tuple[Any, dict[str, float]]]) -> MappedTensors:
-    """Return the weights of a file, and what they must be scaled by."""
-    _, scales = choose(open_weights(path))
-    return MappedTensors(lambda: choose(open_weights(path))[0], scales)
+    return _Part(name, _WEIGHTS, model.to_json_string(), shards, source, [])
 
 
 def _text_encoder_part(

@@ -6,18 +6,26 @@ import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from flowrvs.errors import DeviceMemoryError, FlowRVSError, InputError
+from flowrvs.errors import (
+    CheckpointError,
+    DeviceMemoryError,
+    FlowRVSError,
+    InputError,
+    first_line,
+)
 
 __all__ = [
     "choose_device",
     "choose_dtype",
     "free_memory",
     "is_out_of_memory",
+    "loading",
     "memory_guard",
     "mixed_precision",
     "release",
@@ -141,6 +149,20 @@ def silent_libraries() -> Iterator[None]:
             log.enable_progress_bar()
         for log, level in levels:
             log.set_verbosity(level)
+
+
+@contextmanager
+def loading(folder: Path, kind: str) -> Iterator[None]:
+    """Say in one line why a folder cannot be loaded: configs of others fail in many ways."""
+    try:
+        with silent_libraries():
+            yield
+    except (FlowRVSError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder} cannot be loaded as {kind}: {first_line(error)}"
+        ) from error
 
 
 @contextmanager

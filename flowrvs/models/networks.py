@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 from torch.nn import functional
 
 from flowrvs.checkpoints.files import fingerprint
-from flowrvs.errors import CheckpointError, FlowRVSError, first_line
-from flowrvs.models.devices import choose_device, choose_dtype, memory_guard, silent_libraries
+from flowrvs.errors import CheckpointError
+from flowrvs.models.devices import choose_device, choose_dtype, loading, memory_guard
 
-__all__ = ["LazyFrames", "load_network", "loading", "scaled_picture"]
+__all__ = ["LazyFrames", "load_network", "scaled_picture"]
 
 
 def load_network(
@@ -53,20 +52,6 @@ def load_network(
     weights = fingerprint(*sorted(folder.glob("*.safetensors")))[:12]
     suffix = "" if number == torch.float32 else f"+{str(number).removeprefix('torch.')}"
     return network, weights, f"{weights[:8]}{suffix}"
-
-
-@contextmanager
-def loading(folder: Path, kind: str) -> Iterator[None]:
-    """Say in one line why a folder cannot be loaded: configs of others fail in many ways."""
-    try:
-        with silent_libraries():
-            yield
-    except FlowRVSError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"{folder} cannot be loaded as {kind}: {first_line(error)}"
-        ) from error
 
 
 class LazyFrames:

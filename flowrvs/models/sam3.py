@@ -23,8 +23,8 @@ from transformers.models.sam3_video import modeling_sam3_video as stock
 from flowrvs.checkpoints import locate
 from flowrvs.checkpoints.registry import read_config
 from flowrvs.errors import CheckpointError
-from flowrvs.models.devices import memory_guard
-from flowrvs.models.networks import LazyFrames, load_network, loading, scaled_picture
+from flowrvs.models.devices import loading, memory_guard
+from flowrvs.models.networks import LazyFrames, load_network, scaled_picture
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import FrameBlock, ReadFrame, TrackedObject
 

@@ -10,8 +10,8 @@ from diffusers import WanTransformer3DModel
 
 from flowrvs.checkpoints import locate
 from flowrvs.checkpoints.files import fingerprint
-from flowrvs.errors import CheckpointError, InputError, MissingPathError, first_line
-from flowrvs.models.devices import choose_device, choose_dtype, silent_libraries
+from flowrvs.errors import CheckpointError, InputError, MissingPathError
+from flowrvs.models.devices import choose_device, choose_dtype, loading
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.locator import LOCATOR_FILE, Locator
 from flowrvs.models.roundings import use_two_step_norms, use_wide_rotary
@@ -102,21 +102,14 @@ def load(
     number = choose_dtype(dtype, target)
     folder = locate(model)
     adapter = None if lora is None else find_adapter(lora)
-    try:
-        with silent_libraries():
-            pipeline = FlowRVSPipeline.from_pretrained(
-                folder,
-                text_encoder=None,
-                dtype=number,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f"{folder} cannot be loaded as a FlowRVS pipeline: {first_line(error)}"
-        ) from error
+    with loading(folder, "a FlowRVS pipeline"):
+        pipeline = FlowRVSPipeline.from_pretrained(
+            folder,
+            text_encoder=None,
+            dtype=number,
+            local_files_only=True,
+            use_safetensors=True,
+        )
     _check_weights(folder, pipeline)
     if adapter is not None:
         merge_adapter(pipeline.transformer, adapter)
