@@ -115,7 +115,8 @@ class LabelsArray:
             with cache.lock:
                 return np.array(cache.frame(frames[0])[rest])[None]
         like = self._like(rest)
-        if not self._shows(frames, len(frames) * math.prod(like)):
+        asks = isinstance(key, tuple) and isinstance(frames, range)
+        if asks and not self._shows(len(frames), len(frames) * math.prod(like)):
             return np.zeros((1,) * (1 + len(like)), np.uint16)
         self._guard(len(frames), len(frames) * math.prod(like))
         if like == self.shape[1:]:
@@ -172,11 +173,11 @@ class LabelsArray:
         """Say who gets the line of a request that is not answered; see `shown`."""
         self._refused = refused
 
-    def _shows(self, frames: Sequence[int], pixels: int) -> bool:
+    def _shows(self, visited: int, pixels: int) -> bool:
         """Tell whether a viewer, which asks by slices, may have what it asks for."""
-        if self._refused is None or not isinstance(frames, range):
+        if self._refused is None:
             return True
-        known = len(frames) <= _MAX_SHOWN and pixels * self.dtype.itemsize <= _MAX_RESULT
+        known = visited <= _MAX_SHOWN and pixels * self.dtype.itemsize <= _MAX_RESULT
         if known:
             self._told = False
         elif not self._told:

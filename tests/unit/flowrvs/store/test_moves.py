@@ -92,7 +92,7 @@ def test_a_kill_in_between(
     assert killed.returncode == -signal.SIGKILL
     with Project.open(project.path) as again:
         assert again.history.notice is None
-        done = again.history.undo_step is None if what == "undo" else again.history.undo_step
+        done = (again.history.undo_step is None) == (what == "undo")
         if how != "nothing":
             assert done, "it was begun, so it is completed"
         states[done == (what == "undo")].check(again, "after the kill")
