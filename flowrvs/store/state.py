@@ -138,14 +138,18 @@ class State:
 
     # -- telling others ------------------------------------------------------------------
 
-    def connect(self, callback: Callable[[ProjectEvent], None]) -> Callable[[], object]:
+    def connect(self, callback: Callable[[ProjectEvent], None]) -> Callable[[], None]:
         """Call `callback` after every change, on the thread that made it; the result ends it.
 
         Keep it short: it is called at every stamp of a brush.
         """
         key = object()
         self._listeners[key] = callback
-        return lambda: self._listeners.pop(key, None)
+
+        def disconnect() -> None:
+            self._listeners.pop(key, None)
+
+        return disconnect
 
     def tell(self, kind: str, layer_id: int | None = None, start: int = 0, stop: int = 0) -> None:
         """Tell the listeners."""

@@ -176,7 +176,7 @@ def unpack_frames(
     return np.cumsum(unpack_octets(blob, shape), axis=0, dtype=np.uint8)
 
 
-def pack_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+def pack_arrays(arrays: Mapping[str, Any]) -> bytes:
     """Return arrays of numbers by name, exactly."""
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)
