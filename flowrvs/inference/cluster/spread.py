@@ -241,7 +241,7 @@ class PieceAnswer:
             self._rows.append((object_id, found.frame, float(found.certainty)))
             self._masks.masks(found.mask[None])
 
-    def message(self, lost: Sequence[tuple[int, range]], carried: bytes) -> bytes:
+    def message(self, lost: Sequence[tuple[int, range]], carried: bytes = b"") -> bytes:
         """Return the answer, with frames on which objects were lost, and for the next part."""
         header = {"count": len(self._rows), "lost": [[i, r.start, r.stop] for i, r in lost]}
         table = Packer()

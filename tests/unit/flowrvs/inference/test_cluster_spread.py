@@ -12,15 +12,17 @@ from flowrvs.errors import ClusterError, InputError
 from flowrvs.inference.cluster import dispatch
 from flowrvs.inference.cluster.spread import (
     PieceAnswer,
+    _next_part,
     _PieceTask,
     _unpack_answer,
     unpack_piece,
 )
-from flowrvs.inference.cluster.wire import pack, unpack
+from flowrvs.inference.cluster.wire import pack, pack_arrays, unpack
 from flowrvs.masks.propagate import Spread
 from flowrvs.video import open_video
 
 SHAPE = (30, 5, 7)
+HEADER = {"part": 4}
 
 
 def piece_of(**changes: Any) -> Piece:
@@ -50,8 +52,9 @@ def answer_of(*found: tuple[int, int, float], lost: Any = ()) -> tuple[Any, Any]
 
 def test_a_piece_comes_back() -> None:
     piece = piece_of()
-    header, blobs = unpack(_PieceTask(piece, SHAPE, None, {}).message(send_frames=False))
-    back = unpack_piece(header, blobs)
+    header, blobs = unpack(_PieceTask(piece, SHAPE, None, HEADER).message(send_frames=False))
+    back, begin = unpack_piece(header, blobs)
+    assert begin is None
     for name in ("method", "frames", "objects", "stops", "layers"):
         assert getattr(back, name) == getattr(piece, name)
     assert piece.wanted is not None and back.wanted is not None
@@ -64,21 +67,41 @@ def test_a_piece_comes_back() -> None:
 
 
 def test_what_is_looked_at() -> None:
-    assert list(piece_of().read) == [2, *range(10, 20), 20]
+    assert list(piece_of().looks(None, 4)) == [2, *range(10, 20), 20]
     flow = piece_of(method="flow", frames=range(12, 15), objects=(3,), wanted=None, layers=())
-    assert list(flow.read) == list(range(2, 21))
+    assert list(flow.looks(None, 30)) == list(range(2, 21))
+    one = piece_of(**(far := {"method": "flow", "frames": range(3, 15), "objects": (3,)}))
+    assert list(one.looks(None, 4)) == list(range(2, 21)), "both keys know of all frames"
+    alone = piece_of(**far, keys={2: one.keys[2]})
+    assert list(alone.looks(None, 4)) == list(range(2, 7))
+    assert list(alone.looks({"at": np.array(10)}, 4)) == [2, *range(10, 15)]
     assert flow.steps == 14 - 2 + 20 - 12  # from both sides
-    assert not piece_of(method="copy").read
+    assert not piece_of(method="copy").looks(None, 4)
 
 
 def test_frames_that_are_too_many_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     video = open_video(np.zeros((*SHAPE, 3), np.uint8))
-    task = _PieceTask(piece_of(), SHAPE, video, {})
+    task = _PieceTask(piece_of(), SHAPE, video, HEADER)
     header, blobs = unpack(task.message(send_frames=False))  # an array: nobody sees a file
-    assert header["shape"] == [12, 5, 7, 3] and len(blobs) == 3
+    assert header["shape"] == [12, 5, 7, 3] and len(blobs) == 4
     monkeypatch.setattr(dispatch, "_SENT", 12 * 5 * 7 * 3 - 1)
     with pytest.raises(InputError, match="12 frames are too many to be sent"):
         task.message(send_frames=True)
+
+
+def test_the_next_part_begins_with_what_this_one_has_learnt() -> None:
+    task = _PieceTask(piece_of(method="flow"), SHAPE, None, HEADER)
+    learnt = {"at": np.array(6), "mask": np.full((2, 3), 0.1, np.float32)}
+    assert _next_part(task, answer_of()) is None
+    header, blobs = answer_of()
+    following = _next_part(task, (header, [*blobs[:2], memoryview(pack_arrays(learnt))]))
+    assert following is not None and (task.walked, following.walked) == (0, 4)
+    _, begin = unpack_piece(*unpack(following.message(send_frames=False)))
+    assert begin is not None and begin.keys() == learnt.keys()
+    assert all(begin[k].dtype == v.dtype and (begin[k] == v).all() for k, v in learnt.items())
+    for foreign in (blobs[:2], [*blobs[:2], memoryview(bytes(2**26 + 1))]):
+        with pytest.raises(ClusterError, match="no message of flowrvs"):
+            _next_part(task, (header, foreign))
 
 
 def test_an_answer_comes_back_without_first_looks() -> None:
