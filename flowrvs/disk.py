@@ -201,7 +201,7 @@ def _open(path: Path, flags: int) -> int:
         raise storage_error(error, path, doing=doing) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise StorageError(f"Cannot {doing} {path}: it is no plain file; remove it.")
+        raise StorageError(f"Cannot {doing} {path}: it is no plain file; put one there.")
     return handle
 
 

@@ -48,7 +48,10 @@ _LONGEST = 800  # letters of the line that tells of an error
 _NO_MEMORY = b"flowrvs: The memory is too small; ask for less at once.\n"
 
 #: Options that take a path.
-_PATHS = ("--out", "--to", "--into", "--home", "--html", "--overlay", "--config")
+_PATHS = (
+    *("--out", "--to", "--into", "--home", "--html", "--overlay", "--config"),
+    *("--frames", "--sentences", "--data", "--cache", "--base", "--dit", "--vae", "--truth"),
+)
 
 
 class _UsageError(Exception):
@@ -296,6 +299,9 @@ def _check_paths(argv: Sequence[str]) -> None:
         option = str(word).removesuffix("=")
         if option in _PATHS and (option != word or following == ""):
             raise _UsageError(f"argument {option}: the path is empty")
+        # Behind an option it may be a text; elsewhere it is a folder or a file.
+        if following == "" and (word == "--" or not str(word).startswith("-")):
+            raise _UsageError(f"the word behind {word!r} is empty, where a path is wanted")
 
 
 def _fail(code: int, message: str, *, verbose: bool = False, as_json: bool = False) -> int:

@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--video", metavar="NAME", help="this video")
-    which.add_argument("--all", action="store_true", help="every video, a project each")
+    which.add_argument(
+        "--all",
+        action="store_true",
+        help="every video, a project each; run again to go on after a stop",
+    )
     which.add_argument("--list", action="store_true", help="list the videos")
     parser.add_argument(
         "--frames",
@@ -49,12 +53,22 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         if args.all:
+            kept: list[Path] = []
             paths = import_split(
-                args.split, args.out, pictures=args.frames, progress=progress, cancel=cancel
+                args.split,
+                args.out,
+                pictures=args.frames,
+                kept=kept.append,
+                progress=progress,
+                cancel=cancel,
             )
             for path in paths:
                 rows.append(str(path))
-                if not args.json:
+                if args.json:
+                    continue
+                if path in kept:
+                    print(f"{path}: was there already, and stays as it is")
+                else:
                     print(path)
                     _print_notes(path)
         else:

@@ -137,10 +137,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--overlay is for one video; 'flowrvs export --format overlay' for more.")
     with cancel_on_interrupt() as cancel:
         # What can be refused without the model is refused before it is loaded.
-        for item in wanted:
-            _check(item, args)
+        errors = _check_all(wanted, args)
         segmenter = load_model(args, cancel)
-        errors = _segment(wanted, segmenter, args, cancel)
+        sound = [item for item in wanted if item.video not in errors]
+        errors |= _segment(sound, segmenter, args, cancel, several=len(wanted) > 1)
     done = [item for item in wanted if item.result]
     if args.json:
         several = {"projects": [item.result for item in done], "failed": errors}
@@ -161,10 +161,15 @@ def _wanted(args: argparse.Namespace) -> list[_Wanted]:
     from flowrvs.records import SegmentRequest
     from flowrvs.store import SUFFIX
 
-    texts: dict[str, list[str]] = {video: list(args.prompts) for video in args.videos}
+    texts: dict[str, list[str]] = {}
+    named: dict[Path, str] = {}  # as it was first written: "a.mp4" and "./a.mp4" are one
+    for video in args.videos:
+        if named.setdefault(Path(video).resolve(), video) == video:
+            texts[video] = list(args.prompts)
     if args.sentences is not None:
         for video, sentence in _read_sentences(args.sentences):
-            texts.setdefault(video, []).append(sentence)
+            known = named.setdefault(Path(video).resolve(), video)
+            texts.setdefault(known, []).append(sentence)
     elif not args.videos:
         raise InputError("Give a VIDEO, or a file of them with --sentences.")
     wanted: list[_Wanted] = []
@@ -206,16 +211,40 @@ def _read_sentences(path: Path) -> Iterator[tuple[str, str]]:
         text = read_regular(path, _LARGEST_CSV).decode("utf-8-sig")
         first = text.partition("\n")[0]
         separator = ";" if ";" in first and "," not in first else ","
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+        reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
+        rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a CSV file in UTF-8: {error}.") from None
-    if not rows or not {"video", "sentence"} <= set(rows[0]):
+    if not {"video", "sentence"} <= set(reader.fieldnames):
         raise InputError(f"{path} needs a first row with the columns video and sentence.")
+    if not rows:
+        raise InputError(f"{path} has no row below the names of its columns.")
     for line, row in enumerate(rows, 2):
+        if None in row:
+            raise InputError(
+                f"Row {line} of {path} has more cells than the first row; put a sentence with "
+                f"{separator!r} in it into quotation marks."
+            )
         video, sentence = (row["video"] or "").strip(), (row["sentence"] or "").strip()
         if not video or not sentence:
             raise InputError(f"Row {line} of {path} lacks its video or its sentence.")
         yield str(path.parent / video), sentence
+
+
+def _check_all(wanted: list[_Wanted], args: argparse.Namespace) -> dict[str, str]:
+    """Return why some of several videos cannot be segmented; raise it where none can."""
+    from flowrvs.errors import FlowRVSError
+
+    errors: dict[str, str] = {}
+    for item in wanted:
+        try:
+            _check(item, args)
+        except FlowRVSError as error:
+            errors[item.video] = str(error)
+            if len(errors) == len(wanted):
+                raise
+    return errors
 
 
 def _check(item: _Wanted, args: argparse.Namespace) -> None:
@@ -233,7 +262,12 @@ def _check(item: _Wanted, args: argparse.Namespace) -> None:
 
 
 def _segment(
-    wanted: list[_Wanted], segmenter: Segmenter, args: argparse.Namespace, cancel: CancelToken
+    wanted: list[_Wanted],
+    segmenter: Segmenter,
+    args: argparse.Namespace,
+    cancel: CancelToken,
+    *,
+    several: bool,
 ) -> dict[str, str]:
     """Segment all videos; return why some failed."""
     from flowrvs.cli._progress import progress_line
@@ -247,7 +281,7 @@ def _segment(
     def jobs() -> Iterator[ProjectJob]:
         for item in wanted:
             with ExitStack() as stack:
-                job = _open(item, segmenter, args, stack, several=len(wanted) > 1)
+                job = _open(item, segmenter, args, stack, several=several)
                 open_[job] = item, stack.pop_all()
             yield job
 
@@ -262,12 +296,12 @@ def _segment(
                     item.computed += what.complete
                     continue
                 if isinstance(what, FlowRVSError):
-                    if len(wanted) == 1:
+                    if not several:
                         raise what
                     errors[item.video] = str(what)
                 else:
                     _finish(item, job, segmenter, args, cancel)
-                    if len(wanted) > 1 and not args.json:
+                    if several and not args.json:
                         _print_short(item)
                 del open_[job]
                 stack.close()

@@ -155,11 +155,11 @@ def coded_masks(entries: Any, clip: Clip, key: object) -> list[rle.RLE | None]:
     """
     where = f"{clip.name}, annotation {key}"
     if not isinstance(entries, list):
-        raise DatasetError(f"{where}: its masks are no list; run 'flowrvs check'.")
+        raise DatasetError(f"{where}: its masks are no list; write one entry a frame.")
     if len(entries) != len(clip.frames):
         raise DatasetError(
-            f"{where}: it has {len(entries)} masks for {len(clip.frames)} frames; run "
-            "'flowrvs check'."
+            f"{where}: it has {len(entries)} masks for {len(clip.frames)} frames; write one entry "
+            "a frame, null where the object is absent."
         )
     found = []
     for frame, entry in zip(clip.frames, entries, strict=True):

@@ -1,4 +1,4 @@
-"""Annotation in JSON: COCO by video (YouTube-VIS) and by image, and labelme's polygons.
+"""COCO by video (YouTube-VIS) and by image: annotation in one JSON file.
 
 COCO by video is read and written. Its masks are run-length encoded as lists, as YouTube-VIS has
 them: pycocotools takes those, and not every other reader takes the compressed form.
@@ -20,7 +20,7 @@ from flowrvs.data.clip import Clip, coded_masks
 from flowrvs.data.formats import Dataset
 from flowrvs.data.json_parts import list_keys, read_json, whole_number
 from flowrvs.data.pictures import LARGEST, safe_name
-from flowrvs.data.ref_ytvos import folders_in, frames_in
+from flowrvs.data.ref_ytvos import folders_in
 from flowrvs.disk import replacing
 from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from flowrvs.data.export import Job
     from flowrvs.data.write_back import Changes
 
-__all__ = ["CocoImages", "CocoVideo", "Labelme", "write_coco", "write_coco_images"]
+__all__ = [
+    "CocoImages",
+    "CocoVideo",
+    "add_rows",
+    "pairs_of",
+    "polygon_mask",
+    "size_in",
+    "write_coco",
+    "write_coco_images",
+]
 
 _CATEGORIES = [{"id": 1, "name": "object", "supercategory": "object"}]
 _FILE = "instances.json"
@@ -68,12 +77,12 @@ class _Coco(Dataset):
 
     @cached_property
     def _categories(self) -> dict[str, str]:
-        return {str(row.get("id")): str(row.get("name")) for row in self._rows("categories")}
+        return {_id(row, "id"): str(row.get("name")) for row in self._rows("categories")}
 
     def _note_strays(self, clip: Clip, key: str, known: Collection[str], *lists: str) -> None:
         """Note how many rows of the file belong to none of its videos or images."""
         rows = (row for name in lists for row in self._rows(name))
-        strays = sum(str(row.get(key)) not in known for row in rows)
+        strays = sum(_id(row, key) not in known for row in rows)
         if strays:
             clip.notes.append(f"{strays} rows with an unknown {key!r} are left out")
 
@@ -123,16 +132,16 @@ class CocoVideo(_Coco):
             if not name and isinstance(files, list) and files and isinstance(files[0], str):
                 name = PurePosixPath(files[0].replace("\\", "/")).parent.name
             safe_name(name, "video", self._file)
-            if name in found or str(video.get("id")) in ids:
+            if name in found or _id(video, "id") in ids:
                 raise DatasetError(
                     f"{self._file} has the video {name!r}, or its id {video.get('id')!r}, twice."
                 )
-            ids.add(str(video.get("id")))
+            ids.add(_id(video, "id"))
             found[str(name)] = video
         return found
 
     def _of(self, key: str, video: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [r for r in self._rows(key) if str(r.get("video_id")) == str(video.get("id"))]
+        return [r for r in self._rows(key) if _id(r, "video_id") == _id(video, "id")]
 
     @property
     def videos(self) -> dict[str, int]:
@@ -153,15 +162,15 @@ class CocoVideo(_Coco):
             if boxed and entries is None:
                 entries = [None] * len(frames)
             if isinstance(entries, list):
-                size = _size(row, video)
-                entries = [_mask(e, size, f"{name}, annotation {key}") for e in entries]
+                size = size_in(row, video)
+                entries = [polygon_mask(e, size, f"{name}, annotation {key}") for e in entries]
             clip.masks[key] = coded_masks(entries, clip, key)
             clip.ids[key] = (key, -1)
             # There is something whose outline nobody has drawn: it is not absent.
             bare = [i for i in boxed if clip.masks[key][i] is None]
             looked[bare] = False
             boxes += len(bare)
-            label = self._categories.get(str(row.get("category_id")), "object")
+            label = self._categories.get(_id(row, "category_id"), "object")
             if label != "object":
                 clip.names[key] = f"{' '.join(label.split())[:60]} {key}"
         for row in self._of("expressions", video):
@@ -180,7 +189,7 @@ class CocoVideo(_Coco):
         if boxes:
             clip.looked = looked
             clip.notes.append(_boxes_text(boxes))
-        known = {str(row.get("id")) for row in self._videos.values()}
+        known = {_id(row, "id") for row in self._videos.values()}
         self._note_strays(clip, "video_id", known, "annotations", "expressions")
         clip.digests = {"clip": clip.fingerprint()}
         return clip
@@ -195,7 +204,7 @@ class CocoVideo(_Coco):
         values: dict[int, dict[str, Any] | None] = {}
         for place, row in enumerate(self._rows("annotations")):
             key = whole_number(row.get("id"))
-            if str(row.get("video_id")) == str(video.get("id")) and key in changes.masks:
+            if _id(row, "video_id") == _id(video, "id") and key in changes.masks:
                 gone = key in changes.gone
                 values[place] = None if gone else _annotated(row, changes.whole[key], changes)
         shape: dict[str, Any] = {k: video[k] for k in ("width", "height", "length") if k in video}
@@ -219,7 +228,7 @@ class CocoVideo(_Coco):
         rows = self._rows("expressions")
         for place, row in enumerate(rows):
             exp_id = str(row.get("exp_id", row.get("id")))
-            if str(row.get("video_id")) == str(video.get("id")) and exp_id in changes.sentences:
+            if _id(row, "video_id") == _id(video, "id") and exp_id in changes.sentences:
                 seen.add(exp_id)
                 change = changes.sentences[exp_id]
                 values[place] = change and {**row, "exp": change[0], "annotation_ids": change[1]}
@@ -314,7 +323,7 @@ class CocoImages(_Coco):
         images = self._videos[name]
         folder, frames = self._frames([image["file_name"] for image in images], name)
         clip = Clip(name, frames, pictures=folder)
-        place = {str(image.get("id")): index for index, image in enumerate(images)}
+        place = {_id(image, "id"): index for index, image in enumerate(images)}
         if len(place) < len(images):
             raise DatasetError(f"{self._file} has two images of one id in {name!r}.")
         rows: dict[tuple[str, str], dict[int, Any]] = {}
@@ -322,10 +331,10 @@ class CocoImages(_Coco):
         looked = np.ones(len(frames), bool)
         tracked, boxes = True, 0
         for row in self._rows("annotations"):
-            index = place.get(str(row.get("image_id")))
+            index = place.get(_id(row, "image_id"))
             if index is None:
                 continue
-            label = self._categories.get(str(row.get("category_id")), "object")
+            label = self._categories.get(_id(row, "category_id"), "object")
             track = _track(row)
             if track is None:
                 tracked = False
@@ -337,83 +346,35 @@ class CocoImages(_Coco):
                 looked[index] = False
                 boxes += 1
                 continue
-            entry = _mask(row.get("segmentation"), _size(images[index]), where)
+            entry = polygon_mask(row.get("segmentation"), size_in(images[index]), where)
             if index in rows.setdefault((label, track), {}):
                 raise DatasetError(f"{where}: track {track} is twice on frame {frames[index]}.")
             rows[label, track][index] = entry
         if boxes:
             clip.looked = looked
             clip.notes.append(_boxes_text(boxes))
-        known = {str(image.get("id")) for images in self._videos.values() for image in images}
+        known = {_id(image, "id") for images in self._videos.values() for image in images}
         self._note_strays(clip, "image_id", known, "annotations")
         if rows and not tracked:
             clip.notes.append("objects without a track are joined by category and order")
-        _add_rows(clip, rows)
+        add_rows(clip, rows)
         return clip
 
 
-class Labelme(Dataset):
-    """labelme, X-AnyLabeling: a JSON file beside every annotated frame, with polygons."""
-
-    format = "labelme"
-
-    def __init__(self, folder: Path, pictures: Path | None = None) -> None:
-        super().__init__(folder.parent if folder.is_file() else folder, pictures)
-        self.source = folder
-        self._place = pictures or self.folder
-
-    @classmethod
-    def recognises(cls, root: Path) -> bool:
-        files = [root] if root.is_file() else sorted(root.glob("*.json"))[:3]
-        return any("shapes" in list_keys(path) for path in files)
-
-    @property
-    def videos(self) -> dict[str, int]:
-        return {self.folder.absolute().name: 0}
-
-    def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
-        clip = Clip(name, frames_in(self._place), pictures=self._place)
-        clip.looked = np.zeros(len(clip.frames), bool)
-        rows: dict[tuple[str, str], dict[int, Any]] = {}
-        skipped = 0
-        for index, frame in enumerate(clip.frames):
-            path = self.folder / f"{frame}.json"
-            if not path.is_file():
-                continue
-            data = read_json(path)
-            size = _size({"height": data.get("imageHeight"), "width": data.get("imageWidth")})
-            shapes = data.get("shapes")
-            if not isinstance(shapes, list) or not all(isinstance(s, dict) for s in shapes):
-                raise DatasetError(f"'shapes' in {path} is no list of objects.")
-            clip.looked[index] = True
-            for shape in shapes:
-                points, kind = shape.get("points"), shape.get("shape_type", "polygon")
-                if kind == "rectangle" and isinstance(points, list) and len(points) == 2:
-                    (x0, y0), (x1, y1) = _pairs(points, str(path))
-                    points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-                elif kind not in ("polygon", "rectangle", "rotation"):
-                    skipped += 1
-                    continue
-                flat = [n for point in _pairs(points, str(path)) for n in point]
-                group = shape.get("group_id")
-                key = (str(shape.get("label")), "" if group is None else str(group))
-                before = rows.setdefault(key, {}).get(index)
-                mask = _mask([flat], size, str(path))
-                # Parts of one label and group are one object.
-                rows[key][index] = rle.merge([m for m in (before, mask) if m])
-        if skipped:
-            clip.notes.append(f"{skipped} shapes that are no polygons are left out")
-        _add_rows(clip, rows)
-        return clip
-
-
-def _add_rows(clip: Clip, rows: Mapping[tuple[str, str], Mapping[int, Any]]) -> None:
+def add_rows(clip: Clip, rows: Mapping[tuple[str, str], Mapping[int, Any]]) -> None:
     """Add objects that are known by a label and a number of their own."""
     for key, ((label, number), found) in enumerate(rows.items(), start=1):
         entries = [found.get(index) for index in range(len(clip.frames))]
         clip.masks[key] = coded_masks(entries, clip, f"{label} {number}".strip())
         clip.ids[key] = (key, -1)
         clip.names[key] = " ".join(f"{label} {number}".split())[:60] or f"object {key}"
+
+
+def _id(row: Mapping[str, Any], key: str) -> str:
+    """Return an id as text: files give 7, "7" and, through pandas, 7.0 for the same."""
+    value = row.get(key)
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole and value is not None else value)
 
 
 def _track(row: Mapping[str, Any]) -> str | None:
@@ -425,7 +386,7 @@ def _track(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _size(*rows: Mapping[str, Any]) -> tuple[int, int]:
+def size_in(*rows: Mapping[str, Any]) -> tuple[int, int]:
     """Return the first height and width that rows give, (0, 0) where they give none."""
     for row in rows:
         height, width = row.get("height"), row.get("width")
@@ -434,7 +395,7 @@ def _size(*rows: Mapping[str, Any]) -> tuple[int, int]:
     return 0, 0
 
 
-def _pairs(points: Any, where: str) -> list[tuple[float, float]]:
+def pairs_of(points: Any, where: str) -> list[tuple[float, float]]:
     try:
         pairs = [(float(x), float(y)) for x, y in points]
     except (TypeError, ValueError, OverflowError):
@@ -450,7 +411,7 @@ def _length(pairs: Sequence[tuple[float, float]]) -> float:
     return sum(max(abs(x1 - x0), abs(y1 - y0)) for (x0, y0), (x1, y1) in ends)
 
 
-def _mask(polygons: Any, size: tuple[int, int], where: str) -> Any:
+def polygon_mask(polygons: Any, size: tuple[int, int], where: str) -> Any:
     """Draw polygons, lists of x and y in turn, as COCO does; RLEs are returned as they are."""
     if not polygons or not isinstance(polygons, list):
         return polygons
@@ -461,7 +422,7 @@ def _mask(polygons: Any, size: tuple[int, int], where: str) -> Any:
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) % 2:
             raise DatasetError(f"{where}: a polygon is no list of x and y.")
-        pairs = _pairs(list(zip(polygon[::2], polygon[1::2], strict=True)), where)
+        pairs = pairs_of(list(zip(polygon[::2], polygon[1::2], strict=True)), where)
         flat = [n for pair in pairs for n in pair]
         # What lies far outside would be drawn too: outlines cost memory by their length.
         if max(map(abs, flat)) > 4 * max(size):

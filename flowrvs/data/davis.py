@@ -60,10 +60,11 @@ class Davis(Dataset):
 
     @cached_property
     def _size(self) -> str:
-        # The higher of the usual two, where both are there.
-        for name in ("Full-Resolution", "1080p", "480p"):
-            if (self.pictures / name).is_dir():
-                return name
+        # The higher of the usual two, where both are there: with masks, if some have them.
+        there = [n for n in ("Full-Resolution", "1080p", "480p") if (self.pictures / n).is_dir()]
+        masked = [name for name in there if (self.folder / "Annotations" / name).is_dir()]
+        for name in (*masked, *there):
+            return name
         raise DatasetError(f"{self.pictures} has no 480p; give the folder of DAVIS.")
 
     @cached_property

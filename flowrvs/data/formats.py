@@ -141,7 +141,7 @@ TABLE: Mapping[str, Format] = {
     ),
     "overlay": Format("MP4: masks laid over the video", "overlay:write_overlay"),
     "sa-v": Format("SA-V: a JSON file a video, RLEs of all objects", read="sa_v:SaV", home=True),
-    "labelme": Format("labelme, X-AnyLabeling: polygons beside every frame", read="coco:Labelme"),
+    "labelme": Format("labelme, X-AnyLabeling: shapes beside every frame", read="labelme:Labelme"),
     "vos": Format(
         "YouTube-VOS, MOSE, LVOS: palette PNGs, no sentences",
         read="ref_ytvos:PaletteVideos",
@@ -298,8 +298,19 @@ def open_dataset(
             f"{root} is no annotation that can be read: JSON of COCO by video or by image (with "
             "'annotations'), SA-V ('masklet') or labelme ('shapes')."
         )
+    inner = [path.name for path in sorted(_entries(root)) if _is_dataset(path)]
+    if inner:
+        raise DatasetError(
+            f"{root} holds the splits {', '.join(inner[:5])}; give one of them, e.g. "
+            f"{root / inner[0]}."
+        )
     split_folder(root)  # says which splits are inside, or what is there instead
     raise DatasetError(f"{root} is no dataset that can be read.")
+
+
+def _is_dataset(path: Path) -> bool:
+    hidden = path.name.startswith(".") or not path.is_dir()
+    return not hidden and any(reader(n).recognises(path) for n, row in TABLE.items() if row.read)
 
 
 def split_folder(folder: str | os.PathLike[str]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,14 @@ import numpy as np
 from flowrvs.data.clip import Clip, Origin, separate, whole_text
 from flowrvs.data.formats import Dataset, open_dataset
 from flowrvs.disk import NewFolder
-from flowrvs.errors import DatasetError, InputError, ProjectError
+from flowrvs.errors import (
+    Cancelled,
+    DatasetError,
+    FlowRVSError,
+    InputError,
+    ProjectError,
+    StorageError,
+)
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store import SUFFIX, Project
@@ -117,10 +124,14 @@ def import_split(
     *,
     videos: Sequence[str] | None = None,
     pictures: str | os.PathLike[str] | None = None,
+    kept: Callable[[Path], object] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Iterator[Path]:
     """Make a project of every video of a dataset, one at a time.
+
+    A project that is there already, of the same video, is left as it is and yielded too: so the
+    same call goes on after a stop. A video that cannot be read does not stop the others.
 
     Parameters
     ----------
@@ -132,6 +143,8 @@ def import_split(
         These videos only.
     pictures : path-like, optional
         As in `list_videos`.
+    kept : callable, optional
+        Called with every project that was there already, before it is yielded.
     progress, cancel : optional
         As in `import_video`.
 
@@ -142,21 +155,51 @@ def import_split(
 
     Raises
     ------
-    FlowRVSError
-        As in `import_video`; projects that were yielded stay.
+    DatasetError
+        At the end: some videos could not be read; they are named. At the beginning: as in
+        `import_video`.
+    StorageError, Cancelled
+        At once; projects that were yielded stay.
     """
     dataset = open_dataset(folder, pictures)
     names = list(dataset.videos)
     unknown = [name for name in videos or () if name not in names]
     if unknown:
         raise DatasetError(f"{folder} has no video {unknown[0]!r}; it has {_some(names)}.")
-    for name in videos or names:
+    failed: dict[str, FlowRVSError] = {}
+    wanted = videos or names
+    for name in wanted:
         target = default_folder(dataset.folder, name)
         if out is not None:
             target = Path(out) / target.name
-        with _to_project(dataset, name, target, progress, cancel) as project:
-            pass
-        yield project.path
+        if _is_made(target, dataset, name):
+            if kept is not None:
+                kept(Path(os.path.abspath(target)))
+        else:
+            try:
+                with _to_project(dataset, name, target, progress, cancel):
+                    pass
+            except (StorageError, Cancelled):
+                raise
+            except FlowRVSError as error:
+                if len(wanted) == 1:
+                    raise
+                failed[name] = error
+                continue
+        yield Path(os.path.abspath(target))
+    if failed:
+        said = "; ".join(f"{name} ({str(e).rstrip('.')})" for name, e in list(failed.items())[:3])
+        more = "; ..." if len(failed) > 3 else ""
+        raise DatasetError(
+            f"{len(failed)} of {len(wanted)} videos were not imported: {said}{more}."
+        )
+
+
+def _is_made(target: Path, dataset: Dataset, video: str) -> bool:
+    """Tell whether a project of this video of this dataset is there."""
+    origin = Origin.load(target)
+    place = None if origin is None else (origin.format, origin.split, origin.video)
+    return place == (dataset.format, os.path.abspath(dataset.source), video)
 
 
 def _some(names: Sequence[str] | dict[str, int]) -> str:
@@ -202,6 +245,9 @@ def _to_project(
             project.close()
             folder.path.rmdir()
             building.rename(folder.path)
+        except StorageError as error:
+            said = str(error).replace(str(building), str(target))
+            raise StorageError(said.removesuffix(" Nothing in memory is lost.")) from error
         finally:
             project.discard()  # what is left is of a folder that is about to be deleted
             shutil.rmtree(building, ignore_errors=True)
@@ -290,15 +336,14 @@ def _positions(clip: Clip, names: Sequence[str], count: int) -> list[int]:
         if count != len(clip.frames):
             raise DatasetError(
                 f"{clip.pictures} has {count} frames, the annotations of {clip.name} "
-                f"{len(clip.frames)}; run 'flowrvs check'."
+                f"{len(clip.frames)}: they belong to another cut of the video."
             )
         return list(range(count))
     where = {name: index for index, name in enumerate(names)}
     missing = [frame for frame in clip.frames if frame not in where]
     if missing:
         raise DatasetError(
-            f"The frame {missing[0]} of {clip.name} is not in {clip.pictures}; copy it again or "
-            "run 'flowrvs check'."
+            f"The frame {missing[0]} of {clip.name} is not in {clip.pictures}; copy it again."
         )
     return [where[frame] for frame in clip.frames]
 
@@ -308,14 +353,14 @@ def _check_sizes(clip: Clip, size: tuple[int, int]) -> None:
         if len(entries) != len(clip.frames):
             raise DatasetError(
                 f"An object of {clip.name} has {len(entries)} masks for {len(clip.frames)} "
-                "frames; run 'flowrvs check'."
+                "frames; write one entry a frame."
             )
         for frame, entry in zip(clip.frames, entries, strict=True):
             if entry and tuple(entry["size"]) != size:
                 height, width = entry["size"]
                 raise DatasetError(
                     f"A mask of {clip.name}, object {key}, frame {frame}, is {width}x{height}, "
-                    f"the frames are {size[1]}x{size[0]}; run 'flowrvs check'."
+                    f"the frames are {size[1]}x{size[0]}; make both of one size."
                 )
 
 

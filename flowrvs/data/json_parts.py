@@ -74,7 +74,7 @@ class Member:
 
 
 def whole_number(value: object) -> int:
-    """Return an id that a dataset gives as a number or as text.
+    """Return an id that a dataset gives as a number or as text; 7.0 is 7, as pandas writes it.
 
     Raises
     ------
@@ -82,7 +82,8 @@ def whole_number(value: object) -> int:
         It is no whole number of a sensible size.
     """
     try:
-        number = int(value) if isinstance(value, (int, str)) else -1
+        whole = isinstance(value, (int, str)) or (isinstance(value, float) and value.is_integer())
+        number = int(value) if whole else -1
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 31 or isinstance(value, bool):

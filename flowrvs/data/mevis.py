@@ -88,6 +88,8 @@ class Mevis(Dataset):
         for anno in also:
             if self._split.has_masks(anno):
                 self._add(clip, anno, anno)
+        if not self._split.has_truth and any(e.anno_id for e in video.expressions.values()):
+            clip.notes.append(f"{MASKS} is missing: the sentences refer to masks in it")
         clip.digests = self._digests(clip)
         return clip
 
@@ -106,6 +108,11 @@ class Mevis(Dataset):
             with json_parts.mapped(self.folder / MASKS) as data:
                 for item in json_parts.members(data):
                     if item.key in wanted:
+                        if f"anno {item.key}" in found:
+                            raise DatasetError(
+                                f"{self.folder / MASKS} has the anno_id {item.key} twice; run "
+                                f"'flowrvs check {self.folder}'."
+                            )
                         found[f"anno {item.key}"] = digest(data[item.start : item.stop])
         return found
 

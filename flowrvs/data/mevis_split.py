@@ -118,8 +118,17 @@ class MevisSplit:
 
     @property
     def has_truth(self) -> bool:
-        """True when the split comes with its masks."""
-        return (self.folder / MASKS).is_file()
+        """True when the split comes with its masks.
+
+        Raises
+        ------
+        DatasetError
+            A link that leads nowhere, or no plain file, is in their place.
+        """
+        path = self.folder / MASKS
+        if os.path.lexists(path) and not path.is_file():
+            raise DatasetError(f"{path} is no plain file, or a link to none; copy it again.")
+        return path.is_file()
 
     @cached_property
     def _spans(self) -> dict[str, tuple[int, int]]:

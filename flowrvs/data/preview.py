@@ -197,13 +197,20 @@ def collect(
     ------
     ProjectError
         A video is not the one that its project was made for, or was an array.
+    InputError
+        A project is given twice.
     """
     sources: list[Source] = []
+    folders: set[Path] = set()
     by_content: dict[tuple[object, ...], Source] = {}
     taken: set[str] = set()
     for given, video in zip(projects, videos, strict=True):
         with _opened(given) as project:
-            origin = Origin.load(Path(project.path))
+            folder = Path(project.path).resolve()
+            if folder in folders:
+                raise InputError(f"{project.path} is given twice; its objects would be doubled.")
+            folders.add(folder)
+            origin = Origin.load(folder)
             info = _video_info(project, video)
             key = (info.fingerprint, info.frame_count, info.height, info.width)
             source = by_content.get(key) if info.fingerprint else None

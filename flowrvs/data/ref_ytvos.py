@@ -333,10 +333,19 @@ def read_palette(
         ids = object_ids(found, wide=wide)
     except DatasetError as error:
         raise DatasetError(f"{folder}: {error}") from None
-    borders = sum(mask is not None for code in found if code not in ids for mask in found[code])
+    borders = [code for code in found if code not in ids]
+    count = sum(mask is not None for code in borders for mask in found[code])
     if borders:
+        objects = [any(found[code][n] for code in ids) for n in range(len(clip.frames))]
+        alone = [n for n, seen in enumerate(objects) if not seen and found[borders[0]][n]]
+        if count == len(alone):
+            raise DatasetError(
+                f"{folder}: {clip.frames[alone[0]]}.png is a mask of 0 and 255, other pictures "
+                "number their objects; save all of them in one way."
+            )
+        void = 65535 if wide else 255
         clip.notes.append(
-            f"255 is a border that nobody decides on, no object: it is in {borders} pictures"
+            f"{void} is a border that nobody decides on, no object: it is in {count} pictures"
         )
     for key in sorted(set(ids.values())):
         same = [found[code] for code, value in ids.items() if value == key]

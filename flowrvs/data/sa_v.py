@@ -17,11 +17,14 @@ from flowrvs.data.pictures import is_safe_name
 from flowrvs.data.ref_ytvos import frames_in
 from flowrvs.disk import replacing
 from flowrvs.errors import DatasetError
+from flowrvs.masks import rle
 
 if TYPE_CHECKING:
     from flowrvs.data.write_back import Changes
 
 __all__ = ["SaV"]
+
+_EVERY = 4
 
 
 class SaV(Dataset):
@@ -59,7 +62,7 @@ class SaV(Dataset):
         keys = [whole_number(i) + 1 for i in ids] if isinstance(ids, list) else range(1, count + 1)
         if len(keys) != count or len(set(keys)) < count or any(len(row) != count for row in rows):
             raise DatasetError(f"{path} has {count} objects on one frame and not on all.")
-        step = -(-len(frames) // len(rows))
+        step = _step(len(frames), len(rows))
         clip.looked = np.zeros(len(frames), bool)
         clip.looked[::step] = True
         for column, key in enumerate(keys):
@@ -73,20 +76,30 @@ class SaV(Dataset):
         path = next(path for path in self._files if path.stem == before.name)
         data = read_json(path)
         objects = changes.objects(before)
-        step = -(-len(before.frames) // len(data["masklet"]))
+        step = _step(len(before.frames), len(data["masklet"]))
         beyond = [index for index in changes.frames() if index % step]
         if beyond:
             raise DatasetError(
                 f"{before.name}, frame {before.frames[beyond[0]]} was corrected, but {path.name} "
                 f"holds every {step}th frame only; export the project as a new split."
             )
-        rows = [
-            [masks[index] for masks in objects.values()]
-            for index in range(0, len(before.frames), step)
-        ]
+        place = {key: column for column, key in enumerate(before.masks)}
+        drawn = [m for masks in (*before.masks.values(), *objects.values()) for m in masks if m]
+        # Not null, which SA-V's readers do not know.
+        absent = rle.encode(np.zeros(drawn[0]["size"], bool)) if drawn else None
+        rows = []
+        for index, row in zip(range(0, len(before.frames), step), data["masklet"], strict=True):
+            kept = {key: row[place[key]] for key in objects if key in place}
+            new = {key: m[index] or absent for key, m in changes.masks.items() if index in m}
+            rows.append([new[key] if key in new else kept.get(key, absent) for key in objects])
         values: dict[str, Any] = {"masklet": rows, "masklet_id": [key - 1 for key in objects]}
         if "masklet_num" in data:
             values["masklet_num"] = len(objects)
+        # What else is said of each object keeps its place beside it; of new ones it is not known.
+        for name, said in data.items():
+            each = isinstance(said, list) and len(said) == len(place)
+            if each and name.startswith("masklet_") and name not in values:
+                values[name] = [said[place[key]] if key in place else None for key in objects]
         with json_parts.mapped(path) as raw:
             encoder = json_parts.style(raw[:4096])
         texts = {key: encoder.encode(value).encode("ascii") for key, value in values.items()}
@@ -109,11 +122,19 @@ class SaV(Dataset):
         if pictures.is_dir():
             frames = frames_in(pictures)
         else:
-            count = total if isinstance(total, int) and 0 < total < 1 << 20 else len(rows)
-            frames = [f"{index:05d}" for index in range(count)]
-        # Every fourth frame of 24 a second is annotated.
-        if -(-len(frames) // (-(-len(frames) // len(rows)))) != len(rows):
+            known = isinstance(total, (int, float)) and 0 < total < 1 << 20
+            frames = [f"{index:05d}" for index in range(int(total) if known else len(rows))]
+        if -(-len(frames) // _step(len(frames), len(rows))) != len(rows):
             raise DatasetError(
                 f"{path} annotates {len(rows)} of {len(frames)} frames: they are not evenly spaced."
             )
         return frames
+
+
+def _step(frames: int, rows: int) -> int:
+    """Return the distance of the annotated frames.
+
+    It is SA-V's own, every fourth one of 24 a second, where that gives so many rows: of nine
+    frames every third would give three, too.
+    """
+    return _EVERY if -(-frames // _EVERY) == rows else -(-frames // rows)

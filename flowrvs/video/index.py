@@ -17,6 +17,7 @@ import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
@@ -36,6 +37,8 @@ MAX_REORDER = 64
 # Joined recordings: the demuxer reports the break in the counter of the second one at one of
 # so many last packets of the first.
 BEFORE_JOIN = 2
+# Its clock may also begin ahead of theirs, by this many times the usual distance or more.
+JUMP = 10
 # The only demuxers that may run. All of them read the one file that they are given: playlists
 # (hls, dash, concat, sdp, image2 patterns) would open others, and grabbers the screen.
 DEMUXERS = (
@@ -279,7 +282,7 @@ def build_index(path: str, *, cut: bool = False) -> PacketIndex:
     shown[hidden] = False
 
     dts = np.ma.masked_equal(stamps[:, 1], MISSING)
-    restarts = np.flatnonzero((np.ma.diff(dts) < 0).filled(False)) + 1
+    restarts = _restarts(dts, keyframes)
     at_joins = {int(r) - n for r in restarts for n in range(1, BEFORE_JOIN + 1)}
     order = _order_from_pts(stamps, shown)
     errors: list[int] = []
@@ -315,6 +318,20 @@ def build_index(path: str, *, cut: bool = False) -> PacketIndex:
         summed,
         float(rate) if rate else None,
     )
+
+
+def _restarts(dts: Any, keyframes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the ordinals at which a joined recording begins: its clock begins anew.
+
+    That is before the end of the one in front, or far behind it. There a keyframe has to follow:
+    where a part was lost, it does so by chance alone.
+    """
+    steps = np.ma.diff(dts)
+    behind = (steps < 0).filled(False)
+    usual = np.ma.median(steps) if steps.count() else 0
+    ahead = (steps > JUMP * max(usual, 1)).filled(False)
+    found = np.flatnonzero(behind | ahead) + 1
+    return found[behind[found - 1] | np.isin(found, keyframes)]
 
 
 def _stamp(packet: av.Packet) -> tuple[int, ...]:

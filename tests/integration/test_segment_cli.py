@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -382,6 +383,8 @@ def test_a_video_that_fails_does_not_stop_the_others(
         ("a.npy,red", "columns video and sentence"),
         ("video,sentence\na.npy,\n", "Row 2"),
         ("video,sentence\nnone.npy,red\n", "none.npy"),
+        ("video,sentence\na.npy,the dog, the red dog\n", "Row 2 .* quotation marks"),
+        ("video,sentence\n", "no row below"),
         ("video,sentence\na.npy,red\n../clips/a.npy,red\nb.npy,red\nsub/b.npy,red", "both become"),
     ],
 )
@@ -392,8 +395,22 @@ def test_a_bad_file_of_sentences_is_one_line(
     Path("clips/list.csv").write_text(rows, encoding="utf-8")
     assert main(["segment", "--sentences", "clips/list.csv"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and message in said
+    assert said.count("\n") == 1 and re.search(message, said)
     assert [p.name for p in Path().iterdir()] == ["clips"] and not loaded
+
+
+def test_one_video_may_be_spelt_in_two_ways(
+    loaded: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _two_videos(Path())
+    rows = "Video, Sentence\na.npy, red\n./a.npy,green\nnone.npy,red\n"
+    Path("clips/list.csv").write_text(rows, encoding="utf-8")
+    line = ["segment", "clips/../clips/a.npy", "-p", "blue", "--sentences", "clips/list.csv"]
+    assert main([*line, "--window", "9", "--json"]) == 2
+    result = json.loads(capsys.readouterr().out)
+    (project,) = result["projects"]
+    assert [e["text"] for e in project["expressions"]] == ["blue", "red", "green"]
+    assert list(result["failed"]) == ["clips/none.npy"]
 
 
 def test_every_nth_frame_then_filled_in(

@@ -386,6 +386,23 @@ def test_an_empty_path_is_not_this_folder(
     assert capsys.readouterr().err == "flowrvs: argument --out: the path is empty\n"
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["check", ""],
+        ["import", "", "--all"],
+        ["export", "a.flowrvs", "", "--to", "x"],
+        ["segment", "--", ""],
+        ["import", "x", "--frames", ""],
+        ["segment", "--sentences", ""],
+    ],
+)
+def test_an_empty_word_is_no_folder(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "empty" in said
+
+
 def test_too_little_memory_is_bad_input(raising: Raise, capsys: pytest.CaptureFixture[str]) -> None:
     raising(MemoryError("Unable to allocate 26.8 GiB"))
     assert main(["demo"]) == 2

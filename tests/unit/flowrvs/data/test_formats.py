@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from pycocotools.coco import COCO
 import flowrvs
 from flowrvs.data import MevisWriter, export_projects, export_splits, import_video
 from flowrvs.data.check import check_split
+from flowrvs.errors import InputError
 from flowrvs.evaluation import evaluate
 from flowrvs.store import Project, Provenance
 
@@ -231,7 +233,10 @@ def test_videos_are_assigned_whole(project, tmp_path, shapes_frames):
             with Project.create(tmp_path / f"project{number}", video.info) as made:
                 made.add_expression("x")
                 paths.append(made.path)
-    both = [*paths, project, project]
+    copy = shutil.copytree(project.path, tmp_path / "copy.flowrvs")
+    with pytest.raises(InputError, match="given twice"):
+        export_splits([*paths, paths[0]], tmp_path / "d", {"train": 1.0})
+    both = [*paths, project, copy]
     results = export_splits(both, tmp_path / "d", {"train": 0.6, "valid_u": 0.4}, seed=1)
     assert {r.path.name: r.videos for r in results} == {"train": 3, "valid_u": 2}
     names = [set(flowrvs.data.list_videos(r.path)) for r in results]

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from flowrvs.cli import main
 from flowrvs.data import (
     MevisSplit,
     append_projects,
@@ -29,7 +30,7 @@ from flowrvs.errors import (
     StorageError,
 )
 from flowrvs.progress import CancelToken
-from flowrvs.store import Provenance
+from flowrvs.store import Project, Provenance
 from tests.fixtures.disk import small_disk
 
 SHAPES = "two shapes v1.2 снег"
@@ -274,8 +275,29 @@ def test_errors_leave_nothing(small_split, tmp_path):
     masks = load(small_split, MASKS)
     masks["2"].pop()
     (small_split / MASKS).write_text(json.dumps(masks))
-    with pytest.raises(DatasetError, match="flowrvs check"):
+    with pytest.raises(DatasetError, match="has 3 masks for 4 frames"):
         import_video(small_split, "grey", tmp_path / "q")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
     with import_video(small_split, SHAPES, tmp_path / "q"), pytest.raises(ProjectError):
         import_video(small_split, SHAPES, tmp_path / "q")
+
+
+def test_importing_all_goes_on_where_it_stopped(small_split, tmp_path, capsys):
+    out = tmp_path / "projects"
+    with import_video(small_split, "grey", out / "grey") as project:
+        project.labels(1)[0, :3, :3] = 1
+    assert main(["import", str(small_split), "--all", "--out", str(out)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == str(out / f"{SHAPES}.flowrvs")
+    assert said[1] == f"{project.path}: was there already, and stays as it is"
+    with Project.open(project.path) as again:
+        assert again.object_mask(1, 0, 1).sum() == 9
+
+
+def test_a_video_that_cannot_be_read_does_not_stop_the_others(small_split, tmp_path, capsys):
+    masks = load(small_split, MASKS)
+    masks["0"].pop()
+    (small_split / MASKS).write_text(json.dumps(masks))
+    assert main(["import", str(small_split), "--all", "--out", str(tmp_path / "p")]) == 2
+    assert [p.name for p in (tmp_path / "p").iterdir()] == ["grey.flowrvs"]
+    assert f"1 of 2 videos were not imported: {SHAPES} (" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from flowrvs.cli import main
 from flowrvs.data import (
@@ -542,15 +545,116 @@ def test_labelme(tmp_path):
         shapes = [
             {"label": "cap", "points": [[2, 2], [9, 2], [9, 8], [2, 8]], "shape_type": "polygon"},
             {"label": "cap", "points": [[11, 2], [14, 7]], "shape_type": "rectangle"},
-            {"label": "dot", "points": [[1, 1]], "shape_type": "point", "group_id": 4},
         ]
+        if name == names[5]:
+            shapes.append({"label": "dot", "points": [[1, 1]], "shape_type": "point"})
         about = {"imagePath": f"{name}.jpg", "imageHeight": H, "imageWidth": W}
         (folder / f"{name}.json").write_text(json.dumps({"shapes": shapes, **about}))
     with import_video(folder, None, tmp_path / "p") as project:
         (found,) = masks_of(project)
         assert [o.name for o in project.objects.values()] == ["cap"]
-        assert "2 shapes that are no polygons" in Origin.load(project.path).notes[0]
+        assert "1 shapes without an area" in Origin.load(project.path).notes[0]
+        # There is something on frame 5 whose outline nobody has drawn.
+        assert project.provenance(1).tolist() == [2, 0, 0, 0, 0, 2]
     wanted = np.zeros((T, H, W), bool)
     wanted[[0, 5], 2:8, 2:9] = True
     wanted[[0, 5], 2:7, 11:14] = True
     assert np.array_equal(found, wanted)
+
+
+def test_labelme_has_circles_and_masks_and_may_lack_sizes(tmp_path):
+    folder = tmp_path / "v"
+    names = frames(folder)
+    part = io.BytesIO()
+    Image.fromarray(np.eye(4, dtype=bool)).save(part, "PNG")
+    shapes = [
+        {"label": "ball", "points": [[10, 10], [14, 10]], "shape_type": "circle"},
+        {
+            "label": "stick",
+            "points": [[20, 5], [23, 8]],
+            "shape_type": "mask",
+            "mask": base64.b64encode(part.getvalue()).decode(),
+        },
+    ]
+    (folder / f"{names[2]}.json").write_text(json.dumps({"shapes": shapes, "imageHeight": None}))
+    with import_video(folder, None, tmp_path / "p") as project:
+        ball, stick = (found[2] for found in masks_of(project))
+    rows, columns = np.indices((H, W)) + 0.5
+    inside = np.hypot(rows - 10, columns - 10)
+    assert ball[inside < 3.3].all() and not ball[inside > 4.7].any()
+    wanted = np.zeros((H, W), bool)
+    wanted[np.arange(5, 9), np.arange(20, 24)] = True
+    assert np.array_equal(stick, wanted)
+    shapes[1]["mask"] = "no base64"
+    (folder / f"{names[3]}.json").write_text(json.dumps({"shapes": shapes}))
+    with pytest.raises(DatasetError, match=r"00003\.json: a mask is no PNG in base64"):
+        import_video(folder, None, tmp_path / "q")
+
+
+@pytest.mark.parametrize(("count", "seen"), [(5, [0, 4]), (9, [0, 4, 8]), (3, [0])])
+def test_sa_v_annotates_every_fourth_frame(tmp_path, count, seen):
+    frames(tmp_path / "s" / "sav_1", count)
+    mask = coco_mask.encode(np.asfortranarray(boxes()[0, 0], np.uint8))
+    row = [{**mask, "counts": mask["counts"].decode()}]
+    about = {"video_id": "sav_1", "video_frame_count": float(count), "masklet_id": [3.0]}
+    path = tmp_path / "s" / "sav_1_manual.json"
+    path.write_text(json.dumps({**about, "masklet": [row] * len(seen)}))
+    with import_video(path, None, tmp_path / "p") as project:
+        assert np.flatnonzero(project.provenance(1)).tolist() == seen
+        assert np.flatnonzero(project.present(1)).tolist() == seen
+
+
+def test_davis_is_read_at_the_size_that_has_masks(tmp_path):
+    folder = tmp_path / "d"
+    names = frames(folder / "JPEGImages" / "480p" / "v")
+    for name in frames(folder / "JPEGImages" / "Full-Resolution" / "v"):
+        assert name in names
+    (folder / "Annotations" / "480p" / "v").mkdir(parents=True)
+    palette(0).save(folder / "Annotations" / "480p" / "v" / "00000.png")
+    with import_video(folder, "v", tmp_path / "p") as project:
+        assert len(project.objects) == 2
+
+
+def test_numbers_and_255_in_one_video_are_refused(tmp_path):
+    def draw(index):
+        return Image.fromarray(boxes()[0, index] * np.uint8(255 if index == 3 else 1))
+
+    root = vos(tmp_path / "train", draw)
+    with pytest.raises(DatasetError, match=r"00003\.png is a mask of 0 and 255"):
+        import_video(root, "v", tmp_path / "p")
+
+
+def test_the_datasets_in_a_folder_are_named(tmp_path):
+    vos(tmp_path / "MOSE" / "train", palette)
+    vos(tmp_path / "MOSE" / "valid", palette)
+    with pytest.raises(DatasetError, match="holds the splits train, valid; give one"):
+        import_video(tmp_path / "MOSE")
+
+
+def test_ids_that_pandas_wrote_are_whole(tmp_path):
+    path = coco_video(tmp_path / "c")
+    data = json.loads(path.read_text())
+    for row in data["annotations"]:
+        row.update(id=float(row["id"]), video_id=float(row["video_id"]))
+    path.write_text(json.dumps(data))
+    with import_video(path, None, tmp_path / "p") as project:
+        found = masks_of(project)
+    assert np.array_equal(np.sort(found, axis=0), np.sort(boxes(), axis=0))
+
+
+def test_masks_behind_a_broken_link_are_not_unknown(small_split, tmp_path):
+    masks = small_split / "mask_dict.json"
+    masks.rename(tmp_path / "moved.json")
+    masks.symlink_to(tmp_path / "gone.json")
+    with pytest.raises(DatasetError, match="mask_dict.json is no plain file, or a link to none"):
+        import_video(small_split, "grey", tmp_path / "p")
+    masks.unlink()
+    with import_video(small_split, "grey", tmp_path / "p") as project:
+        assert "mask_dict.json is missing" in Origin.load(project.path).notes[0]
+
+
+def test_an_annotation_that_is_there_twice_is_refused(small_split, tmp_path):
+    masks = small_split / "mask_dict.json"
+    masks.write_text(masks.read_text().rstrip("}\n") + ', "2": [null, null, null, null]}')
+    with pytest.raises(DatasetError, match="anno_id 2 twice"):
+        import_video(small_split, "grey", tmp_path / "p")

@@ -282,6 +282,20 @@ def test_joined_recordings_are_whole(tmp_path, kind, parts):
         assert found == expected == [n for count in parts for n in range(count)]
 
 
+def test_a_recording_whose_clock_goes_on_later_is_no_damage(tmp_path):
+    joined = tmp_path / "joined.ts"
+    with joined.open("wb") as out:
+        for late in (0, 100):
+            one = write_clip(
+                tmp_path / "part.ts",
+                count=40,
+                pts=lambda n, late=late: 10 * (n + late),
+                **JOINED["open"],
+            )
+            out.write(one.read_bytes())
+    assert numbers(joined) == [*range(40), *range(40)]
+
+
 UNSEEN = {
     "mp4": dict(),
     "fast.mp4": dict(container={"movflags": "faststart"}),
