@@ -27,7 +27,7 @@ from flowrvs.masks import rle
 from flowrvs.video.probe import natural_key
 
 if TYPE_CHECKING:
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
     from flowrvs.data.write_back import Changes
 
 __all__ = [
@@ -171,7 +171,9 @@ class CocoVideo(_Coco):
             looked[bare] = False
             boxes += len(bare)
             label = self._categories.get(_id(row, "category_id"), "object")
-            if label != "object":
+            if isinstance(row.get("name"), str) and row["name"].strip():
+                clip.names[key] = " ".join(row["name"].split())[:60]
+            elif label != "object":
                 clip.names[key] = f"{' '.join(label.split())[:60]} {key}"
         for row in self._of("expressions", video):
             exp_id, ids = str(row.get("exp_id", row.get("id"))), row.get("annotation_ids")
@@ -208,16 +210,25 @@ class CocoVideo(_Coco):
                 gone = key in changes.gone
                 values[place] = None if gone else _annotated(row, changes.whole[key], changes)
         shape: dict[str, Any] = {k: video[k] for k in ("width", "height", "length") if k in video}
-        category = next((c.get("id") for c in self._rows("categories")), 1)
         new = []
         for key in changes.added:
-            about = {"video_id": video.get("id"), "category_id": category, "iscrowd": 0, **shape}
-            new.append({"id": key, **about, **annotation(changes.whole[key])})
+            name = changes.names[key]
+            about = {"video_id": video.get("id"), "category_id": self._category(name), "name": name}
+            new.append(
+                {"id": key, **about, "iscrowd": 0, **shape, **annotation(changes.whole[key])}
+            )
         edits: dict[str, tuple[Mapping[int, Any], Sequence[Any]]] = {"annotations": (values, new)}
         if changes.sentences:
             edits["expressions"] = self._sentences(video, changes)
         with replacing(self._file) as temporary:
             json_parts.rewrite(self._file, temporary, lambda data: _edited(data, edits))
+
+    def _category(self, name: str) -> Any:
+        """Return the id of the category that an object's name holds; else of the first one."""
+        words = set(name.casefold().split())
+        rows = self._rows("categories")
+        named = (row for row in rows if str(row.get("name")).casefold() in words)
+        return next(named, rows[0] if rows else {"id": 1}).get("id")
 
     def _sentences(
         self, video: Mapping[str, Any], changes: Changes
@@ -328,6 +339,7 @@ class CocoImages(_Coco):
             raise DatasetError(f"{self._file} has two images of one id in {name!r}.")
         rows: dict[tuple[str, str], dict[int, Any]] = {}
         nth: dict[tuple[int, str], int] = {}
+        names: dict[tuple[str, str], str] = {}
         looked = np.ones(len(frames), bool)
         tracked, boxes = True, 0
         for row in self._rows("annotations"):
@@ -350,6 +362,8 @@ class CocoImages(_Coco):
             if index in rows.setdefault((label, track), {}):
                 raise DatasetError(f"{where}: track {track} is twice on frame {frames[index]}.")
             rows[label, track][index] = entry
+            if isinstance(row.get("name"), str):
+                names[label, track] = " ".join(row["name"].split())[:60]
         if boxes:
             clip.looked = looked
             clip.notes.append(_boxes_text(boxes))
@@ -358,6 +372,8 @@ class CocoImages(_Coco):
         if rows and not tracked:
             clip.notes.append("objects without a track are joined by category and order")
         add_rows(clip, rows)
+        for key, about in enumerate(rows, start=1):
+            clip.names[key] = names.get(about) or clip.names[key]
         return clip
 
 
@@ -451,7 +467,7 @@ def write_coco(folder: Path, job: Job) -> None:
         ids = {key: len(annotations) + n for n, key in enumerate(clip.masks, start=1)}
         for key, masks in clip.masks.items():
             about = {"id": ids[key], "video_id": video_id, "category_id": 1, "iscrowd": 0, **shape}
-            annotations.append({**about, **annotation(masks)})
+            annotations.append({**about, "name": clip.names[key], **annotation(masks)})
         for exp_id, (text, keys) in clip.sentences.items():
             sentences.append(
                 {
@@ -510,6 +526,7 @@ def write_coco_images(folder: Path, job: Job) -> None:
                             "area": rle.area(mask),
                             "bbox": rle.box(mask),
                             "track_id": numbers[key],
+                            "name": clip.names[key],
                             "sentences": clip.spoken_of(key),
                         }
                     )

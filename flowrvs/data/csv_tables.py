@@ -12,7 +12,7 @@ from flowrvs.masks import rle
 from flowrvs.store import Provenance
 
 if TYPE_CHECKING:
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
 
 __all__ = ["write_csv"]
 

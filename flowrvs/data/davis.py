@@ -24,7 +24,7 @@ from flowrvs.disk import read_regular, replacing
 from flowrvs.errors import DatasetError
 
 if TYPE_CHECKING:
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
     from flowrvs.data.write_back import Changes
 
 __all__ = ["Davis", "Sentence", "read_text", "write_davis"]

@@ -8,33 +8,29 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-import numpy as np
-import numpy.typing as npt
-
 from flowrvs.data import json_parts
 from flowrvs.data.check import check_split
-from flowrvs.data.clip import Clip, Source, unused
+from flowrvs.data.clip import Source, unused
 from flowrvs.data.formats import (
     DESCRIPTIONS,
     FORMATS,
-    LEFT_OUT,
     MASKS,
     META,
-    TABLE,
     may_replace,
     new_split,
     writer,
 )
+from flowrvs.data.job import ExportResult, Job
 from flowrvs.data.mevis_split import MevisSplit
-from flowrvs.data.pictures import Frame, safe_name, write_frames
-from flowrvs.data.preview import assign, collect, datasheet, parse_shares, shortcomings
+from flowrvs.data.pictures import safe_name
+from flowrvs.data.preview import assign, collect, datasheet, parse_shares
 from flowrvs.disk import NewFolder, storage_error, write_bytes
-from flowrvs.errors import DatasetError, FlowRVSError, InputError
+from flowrvs.errors import DatasetError, FlowRVSError, InputError, StorageError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 if TYPE_CHECKING:
@@ -106,31 +102,6 @@ class ExportOptions(TypedDict, total=False):
     cancel: CancelToken | None
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
-    """What an export wrote.
-
-    Attributes
-    ----------
-    path : Path
-        The split's folder.
-    format : str
-        One of ``FORMATS``.
-    videos, frames, expressions, objects : int
-        How many of each the split holds.
-    notes : tuple of str
-        What the format could not hold, one line each.
-    """
-
-    path: Path
-    format: str
-    videos: int
-    frames: int
-    expressions: int
-    objects: int
-    notes: tuple[str, ...] = ()
-
-
 def export_projects(
     projects: Projects,
     to: str | os.PathLike[str],
@@ -143,8 +114,7 @@ def export_projects(
     A mask that several sentences mean is stored once; a sentence whose objects have
     no pixel is one without target. Projects of the same video become one video. The
     frames of a folder of JPEG files are copied byte by byte under their own names;
-    others are compressed. The split is written beside its place, checked, and only then
-    given its name: it appears whole or not at all.
+    others are compressed. The split appears whole or not at all.
 
     Parameters
     ----------
@@ -179,7 +149,7 @@ def export_projects(
     Cancelled
         `cancel` was set; nothing was written.
     """
-    export = _Export(**options)
+    export = Export(**options)
     sources = export.gather(projects, [split], Path(to))
     return export.write({split: sources}, Path(to))[0]
 
@@ -220,7 +190,7 @@ def export_splits(
     FlowRVSError
         As in `export_projects`.
     """
-    export = _Export(**options)
+    export = Export(**options)
     sources = export.gather(projects, list(shares), Path(to))
     chosen = assign(sources, shares, seed)
     groups = {split: [s for s in sources if chosen[s.name] == split] for split in shares}
@@ -249,7 +219,7 @@ def append_projects(
     FlowRVSError
         As in `export_projects`; the split is as it was.
     """
-    export = _Export(**options)
+    export = Export(**options)
     return export.append(export.gather(projects, [], None), Path(split))
 
 
@@ -261,145 +231,11 @@ def assign_projects(
     videos: Sequence[Video | None] | None = None,
 ) -> dict[str, str]:
     """Return the split that `export_splits` would put every video into."""
-    return assign(_Export(videos=videos).gather(projects, list(shares), None), shares, seed)
-
-
-class Job:
-    """One split that is being written: what its format asks for, and what it counted.
-
-    Attributes
-    ----------
-    target : Path
-        The split's final folder.
-    folder : Path
-        Where it is written.
-    options : _Export
-        How it is written.
-    notes : list of str
-        What the format could not hold, one line each.
-    beside : list of (Path, str)
-        Files of the split that others look for elsewhere: the path in the dataset's folder
-        and the file's name in the split.
-    shares : ndarray of int, shape (4,)
-        Masks by provenance.
-    human : dict of str to float
-        Share of a person's masks by video.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        target: Path,
-        folder: Path,
-        options: _Export,
-        clock: ProgressClock,
-    ) -> None:
-        self.sources = sources
-        self.target = target
-        self.folder = folder
-        self.options = options
-        self.notes: list[str] = []
-        self.beside: list[tuple[Path, str]] = []
-        self.shares = np.zeros(4, int)
-        self.human: dict[str, float] = {}
-        self._counts = [0, 0, 0]
-        self._clock = clock
-        self._current: Source | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all videos."""
-        return [source.name for source in self.sources]
-
-    def clips(self, *, unknown: bool = False) -> Iterator[Clip]:
-        """Yield the videos, each with its masks encoded, counted and closed again.
-
-        With `unknown`, also the sentences whose target is not known.
-        """
-        about = TABLE[self.options.format]
-        for source in self.sources:
-            clip = source.clip(self.options.cancel, self._advance(source))
-            self.notes += (f"{clip.name}: {line}" for _, line, _ in shortcomings(about, source))
-            if about.silent == LEFT_OUT:
-                for key in clip.silent():
-                    del clip.masks[key]
-            if not unknown:
-                for exp_id in [e for e, (_, ids) in clip.sentences.items() if ids is None]:
-                    del clip.sentences[exp_id]
-                    self.notes.append(
-                        f"{clip.name}: the sentence {exp_id} is left out: nobody knows yet what "
-                        "it means"
-                    )
-            shares = np.zeros(4, int)
-            for key, masks in clip.masks.items():
-                seen = clip.provenance[key][[mask is not None for mask in masks]]
-                shares += np.bincount(seen, minlength=4)
-            if shares.any():
-                self.human[clip.name] = float(shares[2:].sum() / shares.sum())
-            self.shares += shares
-            self._current = source
-            yield clip
-            for place, found in enumerate((clip.frames, clip.sentences, clip.masks)):
-                self._counts[place] += len(found)
-            self._current = None
-            source.release()
-
-    def pictures(self, clip: Clip) -> Iterator[Frame]:
-        """Yield the frames of the present video, to be written as they are or compressed."""
-        source = self._source(clip)
-        advance = self._advance(source)
-        return source.pictures(self.options.cancel, advance, link=self.options.link)
-
-    def arrays(self, clip: Clip) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield the frames of the present video as arrays."""
-        source = self._source(clip)
-        return source.arrays(self.options.cancel, self._advance(source))
-
-    def write_pictures(self, folder: Path, clip: Clip) -> None:
-        """Write the frames of the present video as JPEG files into a new folder."""
-        folder.mkdir(parents=True)
-        options = self.options
-        write_frames(
-            folder,
-            clip.name,
-            self.pictures(clip),
-            clip.frames,
-            quality=options.quality,
-            jobs=options.jobs,
-        )
-
-    def write_json(self, name: str, value: object) -> None:
-        """Write plain values as ASCII JSON."""
-        (self.folder / name).write_text(json.dumps(value) + "\n", encoding="ascii")
-
-    def result(self) -> ExportResult:
-        """Return the record of what was written."""
-        frames, sentences, objects = self._counts
-        return ExportResult(
-            self.target,
-            self.options.format,
-            len(self.sources),
-            frames,
-            sentences,
-            objects,
-            tuple(self.notes),
-        )
-
-    def _source(self, clip: Clip) -> Source:
-        assert self._current is not None and self._current.name == clip.name
-        return self._current
-
-    def _advance(self, source: Source) -> Callable[[int], None]:
-        def advance(count: int) -> None:
-            event = self._clock.advance(f"writing {source.name}", count)
-            if self.options.progress is not None:
-                self.options.progress(event)
-
-        return advance
+    return assign(Export(videos=videos).gather(projects, list(shares), None), shares, seed)
 
 
 @dataclass
-class _Export:
+class Export:
     """An export with its options; see `ExportOptions`."""
 
     format: str = "mevis"
@@ -456,13 +292,14 @@ class _Export:
         jobs = []
         with contextlib.ExitStack() as stack:
             for split, sources in groups.items():
-                stack.callback(_release, sources)
+                for source in sources:
+                    stack.callback(source.release)
                 folder = new_split(to / split, self.overwrite)
                 stack.callback(folder.abort)
                 folders.append(folder)
                 job = Job(sources, to / split, folder.path, self, clock)
                 jobs.append(job)
-                with _failing(job.target):
+                with _failing(job.target, folder.path):
                     writer(self.format)(folder.path, job)
                     text = datasheet(job, licence=self.licence, date=self.date)
                     (folder.path / "README.md").write_text(text, encoding="utf-8")
@@ -504,7 +341,8 @@ class _Export:
             raise DatasetError(f"{target} is no MeViS-style split; export without --append first.")
         truth = (target / MASKS).is_file()
         with contextlib.ExitStack() as stack:
-            stack.callback(_release, sources)
+            for source in sources:
+                stack.callback(source.release)
             stack.enter_context(json_parts.locked(target))
             taken = {name.casefold() for name in _video_names(target)}
             for source in sources:
@@ -568,19 +406,16 @@ class _Export:
 
 
 @contextlib.contextmanager
-def _failing(target: Path) -> Iterator[None]:
-    """Say in words what the disk refuses; errors of the exception tree say more."""
+def _failing(target: Path, hidden: Path | None = None) -> Iterator[None]:
+    """Say in words what the disk refuses, of `target` also where its hidden folder is meant."""
     try:
         yield
     except OSError as error:
+        if isinstance(error, StorageError) and hidden is not None:
+            raise StorageError(str(error).replace(str(hidden), str(target))) from error
         if isinstance(error, FlowRVSError):
             raise
         raise storage_error(error, target) from error
-
-
-def _release(sources: Sequence[Source]) -> None:
-    for source in sources:
-        source.release()
 
 
 def _video_names(split: Path) -> list[str]:

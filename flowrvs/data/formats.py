@@ -18,7 +18,7 @@ from flowrvs.errors import DatasetError, InputError, MissingPathError
 
 if TYPE_CHECKING:
     from flowrvs.data.clip import Clip
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
     from flowrvs.data.write_back import Changes
 
 __all__ = [

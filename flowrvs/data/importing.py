@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +14,7 @@ import numpy as np
 
 from flowrvs.data.clip import Clip, Origin, separate, whole_text
 from flowrvs.data.formats import Dataset, open_dataset
-from flowrvs.disk import NewFolder
+from flowrvs.disk import FileLock, NewFolder, remove_leftovers
 from flowrvs.errors import (
     Cancelled,
     DatasetError,
@@ -172,21 +175,23 @@ def import_split(
         target = default_folder(dataset.folder, name)
         if out is not None:
             target = Path(out) / target.name
-        if _is_made(target, dataset, name):
-            if kept is not None:
-                kept(Path(os.path.abspath(target)))
-        else:
-            try:
+        made = _is_made(target, dataset, name)
+        try:
+            if not made:
                 with _to_project(dataset, name, target, progress, cancel):
                     pass
-            except (StorageError, Cancelled):
-                raise
-            except FlowRVSError as error:
-                if len(wanted) == 1:
-                    raise
+        except (StorageError, Cancelled):
+            raise
+        except FlowRVSError as error:
+            made = _is_made(target, dataset, name)  # by another process, meanwhile
+            if not made:
                 failed[name] = error
                 continue
+        if made and kept is not None:
+            kept(Path(os.path.abspath(target)))
         yield Path(os.path.abspath(target))
+    if len(wanted) == 1 and failed:
+        raise failed[wanted[0]]
     if failed:
         said = "; ".join(f"{name} ({str(e).rstrip('.')})" for name, e in list(failed.items())[:3])
         more = "; ..." if len(failed) > 3 else ""
@@ -229,29 +234,59 @@ def _to_project(
     if not clip.masks and not clip.sentences:
         why = f": {clip.notes[0]}" if clip.notes else ""
         raise DatasetError(f"{video} in {dataset.folder} has neither objects nor sentences{why}.")
-    with NewFolder(target, refuse=ProjectError) as folder:
+    _remove_begun(target)
+    with _named(target), NewFolder(target, refuse=ProjectError) as folder:
         with open_video(clip.pictures) as opened:
             positions = _positions(clip, opened.info.frame_names, len(opened))
             _check_sizes(clip, (opened.info.height, opened.info.width))
             info = opened.info
-        # A project's name ends in .flowrvs, and it knows its video from where it lies.
-        building = folder.path.with_name(folder.path.name + SUFFIX)
-        project = Project.create(building, info)
-        try:
-            origin = _fill(project, clip, positions, progress, cancel)
-            origin.format, origin.split = dataset.format, os.path.abspath(dataset.source)
-            origin.pictures = os.path.abspath(dataset.pictures) if dataset.elsewhere else ""
-            origin.save(building)
-            project.close()
-            folder.path.rmdir()
-            building.rename(folder.path)
-        except StorageError as error:
-            said = str(error).replace(str(building), str(target))
-            raise StorageError(said.removesuffix(" Nothing in memory is lost.")) from error
-        finally:
-            project.discard()  # what is left is of a folder that is about to be deleted
-            shutil.rmtree(building, ignore_errors=True)
+        with _building(folder.path) as building:
+            project = Project.create(building, info)
+            try:
+                origin = _fill(project, clip, positions, progress, cancel)
+                origin.format, origin.split = dataset.format, os.path.abspath(dataset.source)
+                origin.pictures = os.path.abspath(dataset.pictures) if dataset.elsewhere else ""
+                origin.save(building)
+                project.close()
+                folder.path.rmdir()
+                building.rename(folder.path)
+            finally:
+                project.discard()  # what is left is of a folder that is about to be deleted
     return Project.open(target)
+
+
+@contextlib.contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Let errors of the disk name the project, not where it is being made."""
+    hidden = rf"{re.escape(str(target.parent))}/\.+{re.escape(target.name)}\.partial-[^\s:]*"
+    try:
+        yield
+    except StorageError as error:
+        said = re.sub(hidden, lambda _: str(target), str(error))
+        raise StorageError(said.removesuffix(" Nothing in memory is lost.")) from error
+
+
+@contextlib.contextmanager
+def _building(hidden: Path) -> Iterator[Path]:
+    """Give the place of a project that is being made, and keep those off who clean up.
+
+    A project's name ends in .flowrvs, and it knows its video from where it lies.
+    """
+    place = hidden.with_name(hidden.name + SUFFIX)
+    lock = FileLock(place.with_name(f"{place.name}.lock"))
+    lock.acquire()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.release()
+        lock.path.unlink(missing_ok=True)
+
+
+def _remove_begun(target: Path) -> None:
+    """Remove what killed imports left of projects that were just begun."""
+    for left in target.parent.glob(f"..{glob.escape(target.name)}.partial-*"):
+        remove_leftovers(left.with_name(left.name[1:].rpartition(".partial-")[0]))
 
 
 def _fill(

@@ -11,7 +11,7 @@ import numpy as np
 from flowrvs.data.clip import Clip, painted, separate
 
 if TYPE_CHECKING:
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
 
 __all__ = ["write_ome_zarr"]
 

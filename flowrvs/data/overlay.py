@@ -10,7 +10,7 @@ from flowrvs.data.clip import painted
 from flowrvs.video import encode
 
 if TYPE_CHECKING:
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
 
 __all__ = ["write_overlay"]
 

@@ -22,7 +22,7 @@ from flowrvs.disk import replacing
 from flowrvs.masks import rle
 
 if TYPE_CHECKING:
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
     from flowrvs.data.write_back import Changes
 
 __all__ = ["Png", "write_png"]

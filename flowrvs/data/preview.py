@@ -28,7 +28,7 @@ from flowrvs.records import VideoInfo
 from flowrvs.store import Provenance
 
 if TYPE_CHECKING:
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
     from flowrvs.store import Project
     from flowrvs.video import Video
 

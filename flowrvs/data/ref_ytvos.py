@@ -47,7 +47,7 @@ from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
 
 if TYPE_CHECKING:
-    from flowrvs.data.export import Job
+    from flowrvs.data.job import Job
     from flowrvs.data.write_back import Changes
 
 __all__ = [

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 import flowrvs
 from flowrvs.data import can_write_back, export_projects, import_video, write_back
@@ -382,3 +383,38 @@ def test_an_export_does_not_replace_what_it_is_made_of(tmp_path, place):
         with pytest.raises(InputError, match=f"{target} would replace what is exported"):
             export_projects([project], target.parent, split=target.name, overwrite=True)
         assert bytes_of(tmp_path) == before
+
+
+def test_names_of_objects_go_to_coco_and_come_back(tmp_path):
+    with import_video(coco_video(tmp_path / "c"), None, tmp_path / "p") as project:
+        assert [o.name for o in project.objects.values()] == ["person 11", "dog 12"]
+        new = project.add_object("the second dog", 1)
+        project.labels(1)[0, 18:20, 20:25] = new.id
+        assert write_back(project).added == 1
+        rows = json.loads((tmp_path / "c" / "instances_train.json").read_text())["annotations"]
+        assert (rows[2]["category_id"], rows[2]["name"]) == (2, "the second dog")
+        for format in ("coco", "coco-images"):
+            path = export_projects([project], tmp_path / "out", split=format, format=format).path
+            with import_video(path, None, tmp_path / format) as again:
+                found = zip(again.objects.values(), masks_of(again), strict=True)
+                names = {made.name: int(mask.sum()) for made, mask in found}
+            assert names == {"person 11": 252, "dog 12": 216, "the second dog": 10}
+
+
+def test_what_sa_v_says_of_each_object_stays_with_it(tmp_path):
+    path = sa_v(tmp_path / "s") / "sav_000001_manual.json"
+    data = json.loads(path.read_text())
+    data.update(masklet_type=["a", "b"], masklet_num=2, masklet_note="kept")
+    path.write_text(json.dumps(data))
+    with import_video(path, None, tmp_path / "p") as project:
+        project.labels(1)[2] = 0
+        new = project.add_object("c", 1)
+        project.labels(1)[0, 18:20, 20:25] = new.id
+        write_back(project)
+    after = json.loads(path.read_text())
+    assert after["masklet_type"] == ["a", "b", None] and after["masklet_num"] == 3
+    assert after["masklet_note"] == "kept" and after["masklet_id"] == [0, 1, 2]
+    # What is absent is an RLE without a pixel, as SA-V's readers want it.
+    areas = [[int(coco_mask.area(entry)) for entry in row] for row in after["masklet"]]
+    assert areas == [[42, 36, 10], [0, 0, 0], [42, 36, 0]]
+    assert after["masklet"][2][:2] == data["masklet"][2]

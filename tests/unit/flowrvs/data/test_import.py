@@ -301,3 +301,29 @@ def test_a_video_that_cannot_be_read_does_not_stop_the_others(small_split, tmp_p
     assert main(["import", str(small_split), "--all", "--out", str(tmp_path / "p")]) == 2
     assert [p.name for p in (tmp_path / "p").iterdir()] == ["grey.flowrvs"]
     assert f"1 of 2 videos were not imported: {SHAPES} (" in capsys.readouterr().err
+
+
+def test_two_imports_at_once_do_not_hurt_each_other(small_split, tmp_path):
+    def twin(event):
+        if not (tmp_path / "p.flowrvs").exists():
+            import_video(small_split, "grey", tmp_path / "p").close()
+
+    # The second one finds what it would have made; the first one's folder was not taken away.
+    with import_video(small_split, "grey", tmp_path / "p", progress=twin) as project:
+        assert project.object_mask(1, 0, 4).sum() == 2 * 6 * 7
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "p.flowrvs"]
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next(small_split, tmp_path):
+    for name in (".p.flowrvs.partial-1-ab", ".p.flowrvs.partial-1-ab.flowrvs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f".{name}.partial-1-cd").mkdir()
+    import_video(small_split, "grey", tmp_path / "p").close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "p.flowrvs"]
+
+
+def test_a_full_disk_names_the_project(small_split, tmp_path):
+    with small_disk(0), pytest.raises(StorageError) as caught:
+        import_video(small_split, SHAPES, tmp_path / "p")
+    assert str(tmp_path / "p.flowrvs") in str(caught.value)
+    assert "partial" not in str(caught.value) and "in memory" not in str(caught.value)
