@@ -105,4 +105,4 @@ class CancelToken:
             The user asked to stop.
         """
         if self._event.is_set():
-            raise Cancelled("Stopped on request; finished windows are kept.")
+            raise Cancelled("Stopped on request; what is finished is kept.")

@@ -139,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             code = _run(list(sys.argv[1:] if argv is None else argv))
+        except KeyboardInterrupt:  # before a verb has begun, or again at its end
+            code = _fail(CANCELLED, "Stopped on request.")
         except Exception as error:  # again, while the first one was looked at
             code = _fail_again(error)
         with contextlib.suppress(OSError):

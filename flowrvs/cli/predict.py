@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from flowrvs.cli._model import (
     add_cluster_arguments,
@@ -51,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     SegmentRequest.of("any sentence", **options)  # refused before a model is loaded
     # The split is read before the model, which takes longer to load.
     split = MevisSplit.open(args.split)
+    out, home = Path(args.out).resolve(), split.folder.resolve()
+    if out == home or any(out.is_relative_to(home / n) for n in ("JPEGImages", "Annotations")):
+        raise InputError(f"{args.out} holds the split itself; choose another folder (--out).")
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         segmenter = load_model(args, cancel)
         result = predict_split(

@@ -333,3 +333,13 @@ def test_slips_are_refused_at_once_and_leave_nothing(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("flowrvs: ") and message in error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("out", [".", "JPEGImages", "Annotations/predictions"])
+def test_predictions_do_not_go_into_the_split(tmp_path, capsys, out):
+    (tmp_path / "valid" / "JPEGImages" / "v").mkdir(parents=True)
+    meta = {"videos": {"v": {"frames": ["00000"], "expressions": {"0": {"exp": "x"}}}}}
+    (tmp_path / "valid" / "meta_expressions.json").write_text(json.dumps(meta))
+    place = tmp_path / "valid" / out
+    assert main(["predict", str(tmp_path / "valid"), "--out", str(place)]) == 2
+    assert "holds the split itself" in capsys.readouterr().err

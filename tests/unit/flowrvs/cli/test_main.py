@@ -403,6 +403,17 @@ def test_an_empty_word_is_no_folder(argv: list[str], capsys: pytest.CaptureFixtu
     assert said.count("\n") == 1 and "empty" in said
 
 
+def test_stopping_before_a_verb_begins_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowrvs.cli._main.build_parser", interrupted)
+    assert main(["check", "x"]) == 130
+    assert capsys.readouterr().err == "flowrvs: Stopped on request.\n"
+
+
 def test_too_little_memory_is_bad_input(raising: Raise, capsys: pytest.CaptureFixture[str]) -> None:
     raising(MemoryError("Unable to allocate 26.8 GiB"))
     assert main(["demo"]) == 2
