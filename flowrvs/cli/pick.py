@@ -134,8 +134,8 @@ def run(args: argparse.Namespace) -> None:
             path = project.find_video()
             if path is None:
                 raise MissingPathError(
-                    f"The video of {project.path} was not found; give the video and --out "
-                    f"{project.path} instead."
+                    f"The video of {project.path} was not found, or is another one now; give the "
+                    f"video and --out {project.path} instead."
                 )
         else:
             path = args.source

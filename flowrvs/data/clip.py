@@ -47,6 +47,7 @@ __all__ = [
     "separate",
     "union",
     "unused",
+    "was_not_looked_for",
     "whole_text",
 ]
 
@@ -392,10 +393,12 @@ class Source:
         return {key for _, ids in self.sentences.values() for key in ids or ()}
 
     def unlooked(self) -> npt.NDArray[np.bool_]:
-        """Return on which frames some object that is seen was not looked for."""
+        """Return on which frames some object was not looked for that was on others."""
         found = np.zeros(len(self.frames), bool)
-        for key in self.seen():
-            found |= self.provenance(key) == 0
+        for key in self.objects:
+            made_by = self.provenance(key)
+            if made_by.any():
+                found |= made_by == 0
         return found
 
     def looked(self) -> npt.NDArray[np.bool_]:
@@ -447,8 +450,9 @@ class Source:
         for exp_id, (text, ids) in self.sentences.items():
             seen = None if ids is None else [i for i in ids if i in clip.masks]
             clip.sentences[exp_id] = (text, seen)
-        everywhere = np.ones(len(self.frames), bool)
-        clip.looked = self.looked() if clip.masks else everywhere
+        # Where there is no object at all, sentences without target speak of the whole video.
+        none = not clip.masks and any(ids == [] for _, ids in clip.sentences.values())
+        clip.looked = np.ones(len(self.frames), bool) if none else self.looked()
         return clip
 
     def _drawn(
@@ -538,7 +542,16 @@ class Source:
                 exp_id = free_id(self.sentences, sentences)
             targets = [ids[i] for i in sorted(expression.object_ids)]
             unknown = origin and expression.exp_id in origin.unknown and not targets
+            unknown = unknown or was_not_looked_for(project, expression.object_ids)
             self.sentences[exp_id] = (expression.text, None if unknown else targets)
+
+
+def was_not_looked_for(project: Project, object_ids: Collection[int]) -> bool:
+    """Tell whether nobody, and no model, has looked for any of some objects on any frame.
+
+    That is so of a sentence that was typed and never run, which is not one without target.
+    """
+    return bool(object_ids) and not any(project.provenance(i).any() for i in object_ids)
 
 
 def free_id(*taken: Collection[str]) -> str:

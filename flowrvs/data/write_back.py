@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowrvs.data.clip import Clip, Origin, Source, free_id, whole_text
+from flowrvs.data.clip import Clip, Origin, Source, free_id, was_not_looked_for, whole_text
 from flowrvs.data.formats import Dataset, reader
 from flowrvs.data.json_parts import locked
 from flowrvs.errors import DatasetError, InputError
@@ -292,6 +292,12 @@ def _compare(
         "such objects: it was not written"
         for own in homeless
     ]
+    if not dataset.masks_only:
+        notes += [
+            f"nobody has looked for what {expression.text!r} means: it was not written"
+            for own, expression in project.expressions.items()
+            if own not in origin.expressions
+        ]
     if dataset.masks_only and project.expressions:
         notes.append(
             f"{dataset.format} has no place for sentences: {len(project.expressions)} of this "
@@ -354,7 +360,7 @@ def _sentences(
         if expression.text != whole_text(text) or set(meant) != set(ids or ()):
             changes.sentences[exp_id] = (expression.text, meant)
     for own, expression in project.expressions.items():
-        if own not in origin.expressions:
+        if own not in origin.expressions and not was_not_looked_for(project, expression.object_ids):
             exp_id = free_id(before.sentences, changes.sentences)
             origin.expressions[own] = exp_id
             meant = sorted(keys[i] for i in expression.object_ids if i in keys)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import flowrvs
 from flowrvs.cli import main
 from flowrvs.data import (
     MevisSplit,
@@ -29,7 +30,7 @@ from flowrvs.data.formats import open_dataset
 from flowrvs.data.json_parts import mapped
 from flowrvs.data.pictures import object_ids, read_codes
 from flowrvs.errors import DatasetError, InputError, MissingPathError, StorageError
-from flowrvs.store import Provenance
+from flowrvs.store import Project, Provenance
 from tests.fixtures.layouts import (
     KINDS,
     H,
@@ -658,3 +659,35 @@ def test_an_annotation_that_is_there_twice_is_refused(small_split, tmp_path):
     masks.write_text(masks.read_text().rstrip("}\n") + ', "2": [null, null, null, null]}')
     with pytest.raises(DatasetError, match="anno_id 2 twice"):
         import_video(small_split, "grey", tmp_path / "p")
+
+
+@pytest.mark.parametrize("format", ["mevis", "ytvos", "davis", "coco", "png"])
+def test_a_sentence_that_was_never_run_is_not_one_without_target(tmp_path, format):
+    frames(tmp_path / "v")
+    with flowrvs.open_video(tmp_path / "v") as video:
+        project = Project.create(tmp_path / "p", video.info)
+    with project:
+        project.add_prompt("typed and never run")
+        project.add_expression("a person says: none", [])
+        _, drawn = project.add_prompt("run on some frames")
+        project.write_model(drawn.layer, drawn.id, 1, np.zeros((2, H, W), bool))
+        result = export_projects([project], tmp_path / "out", format=format)
+    said = [note for note in result.notes if "nobody" in note]
+    assert said[-1] == "v: the sentence 0 is left out: nobody knows yet what it means"
+    assert (len(said) == 2) == (format != "davis")
+    if format != "davis":
+        assert said[0].startswith("v: on 4 of 6 frames nobody has looked")
+    with import_video(result.path, "v", tmp_path / "q") as again:
+        assert [(e.text, set(e.object_ids)) for e in again.expressions.values()] == [
+            ("a person says: none", set()),
+            ("run on some frames", set()),
+        ]
+
+
+def test_a_sentence_that_was_never_run_does_not_go_home(small_split, tmp_path):
+    with import_video(small_split, "grey", tmp_path / "p") as project:
+        project.add_prompt("typed and never run")
+        result = write_back(project)
+        assert result.sentences == 0
+        assert "nobody has looked for what 'typed and never run' means" in result.notes[0]
+        assert list(MevisSplit.open(small_split).videos["grey"].expressions) == ["0"]
