@@ -82,8 +82,8 @@ def whole_number(value: object) -> int:
         It is no whole number of a sensible size.
     """
     try:
-        whole = isinstance(value, (int, str)) or (isinstance(value, float) and value.is_integer())
-        number = int(value) if whole else -1
+        whole = not isinstance(value, float) or value.is_integer()
+        number = int(value) if isinstance(value, (int, str, float)) and whole else -1
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 31 or isinstance(value, bool):

@@ -157,6 +157,11 @@ def _findings(source: Source, about: Format) -> Iterator[Finding]:
         what = f"{name!r} is seen on no frame and is left out"
         remedy = "its sentences become ones without target"
         yield Finding("warning", META, source.name, what, remedy, "never-seen")
+    for exp_id, (text, ids) in source.sentences.items():
+        if ids is None:
+            what = f"nobody has looked for what {text!r} means"
+            where = f"{source.name}/{exp_id}"
+            yield Finding("warning", META, where, what, "run it, or draw it", "unknown-sentence")
     for code, line, remedy in shortcomings(about, source):
         yield Finding("warning", META, source.name, line, remedy, code)
 

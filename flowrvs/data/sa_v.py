@@ -122,8 +122,10 @@ class SaV(Dataset):
         if pictures.is_dir():
             frames = frames_in(pictures)
         else:
-            known = isinstance(total, (int, float)) and 0 < total < 1 << 20
-            frames = [f"{index:05d}" for index in range(int(total) if known else len(rows))]
+            count = len(rows)
+            if isinstance(total, (int, float)) and 0 < total < 1 << 20:
+                count = int(total)
+            frames = [f"{index:05d}" for index in range(count)]
         if -(-len(frames) // _step(len(frames), len(rows))) != len(rows):
             raise DatasetError(
                 f"{path} annotates {len(rows)} of {len(frames)} frames: they are not evenly spaced."
