@@ -74,7 +74,6 @@ FAULTS: Mapping[str, str] = {
     "turned-rle": "A mask has its width and height swapped",
     "mask-size": "A mask has another size than its frames",
     "never-seen": "An object is seen on no frame",
-    "unknown-sentence": "Nobody has looked for what a sentence means",
     "same-masks": "The same masks are stored twice",
     "overlap": "Objects overlap",
     # pictures of masks
