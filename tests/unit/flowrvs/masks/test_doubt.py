@@ -21,6 +21,9 @@ def test_margin_tells_a_guess_from_a_sure_mask():
     assert doubt.margin(unsure, mask) > 0.3
     higher = sure > 160  # another threshold is as good
     assert higher.sum() < mask.sum() and doubt.margin(sure, higher) < 0.1
+    # A stricter threshold may have been meant: then it is the one that is judged.
+    strict = unsure > 150
+    assert 4 * strict.sum() < 3 * mask.sum() and doubt.margin(unsure, strict) > 0.3
     nothing = np.zeros_like(mask)
     assert doubt.margin(np.full((80, 80), 69, np.uint8), nothing) == 0
     assert doubt.margin(np.full((80, 80), 120, np.uint8), nothing) > 0.9
@@ -42,6 +45,8 @@ def test_area_jumps_find_the_odd_frame():
     assert set(np.argsort(-jumps)[:2]) == {17, 30}
     assert np.delete(jumps, [17, 30]).max() < 0.1
     assert doubt.area_jumps([5, 900]).tolist() == [0, 0]
+    few = doubt.area_jumps([4, 4, 4, 4, 0, 4, 4, 4, 4])  # pixels come and go
+    assert few.tolist() == [0] * 4 + [pytest.approx(np.log2(20 / 16))] + [0] * 4
     assert not doubt.area_jumps(np.zeros(9)).any()
 
 
@@ -51,6 +56,9 @@ def test_warped_neighbours_find_the_wrong_mask(disk):
     wrong = right | {5: np.roll(disk.masks[5], 9, axis=0)}
     assert doubt.warp_disagreement(flows, 5, right) < 0.08
     assert doubt.warp_disagreement(flows, 5, wrong) > 0.4
+    one_side = {5: right[5], 6: np.roll(right[6], 9, axis=0)}
+    worst = doubt.warp_disagreement(flows, 5, one_side)
+    assert doubt.warp_disagreement(flows, 5, right | one_side) == pytest.approx(worst, abs=0.03)
     gone = right | {5: np.zeros_like(disk.masks[5])}
     assert doubt.warp_disagreement(flows, 5, gone) > 0.8
     assert doubt.warp_disagreement(flows, 5, {5: disk.masks[5]}) == 0
@@ -73,6 +81,14 @@ def test_an_edge_within_one_colour_is_doubtful(disk):
     assert right < beside
     assert doubt.edge_likeness(flows, 5, np.zeros_like(disk.masks[5])) == 0
     assert doubt.edge_likeness(flows, 5, np.ones_like(disk.masks[5])) == 0
+    # Where the object leaves the picture it has no edge.
+    frames = np.full((1, 60, 90, 3), 120, np.uint8)
+    frames[:, :, 6:30] = (200, 30, 30)
+    mask = np.zeros((60, 90), bool)
+    mask[:, :30] = True
+    flows = Flows(lambda t: frames[t], frames.shape[:3])
+    assert doubt.edge_likeness(flows, 0, mask) == 0
+    assert doubt.edge_likeness(flows, 0, np.roll(mask, 10, axis=1)) > 0
 
 
 def test_a_gap_is_looked_at_in_its_middle():

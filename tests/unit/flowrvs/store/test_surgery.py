@@ -105,9 +105,10 @@ def test_it_is_one_step_that_survives_closing(project: Project, name: str) -> No
     assert undone[0] == before[0] and undone[1:4] == before[1:4]
     project.redo()
     assert state(project)[:4] == after[:4]
+    steps = project.history.steps
     project.close()
     with Project.open(project.path) as again:
-        assert state(again)[:4] == after[:4]
+        assert state(again)[:4] == after[:4] and again.history.steps == steps
         again.undo()
         assert state(again)[:4] == before[:4]
 
