@@ -109,6 +109,9 @@ def test_two_keys_meet_and_are_blended(disk):
     assert first == list(range(3, 13))
     final = {s.frame: s.mask for s in parts if s.final}
     assert sorted(final) == first
+    # What has one key is final at once: it comes before what is between two.
+    order = [s.frame for s in propagate(flows, keys, 0, 16)]
+    assert order[:4] == [1, 0, 14, 15] and set(order[4:]) == set(first)
     assert np.mean([iou(mask, disk.masks[t]) for t, mask in final.items()]) > 0.95
 
 

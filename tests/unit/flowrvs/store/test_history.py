@@ -129,6 +129,14 @@ def test_spans_hold_the_frames_that_were_put_in() -> None:
 
 
 class TestSteps:
+    def test_what_changes_nothing_is_no_step(self, project: Project, cat: ObjectRecord) -> None:
+        exp_id = next(iter(project.expressions))
+        steps = project.history.steps
+        project.update_object(cat.id, name=cat.name, color=cat.color)
+        project.set_expression_text(exp_id, project.expressions[exp_id].text)
+        project.set_expression_objects(exp_id, [cat.id])
+        assert project.history.steps == steps
+
     def test_each_kind_of_step_goes_back_and_forth(
         self, project: Project, cat: ObjectRecord
     ) -> None:

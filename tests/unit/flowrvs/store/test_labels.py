@@ -100,6 +100,18 @@ def test_bad_indices_raise_and_change_nothing(labels: LabelsArray, key: Any) -> 
     assert not np.asarray(labels).any()
 
 
+def test_a_brush_may_keep_to_one_value(project: Project) -> None:
+    cat = project.add_prompt("the cat")[1]
+    dog = project.add_object("dog", cat.layer)
+    labels = project.labels(cat.layer)
+    labels[2, :3] = dog.id
+    mask = np.ones((6, 5), bool)
+    for only, drawn in ((dog.id, 3), (0, 6)):
+        assert labels.paint(2, slice(0, 6), slice(0, 5), mask, cat.id, only) is not None
+        assert (labels[2][:, :5] == cat.id).sum() == 5 * drawn
+    assert labels.paint(2, slice(0, 6), slice(0, 5), mask, dog.id, 99) is None
+
+
 @pytest.mark.parametrize("value", [-1, 65536, "cat", float("nan"), np.array([0, -5])])
 def test_values_that_are_no_labels_are_refused(labels: LabelsArray, value: Any) -> None:
     with pytest.raises(ProjectError, match="whole number"):

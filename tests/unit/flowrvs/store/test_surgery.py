@@ -14,6 +14,7 @@ from flowrvs.errors import Cancelled, ProjectError, StorageError
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
+from flowrvs.store.changes import encode
 from flowrvs.store.surgery import _Staged
 
 FRAMES, SHAPE = 60, (12, 16)
@@ -176,6 +177,20 @@ def test_nothing_stays_where_the_object_has_left(
     while project.undo_name != before[5]:
         project.undo()
     assert state(project)[:3] == before[:3]
+
+
+def test_what_others_have_drawn_since_stays(project: Project) -> None:
+    """A change that was made ready takes the pixels alone that are as it saw them."""
+    before = project.labels(1)[5]
+    after = np.where(before == 1, 2, before).astype(np.uint16)
+    dog = project.add_object("dog", 1)
+    project.labels(1)[5, 3, 2] = dog.id
+    volume = project._state.volume(1)
+    with volume.lock:
+        volume.apply(5, encode(before, after))
+    after[3, 2] = dog.id
+    np.testing.assert_array_equal(project.labels(1)[5], after)
+    state(project)  # areas agree with pixels
 
 
 def test_a_merge_across_layers_spares_what_is_locked(project: Project) -> None:
