@@ -110,6 +110,13 @@ def test_a_brush_may_keep_to_one_value(project: Project) -> None:
         assert labels.paint(2, slice(0, 6), slice(0, 5), mask, cat.id, only) is not None
         assert (labels[2][:, :5] == cat.id).sum() == 5 * drawn
     assert labels.paint(2, slice(0, 6), slice(0, 5), mask, dog.id, 99) is None
+    # A locked object neither grows nor shrinks.
+    project.lock_frames(cat.id, 2, 3)
+    before = labels[2]
+    assert labels.paint(2, slice(6, 12), slice(0, 5), mask, cat.id) is None
+    assert labels.paint(2, slice(0, 6), slice(0, 5), mask, 0) is None
+    np.testing.assert_array_equal(labels[2], before)
+    assert labels.paint(2, slice(6, 12), slice(0, 5), mask, dog.id) is not None
 
 
 @pytest.mark.parametrize("value", [-1, 65536, "cat", float("nan"), np.array([0, -5])])
