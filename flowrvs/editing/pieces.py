@@ -80,12 +80,13 @@ class Piece:
         if self.method != "flow":
             return looked if self.method == "memory" else ()
         ends = sorted(t for t in self.keys if self.keys[t][self.objects[0]].any())
-        at = None if begin is None else int(begin["at"])
-        end = part_end(ends, self.frames, at, limit) if ends else None
+        if not ends:
+            return ()
+        at = ends[0] if begin is None else int(begin["at"])
+        end = part_end(ends, self.frames, at, limit)
         if end is None:
-            return range(looked[0], looked[-1] + 1)
-        first, last = sorted((ends[0] if at is None else at, end))
-        return sorted({*range(first, last + 1), *self.keys})
+            end = looked[-1] if ends[0] < self.frames[0] else self.frames[0]
+        return sorted({*range(min(at, end), max(at, end) + 1), *self.keys})
 
 
 class PieceRunner(Protocol):

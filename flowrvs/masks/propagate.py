@@ -195,13 +195,13 @@ def leg_steps(ends: list[int], first: int, last: int) -> int:
     return there + (ends[1] - max(first, ends[1] - _BLENDED) if len(ends) == 2 else 0)
 
 
-def part_end(ends: Sequence[int], frames: range, at: int | None, limit: int | None) -> int | None:
+def part_end(ends: Sequence[int], frames: range, at: int, limit: int | None) -> int | None:
     """Return the frame with which a part of a way ends; None where it goes all the way.
 
     Frames of which both keys know are not cut: the part that begins before them has them all.
     """
     forwards = ends[0] < frames[0]
-    end = (ends[0] if at is None else at) + (limit or 0) * (1 if forwards else -1)
+    end = at + (limit or 0) * (1 if forwards else -1)
     if limit is None or (end <= frames[0] if not forwards else end >= _meet(ends, frames) - 1):
         return None
     return end
@@ -239,7 +239,7 @@ def _leg(
     walk = tracker(ends[0])
     if begin is not None:
         walk.go_on(begin)
-    end = part_end(ends, frames, None if begin is None else int(begin["at"]), limit)
+    end = part_end(ends, frames, ends[0] if begin is None else int(begin["at"]), limit)
     for found in walk.to(last if ends[0] < first else first):
         t = found.frame
         if t >= meet:
