@@ -35,6 +35,7 @@ __all__ = [
     "read_regular",
     "remove_leftovers",
     "replacing",
+    "same_tree",
     "storage_error",
     "sync_folder",
     "write_bytes",
@@ -395,7 +396,7 @@ class NewFolder:
             return
         try:
             if self.target.exists() and next(self.target.iterdir(), None) is not None:
-                if _same_tree(self.path, self.target):
+                if same_tree(self.path, self.target):
                     self.abort()
                     return
                 if self._may_replace is None or not self._may_replace(self.target):
@@ -471,7 +472,7 @@ def _make_parents(folder: Path) -> list[Path]:
     return new
 
 
-def _same_tree(a: Path, b: Path) -> bool:
+def same_tree(a: Path, b: Path) -> bool:
     """True when two folders hold the same files with the same bytes."""
     names, others = (
         sorted(p.relative_to(root).as_posix() for p in root.rglob("*")) for root in (a, b)

@@ -547,10 +547,7 @@ class Source:
 
 
 def was_not_looked_for(project: Project, object_ids: Collection[int]) -> bool:
-    """Tell whether nobody, and no model, has looked for any of some objects on any frame.
-
-    That is so of a sentence that was typed and never run, which is not one without target.
-    """
+    """Tell whether nobody has looked for objects: their sentence was typed and never run."""
     return bool(object_ids) and not any(project.provenance(i).any() for i in object_ids)
 
 

@@ -29,7 +29,7 @@ from flowrvs.data.job import ExportResult, Job
 from flowrvs.data.mevis_split import MevisSplit
 from flowrvs.data.pictures import safe_name
 from flowrvs.data.preview import assign, collect, datasheet, parse_shares
-from flowrvs.disk import NewFolder, storage_error, write_bytes
+from flowrvs.disk import NewFolder, same_tree, storage_error, write_bytes
 from flowrvs.errors import DatasetError, FlowRVSError, InputError, StorageError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
@@ -361,9 +361,10 @@ class Export:
                 (beside.path / "JPEGImages" / name, target / "JPEGImages" / name)
                 for name in job.names
             ]
-            stray = [new for _, new in folders if new.exists()]
-            if stray:
-                raise DatasetError(f"{stray[0]} is there, but not in the split; remove it first.")
+            for new, there in [pair for pair in folders if pair[1].exists()]:
+                if not same_tree(new, there):  # else it is what a killed append has moved
+                    raise DatasetError(f"{there} is there, but not in the split; remove it first.")
+                folders.remove((new, there))
             meta = stack.enter_context(json_parts.mapped(beside.path / META))
             inner = json_parts.member(meta, "videos")
             assert inner is not None

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from flowrvs import disk
 from flowrvs.data.formats import MASKS, META
-from flowrvs.disk import FileLock, replacing, storage_error
+from flowrvs.disk import FileLock, remove_leftovers, replacing, storage_error
 from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError, first_line
 
 __all__ = [
@@ -467,6 +467,8 @@ def locked(folder: Path) -> Iterator[None]:
     if not lock.acquire():
         raise DatasetError(f"{folder} is being written by another program; try again later.")
     try:
+        for path in folder.glob("*.json"):
+            remove_leftovers(path, age=0)
         yield
     finally:
         # Safe while it is held: who waited for this inode sees that its name is gone.

@@ -226,6 +226,8 @@ def _encode(part: Path, pictures: Iterator[npt.NDArray[np.uint8]], rate: Fractio
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
+        # Several give other bytes now and then, and the same export shall give the same ones.
+        context.thread_count = 1
         context.color_range = ColorRange.MPEG
         context.colorspace = Colorspace.ITU709
         context.color_primaries = context.color_trc = 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from flowrvs.data import (
     MevisSplit,
     append_projects,
     check_split,
+    export_projects,
     import_split,
     import_video,
     list_videos,
@@ -330,3 +333,21 @@ def test_a_full_disk_names_the_project(small_split, tmp_path):
         import_video(small_split, SHAPES, tmp_path / "p")
     assert str(tmp_path / "p.flowrvs") in str(caught.value)
     assert "partial" not in str(caught.value) and "in memory" not in str(caught.value)
+
+
+def test_an_append_that_was_killed_between_frames_and_sentences_goes_on(small_split, tmp_path):
+    with import_video(small_split, "grey", tmp_path / "p") as project:
+        split = export_projects([project], tmp_path / "d").path
+    with import_video(small_split, SHAPES, tmp_path / "q") as project:
+        shutil.copytree(split, tmp_path / "whole")
+        append_projects([project], tmp_path / "whole")
+        wanted = files(tmp_path / "whole")
+        moved = Path("JPEGImages") / SHAPES
+        shutil.copytree(tmp_path / "whole" / moved, split / moved)
+        (split / ".meta_expressions.json.99999999-ab.partial.json").write_text("{")
+        append_projects([project], split)
+        assert files(split) == wanted
+        # Other frames of that name are somebody's.
+        (split / "JPEGImages" / f"{SHAPES}-2").mkdir()
+        with pytest.raises(DatasetError, match="is there, but not in the split"):
+            append_projects([project], split)
