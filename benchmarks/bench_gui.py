@@ -320,7 +320,7 @@ def annotate(folder: Path, dog: Watchdog, frames: int = 3000, objects: int = 20)
     _look(viewer, dock, acting, project)
     _change(viewer, dock, acting, project)
     acting("closing the window", lambda i: viewer.window._qt_window.close(), 1)
-    acting("removing everything from it", lambda i: viewer.close(), 1)
+    acting("removing everything from it", lambda i: _close(viewer), 1)
     open_projects.close(project)
     video.close()
     home.cleanup()
@@ -359,7 +359,13 @@ def plain(dog: Watchdog, layers: int = 4) -> None:
     acting("undoing it", lambda i: layer.undo())
     acting("removing a layer", lambda i: viewer.layers.remove(layer), 1)
     acting("closing the window", lambda i: viewer.window._qt_window.close(), 1)
-    acting("removing everything from it", lambda i: viewer.close(), 1)
+    acting("removing everything from it", lambda i: _close(viewer), 1)
+
+
+def _close(viewer: Any) -> None:
+    """Remove everything from a viewer, whose window may have gone with its own closing."""
+    with contextlib.suppress(RuntimeError):
+        viewer.close()
 
 
 def _look(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) -> None:
@@ -541,11 +547,13 @@ def main() -> None:
         "long": lambda folder: annotate(folder, dog, 108_000, 3),
         "pick": lambda folder: pick(folder, dog),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        for what in options.what:
-            doing[what](options.keep or Path(folder))
-    dog.stop()
-    summarise()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for what in options.what:
+                doing[what](options.keep or Path(folder))
+    finally:
+        dog.stop()
+        summarise()
     open_projects.close_all()
     application.processEvents()
 

@@ -94,7 +94,7 @@ class Account:
 
     def _on_garbage(self, phase: str, _info: object) -> None:
         if threading.get_ident() == self._main:
-            self._put_down("garbage" if self._collecting else self._owner(sys._getframe(1)))
+            self._put_down("garbage" if self._collecting else self._owner(sys._getframe().f_back))
             self._collecting = phase == "start"
 
     def take(self) -> dict[str, float]:

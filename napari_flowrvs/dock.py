@@ -104,7 +104,7 @@ class SegmentDock(QWidget):
         self._place = {"docked": False}
         link = self.link
         self.destroyed.connect(
-            closer(self.session, link.projects, link.holder, self._place, link.turns)
+            closer(self.session, link.projects, link.holder, self._place, link.let_go)
         )
 
     def _build(self, recent: Recent) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import weakref
 from collections.abc import Callable
 
 from flowrvs.errors import FlowRVSError
@@ -96,16 +96,20 @@ def closer(
     projects: set[Project],
     holder: object,
     place: dict[str, bool],
-    waiting: deque[Callable[[], object]],
+    let_go: Callable[[], object],
 ) -> Callable[..., None]:
     """Return what to do once the dock has gone; `place` says whether its viewer has, too.
 
-    What waits for the next turn is forgotten: it would speak to widgets that are no more.
+    `let_go`, which is held weakly, lets go of the viewer: it would speak to widgets that are no
+    more.
     """
+    leave = weakref.WeakMethod(let_go)
 
     def close(_: object = None) -> None:
         _closing.discard(close)
-        waiting.clear()
+        left = leave()
+        if left is not None:
+            left()
         session.close(1.0)
         if not place["docked"]:
             return  # only the dock was closed: the viewer goes on showing the layers

@@ -143,9 +143,11 @@ class ViewerLink:
     def let_go(self) -> None:
         """Leave the layers to themselves: their undo stays the project's."""
         self.turns.clear()
-        for event, hear in self._heard:
+        heard, self._heard = self._heard, ()
+        if not heard:
+            return  # it was left before
+        for event, hear in heard:
             event.disconnect(hear)
-        self._heard = ()
         self._leave_active()
         for layer in self.viewer.layers:
             self._unwatch(layer)

@@ -44,10 +44,14 @@ from napari_flowrvs.widgets.parts import (
     Wrapped,
     counted,
     form_layout,
+    scrolled,
 )
 from napari_flowrvs.worker import run_in_thread
 
 __all__ = ["ExportDialog", "show_export"]
+
+#: Fits on a screen of 720 pixels, with a bar and the window's title.
+_HEIGHT = 640
 
 
 class ExportDialog(JobDialog):
@@ -183,16 +187,21 @@ class ExportDialog(JobDialog):
         buttons.addWidget(self.export_button)
         self.progress = ProgressLine()
         self.problem = Problem()
+        page = QWidget()
+        inner = QVBoxLayout(page)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(8)
+        inner.addLayout(form)
+        inner.addWidget(self.more)
+        inner.addWidget(self.table, 1)
         layout = QVBoxLayout(self)
         layout.setSpacing(8)
-        layout.addLayout(form)
-        layout.addWidget(self.more)
-        layout.addWidget(self.table, 1)
+        layout.addWidget(scrolled(page), 1)  # all of it is higher than a small screen
         layout.addWidget(self.progress)
         layout.addWidget(self.problem)
         layout.addLayout(buttons)
         self.setMinimumWidth(300)
-        self.resize(420, self.sizeHint().height())
+        self.resize(440, _HEIGHT)
 
     def _choose_project(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Add a project (.flowrvs)")

@@ -11,6 +11,7 @@ from typing import Any
 from psygnal import Signal
 
 from flowrvs.data.check import Finding, check_split
+from flowrvs.data.clip import Origin
 from flowrvs.data.export import (
     DESCRIPTIONS,
     FORMATS,
@@ -103,6 +104,12 @@ class ExportInputs:
         if not self.projects:
             raise InputError("There is no project: run a sentence first, or add a project folder.")
         if self.home:
+            strays = [path for path in self.projects if not _goes_home(path)]
+            if strays:
+                raise InputError(
+                    f"{Path(strays[0]).name} does not come from a dataset that can be written back "
+                    "to: untick it, or 'write back'."
+                )
             return
         if not self.to.strip() or self.to.strip() == ".":
             raise InputError("There is no destination: choose the folder to write to.")
@@ -119,6 +126,11 @@ class ExportInputs:
             They are not understood.
         """
         return parse_shares(self.shares, self.format) if self.shares.strip() else None
+
+
+def _goes_home(project: str) -> bool:
+    origin = Origin.load(Path(project))
+    return origin is not None and origin.goes_home
 
 
 class ExportPresenter:

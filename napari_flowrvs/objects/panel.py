@@ -150,9 +150,8 @@ class ObjectsPanel(QWidget):
         self.sentences_model.show_rows(self.presenter.expressions())
         self.sentences.select_row(self.sentences_model.place(self.presenter.expression_id))
         self.objects_model.show_rows(self.presenter.objects())
-        self._on_object(self.presenter.desk.object_id)
         self.remove_sentence.setEnabled(self.presenter.expression_id is not None)
-        self._enable()
+        self._on_object(self.presenter.desk.object_id)
 
     def _enable(self, _busy: bool = False) -> None:
         free = self.presenter.desk.project is not None and not self.presenter.steps.busy
@@ -163,6 +162,7 @@ class ObjectsPanel(QWidget):
 
     def _on_object(self, object_id: int | None) -> None:
         self.objects.select_row(self.objects_model.place(object_id))
+        self._enable()
 
     # -- choosing and editing --------------------------------------------------------------
 

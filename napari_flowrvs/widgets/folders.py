@@ -49,7 +49,9 @@ class FolderList(QListWidget):
         """Add a folder, ticked, and tell whether it is new."""
         if folder in self.folders:
             return False
-        item = QListWidgetItem(Path(folder).name)
+        path = Path(folder)
+        alike = any(Path(other).name == path.name for other in self.folders)
+        item = QListWidgetItem(f"{path.name} in {path.parent.name}" if alike else path.name)
         item.setData(_FOLDER, folder)
         item.setToolTip(plain(folder))
         item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)

@@ -12,6 +12,7 @@ from napari.components import ViewerModel
 from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QAbstractButton,
     QDialog,
@@ -248,6 +249,7 @@ class KeysDialog(QDialog):
         grid.setRowStretch(len(rows), 1)
         note = Wrapped("Change them in File > Preferences > Shortcuts: they begin with FlowRVS.")
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.button(QDialogButtonBox.StandardButton.Close).setIcon(QIcon())  # black on black
         buttons.rejected.connect(self.close)
         layout = QVBoxLayout(self)
         layout.addWidget(scrolled(page), 1)

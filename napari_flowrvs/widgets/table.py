@@ -7,7 +7,14 @@ from typing import Any, TypeAlias
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QLineEdit,
+    QStyledItemDelegate,
+    QTableView,
+    QWidget,
+)
 
 __all__ = ["Index", "Rows", "Table"]
 
@@ -26,14 +33,21 @@ class Rows(QAbstractTableModel):
 
     def show_rows(self, rows: Sequence[Any]) -> None:
         """Take new rows."""
-        same = [self.key(row) for row in rows] == [self.key(row) for row in self.rows]
-        if not same:
+        before = len(self.rows)
+        kept = [self.key(row) for row in rows[:before]] == [self.key(row) for row in self.rows]
+        more = len(rows) > before
+        if not kept:
             self.beginResetModel()
+        elif more:
+            self.beginInsertRows(QModelIndex(), before, len(rows) - 1)
         self.rows = list(rows)
-        if not same:
+        if not kept:
             self.endResetModel()
-        elif rows:
-            last = self.index(len(rows) - 1, len(self.headers) - 1)
+            return
+        if more:
+            self.endInsertRows()
+        if before:
+            last = self.index(before - 1, len(self.headers) - 1)
             self.dataChanged.emit(self.index(0, 0), last)
 
     def key(self, row: Any) -> object:
@@ -61,6 +75,17 @@ class Rows(QAbstractTableModel):
         return None
 
 
+class _Editing(QStyledItemDelegate):
+    """Leaves alone what is being typed: rows are shown anew while masks come in."""
+
+    def setEditorData(self, editor: QWidget, index: Index) -> None:  # noqa: N802
+        """Fill an editor that nobody has typed in."""
+        if isinstance(editor, QLineEdit):
+            if editor.isModified() or editor.text() == index.data(_ROLE.EditRole):
+                return
+        super().setEditorData(editor, index)
+
+
 class Table(QTableView):
     """A table that leaves letters to the shortcuts of the viewer.
 
@@ -77,6 +102,7 @@ class Table(QTableView):
     def __init__(self, model: QAbstractTableModel, name: str, stretch: int) -> None:
         super().__init__()
         self.setModel(model)
+        self.setItemDelegate(_Editing(self))
         self.setAccessibleName(name)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)

@@ -21,6 +21,7 @@ from napari_flowrvs.importing.panel import ImportDialog
 from napari_flowrvs.job import Phase
 from napari_flowrvs.layers import layers_of
 from napari_flowrvs.projects import open_projects
+from napari_flowrvs.recent import Recent
 from tests.fixtures.segmenters import ThresholdSegmenter
 from tests.unit.napari_flowrvs.conftest import GatedSegmenter, MakeDock, finish, make_clip
 
@@ -271,6 +272,33 @@ def test_a_closed_dock_is_forgotten(make_dock: MakeDock, qtbot: Any) -> None:
     qtbot.wait(50)
     gc.collect()
     assert reference() is None
+
+
+def test_a_viewer_is_emptied_after_its_dock_has_gone(
+    make_napari_viewer: Callable[..., Any],
+    qtbot: Any,
+    image_folder: Path,
+    load: Load,
+    tmp_path: Path,
+) -> None:
+    """A window that a person closes takes the dock along, and the viewer lives on in Python."""
+    viewer = make_napari_viewer()
+    dock = SegmentDock(viewer, load=load, recent=Recent(tmp_path / "memory.json"))
+    viewer.window.add_dock_widget(dock, name="Segment")
+    for layer in layers_of(image_folder):
+        dock.link.add(layer)
+    dock.find.draw()
+    finish(qtbot, dock)
+    link = dock.link
+    link.soon(lambda: dock.find.offers.refresh())
+    gone: list[object] = []
+    dock.destroyed.connect(gone.append)
+    dock.deleteLater()
+    qtbot.waitUntil(lambda: bool(gone))
+    qtbot.wait(20)
+    viewer.layers.selection.active = viewer.layers[0]
+    viewer.layers.clear()
+    assert not link.waiting and dock.session.desk.project is not None
 
 
 def test_the_list_of_videos_follows_the_viewer(make_dock: MakeDock, clip: Clip) -> None:

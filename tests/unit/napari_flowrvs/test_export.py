@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from flowrvs.data.export import ExportResult
 from flowrvs.errors import InputError
 from flowrvs.store import Project
+from napari_flowrvs.export.panel import ExportDialog
 from napari_flowrvs.export.presenter import ExportInputs, ExportPresenter
 from napari_flowrvs.find.presenter import SegmentInputs, SegmentPresenter
 from napari_flowrvs.projects import open_projects
@@ -50,6 +51,33 @@ def truth(split: Path, exp: str) -> npt.NDArray[np.bool_]:
         found = [masks[str(anno)][index] for anno in entry["anno_id"]]
         out.append(np.any([coco_mask.decode(rle) for rle in found if rle], axis=0))
     return np.array(out, dtype=bool)
+
+
+def test_only_what_came_from_a_dataset_is_written_back(
+    image_folder: Path, clip: Clip, load: Load, tmp_path: Path
+) -> None:
+    project = segmented(VideoSource("squares", len(clip), str(image_folder)), load).project
+    assert project is not None
+    with pytest.raises(InputError, match="squares.flowrvs does not come .* untick it, or 'write"):
+        ExportPresenter().run(ExportInputs((str(project.path),), home=True))
+
+
+def test_the_form_fits_on_a_small_screen(
+    make_napari_viewer: Callable[..., Any], qtbot: Any, tmp_path: Path
+) -> None:
+    dialog = ExportDialog(make_napari_viewer())
+    qtbot.addWidget(dialog)
+    dialog.show()
+    for name in ("one", "two"):
+        dialog.add_project(str(tmp_path / name / "clip.flowrvs"))
+    names = [dialog.projects.item(i).text() for i in range(2)]
+    assert names == ["clip.flowrvs", "clip.flowrvs in two"]
+    dialog.more.set_open(True)
+    dialog.table.show_findings([], "nothing")
+    qtbot.wait(50)
+    assert dialog.height() <= 640 and dialog.minimumSizeHint().height() <= 400
+    bottom = dialog.export_button.mapTo(dialog, dialog.export_button.rect().bottomLeft()).y()
+    assert bottom < dialog.height()
 
 
 def test_a_stroke_that_is_not_on_disk_yet_is_exported(

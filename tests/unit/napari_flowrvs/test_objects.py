@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLineEdit
 
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
@@ -179,6 +180,42 @@ def test_the_first_object_brings_its_layer(tmp_path: Path) -> None:
         first, second = presenter.add(), presenter.add()
         assert [record.name for record in made.layers.values()] == ["object 1"]
         assert (first.layer, second.layer) == (1, 1) and presenter.desk.object_id == second.id
+
+
+def test_what_is_being_typed_outlasts_what_changes_meanwhile(
+    qtbot: Any, presenter: ObjectsPresenter, project: Project
+) -> None:
+    page = ObjectsPanel(presenter, attempt)
+    qtbot.addWidget(page)
+    page.show()
+    page.sentences.edit(page.sentences_model.index(0, 0))
+    (editor,) = page.sentences.findChildren(QLineEdit)
+    presenter.counted.emit()
+    qtbot.wait(300)
+    assert editor.selectedText() == "the cat", "masks came in: what is chosen stays chosen"
+    qtbot.keyClicks(editor, "a black cat")
+    presenter.counted.emit()
+    qtbot.wait(300)
+    project.add_prompt("a sentence of a run")
+    presenter.desk.catalog_changed.emit()
+    assert editor.text() == "a black cat" and page.sentences_model.rowCount() == 3
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    first = next(iter(project.expressions))
+    qtbot.waitUntil(lambda: project.expressions[first].text == "a black cat")
+
+
+def test_another_projects_object_can_be_worked_on_at_once(
+    qtbot: Any, presenter: ObjectsPresenter, project: Project, tmp_path: Path
+) -> None:
+    page = ObjectsPanel(presenter, attempt)
+    qtbot.addWidget(page)
+    assert page.delete_button.isEnabled()
+    with Project.create(tmp_path / "other", project.video) as other:
+        other.add_prompt("the bird")
+        presenter.desk.set_project(other)
+        assert presenter.desk.object_id == 1 and page.delete_button.isEnabled()
+        presenter.desk.set_object(None)
+        assert not page.delete_button.isEnabled()
 
 
 def test_the_page_ticks_edits_and_chooses(
