@@ -135,10 +135,12 @@ class ProvenanceBar(QStyledItemDelegate):
         area = option.rect.adjusted(3, 5, -3, -5)
         shares = zip(COLORS, (frames.model, frames.human, frames.locked), strict=True)
         total = frames.empty + frames.model + frames.human + frames.locked
-        x = area.left()
-        known: list[tuple[Provenance, int]] = list(shares)
-        for value, count in known:
+        x, left = area.left(), area.width()
+        widths: dict[Provenance, int] = {}
+        for value, count in reversed([*shares]):  # a person's frame is never hidden by rounding
             width = max(round(area.width() * count / total), 2) if count else 0
-            width = min(width, area.right() + 1 - x)
+            widths[value] = min(width, left)
+            left -= widths[value]
+        for value, width in reversed(widths.items()):
             painter.fillRect(QRect(x, area.top(), width, area.height()), QColor(*COLORS[value]))
             x += width

@@ -149,6 +149,15 @@ def test_filling_in_needs_no_video(
     assert min(iou(m, truth) for m, truth in zip(masks, TRUTH[:11], strict=True)) > 0.8
 
 
+def test_motion_is_of_the_array_that_is_chosen(motion: Motion) -> None:
+    video, flows = motion.open()
+    motion.set_source(VideoSource("again", FRAMES, None, FRAMES_OF_SCENE))
+    assert motion.open() == (video, flows)
+    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE[::-1]))
+    assert motion.open()[0] is not video
+    assert np.array_equal(motion.open()[0].read(0, 1)[0], FRAMES_OF_SCENE[-1])
+
+
 def test_copying_goes_along(correct: CorrectPresenter, desk: Desk, project: Project) -> None:
     correct.copy_to_next()
     correct.copy_to_next()

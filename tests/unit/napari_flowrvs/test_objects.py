@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLineEdit
+from qtpy.QtCore import QRect, Qt
+from qtpy.QtGui import QImage, QPainter
+from qtpy.QtWidgets import QLineEdit, QStyleOptionViewItem
 
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
-from flowrvs.store import Project, Provenance
+from flowrvs.store import ObjectCounts, Project, Provenance
 from flowrvs.store.surgery import _Staged as Staged
 from napari_flowrvs.bridge import Bridge
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.footer import Footer
 from napari_flowrvs.objects.panel import ObjectsPanel
 from napari_flowrvs.objects.presenter import ObjectsPresenter
+from napari_flowrvs.objects.tables import ProvenanceBar
 from napari_flowrvs.session import Session
 from napari_flowrvs.steps import Steps
+from napari_flowrvs.strip.presenter import COLORS
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
 from napari_flowrvs.worker import run_in_thread
@@ -240,6 +244,26 @@ def test_the_page_ticks_edits_and_chooses(
     assert project.objects[2].name == "a dog"
     presenter.desk.choose(2)
     assert page.objects.currentIndex().row() == 1
+
+
+def test_a_persons_frame_among_a_thousand_is_seen_in_the_bar(
+    qtbot: Any, presenter: ObjectsPresenter
+) -> None:
+    page = ObjectsPanel(presenter, attempt)
+    qtbot.addWidget(page)
+    model = page.objects_model
+    counts = ObjectCounts(1000, 0, 999, 1, 0, 0, 999)
+    model.rows[0] = replace(model.rows[0], frames=counts)
+    picture = QImage(100, 20, QImage.Format.Format_RGB32)
+    picture.fill(0)
+    option = QStyleOptionViewItem()
+    option.rect = QRect(0, 0, 100, 20)
+    painter = QPainter(picture)
+    ProvenanceBar(page).paint(painter, option, model.index(0, 2))
+    painter.end()
+    drawn = [picture.pixelColor(x, 10).getRgb()[:3] for x in range(100)]
+    assert drawn.count(COLORS[Provenance.HUMAN]) == 2
+    assert drawn.count(COLORS[Provenance.MODEL]) == 100 - 6 - 2
 
 
 def test_letters_pressed_in_a_table_reach_the_viewer(

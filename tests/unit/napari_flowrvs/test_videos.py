@@ -259,6 +259,16 @@ def test_several_resolutions_and_five_axes() -> None:
         as_video(deep)
 
 
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+@pytest.mark.parametrize(("place", "fits"), [((0, 1), False), ((2, 0), False), ((1, 2), True)])
+def test_neither_time_nor_place_depends_on_the_other(place: tuple[int, int], fits: bool) -> None:
+    affine = np.eye(4)
+    affine[place] = 0.5
+    found = no_video(Image(make_clip(6), rgb=True, affine=affine))
+    assert (found is None) == fits
+    assert found is None or "sheared through time" in found.reason
+
+
 def test_arrays_are_told_apart_by_all_their_pixels(tmp_path: Path) -> None:
     clip = make_clip(60)
     other = clip.copy()

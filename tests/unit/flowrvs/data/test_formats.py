@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 import flowrvs
 from flowrvs.data import MevisWriter, export_projects, export_splits, import_video
 from flowrvs.data.check import check_split
+from flowrvs.data.csv_tables import defused
 from flowrvs.errors import InputError
 from flowrvs.evaluation import evaluate
 from flowrvs.store import Project, Provenance
@@ -168,11 +169,19 @@ def test_ome_zarr(project, tmp_path, shapes_frames):
         steps = scales["datasets"][0]["coordinateTransformations"]
         assert [len(s["scale"]) for s in steps] == [array.ndim] == [len(scales["axes"])]
         assert array.dtype.kind == "u"
+        source = place / "labels" / name / ome["image-label"]["source"]["image"]
+        assert source.resolve() == place.resolve()
         for row in ome["image-label"]["properties"]:
             value = row["label-value"]
             seen.add(value)
             assert np.array_equal(array[:] == value, project.object_mask(value, 0, 12))
     assert seen == {1, 2}
+
+
+def test_no_cell_of_a_table_is_a_formula():
+    odd = ("=1+1", "+1", "-1", "@a", "  =1", "\tx", "\rx", "\t=1")
+    assert [defused(text) for text in odd] == [f"'{text}" for text in odd]
+    assert [defused(text) for text in ("a = b", "", " x", "1-1")] == ["a = b", "", " x", "1-1"]
 
 
 def test_overlay(project, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flowrvs.editing import Preview, quick_doubt, spread, spread_together
-from flowrvs.editing.memory import WARM_UP
+from flowrvs.editing.memory import WARM_UP, _walks
 from flowrvs.editing.pieces import certainty_of
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.progress import CancelToken, Progress
@@ -311,3 +311,17 @@ def test_what_is_missing_is_said(
         spread(book, film, thing.id, method="memory")
     with pytest.raises(InputError, match="needs the video"):
         spread(book, None, thing.id, method="memory", tracker=ColorTracker())
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_walk_has_a_memory_of_what_comes_before(way):
+    def walked(wanted, anchors):
+        found = _walks({50 + way * t for t in wanted}, [50 + way * t for t in anchors], way)
+        return [[way * (t - 50) for t in walk] for walk in found]
+
+    assert WARM_UP == 6
+    assert walked([20, 21], [0, 18]) == [[*range(14, 22)]]  # not beyond the first key
+    assert walked([2, 3], [0, 18]) == [[0, 1, 2, 3]]
+    # A gap that two memories would fill is walked; a longer one is not.
+    assert walked([20, 32], [0]) == [[*range(14, 33)]]
+    assert walked([20, 33], [0]) == [[*range(14, 21)], [*range(27, 34)]]

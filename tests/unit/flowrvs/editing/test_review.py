@@ -27,11 +27,13 @@ def test_a_union_is_offered_linked_and_unlinked(project, both):
     ids, expression, new = both
     other = project.add_object("other", project.add_layer("other").id).id
     project.set_expression_objects(expression.exp_id, {new.id, other})
+    apart = project.add_expression("what is of no square", [other]).exp_id
     offer = link_offer(project, new.id)
     assert offer is not None
     assert offer.object_ids == tuple(ids) and 0.8 < offer.iou < 1
     accept_link(project, new.id, offer)
     assert project.expressions[expression.exp_id].object_ids == {*ids, other}
+    assert project.expressions[apart].object_ids == {other}
     assert new.id not in project.objects
     project.undo()
     assert project.expressions[expression.exp_id].object_ids == {new.id, other}

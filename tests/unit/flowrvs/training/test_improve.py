@@ -277,6 +277,7 @@ def test_the_most_frequent_new_words_come_first() -> None:
     more, new = add_words(tokenizer, texts, most=2)
     assert new == ["star", "box"]
     assert len(more) == len(tokenizer) + 2
+    assert add_words(tokenizer, ["the zebra and an apple"], most=3)[1] == ["an", "and", "apple"]
     assert add_words(tokenizer, ["the red circle"]) == (tokenizer, [])
 
 
