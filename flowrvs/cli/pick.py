@@ -203,7 +203,9 @@ def _tell(
 
     mask = project.object_mask(drawn.id, args.frame, args.frame + 1)[0]
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+    box = None
+    if len(rows):  # nothing may be left of it
+        box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
     if args.json:
         result = {
             "project": str(project.path),
@@ -213,7 +215,7 @@ def _tell(
             "name": drawn.name,
             "layer": drawn.layer,
             "pixels": int(mask.sum()),
-            "box": box if len(rows) else None,
+            "box": box,
             "marks": marks,
             "with": made_by,
         }

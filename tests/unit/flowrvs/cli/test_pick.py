@@ -44,6 +44,14 @@ def test_a_point_makes_a_project_with_an_object(shapes_mp4, shapes_masks, tmp_pa
     with Project.open(out) as project:
         assert iou(project.object_mask(1, 5, 6)[0], shapes_masks["red"][5]) > 0.85
         assert list(project.objects) == [1]
+    # All of it is taken away: nothing is left, and that is said.
+    words = [out, "--frame", "5", "--box", "10,2,42,30", "--object", "1", "--rule", "subtract"]
+    gone = pick(*words, capsys=capsys)
+    with Project.open(out) as project:
+        project.mark_absent(1, 5, 6)
+    assert gone["pixels"] < 40
+    nothing = pick(*words, capsys=capsys)
+    assert (nothing["pixels"], nothing["box"]) == (0, None)
 
 
 def test_a_sentence_is_linked_to_what_is_picked(shapes_mp4, tmp_path, capsys):
