@@ -30,12 +30,13 @@ or a part of what is around it. About half of the frames are not good enough the
 
 ``--clicks`` compares ways to correct a frame instead, from nothing, with seconds of the person
 (stated costs: a click or a box 1.5 s, a stroke 3 s, a corner of a polygon 1.2 s, a key 0.5 s, a
-look at a frame 1 s): *brush* until J >= 0.98; *brush*, *polygon* (the fewest corners that
-suffice, placed perfectly) and *clicks* until J >= 0.93, where `flowrvs.editing.pick` answers,
-which knows the project and the motion. Whoever draws clears the frame (a key) and draws the object
-anew where that takes no more strokes than mending it. Who clicks looks whether that spares strokes;
-after two clicks in a row that did not, the rest is drawn. Both frame by frame and with the tools,
-from the first frame on which the object is seen (``--begin 0.5``: the middle one). ``--davis DIR
+look at a frame 1 s): *brush* until J >= 0.98; *polygon* (the fewest corners that suffice for 0.93,
+placed perfectly); *clicks*, where `flowrvs.editing.pick` answers, which knows the project and the
+motion. Whoever draws clears the frame (a key) and draws the object anew where that takes no more
+strokes than mending it. Who clicks begins with a box where nothing is known of the object, and
+looks whether a click spares strokes; after two in a row that did not, the rest is drawn, until
+J >= 0.98. All of it frame by frame and with the tools, from the first frame on which the
+object is seen (``--begin 0.5``: the middle one). ``--davis DIR
 [--names NAME ...]`` adds real clips in the layout of DAVIS, all objects of a picture as one.
 
 The chair is the real clip (``../shared/data/chair`` beside the checkout); it is left out
@@ -69,7 +70,7 @@ from flowrvs.video import Video
 Masks = npt.NDArray[np.bool_]
 GOOD = 0.9
 DRAWN = 0.98
-ENOUGH = 0.93  # of a frame that is clicked, or drawn no better than that
+ENOUGH = 0.93  # of a polygon
 CLICK, STROKE, CORNER, KEY, LOOK = 1.5, 3.0, 1.2, 0.5, 1.0  # seconds
 REACH = 60  # frames to each side that a spread is asked for
 PATIENCE = (5, 10, 20)  # good frames in a row after which a person stops
@@ -137,24 +138,22 @@ class Place:
 Way = Callable[[Place, Masks, Masks, Labour], Masks]
 
 
-def brush(good: float) -> Way:
-    def way(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
-        mask, strokes, keys = drawn(before, truth, good)
-        work.strokes += strokes
-        work.keys += keys
-        return mask
-
-    return way
+def brush(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
+    """Draw with the brush."""
+    mask, strokes, keys = drawn(before, truth)
+    work.strokes += strokes
+    work.keys += keys
+    return mask
 
 
-def drawn(before: Masks, truth: Masks, good: float) -> tuple[Masks, int, int]:
+def drawn(before: Masks, truth: Masks) -> tuple[Masks, int, int]:
     """Return a mask mended, or cleared and drawn anew where that takes no more strokes.
 
     With the strokes and the keys that it takes.
     """
-    mask, strokes = redraw(before, truth, good)
+    mask, strokes = redraw(before, truth)
     if before.any() and truth.any():
-        anew, count = redraw(np.zeros_like(before), truth, good)
+        anew, count = redraw(np.zeros_like(before), truth)
         if count <= strokes:
             return anew, count, 1
     return mask, strokes, 0
@@ -185,10 +184,10 @@ def simplified(truth: Masks) -> Masks:
 def clicks(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
     """Click on the largest wrong part while that spares strokes; else take the brush.
 
-    A click that makes it no better is undone; after two that spare no stroke the person has
-    seen enough.
+    Where nothing is known of the object, a box comes first. A click that makes it no better is
+    undone; after two that spare no stroke the person has seen enough.
     """
-    from bench_pick import next_click
+    from bench_pick import box_around, next_click
 
     from flowrvs.editing.pick import open_picker
 
@@ -197,12 +196,13 @@ def clicks(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
         return truth
     picker = open_picker(place.project, place.video, place.t, place.thing.id, flows=place.flows)
     best, undone, idle = picker.mask if picker.mask.any() else before, [], 0
-    left = drawn(best, truth, ENOUGH)
+    left = drawn(best, truth)
     while left[1] * STROKE > CLICK and idle < 2:
-        mark = next_click(best, truth, [*picker.marks, *undone])
+        marks = [*picker.marks, *undone]
+        mark = next_click(best, truth, marks) if best.any() or marks else box_around(truth)
         mask = picker.add(mark)
         work.clicks += 1
-        after = drawn(mask, truth, ENOUGH)
+        after = drawn(mask, truth)
         idle = 0 if after[1] < left[1] else idle + 1
         if after[1] <= left[1] and jaccard(mask, truth) > jaccard(best, truth):
             best, left = mask, after
@@ -216,12 +216,7 @@ def clicks(place: Place, before: Masks, truth: Masks, work: Labour) -> Masks:
     return mask
 
 
-WAYS: dict[str, Way] = {
-    "brush to 0.98": brush(DRAWN),
-    "brush": brush(ENOUGH),
-    "polygon": polygon,
-    "clicks": clicks,
-}
+WAYS: dict[str, Way] = {"brush": brush, "polygon": polygon, "clicks": clicks}
 
 
 def every_frame(frames: npt.NDArray[np.uint8], truth: Masks, way: Way) -> Labour:
@@ -245,12 +240,12 @@ def every_frame(frames: npt.NDArray[np.uint8], truth: Masks, way: Way) -> Labour
 
 
 def ways(
-    name: str, frames: npt.NDArray[np.uint8], truth: Masks, begin: float
+    name: str, frames: npt.NDArray[np.uint8], truth: Masks, begin: float, kinds: list[str]
 ) -> dict[str, list[float]]:
     """Print what every way costs on a clip, frame by frame (every fifth) and not; in seconds."""
     result: dict[str, list[float]] = {}
-    for kind, way in WAYS.items():
-        some = truth[::5]
+    for kind in kinds:
+        way, some = WAYS[kind], truth[::5]
         alone = every_frame(frames[::5], some, way)
         seconds = alone.person * len(truth) / len(some)
         ours, _ = with_tools(frames, np.zeros_like(truth), truth, way, begin)
@@ -272,7 +267,7 @@ def frame_by_frame(start: Masks, truth: Masks) -> Labour:
         work.looked += 1
         if jaccard(start[t], truth[t]) < GOOD:
             work.touched += 1
-            work.strokes += drawn(start[t], truth[t], DRAWN)[1]
+            work.strokes += drawn(start[t], truth[t])[1]
             if not truth[t].any():  # marking a run as absent is in every tool
                 while t + 1 < len(truth) and not truth[t + 1].any():
                     t += 1
@@ -284,11 +279,10 @@ def with_tools(
     frames: npt.NDArray[np.uint8],
     start: Masks,
     truth: Masks,
-    draw: Way | None = None,
+    draw: Way = brush,
     begin: float = 0.5,
 ) -> tuple[Labour, dict[int, Labour]]:
     """Return the work to the end, and by patience that of a person on her own."""
-    draw = draw or brush(DRAWN)
     work, end, alone = Labour(), None, {}
     began = time.perf_counter()
 
@@ -506,6 +500,7 @@ def main() -> None:
     parser.add_argument("--begin", type=float, default=0.0, help="share of the clip (--clicks)")
     parser.add_argument("--davis", type=Path, help="folder of real clips (--clicks)")
     parser.add_argument("--names", nargs="*", default=[], help="only these of them")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, help="(--clicks)")
     args = parser.parse_args()
     real = chair(args.chair)
     if args.clicks:
@@ -517,8 +512,8 @@ def main() -> None:
             from bench_spread import davis
 
             clips += davis(args.davis, args.names, args.frames)
-        totals_of = [ways(*clip, args.begin) for clip in clips]
-        for kind in WAYS:
+        totals_of = [ways(*clip, args.begin, args.ways) for clip in clips]
+        for kind in args.ways:
             for n, how in enumerate(("frame by frame", "tools")):
                 seconds = sum(found[kind][n] for found in totals_of)
                 print(f"all clips, {kind:14} {how:15} {seconds:6.0f} s of the person")

@@ -31,6 +31,7 @@ Floats = npt.NDArray[np.float32]
 _COARSE, _FINE = (25_000, 1000), (100_000, 8000)  # pixels, superpixels of frame and crop
 _MARGIN = 0.3  # of the object's size, around it
 _SPECK = 0.1  # parts without a mark and smaller than this share of the mask go
+_HOLE = 0.02  # holes that are smaller than this share of the mask are filled, without a "not this"
 
 #: Stages: the frame after one point; its crop, twice; a box, twice; few, some, many marks.
 _FIRST, _CLOSER, _CLOSER_AGAIN, _BOX, _BOX_AGAIN, _FEW, _SOME, _MANY = range(8)
@@ -451,7 +452,7 @@ class Picker:
         return whole
 
     def _painted(self, answer: _Answer) -> Mask:
-        """Return the mask of an answer, without specks that no mark asks for."""
+        """Return the mask of an answer, without specks and holes that no mark asks for."""
         if answer.graph is None:
             blank = np.zeros(self._frame.shape[:2], bool)
             return blank if answer.start is None else answer.start.copy()
@@ -474,6 +475,17 @@ class Picker:
                             kept[parts[row, column]] = True
             kept[0] = False
             part[:] = kept[parts]
+        holes, count = label(np.pad(~part, 1, constant_values=True))  # 1 is what is around
+        if count > 1:
+            filled = np.bincount(holes.ravel()) < _HOLE * np.count_nonzero(part)
+            for mark in self._marks:
+                if not mark.positive:
+                    for x, y in mark.points:
+                        row, column = int(y) - top + 1, int(x) - left + 1
+                        if 0 <= row < holes.shape[0] and 0 <= column < holes.shape[1]:
+                            filled[holes[row, column]] = False
+            filled[:2] = False
+            part[filled[holes[1:-1, 1:-1]]] = True
         return mask
 
 
@@ -481,9 +493,20 @@ def _relative(flow: Floats) -> Floats:
     """Return flow against that of most of the picture, in units of how much it varies."""
     if flow.ndim != 3 or flow.shape[2] != 2 or not flow.size:
         raise InputError(f"Flow is (h, w, 2), not an array of {flow.shape}.")
-    off = flow - np.median(flow.reshape(-1, 2), axis=0)
+    rows, columns = np.indices(flow.shape[:2], np.float32)
+    places = np.stack([np.ones_like(rows), rows / len(rows), columns / rows.shape[1]], axis=-1)
+    # A camera also zooms and turns, so the motion of most is a plane, fitted again and again
+    # to what fits it (Geman and McClure's weights).
+    some, values = places[::4, ::4].reshape(-1, 3), flow[::4, ::4].reshape(-1, 2)
+    off = values - np.median(values, axis=0)
+    for _ in range(6):
+        gaps = np.hypot(*off.T)
+        scaled = some / (1 + (gaps / (2 * np.median(gaps) + 0.5))[:, None] ** 2) ** 2
+        plane = np.linalg.lstsq(scaled.T @ some, scaled.T @ values, rcond=None)[0]
+        off = values - some @ plane
+    off = flow - places @ plane.astype(np.float32)
     relative: Floats = np.clip(off / (np.median(np.abs(off)) + 1), -6, 6)
-    return relative.astype(np.float32)
+    return relative
 
 
 def check_mark(mark: Mark, shape: tuple[int, ...]) -> None:

@@ -210,6 +210,26 @@ def test_motion_tells_apart_what_looks_alike() -> None:
     assert iou(Picker(frame, flow=flow).add(marks), truth) > iou(Picker(frame).add(marks), truth)
 
 
+def test_a_camera_that_zooms_does_not_hide_what_moves() -> None:
+    rng = np.random.default_rng(0)
+    frame = rng.integers(60, 200, (*SIZE, 1)).repeat(3, 2).astype(np.uint8)
+    truth = disk(80, 60, 25)
+    flow = np.moveaxis(np.indices(SIZE), 0, -1).astype(np.float32) * 0.3 - (18, 24)
+    flow[truth] += (0, 6)
+    marks = Mark.box(50, 30, 110, 90)
+    assert iou(Picker(frame, flow=flow).add(marks), truth) > 0.9
+
+
+def test_small_holes_are_filled_unless_a_mark_asks_for_them(scene) -> None:
+    frame, red, _ = scene
+    frame = frame.copy()
+    frame[58:62, 48:52] = (250, 250, 20)
+    picker = Picker(frame)
+    assert picker.add(Mark.point(40, 50))[58:62, 48:52].all()
+    mask = picker.add(Mark.point(50, 60, positive=False))
+    assert not mask[60, 50] and iou(mask, red) > 0.9
+
+
 def test_colors_of_other_frames_count(scene) -> None:
     frame, red, green = scene
     counts = ColorCounts.of(frame, red)
