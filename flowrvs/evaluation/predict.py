@@ -229,8 +229,7 @@ def _predict(
         for job in todo:
             tell(job, _prepare(source, root, job))
             if job.plan is not None:
-                missing = {n: done for n, done in job.done.items() if len(done) < len(job.kept)}
-                yield VideoJob(partial(_open, source, job.video), job.plan, missing, job.video)
+                yield VideoJob(partial(_open, source, job.video), job.plan, job.done, job.video)
 
     by_name = {job.video: job for job in todo}
     with (

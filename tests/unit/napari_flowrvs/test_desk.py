@@ -65,6 +65,18 @@ def test_the_desk_tells_what_is_looked_at(desk: Desk, project: Project) -> None:
     assert seen == [None, None], "of the range and of the object: no panel keeps the old one"
 
 
+def test_a_change_is_told_once_for_each_layer(desk: Desk, project: Project) -> None:
+    seen: list[int | None] = []
+    desk.contents_changed.connect(lambda changed: seen.append(changed.layer_id))
+    third = project.add_object("a tail", project.objects[1].layer).id
+    seen.clear()
+    desk.touched_objects([1, third], 2, 5)
+    assert seen == [project.objects[1].layer]
+    seen.clear()
+    desk.touched_objects([1, 77], 2, 5)
+    assert seen == [None], "of one that is gone nobody knows the layer: it stands for all"
+
+
 def test_objects_are_chosen_one_after_the_other(desk: Desk, project: Project) -> None:
     third = project.add_object("the bird", project.objects[2].layer).id
     chosen = []

@@ -12,6 +12,7 @@ from PIL import Image
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError
 from flowrvs.evaluation import evaluate, predict_split
+from flowrvs.inference.run import run_jobs
 from flowrvs.progress import CancelToken
 from tests.fixtures.segmenters import ThresholdSegmenter
 
@@ -80,6 +81,22 @@ def test_an_emptied_picture_is_predicted_again(split, tmp_path):
     assert predict_split(split, out, segmenter).skipped == 5
     assert {texts for _, texts in segmenter.calls} == {("the red square",)}
     assert evaluate(out, split).coverage == 1
+
+
+def test_a_cluster_takes_what_is_longest_first(split, tmp_path):
+    out, order = tmp_path / "out", []
+
+    class Several(ThresholdSegmenter):
+        def run_jobs(self, jobs, **options):
+            jobs = list(jobs)
+            order.extend(job.name for job in jobs)
+            yield from run_jobs(jobs, ThresholdSegmenter(), **options)
+
+    predict_split(split, out, ThresholdSegmenter(), videos=["one"])
+    shutil.rmtree(out / "one" / "0")
+    assert predict_split(split, out, Several()).skipped == 2
+    assert order == ["two v1.0", "one"]
+    assert len(list(out.rglob("*.png"))) == PICTURES
 
 
 def test_models_are_not_mixed(split, tmp_path):

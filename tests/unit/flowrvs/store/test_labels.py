@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from flowrvs.errors import ProjectError
 from flowrvs.records import VideoInfo
 from flowrvs.store import LabelsArray, Project, Provenance
+from flowrvs.store.frames import FrameCache
 
 SHAPE = (10, 12, 16)
 
@@ -154,6 +156,41 @@ def test_the_cache_forgets_clean_frames_only(tmp_path: Path) -> None:
         assert cache.dirty == 0
         assert len(cache) <= cache.capacity == 64
         np.testing.assert_array_equal(labels[:, 0, 0], 1 + np.arange(400) % 5)
+        with cache.lock:
+            for t in range(100):  # only read: nothing else makes room
+                cache.frame(t), cache.frame(0)
+                assert len(cache) <= 64 and t in cache and 0 in cache, t
+
+
+def test_what_is_drawn_while_it_is_written_is_written_again(
+    labels: LabelsArray, project: Project
+) -> None:
+    cache = project._state.volumes[labels.layer_id].frames.cache
+    project.flush()
+
+    def draw(value: int) -> None:
+        with cache.lock:
+            cache.frame(3)[:] = value
+            cache.touch(3)
+
+    draw(1)
+    cache.flush(lambda: draw(2))
+    assert cache.dirty == 1
+    cache.flush(lambda: None)
+    assert cache.dirty == 0
+    assert (np.asarray(cache._array[3]) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("side", "caches", "capacity"),
+    [(8, 1, 64), (1024, 1, 64), (1024, 2, 32), (2048, 1, 16), (2048, 9, 4), (8192, 1, 4)],
+)
+def test_caches_share_128_mib_but_hold_four_frames_each(
+    tmp_path: Path, side: int, caches: int, capacity: int
+) -> None:
+    cache = FrameCache(SimpleNamespace(shape=(99, side, side)), tmp_path, lambda t: None)
+    cache.share(caches)
+    assert cache.capacity == capacity
 
 
 class TestStrokes:
