@@ -436,8 +436,10 @@ def _change(viewer: Any, dock: SegmentDock, acting: Acting, project: Project) ->
 
     def spread(i: int) -> None:
         if i % 2:
+            start = time.perf_counter()
             dock.session.correct.job.cancel()
-            wait(20.0, done)
+            wait(120.0, done)
+            print(f"   stopped within {1e3 * (time.perf_counter() - start):.0f} ms")
             dock.session.correct.discard()
         else:
             dock.session.correct.interpolate()

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import QApplication
 
 import flowrvs
 import napari_flowrvs
+from flowrvs.errors import FlowRVSError
 
 _BEAT = 0.002
 _LATE = 0.02
@@ -246,7 +247,10 @@ class Acting:
         longest: list[Gap] = []
         for i in range(times):
             self._dog.start()
-            action(i)
+            try:
+                action(i)
+            except FlowRVSError as error:  # the rest is worth having
+                print(f"   refused: {error}")
             wait(120.0 if until else rest, until or (lambda: False))
             if until:
                 wait(rest)

@@ -24,15 +24,27 @@ __all__ = ["import_ahead"]
 _one_at_a_time = threading.Lock()
 
 
-def import_ahead(module: str = "flowrvs.pipelines.loading") -> threading.Thread:
-    """Import a module on a thread of its own, and return that thread."""
+def import_ahead(
+    module: str = "flowrvs.pipelines.loading", model: str | None = None
+) -> threading.Thread:
+    """Import a module on a thread of its own, and return that thread.
+
+    Parameters
+    ----------
+    module : str
+        Its name.
+    model : str, optional
+        What will be loaded with it: the module's ``warm_up(model)`` is called, if it has one.
+    """
 
     def work() -> None:
         # Whoever loads a model is told what is wrong.
         with _one_at_a_time, _nothing_collected(), contextlib.suppress(Exception):
             if module.startswith("flowrvs."):
                 _load_torch()
-            importlib.import_module(module)
+            loaded = importlib.import_module(module)
+            if model is not None and hasattr(loaded, "warm_up"):
+                loaded.warm_up(model)
 
     thread = threading.Thread(target=work, name="flowrvs-imports", daemon=True)
     thread.start()

@@ -36,6 +36,7 @@ class Footer(QWidget):
     def __init__(self, session: Session, link: ViewerLink, commands: Commands) -> None:
         super().__init__()
         self._session = session
+        self._told: tuple[str, tuple[str | None, str | None]] = ("", (None, None))
         self.question = LinkBar(session.links, commands.attempt)
         self.preview = PreviewBar(session.correct, link, commands)
         self.picked = PreviewBar(session.pick, link, commands)
@@ -74,8 +75,22 @@ class Footer(QWidget):
         for job in session.jobs():
             job.failed.connect(self.show_failure)
         for presenter in (session.correct, session.review, session.pick):
-            presenter.noted.connect(self.progress.say)
-        session.history.done.connect(self.progress.say)
+            presenter.noted.connect(self._tell)
+        session.history.done.connect(self._tell)
+        session.history.changed.connect(self._on_history)
+
+    def _steps(self) -> tuple[str | None, str | None]:
+        return self._session.history.undo_name, self._session.history.redo_name
+
+    def _tell(self, text: str) -> None:
+        """Say what a step was about, until there is another one."""
+        self.progress.say(text)
+        self._told = (text, self._steps())
+
+    def _on_history(self) -> None:
+        text, steps = self._told
+        if self.progress.status.text() == text and steps != self._steps():
+            self.progress.say("")
 
     def _waiting(self) -> CorrectPresenter | PickPresenter:
         """Return whose masks the keys mean: marks are what was made last."""

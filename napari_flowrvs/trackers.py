@@ -78,7 +78,7 @@ class Trackers:
         self.changed.emit()
         plugin = find_plugin("tracker", self.name)
         if plugin is not None and self.known.get(self.name) and self._load is load_tracker:
-            import_ahead(plugin.target.partition(":")[0])
+            import_ahead(plugin.target.partition(":")[0], self.name)
 
     def text(self, name: str) -> str:
         """Return how a list shows one."""

@@ -35,6 +35,7 @@ __all__ = [
     "Memory",
     "Sam2Tracker",
     "load_tracker",
+    "warm_up",
 ]
 
 Mask = npt.NDArray[np.bool_]
@@ -98,6 +99,15 @@ def load_tracker(
     tracker = Sam2Tracker(network, f"{name}@{version}", *statistics)
     tracker.weights = weights
     return tracker
+
+
+def warm_up(model: str | PathLike[str]) -> None:
+    """Import what a tracker that is here is made of; its weights are not read.
+
+    transformers imports a class when it is asked for, which takes as long as torch does.
+    """
+    config = read_config(locate(model, kind="tracker") / "config.json")
+    getattr(transformers, f"{_CLASSES[config['model_type']][0]}Model")
 
 
 def _check_timm(folder: Path, config: Mapping[str, Any]) -> None:

@@ -277,7 +277,7 @@ class OptionsPanel(QWidget):
         self.last.changed.connect(self._on_range)
         frames = row(self.first.native, QLabel("to"), self.last.native)
         frames.layout().setStretch(2, 1)
-        self.steps.native.setMaximumWidth(48)  # three digits; "memory" needs the rest
+        self.memory.native.setMinimumWidth(78)  # "auto", beside the arrow
         pair = row(self.steps.native, QLabel("memory:"), self.memory.native, stretch=2)
         layout = form_layout()
         for text, field, buddy in (

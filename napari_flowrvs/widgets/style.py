@@ -26,7 +26,7 @@ QToolButton#fold {{ background-color: transparent; border-color: transparent; pa
 QPushButton, QComboBox, QLineEdit, QAbstractSpinBox {{ border: 1px solid {primary}; }}
 QComboBox QLineEdit {{ border: none; min-height: 16px; padding: 0px; }}
 QAbstractSpinBox {{ min-width: 44px; padding: 1px 22px; }}
-QAbstractSpinBox[bare="true"] {{ min-width: 48px; padding: 1px 4px; }}
+QAbstractSpinBox[bare="true"] {{ min-width: 40px; padding: 1px 4px; }}
 QPushButton:focus, QToolButton:focus, QToolButton#fold:focus, QComboBox:focus,
 QLineEdit:focus, QAbstractSpinBox:focus, QPlainTextEdit:focus, QListWidget:focus {{
   border: 1px solid {focus};

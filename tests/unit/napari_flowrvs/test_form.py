@@ -127,6 +127,21 @@ def test_a_spread_goes_to_the_cluster_where_one_is_chosen(opened: Any, qtbot: An
     assert correct.presenter.preview is not None and dock.footer.problem.isHidden()
 
 
+def test_what_a_step_was_about_is_said_until_the_next_one(opened: Any, qtbot: Any) -> None:
+    viewer, dock = opened
+    dock.find.draw()
+    finish(qtbot, dock)
+    line, layer = dock.footer.progress.status, viewer.layers[-1]
+    layer.paint((2, 10, 10), 1)
+    dock.commands.run("undo")
+    said = "Undone: brush stroke on 'object 1', frame 2"
+    qtbot.waitUntil(lambda: line.text() == said)
+    qtbot.wait(100)  # the history tells of itself later
+    assert line.text() == said
+    layer.paint((3, 10, 10), 1)
+    qtbot.waitUntil(lambda: line.text() == "")
+
+
 def test_the_page_pick_says_whose_mask_it_becomes(opened: Any, qtbot: Any) -> None:
     _, dock = opened
     page = dock.pick

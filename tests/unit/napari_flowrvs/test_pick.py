@@ -330,7 +330,12 @@ def test_what_a_tracker_is_made_of_is_imported_once_it_is_chosen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     groups = {"flowrvs.trackers": {"slow": "slow_things:load", "broken": "broken_things:load"}}
-    slow = "import threading\nby = threading.current_thread().name\n"
+    slow = (
+        "import threading\n"
+        "by = []\n"
+        "def warm_up(model):\n"
+        "    by.append((model, threading.current_thread().name))\n"
+    )
     modules = {
         "slow_things": f"{slow}from tests.fixtures.trackers import load",
         "broken_things": "x",
@@ -347,7 +352,7 @@ def test_what_a_tracker_is_made_of_is_imported_once_it_is_chosen(
                 thread.join(20)
 
     choose("slow")
-    assert sys.modules.pop("slow_things").by == "flowrvs-imports"
+    assert sys.modules.pop("slow_things").by == [("slow", "flowrvs-imports")]
     choose("broken")
     with pytest.raises(PluginError, match="broken_things|NameError"):  # told to whoever loads it
         trackers.encodings("broken", lambda _event: None)
