@@ -53,7 +53,6 @@ class LabelsArray:
         self._told = False
         self.layer_id = volume.id
         self.shape: tuple[int, int, int] = volume.shape
-        self._pixels = math.prod(volume.shape[1:])
 
     def __repr__(self) -> str:
         return f"<LabelsArray layer {self.layer_id} {self.shape} uint16>"
@@ -103,8 +102,8 @@ class LabelsArray:
         cache = self._volume.frames.cache
         frames, rest = _split(key, self.shape)
         if frames is None:
-            visited, places, pixels = self._places(key)
-            return cache.read(visited).reshape(len(visited), self._pixels)[places, pixels]
+            visited, places = self._places(key)
+            return cache.read(visited)[places]
         if isinstance(frames, int):
             if self._refused is not None and slice in map(type, rest):
                 self._told = False  # a view of one frame
@@ -130,15 +129,16 @@ class LabelsArray:
         """Return the shape of what an index takes of a frame."""
         return np.shape(np.broadcast_to(np.uint16(0), self.shape[1:])[rest])
 
-    def _places(self, key: Any) -> tuple[list[int], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Return the frames that any index needs, and for all it takes the frame and the pixel."""
-        numbers = np.arange(self.shape[0])[:, None, None]
-        frames = np.broadcast_to(numbers, self.shape)[key]
-        pixels = np.broadcast_to(np.arange(self._pixels).reshape(self.shape[1:]), self.shape)[key]
+    def _places(self, key: Any) -> tuple[list[int], tuple[Any, Any, Any]]:
+        """Return the frames that any index needs, and what it takes of a block of just those."""
+        axes = np.ogrid[tuple(map(slice, self.shape))]
+        frames, rows, columns = (np.broadcast_to(axis, self.shape)[key] for axis in axes)
         seen = np.zeros(self.shape[0], np.bool_)
         seen[frames] = True
-        self._guard(int(seen.sum()), max(int(seen.sum()) * self._pixels, np.size(frames)))
-        return np.flatnonzero(seen).tolist(), (np.cumsum(seen) - 1)[frames], pixels
+        visited = np.flatnonzero(seen).tolist()
+        pixels = len(visited) * math.prod(self.shape[1:])
+        self._guard(len(visited), max(pixels, np.size(frames)))
+        return visited, ((np.cumsum(seen) - 1)[frames], rows, columns)
 
     def _blocks(self, frames: Sequence[int]) -> Iterator[tuple[int, Labels]]:
         step = max(1, 32 * 2**20 // self._volume.frames.cache.frame_bytes)
@@ -271,12 +271,16 @@ class LabelsArray:
 
     def _assign(self, key: Any, value: Labels, entry: Entry) -> None:
         """Assign by an index of any kind, which may name a pixel twice."""
-        visited, places, pixels = self._places(key)
+        visited, places = self._places(key)
+        meant = np.zeros((len(visited), *self.shape[1:]), np.bool_)
+        meant[places] = True
+        if len(visited) == 1 and np.count_nonzero(meant) == np.size(places[0]):
+            rest = places[1:]  # no pixel is named twice
+            return self._edit(visited[0], rest, _fitted(value, np.shape(rest[0])), entry)
         with self._volume.lock:
             block = self._volume.frames.cache.read(visited)
-            before, meant = block.copy(), np.zeros(block.shape, np.bool_)
-            block.reshape(len(visited), self._pixels)[places, pixels] = value
-            meant.reshape(len(visited), self._pixels)[places, pixels] = True
+            before = block.copy()
+            block[places] = value
             for t, old, new, here in zip(visited, before, block, meant, strict=True):
                 changed = old != new
                 where = np.nonzero(changed if changed.any() else here)
