@@ -493,8 +493,9 @@ def _relative(flow: Floats) -> Floats:
     """Return flow against that of most of the picture, in units of how much it varies."""
     if flow.ndim != 3 or flow.shape[2] != 2 or not flow.size:
         raise InputError(f"Flow is (h, w, 2), not an array of {flow.shape}.")
-    rows, columns = np.indices(flow.shape[:2], np.float32)
-    places = np.stack([np.ones_like(rows), rows / len(rows), columns / rows.shape[1]], axis=-1)
+    height, width = flow.shape[:2]
+    y, x = np.meshgrid(np.arange(height) / height, np.arange(width) / width, indexing="ij")
+    places = np.stack([np.ones_like(x), y, x], axis=-1).astype(np.float32)
     # A camera also zooms and turns, so the motion of most is a plane, fitted again and again
     # to what fits it (Geman and McClure's weights).
     some, values = places[::4, ::4].reshape(-1, 3), flow[::4, ::4].reshape(-1, 2)
