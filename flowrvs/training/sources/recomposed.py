@@ -78,7 +78,7 @@ class RecomposedSource:
     clips : int
         How many.
     height, width : int
-        Of the synthetic scenes, in pixels; they are brought to the size of the video.
+        Of the synthetic scenes, in pixels; larger videos are made about as small first.
     left_out : collection of (int, str)
         Index of the source and name of the videos that are not used.
     """
@@ -104,6 +104,7 @@ class RecomposedSource:
             if (i, video.name) not in left_out and (frames := _common_frames(video))
         ]
         known = frozenset(vocabulary())
+        self._box = (height, width)
         self._recipes: dict[str, _Recipe] = {}
         videos = []
         for number in range(clips if given else 0):
@@ -120,7 +121,7 @@ class RecomposedSource:
             kept = tuple(i for i in objects if rng.random() >= _REMOVED)
             move = None
             if turn % 2:
-                down, right = (int(_MOVED * side) for side in source.size(video))
+                down, right = (int(_MOVED * side) for side in self._fit(source.size(video)))
                 move = int(rng.integers(-down, down + 1)), int(rng.integers(-right, right + 1))
             first = int(rng.integers(max(1, len(frames) - _SHOWN + 1)))
             shown = frames[first : first + _SHOWN]
@@ -133,29 +134,64 @@ class RecomposedSource:
             videos.append(TrainingVideo(str(number), sentences))
         self.videos = tuple(videos)
 
+    def _fit(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Size at which frames are put together: no larger than it takes to fill a scene."""
+        (height, width), (down, right) = size, self._box
+        scale = min(1.0, max(down / height, right / width))
+        return max(1, round(scale * height)), max(1, round(scale * width))
+
     def size(self, video: TrainingVideo) -> tuple[int, int]:
-        """Return height and width of the video that it is made from."""
+        """Return height and width of the pictures."""
         recipe = self._recipes[video.name]
-        return recipe.source.size(recipe.video)
+        return self._fit(recipe.source.size(recipe.video))
 
     def pictures(self, video: TrainingVideo, frames: Sequence[int]) -> list[Picture]:
         """Put frames together."""
-        recipe = self._recipes[video.name]
-        pictures = np.stack(recipe.source.pictures(recipe.video, frames))
-        kept = _masks(recipe, recipe.kept, frames)
+        recipe, size = self._recipes[video.name], self.size(video)
+        pictures = _resized(recipe.source.pictures(recipe.video, frames), size)
+        kept = self._masks(recipe, recipe.kept, frames)
         steps = tuple(_to_and_fro(t - recipe.first) for t in frames)
-        ground, others = _draw(recipe.scene, steps, self.size(video))
-        if recipe.move is None:
-            removed = _grown(_masks(recipe, recipe.removed, frames))
-            behind = np.where(removed[..., None], _ground_of(recipe), pictures)
-            ground = np.where(others[..., None], ground, behind)
-        return list(np.where(kept[..., None], _moved(pictures, recipe.move), ground))
+        scene, others = _draw(recipe.scene, steps, size)
+        if recipe.move is not None:
+            return list(np.where(kept[..., None], _moved(pictures, recipe.move), scene))
+        behind = np.where(others[..., None], scene, pictures)
+        if recipe.removed:
+            removed = _grown(self._masks(recipe, recipe.removed, frames)) & ~others
+            behind = np.where(removed[..., None], self._ground(recipe), behind)
+        return list(np.where(kept[..., None], pictures, behind))
 
     def masks(
         self, video: TrainingVideo, sentence: Sentence, frames: Sequence[int]
     ) -> npt.NDArray[np.bool_]:
         """Return the union of the objects' masks, (T, H, W)."""
-        return _masks(self._recipes[video.name], sentence.objects, frames)
+        return self._masks(self._recipes[video.name], sentence.objects, frames)
+
+    def _masks(
+        self, recipe: _Recipe, objects: tuple[int, ...], frames: Sequence[int]
+    ) -> npt.NDArray[np.bool_]:
+        """Objects' masks where they are put, (T, H, W)."""
+        sentence = Sentence("", objects, tuple(frames))
+        masks = recipe.source.masks(recipe.video, sentence, frames)
+        size = self._fit(recipe.source.size(recipe.video))
+        return _moved(_resized(masks, size), recipe.move)
+
+    def _ground(self, recipe: _Recipe) -> Picture:
+        """What is behind all objects; where one is never away, what is nearest to it."""
+        frames = recipe.frames[:: -(-len(recipe.frames) // _LOOKED_AT)]
+        size = self._fit(recipe.source.size(recipe.video))
+        pictures = _resized(recipe.source.pictures(recipe.video, frames), size)
+        hidden = _grown(self._masks(recipe, recipe.kept + recipe.removed, frames))
+        ground, unknown = pictures[0].copy(), hidden[0].copy()
+        for picture, covered in zip(pictures, hidden, strict=True):
+            seen = unknown & ~covered
+            ground[seen] = picture[seen]
+            unknown &= covered
+        if unknown.any() and not unknown.all():
+            rows, columns = ndimage.distance_transform_edt(
+                unknown, return_distances=False, return_indices=True
+            )
+            ground = ground[rows, columns]
+        return ground
 
 
 def _common_frames(video: TrainingVideo) -> tuple[int, ...]:
@@ -172,14 +208,6 @@ def _to_and_fro(step: int) -> int:
     """A frame of a scene; a video may be longer."""
     last = _SCENE_FRAMES - 1
     return abs((step + last) % (2 * last) - last)
-
-
-def _masks(
-    recipe: _Recipe, objects: tuple[int, ...], frames: Sequence[int]
-) -> npt.NDArray[np.bool_]:
-    """Objects' masks where they are put, (T, H, W)."""
-    sentence = Sentence("", objects, tuple(frames))
-    return _moved(recipe.source.masks(recipe.video, sentence, frames), recipe.move)
 
 
 def _moved(frames: npt.NDArray[Any], move: tuple[int, int] | None) -> npt.NDArray[Any]:
@@ -199,22 +227,17 @@ def _grown(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(ndimage.binary_dilation(masks, np.ones((1, 3, 3)), iterations=2))
 
 
-def _ground_of(recipe: _Recipe) -> Picture:
-    """What is behind all objects; where one is never away, what is nearest to it."""
-    frames = recipe.frames[:: -(-len(recipe.frames) // _LOOKED_AT)]
-    pictures = recipe.source.pictures(recipe.video, frames)
-    hidden = _grown(_masks(recipe, recipe.kept + recipe.removed, frames))
-    ground, unknown = pictures[0].copy(), hidden[0].copy()
-    for picture, covered in zip(pictures, hidden, strict=True):
-        seen = unknown & ~covered
-        ground[seen] = picture[seen]
-        unknown &= covered
-    if unknown.any() and not unknown.all():
-        rows, columns = ndimage.distance_transform_edt(
-            unknown, return_distances=False, return_indices=True
-        )
-        ground = ground[rows, columns]
-    return ground
+def _resized(frames: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Bring pictures or masks to a size, (T, H, W, ...)."""
+    if frames[0].shape[:2] == size:
+        return np.stack(frames)
+    if frames[0].ndim == 3:
+        how = Image.Resampling.BILINEAR
+        resized = [Image.fromarray(frame).resize(size[::-1], how) for frame in frames]
+        return np.stack([np.asarray(frame) for frame in resized])
+    masks = [Image.fromarray(np.asarray(mask, np.uint8)) for mask in frames]
+    resized = [mask.resize(size[::-1], Image.Resampling.NEAREST) for mask in masks]
+    return np.stack([np.asarray(mask) > 0 for mask in resized])
 
 
 @lru_cache(maxsize=4)
@@ -223,10 +246,4 @@ def _draw(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """A scene's pictures and its objects' masks, brought to a size."""
     pictures, masks = render_scene(scene, steps)
-    wanted = size[::-1]
-    resized = [Image.fromarray(p).resize(wanted, Image.Resampling.BILINEAR) for p in pictures]
-    others = [
-        Image.fromarray(m).resize(wanted, Image.Resampling.NEAREST)
-        for m in np.asarray(masks.any(axis=0), np.uint8)
-    ]
-    return np.stack([np.asarray(p) for p in resized]), np.stack([np.asarray(m) > 0 for m in others])
+    return _resized(pictures, size), _resized(masks.any(axis=0), size)

@@ -153,6 +153,22 @@ def test_videos_that_are_held_out_or_of_which_too_little_is_known_give_nothing()
     assert RecomposedSource([boxes], 10, 32, 48).videos == ()
 
 
+def test_large_videos_are_made_as_small_as_the_scenes() -> None:
+    boxes = Boxes()
+    for name in boxes.drawn:
+        pictures, masks = boxes.drawn[name]
+        boxes.drawn[name] = pictures.repeat(4, 1).repeat(4, 2), masks.repeat(4, 2).repeat(4, 3)
+    small = RecomposedSource([boxes], 12, 32, 48)
+    assert {small.size(video) for video in small.videos} == {(32, 48), (64, 48)}
+    for video in small.videos:
+        kept = Sentence("", small._recipes[video.name].kept, ())
+        truth = small.masks(video, kept, USABLE)
+        pictures = np.stack(small.pictures(video, USABLE)).astype(int)
+        assert truth.shape == pictures.shape[:3] == (len(USABLE), *small.size(video))
+        close = [np.abs(pictures[truth] - colour).max(-1) < 60 for colour in COLOURS]
+        assert not truth.any() or np.logical_or(*close).mean() > 0.8
+
+
 def test_a_third_of_the_samples_each(tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 4), ("c", 5)):
         make_project(tmp_path, name, seed)
