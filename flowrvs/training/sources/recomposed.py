@@ -227,7 +227,9 @@ def _grown(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(ndimage.binary_dilation(masks, np.ones((1, 3, 3)), iterations=2))
 
 
-def _resized(frames: Sequence[npt.NDArray[Any]], size: tuple[int, int]) -> npt.NDArray[Any]:
+def _resized(
+    frames: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], size: tuple[int, int]
+) -> npt.NDArray[Any]:
     """Bring pictures or masks to a size, (T, H, W, ...)."""
     if frames[0].shape[:2] == size:
         return np.stack(frames)
@@ -246,4 +248,4 @@ def _draw(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """A scene's pictures and its objects' masks, brought to a size."""
     pictures, masks = render_scene(scene, steps)
-    return _resized(pictures, size), _resized(masks.any(axis=0), size)
+    return _resized(pictures, size), _resized(np.asarray(masks.any(axis=0)), size)
