@@ -141,8 +141,8 @@ class FlowConfig(CommonConfig):
     )
     word_rate: float = option(
         1.0,
-        "with train_text: how many times the learning rate the words' embeddings learn at; those "
-        "of new words begin at random",
+        "with train_text: how many times the learning rate the embeddings of new words learn at, "
+        "which begin at random; those of known words stay",
         low=0,
         high=1000,
     )

@@ -232,7 +232,7 @@ def _resized(
 ) -> npt.NDArray[Any]:
     """Bring pictures or masks to a size, (T, H, W, ...)."""
     if frames[0].shape[:2] == size:
-        return np.stack(frames)
+        return np.asarray(frames)
     if frames[0].ndim == 3:
         how = Image.Resampling.BILINEAR
         resized = [Image.fromarray(frame).resize(size[::-1], how) for frame in frames]
