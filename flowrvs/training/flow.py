@@ -230,8 +230,8 @@ def train_flow(
     weights : sequence of float, optional
         Share of the samples from each path of `data`.
     rehearsal : Source, optional
-        What the model knows already: half of the samples come from it, so that less is
-        forgotten, and it is scored apart, as ``old J&F``.
+        What the model knows already: half of the samples come from it (a third, where clips are
+        recomposed), so that less is forgotten, and it is scored apart, as ``old J&F``.
     cache : path-like, optional
         Encode clips beforehand, once, into this folder; then the transformer trains alone.
     scheduler : Scheduler or str, optional
