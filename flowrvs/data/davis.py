@@ -186,7 +186,8 @@ def _davis_in(root: Path) -> Path:
 def read_text(path: Path) -> tuple[str, str]:
     """Return a text file's content and its encoding: not all that are published are UTF-8."""
     data = read_regular(path, _LARGEST)
-    for encoding in ("utf-8", "cp1252"):
+    marked = data.startswith(b"\xef\xbb\xbf")
+    for encoding in ("utf-8-sig" if marked else "utf-8", "cp1252"):
         try:
             return data.decode(encoding), encoding
         except UnicodeDecodeError:

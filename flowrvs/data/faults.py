@@ -529,7 +529,8 @@ def _row(row: Any, counts: dict[str, int]) -> Any:
         if len(objects) == len(annotations):
             pairs: dict[str, tuple[Any, Any]] = {}
             for anno, obj in zip(annotations, objects, strict=True):
-                pairs.setdefault(json.dumps(anno), (anno, obj))
+                name = anno if isinstance(anno, str) else json.dumps(anno)  # 7 and "7" are one key
+                pairs.setdefault(name, (anno, obj))
             if len(pairs) < len(annotations):
                 new["anno_id"] = [a for a, _ in pairs.values()]
                 new["obj_id"] = [o for _, o in pairs.values()]

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -374,6 +375,9 @@ def _positions(clip: Clip, names: Sequence[str], count: int) -> list[int]:
                 f"{len(clip.frames)}: they belong to another cut of the video."
             )
         return list(range(count))
+    twice = [frame for frame, count in Counter(clip.frames).items() if count > 1]
+    if twice:
+        raise DatasetError(f"The frame {twice[0]} of {clip.name} is listed twice; list it once.")
     where = {name: index for index, name in enumerate(names)}
     missing = [frame for frame in clip.frames if frame not in where]
     if missing:

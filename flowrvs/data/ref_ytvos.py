@@ -329,6 +329,9 @@ def read_palette(
             f"{len(unread)} files in {folder} are no mask of a frame and are not read: "
             f"{', '.join(sorted(unread)[:3])}"
         )
+    inner = [path.name for path in folders_in(folder)]
+    if inner and not clip.looked.any():
+        clip.notes.append(f"{folder} holds folders ({', '.join(inner[:3])}), not a mask a frame")
     try:
         ids = object_ids(found, wide=wide)
     except DatasetError as error:

@@ -23,6 +23,7 @@ from flowrvs.data import (
     import_video,
     list_videos,
     preview_export,
+    repair_split,
     write_back,
 )
 from flowrvs.data.clip import Origin
@@ -691,3 +692,43 @@ def test_a_sentence_that_was_never_run_does_not_go_home(small_split, tmp_path):
         assert result.sentences == 0
         assert "nobody has looked for what 'typed and never run' means" in result.notes[0]
         assert list(MevisSplit.open(small_split).videos["grey"].expressions) == ["0"]
+
+
+def test_a_frame_that_is_listed_twice_is_refused(small_split, tmp_path):
+    meta = small_split / "meta_expressions.json"
+    meta.write_text(meta.read_text().replace('"a 2"', '"a 1"'))
+    with pytest.raises(DatasetError, match="The frame a 1 of grey is listed twice"):
+        import_video(small_split, "grey", tmp_path / "p")
+
+
+def test_a_folder_of_masks_for_every_object_is_named(tmp_path):
+    root = vos(tmp_path / "train", palette, indices=[])
+    (root / "Annotations" / "v" / "000").mkdir()
+    with pytest.raises(DatasetError, match=r"holds folders \(000\), not a mask a frame"):
+        import_video(root, "v", tmp_path / "p")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_video(tmp_path):
+    root = tmp_path / "DAVIS"
+    frames(root / "JPEGImages" / "480p" / "v")
+    (root / "Annotations" / "480p" / "v").mkdir(parents=True)
+    palette(0).save(root / "Annotations" / "480p" / "v" / "00000.png")
+    text = root / "text_annotations.txt"
+    text.write_bytes('\ufeffv 1 "the first"\nv 2 "the second"\n'.encode())
+    with import_video(root, "v", tmp_path / "p") as project:
+        first, second = project.expressions.values()
+        assert [first.text, second.text] == ["the first", "the second"]
+        project.add_expression("new", [2])
+        write_back(project)
+    assert text.read_bytes() == '\ufeffv 1 "the first"\nv 2 "the second"\nv 2 "new"\n'.encode()
+
+
+def test_one_id_in_two_spellings_is_listed_once(small_split):
+    meta = small_split / "meta_expressions.json"
+    data = json.loads(meta.read_text())
+    row = data["videos"]["grey"]["expressions"]["0"]
+    row.update(anno_id=[2, "2"], obj_id=[7, 7])
+    meta.write_text(json.dumps(data))
+    assert [f.code for f in check_split(small_split)] == ["repeated-id"]
+    assert repair_split(small_split) == ["meta_expressions.json: listed anno_ids once"]
+    assert check_split(small_split) == []
