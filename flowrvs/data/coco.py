@@ -7,6 +7,7 @@ them: pycocotools takes those, and not every other reader takes the compressed f
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -121,6 +122,11 @@ class CocoVideo(_Coco):
 
     format = "coco"
     key = "videos"
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        # Those with images, too, say which image an annotation is on (CocoVID).
+        return super().recognises(root) and not CocoImages.recognises(root)
 
     @cached_property
     def _videos(self) -> dict[str, dict[str, Any]]:
@@ -315,13 +321,17 @@ class CocoImages(_Coco):
 
     @cached_property
     def _videos(self) -> dict[str, list[dict[str, Any]]]:
-        found: dict[str, list[dict[str, Any]]] = {}
+        folders: dict[PurePosixPath, list[dict[str, Any]]] = {}
         for image in self._rows("images"):
             file = image.get("file_name")
             if not isinstance(file, str) or not 0 < len(file) < 4096:
                 raise DatasetError(f"An image in {self._file} has no usable 'file_name'.")
-            name = PurePosixPath(file.replace("\\", "/")).parent.name or self._file.stem
-            found.setdefault(safe_name(name, "video", self._file), []).append(image)
+            folders.setdefault(PurePosixPath(file.replace("\\", "/")).parent, []).append(image)
+        found: dict[str, list[dict[str, Any]]] = {}
+        alike = Counter(folder.name for folder in folders)
+        for folder, rows in folders.items():
+            name = folder.name if alike[folder.name] == 1 else "-".join(folder.parts)
+            found[safe_name(name or self._file.stem, "video", self._file)] = rows
         for images in found.values():
             images.sort(key=lambda image: natural_key(image["file_name"]))
         return found

@@ -732,3 +732,23 @@ def test_one_id_in_two_spellings_is_listed_once(small_split):
     assert [f.code for f in check_split(small_split)] == ["repeated-id"]
     assert repair_split(small_split) == ["meta_expressions.json: listed anno_ids once"]
     assert check_split(small_split) == []
+
+
+def test_coco_vid_has_videos_and_images(tmp_path):
+    """As MMTracking writes it: folders of one name, and an instance of an object an image."""
+    data = {"videos": [], "images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}
+    for number, video in enumerate(("MOT-1", "MOT-2")):
+        data["videos"].append({"id": number, "name": video})
+        for frame, name in enumerate(frames(tmp_path / "train" / video / "img1")):
+            image = {"id": len(data["images"]), "video_id": number, "frame_id": frame}
+            image.update(file_name=f"{video}/img1/{name}.jpg", height=H, width=W)
+            data["images"].append(image)
+            polygon = [2, 2, 9, 2, 9, 8, 2, 8]
+            row = {"id": image["id"], "image_id": image["id"], "category_id": 1, "instance_id": 4}
+            data["annotations"].append({**row, "segmentation": [polygon]})
+    path = tmp_path / "train_cocoformat.json"
+    path.write_text(json.dumps(data))
+    assert list_videos(path) == {"MOT-1-img1": 0, "MOT-2-img1": 0}
+    with import_video(path, "MOT-2-img1", tmp_path / "p") as project:
+        assert [o.name for o in project.objects.values()] == ["dog 4"]
+        assert masks_of(project)[0].sum() == T * 42
