@@ -19,12 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.data.formats import TABLE
-from flowrvs.data.pictures import (
-    LARGEST,
-    Frame,
-    is_safe_name,
-    jpeg_bytes,
-)
+from flowrvs.data.pictures import LARGEST, Frame, is_safe_name, jpeg_bytes
 from flowrvs.disk import parse_json, read_regular, write_bytes
 from flowrvs.errors import DatasetError, FlowRVSError
 from flowrvs.masks import rle
@@ -247,6 +242,8 @@ class Origin:
         Where the frames lie, when the reader was told.
     notes : list of str
         What a person should know of how it was read.
+    begun : bool
+        A write-back has begun, and not ended.
     """
 
     format: str
@@ -259,6 +256,7 @@ class Origin:
     unknown: list[str] = field(default_factory=list)
     pictures: str = ""
     notes: list[str] = field(default_factory=list)
+    begun: bool = False
 
     @property
     def goes_home(self) -> bool:

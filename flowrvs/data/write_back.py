@@ -14,7 +14,7 @@ import numpy as np
 from flowrvs.data.clip import Clip, Origin, Source, free_id, was_not_looked_for, whole_text
 from flowrvs.data.formats import Dataset, reader
 from flowrvs.data.json_parts import locked
-from flowrvs.errors import DatasetError, InputError
+from flowrvs.errors import DatasetError, FlowRVSError, InputError
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
@@ -150,13 +150,19 @@ def write_back(
     StorageError
         The disk is full, read-only or failing.
     """
-    origin, dataset = _home(project, into)
+    known, dataset = _home(project, into)
     with locked(dataset.folder):
-        before = _before(origin, dataset, overwrite)
-        origin = replace(origin, objects=dict(origin.objects), expressions=dict(origin.expressions))
+        before = _before(known, dataset, overwrite)
+        origin = replace(known, objects=dict(known.objects), expressions=dict(known.expressions))
         changes, result = _compare(project, origin, before, dataset, progress, cancel)
         if changes.masks or changes.sentences or changes.looked:
-            renamed = dataset.write_back(before, changes) or {}
+            # The ids are noted first: after a kill they are not given a second time.
+            replace(origin, begun=True).save(Path(project.path))
+            try:
+                renamed = dataset.write_back(before, changes) or {}
+            except FlowRVSError:
+                known.save(Path(project.path))
+                raise
             for own, exp_id in origin.expressions.items():
                 origin.expressions[own] = renamed.get(exp_id, exp_id)
             _, dataset = _home(project, into)
@@ -164,7 +170,8 @@ def write_back(
             before = dataset.clip(origin.video, also=_keys(origin).values())
             if dataset.sentences_only:
                 _number(origin, drawn, before)
-        fresh = replace(origin, split=os.path.abspath(into or origin.split), digests=before.digests)
+        place = os.path.abspath(into or origin.split)
+        fresh = replace(origin, split=place, digests=before.digests, begun=False)
         fresh.save(Path(project.path))
     return result
 
@@ -205,6 +212,11 @@ def _before(origin: Origin, dataset: Dataset, overwrite: bool) -> Clip:
             f"{dataset.folder} has no video {origin.video!r}; export with --append instead."
         )
     before = dataset.clip(origin.video, also=_keys(origin).values())
+    if before.digests != origin.digests and origin.begun and not overwrite:
+        raise DatasetError(
+            f"Writing {origin.video} into {dataset.folder} was stopped half-way; unless somebody "
+            "else has changed it since, let this project win (--overwrite)."
+        )
     if before.digests != origin.digests and not overwrite:
         raise DatasetError(
             f"{origin.video} in {dataset.folder} was changed since it was read; import it again, "
@@ -359,6 +371,8 @@ def _sentences(
         meant = sorted(keys[i] for i in expression.object_ids if i in keys)
         if expression.text != whole_text(text) or set(meant) != set(ids or ()):
             changes.sentences[exp_id] = (expression.text, meant)
+    for own in [o for o, exp_id in origin.expressions.items() if exp_id not in before.sentences]:
+        del origin.expressions[own]  # somebody else has removed it: as with objects
     for own, expression in project.expressions.items():
         if own not in origin.expressions and not was_not_looked_for(project, expression.object_ids):
             exp_id = free_id(before.sentences, changes.sentences)

@@ -418,3 +418,32 @@ def test_what_sa_v_says_of_each_object_stays_with_it(tmp_path):
     areas = [[int(coco_mask.area(entry)) for entry in row] for row in after["masklet"]]
     assert areas == [[42, 36, 10], [0, 0, 0], [42, 36, 0]]
     assert after["masklet"][2][:2] == data["masklet"][2]
+
+
+def test_a_write_back_that_was_killed_does_not_give_ids_twice(tmp_path, monkeypatch):
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    with import_video(root, None, tmp_path / "p") as project:
+        new = project.add_object("new", 1)
+        project.labels(1)[0, 18:20, 20:25] = new.id
+        project.add_expression("the new one", [new.id])
+        project.flush()
+        shutil.copytree(root, tmp_path / "other")
+        shutil.copytree(project.path, tmp_path / "q.flowrvs")
+        with Project.open(tmp_path / "q.flowrvs", read_only=True) as other:
+            write_back(other, tmp_path / "other")
+        saved = Origin.save
+
+        def killed(origin, path):
+            if not origin.begun:
+                raise KeyboardInterrupt
+            saved(origin, path)
+
+        monkeypatch.setattr(Origin, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_back(project)
+        monkeypatch.undo()
+        with pytest.raises(DatasetError, match="was stopped half-way"):
+            write_back(project)
+        assert write_back(project, overwrite=True).added == 0
+        assert write_back(project).sentences == 0
+    assert bytes_of(root) == bytes_of(tmp_path / "other")
