@@ -226,6 +226,10 @@ def _before(origin: Origin, dataset: Dataset, overwrite: bool) -> Clip:
         raise DatasetError(
             f"{origin.video} in {dataset.folder} has other frames now; import it again."
         )
+    # Of objects that no sentence means the dataset may not say the obj_id.
+    for own, key in _keys(origin).items():
+        if key in before.silent():
+            before.ids[key] = origin.objects[own]
     return before
 
 

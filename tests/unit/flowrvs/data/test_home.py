@@ -420,8 +420,10 @@ def test_what_sa_v_says_of_each_object_stays_with_it(tmp_path):
     assert after["masklet"][2][:2] == data["masklet"][2]
 
 
-def test_a_write_back_that_was_killed_does_not_give_ids_twice(tmp_path, monkeypatch):
+@pytest.mark.parametrize("masks_only", [False, True])
+def test_a_write_back_that_was_killed_does_not_give_ids_twice(tmp_path, monkeypatch, masks_only):
     root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    meta = (root / "meta_expressions.json").read_bytes()
     with import_video(root, None, tmp_path / "p") as project:
         new = project.add_object("new", 1)
         project.labels(1)[0, 18:20, 20:25] = new.id
@@ -442,6 +444,8 @@ def test_a_write_back_that_was_killed_does_not_give_ids_twice(tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             write_back(project)
         monkeypatch.undo()
+        if masks_only:  # killed before the sentences took their place
+            (root / "meta_expressions.json").write_bytes(meta)
         with pytest.raises(DatasetError, match="was stopped half-way"):
             write_back(project)
         assert write_back(project, overwrite=True).added == 0
