@@ -61,7 +61,7 @@ def bare(viewer: Any) -> Any:
     """Return the viewer behind the proxy that napari gives to plugins.
 
     A proxy's layers are proxies, too: they are neither identical with what events bring nor of its
-    class, and every attribute of theirs takes ten times as long.
+    class, and every attribute of theirs takes some hundred times as long.
     """
     return getattr(viewer, "__wrapped__", viewer)
 
