@@ -273,6 +273,18 @@ def test_what_a_kill_left_is_swept(project: Project) -> None:
     assert not left.exists()
 
 
+def test_the_file_of_a_frame_that_becomes_background_goes(project: Project) -> None:
+    project.flush()
+    before = project.labels(2)[:]
+    cache = project._state.volumes[2].frames.cache
+    cache._frames.clear()
+    project.mark_absent(3, 0, FRAMES)
+    assert not cache.stored(), "neither on the disk nor in memory"
+    assert not project.labels(2)[:].any()
+    project.undo()
+    np.testing.assert_array_equal(project.labels(2)[:], before)
+
+
 def test_a_few_frames_need_no_folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("no folder is needed")
