@@ -385,7 +385,6 @@ def _config(pipeline: FlowRVSPipeline) -> FlowConfig:
         boundary_probability=0.8,
         crop_probability=0.0,
         train_text=True,
-        word_rate=10.0,
         recomposed_clips=_RECOMPOSED,
         remember=True,
         workers=0,
