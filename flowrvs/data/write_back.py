@@ -14,7 +14,7 @@ import numpy as np
 from flowrvs.data.clip import Clip, Origin, Source, free_id, was_not_looked_for, whole_text
 from flowrvs.data.formats import Dataset, reader
 from flowrvs.data.json_parts import locked
-from flowrvs.errors import DatasetError, FlowRVSError, InputError
+from flowrvs.errors import DatasetError, InputError
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
@@ -156,11 +156,10 @@ def write_back(
         origin = replace(known, objects=dict(known.objects), expressions=dict(known.expressions))
         changes, result = _compare(project, origin, before, dataset, progress, cancel)
         if changes.masks or changes.sentences or changes.looked:
-            # The ids are noted first: after a kill they are not given a second time.
-            replace(origin, begun=True).save(Path(project.path))
+            _note_begun(known, origin, before, Path(project.path))
             try:
                 renamed = dataset.write_back(before, changes) or {}
-            except FlowRVSError:
+            except DatasetError:  # it was refused; a disk may have failed half-way
                 known.save(Path(project.path))
                 raise
             for own, exp_id in origin.expressions.items():
@@ -174,6 +173,23 @@ def write_back(
         fresh = replace(origin, split=place, digests=before.digests, begun=False)
         fresh.save(Path(project.path))
     return result
+
+
+def _note_begun(known: Origin, origin: Origin, before: Clip, folder: Path) -> None:
+    """Note the ids before they are written: after a kill they are not given a second time.
+
+    What is to be removed keeps its own: where a kill comes too soon, it is still to be removed.
+    """
+    keys = _keys(known)
+    objects = {own: pair for own, pair in known.objects.items() if keys[own] in before.masks}
+    sentences = {own: i for own, i in known.expressions.items() if i in before.sentences}
+    begun = replace(
+        origin,
+        objects=objects | origin.objects,
+        expressions=sentences | origin.expressions,
+        begun=True,
+    )
+    begun.save(folder)
 
 
 def check_write_back(

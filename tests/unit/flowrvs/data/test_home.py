@@ -15,7 +15,8 @@ from pycocotools import mask as coco_mask
 import flowrvs
 from flowrvs.data import can_write_back, export_projects, import_video, write_back
 from flowrvs.data.clip import Origin
-from flowrvs.errors import DatasetError, InputError
+from flowrvs.data.mevis import Mevis
+from flowrvs.errors import DatasetError, InputError, StorageError
 from flowrvs.store import Project
 from tests.fixtures.layouts import (
     KINDS,
@@ -451,3 +452,26 @@ def test_a_write_back_that_was_killed_does_not_give_ids_twice(tmp_path, monkeypa
         assert write_back(project, overwrite=True).added == 0
         assert write_back(project).sentences == 0
     assert bytes_of(root) == bytes_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StorageError])
+def test_what_is_removed_goes_after_a_write_back_that_stopped_too_soon(
+    tmp_path, monkeypatch, error
+):
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    with import_video(root, None, tmp_path / "p") as project:
+        first, *_ = project.expressions
+        project.remove_object(1)
+        project.remove_expression(first)
+
+        def stopped(dataset, before, changes):
+            raise error("stopped")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Mevis, "write_back", stopped)
+            with pytest.raises(error):
+                write_back(project)
+        result = write_back(project)
+        assert (result.sentences, result.removed) == (1, 1)
+        assert [row["exp"] for row in texts(root / "meta_expressions.json").values()] == ["none"]
+        assert list(json.loads((root / "mask_dict.json").read_text())) == ["1"]
