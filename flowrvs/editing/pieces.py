@@ -74,18 +74,22 @@ class Piece:
             return len(self.frames)
         return leg_steps(sorted(self.keys), self.frames[0], self.frames[-1])
 
-    def looks(self, begin: Carried | None, limit: int) -> Sequence[int]:
-        """Return the frames of the video that a part looks at, ascending; see `compute`."""
+    def looks(self, walked: int, limit: int) -> Sequence[int]:
+        """Return the frames of the video that a part looks at, ascending; see `compute`.
+
+        It begins where so many frames of the way were walked, by parts of `limit` frames.
+        """
         looked = sorted({*self.frames, *self.keys})
         if self.method != "flow":
             return looked if self.method == "memory" else ()
         ends = sorted(t for t in self.keys if self.keys[t][self.objects[0]].any())
         if not ends:
             return ()
-        at = ends[0] if begin is None else int(begin["at"])
+        forwards = ends[0] < self.frames[0]
+        at = ends[0] + (walked if forwards else -walked)
         end = part_end(ends, self.frames, at, limit)
         if end is None:
-            end = looked[-1] if ends[0] < self.frames[0] else self.frames[0]
+            end = looked[-1] if forwards else self.frames[0]
         return sorted({*range(min(at, end), max(at, end) + 1), *self.keys})
 
 

@@ -245,7 +245,7 @@ class Dispatcher:
         tasks: Iterable[Task],
         *,
         timeout: float | None = None,
-        following: Callable[[Any, Reply], Task | None] = lambda _task, _reply: None,
+        following: Callable[[Any, Reply], tuple[Reply, Task | None]] | None = None,
     ) -> Generator[tuple[Any, Reply | FlowRVSError], None, None]:
         """Yield every task with its answer, in order; an error where no worker could answer.
 
@@ -257,8 +257,9 @@ class Dispatcher:
             Taken as they are needed.
         timeout : float, optional
             Seconds to wait for a first worker.
-        following : callable
-            Returns the task, if any, that goes on from an answer, in the place of its own.
+        following : callable, optional
+            Returns what is to be kept of an answer until its turn comes, and the task, if any, that
+            goes on from it, in the place of its own.
 
         Raises
         ------
@@ -386,9 +387,10 @@ class Dispatcher:
             self._answered(number, _error(header))
 
     def _answered(self, number: int, reply: Reply | FlowRVSError) -> None:
-        task = self._tasks.pop(number)
+        task, then = self._tasks.pop(number), None
+        if self._following is not None and not isinstance(reply, FlowRVSError):
+            reply, then = self._following(task, reply)
         self._replies.setdefault(number, []).append((task, reply))
-        then = None if isinstance(reply, FlowRVSError) else self._following(task, reply)
         if then is not None:
             self._tasks[number] = then
             self._waiting.append(number)

@@ -131,9 +131,8 @@ class SpreadCluster:
                     yield found
                     cancel.raise_if_cancelled()
                 left = task.piece.steps - task.walked
-                event = clock.advance(
-                    message, min(task.header["part"], left) if reply[1][2] else left
-                )
+                goes_on = reply[0]["goes_on"]
+                event = clock.advance(message, min(task.header["part"], left) if goes_on else left)
                 if progress is not None:
                     progress(event)
 
@@ -172,23 +171,32 @@ class _PieceTask:
             "stops": piece.stops,
             "keys": rows,
             "size": self.shape,
+            "walked": self.walked,
             "video": None,
         }
         blobs = [keys.end(), wanted.end(), self.begin]
-        looks = piece.looks(unpack_arrays(self.begin) if self.begin else None, header["part"])
+        looks = piece.looks(self.walked, header["part"])
         if self.video is None or not looks:
             return pack(header, blobs)
         return message_for(header, blobs, self.video, looks, send_frames=send_frames)
 
 
-def _next_part(task: _PieceTask, reply: Reply) -> _PieceTask | None:
-    """Return what to ask next: a piece whose way went on gives what the rest begins with."""
-    _, blobs = reply
+def _next_part(task: _PieceTask, reply: Reply) -> tuple[Reply, _PieceTask | None]:
+    """Return the masks of an answer, and what to ask next where the way goes on from there.
+
+    Many parts may wait for a piece before theirs: not with what their next one has begun with.
+    """
+    header, blobs = reply
     if len(blobs) != 3 or len(blobs[2]) > _LARGEST:
         raise ClusterError(FOREIGN)
-    if not blobs[2]:
-        return None
-    return replace(task, begin=bytes(blobs[2]), walked=task.walked + task.header["part"])
+    rows, masks, learnt = map(bytes, blobs)
+    following = None
+    if learnt:
+        following = replace(task, begin=learnt, walked=task.walked + task.header["part"])
+        if following.walked >= task.piece.steps:
+            raise ClusterError(FOREIGN)  # the way was at its end
+    kept = [memoryview(rows), memoryview(masks)]
+    return (header | {"goes_on": bool(learnt)}, kept), following
 
 
 def unpack_piece(
@@ -257,10 +265,9 @@ def _unpack_answer(
     count, told = header.get("count"), header.get("lost")
     if type(count) is not int or not 0 <= count <= len(piece.frames) * len(piece.objects):
         raise ClusterError(FOREIGN)
-    rows = unpack_octets(blobs[0], (count * _ROW.itemsize,)).view(_ROW) if len(blobs) == 3 else None
+    rows = unpack_octets(blobs[0], (count * _ROW.itemsize,)).view(_ROW)
     if (
-        rows is None
-        or not np.isin(rows["object"], piece.objects).all()
+        not np.isin(rows["object"], piece.objects).all()
         or not np.isin(rows["frame"], piece.frames).all()
         or not ((rows["certainty"] >= 0) & (rows["certainty"] <= 1)).all()
     ):

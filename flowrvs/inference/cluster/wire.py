@@ -184,6 +184,10 @@ def pack_arrays(arrays: Mapping[str, Any]) -> bytes:
 
 
 def unpack_arrays(blob: bytes | memoryview) -> dict[str, npt.NDArray[Any]]:
-    """Return what `pack_arrays` got; it is from a worker of the same cluster, and no pickle."""
+    """Return what `pack_arrays` got.
+
+    For workers alone, of what another one of their cluster has learnt: no pickle, but its size is
+    not known before. A client hands it on as it is.
+    """
     with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
         return dict(arrays)

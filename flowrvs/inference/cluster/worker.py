@@ -150,7 +150,7 @@ def _spread(header: dict[str, Any], blobs: list[memoryview]) -> bytes:
         from flowrvs.video import open_video
 
         source = open_video(unpack_frames(blobs[-1], tuple(header["shape"])))
-        places = {t: place for place, t in enumerate(piece.looks(begin, header["part"]))}
+        places = {t: place for place, t in enumerate(piece.looks(header["walked"], header["part"]))}
 
     def read(t: int) -> npt.NDArray[np.uint8]:
         if places is not None and t not in places:

@@ -233,8 +233,7 @@ def test_a_long_way_streams_and_a_killed_worker_costs_one_part(
         group = spread_together(project, video, [2], runner=runner, **wanted)
         for part in group.run(progress=lambda event: heard.append(event.done)):
             if len(there) == 6:
-                for worker in workers[:1]:
-                    worker.send_signal(signal.SIGKILL)
+                workers[0].send_signal(signal.SIGKILL)
             there += rows(iter([part]))
     assert there == here and [row[1] for row in there] == list(range(1, 15))
     assert heard == [6, 12, 14]

@@ -49,7 +49,7 @@ def _computed(
     count = 0
     while left:
         begin: Any = left.pop()
-        looks = set(piece.looks(begin, limit or T))
+        looks = set(piece.looks(count * (limit or T), limit or T))
 
         def read(t: int, looks: set[int] = looks) -> np.ndarray:
             assert t in looks, "this part is not sent with that frame"

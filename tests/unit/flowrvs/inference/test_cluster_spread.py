@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,16 +68,16 @@ def test_a_piece_comes_back() -> None:
 
 
 def test_what_is_looked_at() -> None:
-    assert list(piece_of().looks(None, 4)) == [2, *range(10, 20), 20]
+    assert list(piece_of().looks(0, 4)) == [2, *range(10, 20), 20]
     flow = piece_of(method="flow", frames=range(12, 15), objects=(3,), wanted=None, layers=())
-    assert list(flow.looks(None, 30)) == list(range(2, 21))
-    one = piece_of(**(far := {"method": "flow", "frames": range(3, 15), "objects": (3,)}))
-    assert list(one.looks(None, 4)) == list(range(2, 21)), "both keys know of all frames"
-    alone = piece_of(**far, keys={2: one.keys[2]})
-    assert list(alone.looks(None, 4)) == list(range(2, 7))
-    assert list(alone.looks({"at": np.array(10)}, 4)) == [2, *range(10, 15)]
+    assert list(flow.looks(0, 30)) == list(range(2, 21))
+    between = piece_of(**(far := {"method": "flow", "frames": range(3, 15), "objects": (3,)}))
+    assert list(between.looks(0, 4)) == list(range(2, 21)), "both keys know of all frames"
+    alone = piece_of(**far, keys={2: between.keys[2]})
+    assert list(alone.looks(0, 4)) == list(range(2, 7))
+    assert list(alone.looks(8, 4)) == [2, *range(10, 15)]
     assert flow.steps == 14 - 2 + 20 - 12  # from both sides
-    assert not piece_of(method="copy").looks(None, 4)
+    assert not piece_of(method="copy").looks(0, 4)
 
 
 def test_frames_that_are_too_many_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,16 +93,27 @@ def test_frames_that_are_too_many_are_not_sent(monkeypatch: pytest.MonkeyPatch) 
 def test_the_next_part_begins_with_what_this_one_has_learnt() -> None:
     task = _PieceTask(piece_of(method="flow"), SHAPE, None, HEADER)
     learnt = {"at": np.array(6), "mask": np.full((2, 3), 0.1, np.float32)}
-    assert _next_part(task, answer_of()) is None
-    header, blobs = answer_of()
-    following = _next_part(task, (header, [*blobs[:2], memoryview(pack_arrays(learnt))]))
+    header, blobs = answer_of((3, 19, 0.5))
+    (about, kept), following = _next_part(task, (header, blobs))
+    assert (about["goes_on"], following, kept) == (False, None, blobs[:2])
+    answer = header, [*blobs[:2], memoryview(pack_arrays(learnt))]
+    (about, kept), following = _next_part(task, answer)
+    assert (about["goes_on"], kept) == (True, blobs[:2]), "what was learnt does not wait, too"
     assert following is not None and (task.walked, following.walked) == (0, 4)
-    _, begin = unpack_piece(*unpack(following.message(send_frames=False)))
+    sent, parts = unpack(following.message(send_frames=False))
+    _, begin = unpack_piece(sent, parts)
+    assert sent["walked"] == 4
     assert begin is not None and begin.keys() == learnt.keys()
     assert all(begin[k].dtype == v.dtype and (begin[k] == v).all() for k, v in learnt.items())
     for foreign in (blobs[:2], [*blobs[:2], memoryview(bytes(2**26 + 1))]):
         with pytest.raises(ClusterError, match="no message of flowrvs"):
             _next_part(task, (header, foreign))
+    # What a worker has learnt is for workers: nothing is unpacked here.
+    _, following = _next_part(task, (header, [*blobs[:2], memoryview(b"no arrays")]))
+    assert following is not None
+    assert unpack(following.message(send_frames=False))[1][2] == b"no arrays"
+    with pytest.raises(ClusterError, match="no message of flowrvs"):  # it would never end
+        _next_part(replace(task, walked=task.piece.steps - 4), answer)
 
 
 def test_an_answer_comes_back_without_first_looks() -> None:
@@ -133,4 +145,5 @@ def test_an_answer_comes_back_without_first_looks() -> None:
 )
 def test_what_was_not_asked_is_refused(reply: Any) -> None:
     with pytest.raises(ClusterError, match="no message of flowrvs"):
-        list(_unpack_answer(reply, piece_of(), SHAPE, lambda *_: None))
+        kept, _ = _next_part(_PieceTask(piece_of(), SHAPE, None, HEADER), reply)
+        list(_unpack_answer(kept, piece_of(), SHAPE, lambda *_: None))

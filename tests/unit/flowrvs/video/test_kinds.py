@@ -286,13 +286,13 @@ def test_a_recording_whose_clock_goes_on_later_is_no_damage(tmp_path):
     joined = tmp_path / "joined.ts"
     with joined.open("wb") as out:
         for late in (0, 100):
-            one = write_clip(
+            part = write_clip(
                 tmp_path / "part.ts",
                 count=40,
                 pts=lambda n, late=late: 10 * (n + late),
                 **JOINED["open"],
             )
-            out.write(one.read_bytes())
+            out.write(part.read_bytes())
     assert numbers(joined) == [*range(40), *range(40)]
 
 
