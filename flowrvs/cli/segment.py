@@ -209,6 +209,8 @@ def _read_sentences(path: Path) -> Iterator[tuple[str, str]]:
         raise MissingPathError(f"Nothing is at {path}; give a CSV file of sentences.")
     try:
         text = read_regular(path, _LARGEST_CSV).decode("utf-8-sig")
+        if "\0" in text:
+            raise csv.Error("it holds a zero byte")
         first = text.partition("\n")[0]
         separator = ";" if ";" in first and "," not in first else ","
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)

@@ -231,9 +231,8 @@ class CocoVideo(_Coco):
 
     def _category(self, name: str) -> Any:
         """Return the id of the category that an object's name holds; else of the first one."""
-        words = set(name.casefold().split())
-        rows = self._rows("categories")
-        named = (row for row in rows if str(row.get("name")).casefold() in words)
+        words, rows = f" {name.casefold()} ", self._rows("categories")
+        named = (row for row in rows if f" {row.get('name')} ".casefold() in words)
         return next(named, rows[0] if rows else {"id": 1}).get("id")
 
     def _sentences(
@@ -399,8 +398,7 @@ def add_rows(clip: Clip, rows: Mapping[tuple[str, str], Mapping[int, Any]]) -> N
 def _id(row: Mapping[str, Any], key: str) -> str:
     """Return an id as text: files give 7, "7" and, through pandas, 7.0 for the same."""
     value = row.get(key)
-    whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if whole and value is not None else value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _track(row: Mapping[str, Any]) -> str | None:
@@ -422,6 +420,7 @@ def size_in(*rows: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def pairs_of(points: Any, where: str) -> list[tuple[float, float]]:
+    """Return points as pairs of finite numbers; there is at least one."""
     try:
         pairs = [(float(x), float(y)) for x, y in points]
     except (TypeError, ValueError, OverflowError):

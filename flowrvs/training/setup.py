@@ -125,6 +125,7 @@ def prepare_data(
         total = [sum(s for s, p in zip(sizes, path_of, strict=True) if p == k) for k in path_of]
         shares = [weights[p] * s / max(t, 1) for p, s, t in zip(path_of, sizes, total, strict=True)]
     once: list[Source] = []
+    anew: RecomposedSource | None = None
     if rehearsal is not None:
         own = shares or sizes
         shares = [value / sum(own) for value in own] + [1.0]
@@ -158,8 +159,7 @@ def prepare_data(
     identity = [
         [Path(entry.source.label).name, len(entry.rows), entry.count] for entry in data.entries
     ]
-    again = next((source for source in once if source is not rehearsal), None)
-    return PreparedData(sources, data, scored, [identity, variants], rehearsal, again)
+    return PreparedData(sources, data, scored, [identity, variants], rehearsal, anew)
 
 
 def _size(source: Source, index: int, held_out: frozenset[tuple[int, str]]) -> int:

@@ -385,6 +385,7 @@ def test_a_video_that_fails_does_not_stop_the_others(
         ("video,sentence\nnone.npy,red\n", "none.npy"),
         ("video,sentence\na.npy,the dog, the red dog\n", "Row 2 .* quotation marks"),
         ("video,sentence\n", "no row below"),
+        ("video,sentence\na\0.npy,red\n", "cannot be read as a CSV file .* a zero byte"),
         ("video,sentence\na.npy,red\n../clips/a.npy,red\nb.npy,red\nsub/b.npy,red", "both become"),
     ],
 )

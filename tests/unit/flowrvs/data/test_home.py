@@ -387,19 +387,21 @@ def test_an_export_does_not_replace_what_it_is_made_of(tmp_path, place):
 
 
 def test_names_of_objects_go_to_coco_and_come_back(tmp_path):
-    with import_video(coco_video(tmp_path / "c"), None, tmp_path / "p") as project:
-        assert [o.name for o in project.objects.values()] == ["person 11", "dog 12"]
-        new = project.add_object("the second dog", 1)
+    kinds = [{"id": 1, "name": "person"}, {"id": 2, "name": "guide dog"}]
+    path = coco_video(tmp_path / "c", categories=kinds)
+    with import_video(path, None, tmp_path / "p") as project:
+        assert [o.name for o in project.objects.values()] == ["person 11", "guide dog 12"]
+        new = project.add_object("the second Guide Dog", 1)
         project.labels(1)[0, 18:20, 20:25] = new.id
         assert write_back(project).added == 1
         rows = json.loads((tmp_path / "c" / "instances_train.json").read_text())["annotations"]
-        assert (rows[2]["category_id"], rows[2]["name"]) == (2, "the second dog")
+        assert (rows[2]["category_id"], rows[2]["name"]) == (2, "the second Guide Dog")
         for format in ("coco", "coco-images"):
             path = export_projects([project], tmp_path / "out", split=format, format=format).path
             with import_video(path, None, tmp_path / format) as again:
                 found = zip(again.objects.values(), masks_of(again), strict=True)
                 names = {made.name: int(mask.sum()) for made, mask in found}
-            assert names == {"person 11": 252, "dog 12": 216, "the second dog": 10}
+            assert names == {"person 11": 252, "guide dog 12": 216, "the second Guide Dog": 10}
 
 
 def test_what_sa_v_says_of_each_object_stays_with_it(tmp_path):
