@@ -131,6 +131,13 @@ class LabelsArray:
 
     def _places(self, key: Any) -> tuple[list[int], tuple[Any, Any, Any]]:
         """Return the frames that any index needs, and what it takes of a block of just those."""
+        # Places take twelve times the memory of labels: what is too much is refused before.
+        first, *rest = key if isinstance(key, tuple) and key else (key,)
+        if first is Ellipsis and len(rest) < 3 and all(np.ndim(item) < 2 for item in rest):
+            first = slice(None)
+        if isinstance(first, slice):
+            count = len(range(self.shape[0])[first])
+            self._guard(count, count * math.prod(self.shape[1:]))
         axes = np.ogrid[tuple(map(slice, self.shape))]
         frames, rows, columns = (np.broadcast_to(axis, self.shape)[key] for axis in axes)
         seen = np.zeros(self.shape[0], np.bool_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +120,21 @@ def test_a_brush_may_keep_to_one_value(project: Project) -> None:
     assert labels.paint(2, slice(0, 6), slice(0, 5), mask, 0) is None
     np.testing.assert_array_equal(labels[2], before)
     assert labels.paint(2, slice(6, 12), slice(0, 5), mask, dog.id) is not None
+
+
+@pytest.mark.parametrize(
+    "key", [np.s_[:, :, [0, 1]], np.s_[..., [0, 1]], np.s_[::-1, [0, 1]]], ids=str
+)
+def test_too_much_is_refused_before_it_takes_memory(tmp_path: Path, key: Any) -> None:
+    with Project.create(tmp_path / "long", VideoInfo(None, "array", 2000, 480, 854)) as project:
+        labels = project.labels(project.add_layer("a").id)
+        tracemalloc.start()
+        for act in (lambda: labels[key], lambda: labels.__setitem__(key, 0)):
+            with pytest.raises(ProjectError, match="2000 frames of labels at once are too many"):
+                act()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 2**20
 
 
 @pytest.mark.parametrize("value", [-1, 65536, "cat", float("nan"), np.array([0, -5])])
