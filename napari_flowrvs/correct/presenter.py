@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
@@ -133,17 +133,27 @@ def _run(
             yield found.frame, found.frame + 1
 
 
-def _ask_cluster(
-    address: str, tracker: str | None, cancel: CancelToken, report: ProgressCallback
-) -> PieceRunner:
-    """Return what spreads on a cluster; its first worker is waited for, so call it in a job."""
+@contextmanager
+def _on_cluster(
+    scheduler: str | None, tracker: str | None, cancel: CancelToken, report: ProgressCallback
+) -> Iterator[PieceRunner | None]:
+    """Give what spreads on a cluster; None where this computer is to spread.
+
+    For jobs: the first worker is waited for, and so is the end of the connection.
+    """
+    if scheduler is None:
+        yield None
+        return
     from flowrvs.inference.cluster import SpreadCluster
 
     def notice(line: str) -> None:
         report(Progress(0, 0, line))
 
-    notice(f"Asking the cluster at {address}")
-    return SpreadCluster(address, tracker, notice=notice, cancel=cancel, timeout=FIRST_WORKER)
+    notice(f"Asking the cluster at {scheduler}")
+    with closing(
+        SpreadCluster(scheduler, tracker, notice=notice, cancel=cancel, timeout=FIRST_WORKER)
+    ) as cluster:
+        yield cluster
 
 
 def _byte(logit: float) -> int:
@@ -287,7 +297,7 @@ class CorrectPresenter:
         method: Literal["flow", "shape"],
         direction: str,
         nothing: str,
-        cluster: str | None = None,
+        scheduler: str | None = None,
     ) -> None:
         project, object_id = self._target()
         start, stop = self._directed(direction)
@@ -295,17 +305,18 @@ class CorrectPresenter:
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             # Shapes need no video, which may have moved or may not be readable here.
             video, flows = self._motion.open() if method == "flow" else (None, None)
-            preview = editing.spread(
-                project,
-                video,
-                object_id,
-                start=start,
-                stop=stop,
-                method=method,
-                flows=flows,
-                runner=None if cluster is None else _ask_cluster(cluster, None, cancel, report),
-            )
-            yield from _run(preview, cancel, report)
+            with _on_cluster(scheduler, None, cancel, report) as cluster:
+                preview = editing.spread(
+                    project,
+                    video,
+                    object_id,
+                    start=start,
+                    stop=stop,
+                    method=method,
+                    flows=flows,
+                    runner=cluster,
+                )
+                yield from _run(preview, cancel, report)
 
         self._start(object_id, work, nothing)
 
@@ -317,7 +328,7 @@ class CorrectPresenter:
             stop = self.desk.frame + 1
         return start, stop
 
-    def _remember(self, direction: str, cluster: str | None) -> None:
+    def _remember(self, direction: str, scheduler: str | None) -> None:
         """Spread by the memory of the tracker that is chosen."""
         project, object_id = self._target()
         start, stop = self._directed(direction)
@@ -327,16 +338,15 @@ class CorrectPresenter:
             ids += [i for i in project.objects if i != object_id and _is_drawn(project, i)]
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            if cluster is None:
-                encodings = self.trackers.encodings(name, report)
-                runner: PieceRunner = Here(tracker=None if encodings is None else encodings.tracker)
-            else:
-                runner = _ask_cluster(cluster, name, cancel, report)
-            video, _ = self._motion.open()
-            preview = editing.spread_together(
-                project, video, ids, start=start, stop=stop, runner=runner
-            )
-            yield from _run(preview, cancel, report)
+            with _on_cluster(scheduler, name, cancel, report) as runner:
+                if runner is None:
+                    encodings = self.trackers.encodings(name, report)
+                    runner = Here(tracker=None if encodings is None else encodings.tracker)
+                video, _ = self._motion.open()
+                preview = editing.spread_together(
+                    project, video, ids, start=start, stop=stop, runner=runner
+                )
+                yield from _run(preview, cancel, report)
 
         nothing = (
             f"There is nothing to spread to: the frames of the range are yours or locked, or "

@@ -169,6 +169,12 @@ class Session:
             raise
         self._idle = dispatcher  # connecting takes a second
 
+    def close(self) -> None:
+        """End the connection; a later run makes another one."""
+        if self._idle is not None:
+            self._idle = None
+            self._end()
+
 
 @dataclass(frozen=True, slots=True)
 class _Question:

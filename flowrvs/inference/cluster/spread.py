@@ -136,6 +136,10 @@ class SpreadCluster:
                 if progress is not None:
                     progress(event)
 
+    def close(self) -> None:
+        """End the connection, which takes a moment; a later run makes another one."""
+        self._session.close()
+
 
 @dataclass(frozen=True, slots=True)
 class _PieceTask:

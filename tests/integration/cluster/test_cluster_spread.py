@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import flowrvs
@@ -163,6 +164,12 @@ def test_the_client_needs_no_torch(two: LocalCluster, copies: list[Path], tmp_pa
     assert "Object 1, 'square 1': 21 frames" in done.stdout
 
 
+def connections() -> set[int]:
+    """The processes that connect this one with a cluster."""
+    children = psutil.Process().children()
+    return {c.pid for c in children if any(part.endswith("bridge") for part in c.cmdline())}
+
+
 @pytest.mark.parametrize("tracker", [None, "colours"])
 def test_the_dock_shows_the_same(
     two: LocalCluster, film: tuple[Path, np.ndarray], copies: list[Path], tracker: str | None
@@ -181,9 +188,11 @@ def test_the_dock_shows_the_same(
         desk.set_object(2)
         if tracker is not None:
             trackers.choose(tracker)
+        before = connections()
         for address in (None, two.address):
             correct.spread("both", address)
             assert not failures and correct.preview is not None
+            assert connections() <= before, "ended in the job: who keeps a preview need not wait"
             shown.append({t: correct.preview.mask(t).tobytes() for t in correct.preview.frames})
             correct.discard()
         desk.set_project(None)
