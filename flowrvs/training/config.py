@@ -148,9 +148,9 @@ class FlowConfig(CommonConfig):
     )
     recomposed_clips: int = option(
         0,
-        "where the known world is rehearsed (train improve): clips put together anew from those of "
-        "the data, with some objects taken out, and with its objects or in its scenes: a third of "
-        "the samples",
+        "where a known world is rehearsed (train improve): clips put together anew from those of "
+        "the data, without some of their objects, and with objects of the known world or in one of "
+        "its scenes; a third of the samples",
         low=0,
         high=100_000,
     )
