@@ -181,8 +181,8 @@ def play(folder: Path, dog: Watchdog, seconds: float = 3.0) -> None:
             video = open_video(movie)
             project = open_projects.ensure(path, video.info)
             for i in range(layers):
-                _, one = project.add_prompt(f"object {i + 1}")
-                _draw(project, one.id, 0, 200)
+                _, thing = project.add_prompt(f"object {i + 1}")
+                _draw(project, thing.id, 0, 200)
             project.flush()
             with desk(project, video) as (viewer, dock):
                 for onion in (False, True):
@@ -290,10 +290,10 @@ def _annotated(folder: Path, frames: int, objects: int, sentences: int) -> Path:
         for i in range(len(project.expressions), sentences):
             project.add_expression(f"sentence {i + 1}, about some of them", known[i % 3 :: 3])
         second = next(i for i in known[1:] if project.objects[i].layer == layers[0] or i == 2)
-        for one in known:
-            many = min(1500, frames) if one in (known[0], second) else 60
-            _draw(project, one, 0, many)
-            project.accept_frames(one, many // 2, many)
+        for object_id in known:
+            many = min(1500, frames) if object_id in (known[0], second) else 60
+            _draw(project, object_id, 0, many)
+            project.accept_frames(object_id, many // 2, many)
     return path
 
 

@@ -88,6 +88,7 @@ class SegmentDock(QWidget):
         self.strip = ProvenanceStrip(self.session.strip)
         self._picks_next = False  # when a project has been made for it
         self._running: Any = None  # the layer of the video that a run is about
+        self._prompted: Project | None = None  # of a run whose layer is still to come
         self._build(Recent() if recent is None else recent)
         self._connect()
         if load is load_segmenter:
@@ -191,7 +192,9 @@ class SegmentDock(QWidget):
         self.correct.show_span()
 
     def _on_project(self, project: Project | None) -> None:
-        self.footer.problem.clear()  # it was about another one
+        if project is not self._prompted:  # else it may be about the run that began it
+            self.footer.problem.clear()
+        self._prompted = None
         if project is not None:
             self.find.sentences.offer(tuple(said.text for said in project.expressions.values()))
 
@@ -223,6 +226,7 @@ class SegmentDock(QWidget):
 
     def _on_prompted(self, project: Project, prompts: tuple[Prompt, ...]) -> None:
         link, video = self.link, self._running
+        self._prompted = project
         link.note_home(video, project)
         first = not link.project_layers(project)
         link.choose_layer(project, prompts[0].layer_id, video)

@@ -441,10 +441,12 @@ class ViewerLink:
         return bool(self.turns)
 
     def _go_on(self) -> None:
-        if self.turns:
-            self.turns.popleft()()
-        if self.turns:
-            self._next.start()
+        try:
+            if self.turns:
+                self.turns.popleft()()
+        finally:  # what follows does not wait for ever where one thing fails
+            if self.turns:
+                self._next.start()
 
     def refresh(self, project: Project | None, written: Written) -> bool:
         """Draw a layer again if the frame that it shows was written; True if it was."""

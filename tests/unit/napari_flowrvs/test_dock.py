@@ -172,11 +172,19 @@ def test_cancel_stops_within_a_step_and_keeps_finished_windows(
     assert min(part.start for part in parts[2:]) == stop, "finished windows are not repeated"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA says no"), StorageError("The disk is full.")])
+@pytest.mark.parametrize(
+    ("error", "layers_take"),
+    [(RuntimeError("CUDA says no"), 0), (StorageError("The disk is full."), 50)],
+)
 def test_an_error_is_one_line_with_a_traceback_behind_a_fold(
-    opened: tuple[Any, SegmentDock], qtbot: Any, fake: ThresholdSegmenter, error: Exception
+    opened: tuple[Any, SegmentDock],
+    qtbot: Any,
+    fake: ThresholdSegmenter,
+    error: Exception,
+    layers_take: int,
 ) -> None:
     _, dock = opened
+    dock.link._next.setInterval(layers_take)  # the error may come before the layer and its project
     fake.fail_at, fake.error = 1, error
     dock.find.sentences.set_texts(("red",))
     dock.find.run()
@@ -272,6 +280,20 @@ def test_a_closed_dock_is_forgotten(make_dock: MakeDock, qtbot: Any) -> None:
     qtbot.wait(50)
     gc.collect()
     assert reference() is None
+
+
+def test_what_was_put_off_comes_past_a_failure(opened: tuple[Any, SegmentDock], qtbot: Any) -> None:
+    _, dock = opened
+    came: list[str] = []
+
+    def fail() -> None:
+        raise StorageError("the disk is away")
+
+    with qtbot.captureExceptions() as failures:
+        dock.link.soon(fail)
+        dock.link.soon(lambda: came.append("the next layer"))
+        qtbot.waitUntil(lambda: not dock.link.waiting, timeout=2_000)
+    assert came == ["the next layer"] and [kind for kind, *_ in failures] == [StorageError]
 
 
 def test_a_viewer_is_emptied_after_its_dock_has_gone(
