@@ -139,13 +139,6 @@ class FlowConfig(CommonConfig):
         "train the text encoder, too, and give words that it does not know tokens of their own: "
         "for small models with a vocabulary of words",
     )
-    word_rate: float = option(
-        1.0,
-        "with train_text: how many times the learning rate the embeddings of new words learn at, "
-        "which begin at random; those of known words stay",
-        low=0,
-        high=1000,
-    )
     recomposed_clips: int = option(
         0,
         "where a known world is rehearsed (train improve): clips put together anew from those of "

@@ -54,7 +54,6 @@ class DecoderTrainee:
         for part in (vae.decoder, vae.post_quant_conv):
             part.requires_grad_(True)
         self.module = _MaskDecoder(vae)
-        self.rates: dict[str, float] = {}
         self._vae, self._config, self._accelerator, self._data = vae, config, accelerator, data
 
     def groups(self, samples: Sequence[Sample]) -> list[list[Sample]]:

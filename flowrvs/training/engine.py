@@ -50,12 +50,9 @@ class Trainee(Protocol):
     ----------
     module : torch.nn.Module
         Its parameters with ``requires_grad`` are trained.
-    rates : dict of str to float
-        Of parameters by name: how many times the learning rate they learn at, where not once.
     """
 
     module: torch.nn.Module
-    rates: dict[str, float]
 
     def groups(self, samples: Sequence[Any]) -> list[Any]:
         """Put samples together that can be computed at once; each has a length."""
@@ -186,12 +183,8 @@ class Engine:
         if not named:
             raise InputError("Nothing is to be trained: no weights were chosen.")
         self.names = [name for name, _ in named]
-        groups: dict[float, list[torch.nn.Parameter]] = {}
-        for name, parameter in named:
-            groups.setdefault(trainee.rates.get(name, 1.0), []).append(parameter)
-        self._rates = list(groups)
         optimizer = torch.optim.AdamW(
-            [{"params": parameters} for parameters in groups.values()],
+            [parameter for _, parameter in named],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
@@ -202,7 +195,7 @@ class Engine:
             self.ema = EMAModel(self.parameters, decay=config.ema_decay)
             self.ema.shadow_params = [p.float() for p in self.ema.shadow_params]
         self.monitor = Monitor()
-        self.step, self.rate = 0, 0.0
+        self.step = 0
         self.checkpoints = Checkpoints(
             out, accelerator, self.names, identity | {"config": _lasting(config)}, keep=config.keep
         )
@@ -283,10 +276,9 @@ class Engine:
         return iter(loader)
 
     def _train_step(self, samples: Sequence[Any]) -> float:
-        epoch = self.step // self.steps_per_epoch
-        self.rate = learning_rate(self.config, self.step, epoch, self.total)
-        for group, times in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = times * self.rate
+        rate = learning_rate(self.config, self.step, self.step // self.steps_per_epoch, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.zero_grad()
         groups = self.trainee.groups(samples)
         total = torch.zeros((), device=self.accelerator.device)
@@ -329,7 +321,7 @@ class Engine:
             self.journal.report(
                 step=self.step,
                 epoch=round(self.step / self.steps_per_epoch, 3),
-                rate=self.rate,
+                rate=self.optimizer.param_groups[0]["lr"],
                 remaining=round(event.remaining or 0.0, 1),
             )
         if self.step % config.validate_every == 0 or last:

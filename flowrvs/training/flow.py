@@ -122,15 +122,8 @@ class FlowTrainee:
         examples: Path | None = None,
     ) -> None:
         self.module: torch.nn.Module = pipeline.transformer
-        self.rates: dict[str, float] = {}
         if isinstance(texts, LearningTexts):
             self.module = SpokenTransformer(pipeline.transformer, texts.encoder)
-            words = texts.encoder.get_input_embeddings().weight
-            self.rates = {
-                name: config.word_rate
-                for name, parameter in self.module.named_parameters()
-                if parameter is words
-            }
         self._examples = examples
         self._pipeline, self._encoder, self._texts = pipeline, encoder, texts
         self._config, self._accelerator, self._data = config, accelerator, data

@@ -54,7 +54,6 @@ class Line:
         torch.manual_seed(0)
         self.module = torch.nn.Linear(3, 1)
         self.module.bias.requires_grad_(False)
-        self.rates: dict[str, float] = {}
         self.scores = list(scores)
         self.validated: list[torch.Tensor] = []
         self.spoil_at: int | None = None
@@ -148,20 +147,6 @@ def test_a_log_goes_on_behind_the_step_that_is_resumed(tmp_path: Path) -> None:
     lines = [{k: v for k, v in x.items() if k != "seconds"} for x in read_log(journal.path)]
     means = [{"step": step, "loss": step + 0.5, "norm": 2.0} for step in (1, 2)]
     assert lines == [*means, {"step": 3}]
-
-
-def test_parameters_learn_at_their_own_rates(tmp_path: Path) -> None:
-    line = Line()
-    line.module.bias.requires_grad_(True)
-    line.rates = {"weight": 10.0}
-    before = {name: p.detach().clone() for name, p in line.module.named_parameters()}
-    config = dataclasses.replace(CONFIG, max_steps=1, weight_decay=0.0, log_every=1)
-    engine = make_engine(tmp_path, line, config)
-    engine.run()
-    # AdamW's first step is its rate long, whatever the gradient.
-    moved = {n: (p - before[n]).abs().max().item() for n, p in line.module.named_parameters()}
-    assert moved == pytest.approx({"weight": 0.5, "bias": 0.05}, rel=1e-3)
-    assert read_log(tmp_path / "log.jsonl")[0]["rate"] == 0.05
 
 
 def test_rates_warm_up_and_drop_at_milestones() -> None:

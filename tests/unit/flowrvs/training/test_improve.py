@@ -232,7 +232,6 @@ def test_new_words_get_tokens_and_the_encoder_learns(
         remember=True,
         keep_best=False,
         cache_variants=2,
-        word_rate=10.0,
         recomposed_clips=4,
     )
 
