@@ -139,14 +139,6 @@ class FlowConfig(CommonConfig):
         "train the text encoder, too, and give words that it does not know tokens of their own: "
         "for small models with a vocabulary of words",
     )
-    recomposed_clips: int = option(
-        0,
-        "where a known world is rehearsed (train improve): clips put together anew from those of "
-        "the data, without some of their objects, and with objects of the known world or in one of "
-        "its scenes; a third of the samples",
-        low=0,
-        high=100_000,
-    )
 
 
 @dataclass(frozen=True)

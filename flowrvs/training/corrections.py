@@ -47,8 +47,6 @@ __all__ = ["Improvement", "choose_base", "improve", "plan_improvement", "trainin
 
 #: Scenes of the synthetic world that the bundled model rehearses while it learns others.
 _REHEARSED = 400
-#: Clips that are put together anew from the person's.
-_RECOMPOSED = 300
 #: Validations after the one before the first step.
 _VALIDATIONS = 6
 _POLL_SECONDS = 0.5
@@ -161,19 +159,9 @@ def plan_improvement(
     place = choose_device(device)
     model, note = choose_base(model, place)
     _, pipeline = open_model(model, torch.float32)
-    rehearsal = _rehearsal(model)
     config = _config(pipeline)
-    if rehearsal is None:
-        config = dataclasses.replace(config, recomposed_clips=0)
     variants = config.cache_variants if config.remember else 0
-    prepared = prepare_data(
-        data,
-        config,
-        pipeline,
-        variants=variants,
-        rehearsal=rehearsal,
-        recomposed=config.recomposed_clips,
-    )
+    prepared = prepare_data(data, config, pipeline, variants=variants, rehearsal=_rehearsal(model))
     precision = choose_precision("auto", place.type)
     if precision == "bfloat16" and not config.lora_rank:
         precision = "mixed"  # small steps would be lost in weights of 16 bits
@@ -385,7 +373,6 @@ def _config(pipeline: FlowRVSPipeline) -> FlowConfig:
         boundary_probability=0.8,
         crop_probability=0.0,
         train_text=True,
-        recomposed_clips=_RECOMPOSED,
         remember=True,
         workers=0,
         log_every=5,
@@ -476,7 +463,7 @@ def _count(prepared: PreparedData) -> dict[str, Any]:
     videos = sentences = frames = 0
     objects: set[tuple[int, str, int]] = set()
     for index, entry in enumerate(prepared.train.entries):
-        if entry.source in (prepared.rehearsal, prepared.recomposed):
+        if entry.source is prepared.rehearsal:
             continue
         for place in {int(row[0]) for row in entry.rows}:
             video = entry.source.videos[place]

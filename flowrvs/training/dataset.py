@@ -146,8 +146,8 @@ class TrainingData:
         that it has.
     held_out : frozenset of (int, str)
         Index of the source and name of the videos that are not used.
-    once : sequence of Source
-        Those with so many videos that one variant of a clip is enough.
+    once : Source, optional
+        Has so many videos that one variant of a clip is enough.
     """
 
     def __init__(
@@ -157,14 +157,14 @@ class TrainingData:
         *,
         weights: Sequence[float] | None = None,
         held_out: frozenset[tuple[int, str]] = frozenset(),
-        once: Sequence[Source] = (),
+        once: Source | None = None,
     ) -> None:
         self.settings = settings
         self.entries = [
             Entries(
                 source,
                 _rows(source, index, settings, held_out),
-                min(settings.variants, 1) if source in once else settings.variants,
+                min(settings.variants, 1) if source is once else settings.variants,
             )
             for index, source in enumerate(sources)
         ]

@@ -223,8 +223,8 @@ def train_flow(
     weights : sequence of float, optional
         Share of the samples from each path of `data`.
     rehearsal : Source, optional
-        What the model knows already: half of the samples come from it (a third, where clips are
-        recomposed), so that less is forgotten, and it is scored apart, as ``old J&F``.
+        What the model knows already: half of the samples come from it, so that less is
+        forgotten, and it is scored apart, as ``old J&F``.
     cache : path-like, optional
         Encode clips beforehand, once, into this folder; then the transformer trains alone.
     scheduler : Scheduler or str, optional
@@ -254,8 +254,6 @@ def train_flow(
         raise InputError("A cluster fills a cache: give a folder for it with --cache.")
     if config.remember and (config.workers or cache):
         raise InputError("remember goes with workers = 0 and without a cache on disk.")
-    if config.recomposed_clips and rehearsal is None:
-        raise InputError("recomposed_clips goes with what is rehearsed: 'flowrvs train improve'.")
     run = TrainingRun("flow", model, out, config, **options)
     base, pipeline, accelerator = run.base, run.pipeline, run.accelerator
     pipeline.vae.to(accelerator.device)
@@ -268,7 +266,6 @@ def train_flow(
         variants=config.cache_variants if cache or config.remember else 0,
         objects=config.object_weight > 0,
         rehearsal=rehearsal,
-        recomposed=config.recomposed_clips,
     )
     kept = Path(cache).expanduser() if cache else run.out / "cache"
     mixed = run.precision == "mixed"

@@ -189,8 +189,6 @@ def learn_texts(
 ) -> LearningTexts:
     """Load a model's text encoder to be trained; new words get tokens and embeddings.
 
-    The embeddings of known words stay as they are.
-
     Parameters
     ----------
     base : Path
@@ -214,10 +212,6 @@ def learn_texts(
         rows = encoder.get_input_embeddings().weight.data
         rows[len(known) :] = known.mean(0) + known.std(0) * drawn
     encoder.requires_grad_(True)
-    words = encoder.get_input_embeddings().weight
-    first = len(words) - len(new)
-    # What known words mean is known; new ones can be learned quickly without disturbing them.
-    words.register_hook(lambda found: torch.cat([torch.zeros_like(found[:first]), found[first:]]))
     pipeline.register_modules(text_encoder=encoder, tokenizer=tokenizer)
     length = int(pipeline.config.max_sequence_length)
     return LearningTexts(tokenizer, encoder, length, lower_case)

@@ -13,7 +13,6 @@ from flowrvs.training.clips import Box
 from flowrvs.training.config import CommonConfig
 from flowrvs.training.dataset import ClipSettings, TrainingData, caption
 from flowrvs.training.sources import Source, open_sources
-from flowrvs.training.sources.recomposed import RecomposedSource
 from flowrvs.training.validation import HeldOut, choose_held_out, held_out_sentences
 
 __all__ = ["PreparedData", "prepare_data"]
@@ -33,8 +32,6 @@ class PreparedData:
         What a resumed training must find again.
     rehearsal : Source or None
         The source of what the model knew before; the others are what it learns.
-    recomposed : Source or None
-        What it learns once more, put together anew.
     """
 
     sources: list[Source]
@@ -42,7 +39,6 @@ class PreparedData:
     held_out: list[HeldOut]
     identity: list[Any]
     rehearsal: Source | None = None
-    recomposed: Source | None = None
 
     def texts(self) -> list[str]:
         """Return every sentence that is trained on or scored."""
@@ -51,15 +47,13 @@ class PreparedData:
 
     def card(self) -> dict[str, Any]:
         """Return what a result's card says of the data."""
-        other = (self.rehearsal, self.recomposed)
-        entries = [entry for entry in self.train.entries if entry.source not in other]
+        entries = [e for e in self.train.entries if e.source is not self.rehearsal]
         return {
             "data": [entry.source.label for entry in entries],
             "videos": sum(len({int(v) for v in entry.rows[:, 0]}) for entry in entries),
             "samples": sum(len(entry.rows) for entry in entries),
             "held_out_sentences": sum(not item.kind for item in self.held_out),
             "rehearsed": None if self.rehearsal is None else self.rehearsal.label,
-            "recomposed": 0 if self.recomposed is None else len(self.recomposed.videos),
             "left_out": {
                 reason: sum(source.skipped.get(reason, 0) for source in self.sources)
                 for source in self.sources
@@ -77,7 +71,6 @@ def prepare_data(
     variants: int = 0,
     objects: bool = False,
     rehearsal: Source | None = None,
-    recomposed: int = 0,
 ) -> PreparedData:
     """Open the data, hold some videos out, and say how clips are drawn.
 
@@ -96,8 +89,6 @@ def prepare_data(
         Read whatever any sentence of a video means, too.
     rehearsal : Source, optional
         See `flowrvs.training.train_flow`; `paths` then share the other half.
-    recomposed : int
-        With `rehearsal`: how many clips are put together anew; they get a third then.
 
     Raises
     ------
@@ -124,24 +115,14 @@ def prepare_data(
     if weights is not None:
         total = [sum(s for s, p in zip(sizes, path_of, strict=True) if p == k) for k in path_of]
         shares = [weights[p] * s / max(t, 1) for p, s, t in zip(path_of, sizes, total, strict=True)]
-    once: list[Source] = []
-    anew: RecomposedSource | None = None
     if rehearsal is not None:
         own = shares or sizes
         shares = [value / sum(own) for value in own] + [1.0]
         # Scored alone it would choose the state that has learned least.
         known = choose_held_out([rehearsal], float(bool(held_out)), max(1, most // 6), config.seed)
         scored += held_out_sentences([rehearsal], known, most, pipeline.window_size, kind="old ")
-        if recomposed:
-            size = (int(pipeline.config.sample_height), int(pipeline.config.sample_width))
-            anew = RecomposedSource(sources, recomposed, *size, left_out=held_out)
-            if anew.videos:
-                sources.append(anew)
-                shares.insert(-1, 1.0)
-                once.append(anew)
         held_out |= {(len(sources), name) for _, name in known}
         sources.append(rehearsal)
-        once.append(rehearsal)
     settings = ClipSettings(
         frames=config.frames,
         box=_box(config, pipeline),
@@ -154,12 +135,12 @@ def prepare_data(
         variants=variants,
         objects=objects,
     )
-    data = TrainingData(sources, settings, weights=shares, held_out=held_out, once=once)
+    data = TrainingData(sources, settings, weights=shares, held_out=held_out, once=rehearsal)
     # Not the whole paths: data may be moved while a training rests.
     identity = [
         [Path(entry.source.label).name, len(entry.rows), entry.count] for entry in data.entries
     ]
-    return PreparedData(sources, data, scored, [identity, variants], rehearsal, anew)
+    return PreparedData(sources, data, scored, [identity, variants], rehearsal)
 
 
 def _size(source: Source, index: int, held_out: frozenset[tuple[int, str]]) -> int:
