@@ -6,9 +6,10 @@ after it. The frames after an object's first key are walked forwards, those befo
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -62,20 +63,20 @@ def plan_memory(
     anchors: set[int] = set()
     for object_id, mine in keys.items():
         areas, provenance = project.areas(object_id), project.provenance(object_id)
-        present = {t for t in mine if areas[t]}
+        present = sorted(t for t in mine if areas[t])
         fixed = mine | stops[object_id]
         free = [t for t in frames if t not in fixed and provenance[t] < Provenance.HUMAN]
         if resume:
             free = [t for t in free if not (provenance[t] and _who(project, object_id, t) == who)]
         ahead[object_id], back[object_id] = set(), set()
         # Where it is absent, and at other frames of a person, it ends.
-        ends = sorted({-1, len(areas), *(fixed - present)})
+        ends = sorted({-1, len(areas), *fixed.difference(present)})
         for before, after in itertools.pairwise(ends):
-            first = min((t for t in present if before < t < after), default=None)
+            first = next(iter(_between(present, before, after)), None)
             if first is not None:
                 anchors.add(first)
-                ahead[object_id] |= {t for t in free if first < t < after}
-                back[object_id] |= {t for t in free if before < t < first}
+                ahead[object_id].update(_between(free, first, after))
+                back[object_id].update(_between(free, before, first))
     objects = tuple(sorted(keys))
     layers = tuple(project.objects[i].layer for i in objects)
     pieces = []
@@ -91,20 +92,24 @@ def _who(project: Project, object_id: int, t: int) -> str | None:
     return rows[0].who if rows else None
 
 
+def _between(frames: Sequence[int], before: int, after: int) -> Sequence[int]:
+    """Return those of ascending frames that lie between two others."""
+    return frames[bisect.bisect_right(frames, before) : bisect.bisect_left(frames, after)]
+
+
 def _walks(wanted: set[int], anchors: Collection[int], way: int) -> Iterator[range]:
     """Yield what is walked in one direction; frames far from others begin a walk of their own."""
     frames = sorted(wanted, reverse=way < 0)
-    while frames:
-        count = 1
-        while count < len(frames) and abs(frames[count] - frames[count - 1]) <= 2 * WARM_UP:
-            count += 1
-        mine, frames = frames[:count], frames[count:]
-        # Not from beyond the key that the walk comes from.
-        passed = [t for t in anchors if (mine[0] - t) * way > 0]
-        limit = min(passed) if way > 0 else max(passed)
-        first = mine[0] - way * WARM_UP
-        first = max(first, limit) if way > 0 else min(first, limit)
-        yield range(first, mine[-1] + way, way)
+    if not frames:
+        return
+    limit = min(anchors) if way > 0 else max(anchors)  # not from beyond the outermost key
+    begin = 0
+    for end in range(1, len(frames) + 1):
+        if end == len(frames) or abs(frames[end] - frames[end - 1]) > 2 * WARM_UP:
+            first = frames[begin] - way * WARM_UP
+            first = max(first, limit) if way > 0 else min(first, limit)
+            yield range(first, frames[end - 1] + way, way)
+            begin = end
 
 
 def _digest(keys: KeyMasks) -> str:

@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from flowrvs.editing.memory import plan_memory
 from flowrvs.editing.pieces import Here, Lost, Method, Piece, PieceRunner
@@ -259,35 +260,37 @@ def _pieces(
     frames: range,
 ) -> list[Piece]:
     """Return the gaps between the frames that a person drew, with the keys that fill them."""
-    places = sorted(chosen)
+    places, drawn = sorted(chosen), chosen | others
+    rivals = _drawn_beside(project, object_id) if method == "flow" else {}
     pieces = []
-    for before, after in itertools.pairwise([-1, *sorted(chosen | others), 2**62]):
+    for before, after in itertools.pairwise([-1, *sorted(drawn), 2**62]):
         gap = range(max(frames.start, before + 1), min(frames.stop, after))
-        beside = {before, after} & (chosen | others)
+        if not gap:
+            continue
+        beside = {before, after} & drawn
         ends, stops = beside & chosen, beside - chosen
         if method == "shape":  # shapes that a person drew are known better than any mixture
             ends, stops = (beside if len(beside) == 2 else set()), set()
         elif method == "copy":  # the nearest key may lie beyond a stop, and then gives nothing
             at = bisect.bisect_left(places, after)
             ends = set(places[max(0, at - 1) : at + 1])
-        if gap and ends:
-            rivals = _beside(project, object_id, ends) if method == "flow" else {}
-            keys = KeyMasks(project, {object_id: ends, **rivals})
+        if ends:
+            near = {other: {t for t in ends if there[t]} for other, there in rivals.items()}
+            near = {other: there for other, there in near.items() if there}
+            keys = KeyMasks(project, {object_id: ends, **near})
             pieces.append(Piece(method, gap, keys, (object_id,), tuple(sorted(stops))))
     # What has one key is final at once, so it comes first.
     return sorted(pieces, key=lambda piece: len(piece.keys)) if method == "flow" else pieces
 
 
-def _beside(project: Project, object_id: int, frames: set[int]) -> dict[int, set[int]]:
-    """Return the other objects of the layer, which do not overlap, where a person drew them."""
-    layer, found = project.objects[object_id].layer, {}
-    for other in project.objects.values():
-        if other.layer == layer and other.id != object_id:
-            areas, provenance = project.areas(other.id), project.provenance(other.id)
-            drawn = {t for t in frames if areas[t] and provenance[t] >= Provenance.HUMAN}
-            if drawn:
-                found[other.id] = drawn
-    return found
+def _drawn_beside(project: Project, object_id: int) -> dict[int, npt.NDArray[np.bool_]]:
+    """Return on which frames a person drew the layer's other objects, which do not overlap."""
+    layer = project.objects[object_id].layer
+    return {
+        i: (project.areas(i) > 0) & (project.provenance(i) >= Provenance.HUMAN)
+        for i, other in project.objects.items()
+        if other.layer == layer and i != object_id
+    }
 
 
 def copy_to_next(project: Project, object_id: int, t: int, n: int = 1) -> Preview:
