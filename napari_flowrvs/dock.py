@@ -192,7 +192,8 @@ class SegmentDock(QWidget):
         self.correct.show_span()
 
     def _on_project(self, project: Project | None) -> None:
-        if project is not self._prompted:  # else it may be about the run that began it
+        # Else it may be about the run that began the project.
+        if project is None or project is not self._prompted:
             self.footer.problem.clear()
         self._prompted = None
         if project is not None:
