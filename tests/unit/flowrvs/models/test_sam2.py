@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from flowrvs.errors import (
 from flowrvs.models.sam2 import _CLASSES, Memory, Sam2Tracker, load_tracker
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import Mark, TrackedObject, Tracker
-from tests.fixtures.sam_models import FAMILIES, clip, disc, random_model
+from tests.fixtures.sam_models import FAMILIES, clip, disc, random_model, save_model
 
 HEIGHT, WIDTH = 60, 90
 Keys = Mapping[int, Mapping[int, np.ndarray]]
@@ -494,3 +496,18 @@ def test_a_picture_encoder_of_timm(
     with pytest.raises(error, match=text) as caught:
         load_tracker(tmp_path, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_tracker_is_made_of_is_imported_ahead(tmp_path: Path) -> None:
+    save_model("sam2", tmp_path)
+    lines = (
+        "import sys",
+        "from flowrvs.models.sam2 import warm_up",
+        "before = set(sys.modules)",
+        f"warm_up({str(tmp_path)!r})",
+        "print(*sorted(n for n in set(sys.modules) - before if 'modeling_sam2' in n))",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    assert "transformers.models.sam2_video.modeling_sam2_video" in done.stdout.split()
