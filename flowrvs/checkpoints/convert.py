@@ -31,8 +31,9 @@ from flowrvs.checkpoints.shards import (
     weight_files,
     write_shards,
 )
-from flowrvs.disk import NewFolder, free_bytes
+from flowrvs.disk import free_bytes
 from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError, StorageError
+from flowrvs.folders import NewFolder
 from flowrvs.progress import CancelToken, Progress, ProgressCallback, ProgressClock
 
 if TYPE_CHECKING:

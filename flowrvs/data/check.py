@@ -16,8 +16,8 @@ from flowrvs.data.faults import FAULTS, Finding, MaskCheck
 from flowrvs.data.formats import MASKS, META, meta_path, split_folder
 from flowrvs.data.json_parts import read_json
 from flowrvs.data.pictures import PICTURES, is_safe_name, open_picture, values_in
-from flowrvs.disk import NewFolder
 from flowrvs.errors import DatasetError
+from flowrvs.folders import NewFolder
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 __all__ = ["FAULTS", "Finding", "check_sentences", "check_split"]

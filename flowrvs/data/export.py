@@ -29,8 +29,9 @@ from flowrvs.data.job import ExportResult, Job
 from flowrvs.data.mevis_split import MevisSplit
 from flowrvs.data.pictures import safe_name
 from flowrvs.data.preview import assign, collect, datasheet, parse_shares
-from flowrvs.disk import NewFolder, same_tree, storage_error, write_bytes
+from flowrvs.disk import storage_error, write_bytes
 from flowrvs.errors import DatasetError, FlowRVSError, InputError, StorageError
+from flowrvs.folders import NewFolder, same_tree
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from flowrvs.data import json_parts
 from flowrvs.data.formats import MASKS, META, meta_path, split_folder
-from flowrvs.disk import NewFolder, remove_leftovers, replacing, storage_error
+from flowrvs.disk import replacing, storage_error
 from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.folders import NewFolder, remove_leftovers
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 

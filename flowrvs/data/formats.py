@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from flowrvs.disk import NewFolder
 from flowrvs.errors import DatasetError, InputError, MissingPathError
+from flowrvs.folders import NewFolder
 
 if TYPE_CHECKING:
     from flowrvs.data.clip import Clip

@@ -15,7 +15,6 @@ import numpy as np
 
 from flowrvs.data.clip import Clip, Origin, separate, whole_text
 from flowrvs.data.formats import Dataset, open_dataset
-from flowrvs.disk import FileLock, NewFolder, remove_leftovers
 from flowrvs.errors import (
     Cancelled,
     DatasetError,
@@ -24,6 +23,8 @@ from flowrvs.errors import (
     ProjectError,
     StorageError,
 )
+from flowrvs.folders import NewFolder, remove_leftovers
+from flowrvs.locks import FileLock
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store import SUFFIX, Project

@@ -19,8 +19,10 @@ from typing import IO, Any
 
 from flowrvs import disk
 from flowrvs.data.formats import MASKS, META
-from flowrvs.disk import FileLock, remove_leftovers, replacing, storage_error
+from flowrvs.disk import replacing, storage_error
 from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError, first_line
+from flowrvs.folders import remove_leftovers
+from flowrvs.locks import FileLock
 
 __all__ = [
     "Member",

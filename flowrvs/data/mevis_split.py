@@ -18,8 +18,8 @@ from flowrvs.data import json_parts
 from flowrvs.data.formats import MASKS, meta_path, split_folder
 from flowrvs.data.json_parts import read_json, whole_number
 from flowrvs.data.pictures import listed_names, open_picture, safe_name
-from flowrvs.disk import NewFolder
 from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError
+from flowrvs.folders import NewFolder
 from flowrvs.masks import rle
 
 __all__ = ["MevisExpression", "MevisSplit", "MevisVideo"]

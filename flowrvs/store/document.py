@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from flowrvs.disk import FileLock, is_flat, parse_json, read_regular, write_bytes
+from flowrvs.disk import is_flat, parse_json, read_regular, write_bytes
 from flowrvs.errors import ProjectError, StorageError
+from flowrvs.locks import FileLock
 from flowrvs.masks.rle import MAX_PIXELS
 from flowrvs.records import Expression, VideoInfo
 from flowrvs.store.changes import Spans, frames_text, utc_now, utf8

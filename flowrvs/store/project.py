@@ -15,8 +15,8 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar,
 
 import numpy as np
 
-from flowrvs.disk import NewFolder
 from flowrvs.errors import FlowRVSError, MissingPathError, ProjectError, StorageError
+from flowrvs.folders import NewFolder
 from flowrvs.records import Expression, VideoInfo
 from flowrvs.store.catalog import Catalog, Runs
 from flowrvs.store.changes import ChangeRow, Kind

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flowrvs.checkpoints import models_home
-from flowrvs.disk import FileLock, parse_json, read_regular, storage_error, write_bytes
+from flowrvs.disk import parse_json, read_regular, storage_error, write_bytes
 from flowrvs.errors import FlowRVSError, InputError, TrainingError
+from flowrvs.locks import FileLock
 from flowrvs.progress import CancelToken
 from flowrvs.training.journal import read_log
 

@@ -15,8 +15,9 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from flowrvs.disk import NewFolder, parse_json, read_regular, remove_leftovers, replacing
+from flowrvs.disk import parse_json, read_regular, replacing
 from flowrvs.errors import CheckpointError
+from flowrvs.folders import NewFolder, remove_leftovers
 
 __all__ = ["Checkpoints"]
 

@@ -26,8 +26,9 @@ from transformers import AutoTokenizer
 from flowrvs.checkpoints import locate, models_home
 from flowrvs.checkpoints.registry import is_whole
 from flowrvs.data.synthetic import vocabulary
-from flowrvs.disk import FileLock, parse_json, read_regular, write_bytes
+from flowrvs.disk import parse_json, read_regular, write_bytes
 from flowrvs.errors import FlowRVSError, InputError
+from flowrvs.locks import FileLock
 from flowrvs.models.devices import choose_device
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.pipelines import FlowRVSPipeline

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from diffusers import WanTransformer3DModel
 
-from flowrvs.disk import NewFolder
 from flowrvs.errors import missing_extra
+from flowrvs.folders import NewFolder
 from flowrvs.pipelines.adapters import ADAPTER_FILE, find_adapter, merge_adapter
 from flowrvs.training.models import has_mask_decoder, open_model, write_model
 

@@ -19,8 +19,8 @@ from diffusers import (
 from transformers import AutoTokenizer
 
 from flowrvs.checkpoints import locate
-from flowrvs.disk import NewFolder
 from flowrvs.errors import CheckpointError
+from flowrvs.folders import NewFolder
 from flowrvs.models.devices import silent_libraries
 from flowrvs.models.presets import PRESETS
 from flowrvs.pipelines import FlowRVSPipeline

@@ -12,17 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from flowrvs.disk import (
-    FileLock,
-    NewFolder,
-    free_bytes,
-    read_regular,
-    remove_leftovers,
-    replacing,
-    storage_error,
-    write_bytes,
-)
+from flowrvs.disk import free_bytes, read_regular, replacing, storage_error, write_bytes
 from flowrvs.errors import DatasetError, InputError, MissingPathError, StorageError
+from flowrvs.folders import NewFolder, remove_leftovers
+from flowrvs.locks import FileLock
 from tests.fixtures.disk import small_disk
 
 
@@ -163,7 +156,7 @@ class TestNewFolder:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where the system cannot exchange names, a kill between the two is repaired."""
-        monkeypatch.setattr("flowrvs.disk._exchange", lambda a, b: False)
+        monkeypatch.setattr("flowrvs.folders._exchange", lambda a, b: False)
         target = tmp_path / "a"
         target.mkdir()
         (target / "x").write_bytes(b"1")
@@ -178,7 +171,7 @@ class TestNewFolder:
     def test_a_failed_rename_leaves_what_was_there(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
     ) -> None:
-        monkeypatch.setattr("flowrvs.disk._exchange", lambda a, b: False)
+        monkeypatch.setattr("flowrvs.folders._exchange", lambda a, b: False)
         rename, target = Path.rename, tmp_path / "a"
         if there:
             target.mkdir()
@@ -210,7 +203,7 @@ class TestNewFolder:
 
     def test_what_a_killed_process_left_goes(self, tmp_path: Path) -> None:
         script = (
-            "import sys, time; from flowrvs.disk import NewFolder\n"
+            "import sys, time; from flowrvs.folders import NewFolder\n"
             "folder = NewFolder(sys.argv[1]); print(folder.path, flush=True); time.sleep(60)"
         )
         with _start(script, tmp_path / "a") as writer:

@@ -17,8 +17,8 @@ from qtpy.QtCore import Qt
 
 from flowrvs.checkpoints.placed import placed_models
 from flowrvs.cli import main
-from flowrvs.disk import FileLock
 from flowrvs.errors import InputError
+from flowrvs.locks import FileLock
 from flowrvs.training.background import BackgroundTraining
 from flowrvs.training.journal import Journal
 from napari_flowrvs.find.panel import OptionsPanel

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from flowrvs import disk
+from flowrvs import folders
 from flowrvs.data import MevisSplit, MevisWriter, check_split
 from flowrvs.data.json_parts import locked
-from flowrvs.disk import NewFolder, remove_leftovers
 from flowrvs.errors import DatasetError
+from flowrvs.folders import NewFolder, remove_leftovers
 
 WRITE = """
 import sys, time
@@ -71,7 +71,7 @@ def test_a_kill_leaves_the_old_split_and_is_swept_at_once(tmp_path):
 @pytest.mark.parametrize("one_step", [True, False])
 def test_replacing(tmp_path, monkeypatch, one_step):
     if not one_step:
-        monkeypatch.setattr(disk, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
     folder = tmp_path / "train"
     write(folder, 50)
     write(folder, 90, overwrite=True)

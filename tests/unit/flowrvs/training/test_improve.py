@@ -204,7 +204,7 @@ def test_the_folder_tells_how_it_stands(home: Path) -> None:
     assert state.phase == "stopped" and "before it was done" in state.message
     assert state.losses == ((10, 0.2), (20, 0.1))
     assert state.scores == ((0, {"J&F": 0.15, "old J&F": 0.7}),)
-    from flowrvs.disk import FileLock
+    from flowrvs.locks import FileLock
 
     with FileLock(work / "lock"):
         running = training.look()
