@@ -280,6 +280,11 @@ def build_index(path: str, *, cut: bool = False) -> PacketIndex:
     key = next((c for c in range(3) if _unique(stamps[:, c])), None)
     shown = np.ones(len(stamps), dtype=bool)
     shown[hidden] = False
+    if not shown.any():
+        raise VideoError(
+            f"{path} shows no frame: its edit list leaves all of them out; write it anew with all "
+            "its frames: 'ffmpeg -ignore_editlist 1 -i IN -c copy OUT'."
+        )
 
     dts = np.ma.masked_equal(stamps[:, 1], MISSING)
     restarts = _restarts(dts, keyframes)

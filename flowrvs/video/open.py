@@ -19,7 +19,14 @@ from flowrvs.video.arrays import ArrayFrames, open_npy
 from flowrvs.video.cache import DEFAULT_CACHE_BYTES
 from flowrvs.video.file import GO_ON, VideoFile
 from flowrvs.video.images import ImageFiles
-from flowrvs.video.probe import fingerprint, incomplete, is_joined, kind_of, list_images
+from flowrvs.video.probe import (
+    edits_not_followed,
+    fingerprint,
+    incomplete,
+    is_joined,
+    kind_of,
+    list_images,
+)
 
 __all__ = ["Video", "open_video"]
 
@@ -319,6 +326,11 @@ def _open_file(path: Path, damaged: str, cache_bytes: int) -> tuple[_Source, Vid
             raise VideoError(f"{path} was cut off: {missing}; {repair}.")
         if missing and damaged == "raise":
             raise VideoError(f"{path} was cut off: {missing}; {repair}, or {GO_ON}.")
+        if edits := edits_not_followed(path):
+            raise VideoError(
+                f"{path} has an edit list with {edits}, which cannot be followed; write it anew "
+                "with all its frames: 'ffmpeg -ignore_editlist 1 -i IN -c copy OUT'."
+            )
         file = VideoFile(str(path), damaged=damaged, cut=bool(missing), cache_bytes=cache_bytes)
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__

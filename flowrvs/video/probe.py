@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +16,7 @@ from flowrvs.errors import MissingPathError, VideoError
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "edits_not_followed",
     "fingerprint",
     "incomplete",
     "is_joined",
@@ -36,6 +38,8 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 # Of FLV, ASF and PNG.
 HEADS = (b"FLV\x01", bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), b"\x89PNG\r\n\x1a\n")
+# Bytes of an edit list that are looked at.
+MAX_EDITS = 2**20
 WHOLE_FILE = 32 * 2**20
 SAMPLES = 32
 SAMPLE_BYTES = 2**20
@@ -225,10 +229,11 @@ def incomplete(path: Path) -> str:
     with open(path, "rb") as file:
         start = file.read(12)
         if start[4:8] in BOXES:
-            seen, at = _boxes(file, size)
+            boxes = _boxes(file, 0, size)
+            at = boxes[-1][2] if boxes else 0
             if at > size:
                 return f"{at - size} bytes are missing at its end"
-            if b"moov" not in seen:
+            if not any(kind == b"moov" for kind, _, _ in boxes):
                 return "its index (moov) is missing"
         elif start[:4] == b"\x1aE\xdf\xa3":
             file.seek(0)
@@ -258,7 +263,8 @@ def is_joined(path: Path, last: int) -> bool:
     with open(path, "rb") as file:
         start = file.read(16)
         if start[4:8] in BOXES:
-            return _boxes(file, os.stat(path).st_size)[0].count(b"moov") > 1
+            boxes = _boxes(file, 0, os.stat(path).st_size)
+            return sum(kind == b"moov" for kind, _, _ in boxes) > 1
         head = next((h for h in HEADS if start.startswith(h)), None)
         if head is None or last < len(head):
             return False
@@ -266,23 +272,78 @@ def is_joined(path: Path, last: int) -> bool:
         return start[: max(9, len(head))] in file.read(2 * SAMPLE_BYTES)
 
 
-def _boxes(file: BinaryIO, size: int) -> tuple[list[bytes], int]:
-    """Return the kinds of the outermost boxes of an MP4 file, and where the last one ends."""
-    kinds: list[bytes] = []
-    at = 0
-    while at + 8 <= size:
+def edits_not_followed(path: Path) -> str:
+    """Tell what in the edit list of an MP4 or QuickTime file FFmpeg does not follow.
+
+    It follows those that cut, reorder and repeat parts, and a pause in front. Behind a pause
+    in the middle it shows frames that are not meant, and it knows no change of speed: of what
+    is shown in half its time it would show the first half.
+
+    Returns
+    -------
+    str
+        Empty where nothing is wrong.
+    """
+    with open(path, "rb") as file:
+        if file.read(8)[4:] not in BOXES:
+            return ""
+        for edits in _edit_lists(file, os.stat(path).st_size):
+            begun = False
+            for time, rate in edits:
+                if time == -1 and begun:
+                    return "a pause in the middle"
+                begun = begun or time != -1
+                if time != -1 and rate != 1:
+                    return f"a speed of {rate:g}"
+    return ""
+
+
+def _edit_lists(file: BinaryIO, size: int) -> Iterator[list[tuple[int, float]]]:
+    """Yield the edits of each video track: where in it they begin (-1: a pause), their rates."""
+    for kind, begin, end in _inside(file, b"moov", _boxes(file, 0, size)):
+        if kind != b"trak":
+            continue
+        track = _boxes(file, begin, end)
+        for kind, begin, _ in _inside(file, b"mdia", track):
+            file.seek(begin + 8)
+            if kind == b"hdlr" and file.read(4) == b"vide":
+                break
+        else:
+            continue
+        for kind, begin, end in _inside(file, b"edts", track):
+            if kind == b"elst":
+                file.seek(begin)
+                data = file.read(min(end - begin, MAX_EDITS))
+                entry = struct.Struct(">Qqi" if data[:1] == b"\1" else ">Iii")
+                rows = data[8 : len(data) - (len(data) - 8) % entry.size]
+                edits = [(time, rate / 2**16) for _, time, rate in entry.iter_unpack(rows)]
+                yield edits[: int.from_bytes(data[4:8], "big")]
+
+
+Boxes = list[tuple[bytes, int, int]]
+
+
+def _inside(file: BinaryIO, wanted: bytes, boxes: Boxes) -> Boxes:
+    """Return the boxes within those of a kind."""
+    return [b for kind, at, end in boxes if kind == wanted for b in _boxes(file, at, end)]
+
+
+def _boxes(file: BinaryIO, at: int, end: int) -> Boxes:
+    """Return the kind of each MP4 box between two places, where its content begins and ends."""
+    boxes: Boxes = []
+    while at + 8 <= end:
         file.seek(at)
         head = file.read(16)
-        length = int.from_bytes(head[:4], "big")
+        length, begin = int.from_bytes(head[:4], "big"), at + 8
         if length == 1:
-            length = int.from_bytes(head[8:16], "big")
+            length, begin = int.from_bytes(head[8:16], "big"), at + 16
         elif length == 0:
-            length = size - at
+            length = end - at
         if length < 8:
             break
-        kinds.append(head[4:8])
+        boxes.append((head[4:8], begin, at + length))
         at += length
-    return kinds, at
+    return boxes
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int | None]:

@@ -9,7 +9,7 @@ import pytest
 from flowrvs.errors import VideoError
 from flowrvs.video import open_video
 
-from .clips import coded_frame, decode_in_order, number_in, write_clip
+from .clips import coded_frame, number_in, write_clip
 
 
 def colour_chart(height: int, width: int) -> np.ndarray:
@@ -28,38 +28,6 @@ def assert_chart(frame: np.ndarray, tolerance: int = 6) -> None:
     flat = np.ones((height, width), bool)
     flat[height // 2 - 9 : height // 2 + 9] = flat[:, width // 2 - 9 : width // 2 + 9] = False
     assert np.abs(frame[flat].astype(int) - chart[flat]).max() <= tolerance
-
-
-TURNS = {
-    "as_it_is": ((1, 0, 0, 1), lambda f: f),
-    "clockwise": ((0, 1, -1, 0), lambda f: np.rot90(f, -1)),
-    "upside_down": ((-1, 0, 0, -1), lambda f: np.rot90(f, 2)),
-    "counterclockwise": ((0, -1, 1, 0), lambda f: np.rot90(f, 1)),
-    "mirrored": ((-1, 0, 0, 1), lambda f: f[:, ::-1]),
-    "flipped": ((1, 0, 0, -1), lambda f: f[::-1]),
-    "transposed": ((0, 1, 1, 0), lambda f: f.swapaxes(0, 1)),
-}
-
-
-@pytest.mark.parametrize("name", list(TURNS))
-def test_rotation_metadata_is_applied(tmp_path, name):
-    """The display matrix maps (x, y) to (a x + c y, b x + d y), ISO 14496-12."""
-    (a, b, c, d), turned = TURNS[name]
-    one, w = 1 << 16, 1 << 30
-    matrix = (a * one, b * one, 0, c * one, d * one, 0, 0, 0, w)
-    path = write_clip(
-        tmp_path / "turned.mp4",
-        count=6,
-        size=(98, 64),
-        prepare=lambda s: s.set_display_matrix(matrix),
-    )
-    # PyAV leaves the matrix alone, so the reference is the same file: two encodings of a
-    # width that is no multiple of 16 need not be equal to the bit.
-    expected = np.stack([turned(f) for f in decode_in_order(path)]).astype(int)
-    with open_video(path) as video:
-        assert (video.info.height, video.info.width) == expected.shape[1:3]
-        assert np.abs(video.read(0, 6) - expected).max() <= 3
-        assert np.abs(video.frames[2:5].compute() - expected[2:5]).max() <= 3
 
 
 def test_phone_rotation_follows_ffmpegs_own_sense(tmp_path):
