@@ -92,6 +92,11 @@ class MissingExtraError(InputError, ImportError):
     """A part of flowrvs that this needs is not installed."""
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, for messages: "1 mask", "2 masks"."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says; the name of its class where it says nothing."""
     lines = str(error).strip().splitlines()

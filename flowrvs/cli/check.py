@@ -87,6 +87,7 @@ def report(
         ``--fix`` was given: do not advise it.
     """
     from flowrvs.data.check import FAULTS
+    from flowrvs.errors import counted
 
     def paint(text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if colored else text
@@ -100,7 +101,7 @@ def report(
         if not here:
             continue
         count = sum(len(group) for _, group in here)
-        lines += [paint(f"{_counted(count, severity)}".upper(), f"1;{color}")]
+        lines += [paint(f"{counted(count, severity)}".upper(), f"1;{color}")]
         for code, group in sorted(here, key=lambda pair: -len(pair[1])):
             number = f" ({len(group)})" if len(group) > 1 else ""
             lines.append(f"  {paint(FAULTS.get(code, code), '1')}{number}  [{code}]")
@@ -117,12 +118,8 @@ def report(
     if not findings:
         lines.append(paint(f"{split}: 0 errors, 0 warnings", "32"))
         return lines
-    total = f"{_counted(errors, 'error')}, {_counted(len(findings) - errors, 'warning')}"
+    total = f"{counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}"
     lines.append(f"{split}: {total}")
     if fixable and not fix:
         lines.append(f"{fixable} of them can be repaired safely: flowrvs check {split} --fix")
     return lines
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowrvs.data.formats import FORMATS
+from flowrvs.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             (result.expressions, "sentence"),
             (result.objects, "object"),
         )
-        text = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+        text = ", ".join(counted(count, word) for count, word in counts)
         print(f"{result.path}: {text} ({result.format})")
         for note in result.notes:
             print(f"note: {note}")
@@ -172,8 +173,9 @@ def _write_back(args: argparse.Namespace, progress: ProgressCallback, cancel: Ca
         rows.append({**dataclasses.asdict(result), "path": str(result.path)})
         if not args.json:
             print(
-                f"{result.path}: {result.video}: {result.masks} masks and {result.sentences} "
-                f"sentences changed, {result.added} objects added, {result.removed} removed"
+                f"{result.path}: {result.video}: {counted(result.masks, 'mask')} and "
+                f"{counted(result.sentences, 'sentence')} changed, "
+                f"{counted(result.added, 'object')} added, {result.removed} removed"
             )
             for note in result.notes:
                 print(f"note: {note}")

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from flowrvs.errors import counted
+
 HELP = "Read videos of a dataset into projects, to be corrected and written back."
 
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps({"videos": videos}))
         else:
             for name, count in videos.items():
-                print(f"{name}  {count} sentence{'' if count == 1 else 's'}")
+                print(f"{name}  {counted(count, 'sentence')}")
         return 0
     rows = []
     with cancel_on_interrupt() as cancel, progress_line() as progress:
@@ -84,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
                 counts = len(project.objects), len(project.expressions), len(project.layers)
             if not args.json:
                 words = zip(counts, ("object", "sentence", "layer"), strict=True)
-                text = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in words)
+                text = ", ".join(counted(n, word) for n, word in words)
                 print(f"{rows[0]}: {text}")
                 _print_notes(project.path)
     if args.json:

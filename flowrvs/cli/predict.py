@@ -14,6 +14,7 @@ from flowrvs.cli._model import (
     load_model,
     request_options,
 )
+from flowrvs.errors import counted
 
 HELP = "Predict every sentence of a split; run again to go on after a stop."
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if result.blank:
         names = ", ".join(result.blank[:5]) + (", ..." if len(result.blank) > 5 else "")
         print(
-            f"warning: {len(result.blank)} of the sentences say nothing and are predicted as "
+            f"warning: {counted(len(result.blank), 'sentence')} without a word, predicted as "
             f"background: {names}",
             file=sys.stderr,
         )
@@ -99,7 +100,10 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     already = f", {result.skipped} of them before" if result.skipped else ""
-    print(f"{result.out}: {result.videos} videos, {result.expressions} sentences{already}")
+    print(
+        f"{result.out}: {counted(result.videos, 'video')}, "
+        f"{counted(result.expressions, 'sentence')}{already}"
+    )
     if archive is not None:
         print(f"{archive}: written and read back")
     return 0

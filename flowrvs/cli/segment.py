@@ -30,6 +30,7 @@ from flowrvs.cli._model import (
     load_model,
     request_options,
 )
+from flowrvs.errors import counted
 
 HELP = "Find what sentences describe in videos; run again to go on after a stop."
 
@@ -149,7 +150,8 @@ def run(args: argparse.Namespace) -> int:
         _print(done[0], args)
     else:
         computed = sum(item.computed for item in done)
-        print(f"{len(done)} of {len(wanted)} videos finished, {computed} windows computed.")
+        windows = counted(computed, "window")
+        print(f"{len(done)} of {len(wanted)} videos finished, {windows} computed.")
         for video, error in errors.items():
             print(f"{video}: {error}")
     return INPUT if errors else DONE
@@ -456,7 +458,8 @@ def _print_short(item: _Wanted) -> None:
     result = item.result
     count = _count(result)
     found = sum(row["frames_with_mask"] > 0 for row in result["expressions"])
-    print(f"{item.path}: {count} frames, {found} of {len(result['expressions'])} sentences seen")
+    of = len(result["expressions"])
+    print(f"{item.path}: {counted(count, 'frame')}, {found} of {of} sentences seen")
 
 
 def _print(item: _Wanted, args: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from flowrvs.errors import counted
+
 HELP = "Write a MeViS-style split of moving shapes, for tests, training and trying out."
 
 
@@ -47,5 +49,6 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result))
     else:
         parts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        print(f"{args.videos} videos, {total} expressions ({parts}) in {args.out}")
+        videos, sentences = counted(args.videos, "video"), counted(total, "sentence")
+        print(f"{videos}, {sentences} ({parts}) in {args.out}")
     return 0

@@ -16,7 +16,7 @@ from flowrvs.data.faults import FAULTS, Finding, MaskCheck
 from flowrvs.data.formats import MASKS, META, meta_path, split_folder
 from flowrvs.data.json_parts import read_json
 from flowrvs.data.pictures import PICTURES, is_safe_name, open_picture, values_in
-from flowrvs.errors import DatasetError
+from flowrvs.errors import DatasetError, counted
 from flowrvs.folders import NewFolder
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
@@ -264,7 +264,7 @@ def _targets(
         yield _error("bad-ids", META, key, what, "number objects and masks")
         return
     if len(objects) != len(annotations):
-        what = f"{len(objects)} obj_ids stand beside {len(annotations)} anno_ids"
+        what = f"beside {counted(len(objects), 'obj_id')} there are {len(annotations)} anno_ids"
         yield _error("uneven-ids", META, key, what, "make the lists parallel")
     if len(set(map(str, annotations))) < len(annotations):
         yield _warning("repeated-id", META, key, "an anno_id is listed twice", "list it once")
@@ -317,7 +317,8 @@ def _check_pictures(
     there = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in PICTURES}
     missing = [frame for frame in frames if frame not in there]
     if missing:
-        what = f"{len(missing)} of {len(frames)} frames missing, the first is {missing[0]!r}"
+        count = f"{len(missing)} of {counted(len(frames), 'frame')}"
+        what = f"{count} missing, the first is {missing[0]!r}"
         found.append(_error("missing-frame", place, "", what, "copy the frames again"))
     extra = sorted(set(there) - set(frames))
     if extra:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from flowrvs.data.formats import TABLE
 from flowrvs.data.pictures import LARGEST, Frame, is_safe_name, jpeg_bytes
 from flowrvs.disk import parse_json, read_regular, write_bytes
-from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.errors import DatasetError, FlowRVSError, counted
 from flowrvs.masks import rle
 from flowrvs.masks.compose import paint
 from flowrvs.progress import CancelToken
@@ -154,8 +154,9 @@ def coded_masks(entries: Any, clip: Clip, key: object) -> list[rle.RLE | None]:
         raise DatasetError(f"{where}: its masks are no list; write one entry a frame.")
     if len(entries) != len(clip.frames):
         raise DatasetError(
-            f"{where}: it has {len(entries)} masks for {len(clip.frames)} frames; write one entry "
-            "a frame, null where the object is absent."
+            f"{where}: it has {counted(len(entries), 'mask')} for "
+            f"{counted(len(clip.frames), 'frame')}; write one entry a frame, null where the object "
+            "is absent."
         )
     found = []
     for frame, entry in zip(clip.frames, entries, strict=True):
@@ -417,9 +418,10 @@ class Source:
         self.positions = [index for index, kept in zip(self.positions, keep, strict=True) if kept]
 
     def name_silent(self) -> None:
-        """Give every object that no sentence means its name as a sentence."""
+        """Give every object that is seen and that no sentence means its name as a sentence."""
         meant = self.meant()
-        for key, (_, record) in self.objects.items():
+        for key in self.seen():
+            record = self.objects[key][1]
             if key not in meant and record.name.strip():
                 self.sentences[free_id(self.sentences)] = (record.name.strip(), [key])
 

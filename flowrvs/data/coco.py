@@ -23,7 +23,7 @@ from flowrvs.data.json_parts import list_keys, read_json, whole_number
 from flowrvs.data.pictures import LARGEST, safe_name
 from flowrvs.data.ref_ytvos import folders_in
 from flowrvs.disk import replacing
-from flowrvs.errors import DatasetError
+from flowrvs.errors import DatasetError, counted
 from flowrvs.masks import rle
 from flowrvs.video.probe import natural_key
 
@@ -85,7 +85,7 @@ class _Coco(Dataset):
         rows = (row for name in lists for row in self._rows(name))
         strays = sum(_id(row, key) not in known for row in rows)
         if strays:
-            clip.notes.append(f"{strays} rows with an unknown {key!r} are left out")
+            clip.notes.append(f"left out: {counted(strays, 'row')} with an unknown {key!r}")
 
     def _frames(self, files: Sequence[Any], name: str) -> tuple[Path, list[str]]:
         """Return the folder of a video's frames, and their names."""
@@ -266,7 +266,7 @@ def _boxed(row: Mapping[str, Any], count: int) -> list[int]:
 
 
 def _boxes_text(count: int) -> str:
-    return f"{count} annotations are boxes without a mask: left out"
+    return f"left out: {counted(count, 'box', 'boxes')} without a mask"
 
 
 def _annotated(

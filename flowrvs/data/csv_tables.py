@@ -31,7 +31,7 @@ def write_csv(folder: Path, job: Job) -> None:
         rows, sentences = csv.writer(objects), csv.writer(expressions)
         rows.writerow([*_OBJECTS, "centroid_x", "centroid_y"])
         sentences.writerow(["video", "exp_id", "exp", "objects"])
-        for clip in job.clips(unknown=True):
+        for clip in job.clips():
             for key, masks in clip.masks.items():
                 for index, mask in enumerate(masks):
                     if mask is None:

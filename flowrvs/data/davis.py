@@ -21,7 +21,7 @@ from flowrvs.data.ref_ytvos import (
     write_palette,
 )
 from flowrvs.disk import read_regular, replacing
-from flowrvs.errors import DatasetError
+from flowrvs.errors import DatasetError, counted
 
 if TYPE_CHECKING:
     from flowrvs.data.job import Job
@@ -117,8 +117,8 @@ class Davis(Dataset):
             clip.notes.append(f"the sentences of {', '.join(lost[:3])} belong to no video")
         if self.unread:
             clip.notes.append(
-                f"{len(self.unread)} lines are no sentences and are not read: "
-                f"{'; '.join(self.unread[:3])}"
+                f"not read: {counted(len(self.unread), 'line')} without a sentence "
+                f"({'; '.join(self.unread[:3])})"
             )
         clip.digests = {"clip": clip.fingerprint()}
         return clip

@@ -30,7 +30,7 @@ from flowrvs.data.mevis_split import MevisSplit
 from flowrvs.data.pictures import safe_name
 from flowrvs.data.preview import assign, collect, datasheet, parse_shares
 from flowrvs.disk import storage_error, write_bytes
-from flowrvs.errors import DatasetError, FlowRVSError, InputError, StorageError
+from flowrvs.errors import DatasetError, FlowRVSError, InputError, StorageError, counted
 from flowrvs.folders import NewFolder, same_tree
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
@@ -266,7 +266,8 @@ class Export:
             raise InputError("There is no project to export; give one at least.")
         given = list(self.videos) if self.videos is not None else [None] * len(projects)
         if len(given) != len(projects):
-            raise InputError(f"{len(given)} videos were given for {len(projects)} projects.")
+            videos, count = counted(len(given), "video"), counted(len(projects), "project")
+            raise InputError(f"{videos} given for {count}.")
         sources = collect(projects, given)
         for source in sources:
             if self.name_as_sentence:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from flowrvs.data import json_parts
 from flowrvs.data.formats import MASKS, META, meta_path, split_folder
 from flowrvs.disk import replacing, storage_error
-from flowrvs.errors import DatasetError, FlowRVSError
+from flowrvs.errors import DatasetError, FlowRVSError, counted
 from flowrvs.folders import NewFolder, remove_leftovers
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
@@ -248,7 +248,8 @@ class MaskCheck:
             found.append(_error("bad-masks", key, "it is no list", "write one entry a frame"))
             return None
         if len(entries) != len(frames):
-            what = f"it has {len(entries)} entries for {len(frames)} frames"
+            count = counted(len(entries), "entry", "entries")
+            what = f"it has {count} for {counted(len(frames), 'frame')}"
             remedy = "write one entry a frame, null where the object is absent"
             found.append(_error("mask-count", key, what, remedy))
         falsy = [n for n, e in enumerate(entries) if not e and e is not None]

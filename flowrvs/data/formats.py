@@ -31,6 +31,7 @@ __all__ = [
     "WRITTEN_BY",
     "Dataset",
     "Format",
+    "holds_unknown",
     "may_replace",
     "meta_path",
     "new_split",
@@ -240,6 +241,11 @@ class Dataset(ABC):
             The disk is full, read-only or failing.
         """
         raise DatasetError(f"The format {self.format} is not written back to.")
+
+
+def holds_unknown(format: str, split: str) -> bool:
+    """Tell whether sentences whose target nobody knows have a place in a split."""
+    return format == "csv" or (format == "mevis" and split == "valid")
 
 
 def writer(format: str) -> Callable[[Path, Job], None]:

@@ -22,6 +22,7 @@ from flowrvs.errors import (
     InputError,
     ProjectError,
     StorageError,
+    counted,
 )
 from flowrvs.folders import NewFolder, remove_leftovers
 from flowrvs.locks import FileLock
@@ -114,7 +115,7 @@ def import_video(
     if video is None:
         if len(names) != 1:
             raise InputError(
-                f"{folder} has {len(names)} videos ({_some(names)}): choose one of them."
+                f"{folder} has {counted(len(names), 'video')} ({_some(names)}): choose one of them."
             )
         video = next(iter(names))
     if video not in names:
@@ -198,7 +199,7 @@ def import_split(
         said = "; ".join(f"{name} ({str(e).rstrip('.')})" for name, e in list(failed.items())[:3])
         more = "; ..." if len(failed) > 3 else ""
         raise DatasetError(
-            f"{len(failed)} of {len(wanted)} videos were not imported: {said}{more}."
+            f"{len(failed)} of {len(wanted)} videos could not be imported: {said}{more}."
         )
 
 
@@ -325,8 +326,8 @@ def _fill(
     looked = [p for n, p in enumerate(positions) if clip.looked is None or clip.looked[n]]
     if len(looked) < len(positions) and clip.masks:
         clip.notes.append(
-            f"{len(positions) - len(looked)} of {len(positions)} frames have no annotation: nobody "
-            "has looked at them yet"
+            f"on {len(positions) - len(looked)} of {len(positions)} frames there is no annotation: "
+            "nobody has looked there yet"
         )
     for object_id in ids.values():
         # Where the truth says "absent", a person said so: the model keeps off there too.
@@ -342,7 +343,8 @@ def _fill(
                 unknown.append(made.exp_id)
     if unknown:
         clip.notes.append(
-            f"the dataset does not say what {len(unknown)} of {len(clip.sentences)} sentences mean"
+            f"the dataset does not say what is meant by {len(unknown)} of {len(clip.sentences)} "
+            "sentences"
         )
     project.flush()
     return Origin(
@@ -372,7 +374,7 @@ def _positions(clip: Clip, names: Sequence[str], count: int) -> list[int]:
     if not names:
         if count != len(clip.frames):
             raise DatasetError(
-                f"{clip.pictures} has {count} frames, the annotations of {clip.name} "
+                f"{clip.pictures} has {counted(count, 'frame')}, the annotations of {clip.name} "
                 f"{len(clip.frames)}: they belong to another cut of the video."
             )
         return list(range(count))
@@ -392,8 +394,8 @@ def _check_sizes(clip: Clip, size: tuple[int, int]) -> None:
     for key, entries in clip.masks.items():
         if len(entries) != len(clip.frames):
             raise DatasetError(
-                f"An object of {clip.name} has {len(entries)} masks for {len(clip.frames)} "
-                "frames; write one entry a frame."
+                f"An object of {clip.name} has {counted(len(entries), 'mask')} for "
+                f"{counted(len(clip.frames), 'frame')}; write one entry a frame."
             )
         for frame, entry in zip(clip.frames, entries, strict=True):
             if entry and tuple(entry["size"]) != size:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.data.clip import Clip, Source
-from flowrvs.data.formats import LEFT_OUT, TABLE
+from flowrvs.data.formats import LEFT_OUT, TABLE, holds_unknown
 from flowrvs.data.pictures import Frame, write_frames
 from flowrvs.data.preview import shortcomings
 from flowrvs.progress import ProgressClock
@@ -20,7 +20,7 @@ from flowrvs.progress import ProgressClock
 if TYPE_CHECKING:
     from flowrvs.data.export import Export
 
-__all__ = ["ExportResult", "Job"]
+__all__ = ["ExportResult", "Job", "VideoRow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,29 @@ class ExportResult:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class VideoRow:
+    """What was written of a video.
+
+    Attributes
+    ----------
+    name : str
+        The video.
+    frames, objects : int
+        How many of each.
+    sentences : list of (str, list of int or None)
+        Its sentences and the objects that they mean, None where that is not known.
+    human : float or None
+        Share of its masks that a person drew, corrected or accepted; None without any.
+    """
+
+    name: str
+    frames: int
+    objects: int
+    sentences: list[tuple[str, list[int] | None]]
+    human: float | None
+
+
 class Job:
     """One split that is being written: what its format asks for, and what it counted.
 
@@ -66,8 +89,8 @@ class Job:
         and the file's name in the split.
     shares : ndarray of int, shape (4,)
         Masks by provenance.
-    human : dict of str to float
-        Share of a person's masks by video.
+    rows : list of VideoRow
+        What was written of each video.
     """
 
     def __init__(
@@ -85,8 +108,7 @@ class Job:
         self.notes: list[str] = []
         self.beside: list[tuple[Path, str]] = []
         self.shares = np.zeros(4, int)
-        self.human: dict[str, float] = {}
-        self._counts = [0, 0, 0]
+        self.rows: list[VideoRow] = []
         self._clock = clock
         self._current: Source | None = None
 
@@ -95,11 +117,14 @@ class Job:
         """Names of all videos."""
         return [source.name for source in self.sources]
 
-    def clips(self, *, unknown: bool = False) -> Iterator[Clip]:
+    def clips(self, *, unknown: bool | None = None) -> Iterator[Clip]:
         """Yield the videos, each with its masks encoded, counted and closed again.
 
-        With `unknown`, also the sentences whose target is not known.
+        With `unknown`, also the sentences whose target is not known; by default where the
+        format has a place for them.
         """
+        if unknown is None:
+            unknown = holds_unknown(self.options.format, self.target.name)
         about = TABLE[self.options.format]
         for source in self.sources:
             clip = source.clip(self.options.cancel, self._advance(source))
@@ -118,13 +143,14 @@ class Job:
             for key, masks in clip.masks.items():
                 seen = clip.provenance[key][[mask is not None for mask in masks]]
                 shares += np.bincount(seen, minlength=4)
-            if shares.any():
-                self.human[clip.name] = float(shares[2:].sum() / shares.sum())
+            human = float(shares[2:].sum() / shares.sum()) if shares.any() else None
             self.shares += shares
             self._current = source
             yield clip
-            for place, found in enumerate((clip.frames, clip.sentences, clip.masks)):
-                self._counts[place] += len(found)
+            sentences = list(clip.sentences.values())
+            self.rows.append(
+                VideoRow(clip.name, len(clip.frames), len(clip.masks), sentences, human)
+            )
             self._current = None
             source.release()
 
@@ -158,14 +184,13 @@ class Job:
 
     def result(self) -> ExportResult:
         """Return the record of what was written."""
-        frames, sentences, objects = self._counts
         return ExportResult(
             self.target,
             self.options.format,
-            len(self.sources),
-            frames,
-            sentences,
-            objects,
+            len(self.rows),
+            sum(row.frames for row in self.rows),
+            sum(len(row.sentences) for row in self.rows),
+            sum(row.objects for row in self.rows),
             tuple(self.notes),
         )
 

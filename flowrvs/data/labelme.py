@@ -18,7 +18,7 @@ from flowrvs.data.formats import Dataset
 from flowrvs.data.json_parts import list_keys, read_json
 from flowrvs.data.pictures import PICTURES, open_picture
 from flowrvs.data.ref_ytvos import frames_in
-from flowrvs.errors import DatasetError
+from flowrvs.errors import DatasetError, counted
 from flowrvs.masks import rle
 
 __all__ = ["Labelme"]
@@ -76,7 +76,7 @@ class Labelme(Dataset):
                 # Parts of one label and group are one object.
                 rows[key][index] = rle.merge([m for m in (before, mask) if m is not None])
         if skipped:
-            clip.notes.append(f"{skipped} shapes without an area are left out")
+            clip.notes.append(f"left out: {counted(skipped, 'shape')} without an area")
         add_rows(clip, rows)
         return clip
 

@@ -18,7 +18,7 @@ from flowrvs.data import json_parts
 from flowrvs.data.formats import MASKS, meta_path, split_folder
 from flowrvs.data.json_parts import read_json, whole_number
 from flowrvs.data.pictures import listed_names, open_picture, safe_name
-from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError
+from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError, counted
 from flowrvs.folders import NewFolder
 from flowrvs.masks import rle
 
@@ -212,8 +212,9 @@ class MevisSplit:
             entries = self.masks(anno_id)
             if index >= len(entries):
                 raise DatasetError(
-                    f"anno_id {anno_id} has {len(entries)} masks, {video!r} "
-                    f"{len(self.videos[video].frames)} frames; run 'flowrvs check' on the split."
+                    f"anno_id {anno_id} has {counted(len(entries), 'mask')}, {video!r} "
+                    f"{counted(len(self.videos[video].frames), 'frame')}; run 'flowrvs check' on "
+                    "the split."
                 )
             mask = entries[index]
             if mask is not None:
@@ -345,7 +346,8 @@ def _unpack(
     missing = [frame for frame in frames if frame not in here]
     if missing:
         raise DatasetError(
-            f"{archive} lacks {len(missing)} frames of {folder.name}, the first is {missing[0]}."
+            f"{archive} lacks {counted(len(missing), 'frame')} of {folder.name}, the first is "
+            f"{missing[0]}."
         )
     with NewFolder(folder, refuse=DatasetError) as new, archive.open("rb") as file:
         for frame in frames:

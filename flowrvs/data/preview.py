@@ -21,7 +21,7 @@ import numpy.typing as npt
 from flowrvs import __version__
 from flowrvs.data.check import Finding, check_sentences
 from flowrvs.data.clip import Origin, Source, unused
-from flowrvs.data.formats import META, TABLE, WRITTEN_BY, Format
+from flowrvs.data.formats import LEFT_OUT, META, TABLE, WRITTEN_BY, Format, holds_unknown
 from flowrvs.data.pictures import frame_names, is_safe_name, sorted_and_unique
 from flowrvs.errors import InputError, ProjectError
 from flowrvs.records import VideoInfo
@@ -56,7 +56,7 @@ class PreviewRow:
     split, video : str
         Where it goes and how it is called.
     frames, objects, sentences : int
-        How many of each.
+        How many of each would be written.
     without_target : int
         Sentences that mean nothing that is seen.
     human : float
@@ -120,7 +120,7 @@ def preview_export(
                 source.name_silent()
             if annotated_only:
                 source.keep_looked_at()
-            rows.append(_row(source, places[source.name]))
+            rows.append(_row(source, places[source.name], format))
             findings += list(_findings(source, TABLE[format]))
         finally:
             source.release()
@@ -129,9 +129,16 @@ def preview_export(
     return Preview(tuple(rows), tuple(findings))
 
 
-def _row(source: Source, split: str) -> PreviewRow:
+def _row(source: Source, split: str, format: str) -> PreviewRow:
     shares = [0, 0]
     seen = source.seen()
+    if TABLE[format].silent == LEFT_OUT:
+        seen = [key for key in seen if key in source.meant()]
+    sentences = [
+        ids
+        for _, ids in source.sentences.values()
+        if ids is not None or holds_unknown(format, split)
+    ]
     for key in seen:
         human = source.provenance(key)[source.present(key)] >= Provenance.HUMAN
         shares[0] += int(human.sum())
@@ -141,8 +148,8 @@ def _row(source: Source, split: str) -> PreviewRow:
         source.name,
         len(source.frames),
         len(seen),
-        len(source.sentences),
-        sum(ids is not None and not set(ids) & set(seen) for _, ids in source.sentences.values()),
+        len(sentences),
+        sum(ids is not None and not set(ids) & set(seen) for ids in sentences),
         shares[0] / shares[1] if shares[1] else 0.0,
         int(source.unlooked().sum()),
     )
@@ -409,10 +416,10 @@ def datasheet(job: Job, *, licence: str = "", date: str = "") -> str:
         same export gives the same bytes.
     """
     sources, result = job.sources, job.result()
-    texts = [row for source in sources for row in source.sentences.values()]
+    texts = [sentence for row in job.rows for sentence in row.sentences]
     words = [len(text.split()) for text, _ in texts]
     sizes = Counter(f"{s.info.width} x {s.info.height}" for s in sources)
-    lengths = [len(source.frames) for source in sources]
+    lengths = [row.frames for row in job.rows]
     none = sum(ids == [] for _, ids in texts)
     several = sum(len(ids or ()) > 1 for _, ids in texts)
     rows = [
@@ -438,12 +445,10 @@ def datasheet(job: Job, *, licence: str = "", date: str = "") -> str:
         lines += ["", f"Videos were read from the dataset {names}; its masks count as human."]
     lines += ["", "## Videos", "", "| video | frames | objects | sentences | human |"]
     lines += ["|---|---|---|---|---|"]
-    for source in sources[:_LISTED]:
-        human = job.human.get(source.name)
-        share = "" if human is None else f"{human:.0%}"
+    for row in job.rows[:_LISTED]:
+        share = "" if row.human is None else f"{row.human:.0%}"
         lines.append(
-            f"| {_cell(source.name)} | {len(source.frames)} | {len(source.objects)} "
-            f"| {len(source.sentences)} | {share} |"
+            f"| {_cell(row.name)} | {row.frames} | {row.objects} | {len(row.sentences)} | {share} |"
         )
     if len(sources) > _LISTED:
         lines.append(f"| and {len(sources) - _LISTED} more | | | | |")

@@ -43,7 +43,7 @@ from flowrvs.data.pictures import (
     write_masks,
 )
 from flowrvs.disk import replacing
-from flowrvs.errors import DatasetError
+from flowrvs.errors import DatasetError, counted
 from flowrvs.masks import rle
 
 if TYPE_CHECKING:
@@ -326,8 +326,8 @@ def read_palette(
     unread -= {f"{frame}.png" for frame in clip.frames}
     if unread:
         clip.notes.append(
-            f"{len(unread)} files in {folder} are no mask of a frame and are not read: "
-            f"{', '.join(sorted(unread)[:3])}"
+            f"not read, as no mask of a frame: {counted(len(unread), 'file')} in {folder} "
+            f"({', '.join(sorted(unread)[:3])})"
         )
     inner = [path.name for path in folders_in(folder)]
     if inner and not clip.looked.any():
@@ -348,7 +348,8 @@ def read_palette(
             )
         void = 65535 if wide else 255
         clip.notes.append(
-            f"{void} is a border that nobody decides on, no object: it is in {count} pictures"
+            f"{void} is a border that nobody decides on, no object: it is in "
+            f"{counted(count, 'picture')}"
         )
     for key in sorted(set(ids.values())):
         same = [found[code] for code, value in ids.items() if value == key]

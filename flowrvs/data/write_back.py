@@ -14,7 +14,7 @@ import numpy as np
 from flowrvs.data.clip import Clip, Origin, Source, free_id, was_not_looked_for, whole_text
 from flowrvs.data.formats import Dataset, reader
 from flowrvs.data.json_parts import locked
-from flowrvs.errors import DatasetError, InputError
+from flowrvs.errors import DatasetError, InputError, counted
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
@@ -332,8 +332,8 @@ def _compare(
         ]
     if dataset.masks_only and project.expressions:
         notes.append(
-            f"{dataset.format} has no place for sentences: {len(project.expressions)} of this "
-            "project were not written"
+            f"{dataset.format} has no place for sentences: not written is "
+            f"{counted(len(project.expressions), 'sentence')} of this project"
         )
     result = WriteBackResult(
         dataset.folder,

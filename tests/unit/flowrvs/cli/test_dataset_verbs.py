@@ -142,7 +142,7 @@ def test_in_corrected_out_again(project, tmp_path, capsys):
         assert len(opened.objects) == 2
         opened.labels(1)[3, 0, 0] = 1
     assert main(["export", copy, "--into", str(split)]) == 0
-    assert "1 masks and 0 sentences changed" in capsys.readouterr().out
+    assert "1 mask and 0 sentences changed, 0 objects added, 0 removed\n" in capsys.readouterr().out
     assert (split / "mask_dict.json").read_bytes() != before
     assert main(["export", copy, "--to", str(tmp_path / "d"), "--append"]) == 0
     assert len(MevisSplit.open(split).videos) == 2
@@ -225,9 +225,9 @@ def test_the_official_tree_of_ref_youtube_vos(shapes_images, tiny, tmp_path, cap
     assert "Annotations/v/1/00011.png" in names and len(names) == 24
     capsys.readouterr()
     assert main(["import", split, "--video", "v", "--out", str(tmp_path / "p")]) == 0
-    assert "does not say what 2 of 2 sentences mean" in capsys.readouterr().out
+    assert "does not say what is meant by 2 of 2 sentences" in capsys.readouterr().out
     assert main(["import", split, "--all", "--out", str(tmp_path / "all")]) == 0
-    assert "does not say what 2 of 2 sentences mean" in capsys.readouterr().out
+    assert "does not say what is meant by 2 of 2 sentences" in capsys.readouterr().out
 
 
 def test_several_splits(project, shapes_images, shapes_masks, tmp_path, capsys):

@@ -127,7 +127,7 @@ def test_sentences_of_davis_stay_apart_when_they_move_up(tmp_path):
     second.write_text('v 1 "three"\n')
     with import_video(root, "v", tmp_path / "p") as project:
         assert Origin.load(project.path).notes == [
-            "1 lines are no sentences and are not read: 1.txt, line 2"
+            "not read: 1 line without a sentence (1.txt, line 2)"
         ]
         project.remove_expression("0")
         project.add_expression("four", [2])
@@ -207,7 +207,9 @@ def test_an_absence_that_somebody_saw_goes_home(tmp_path):
             project.lock_frames(key, 1, 2)
         project.add_expression("has no place in pictures", [1])
         result = write_back(project)
-        assert result.sentences == 0 and "1 of this project were not written" in result.notes[0]
+        assert result.sentences == 0 and result.notes == (
+            "vos has no place for sentences: not written is 1 sentence of this project",
+        )
     picture = root / "Annotations" / "v" / "00001.png"
     with Image.open(picture, formats=["PNG"]) as found:
         assert found.size == (W, H) and found.getextrema() == (0, 0)
@@ -266,7 +268,7 @@ def test_frames_between_those_of_sa_v_are_nobodys(tmp_path):
         assert [project.provenance(key).tolist() for key in project.objects] == [
             [2, 0, 2, 0, 2, 0]
         ] * 2
-        assert "3 of 6 frames have no annotation" in Origin.load(project.path).notes[0]
+        assert "on 3 of 6 frames there is no annotation" in Origin.load(project.path).notes[0]
         before = bytes_of(tmp_path / "s")
         project.labels(1)[3, :3, :3] = 1
         with pytest.raises(DatasetError, match="frame 00003 was corrected, .* every 2th frame"):

@@ -304,7 +304,7 @@ def test_a_video_that_cannot_be_read_does_not_stop_the_others(small_split, tmp_p
     (small_split / MASKS).write_text(json.dumps(masks))
     assert main(["import", str(small_split), "--all", "--out", str(tmp_path / "p")]) == 2
     assert [p.name for p in (tmp_path / "p").iterdir()] == ["grey.flowrvs"]
-    assert f"1 of 2 videos were not imported: {SHAPES} (" in capsys.readouterr().err
+    assert f"1 of 2 videos could not be imported: {SHAPES} (" in capsys.readouterr().err
 
 
 def test_two_imports_at_once_do_not_hurt_each_other(small_split, tmp_path):

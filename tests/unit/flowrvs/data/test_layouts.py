@@ -114,10 +114,11 @@ def test_a_border_and_files_that_are_no_masks_are_told(tmp_path):
     Image.fromarray(picture).save(root / "Annotations" / "v" / "00003.png")
     with import_video(root, "v", tmp_path / "p") as project:
         (note,) = Origin.load(project.path).notes
-        assert note == "255 is a border that nobody decides on, no object: it is in 1 pictures"
+        assert note == "255 is a border that nobody decides on, no object: it is in 1 picture"
     for path in (root / "Annotations" / "v").iterdir():
         path.rename(path.with_suffix(".bmp"))
-    with pytest.raises(DatasetError, match=r"nor sentences: 6 files in .* are no mask of a frame"):
+    message = "nor sentences: not read, as no mask of a frame: 6 files in "
+    with pytest.raises(DatasetError, match=message):
         import_video(root, "v", tmp_path / "q")
     (root / "Annotations" / "v" / "00001.png").symlink_to(tmp_path / "nothing")
     with pytest.raises(DatasetError, match=r"00001\.png is no plain file"):
@@ -181,7 +182,7 @@ def test_boxes_without_a_mask_are_not_absent(tmp_path):
     first["segmentations"][2:4], second["segmentations"] = [None, None], None
     place.write_text(json.dumps(data))
     with import_video(place, "v", tmp_path / "p") as project:
-        assert "3 annotations are boxes without a mask: left out" in Origin.load(project.path).notes
+        assert "left out: 3 boxes without a mask" in Origin.load(project.path).notes
         wanted = [2] * T
         for t in (2, 3, 4):
             wanted[t] = 0 if t != 4 else 2
@@ -284,7 +285,7 @@ def test_frames_that_nobody_annotated_are_nobodys(tmp_path):
         for key in project.objects:
             assert project.provenance(key).tolist() == [human, empty, empty, human, empty, empty]
         notes = Origin.load(project.path).notes
-        assert notes == ["4 of 6 frames have no annotation: nobody has looked at them yet"]
+        assert notes == ["on 4 of 6 frames there is no annotation: nobody has looked there yet"]
         rows = preview_export([project]).rows
         assert [row.unlooked for row in rows] == [4]
         found = preview_export([project]).findings
@@ -346,7 +347,9 @@ def test_ids_that_say_nothing_are_unknown(tmp_path, given):
     with import_video(root, "v", tmp_path / "p") as project:
         origin = Origin.load(project.path)
         assert origin.unknown == ["1"]
-        assert "no mask of a frame and are not read: 0.png" in origin.notes[0]
+        assert origin.notes[0] == (
+            f"not read, as no mask of a frame: 1 file in {root / 'Annotations' / 'v'} (0.png)"
+        )
 
 
 def test_sentences_without_ids_are_unknown(tmp_path):
@@ -356,7 +359,7 @@ def test_sentences_without_ids_are_unknown(tmp_path):
     with pytest.raises(DatasetError, match="holds the splits valid"):
         list_videos(tmp_path)
     with import_video(root, "v", tmp_path / "p") as project:
-        assert "does not say what 2 of 2" in Origin.load(project.path).notes[-1]
+        assert "does not say what is meant by 2 of 2" in Origin.load(project.path).notes[-1]
         result = export_projects([project], tmp_path / "d")
         assert result.expressions == 0 and "nobody knows yet" in result.notes[-1]
         hidden = export_projects([project], tmp_path / "d", split="valid").path
@@ -522,9 +525,9 @@ def test_coco_by_image_and_its_polygons(tmp_path):
             write_back(project)
         provenance = project.provenance(1).tolist()
         assert Origin.load(project.path).notes == [
-            "1 annotations are boxes without a mask: left out",
-            "1 rows with an unknown 'image_id' are left out",
-            "1 of 4 frames have no annotation: nobody has looked at them yet",
+            "left out: 1 box without a mask",
+            "left out: 1 row with an unknown 'image_id'",
+            "on 1 of 4 frames there is no annotation: nobody has looked there yet",
         ]
     wanted = np.zeros((T, H, W), bool)
     wanted[[0, 2], 2:8, 2:9] = True
@@ -555,7 +558,10 @@ def test_labelme(tmp_path):
     with import_video(folder, None, tmp_path / "p") as project:
         (found,) = masks_of(project)
         assert [o.name for o in project.objects.values()] == ["cap"]
-        assert "1 shapes without an area" in Origin.load(project.path).notes[0]
+        assert Origin.load(project.path).notes == [
+            "left out: 1 shape without an area",
+            "on 5 of 6 frames there is no annotation: nobody has looked there yet",
+        ]
         # There is something on frame 5 whose outline nobody has drawn.
         assert project.provenance(1).tolist() == [2, 0, 0, 0, 0, 2]
     wanted = np.zeros((T, H, W), bool)
