@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from flowrvs.masks import cues
 from flowrvs.masks.cues import LocalColors, blurred, likeness, motion_cue, patch_distance
-from flowrvs.masks.flow import Flows, Region, block_mean
+from flowrvs.masks.flow import Flows, Region
 from flowrvs.masks.propagate import propagate
 
 ROWS, COLUMNS = np.indices((96, 128), dtype=np.float32)
@@ -213,12 +213,3 @@ def test_small_and_fast_objects_keep_their_size(radius, speed, bar):
     assert [s.frame for s in found] == list(range(1, 10))
     scores = [(s.mask & masks[s.frame]).sum() / (s.mask | masks[s.frame]).sum() for s in found]
     assert np.mean(scores) > bar
-
-
-def test_block_means_of_a_picture_that_does_not_divide():
-    values = np.arange(5 * 7 * 3, dtype=np.float32).reshape(5, 7, 3)
-    mean = block_mean(values, 3)
-    assert mean.shape == (2, 3, 3)
-    np.testing.assert_allclose(mean[0, 1], values[:3, 3:6].mean((0, 1)), rtol=1e-6)
-    # beyond the edge the edge goes on
-    np.testing.assert_allclose(mean[1, 2], (values[3, 6] + 2 * values[4, 6]) / 3, rtol=1e-6)

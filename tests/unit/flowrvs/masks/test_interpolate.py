@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from flowrvs.errors import InputError
-from flowrvs.masks import shape
 from flowrvs.masks.interpolate import interpolate
 
 
@@ -29,6 +29,69 @@ def test_a_shape_that_moves_far_and_grows_stays_in_one_piece():
         grown = lambda x, y, s=share: x ** (1 - s) * y**s  # noqa: E731
         truth = ellipse(mixed(30, 85), mixed(25, 130), grown(10, 24), grown(14, 20))
         assert iou(between(first, last, share), truth) > 0.93
+
+
+def plainly(a, b, share):
+    """Distances to the edge, seen from where each shape would lie and as large as it would be."""
+    places = [np.argwhere(mask) for mask in (a, b)]
+    centers = [each.mean(0) for each in places]
+    sizes = [np.maximum(each.std(0), 0.5) for each in places]
+    center = centers[0] * (1 - share) + centers[1] * share
+    size = sizes[0] ** (1 - share) * sizes[1] ** share
+    grid = np.moveaxis(np.indices(a.shape), 0, -1)
+    field = 0
+    for weight, mask, own, extent in zip((1 - share, share), (a, b), centers, sizes, strict=True):
+        signed = np.where(
+            mask, distance_transform_edt(mask) - 0.5, 0.5 - distance_transform_edt(~mask)
+        )
+        at = own + (grid - center) * extent / size
+        values = map_coordinates(signed, np.moveaxis(at, -1, 0), order=1, mode="nearest")
+        beyond = np.maximum(-at, at - np.array(a.shape) + 1).max(-1)
+        field = field + weight * np.where(beyond > 0.5, -beyond, values)
+    return field
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        (ellipse(30, 25, 10, 14), ellipse(85, 130, 24, 20)),
+        (ellipse(0, 60, 30, 12), ellipse(100, 159, 14, 40)),  # cut by the picture's sides
+        (ellipse(60, 5, 8, 30), ellipse(119, 20, 30, 8)),
+    ],
+)
+def test_shapes_are_mixed_where_and_as_large_as_they_would_be(first, last):
+    for t, mask in interpolate({0: first, 10: last}):
+        field = plainly(first, last, t / 10)
+        clear = np.abs(field) > 0.05
+        np.testing.assert_array_equal(mask[clear], (field > 0)[clear])
+
+
+def test_a_shape_that_only_moves_keeps_every_pixel():
+    shape = np.zeros((80, 100), bool)
+    shape[10:25, 60:80], shape[14:40, 66:70] = True, True
+    keys = {9: np.roll(shape, (9, -12), (0, 1)), 6: shape, 12: np.roll(shape, (18, -6), (0, 1))}
+    expected = {7: (3, -4), 8: (6, -8), 10: (12, -10), 11: (15, -8)}
+    found = dict(interpolate(keys))  # in no order
+    assert list(found) == [7, 8, 10, 11]
+    for t, moved in expected.items():
+        np.testing.assert_array_equal(found[t], np.roll(shape, moved, (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "frames"),
+    [
+        (None, None, [1, 2, 9, 11, 12, 13]),
+        (2, None, [2, 9, 11, 12, 13]),
+        (None, 12, [1, 2, 9, 11]),
+        (9, 10, [9]),
+        (10, 12, [11]),
+        (3, 9, []),
+    ],
+)
+def test_only_what_is_asked_for_is_drawn(start, stop, frames):
+    dot = ellipse(40, 40, 9, 9)
+    keys = {0: dot, 3: dot, 5: dot & False, 8: dot, 10: dot, 14: dot, 15: dot}
+    assert [t for t, _ in interpolate(keys, start, stop)] == frames
 
 
 def test_shapes_begin_and_end_as_the_keys_do():
@@ -68,15 +131,3 @@ def test_full_pictures_and_single_pixels():
 def test_bad_input_is_told():
     with pytest.raises(InputError):
         list(interpolate({0: np.ones((3, 3)), 4: np.ones((4, 4))}))
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_edges_lie_between_pixels(monkeypatch, there):
-    if there:
-        pytest.importorskip("cv2")
-    else:
-        monkeypatch.setattr(shape, "opencv", lambda: None)
-    row = np.array([[0, 0, 1, 1, 1, 0]], bool)
-    assert shape.signed_distance(row, 9.0).tolist() == [[-1.5, -0.5, 0.5, 1.5, 0.5, -0.5]]
-    assert shape.signed_distance(row | True, 9.0).tolist() == [[9.0] * 6]
-    assert shape.signed_distance(row & False, 9.0).tolist() == [[-9.0] * 6]

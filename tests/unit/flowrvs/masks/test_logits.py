@@ -7,7 +7,6 @@ import pytest
 
 from flowrvs.inference import kept_frames, plan_windows
 from flowrvs.masks.logits import Stitcher, confidence, crossfade, threshold
-from flowrvs.masks.shape import iou
 
 
 def test_crossfade_goes_from_one_to_the_other() -> None:
@@ -16,6 +15,9 @@ def test_crossfade_goes_from_one_to_the_other() -> None:
     assert blended.dtype == np.float32
     np.testing.assert_allclose(blended[:, 0, 0], [-0.5, 0, 0.5])
     np.testing.assert_array_equal(crossfade(after, after), after)
+    # the second and third of seven shared frames
+    some = crossfade(before[:2], after[:2] * 3, first=1, shared=7)
+    np.testing.assert_allclose(some[:, 1, 1], [-1 + 4 * 2 / 8, -1 + 4 * 3 / 8])
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(5, 0), (5, 2), (5, 4), (20, 3), (7, 6)])
@@ -74,14 +76,6 @@ def test_confidence_is_the_rounded_sigmoid() -> None:
     assert confidence(logits).dtype == np.uint8
 
 
-def test_iou() -> None:
-    a, b = np.zeros((4, 4)), np.zeros((4, 4))
-    assert iou(a, b) == 1
-    a[:2] = 1
-    b[1:3] = 1
-    assert iou(a, b) == pytest.approx(1 / 3)
-
-
 def test_windows_that_disagree_are_told_where_they_overlap() -> None:
     windows = plan_windows(8, 5, 2)
     left, right = np.full((5, 2, 2), -1, np.float32), np.full((5, 2, 2), -1, np.float32)
@@ -105,3 +99,42 @@ def test_the_largest_of_several_disagreements_counts() -> None:
     assert apart[3] == 0 and np.isnan(apart[4])
     known = np.array([0.25, np.nan, 0.5, np.nan, np.nan], np.float32)
     np.testing.assert_array_equal(Stitcher(windows[:1]).push(0, ones, known)[2], known)
+
+
+def test_what_is_asked_of_windows_is_a_threshold_of_their_own() -> None:
+    windows = plan_windows(6, 4, 2)
+    ones = np.ones((4, 1, 1), np.float32)
+    for level, apart in ((0.0, 0), (2.0, 1), (3.0, 0)):
+        stitcher = Stitcher(windows, level)
+        stitcher.push(0, ones)
+        assert stitcher.push(1, 3 * ones)[2][:2].tolist() == [apart] * 2
+
+
+def test_frames_that_are_passed_over_are_counted() -> None:
+    """Of a window that is there already the shared end alone is computed."""
+    windows = plan_windows(8, 5, 2)
+    logits = np.arange(8, dtype=np.float32)[:, None, None]
+    stitcher = Stitcher(windows)
+    stitcher.skip(0, 2)
+    start, final, _ = stitcher.push(0, logits[2:5])
+    assert start == 2 and final.ravel().tolist() == [2]
+    start, final, _ = stitcher.push(1, logits[3:] + 3)
+    assert start == 3
+    np.testing.assert_allclose(final.ravel(), [3 + 1, 4 + 2, 8, 9, 10])
+    whole = Stitcher(windows)
+    whole.skip(0, 5)  # nothing is left to be blended with
+    start, final, apart = whole.push(1, logits[3:])
+    assert start == 3 and final.ravel().tolist() == [3, 4, 5, 6, 7] and np.isnan(apart).all()
+
+
+def test_what_was_handed_over_is_left_alone_and_kept() -> None:
+    windows = plan_windows(8, 5, 2)
+    first, apart = np.ones((5, 1, 1), np.float32), np.zeros(5, np.float32)
+    stitcher = Stitcher(windows)
+    stitcher.push(0, first, apart)
+    first[:] = -9  # as where a buffer is used again
+    second, known = -np.ones((5, 1, 1), np.float32), np.full(5, np.nan, np.float32)
+    _, final, said = stitcher.push(1, second, known)
+    np.testing.assert_allclose(final[:2].ravel(), [1 / 3, -1 / 3], rtol=1e-6)
+    assert said[:2].tolist() == [1, 1] and np.isnan(said[2:]).all()
+    assert np.isnan(known).all() and (second == -1).all() and not apart.any()

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 from flowrvs.errors import Cancelled, InputError
-from flowrvs.masks.flow import Flows, Region, block_mean, has_dis, region_around, sample
+from flowrvs.masks.flow import Flows, Region, has_dis
 from flowrvs.masks.propagate import _blend, propagate
-from flowrvs.masks.shape import opencv, signed_distance
+from flowrvs.masks.shape import signed_distance
 from flowrvs.masks.tracking import SURE, MaskTracker, TrackedMask
 from flowrvs.progress import CancelToken
 from tests.fixtures.twins import crossing_twins
@@ -21,73 +19,6 @@ METHODS = [
 
 def iou(a, b):
     return np.count_nonzero(a & b) / max(1, np.count_nonzero(a | b))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_flow_finds_a_known_motion(disk, method):
-    flows = Flows(disk.read, disk.masks.shape, method=method)
-    region = region_around(disk.masks[4], 20, 1)
-    flow = flows.between(4, 5, region)
-    inside = disk.masks[4][region.slices]
-    assert np.median(flow[inside], axis=0) == pytest.approx(disk.motion, abs=0.35)
-    outside = ~disk.masks[3:7].any(0)[region.slices]
-    assert np.abs(np.median(flow[outside], axis=0)).max() < 0.2
-
-
-def test_flow_is_computed_once_for_a_region_and_its_parts(disk):
-    asked = []
-
-    def read(t):
-        asked.append(t)
-        return disk.frames[t]
-
-    flows = Flows(read, disk.masks.shape)
-    whole = flows.between(2, 3, Region(0, 96, 0, 128))
-    part = flows.between(2, 3, Region(32, 64, 32, 96))
-    assert asked == [2, 3]
-    np.testing.assert_array_equal(part, whole[32:64, 32:96])
-
-
-def test_a_small_cache_forgets_the_oldest(disk):
-    flows = Flows(disk.read, disk.masks.shape, cache_bytes=1)
-    region = Region(0, 32, 0, 32)
-    first = flows.between(0, 1, region).copy()
-    flows.between(1, 2, region)
-    assert flows._used <= 32 * 32 * 2 * 4
-    np.testing.assert_array_equal(flows.between(0, 1, region), first)
-
-
-def test_unknown_flow_and_missing_opencv_are_told(disk, monkeypatch):
-    with pytest.raises(InputError, match="unknown"):
-        Flows(disk.read, disk.masks.shape, method="farneback")  # type: ignore[arg-type]
-    opencv.cache_clear()
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    try:
-        with pytest.raises(InputError, match="flow"):
-            Flows(disk.read, disk.masks.shape, method="dis")
-        assert Flows(disk.read, disk.masks.shape).method == "ilk"
-    finally:
-        opencv.cache_clear()
-
-
-def test_a_region_is_kept_until_it_is_left_or_far_too_large():
-    mask = np.zeros((512, 512), bool)
-    mask[250:260, 250:260] = True
-    region = region_around(mask, 20, 1)
-    assert region == Region(224, 288, 224, 288)
-    for move, found in ((16, region), (26, Region(224, 288, 256, 320))):
-        part = np.roll(mask, move, axis=1)[region.slices]
-        assert region_around(part, 20, 1, shape=(512, 512), last=region) == found
-    everything = Region(0, 512, 0, 512)
-    assert region_around(mask, 20, 1, shape=(512, 512), last=everything) == region
-
-
-def test_sampling_and_block_means():
-    ramp = np.add.outer(np.arange(6.0), 10 * np.arange(5.0)).astype(np.float32)
-    at = np.array([0.5, 2.25, -3], np.float32), np.array([1.5, 3, 9], np.float32)
-    np.testing.assert_allclose(sample(ramp, *at), [15.5, 32.25, 40])
-    np.testing.assert_allclose(block_mean(ramp, 2)[0, 0], ramp[:2, :2].mean())
-    assert block_mean(ramp, 4).shape == (2, 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
