@@ -77,12 +77,10 @@ def run(path: Any, segmenter: Any, **options: Any) -> Masks:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
         {"keep_confidence": True, "threshold": -0.05},
-        {"window": 8, "overlap": 6, "skip": (0, 3, 4)},
         {"window": "whole"},
     ],
-    ids=["plain", "confidence", "resumed", "whole"],
+    ids=["confidence", "whole"],
 )
 def test_masks_are_those_of_this_process(
     windows: Cluster, clip: Path, options: dict[str, Any]

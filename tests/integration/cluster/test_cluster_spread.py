@@ -94,31 +94,28 @@ def rows(parts: Iterator[tuple[int, Spread]]) -> list[tuple[int, int, float, byt
     return [(i, p.frame, p.certainty, p.mask.tobytes()) for i, p in parts if p.final]
 
 
-@pytest.mark.parametrize("method", ["flow", "shape", "copy"])
 def test_a_project_gets_the_same(
     two: LocalCluster,
     film: tuple[Path, np.ndarray],
     drawn: Path,
     copies: list[Path],
-    method: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     here, there = copies
-    line = ["--method", method, "--json"]
+    line = ["--method", "flow", "--json"]
     assert main(["spread", str(here), *line]) == 0
     expected = json.loads(capsys.readouterr().out)
     assert main(["spread", str(there), *line, "--scheduler", two.address]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["objects"] == expected["objects"]
     assert written(there) == written(here) != written(drawn)
-    if method == "flow":
-        assert [row["lost"] for row in said["objects"]] == ["lost after frame 20", ""]
-        with Project.open(there) as project:
-            truth = film[1][1]
-            found = project.object_mask(2, 0, 24)
-            assert (found & truth).sum() / (found | truth).sum() > 0.9
-            project.undo()  # one step of the command
-            assert project.present(2).nonzero()[0].tolist() == list(DRAWN[2])
+    assert [row["lost"] for row in said["objects"]] == ["lost after frame 20", ""]
+    with Project.open(there) as project:
+        truth = film[1][1]
+        found = project.object_mask(2, 0, 24)
+        assert (found & truth).sum() / (found | truth).sum() > 0.9
+        project.undo()  # one step of the command
+        assert project.present(2).nonzero()[0].tolist() == list(DRAWN[2])
 
 
 def test_a_trackers_memory_is_that_of_this_process(
