@@ -66,7 +66,7 @@ class NewFolder:
         if self.target.exists() and not self.target.is_dir():
             raise refuse(f"{self.target} is a file; choose another folder to write to.")
         place, here = Path(os.path.abspath(self.target)), Path.cwd()
-        if place in here.parents or (place == here and any(here.iterdir())):
+        if place in (here, *here.parents):
             raise refuse(
                 f"{self.target} is the folder that you are in, or around it; name a folder to make."
             )

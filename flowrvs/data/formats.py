@@ -373,11 +373,6 @@ def meta_path(root: Path) -> Path:
 
 def new_split(folder: str | os.PathLike[str], overwrite: bool) -> NewFolder:
     """Begin the folder of a dataset; with `overwrite` it may replace one, and nothing else."""
-    place, here = Path(os.path.abspath(folder)), Path.cwd()
-    if place in (here, *here.parents):
-        raise DatasetError(
-            f"{folder} is the folder that you are in, or around it; name a folder to make."
-        )
     return NewFolder(
         folder, replace=lambda there: may_replace(there, overwrite), refuse=DatasetError
     )
