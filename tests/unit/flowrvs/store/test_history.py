@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from flowrvs.errors import Cancelled, ProjectError, StorageError
 from flowrvs.progress import CancelToken
 from flowrvs.records import VideoInfo
 from flowrvs.store import ObjectRecord, Project, ProjectEvent, Provenance
-from flowrvs.store.changes import DamagedError, Spans, decode, encode
 
 FULL = np.ones((10, 12, 16), bool)
 LEFT = FULL & (np.arange(16) < 8)
@@ -56,76 +54,6 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
             print(f"{key} differs:\n{value}\n{other[key]}")
             return False
     return True
-
-
-def test_differences_of_frames() -> None:
-    rng = np.random.default_rng(0)
-    smooth = np.zeros((40, 50), np.uint16)
-    smooth[5:30, 7:40] = 3
-    noise = rng.integers(0, 3, smooth.shape).astype(np.uint16)
-    for before, after in (
-        (noise, smooth * 0),
-        (noise, noise[::-1]),
-        (smooth * 0, smooth),
-        (smooth, np.roll(smooth, 3, axis=1)),
-        (smooth, rng.integers(0, 60000, smooth.shape).astype(np.uint16)),
-        (smooth, smooth),
-    ):
-        places, old, new = decode(encode(before, after), before.size)
-        flat = before.reshape(-1).copy()
-        np.testing.assert_array_equal(flat[places], old)
-        flat[places] = new
-        np.testing.assert_array_equal(flat, after.reshape(-1))
-        assert (old != new).all()
-    # What was drawn though it was so already; and some rows of a frame.
-    also = np.zeros(smooth.shape, bool)
-    also[[3, 29], [4, 39]] = True
-    places, old, new = decode(encode(smooth, smooth, also=also), smooth.size)
-    assert [part.tolist() for part in (places, old, new)] == [[154, 1489], [0, 3], [0, 3]]
-    places, old, new = decode(encode(smooth[28:32], smooth[28:32] * 0, top=28), smooth.size)
-    assert np.array_equal(np.flatnonzero(np.where(np.arange(40)[:, None] >= 28, smooth, 0)), places)
-    assert (old == 3).all() and not new.any()
-
-
-def packed(*spans: tuple[int, int], more: bytes = b"") -> bytes:
-    """Runs of pixels that become 1, by start and length."""
-    starts, lengths = np.array(spans, "<u4").T
-    values = [np.full(len(spans), value, "<u2") for value in (0, 1)]
-    parts = [np.diff(starts, prepend=np.uint32(0)).astype("<u4"), lengths, *values]
-    return zlib.compress(b"R" + b"".join(part.tobytes() for part in parts) + more)
-
-
-def test_damaged_differences_are_told() -> None:
-    assert decode(packed((5, 3), (8, 1), (98, 1)), 99).places.tolist() == [5, 6, 7, 8, 98]
-    whole = packed((5, 3), (8, 1))
-    for damaged in (
-        b"nonsense",
-        whole[:-1],
-        whole + b"x",
-        packed((5, 3), (7, 1)),
-        packed((5, 0), (7, 1)),
-        packed((5, 3), (98, 2)),
-        packed((5, 3), more=b"x"),
-        zlib.compress(b"R" + bytes(12 * 99 + 12)),
-    ):
-        with pytest.raises(DamagedError, match="damaged|too long"):
-            decode(damaged, 99)
-
-
-def test_spans_hold_the_frames_that_were_put_in() -> None:
-    rng = np.random.default_rng(1)
-    spans, frames = Spans(), set[int]()
-    for _ in range(400):
-        start, length = int(rng.integers(0, 30)), int(rng.integers(1, 9))
-        if rng.random() < 0.6:
-            spans.add(start, start + length)
-            frames |= {*range(start, start + length)}
-        else:
-            spans.remove(start, start + length)
-            frames -= {*range(start, start + length)}
-        assert [t for t in range(-1, 42) if t in spans] == sorted(frames)
-        assert len(spans) == len(frames) and all(a < b for a, b in spans.runs)
-        assert all(a[1] < b[0] for a, b in zip(spans.runs, spans.runs[1:], strict=False))
 
 
 class TestSteps:
