@@ -225,3 +225,5 @@ def test_every_name_that_a_pickle_would_import_is_found(protocol: int) -> None:
     assert "collections.deque" in found and "collections.OrderedDict" in found
     assert not any("?" in name or name.endswith("system") for name in found)
     assert _globals(b"(S'true'\nios\nsystem\n.") == ["os.system"]
+    # What is pushed between module and name, and taken away again, is neither.
+    assert _globals(b"\x80\x04\x8c\x02osK\x050\x8c\x06system\x93.") == ["os.system"]

@@ -278,7 +278,7 @@ def test_a_cached_training_needs_no_vae_and_gives_the_same(
 
 
 def test_adapters_are_small_load_on_their_model_and_merge(
-    micro_model: Path, mevis_split: Path, tmp_path: Path
+    micro_model: Path, wan_base: Path, mevis_split: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(FLOW, lora_rank=2, learning_rate=0.02, keep_best=False)
     trained = train_flow(micro_model, [mevis_split], tmp_path / "fine", config, device="cpu")
@@ -301,6 +301,14 @@ def test_adapters_are_small_load_on_their_model_and_merge(
     merged = merge_lora(micro_model, tmp_path / "fine", tmp_path / "merged")
     again = flowrvs.load(merged, device="cpu")(CLIP, "the red box").logits
     np.testing.assert_allclose(again, logits[1], atol=1e-6)
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    assert (merged / vae).samefile(micro_model / vae), "it is the base's"
+    card = json.loads((merged / "training.json").read_text())
+    assert (card["name"], card["stage"]) == ("merged", "merge")
+    assert (card["base"], card["lora"]) == (str(micro_model), str(trained.folder))
+    # The VAE of a Wan base gives pictures: the one that gives masks is written, too.
+    whole = merge_lora(wan_base, trained.folder, tmp_path / "whole")
+    assert load_file(whole / vae)["decoder.conv_out.weight"].shape[0] == 4
     with pytest.raises(MissingPathError, match="No adapter"):
         flowrvs.load(micro_model, lora=tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="does not fit this model"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from flowrvs.errors import InputError, MissingPathError
 from flowrvs.training import DecoderConfig, FlowConfig, build_config, load_scratch_config
-from flowrvs.training.options import list_options
+from flowrvs.training.options import list_options, make_config
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -113,9 +115,30 @@ def test_the_shipped_config_is_valid() -> None:
     assert config.flow.train_text_encoder
 
 
-def test_the_docs_list_every_option() -> None:
-    text = (ROOT / "docs" / "training.md").read_text("utf-8")
+def test_the_docs_list_every_option_with_its_default_and_its_range() -> None:
+    lines = (ROOT / "docs" / "training.md").read_text("utf-8").splitlines()
     for kind in (FlowConfig, DecoderConfig):
-        for item in list_options(kind):
-            assert f"| `{item.name}` |" in text, item.name
-            assert item.help
+        options = list(list_options(kind))
+        assert [item.name for item in options] == [f.name for f in dataclasses.fields(kind)]
+        for item in options:
+            row = f"| `{item.name}` | `{json.dumps(item.default)}` | {item.range} | {item.help} |"
+            assert row in lines, row
+
+
+@pytest.mark.parametrize("kind", [FlowConfig, DecoderConfig])
+def test_every_number_has_the_range_that_is_told(kind: type) -> None:
+    for item in list_options(kind):
+        whole = isinstance(item.default, (int, tuple))
+        for bound, step in ((item.low, -1), (item.high, 1)):
+            if bound is None:
+                continue
+            value, beyond = (int(v) if whole else float(v) for v in (bound, bound + step))
+            many = isinstance(item.default, tuple)
+            made = make_config(kind, {item.name: [value] if many else value}, "x")
+            assert getattr(made, item.name) == ((value,) if many else value)
+            with pytest.raises(InputError, match=f"^{item.name} in x is {beyond}; it must be"):
+                make_config(kind, {item.name: [value, beyond] if many else beyond}, "x")
+        for choice in item.choices:
+            assert getattr(make_config(kind, {item.name: choice}, "x"), item.name) == choice
+        if isinstance(item.default, (int, float)) and not isinstance(item.default, bool):
+            assert item.low is not None, f"{item.name} may be negative"

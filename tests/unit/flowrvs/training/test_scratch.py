@@ -44,7 +44,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training, not to be changed."""
     out = tmp_path_factory.mktemp("scratch")
     config = ScratchConfig(out=str(out), preset="micro", vae=VAE, flow=FLOW, name="mine")
-    assert train_scratch(config) == out / "model"
+    told: list[str] = []
+    made = train_scratch(config, progress=lambda event: told.append(event.message.split()[0]))
+    assert made == out / "model"
+    assert list(dict.fromkeys(told)) == ["picture", "mask", "flow"]
     return out
 
 
