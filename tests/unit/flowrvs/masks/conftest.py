@@ -46,6 +46,23 @@ def moving_disk(count: int = 16, *, wall: bool = False) -> Clip:
     return Clip(np.stack(frames), np.stack(masks), motion)
 
 
+def whole_steps(
+    step: tuple[int, int], count: int = 5, *, ground: tuple[int, int] = (0, 0), radius: float = 22
+) -> Clip:
+    """A disk, and the ground behind it, that move by whole pixels: what is found must be exact."""
+    h, w = 128, 160
+    background, pattern = texture(3, (h, w), 20, 130), texture(4, (h, w), 120, 240)
+    rows, columns = np.indices((h, w))
+    frames, masks = [], []
+    for t in range(count):
+        moved = step[0] * t, step[1] * t
+        mask = np.hypot(rows - 64 - moved[0], columns - 70 - moved[1]) < radius
+        behind = np.roll(background, (ground[0] * t, ground[1] * t), (0, 1))
+        frames.append(np.where(mask[..., None], np.roll(pattern, moved, (0, 1)), behind))
+        masks.append(mask)
+    return Clip(np.stack(frames).astype(np.uint8), np.stack(masks), step)
+
+
 @pytest.fixture(scope="session")
 def disk() -> Clip:
     return moving_disk()

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from flowrvs.errors import InputError
 from flowrvs.masks.match import Overlaps
@@ -77,3 +82,45 @@ def test_of_equal_objects_the_first_is_meant():
     overlaps = Overlaps()
     overlaps.add(mask, {5: mask, 2: mask, 9: mask})
     assert overlaps.best().object_ids == (2,)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 4), st.integers(1, 3))))
+@settings(max_examples=60, deadline=None)
+def test_any_union_is_counted_as_pixels(stack):
+    """The first mask is the new one; frames come one by one, and objects may overlap."""
+    overlaps = Overlaps()
+    frames = stack.shape[2]
+    new, drawn = stack[0], {3 * n + 1: each for n, each in enumerate(stack[1:])}
+    for t in range(frames):
+        overlaps.add(new[:, t], {n: each[:, t] for n, each in drawn.items()})
+    for count in range(len(drawn) + 1):
+        for ids in combinations(drawn, count):
+            union = np.logical_or.reduce([new & False, *(drawn[n] for n in ids)])
+            either = (union | new).sum()
+            expected = (union & new).sum() / either if either else 0
+            assert overlaps.iou(ids) == expected
+
+
+def test_a_union_grows_by_what_helps_most_and_only_by_what_helps():
+    mask = box(0, 10, 0, 20)  # of 200 pixels
+    parts = {8: box(0, 10, 0, 9), 4: box(0, 10, 9, 17), 6: box(0, 10, 17, 20)}
+    match = best_match(mask, parts | {2: box(30, 40, 0, 20)}, threshold=0.99)
+    assert match is not None and match.object_ids == (4, 6, 8) and match.iou == 1
+    # Below the threshold anything that helps is taken; from it on it must help by 0.02.
+    crumb = {1: box(0, 1, 17, 20)}  # 3 pixels of 200
+    few = {8: parts[8], 4: parts[4]} | crumb
+    assert best_match(mask, few, threshold=0.85).object_ids == (4, 8)  # 170 of 200
+    assert best_match(mask, few, threshold=0.86).object_ids == (1, 4, 8)  # 173 of 200
+    crumb = {1: box(0, 2, 17, 19)}  # 4 pixels are 0.02
+    assert best_match(mask, few | crumb, threshold=0.85).object_ids == (1, 4, 8)
+    assert best_match(mask, few, threshold=0.87) is None
+
+
+def test_frames_are_matched_alone_or_as_a_stack():
+    stack = np.stack([OBJECTS[1], OBJECTS[2]])
+    overlaps = Overlaps()
+    overlaps.add(stack, {7: stack, 9: stack[::-1]})
+    assert overlaps.iou([7]) == 1 and overlaps.iou([9]) == 0 and overlaps.iou([7, 9]) == 0.5
+    assert overlaps.iou([5]) == 0 and Overlaps().iou([]) == 0
+    with pytest.raises(InputError, match=r"Object 4 is \(2, 2\), the mask \(3, 3\)"):
+        overlaps.add(np.ones((3, 3)), {4: np.ones((2, 2))})

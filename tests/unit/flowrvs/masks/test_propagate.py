@@ -5,11 +5,21 @@ import pytest
 
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.masks.flow import Flows, Region, has_dis
-from flowrvs.masks.propagate import _blend, propagate
-from flowrvs.masks.shape import signed_distance
-from flowrvs.masks.tracking import SURE, MaskTracker, TrackedMask
+from flowrvs.masks.propagate import (
+    _blend,
+    _nearest,
+    _spread,
+    _step,
+    leg_steps,
+    part_end,
+    propagate,
+    spread_gap,
+)
+from flowrvs.masks.tracking import SURE, TrackedMask
 from flowrvs.progress import CancelToken
 from tests.fixtures.twins import crossing_twins
+
+from .conftest import whole_steps
 
 METHODS = [
     "ilk",
@@ -24,12 +34,14 @@ def iou(a, b):
 @pytest.mark.parametrize("method", METHODS)
 def test_one_key_reaches_both_ends(disk, method):
     flows = Flows(disk.read, disk.masks.shape, method=method)
-    found = {s.frame: s for s in propagate(flows, {7: disk.masks[7]})}
-    assert sorted(found) == [t for t in range(16) if t != 7]
+    frames = range(16) if method == "dis" else range(5, 10)  # the other way is slow
+    reached = propagate(flows, {7: disk.masks[7]}, frames.start, frames.stop)
+    found = {s.frame: s for s in reached}
+    assert sorted(found) == [t for t in frames if t != 7]
     scores = [iou(s.mask, disk.masks[t]) for t, s in found.items()]
     assert np.mean(scores) > 0.94 and min(scores) > 0.88
     assert all(s.final and 0 < s.certainty <= 1 for s in found.values())
-    assert found[8].certainty > found[15].certainty
+    assert found[8].certainty > found[frames[-1]].certainty
 
 
 def test_two_keys_meet_and_are_blended(disk):
@@ -40,9 +52,6 @@ def test_two_keys_meet_and_are_blended(disk):
     assert first == list(range(3, 13))
     final = {s.frame: s.mask for s in parts if s.final}
     assert sorted(final) == first
-    # What has one key is final at once: it comes before what is between two.
-    order = [s.frame for s in propagate(flows, keys, 0, 16)]
-    assert order[:4] == [1, 0, 14, 15] and set(order[4:]) == set(first)
     assert np.mean([iou(mask, disk.masks[t]) for t, mask in final.items()]) > 0.95
 
 
@@ -62,6 +71,159 @@ def test_a_blend_weighs_by_certainty_and_nearness():
     np.testing.assert_allclose(part.logit[:, 0], 2, atol=1e-2)
     np.testing.assert_allclose(part.logit[:, 3], (2 - SURE) / 2, atol=1e-2)
     assert part.certainty == pytest.approx(0.8 * 0.5)
+    # what either has looked at is in it, each where it looked
+    a = TrackedMask(3, np.full((8, 6), 2, np.float16), Region(2, 10, 3, 9, 2), 0.5)
+    b = TrackedMask(3, np.full((8, 6), 4, np.float16), Region(4, 12, 1, 7, 2), 0.5)
+    both = _blend(a, 0.5, b, 0.5)
+    assert both.region == Region(2, 12, 1, 9, 2) and both.logit.shape == (10, 8)
+    assert both.frame == 3 and both.logit[:, ::2].tolist() == [
+        *[[-8, -3, -3, -3]] * 2,
+        *[[-2, 3, 3, -3]] * 6,
+        *[[-2, -2, -2, -8]] * 2,
+    ]
+    blind = [TrackedMask(3, sign * logit, Region(0, 4, 0, 4), 0) for sign in (1, -1)]
+    nothing = _blend(blind[0], 0.5, blind[1], 0.5)
+    assert nothing.certainty == 0  # and no division by it
+
+
+def test_how_many_frames_are_walked():
+    assert leg_steps([0], 1, 10) == 10
+    assert leg_steps([4], 7, 10) == 6  # those between the key and the range, too
+    assert leg_steps([20], 5, 19) == 15 == leg_steps([20], 5, 12)
+    assert leg_steps([0, 20], 5, 12) == 12 + 15
+    assert leg_steps([0, 5000], 1, 4999) == 4999 + 1000
+
+
+@pytest.mark.parametrize(
+    ("ends", "frames", "at", "end"),
+    [
+        ([0], range(1, 100), 0, 10),
+        ([0], range(1, 100), 88, 98),
+        ([0], range(1, 100), 89, None),  # what is left after it is one frame
+        ([100], range(100), 100, 90),
+        ([100], range(100), 11, 1),
+        ([100], range(100), 10, None),
+        ([0, 2000], range(1, 2000), 988, 998),
+        ([0, 2000], range(1, 2000), 989, None),
+        ([0, 2000], range(1995, 2000), 1980, 1990),
+        ([0, 200], range(1, 200), 0, None),
+    ],
+)
+def test_where_a_part_of_a_way_ends(ends, frames, at, end):
+    assert part_end(ends, frames, at, 10) == end
+    assert part_end(ends, frames, at, None) is None
+
+
+def test_the_nearest_three_are_followed():
+    def dot(row, column, size=3):
+        mask = np.zeros((60, 80), bool)
+        mask[row : row + size, column : column + size] = True
+        return mask
+
+    here = dot(20, 20)
+    near, far, below, beside = dot(20, 26), dot(20, 70), dot(40, 20), dot(20, 36, 5)
+    # by middles: the wide one ends to the left of the dot, its middle lies beyond
+    found = _nearest(here, [far, below, here & False, beside, near])
+    assert [mask is other for mask, other in zip(found, [near, beside, below], strict=True)]
+    assert all(a is b for a, b in zip(found, [near, beside, below], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("high", "wide", "step"),
+    [(20, 320, 1), (20, 321, 2), (640, 30, 2), (641, 30, 3), (3, 700, 1), (8, 700, 2), (1, 900, 1)],
+)
+def test_long_objects_are_looked_at_coarsely_unless_they_are_thin(high, wide, step):
+    mask = np.zeros((700, 1000), bool)
+    mask[2 : 2 + high, 5 : 5 + wide] = True
+    assert _step(mask) == step
+
+
+def test_what_was_found_coarsely_is_painted_at_source_size():
+    logit = np.add.outer(np.arange(4) - 1.6, 0.5 * np.arange(6) - 1).astype(np.float16)
+    found = TrackedMask(7, logit, Region(2, 6, 1, 7, 3), 0.5)
+    spread = _spread(found, (17, 20), final=False)
+    assert (spread.frame, spread.certainty, spread.final) == (7, 0.5, False)
+    rows, columns = np.indices((17, 20))
+    at = np.clip((rows - 6 + 0.5) / 3 - 0.5, 0, 3), np.clip((columns - 3 + 0.5) / 3 - 0.5, 0, 5)
+    expected = (at[0] - 1.6 + 0.5 * at[1] - 1 > 0) & (rows >= 6) & (columns >= 3)
+    clear = np.abs(at[0] - 1.6 + 0.5 * at[1] - 1) > 0.02
+    np.testing.assert_array_equal(spread.mask[clear], expected[clear])
+    assert _spread(TrackedMask(0, logit, Region(0, 4, 0, 6), 1), (9, 9)).mask[:4, :6].tolist() == (
+        (logit > 0).tolist()
+    )
+
+
+def test_what_moves_by_whole_pixels_is_found_to_the_pixel():
+    clip = whole_steps((2, -4), 9)
+    read: list[int] = []
+    taken: list[int] = []
+
+    class Keys(dict):
+        def __getitem__(self, t):
+            taken.append(t)
+            return super().__getitem__(t)
+
+    def frame(t):
+        read.append(t)
+        return clip.frames[t]
+
+    events, rivals = [], []
+    keys = Keys({2: clip.masks[2], 6: clip.masks[6]})
+    found = list(
+        propagate(
+            Flows(frame, clip.masks.shape),
+            keys,
+            1,
+            8,
+            stops=[8],
+            progress=events.append,
+            rivals=lambda t: rivals.append(t) or [],
+        )
+    )
+    assert [(s.frame, s.final) for s in found] == [
+        *[(t, True) for t in (1, 7)],  # what has one key is final at once and comes first
+        *[(t, False) for t in (3, 4, 5)],
+        *[(t, True) for t in (5, 4, 3)],
+    ]
+    for s in found:
+        np.testing.assert_array_equal(s.mask, clip.masks[s.frame])
+        assert s.certainty > 0.99
+    assert [e.done for e in events] == list(range(1, 9)) and {e.total for e in events} == {8}
+    assert {e.message for e in events} == {"spreading"}
+    assert sorted(set(read)) == [1, 2, 3, 4, 5, 6, 7] and rivals == [2, 6, 2, 6]
+    assert taken == [2, 6, 2, 6]
+
+
+def test_a_way_in_parts_is_the_whole_way():
+    """What one part tells the next is all that it needs; what was found before is not lost."""
+    clip = whole_steps((1, 3), 5, ground=(0, -1))
+    rival = np.roll(clip.masks[0], -45, axis=1)
+    flows = Flows(clip.frames.__getitem__, clip.masks.shape)
+    for key, frames in ((0, range(1, 5)), (4, range(4))):
+        told: list[dict] = []
+        lost: list[range] = []
+        keys, others = {key: clip.masks[key]}, lambda t: [rival]
+        whole = list(spread_gap(flows, keys, frames, rivals=others, lost=lost.append))
+        parts, begin = [], None
+        while True:
+            told.clear()
+            parts += spread_gap(
+                flows,
+                keys,
+                frames,
+                rivals=others,
+                lost=lost.append,
+                begin=begin,
+                limit=2,
+                carry=told.append,
+            )
+            if not told:
+                break
+            (begin,) = told
+        assert lost == [] and [s.frame for s in parts] == [s.frame for s in whole]
+        for a, b in zip(parts, whole, strict=True):
+            np.testing.assert_array_equal(a.mask, b.mask)
+            assert a.certainty == b.certainty
 
 
 def test_the_nearer_key_counts_more(disk):
@@ -72,24 +234,6 @@ def test_the_nearer_key_counts_more(disk):
     final = {s.frame: s.mask for s in propagate(flows, keys, 3, 13) if s.final}
     full = [iou(final[t], disk.masks[t]) for t in range(3, 13)]
     assert full[0] > 0.9 and full[-1] < 0.75 and full[0] > full[5] > full[-1]
-
-
-@pytest.mark.parametrize("step", [(0, 3), (2, -2), (-3, 1)])
-def test_the_trail_leads_back_to_the_key_frame(step):
-    from .conftest import texture
-
-    picture = texture(3, (160, 192), 20, 230).astype(np.uint8)
-    frames = [np.roll(picture, (step[0] * t, step[1] * t), (0, 1)) for t in range(6)]
-    rows, columns = np.indices((160, 192))
-    masks = [np.hypot(rows - 80 - step[0] * t, columns - 96 - step[1] * t) < 25 for t in range(6)]
-    tracker = MaskTracker(Flows(frames.__getitem__, (6, 160, 192)), {0: masks[0]}, 0, 1)
-    found = list(tracker.to(5))
-    assert [f.frame for f in found] == [1, 2, 3, 4, 5]
-    trail = np.median(tracker._trail[masks[5]], axis=0)
-    assert trail == pytest.approx((-5 * step[0], -5 * step[1]), abs=0.3)
-    last = np.zeros((160, 192), bool)
-    last[found[-1].region.slices] = found[-1].logit > 0
-    assert iou(last, masks[5]) > 0.97
 
 
 def test_large_objects_are_looked_at_coarsely():
@@ -169,19 +313,6 @@ def test_stops_once_what_it_found_is_not_the_object(cap):
     assert lost == []
 
 
-def test_what_confirms_a_mask(disk):
-    """Colours that fit better around a mask speak against it; the key's own place does not."""
-    tracker = MaskTracker(Flows(disk.read, disk.masks.shape), {4: disk.masks[4]}, 4, 1)
-    region = Region(0, 96, 0, 144)
-    lab = tracker._flows.lab(4, region)
-    like = np.full(region.shape, 0.3, np.float32)
-    here = signed_distance(disk.masks[4], 24.0)
-    assert tracker._confirmed(lab, region, like, here, 1.0) > 0.4  # at rest, and still itself
-    ring = signed_distance((here < -1) & (here > -9), 24.0)  # what is around it, it inside
-    assert tracker._confirmed(lab, region, like, ring, 1.0) == 0
-    assert tracker._confirmed(lab, region, np.ones_like(like), ring, 1.0) == 0  # by colours alone
-
-
 def test_stops_at_absences_and_at_other_peoples_frames(disk):
     flows = Flows(disk.read, disk.masks.shape)
     nothing = np.zeros_like(disk.masks[0])
@@ -199,6 +330,11 @@ def test_an_object_that_leaves_the_picture_ends(disk):
 
 
 def test_cancel_and_progress(disk):
+    token = CancelToken()
+    token.cancel()
+    flows = Flows(lambda t: pytest.fail("nothing is read any more"), disk.masks.shape)
+    with pytest.raises(Cancelled):
+        next(propagate(flows, {0: disk.masks[0]}, cancel=token))
     token = CancelToken()
     events = []
     flows = Flows(disk.read, disk.masks.shape)
@@ -223,13 +359,14 @@ def test_a_twin_that_passes_is_not_taken_for_the_object(own):
 
 def test_bad_input_is_told_in_one_line(disk):
     flows = Flows(disk.read, disk.masks.shape)
-    for keys, start, stop in [
-        ({}, 0, None),
-        ({0: np.ones((3, 3))}, 0, None),
-        ({99: disk.masks[0]}, 0, None),
-        ({0: disk.masks[0]}, 5, 5),
+    for keys, start, stop, message in [
+        ({}, 0, None, "There is no key frame to spread from"),
+        ({0: np.ones((3, 3))}, 0, None, r"mask of frame 0 is \(3, 3\); the video is \(96, 144\)"),
+        ({16: disk.masks[0]}, 0, None, "A key frame lies outside the 16 frames"),
+        ({-1: disk.masks[0]}, 0, None, "A key frame lies outside the 16 frames"),
+        ({0: disk.masks[0]}, 5, 5, "5"),
     ]:
-        with pytest.raises(InputError) as error:
+        with pytest.raises(InputError, match=message) as error:
             list(propagate(flows, keys, start, stop))
         assert "\n" not in str(error.value)
 

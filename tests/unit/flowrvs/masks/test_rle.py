@@ -33,8 +33,19 @@ def test_round_trip(mask):
     assert coded["size"] == list(mask.shape)
     assert np.array_equal(rle.decode(coded), mask)
     assert rle.area(coded) == mask.sum()
+    places = np.argwhere(mask)
+    if len(places):
+        (top, left), (bottom, right) = places.min(0), places.max(0)
+        assert rle.box(coded) == [left, top, right + 1 - left, bottom + 1 - top]
+    else:
+        assert rle.box(coded) == [0, 0, 0, 0]
+    assert rle.runs(coded).tolist() == plain_runs(mask)
     plain = {"size": list(mask.shape), "counts": plain_runs(mask)}
     assert np.array_equal(rle.decode(plain), mask)
+    for counts in (coded["counts"].encode(), tuple(plain["counts"])):
+        assert np.array_equal(rle.decode({"size": mask.shape, "counts": counts}), mask)
+    assert rle.decode(coded).flags.c_contiguous and isinstance(coded["counts"], str)
+    assert rle.encode(mask * 7.5) == coded
 
 
 @settings(max_examples=200, deadline=None)
@@ -117,8 +128,40 @@ def test_merge_is_the_union():
     union = rle.merge(rle.encode(m) for m in masks)
     assert np.array_equal(rle.decode(union), masks.any(axis=0))
     assert rle.merge([]) is None
-    with pytest.raises(DatasetError, match="sizes"):
+    assert union == rle.encode(masks.any(axis=0))
+    assert rle.merge([rle.encode(masks[0])]) == rle.encode(masks[0])
+    with pytest.raises(DatasetError, match=r"sizes cannot be joined: \[\(9, 12\), \(12, 9\)\]"):
         rle.merge([rle.encode(masks[0]), rle.encode(masks[1].T)])
+
+
+def test_overlaps_are_shared_pixels():
+    masks = np.zeros((5, 6, 8), bool)
+    masks[0, :3], masks[1, 3:], masks[2, 2:4, :2] = True, True, True
+    masks[3, 5, 7] = True  # one pixel is enough
+    plain = [{"size": [6, 8], "counts": plain_runs(masks[4])}, *map(rle.encode, masks[:4])]
+    expected = [[(a & b).any() for a in masks[[4, 0, 1, 2, 3]]] for b in masks[[4, 0, 1, 2, 3]]]
+    found = rle.overlaps(plain)
+    assert found.dtype == bool and found.tolist() == expected
+    assert rle.overlaps([]).shape == (0, 0)
+    with pytest.raises(DatasetError, match="damaged"):
+        rle.overlaps([{"size": [6, 8], "counts": [3]}])
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ("0" * 7 + "P", "ends with more to follow"),
+        ("/", "below the code"),
+        ("t", "above it"),
+        ("", "nothing"),
+        ("P" * 7 + "0", "a number of eight characters"),
+        ("o", "a run of minus one"),
+    ],
+)
+def test_counts_that_are_no_runs(counts, reason):
+    with pytest.raises(DatasetError, match="The RLE's runs do not fill 2x2 pixels; it is damaged"):
+        rle.runs({"size": [2, 2], "counts": counts})
+    assert rle.runs({"size": [2, 2], "counts": "4"}).tolist() == [4], reason
 
 
 @pytest.mark.parametrize("counts", [[4, 0, 3, 5], [0, 12], [12]])
