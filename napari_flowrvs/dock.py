@@ -169,6 +169,8 @@ class SegmentDock(QWidget):
         session.segment.written.connect(self._on_written)
         session.segment.finished.connect(self._on_run_finished)
         session.segment.begun.connect(self._on_begun)
+        for ended in (session.segment.job.failed, session.segment.job.cancelled):
+            ended.connect(self._forget_pick)
         session.review.fix_requested.connect(link.take_brush)
         session.objects.brush_requested.connect(link.take_brush)
         session.desk.project_changed.connect(self._on_project)
@@ -256,11 +258,19 @@ class SegmentDock(QWidget):
         desk, pick = self.session.desk, self.session.pick
         if desk.project is None and self.head.source is not None:
             self._picks_next = True
-            self.find.draw()
+            try:
+                self.find.begin_drawing()
+            except InputError:
+                self._forget_pick()
+                raise
             return
         pick.toggle()
         if pick.active:
             self.session.correct.discard()
+
+    def _forget_pick(self, _failure: object = None) -> None:
+        """Drawing did not begin: whatever begins next is not to be picked."""
+        self._picks_next = False
 
     def _on_begun(self, project: Project, object_id: int) -> None:
         picks, self._picks_next = self._picks_next, False

@@ -95,7 +95,7 @@ class Footer(QWidget):
     def _waiting(self) -> CorrectPresenter | PickPresenter:
         """Return whose masks the keys mean: marks are what was made last."""
         pick = self._session.pick
-        return pick if pick.marks or pick.preview is not None else self._session.correct
+        return pick if pick.waiting or pick.preview is not None else self._session.correct
 
     def show_failure(self, failure: Failure) -> None:
         """Show what went wrong, or why something cannot be done."""

@@ -343,43 +343,57 @@ class NoVideo:
 def no_video(layer: Any) -> NoVideo | None:
     """Say why an image layer is no video; None for one that is."""
     name = f"The layer {str(layer.name)!r}"
-    if getattr(layer, "multiscale", False):
-        return NoVideo(f"{name} has several resolutions: use the finest one as the video.", -1)
     shape = tuple(int(n) for n in layer.data.shape)
     if layer.rgb:
         shape = shape[:-1]
-    if 0 in shape or len(shape) < 3:
+    found, frames, alone = None, 0, [0]
+    if getattr(layer, "multiscale", False):
+        found = NoVideo(f"{name} has several resolutions: use the finest one as the video.", -1)
+    elif 0 in shape or len(shape) < 3:
         return NoVideo(f"{name} is one picture, and a video has frames: open a video.")
-    if len(shape) > 4:
+    elif len(shape) > 4:
         return NoVideo(f"{name} has {len(shape)} axes {shape}: a video has frames, height, width.")
-    if len(shape) == 4:
+    elif len(shape) == 4:
         axis = 1 + int(np.argmin(shape[1:]))
-        return NoVideo(
+        alone.append(axis)
+        found = NoVideo(
             f"{name} has four axes {shape}, and a video three: use one of {shape[axis]} channels "
             "or planes as the video.",
             axis,
             shape[axis],
         )
-    if not layer.rgb and 4 * shape[2] < min(shape[:2]):
-        return NoVideo(f"{name} seems to have its frames last {shape}: put them first.", 2)
-    if not _runs_in_time(layer):
-        return NoVideo(
-            f"{name} is turned or sheared through time, which no mask can follow: reset its "
-            "rotation, shear and affine of the first axis."
-        )
-    return None
+    elif not layer.rgb and 4 * shape[2] < min(shape[:2]):
+        frames, alone = 2, [2]
+        found = NoVideo(f"{name} seems to have its frames last {shape}: put them first.", 2)
+    for axis in alone:
+        if not _is_alone(layer, axis):
+            what = "time" if axis == frames else "its channels or planes"
+            return NoVideo(
+                f"{name} is turned or sheared through {what}, which no mask can follow: reset its "
+                "rotation, shear and affine of that axis."
+            )
+    return found
 
 
-def _runs_in_time(layer: Any) -> bool:
-    """True when the first axis alone, of data and of the world, is the time."""
-    origin = np.array(layer.data_to_world((0, 0, 0)))
-    axes = np.stack([np.array(layer.data_to_world(unit)) - origin for unit in np.eye(3)], axis=1)
-    mixed = np.abs([*axes[0, 1:], *axes[1:, 0]])
-    return bool(mixed.max() <= 1e-6 * np.abs(axes).max())
+def _matrix(layer: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return how the axes of a layer's data lie in the world, a column each, and the origin."""
+    origin = np.array(layer.data_to_world(np.zeros(layer.ndim)))
+    units = np.eye(layer.ndim)
+    return np.stack([np.array(layer.data_to_world(u)) - origin for u in units], axis=1), origin
+
+
+def _is_alone(layer: Any, axis: int) -> bool:
+    """True when an axis of the data is that axis of the world, and no other one mixes with it."""
+    matrix, _ = _matrix(layer)
+    mixed = np.abs([*np.delete(matrix[axis], axis), *np.delete(matrix[:, axis], axis)])
+    return bool(mixed.max() <= 1e-6 * np.abs(matrix).max())
 
 
 def as_video(layer: Any, index: int = 0) -> LayerTuple:
-    """Return a layer of frames, height and width made of one that `no_video` tells of."""
+    """Return a layer of frames, height and width made of one that `no_video` tells of.
+
+    It lies where the layer does, turned and sheared as that is.
+    """
     found = no_video(layer)
     if found is None or found.axis is None:
         raise InputError("There is no video in this layer.")
@@ -392,13 +406,19 @@ def as_video(layer: Any, index: int = 0) -> LayerTuple:
             data = data[(slice(None),) * found.axis + (index,)]
             axes.remove(found.axis)
     name = f"{layer.name} {index + 1} of {found.count}" if found.count > 1 else str(layer.name)
-    meta = {
+    matrix, origin = _matrix(layer)
+    matrix, origin = matrix[np.ix_(axes, axes)], origin[axes]
+    meta: dict[str, Any] = {
         "name": name,
         "rgb": layer.rgb,
-        "axis_labels": AXES,
-        "scale": layer.scale[axes],
-        "translate": layer.translate[axes],
+        "axis_labels": AXES if len(axes) == len(AXES) else layer.axis_labels,
+        "units": tuple(layer.units[axis] for axis in axes),
     }
+    if np.count_nonzero(matrix - np.diag(np.diag(matrix))):
+        meta["affine"] = np.eye(len(axes) + 1)
+        meta["affine"][:-1] = np.column_stack([matrix, origin])
+    else:
+        meta |= {"scale": np.diag(matrix), "translate": origin}
     return data, meta, "image"
 
 

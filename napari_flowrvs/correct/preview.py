@@ -62,7 +62,7 @@ class PreviewBar(QFrame):
     link : ViewerLink
         The viewer.
     commands : Commands
-        Where its keys are heard.
+        Shows what cannot be done.
     """
 
     def __init__(self, presenter: Proposes, link: ViewerLink, commands: Commands) -> None:
@@ -84,8 +84,8 @@ class PreviewBar(QFrame):
         ):
             button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             set_tip(button, name)
-            commands.add(**{name: action})
-            button.clicked.connect(lambda _on=False, name=name: commands.run(name))
+            # Not the key's command: of two previews the button means its own.
+            button.clicked.connect(lambda _on=False, action=action: commands.attempt(action))
             layout.addWidget(button)
         self._soon = later(self._refresh, _DEBOUNCE_MS, self)
         presenter.preview_changed.connect(self._on_preview)

@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from flowrvs.data.clip import Origin
 from flowrvs.data.export import ExportResult
 from flowrvs.data.faults import Finding
 from flowrvs.data.preview import Preview
@@ -73,11 +72,11 @@ class ExportDialog(JobDialog):
         super().__init__(parent)
         self.setWindowTitle("Export a dataset")
         self._viewer = viewer
-        self._homes: list[Origin | None] = []
         self._remarks: list[Finding] = []
         self._written = ""
         self.presenter = ExportPresenter(runner)
         self._build()
+        self.presenter.homes_found.connect(lambda found: self.home.native.setVisible(found))
         found = (layer.metadata.get(KEY, {}).get("project") for layer in viewer.layers)
         for folder in dict.fromkeys(path for path in found if path):
             self.add_project(folder)
@@ -119,6 +118,7 @@ class ExportDialog(JobDialog):
         self.home = CheckBox(text="&write back to the dataset", value=False)
         self.home.tooltip = "Corrections of imported projects go into the split they come from"
         self.home.changed.connect(self._on_home)
+        self.home.native.hide()  # until a project is known to come from a dataset
         self.overwrite = CheckBox(text="&replace a split that is there", value=False)
         self.names = CheckBox(text="&names as sentences", value=False)
         self.names.tooltip = "An object that no sentence means gets its name as a sentence"
@@ -210,11 +210,8 @@ class ExportDialog(JobDialog):
 
     def add_project(self, folder: str) -> None:
         """Offer the project in `folder`, ticked; a second time does nothing."""
-        if not self.projects.add(folder):
-            return
-        self._homes.append(Origin.load(Path(folder)))
-        possible = any(o is not None and o.goes_home for o in self._homes)
-        self.home.native.setVisible(possible)
+        if self.projects.add(folder):
+            self.presenter.look_for_homes(self.projects.folders)
 
     def inputs(self) -> ExportInputs:
         """Return what the form holds."""

@@ -104,12 +104,6 @@ class ExportInputs:
         if not self.projects:
             raise InputError("There is no project: run a sentence first, or add a project folder.")
         if self.home:
-            strays = [path for path in self.projects if not _goes_home(path)]
-            if strays:
-                raise InputError(
-                    f"{Path(strays[0]).name} does not come from a dataset that can be written back "
-                    "to: untick it, or 'write back'."
-                )
             return
         if not self.to.strip() or self.to.strip() == ".":
             raise InputError("There is no destination: choose the folder to write to.")
@@ -133,6 +127,16 @@ def _goes_home(project: str) -> bool:
     return origin is not None and origin.goes_home
 
 
+def _check_homes(projects: Sequence[str]) -> None:
+    """Raise, before anything is written, where one of them has no dataset to go back to."""
+    for path in projects:
+        if not _goes_home(path):
+            raise InputError(
+                f"{Path(path).name} does not come from a dataset that can be written back to: "
+                "untick it, or 'write back'."
+            )
+
+
 class ExportPresenter:
     """Writes projects as a split; what is painted but not yet on disk is flushed first.
 
@@ -152,10 +156,13 @@ class ExportPresenter:
     returned = Signal(WriteBackResult)
     #: What would be written is known.
     previewed = Signal(Preview)
+    #: Whether corrections of any project can go back to the dataset that it came from.
+    homes_found = Signal(bool)
 
     def __init__(self, runner: Runner = run_here, projects: Projects = open_projects) -> None:
         self.job = Job(runner)
         self.preview_job = Job(runner)
+        self.home_job = Job(runner)
         self._projects = projects
 
     def run(self, inputs: ExportInputs) -> None:
@@ -173,6 +180,7 @@ class ExportPresenter:
             with contextlib.ExitStack() as stack:
                 projects = [self._project(path, stack) for path in inputs.projects]
                 if inputs.home:
+                    _check_homes(inputs.projects)
                     for project in projects:
                         yield write_back(
                             project, overwrite=inputs.overwrite, cancel=cancel, progress=report
@@ -219,6 +227,16 @@ class ExportPresenter:
 
         self.preview_job.start(work, self._on_item)
 
+    def look_for_homes(self, projects: Sequence[str]) -> None:
+        """Start to find out whether corrections of any project can be written back."""
+        folders = tuple(projects)
+        self.home_job.close(0.0)
+
+        def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            yield any(_goes_home(path) for path in folders)
+
+        self.home_job.start(work, lambda found: self.homes_found.emit(bool(found)))
+
     def _project(self, path: str, stack: contextlib.ExitStack) -> Project:
         known = self._projects.get(path)
         if known is None:
@@ -239,8 +257,8 @@ class ExportPresenter:
 
     def close(self, timeout: float = 5.0) -> bool:
         """Cancel a running export and wait for it; True when no work is left behind."""
-        looked = self.preview_job.close(timeout)
-        return self.job.close(timeout) and looked
+        ended = [job.close(timeout) for job in (self.preview_job, self.home_job, self.job)]
+        return all(ended)
 
 
 def _write(

@@ -56,6 +56,7 @@ from napari_flowrvs.widgets.parts import (
 __all__ = ["FindPanel", "OptionsPanel", "SentencesPanel"]
 
 _SHOWN = 20
+_BUSY = "A run is going on: wait for it, or cancel it."
 
 
 class SentencesPanel(QWidget):
@@ -527,7 +528,7 @@ class FindPanel(QWidget):
     def model(self) -> tuple[str, str, str]:
         """Return model, device and memory mode, when they are free."""
         if self.presenter.job.busy:
-            raise InputError("A run is going on: wait for it, or cancel it.")
+            raise InputError(_BUSY)
         inputs = self.inputs()
         return inputs.model, inputs.device, inputs.memory
 
@@ -542,18 +543,21 @@ class FindPanel(QWidget):
         """Make objects to draw by hand, without a model."""
         self._start(self.presenter.begin_by_hand, self.inputs())
 
+    def begin_drawing(self) -> None:
+        """Do as `draw`, and raise where that cannot be."""
+        if self.presenter.job.busy:
+            raise InputError(_BUSY)
+        self._begin(self.presenter.begin_by_hand, self.inputs())
+
     def _start(self, begin: Callable[[SegmentInputs], object], inputs: SegmentInputs) -> bool:
         if self.presenter.job.busy:
             return True
+        return self._commands.attempt(lambda: self._begin(begin, inputs))
 
-        def action() -> None:
-            self.check_free()
-            begin(inputs)
-
-        begun = self._commands.attempt(action)
-        if begun:
-            self.sentences.remember(inputs.sentences)
-        return begun
+    def _begin(self, begin: Callable[[SegmentInputs], object], inputs: SegmentInputs) -> None:
+        self.check_free()
+        begin(inputs)
+        self.sentences.remember(inputs.sentences)
 
     def _on_phase(self, phase: Phase) -> None:
         idle = phase is Phase.IDLE

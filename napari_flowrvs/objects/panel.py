@@ -53,9 +53,9 @@ class ObjectsPanel(QWidget):
         self.refresh()
 
     def _build(self) -> None:
-        self.sentences_model = ExpressionsModel(self.presenter, self)
+        self.sentences_model = ExpressionsModel(self.presenter, self, self.attempt)
         self.sentences = Table(self.sentences_model, "Sentences", 0)
-        self.objects_model = ObjectsModel(self.presenter, self)
+        self.objects_model = ObjectsModel(self.presenter, self, self.attempt)
         self.objects = Table(self.objects_model, "Objects", 1)
         self._bar = ProvenanceBar(self)
         self.objects.setItemDelegateForColumn(2, self._bar)
@@ -72,7 +72,9 @@ class ObjectsPanel(QWidget):
         )
         self.add_sentence.setAccessibleName("Add a sentence")
         self.remove_sentence = tool_button(
-            "−", "Remove the chosen sentence; its objects stay", self.presenter.remove_expression
+            "−",
+            "Remove the chosen sentence; its objects stay",
+            self._do(self.presenter.remove_expression),
         )
         self.remove_sentence.setAccessibleName("Remove the sentence")
         self.add_object = tool_button(
@@ -177,7 +179,8 @@ class ObjectsPanel(QWidget):
             row = self.objects_model.rows[index.row()]
             color = QColorDialog.getColor(QColor.fromRgbF(*row.color), self, "Colour of the object")
             if color.isValid():
-                self.presenter.recolor(row.id, (color.redF(), color.greenF(), color.blueF()))
+                chosen = (color.redF(), color.greenF(), color.blueF())
+                self.attempt(lambda: self.presenter.recolor(row.id, chosen))
 
     def _add_sentence(self) -> None:
         if self.attempt(lambda: self.presenter.add_expression("new sentence")):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from qtpy.QtCore import QRect, Qt
 from qtpy.QtGui import QColor, QPainter
@@ -18,15 +19,29 @@ __all__ = ["ExpressionsModel", "ObjectsModel", "ProvenanceBar"]
 
 _ROLE = Qt.ItemDataRole
 
+#: Calls something, shows why it cannot be done, and says whether it was.
+Attempt: TypeAlias = Callable[[Callable[[], object]], bool]
+
 
 class ObjectsModel(Rows):
-    """Objects: whether the chosen sentence means them, their name and provenance."""
+    """Objects: whether the chosen sentence means them, their name and provenance.
+
+    Parameters
+    ----------
+    presenter : ObjectsPresenter
+        Rows and actions.
+    parent : QWidget
+        Its owner.
+    attempt : callable
+        Calls what changes the project.
+    """
 
     headers = ("id", "name", "frames")
 
-    def __init__(self, presenter: ObjectsPresenter, parent: QWidget) -> None:
+    def __init__(self, presenter: ObjectsPresenter, parent: QWidget, attempt: Attempt) -> None:
         super().__init__(parent)
         self.presenter = presenter
+        self._attempt = attempt
 
     def key(self, row: ObjectRow) -> object:
         """Return the object's id."""
@@ -67,11 +82,10 @@ class ObjectsModel(Rows):
         """Take a tick or a name."""
         row: ObjectRow = self.rows[index.row()]
         if role == _ROLE.CheckStateRole:
-            self.presenter.set_meant(row.id, Qt.CheckState(value) == Qt.CheckState.Checked)
-            return True
+            meant = Qt.CheckState(value) == Qt.CheckState.Checked
+            return self._attempt(lambda: self.presenter.set_meant(row.id, meant))
         if role == _ROLE.EditRole and index.column() == 1:
-            self.presenter.rename(row.id, str(value))
-            return True
+            return self._attempt(lambda: self.presenter.rename(row.id, str(value)))
         return False
 
 
@@ -80,9 +94,10 @@ class ExpressionsModel(Rows):
 
     headers = ("sentence", "means", "checked")
 
-    def __init__(self, presenter: ObjectsPresenter, parent: QWidget) -> None:
+    def __init__(self, presenter: ObjectsPresenter, parent: QWidget, attempt: Attempt) -> None:
         super().__init__(parent)
         self.presenter = presenter
+        self._attempt = attempt
 
     def key(self, row: ExpressionRow) -> object:
         """Return the expression's id."""
@@ -107,8 +122,8 @@ class ExpressionsModel(Rows):
         """Take a text."""
         if role != _ROLE.EditRole:
             return False
-        self.presenter.set_text(self.rows[index.row()].exp_id, str(value))
-        return True
+        exp_id = self.rows[index.row()].exp_id
+        return self._attempt(lambda: self.presenter.set_text(exp_id, str(value)))
 
 
 def _words(frames: ObjectCounts) -> str:

@@ -200,8 +200,9 @@ class PickPresenter:
 
     @property
     def answered(self) -> bool:
-        """True when the last answer was to the marks that there are."""
-        return self._answer is not None and self._answer.marks == self._marks
+        """True when the last answer was to the marks that there are, and to what is chosen."""
+        last = self._answer
+        return last is not None and last.marks == self._marks and last.place == self._wanted()
 
     @property
     def here(self) -> bool:
@@ -346,7 +347,7 @@ class PickPresenter:
 
     def _wanted(self) -> _Place | None:
         project = self.desk.project
-        if project is None or not (self._active or self._marks):
+        if project is None or not (self._active or self.waiting):
             return None
         frame = self._frame if self.waiting else self.desk.frame
         mended = self.object_id if self.rule == "replace" else None
@@ -485,8 +486,8 @@ class PickPresenter:
 
     def _write(self) -> None:
         picked, answer = self._preview, self._answer
-        if picked is None or answer is None or answer.place.project is not self.desk.project:
-            return
+        if picked is None or answer is None or not self.answered:
+            return  # something else was chosen while earlier steps were written
         project = answer.place.project
         object_id, rule, like = self.object_id, self.rule, self.desk.object
         tool = answer.picker.name if isinstance(answer.picker, TrackerPicker) else ""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from napari.components import ViewerModel
 
 from flowrvs.progress import CancelToken
 from napari_flowrvs.dock import SegmentDock
@@ -116,16 +117,24 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture
 def make_dock(
-    make_napari_viewer: Callable[..., Any], load: Any, tmp_path: Path
+    request: pytest.FixtureRequest, qtbot: Any, load: Any, tmp_path: Path
 ) -> Iterator[MakeDock]:
-    """Make a viewer with the dock in it."""
+    """Make a viewer with the dock; its window, which takes ten times as long, where it is asked for.
+
+    ``show`` shows the window, too.
+    """
     docks: list[weakref.ref[SegmentDock]] = []
 
-    def make(show: bool = False, **keywords: Any) -> tuple[Any, SegmentDock]:
-        viewer = make_napari_viewer(show=show)
+    def make(window: bool = False, show: bool = False, **keywords: Any) -> tuple[Any, SegmentDock]:
         keywords = {"load": load, "recent": Recent(tmp_path / "memory.json")} | keywords
-        dock = SegmentDock(viewer, **keywords)
-        viewer.window.add_dock_widget(dock, name="Segment")
+        if window or show:
+            viewer = request.getfixturevalue("make_napari_viewer")(show=show)
+            dock = SegmentDock(viewer, **keywords)
+            viewer.window.add_dock_widget(dock, name="Segment")
+        else:
+            viewer = ViewerModel()
+            dock = SegmentDock(viewer, **keywords)
+            qtbot.addWidget(dock)
         docks.append(weakref.ref(dock))
         return viewer, dock
 
@@ -135,15 +144,19 @@ def make_dock(
         dock = reference()
         if dock is not None:
             dock.shut_down()
+            if dock.parent() is None:  # it is deleted after the projects have been closed
+                dock.session.desk.set_project(None)
     del dock
     gc.collect()
     assert not [t for t in threading.enumerate() if t.name == "flowrvs" and t.is_alive()]
 
 
 @pytest.fixture
-def opened(make_dock: MakeDock, image_folder: Path) -> tuple[Any, SegmentDock]:
-    """A dock with the clip."""
-    viewer, dock = make_dock()
+def opened(
+    request: pytest.FixtureRequest, make_dock: MakeDock, image_folder: Path
+) -> tuple[Any, SegmentDock]:
+    """A dock with the clip; in a window with the parameter True."""
+    viewer, dock = make_dock(window=getattr(request, "param", False))
     for layer in layers_of(image_folder):
         dock.link.add(layer)
     return viewer, dock
@@ -151,10 +164,11 @@ def opened(make_dock: MakeDock, image_folder: Path) -> tuple[Any, SegmentDock]:
 
 @pytest.fixture
 def waiting(
-    make_dock: MakeDock, image_folder: Path, gated: GatedSegmenter
+    request: pytest.FixtureRequest, make_dock: MakeDock, image_folder: Path, gated: GatedSegmenter
 ) -> tuple[Any, SegmentDock]:
-    """A dock with the clip whose model waits for `gated.allow`."""
-    viewer, dock = make_dock(load=lambda model, device: gated)
+    """A dock with the clip whose model waits for `gated.allow`; in a window with the parameter True."""
+    window = getattr(request, "param", False)
+    viewer, dock = make_dock(window, load=lambda model, device: gated)
     for layer in layers_of(image_folder):
         dock.link.add(layer)
     return viewer, dock

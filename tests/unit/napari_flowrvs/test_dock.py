@@ -237,6 +237,7 @@ def test_loading_a_model_does_not_stop_the_interface(
     assert dock.footer.problem.line.text() == "no such model"
 
 
+@pytest.mark.parametrize("waiting", [True], indirect=True)
 def test_closing_the_dock_stops_the_run_and_saves(
     waiting: tuple[Any, SegmentDock], qtbot: Any
 ) -> None:
@@ -255,6 +256,7 @@ def test_closing_the_dock_stops_the_run_and_saves(
     assert layer.data[21, 20, 20] == 1, "the layer can still be edited"
 
 
+@pytest.mark.parametrize("waiting", [True], indirect=True)
 def test_closing_the_viewer_stops_the_run_and_lets_the_project_go(
     waiting: tuple[Any, SegmentDock], qtbot: Any, image_folder: Path
 ) -> None:
@@ -273,7 +275,7 @@ def test_closing_the_viewer_stops_the_run_and_lets_the_project_go(
 
 
 def test_a_closed_dock_is_forgotten(make_dock: MakeDock, qtbot: Any) -> None:
-    viewer, dock = make_dock()
+    viewer, dock = make_dock(window=True)
     reference = weakref.ref(dock)
     viewer.window.remove_dock_widget(dock)
     del dock
@@ -511,7 +513,7 @@ def test_strokes_that_cannot_be_written_are_told_once(
 
 
 def test_datasets_and_comparisons_are_opened_from_the_dock(make_dock: MakeDock, qtbot: Any) -> None:
-    viewer, dock = make_dock()
+    viewer, dock = make_dock(window=True)
     action = next(a for a in dock.head.menu.actions() if "correct a dataset" in a.text())
     action.trigger()
     (dialog,) = viewer.window._qt_window.findChildren(ImportDialog)

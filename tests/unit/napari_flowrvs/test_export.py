@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from napari.components import ViewerModel
 from pycocotools import mask as coco_mask
+from qtpy.QtCore import Qt
 
+from flowrvs.data.clip import Origin
 from flowrvs.data.export import ExportResult
 from flowrvs.errors import InputError
+from flowrvs.records import VideoInfo
 from flowrvs.store import Project
+from napari_flowrvs.export import presenter as module
 from napari_flowrvs.export.panel import ExportDialog
-from napari_flowrvs.export.presenter import ExportInputs, ExportPresenter
+from napari_flowrvs.export.presenter import DESCRIPTIONS, ExportInputs, ExportPresenter
 from napari_flowrvs.find.presenter import SegmentInputs, SegmentPresenter
+from napari_flowrvs.job import run_here
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource
 from tests.fixtures.segmenters import ThresholdSegmenter
@@ -54,24 +60,87 @@ def truth(split: Path, exp: str) -> npt.NDArray[np.bool_]:
 
 
 def test_only_what_came_from_a_dataset_is_written_back(
-    image_folder: Path, clip: Clip, load: Load, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = segmented(VideoSource("squares", len(clip), str(image_folder)), load).project
-    assert project is not None
-    with pytest.raises(InputError, match="squares.flowrvs does not come .* untick it, or 'write"):
-        ExportPresenter().run(ExportInputs((str(project.path),), home=True))
+    mine, theirs = (tmp_path / f"{name}.flowrvs" for name in ("mine", "theirs"))
+    for path in (mine, theirs):
+        Project.create(path, VideoInfo(None, "array", 3, 4, 5)).close()
+    Origin("mevis", str(tmp_path / "set"), "clip").save(theirs)
+    written: list[str] = []
+    monkeypatch.setattr(module, "write_back", lambda project, **_: written.append(project.path))
+    export = ExportPresenter()
+    found: list[bool] = []
+    export.homes_found.connect(found.append)
+    for folders in ((mine,), (mine, theirs), ()):
+        export.look_for_homes([str(path) for path in folders])
+    assert found == [False, True, False]
+    (line,) = outcome(export, ExportInputs((str(theirs), str(mine)), home=True))
+    assert line == (
+        "mine.flowrvs does not come from a dataset that can be written back to: untick it, or "
+        "'write back'."
+    )
+    assert written == [], "not the first one, either"
+    assert outcome(export, ExportInputs((str(theirs),), home=True)) == [] and written == [theirs]
 
 
-def test_the_form_fits_on_a_small_screen(
-    make_napari_viewer: Callable[..., Any], qtbot: Any, tmp_path: Path
+def test_nothing_is_read_on_the_thread_of_the_interface(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dialog = ExportDialog(make_napari_viewer())
+    read: list[Path] = []
+    monkeypatch.setattr(Origin, "load", read.append)
+    export = ExportPresenter(lambda *work, **callbacks: None)  # type: ignore[arg-type]
+    folder = str(tmp_path / "clip.flowrvs")
+    export.run(ExportInputs((folder,), home=True))
+    export.look_for_homes([folder])
+    assert export.job.busy and export.home_job.busy and read == []
+    assert export.close()
+    assert not export.job.busy and not export.home_job.busy
+
+
+def test_the_form_fits_on_a_small_screen(qtbot: Any, tmp_path: Path) -> None:
+    dialog = ExportDialog(ViewerModel(), runner=run_here)
     qtbot.addWidget(dialog)
     dialog.show()
+    assert dialog.home.native.isHidden()
     for name in ("one", "two"):
         dialog.add_project(str(tmp_path / name / "clip.flowrvs"))
     names = [dialog.projects.item(i).text() for i in range(2)]
     assert names == ["clip.flowrvs", "clip.flowrvs in two"]
+    assert dialog.home.native.isHidden(), "neither comes from a dataset"
+    dialog.projects.item(0).setCheckState(Qt.CheckState.Unchecked)
+    inputs = ExportInputs(
+        projects=(str(tmp_path / "two" / "clip.flowrvs"),),
+        to=str(tmp_path),
+        split="valid_u",
+        format="coco",
+        overwrite=True,
+        shares="0.5,0.5",
+        seed=3,
+        quality=71,
+        link=True,
+        licence="CC0",
+        date="today",
+        name_as_sentence=False,
+        annotated_only=True,
+    )
+    dialog.to.line_edit.value = inputs.to
+    for field, value in (
+        *((dialog.split, inputs.split), (dialog.format, "coco"), (dialog.overwrite, True)),
+        *((dialog.shares, "0.5,0.5"), (dialog.seed, 3), (dialog.quality, 71), (dialog.link, True)),
+        *((dialog.licence, "CC0"), (dialog.date, "today"), (dialog.home, True)),
+    ):
+        field.value = value
+    with dialog.annotated.changed.blocked():
+        dialog.annotated.value = True
+    assert dialog.inputs() == inputs, "what is hidden is not asked for"
+    assert dialog.about_format.text() == DESCRIPTIONS["coco"]
+    dialog.presenter.homes_found.emit(True)
+    with dialog.annotated.changed.blocked(), dialog.names.changed.blocked():
+        dialog.annotated.value, dialog.names.value = False, True
+    wanted = replace(inputs, home=True, name_as_sentence=True, annotated_only=False)
+    assert dialog.inputs() == wanted
+    dialog.home.value = False
+    assert dialog.to.enabled and dialog.names.enabled
     dialog.more.set_open(True)
     dialog.table.show_findings([], "nothing")
     qtbot.wait(50)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from napari.settings import get_settings
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -260,6 +261,7 @@ def test_the_memory_mode_is_chosen_in_the_dock(
     assert dock.find.options.estimate.isHidden(), "it was of another mode"
 
 
+@pytest.mark.parametrize("opened", [True], indirect=True)
 def test_letters_are_the_viewers_except_where_one_types(
     opened: tuple[Any, SegmentDock], qtbot: Any
 ) -> None:

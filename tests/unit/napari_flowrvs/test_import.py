@@ -78,6 +78,7 @@ def test_corrected_in_the_window_and_written_back(
     qtbot.waitUntil(lambda: export.table.table.rowCount() == 1, timeout=20_000)
     assert export.table.table.item(0, 1).text() == "second"
     assert export.table.table.item(0, 5).text() == "100%"
+    qtbot.waitUntil(lambda: not export.home.native.isHidden(), timeout=20_000)
     export.home.value = True
     assert not export.to.enabled
     export.run()

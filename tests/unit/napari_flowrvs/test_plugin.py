@@ -10,6 +10,7 @@ import npe2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
@@ -189,10 +190,8 @@ def test_the_file_menu_exports(
     )
 
 
-def test_an_export_without_a_project_says_what_to_do(
-    make_napari_viewer: Callable[..., Any], qtbot: Any
-) -> None:
-    dialog = ExportDialog(make_napari_viewer())
+def test_an_export_without_a_project_says_what_to_do(qtbot: Any) -> None:
+    dialog = ExportDialog(ViewerModel())
     qtbot.addWidget(dialog)
     dialog.run()
     assert "no project" in dialog.problem.line.text()

@@ -210,7 +210,7 @@ def clip_of(axes: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("axes", ["TCYX", "TYXC", "YXT", "lazy TZYX"])
 def test_other_shapes_get_a_small_choice(make_dock: MakeDock, qtbot: Any, axes: str) -> None:
-    viewer, dock = make_dock(show=True)
+    viewer, dock = make_dock()
     data, wanted = clip_of(axes)
     viewer.add_image(data, name="stack", scale=[1] * (data.ndim - 2) + [2, 2], rgb=False)
     assert dock.head.source is None and not dock.find.offers.use_row.isHidden()
@@ -230,7 +230,7 @@ def test_other_shapes_get_a_small_choice(make_dock: MakeDock, qtbot: Any, axes: 
 
 
 def test_what_is_no_video_says_why(make_dock: MakeDock) -> None:
-    viewer, dock = make_dock(show=True)
+    viewer, dock = make_dock()
     viewer.add_image(make_clip(6)[0, ..., 0], name="still")
     assert (
         "'still' is one picture" in dock.find.offers.hint.text()
@@ -286,7 +286,7 @@ def test_arrays_are_told_apart_by_all_their_pixels(tmp_path: Path) -> None:
 
 
 def test_labels_of_others_are_taken_over(make_dock: MakeDock, qtbot: Any, tmp_path: Path) -> None:
-    viewer, dock = make_dock(show=True)
+    viewer, dock = make_dock()
     show(dock, write(tmp_path / "clip"))
     assert dock.find.offers.take_button.isHidden()
     masks = np.zeros((6, 40, 60), np.int64)
@@ -363,10 +363,10 @@ def test_another_viewers_project_stays_open(
 def test_closing_a_window_leaves_the_other_ones_project(
     make_dock: MakeDock, make_napari_viewer: Callable[..., Any], qtbot: Any, tmp_path: Path
 ) -> None:
-    _, dock = make_dock()
+    _, dock = make_dock(window=True)
     show(dock, write(tmp_path / "clip"))
     layer = draw(dock, qtbot)
-    second, other = make_dock()
+    second, other = make_dock(window=True)
     show(other, layer.project.path)
     del other
     second.close()
@@ -543,7 +543,7 @@ def test_many_sentences_show_the_first_layers(
 def test_names_are_shown_as_they_stand(
     make_dock: MakeDock, qtbot: Any, tmp_path: Path, name: str
 ) -> None:
-    _, dock = make_dock(show=True)
+    _, dock = make_dock()
     show(dock, write(tmp_path / "clip"))
     layer = draw(dock, qtbot, name)
     layer.paint((1, 10, 10), 1)
