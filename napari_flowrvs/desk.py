@@ -208,9 +208,9 @@ class Desk:
 
     def go_to_end(self, *, last: bool) -> None:
         """Go to the first or last frame on which the object is; of the video without one."""
-        shown = np.empty(0, np.intp)
-        if self._project is not None and self.object is not None:
-            shown = np.flatnonzero(self._project.present(self.object.id))
+        shown, thing = np.empty(0, np.intp), self.object
+        if thing is not None:
+            shown = np.flatnonzero(self.need_project().present(thing.id))
         if len(shown):
             self.go_to(int(shown[-1 if last else 0]))
         else:

@@ -219,13 +219,21 @@ class ViewerLink:
         if self._active is not None and self._active not in self.viewer.layers:
             self._leave_active()
 
-    def follow(self, video: Image | None) -> None:
-        """Turn to a video that was chosen: to its project, if its masks are shown."""
+    def follow(self, video: Image | None, *, chosen: bool = False) -> None:
+        """Turn to a video: to its project, if its masks are shown.
+
+        From a project whose own video is not here, nothing but a person's choice leads away.
+        """
         self.video = video
         self._on_step()  # napari shows its middle frame first, and tells of no step
         project = self.desk.project
-        if video is None or (project is not None and self.video_of(project) in (None, video)):
+        if video is None:
             return
+        if project is not None:
+            shown = self.video_of(project)
+            alone = shown is None and not (chosen and self.project_of(video) is not None)
+            if shown is video or alone:
+                return
         if isinstance(self.viewer.layers.selection.active, ProjectLabels):
             # What is drawn with next must not be another video's.
             self.viewer.layers.selection.active = video

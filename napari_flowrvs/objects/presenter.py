@@ -334,7 +334,10 @@ class ObjectsPresenter:
     # -- inside --------------------------------------------------------------------------
 
     def _layers(self, other: int) -> set[int]:
-        return {self.desk.need_project().objects[other].layer}
+        thing = self.desk.need_project().objects.get(other)
+        if thing is None:
+            raise InputError(f"There is no object {other} any more.")
+        return {thing.layer}
 
     def _do(
         self,

@@ -160,11 +160,13 @@ class VideoHead(QWidget):
 
     def choose(self, layer: Any) -> None:
         """Choose the video that is looked at; None changes nothing."""
-        if layer is not None and layer is not self.layer and layer in self.videos.choices:
+        if layer is not None and layer is self.layer:
+            self._link.follow(layer, chosen=True)
+        elif layer is not None and layer in self.videos.choices:
             self.videos.value = layer
 
-    def _on_chosen(self, _value: Any = None) -> None:
-        self._link.follow(self.layer)
+    def _on_chosen(self, value: Any = None) -> None:
+        self._link.follow(self.layer, chosen=value is not None)
         self._name_project()
         self.video_changed.emit()
 

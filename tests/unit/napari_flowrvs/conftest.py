@@ -119,21 +119,21 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def make_dock(
     request: pytest.FixtureRequest, qtbot: Any, load: Any, tmp_path: Path
 ) -> Iterator[MakeDock]:
-    """Make a viewer with the dock; its window, which takes ten times as long, where it is asked for.
+    """Make a viewer with the dock.
 
-    ``show`` shows the window, too.
+    It has its window, which takes ten times as long, where the test uses `make_napari_viewer`.
     """
     docks: list[weakref.ref[SegmentDock]] = []
+    window = "make_napari_viewer" in request.fixturenames
+    make_viewer = request.getfixturevalue("make_napari_viewer") if window else ViewerModel
 
-    def make(window: bool = False, show: bool = False, **keywords: Any) -> tuple[Any, SegmentDock]:
+    def make(show: bool = False, **keywords: Any) -> tuple[Any, SegmentDock]:
+        viewer = make_viewer(show=show) if window else make_viewer()
         keywords = {"load": load, "recent": Recent(tmp_path / "memory.json")} | keywords
-        if window or show:
-            viewer = request.getfixturevalue("make_napari_viewer")(show=show)
-            dock = SegmentDock(viewer, **keywords)
+        dock = SegmentDock(viewer, **keywords)
+        if window:
             viewer.window.add_dock_widget(dock, name="Segment")
         else:
-            viewer = ViewerModel()
-            dock = SegmentDock(viewer, **keywords)
             qtbot.addWidget(dock)
         docks.append(weakref.ref(dock))
         return viewer, dock
@@ -144,7 +144,7 @@ def make_dock(
         dock = reference()
         if dock is not None:
             dock.shut_down()
-            if dock.parent() is None:  # it is deleted after the projects have been closed
+            if not window:  # it is deleted when the projects have been closed
                 dock.session.desk.set_project(None)
     del dock
     gc.collect()
@@ -152,11 +152,9 @@ def make_dock(
 
 
 @pytest.fixture
-def opened(
-    request: pytest.FixtureRequest, make_dock: MakeDock, image_folder: Path
-) -> tuple[Any, SegmentDock]:
-    """A dock with the clip; in a window with the parameter True."""
-    viewer, dock = make_dock(window=getattr(request, "param", False))
+def opened(make_dock: MakeDock, image_folder: Path) -> tuple[Any, SegmentDock]:
+    """A dock with the clip."""
+    viewer, dock = make_dock()
     for layer in layers_of(image_folder):
         dock.link.add(layer)
     return viewer, dock
@@ -164,11 +162,10 @@ def opened(
 
 @pytest.fixture
 def waiting(
-    request: pytest.FixtureRequest, make_dock: MakeDock, image_folder: Path, gated: GatedSegmenter
+    make_dock: MakeDock, image_folder: Path, gated: GatedSegmenter
 ) -> tuple[Any, SegmentDock]:
-    """A dock with the clip whose model waits for `gated.allow`; in a window with the parameter True."""
-    window = getattr(request, "param", False)
-    viewer, dock = make_dock(window, load=lambda model, device: gated)
+    """A dock with the clip whose model waits for `gated.allow`."""
+    viewer, dock = make_dock(load=lambda model, device: gated)
     for layer in layers_of(image_folder):
         dock.link.add(layer)
     return viewer, dock

@@ -237,7 +237,7 @@ def test_loading_a_model_does_not_stop_the_interface(
     assert dock.footer.problem.line.text() == "no such model"
 
 
-@pytest.mark.parametrize("waiting", [True], indirect=True)
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_closing_the_dock_stops_the_run_and_saves(
     waiting: tuple[Any, SegmentDock], qtbot: Any
 ) -> None:
@@ -256,7 +256,7 @@ def test_closing_the_dock_stops_the_run_and_saves(
     assert layer.data[21, 20, 20] == 1, "the layer can still be edited"
 
 
-@pytest.mark.parametrize("waiting", [True], indirect=True)
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_closing_the_viewer_stops_the_run_and_lets_the_project_go(
     waiting: tuple[Any, SegmentDock], qtbot: Any, image_folder: Path
 ) -> None:
@@ -274,8 +274,9 @@ def test_closing_the_viewer_stops_the_run_and_lets_the_project_go(
         assert again.labels(1)[20, 20, 20] == 1
 
 
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_a_closed_dock_is_forgotten(make_dock: MakeDock, qtbot: Any) -> None:
-    viewer, dock = make_dock(window=True)
+    viewer, dock = make_dock()
     reference = weakref.ref(dock)
     viewer.window.remove_dock_widget(dock)
     del dock
@@ -512,8 +513,9 @@ def test_strokes_that_cannot_be_written_are_told_once(
     assert dock.footer.problem.isHidden()
 
 
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_datasets_and_comparisons_are_opened_from_the_dock(make_dock: MakeDock, qtbot: Any) -> None:
-    viewer, dock = make_dock(window=True)
+    viewer, dock = make_dock()
     action = next(a for a in dock.head.menu.actions() if "correct a dataset" in a.text())
     action.trigger()
     (dialog,) = viewer.window._qt_window.findChildren(ImportDialog)

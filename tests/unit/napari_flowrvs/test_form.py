@@ -175,6 +175,7 @@ def test_which_frames_are_looked_at(opened: Any, qtbot: Any) -> None:
     assert dock.footer.progress.status.text() == "Done: 1 sentence, 24 frames each."
 
 
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_everything_is_reached_by_keyboard(
     make_dock: MakeDock, image_folder: Path, qtbot: Any, gated: GatedSegmenter
 ) -> None:
@@ -261,7 +262,7 @@ def test_the_memory_mode_is_chosen_in_the_dock(
     assert dock.find.options.estimate.isHidden(), "it was of another mode"
 
 
-@pytest.mark.parametrize("opened", [True], indirect=True)
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_letters_are_the_viewers_except_where_one_types(
     opened: tuple[Any, SegmentDock], qtbot: Any
 ) -> None:
@@ -313,6 +314,7 @@ def test_a_long_line_does_not_make_the_window_higher(make_dock: MakeDock) -> Non
     assert dock.minimumSizeHint().width() == before.width() <= 300
 
 
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_the_size_of_the_letters_is_followed(make_dock: MakeDock, qtbot: Any) -> None:
     _, dock = make_dock(show=True)
     appearance = get_settings().appearance
@@ -326,6 +328,7 @@ def test_the_size_of_the_letters_is_followed(make_dock: MakeDock, qtbot: Any) ->
         appearance.font_size = before
 
 
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_it_fits_in_300_pixels(make_dock: MakeDock, qtbot: Any, image_folder: Path) -> None:
     _, dock = make_dock(show=True)
     for layer in layers_of(image_folder):

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QLabel
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
+from napari_flowrvs import viewer as viewer_module
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.job import Failure, Phase
 from napari_flowrvs.layers import (
@@ -259,6 +260,72 @@ def test_several_resolutions_and_five_axes() -> None:
         as_video(deep)
 
 
+def turned(ndim: int, a: int, b: int) -> Any:
+    """Return a rotation by half a radian in the plane of two axes."""
+    matrix = np.eye(ndim)
+    matrix[[a, a, b, b], [a, b, a, b]] = np.cos(0.5), -np.sin(0.5), np.sin(0.5), np.cos(0.5)
+    return matrix
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_a_plane_of_a_stack_lies_where_the_stack_does() -> None:
+    """Turned and sheared as it is, in its units, with all its affine."""
+    data = np.zeros((6, 4, 40, 60), np.uint8)
+    data[:] = np.arange(4)[:, None, None]
+    affine = np.eye(5)
+    affine[2, 3], affine[:4, 4] = 0.25, (1, 2, 3, 4)
+    stack = Image(
+        data,
+        scale=(2, 9, 3, 3),
+        translate=(1, 8, -4, 9),
+        rotate=turned(4, 2, 3),
+        shear=(0, 0, 0, 0, 0, 0.2),
+        affine=affine,
+        units=("s", "um", "mm", "mm"),
+    )
+    plane, meta, _ = as_video(stack, 2)
+    layer = Image(plane, **meta)
+    assert (np.asarray(plane) == 2).all() and no_video(layer) is None
+    assert [str(unit) for unit in layer.units] == ["second", "millimeter", "millimeter"]
+    for t, y, x in ((0, 0, 0), (3, 10, 20), (5, 39, 7)):
+        wanted = np.delete(stack.data_to_world((t, 2, y, x)), 1)
+        assert np.allclose(layer.data_to_world((t, y, x)), wanted)
+    last = Image(np.zeros((40, 60, 6)), rotate=turned(3, 0, 1), translate=(5, 6, 1), name="last")
+    layer = Image(as_video(last)[0], **as_video(last)[1])
+    y, x, t = last.data_to_world((10, 20, 3))
+    assert np.allclose(layer.data_to_world((3, 10, 20)), (t, y, x))
+    pyramid = [np.zeros((6, 40, 60)), np.zeros((6, 20, 30))]
+    coarse = Image(pyramid, multiscale=True, rotate=turned(3, 1, 2), scale=(1, 2, 2))
+    layer = Image(as_video(coarse)[0], **as_video(coarse)[1])
+    assert same_place(layer, coarse)
+    deep = Image([data, data[..., ::2, ::2]], multiscale=True, name="deep")
+    assert Image(as_video(deep)[0], **as_video(deep)[1]).ndim == 4, "a choice of planes comes next"
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+@pytest.mark.parametrize(
+    ("shape", "place", "what"),
+    [
+        ((6, 4, 40, 60), (1, 2), "its channels or planes"),
+        ((6, 4, 40, 60), (3, 1), "its channels or planes"),
+        ((6, 4, 40, 60), (0, 2), "time"),
+        ((40, 60, 6), (2, 0), "time"),
+    ],
+)
+def test_a_plane_that_cannot_be_followed_is_refused(
+    shape: tuple[int, ...], place: tuple[int, int], what: str
+) -> None:
+    affine = np.eye(len(shape) + 1)
+    affine[place] = 0.5
+    stack = Image(np.zeros(shape), affine=affine, name="stack")
+    found = no_video(stack)
+    assert found is not None and found.axis is None, "nothing is offered that could not be kept"
+    assert found.reason == (
+        f"The layer 'stack' is turned or sheared through {what}, which no mask can follow: reset "
+        "its rotation, shear and affine of that axis."
+    )
+
+
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 @pytest.mark.parametrize(("place", "fits"), [((0, 1), False), ((2, 0), False), ((1, 2), True)])
 def test_neither_time_nor_place_depends_on_the_other(place: tuple[int, int], fits: bool) -> None:
@@ -363,10 +430,10 @@ def test_another_viewers_project_stays_open(
 def test_closing_a_window_leaves_the_other_ones_project(
     make_dock: MakeDock, make_napari_viewer: Callable[..., Any], qtbot: Any, tmp_path: Path
 ) -> None:
-    _, dock = make_dock(window=True)
+    _, dock = make_dock()
     show(dock, write(tmp_path / "clip"))
     layer = draw(dock, qtbot)
-    second, other = make_dock(window=True)
+    second, other = make_dock()
     show(other, layer.project.path)
     del other
     second.close()
@@ -409,6 +476,7 @@ def test_a_project_whose_folder_went_says_so(
     shutil.move(tmp_path / "away", project.path)
 
 
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_closing_asks_where_work_cannot_be_saved(
     make_dock: MakeDock, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,6 +556,7 @@ def test_where_a_clip_lies_is_noted_beside_what_others_note(tmp_path: Path) -> N
 # -- keys -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("make_napari_viewer")
 def test_keys_on_the_canvas(
     make_dock: MakeDock, qtbot: Any, tmp_path: Path, gated: GatedSegmenter
 ) -> None:
@@ -527,16 +596,22 @@ def test_the_line_of_another_clip_goes(make_dock: MakeDock, tmp_path: Path) -> N
 
 
 def test_many_sentences_show_the_first_layers(
-    make_dock: MakeDock, qtbot: Any, tmp_path: Path
+    make_dock: MakeDock, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert viewer_module._MANY == 20
+    told: list[str] = []
+    monkeypatch.setattr(viewer_module, "_MANY", 3)
+    monkeypatch.setattr(viewer_module, "show_info", told.append)
     viewer, dock = make_dock()
     show(dock, write(tmp_path / "clip"))
-    draw(dock, qtbot, *(f"sentence {i}" for i in range(40)))
-    qtbot.waitUntil(lambda: len(viewer.layers) == 21, timeout=30_000)
-    qtbot.wait(50)
-    assert len(viewer.layers) == 21, "the clip and twenty of forty, as the line says"
-    dock.session.desk.choose(40)
-    assert viewer.layers.selection.active.name == "sentence 39"
+    draw(dock, qtbot, *(f"sentence {i}" for i in range(5)))
+    assert names(viewer) == ["clip", "sentence 0", "sentence 1", "sentence 2"]
+    # Of the first one the layer is being shown already when they are counted.
+    assert told == [
+        "2 of 5 layers are shown when one of their objects is chosen, on the page Objects."
+    ]
+    dock.session.desk.choose(5)
+    assert viewer.layers.selection.active.name == "sentence 4"
 
 
 @pytest.mark.parametrize("name", ["<b>x</b><img src=file:///etc/passwd>", "a < b & c"])
