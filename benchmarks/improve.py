@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -143,8 +144,8 @@ def make_projects(folder: Path, count: int) -> None:
                 project.add_expression(said.text, [ids[i] for i in said.objects])
 
 
-def score(model: str, clips: Iterable[SynthClip]) -> list[tuple[str, str, float]]:
-    """Kind, text and J&F of every sentence of the clips."""
+def score(model: str, clips: Iterable[SynthClip]) -> list[tuple[str, str, float, int]]:
+    """Kind, text and J&F of every sentence of the clips, and the seed of its clip."""
     pipeline = flowrvs.load(model)
     rows = []
     for clip in clips:
@@ -154,11 +155,21 @@ def score(model: str, clips: Iterable[SynthClip]) -> list[tuple[str, str, float]
             masks[part.expression, part.start : part.start + len(part.masks)] = part.masks
         for found, said in zip(masks, clip.expressions, strict=True):
             merit = float(np.mean(score_masks(found, clip.target(said))))
-            rows.append((said.kind, said.text, merit))
+            rows.append((said.kind, said.text, merit, clip.scene.seed))
     return rows
 
 
-def summary(rows: list[tuple[str, str, float]]) -> dict[str, float]:
+def gain(before: list[tuple[str, str, float, int]], after: list) -> tuple[float, float]:
+    """How much the mean J&F rises, and the standard error of that, by clip."""
+    rises: dict[int, list[float]] = {}
+    for old, new in zip(before, after, strict=True):
+        rises.setdefault(old[3], []).append(new[2] - old[2])
+    mean = float(np.mean([rise for clip in rises.values() for rise in clip]))
+    apart = [sum(clip) - mean * len(clip) for clip in rises.values()]
+    return mean, float(np.sqrt(np.sum(np.square(apart))) / sum(map(len, rises.values())))
+
+
+def summary(rows: list[tuple[str, str, float, int]]) -> dict[str, float]:
     """J&F over all sentences and by kind."""
     found = {"all": rows} | {kind: [row for row in rows if row[0] == kind] for kind in KINDS}
     return {kind: float(np.mean([row[2] for row in part])) for kind, part in found.items() if part}
@@ -210,15 +221,15 @@ def main() -> None:
     tests = (DEV if args.dev else TESTS)[: args.tests]
     part = f"{'dev' if args.dev else 'test'}-{args.tests}"
 
-    def scores(model: str, file: Path) -> dict[str, dict[str, float]]:
+    def scores(model: str, file: Path) -> dict[str, list[tuple[str, str, float, int]]]:
         if not file.is_file():
             worlds = {"other world": other_clip, "old world": generate_clip}
             rows = {world: score(model, map(make, tests)) for world, make in worlds.items()}
             file.write_text(json.dumps(rows))
-        return {world: summary(rows) for world, rows in json.loads(file.read_text()).items()}
+        return dict(json.loads(file.read_text()))
 
     base = flowrvs.load(args.model).weights[:12]
-    before = scores(args.model, args.out / f"base-{base}-{part}.json")
+    before = scores(args.model, args.out / f"base-{base}-{part}-clips.json")
     name = f"improved-{int(time.time())}"
     began, used = time.perf_counter(), _processor_seconds()
     train(args, name, data)
@@ -228,20 +239,24 @@ def main() -> None:
     folder = args.out / "home" / "models" / name
     with contextlib.suppress(OSError):
         print(json.loads((folder / "training.json").read_text()))
-    line = {
+    line: dict[str, Any] = {
         "name": name,
         "scored": part,
         "set": args.set,
         "minutes": minutes,
         "processor": processor,
     }
-    line |= {"before": before, "after": after}
+    line |= {"before": {world: summary(rows) for world, rows in before.items()}}
+    line |= {"after": {world: summary(rows) for world, rows in after.items()}}
+    line |= {"gain": {world: gain(rows, after[world]) for world, rows in before.items()}}
     with (args.out / "results.jsonl").open("a") as stream:
         stream.write(json.dumps(line) + "\n")
     print(f"{minutes:.1f} minutes, {processor:.1f} of a processor")
-    for world, values in before.items():
+    for world, values in line["before"].items():
         for kind, value in values.items():
-            print(f"{world:12} {kind:11} {value:.3f} -> {after[world][kind]:.3f}")
+            print(f"{world:12} {kind:11} {value:.3f} -> {line['after'][world][kind]:.3f}")
+        rise, error = line["gain"][world]
+        print(f"{world:12} {rise:+.3f}, standard error {error:.3f} by {len(tests)} clips")
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ class BackgroundTraining:
         return TrainingState(
             phase=phase,
             step=steps[-1]["step"] if steps else 0,
-            total=total,
+            total=steps[-1].get("total", total) if steps else total,
             remaining=steps[-1].get("remaining") if runs and steps else None,
             losses=tuple((line["step"], line["loss"]) for line in steps),
             scores=tuple(scores),

@@ -65,7 +65,26 @@ class CommonConfig:
     batch_size: int = option(1, "clips a step in each process", low=1)
     epochs: int = option(50, "passes over the data at most", low=1)
     max_steps: int = option(0, "optimiser steps at most; 0: as many as the epochs have", low=0)
+    minutes: float = option(
+        0.0,
+        "minutes that it may take: at each validation the number of steps is set to what fits, "
+        "max_steps is a first guess; 0: as many as max_steps",
+        low=0,
+    )
     learning_rate: float = option(5e-5, "AdamW's learning rate", low=0, high=1)
+    matrix_learning_rate: float = option(
+        0.0,
+        "rate of the matrices of the transformer's blocks with Muon, which learns more a step; "
+        "0: AdamW for all, as published (flow only)",
+        low=0,
+        high=1,
+    )
+    word_learning_rate: float = option(
+        0.0,
+        "rate of the words' embeddings with train_text; 0: learning_rate (flow only)",
+        low=0,
+        high=1,
+    )
     weight_decay: float = option(5e-4, "AdamW's weight decay", low=0, high=1)
     clip_norm: float = option(1.0, "largest norm of the gradient", low=0)
     warmup: int = option(0, "steps over which the rate rises from zero", low=0)
@@ -116,6 +135,38 @@ class FlowConfig(CommonConfig):
     )
     time_power: float = option(
         0.0, "bias of the other times towards 1000: u ** (1 / (1 + power))", low=0, high=100
+    )
+    part_probability: float = option(
+        0.0,
+        "share of samples of which only a part is seen, about two thirds of each side of the "
+        "encoded clip: things are elsewhere in it, and the step is quicker",
+        low=0,
+        high=1,
+    )
+    ground_probability: float = option(
+        0.0,
+        "share of samples that are shown on the ground of another clip, around whatever any "
+        "sentence of the video means: few clips are then not known by their ground; with "
+        "object_weight above 0",
+        low=0,
+        high=1,
+    )
+    cover_probability: float = option(
+        0.0,
+        "share of samples in which what is meant is covered by the ground of another clip, so that "
+        "the sentence means nothing; with object_weight above 0",
+        low=0,
+        high=1,
+    )
+    thin_probability: float = option(
+        0.0,
+        "share of samples in which other things than those that are meant are covered, too; with "
+        "object_weight above 0",
+        low=0,
+        high=1,
+    )
+    rehearsal_share: float = option(
+        0.5, "share of the samples that rehearse what the model knew (improve)", low=0, high=0.9
     )
     object_weight: float = option(
         0.0,

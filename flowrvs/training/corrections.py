@@ -33,6 +33,7 @@ from flowrvs.models.devices import choose_device
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback
+from flowrvs.training.attention import choose_attention
 from flowrvs.training.background import check_name, work_folder
 from flowrvs.training.config import FlowConfig, build_config
 from flowrvs.training.encoded import ClipEncoder
@@ -51,6 +52,8 @@ _REHEARSED = 400
 #: Validations after the one before the first step.
 _VALIDATIONS = 6
 _POLL_SECONDS = 0.5
+#: Share of the time that is for training; the rest is for starting, planning and writing.
+_TRAINED = 0.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,8 @@ def plan_improvement(
     steps, seconds = _fit_steps(prepared, config, pace, encoding, 60 * minutes, max_steps)
     every = max(5, -(-steps // _VALIDATIONS))
     config = dataclasses.replace(config, max_steps=steps, validate_every=every, save_every=every)
+    if not max_steps:
+        config = dataclasses.replace(config, minutes=_TRAINED * minutes)
     return Improvement(
         model=model,
         note=note,
@@ -366,12 +371,19 @@ def _config(pipeline: FlowRVSPipeline) -> FlowConfig:
         sampler="consecutive",
         batch_size=16,
         learning_rate=5e-4,
+        matrix_learning_rate=1e-3,
+        word_learning_rate=5e-3,
         warmup=30,
-        cooldown=0.5,
+        cooldown=0.8,
         object_weight=4.0,
+        part_probability=0.5,
+        ground_probability=0.7,
+        cover_probability=0.3,
+        thin_probability=0.3,
+        rehearsal_share=0.33,
         cache_variants=6,
         gradient_checkpointing=False,
-        boundary_probability=0.8,
+        boundary_probability=0.9,
         crop_probability=0.0,
         train_text=True,
         remember=True,
@@ -392,6 +404,7 @@ def _time_step(
     transformer = pipeline.transformer.to(device).requires_grad_(True)
     for parameter in transformer.parameters():
         parameter.data = parameter.data.to(dtype)
+    choose_attention(transformer, device, mixed=mixed)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     cells = pipeline.token_pixels // int(transformer.config.patch_size[1])
@@ -448,7 +461,8 @@ def _fit_steps(
     """
     read = 1.5 * encoding  # reading a clip takes about half as long as encoding it
     once = (_VALIDATIONS + 1) * len(prepared.held_out) * (4 * encoding + pace / config.batch_size)
-    step = 1.25 * pace  # with optimizer, batches and log; 1879 steps took this times the timed one
+    whole = 1 - config.part_probability / 2  # a part has about half of the cells
+    step = 1.25 * whole * pace  # with optimizer, batches and log; a guess, mended while it trains
     fresh = step + 2 * read * config.batch_size  # with the clips and what is meant in them
     everything = math.inf  # to encode all there is
     if config.remember:

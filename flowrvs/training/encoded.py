@@ -8,7 +8,7 @@ trainings and deleted at any time.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKLWan
@@ -62,6 +63,8 @@ class EncodedSample:
         Mean of the mask video's latent, not normalised.
     objects : Tensor, shape (t, h, w), or None
         1 in cells where anything is that any sentence of the video means, if it was read.
+    meant : Tensor, shape (t, h, w), or None
+        1 in cells where what this sentence means is, if `objects` was read.
     """
 
     number: int
@@ -69,6 +72,7 @@ class EncodedSample:
     moments: torch.Tensor
     target: torch.Tensor
     objects: torch.Tensor | None = None
+    meant: torch.Tensor | None = None
 
 
 class ClipEncoder:
@@ -99,8 +103,11 @@ class ClipEncoder:
     def encode(self, sample: Sample) -> EncodedSample:
         """Return a sample as latents."""
         target, objects = self.latent(sample.mask), sample.objects
-        cells = None if objects is None else mask_cells(objects, target)
-        return EncodedSample(sample.number, sample.text, self.latent(sample.video), target, cells)
+        cells = meant = None
+        if objects is not None:
+            cells, meant = mask_cells(objects, target), mask_cells(sample.mask, target)
+        moments = self.latent(sample.video)
+        return EncodedSample(sample.number, sample.text, moments, target, cells, meant)
 
 
 class LatentCache:
@@ -215,14 +222,20 @@ class CachedData:
             self.cache.put(draw.clip_key, moments)
         if target is None or moments is None:
             return None
-        cells = None
+        cells = meant = None
         if self.data.settings.objects:
-            key = f"{draw.clip_key}-objects"
-            cells = self.cache.get(key)
-            if cells is None:
-                cells = mask_cells(read_objects(draw), target)
-                self.cache.put(key, cells)
-        return EncodedSample(number, draw.text, moments, target, cells)
+            cells = self._cells(f"{draw.clip_key}-objects", lambda: read_objects(draw), target)
+            meant = self._cells(f"{draw.target_key}-cells", lambda: read_mask(draw), target)
+        return EncodedSample(number, draw.text, moments, target, cells, meant)
+
+    def _cells(
+        self, key: str, read: Callable[[], npt.NDArray[np.bool_]], latent: torch.Tensor
+    ) -> torch.Tensor:
+        cells = self.cache.get(key)
+        if cells is None:
+            cells = mask_cells(read(), latent)
+            self.cache.put(key, cells)
+        return cells
 
 
 def needed_draws(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import multiprocessing
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 
@@ -36,9 +38,11 @@ from flowrvs.training.checkpoints import Checkpoints
 from flowrvs.training.config import CommonConfig
 from flowrvs.training.dataset import SampleNumbers
 from flowrvs.training.journal import Journal
+from flowrvs.training.optimizers import make_optimizers
 
-__all__ = ["Engine", "Monitor", "Trainee", "learning_rate", "make_accelerator", "merit_of"]
+__all__ = ["Engine", "Monitor", "Trainee", "make_accelerator", "merit_of", "rate_factor"]
 
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 #: How processes start that share nothing with this one.
 _FRESH = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
@@ -121,12 +125,12 @@ def make_accelerator(precision: str, device: str) -> Accelerator:
     )
 
 
-def learning_rate(config: CommonConfig, step: int, epoch: int, total: int) -> float:
-    """Return the rate of a step: a linear warm-up, drops at milestones, a fall to zero."""
-    rate = config.learning_rate * config.gamma ** sum(m <= epoch for m in config.milestones)
+def rate_factor(config: CommonConfig, step: int, epoch: int, total: int) -> float:
+    """Return what a step's rates are of the chosen ones: warm-up, milestones, a fall to zero."""
+    factor = config.gamma ** sum(m <= epoch for m in config.milestones)
     if config.cooldown:
-        rate *= min(1.0, (total - step) / (config.cooldown * total))
-    return rate * min(1.0, (step + 1) / config.warmup) if config.warmup else rate
+        factor *= min(1.0, (total - step) / (config.cooldown * total))
+    return factor * min(1.0, (step + 1) / config.warmup) if config.warmup else factor
 
 
 def merit_of(scores: Mapping[str, float]) -> float:
@@ -183,12 +187,20 @@ class Engine:
         if not named:
             raise InputError("Nothing is to be trained: no weights were chosen.")
         self.names = [name for name, _ in named]
-        optimizer = torch.optim.AdamW(
-            [parameter for _, parameter in named],
-            lr=config.learning_rate,
+        if config.matrix_learning_rate and accelerator.distributed_type in _SHARDED:
+            raise InputError(
+                "Muon needs whole matrices: no matrix_learning_rate with FSDP, DeepSpeed."
+            )
+        made = make_optimizers(
+            named,
+            config.learning_rate,
+            matrix_rate=config.matrix_learning_rate,
+            word_rate=config.word_learning_rate,
             weight_decay=config.weight_decay,
         )
-        self.module, self.optimizer = accelerator.prepare(trainee.module, optimizer)
+        prepared = accelerator.prepare(trainee.module, *(optimizer for optimizer, _ in made))
+        self.module, self.optimizers = prepared[0], list(prepared[1:])
+        self.rates = [rate for _, rate in made]
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.ema: EMAModel | None = None
         if config.ema_decay > 0:
@@ -196,6 +208,9 @@ class Engine:
             self.ema.shadow_params = [p.float() for p in self.ema.shadow_params]
         self.monitor = Monitor()
         self.step = 0
+        self._spent = 0.0  # seconds, of the runs before
+        self._began = time.monotonic()
+        self._paced = (0, 0.0)  # step and seconds at which the pace was last measured
         self.checkpoints = Checkpoints(
             out, accelerator, self.names, identity | {"config": _lasting(config)}, keep=config.keep
         )
@@ -216,6 +231,8 @@ class Engine:
         extra = self.checkpoints.load(self.ema)
         self.step = int(extra["step"])
         self.monitor = Monitor(**extra["monitor"])
+        if self.config.minutes:
+            self.total, self._spent = int(extra["total"]), float(extra["seconds"])
         if self.journal is not None:
             self.journal.rewind(self.step)
 
@@ -234,6 +251,8 @@ class Engine:
             The device is too small.
         """
         self._check_room()
+        self._began = time.monotonic()
+        self._paced = (self.step, self._seconds())
         clock = ProgressClock(self.total, self.step)
         self.module.train()
         try:
@@ -250,6 +269,8 @@ class Engine:
                     loss = self._train_step(samples)
                     self.step += 1
                     self._after_step(loss, clock)
+                    if self.step >= self.total:
+                        break
         finally:
             if self.journal is not None:
                 self.journal.close()
@@ -257,9 +278,10 @@ class Engine:
 
     def _loader(self) -> Iterator[Sequence[Any]]:
         config, accelerator = self.config, self.accelerator
+        changes = config.minutes > 0 and self.step < self.total
         numbers = SampleNumbers(
             self.step,
-            self.total,
+            2**62 if changes else self.total,
             config.batch_size,
             accelerator.process_index,
             accelerator.num_processes,
@@ -276,10 +298,12 @@ class Engine:
         return iter(loader)
 
     def _train_step(self, samples: Sequence[Any]) -> float:
-        rate = learning_rate(self.config, self.step, self.step // self.steps_per_epoch, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
+        epoch = self.step // self.steps_per_epoch
+        factor = rate_factor(self.config, self.step, epoch, self.total)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.zero_grad()
         groups = self.trainee.groups(samples)
         total = torch.zeros((), device=self.accelerator.device)
         for place, group in enumerate(groups):
@@ -293,14 +317,16 @@ class Engine:
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip_norm)
         loss_value, norm_value = float(total), float(norm)
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
             self.save()
             raise TrainingError(
                 f"The loss is {loss_value:g} (gradient {norm_value:g}) at step {self.step + 1}: "
                 f"stopped; the last good state is in {self.checkpoints.newest()}. Lower the "
                 "learning rate, or use precision = 'mixed'."
             )
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         if self.ema is not None:
             self.ema.step(self.parameters)
         if self.journal is not None:
@@ -320,12 +346,15 @@ class Engine:
         if self.journal is not None and (self.step % config.log_every == 0 or last):
             self.journal.report(
                 step=self.step,
+                total=self.total,
                 epoch=round(self.step / self.steps_per_epoch, 3),
-                rate=self.optimizer.param_groups[0]["lr"],
+                rate=self.optimizers[0].param_groups[0]["lr"],
                 remaining=round(event.remaining or 0.0, 1),
             )
         if self.step % config.validate_every == 0 or last:
             self.validate()
+            if config.minutes and not last:
+                self._fit_time(clock)
         if self.step % config.save_every == 0 or last:
             self.save()
         if self.progress is not None and self.accelerator.is_main_process:
@@ -333,6 +362,23 @@ class Engine:
             known = "" if score is None else f", J&F {score:.3f}"
             said = f"step {self.step}, loss {self.monitor.smoothed:.4g}{known}"
             self.progress(dataclasses.replace(event, message=said))
+
+    def _seconds(self) -> float:
+        return self._spent + time.monotonic() - self._began
+
+    def _fit_time(self, clock: ProgressClock) -> None:
+        """Set the number of steps to what fits into the time, by the pace since the last time.
+
+        So it takes what it may on a machine that is busier, or less busy, than when it was planned.
+        """
+        step, before = self._paced
+        now = self._seconds()
+        self._paced = (self.step, now)
+        more = (60 * self.config.minutes - now) * (self.step - step) / (now - before)
+        if self.accelerator.num_processes > 1:  # all have to stop at the same step
+            here = torch.tensor(more, device=self.accelerator.device)
+            more = float(self.accelerator.reduce(here, "mean"))
+        self.total = clock.total = self.step + max(1, int(more))
 
     def validate(self) -> None:
         """Score the averaged weights on held-out clips, and keep them if they are the best."""
@@ -387,7 +433,12 @@ class Engine:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        extra = {"step": self.step, "monitor": dataclasses.asdict(self.monitor)}
+        extra = {
+            "step": self.step,
+            "total": self.total,
+            "seconds": self._seconds(),
+            "monitor": dataclasses.asdict(self.monitor),
+        }
         self.checkpoints.save(self.step, self.ema, extra)
 
     def _check_cancelled(self) -> None:
@@ -430,8 +481,9 @@ class _Told:
 
 #: Options that may change between a training and its resumption.
 _CHANGEABLE = frozenset(
-    "epochs max_steps workers save_every keep log_every validate_every keep_best spike_factor "
-    "validate_first best_tolerance learning_rate cooldown milestones gamma warmup clip_norm".split()
+    "epochs max_steps minutes workers save_every keep log_every validate_every keep_best "
+    "spike_factor validate_first best_tolerance learning_rate cooldown milestones gamma warmup "
+    "clip_norm".split()
 )
 
 

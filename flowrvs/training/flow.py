@@ -6,10 +6,12 @@ video injection; all weights or adapters (LoRA); VAE and text encoder frozen.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -20,6 +22,7 @@ from flowrvs.inference.cluster.link import Scheduler
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
+from flowrvs.training.attention import choose_attention
 from flowrvs.training.config import FlowConfig
 from flowrvs.training.dataset import Sample, TrainingData
 from flowrvs.training.encoded import (
@@ -34,6 +37,7 @@ from flowrvs.training.encoded import (
 from flowrvs.training.lora import add_adapter, save_adapter
 from flowrvs.training.models import has_mask_decoder, inject_video, write_model
 from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
+from flowrvs.training.parts import exchange_grounds, part_of
 from flowrvs.training.run import RunOptions, Trained, TrainingRun
 from flowrvs.training.sentences import (
     LearningTexts,
@@ -127,6 +131,7 @@ class FlowTrainee:
         self._examples = examples
         self._pipeline, self._encoder, self._texts = pipeline, encoder, texts
         self._config, self._accelerator, self._data = config, accelerator, data
+        self._empty: dict[torch.Size, torch.Tensor] = {}
         self._dtype, self._inject = dtype, pipeline.injects_video
         mean, std = latent_statistics(pipeline.vae)
         self._mean, self._std = mean.to(accelerator.device), std.to(accelerator.device)
@@ -136,8 +141,25 @@ class FlowTrainee:
         by_shape: dict[torch.Size, list[EncodedSample]] = {}
         for sample in samples:
             encoded = self._encoder.encode(sample) if isinstance(sample, Sample) else sample
+            encoded = self._part(encoded)
             by_shape.setdefault(encoded.target.shape, []).append(encoded)
         return list(by_shape.values())
+
+    def _part(self, sample: EncodedSample) -> EncodedSample:
+        """Return a part of a sample, or all of it, by its number."""
+        rng = np.random.default_rng([self._config.seed, 6, sample.number])
+        if rng.random() >= self._config.part_probability:
+            return sample
+        patch = self._pipeline.transformer.config.patch_size
+        height, width = sample.target.shape[-2:]
+        where = (..., *part_of(rng, (height, width), (patch[1], patch[2])))
+        return dataclasses.replace(
+            sample,
+            moments=sample.moments[where],
+            target=sample.target[where],
+            objects=None if sample.objects is None else sample.objects[where],
+            meant=None if sample.meant is None else sample.meant[where],
+        )
 
     def loss(self, module: torch.nn.Module, group: list[EncodedSample]) -> torch.Tensor:
         """Return the mean loss of a group, its noise and times drawn by sample number."""
@@ -153,6 +175,8 @@ class FlowTrainee:
         start = (torch.stack(starts) - self._mean) / self._std
         end = torch.stack([sample.target.to(device).float() for sample in group])
         cells = [sample.objects for sample in group if sample.objects is not None]
+        if _rearranges(self._config) and len(group) > 1:
+            start, end = self._rearranged(group, start, end)
         return flow_step_loss(
             module,
             start,
@@ -164,6 +188,42 @@ class FlowTrainee:
             object_weight=self._config.object_weight,
             **self._texts.conditions([sample.text for sample in group], device, self._dtype),
         )
+
+    def _rearranged(
+        self, group: list[EncodedSample], start: torch.Tensor, end: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Show some clips on the ground of others, by their numbers; cover what is meant."""
+        config, device = self._config, start.device
+        draws = [np.random.default_rng([config.seed, 7, s.number]).random(3) for s in group]
+        first, second, third = torch.tensor(np.array(draws), device=device).unbind(1)
+        objects, meant = (
+            torch.stack([getattr(s, kind) for s in group]).to(device)
+            for kind in ("objects", "meant")
+        )
+        return exchange_grounds(
+            start,
+            end,
+            objects,
+            meant,
+            exchanged=first < config.ground_probability,
+            covered=second < config.cover_probability,
+            thinned=third < config.thin_probability,
+            nothing=self._nothing(end.shape[2:]),
+        )
+
+    def _nothing(self, shape: torch.Size) -> torch.Tensor:
+        """Return the latent of a mask with nothing in it."""
+        if shape not in self._empty:
+            factor = self._pipeline.vae.config
+            clip = np.zeros(
+                (
+                    1 + (shape[0] - 1) * factor.scale_factor_temporal,
+                    *(side * factor.scale_factor_spatial for side in shape[1:]),
+                ),
+                bool,
+            )
+            self._empty[shape] = self._encoder.latent(clip).float()
+        return self._empty[shape]
 
     def draw(self, number: int, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
         """Return time (1,) and noise of a sample: the same for its number, anywhere."""
@@ -191,6 +251,11 @@ class FlowTrainee:
             )
         finally:
             self._pipeline.vae.to(place)
+
+
+def _rearranges(config: FlowConfig) -> bool:
+    chances = (config.ground_probability, config.cover_probability, config.thin_probability)
+    return max(chances) > 0
 
 
 def train_flow(
@@ -223,8 +288,8 @@ def train_flow(
     weights : sequence of float, optional
         Share of the samples from each path of `data`.
     rehearsal : Source, optional
-        What the model knows already: half of the samples come from it, so that less is
-        forgotten, and it is scored apart, as ``old J&F``.
+        What the model knows already: ``rehearsal_share`` of the samples come from it, so
+        that less is forgotten, and it is scored apart, as ``old J&F``.
     cache : path-like, optional
         Encode clips beforehand, once, into this folder; then the transformer trains alone.
     scheduler : Scheduler or str, optional
@@ -252,6 +317,11 @@ def train_flow(
         raise InputError("train_text goes with all weights, not with lora_rank; leave one out.")
     if scheduler is not None and not cache:
         raise InputError("A cluster fills a cache: give a folder for it with --cache.")
+    if _rearranges(config) and not config.object_weight:
+        raise InputError(
+            "ground_probability, cover_probability, thin_probability go with object_weight above "
+            "0, for which it is read where things are."
+        )
     if config.remember and (config.workers or cache):
         raise InputError("remember goes with workers = 0 and without a cache on disk.")
     run = TrainingRun("flow", model, out, config, **options)
@@ -266,6 +336,7 @@ def train_flow(
         variants=config.cache_variants if cache or config.remember else 0,
         objects=config.object_weight > 0,
         rehearsal=rehearsal,
+        rehearsal_share=config.rehearsal_share,
     )
     kept = Path(cache).expanduser() if cache else run.out / "cache"
     mixed = run.precision == "mixed"
@@ -298,6 +369,7 @@ def train_flow(
     elif config.remember:
         dataset = CachedData(prepared.train, MemoryCache(), encoder)
     _prepare_transformer(pipeline, config)
+    choose_attention(pipeline.transformer, accelerator.device, mixed=mixed)
     trainee = FlowTrainee(
         pipeline, encoder, texts, config, accelerator, prepared, run.dtype, examples
     )

@@ -71,6 +71,7 @@ def prepare_data(
     variants: int = 0,
     objects: bool = False,
     rehearsal: Source | None = None,
+    rehearsal_share: float = 0.5,
 ) -> PreparedData:
     """Open the data, hold some videos out, and say how clips are drawn.
 
@@ -88,7 +89,9 @@ def prepare_data(
     objects : bool
         Read whatever any sentence of a video means, too.
     rehearsal : Source, optional
-        See `flowrvs.training.train_flow`; `paths` then share the other half.
+        See `flowrvs.training.train_flow`.
+    rehearsal_share : float
+        Of the samples; `paths` share the others.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def prepare_data(
         shares = [weights[p] * s / max(t, 1) for p, s, t in zip(path_of, sizes, total, strict=True)]
     if rehearsal is not None:
         own = shares or sizes
-        shares = [value / sum(own) for value in own] + [1.0]
+        shares = [(1 - rehearsal_share) * value / sum(own) for value in own] + [rehearsal_share]
         # Scored alone it would choose the state that has learned least.
         known = choose_held_out([rehearsal], float(bool(held_out)), max(1, most // 6), config.seed)
         scored += held_out_sentences([rehearsal], known, most, pipeline.window_size, kind="old ")

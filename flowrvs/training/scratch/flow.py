@@ -24,6 +24,7 @@ from flowrvs.models.vae import latent_statistics
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.models import inject_video
 from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
+from flowrvs.training.optimizers import make_optimizers
 from flowrvs.training.scratch.adapt import adapt_decoder
 from flowrvs.training.scratch.attributes import AttributeHead
 from flowrvs.training.scratch.config import Phase, ScratchConfig
@@ -129,33 +130,21 @@ class FlowTrainer:
 
     def _build_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[float]]:
         config = self.config
-        matrices: list[torch.nn.Parameter] = []
-        if config.matrix_learning_rate > 0:
-            matrices = [p for p in self.transformer.blocks.parameters() if p.ndim == 2]
-        taken = {id(p) for p in matrices}
-        rest = [p for p in self.parameters if id(p) not in taken]
-        if self.attributes is not None:
-            rest += list(self.attributes.parameters())
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                rest,
-                lr=config.learning_rate,
-                betas=(0.9, 0.98),
-                weight_decay=config.weight_decay,
-            )
+        named = [
+            (name, parameter)
+            for module in (self.transformer, self.text_encoder, self.attributes)
+            if module is not None
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
         ]
-        rates = [config.learning_rate]
-        if matrices:
-            optimizers.append(
-                torch.optim.Muon(
-                    matrices,
-                    lr=config.matrix_learning_rate,
-                    weight_decay=config.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
-            rates.append(config.matrix_learning_rate)
-        return optimizers, rates
+        made = make_optimizers(
+            named,
+            config.learning_rate,
+            matrix_rate=config.matrix_learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
+        )
+        return [optimizer for optimizer, _ in made], [rate for _, rate in made]
 
     def train(self) -> None:
         """Run the phases from the present step on."""

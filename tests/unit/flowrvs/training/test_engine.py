@@ -21,8 +21,11 @@ from flowrvs.errors import (
 )
 from flowrvs.progress import CancelToken
 from flowrvs.training import FlowConfig
-from flowrvs.training.engine import Engine, Monitor, learning_rate, make_accelerator, merit_of
+from flowrvs.training.engine import Engine, Monitor, make_accelerator, merit_of, rate_factor
 from flowrvs.training.journal import Journal, plot_log, read_log
+from flowrvs.training.optimizers import make_optimizers
+from flowrvs.training.sentences import SpokenTransformer
+from tests.fixtures.micro import micro_pipeline
 
 CONFIG = FlowConfig(
     max_steps=8,
@@ -150,13 +153,120 @@ def test_a_log_goes_on_behind_the_step_that_is_resumed(tmp_path: Path) -> None:
 
 
 def test_rates_warm_up_and_drop_at_milestones() -> None:
-    config = dataclasses.replace(CONFIG, warmup=4, learning_rate=1.0)
-    assert [learning_rate(config, step, 0, 9) for step in (0, 1, 3, 8)] == [0.25, 0.5, 1.0, 1.0]
-    rates = [learning_rate(CONFIG, 9, epoch, 99) / 0.05 for epoch in (0, 1, 2, 3)]
+    config = dataclasses.replace(CONFIG, warmup=4)
+    assert [rate_factor(config, step, 0, 9) for step in (0, 1, 3, 8)] == [0.25, 0.5, 1.0, 1.0]
+    rates = [rate_factor(CONFIG, 9, epoch, 99) for epoch in (0, 1, 2, 3)]
     assert rates == [1, 0.5, 0.5, 0.25]
-    cooling = dataclasses.replace(CONFIG, cooldown=0.4, learning_rate=1.0)
-    rates = [learning_rate(cooling, step, 0, 100) for step in (0, 60, 80, 99)]
+    cooling = dataclasses.replace(CONFIG, cooldown=0.4)
+    rates = [rate_factor(cooling, step, 0, 100) for step in (0, 60, 80, 99)]
     assert rates == pytest.approx([1.0, 1.0, 0.5, 0.025])
+
+
+def test_matrices_of_the_blocks_learn_by_muon_all_else_by_adamw(tmp_path: Path) -> None:
+    def build() -> torch.nn.Module:
+        torch.manual_seed(1)
+        blocks = torch.nn.ModuleList([torch.nn.Linear(3, 3)])
+        return torch.nn.ModuleDict({"blocks": blocks, "head": torch.nn.Linear(3, 1)})
+
+    def loss(module: torch.nn.Module, points: torch.Tensor) -> torch.Tensor:
+        found = module["head"](module["blocks"][0](points).tanh())  # type: ignore[index]
+        return (found[:, 0] - points.sum(1)).square().mean()
+
+    line = Line()
+    line.module = build()
+    line.validate = lambda module: {}  # type: ignore[method-assign]
+    line.groups = lambda samples: [samples]  # type: ignore[method-assign]
+    line.loss = lambda module, group: loss(module, torch.stack(group))  # type: ignore[method-assign]
+    config = dataclasses.replace(
+        CONFIG, matrix_learning_rate=0.02, max_steps=3, cooldown=1.0, save_every=2, milestones=()
+    )
+    engine = make_engine(tmp_path, line, config)
+    engine.run()
+    reference = build()
+    matrix = reference["blocks"][0].weight  # type: ignore[index]
+    rest = [p for p in reference.parameters() if p is not matrix]
+    adam = torch.optim.AdamW(rest, weight_decay=5e-4)
+    muon = torch.optim.Muon([matrix], weight_decay=5e-4, adjust_lr_fn="match_rms_adamw")
+    for step in range(3):
+        adam.param_groups[0]["lr"] = 0.05 * (3 - step) / 3
+        muon.param_groups[0]["lr"] = 0.02 * (3 - step) / 3
+        reference.zero_grad()
+        loss(reference, torch.stack([Numbers()[2 * step], Numbers()[2 * step + 1]])).backward()
+        torch.nn.utils.clip_grad_norm_(list(reference.parameters()), 1.0)
+        adam.step()
+        muon.step()
+    expected = dict(reference.named_parameters())
+    for name, value in engine.module.named_parameters():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    again = Line()
+    again.module = build()
+    resumed = make_engine(tmp_path, again, config)
+    resumed.resume()  # both optimizers' states are in the checkpoint
+    (state,) = resumed.optimizers[1].state_dict()["state"].values()
+    assert torch.equal(state["momentum_buffer"], muon.state[matrix]["momentum_buffer"])
+
+
+def test_every_weight_has_one_optimizer_and_its_rate() -> None:
+    pipeline = micro_pipeline()
+    named = list(SpokenTransformer(pipeline.transformer, pipeline.text_encoder).named_parameters())
+    made = make_optimizers(named, 1.0, matrix_rate=2.0, word_rate=3.0, weight_decay=0.1)
+    rates = {id(p): rate for o, rate in made for g in o.param_groups for p in g["params"]}
+    assert len(rates) == len(named)
+    of = {name: rates[id(parameter)] for name, parameter in named}
+    assert {name for name, rate in of.items() if rate == 3.0} == {"text_encoder.shared.weight"}
+    assert (
+        of["transformer.blocks.0.attn1.to_q.weight"] == of["transformer.blocks.0.ffn.net.2.weight"]
+    )
+    assert of["transformer.blocks.0.ffn.net.2.weight"] == 2.0
+    others = ("blocks.0.attn1.to_q.bias", "proj_out.weight", "condition_embedder.time_proj.weight")
+    assert {of[f"transformer.{name}"] for name in others} == {1.0}
+    assert of["text_encoder.encoder.block.0.layer.0.SelfAttention.q.weight"] == 1.0
+    assert [rate for _, rate in make_optimizers(named, 1.0, weight_decay=0.1)] == [1.0]
+
+
+def test_the_number_of_steps_follows_the_time_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr("flowrvs.training.engine.time.monotonic", lambda: Clock.now)
+
+    class Slow(Line):
+        pace = 1.0
+
+        def loss(self, module: torch.nn.Module, group: list[torch.Tensor]) -> torch.Tensor:
+            Clock.now += self.pace
+            return super().loss(module, group)
+
+        def groups(self, samples: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+            return [list(samples)]
+
+        def validate(self, module: torch.nn.Module) -> dict[str, float]:
+            Clock.now += 2.0
+            return {}
+
+    slow = Slow()
+    config = dataclasses.replace(CONFIG, minutes=1.0, max_steps=8, validate_every=4, save_every=4)
+    totals: list[int] = []
+
+    def watch(event) -> None:
+        totals.append(event.total)
+        if event.done == 8:
+            slow.pace = 3.0  # a game is started
+        if event.done == 20:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        make_engine(tmp_path, slow, config, progress=watch).run()
+    # Four steps and a validation take 6 of the 60 seconds, then 14: each is known one step later.
+    assert totals[:4] == [8] * 4 and totals[4:12] == [4 + 4 * 54 // 6] * 8
+    assert totals[12:16] == [12 + 4 * (60 - 26) // 14] * 4
+    resumed = make_engine(tmp_path, slow, config, progress=lambda event: totals.append(event.total))
+    resumed.resume()
+    assert (resumed.step, resumed.total) == (20, 20 + 4 * (60 - 54) // 14)
+    resumed.run()
+    assert resumed.step == totals[-1] == 21
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -30,7 +30,7 @@ from flowrvs.training import (
 from flowrvs.training.dataset import TrainingData
 from flowrvs.training.encoded import CachedData, ClipEncoder, LatentCache, fill_cache, needed_draws
 from flowrvs.training.engine import make_accelerator
-from flowrvs.training.flow import FlowTrainee
+from flowrvs.training.flow import FlowTrainee, flow_step_loss
 from flowrvs.training.journal import read_log
 from flowrvs.training.models import inject_video, open_model
 from flowrvs.training.sentences import learn_texts
@@ -223,6 +223,53 @@ def test_the_loss_is_the_published_one_by_hand(
             torch.testing.assert_close(trainee.loss(trainee.module, [sample]), expected)
 
 
+def test_clips_are_put_together_anew_by_their_numbers(
+    micro_model: Path, mevis_split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, pipeline = open_model(micro_model, torch.float32)
+    data = prepare_data(
+        [mevis_split], dataclasses.replace(FLOW, crop_probability=0.0), pipeline, objects=True
+    )
+    encoder, cpu = ClipEncoder(pipeline.vae), make_accelerator("float32", "cpu")
+    config = dataclasses.replace(
+        FLOW, object_weight=1.0, part_probability=0.5, cover_probability=0.6, ground_probability=0.5
+    )
+    texts = learn_texts(base, pipeline, data.texts(), torch.float32)
+    trainee = FlowTrainee(pipeline, encoder, texts, config, cpu, data, torch.float32)
+    samples = [data.train[number] for number in range(12)]
+    groups = trainee.groups(samples)
+    assert len(groups) == 2  # whole ones and parts
+    for sample in (s for group in groups for s in group):
+        ((alone,),) = trainee.groups([samples[sample.number]])
+        assert torch.equal(alone.target, sample.target)
+        assert torch.equal(alone.moments, sample.moments)
+        assert alone.objects.shape == alone.meant.shape == sample.target.shape[1:]
+    # As if each thing stood where the next clip has none: these clips are of 4 x 6 cells.
+    groups = [
+        [dataclasses.replace(s, objects=torch.zeros_like(s.objects)) for s in group]
+        for group in groups
+    ]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def step(module: torch.nn.Module, start: torch.Tensor, end: torch.Tensor, *args, **kwargs):
+        seen.append((start, end))
+        return flow_step_loss(module, start, end, *args, **kwargs)
+
+    monkeypatch.setattr("flowrvs.training.flow.flow_step_loss", step)
+    for group in groups * 2:
+        assert torch.isfinite(trainee.loss(trainee.module, group))
+    assert all(torch.equal(a, b) for i in (0, 1) for a, b in zip(seen[i], seen[i + 2], strict=True))
+    covered = 0
+    for group, (_, end) in zip(groups, seen, strict=False):
+        frames, height, width = group[0].target.shape[1:]
+        empty = encoder.latent(np.zeros((4 * frames - 3, 8 * height, 8 * width), bool))
+        for sample, target in zip(group, end, strict=True):
+            nothing = torch.equal(target, empty)
+            covered += nothing and bool(sample.meant.any())
+            assert nothing or torch.equal(target, sample.target)
+    assert 0 < covered < 12
+
+
 def test_cached_clips_are_what_the_encoder_gives(
     micro_model: Path, mevis_split: Path, tmp_path: Path
 ) -> None:
@@ -244,6 +291,8 @@ def test_cached_clips_are_what_the_encoder_gives(
     data.settings = dataclasses.replace(data.settings, objects=True)
     for _ in range(2):  # made, then kept
         assert torch.equal(cached[1].objects, encoder.encode(data[1]).objects)
+        assert torch.equal(cached[1].meant, encoder.encode(data[1]).meant)
+    assert {bool(cached[n].meant.any()) for n in range(data.epoch_length)} == {True, False}
     data.settings = dataclasses.replace(data.settings, objects=False)
     draws, total = needed_draws(data, 3, rank=1, processes=2)
     assert (total, len(list(draws))) == (1, 1)

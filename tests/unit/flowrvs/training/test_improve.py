@@ -60,6 +60,7 @@ def plan(micro_model: Path, projects: Path) -> Improvement:
     plan = plan_improvement([projects], model=micro_model, minutes=0.05, device="cpu")
     config = dataclasses.replace(
         plan.config,
+        minutes=0.0,
         max_steps=4,
         validate_every=2,
         save_every=2,
@@ -226,7 +227,16 @@ def test_new_words_get_tokens_and_the_encoder_learns(
     micro_model: Path, projects: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(
-        FLOW, train_text=True, remember=True, keep_best=False, cache_variants=2
+        FLOW,
+        train_text=True,
+        remember=True,
+        keep_best=False,
+        cache_variants=2,
+        object_weight=1.0,
+        ground_probability=0.5,
+        part_probability=0.5,
+        matrix_learning_rate=1e-3,
+        word_learning_rate=5e-3,
     )
 
     class Killed(Exception):
@@ -264,6 +274,9 @@ def test_new_words_get_tokens_and_the_encoder_learns(
     with pytest.raises(InputError, match="train_text goes with all weights"):
         both = dataclasses.replace(config, lora_rank=2)
         train_flow(micro_model, [projects], tmp_path / "b", both, device="cpu")
+    blind = dataclasses.replace(FLOW, cover_probability=0.5)
+    with pytest.raises(InputError, match="go with object_weight"):
+        train_flow(micro_model, [projects], tmp_path / "b", blind, device="cpu")
 
 
 def test_the_most_frequent_new_words_come_first() -> None:
@@ -276,12 +289,15 @@ def test_the_most_frequent_new_words_come_first() -> None:
     assert add_words(tokenizer, ["the red circle"]) == (tokenizer, [])
 
 
-def test_half_of_the_samples_are_of_what_it_knows(projects: Path) -> None:
+def test_a_share_of_the_samples_is_of_what_it_knows(projects: Path) -> None:
     pipeline = micro_pipeline()
     world = WorldSource(20, 32, 48)
     prepared = prepare_data([projects], FLOW, pipeline, rehearsal=world)
     drawn = [prepared.train.draw(number).source is world for number in range(400)]
     assert 0.45 < np.mean(drawn) < 0.55
+    fewer = prepare_data([projects], FLOW, pipeline, rehearsal=world, rehearsal_share=0.2)
+    drawn = [fewer.train.draw(number).source is world for number in range(400)]
+    assert 0.15 < np.mean(drawn) < 0.25
     names = {(item.kind, item.video.name) for item in prepared.held_out}
     old = {name for kind, name in names if kind}
     assert len(old) == 4 and len(names) == 5
