@@ -58,6 +58,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(micro_model: Path, projects: Path) -> Improvement:
     """What three projects give, with a training of seconds."""
     plan = plan_improvement([projects], model=micro_model, minutes=0.05, device="cpu")
+    assert plan.config.minutes == pytest.approx(0.048)  # a little is for starting and writing
     config = dataclasses.replace(
         plan.config,
         minutes=0.0,
