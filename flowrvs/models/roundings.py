@@ -27,6 +27,7 @@ def use_two_step_norms(transformer: WanTransformer3DModel) -> None:
                 stock = getattr(attention, name)
                 norm = RMSNorm(stock.normalized_shape[0], stock.eps)
                 norm.weight = stock.weight
+                norm.train(stock.training)
                 setattr(attention, name, norm)
 
 

@@ -344,7 +344,7 @@ def _stamp(packet: av.Packet) -> tuple[int, ...]:
     return (
         MISSING if pts is None else pts,
         MISSING if dts is None else dts,
-        MISSING if pos is None or pos < 0 else pos,
+        MISSING if pos is None else pos,
         packet.size,
     )
 

@@ -22,7 +22,7 @@ import flowrvs
 from flowrvs.checkpoints import convert as convert_module
 from flowrvs.checkpoints import shards
 from flowrvs.checkpoints.convert import convert
-from flowrvs.checkpoints.layouts import transformer_weights
+from flowrvs.checkpoints.layouts import latent_inputs, transformer_weights
 from flowrvs.checkpoints.manifest import verify_manifest
 from flowrvs.checkpoints.shards import check_weights
 from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError, StorageError
@@ -168,6 +168,16 @@ def test_averages_have_the_order_of_what_was_saved_beside_them() -> None:
     content["model"] = {"other": first}  # of another module: the trained one's order it is
     found, _ = transformer_weights(content, {"a": (2,), "b": (2,)}, "x.pth")
     assert found["a"] is first and found["b"] is second
+
+
+@pytest.mark.parametrize("content", [5, None, "x", [torch.zeros(2)], torch.zeros(3), {1: 2}])
+def test_what_holds_no_weights_by_name_is_told(content: object) -> None:
+    kind = type(content).__name__
+    for read in (latent_inputs, lambda c, w: transformer_weights(c, {}, w)):
+        with pytest.raises(CheckpointError, match=f"^x.pth holds {kind}, not weights by name;"):
+            read(content, "x.pth")
+    with pytest.raises(CheckpointError, match="'ema_model' without a list 'shadow_params'"):
+        latent_inputs({"model": {}, "ema_model": content}, "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -620,10 +630,15 @@ def test_code_of_the_base_is_not_asked_for(
     assert not mark.exists() and "[y/N]" not in capsys.readouterr().out
 
 
-def test_the_working_folder_can_be_filled(
+def test_the_working_folder_is_left_alone(
     layout: PublicLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It would be replaced: whoever is in it would be nowhere."""
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    assert _run(layout, Path(".")) == tmp_path / "mine"
-    assert json.loads((tmp_path / "mine" / "model_index.json").read_text())["name"] == "mine"
+    with pytest.raises(InputError, match="is the folder that you are in"):
+        _run(layout, Path("."))
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    assert _run(layout, Path("new")) == tmp_path / "mine" / "new"
+    index = json.loads((tmp_path / "mine" / "new" / "model_index.json").read_text())
+    assert index["name"] == "new"

@@ -218,6 +218,25 @@ def test_a_shard_that_stays_damaged_is_named(
     assert len(hub.gets(DIT)) == kept  # what had arrived was not fetched again
 
 
+@pytest.mark.parametrize(
+    ("gone", "lacks"),
+    [
+        ("text_encoder/model", "text_encoder/*.safetensors"),
+        ("tokenizer/", "tokenizer/"),
+        ("vae/config.json", "vae/config.json"),
+    ],
+)
+def test_a_base_that_lacks_a_part_is_told_before_anything_is_fetched(
+    hub: HubStandIn, home: Path, capsys: pytest.CaptureFixture[str], gone: str, lacks: str
+) -> None:
+    for name in [name for name in hub.files[BASE] if name.startswith(gone)]:
+        del hub.files[BASE][name]
+    assert main(["models", "fetch", "mevis"]) == 2
+    assert f"{BASE} lacks {lacks}; a newer flowrvs may help." in capsys.readouterr().err
+    assert not any("/resolve/" in asked.path for asked in hub.asked)
+    assert not home.exists() or list(home.iterdir()) == []
+
+
 def test_a_listing_that_leads_outside_writes_nothing(
     hub: HubStandIn, home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -246,6 +246,22 @@ def test_cancel_keeps_the_part_even_when_the_server_is_silent(
     assert (tmp_path / "x").read_bytes() == BIG
 
 
+def test_cancel_while_a_file_is_checked_keeps_it(hub: HubStandIn, tmp_path: Path) -> None:
+    """Hashing gigabytes takes a while, too."""
+    file, token = client.list_files(REPO).file(NAME), CancelToken()
+
+    def say(text: str) -> None:
+        if text == f"Checking {NAME}":
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        client.download(file, tmp_path / "x", say=say, cancel=token)
+    assert client.partial(file, tmp_path / "x").read_bytes() == BIG
+    asked = len(hub.asked)
+    client.download(file, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == BIG and len(hub.asked) == asked
+
+
 def test_silence_counts_as_a_broken_connection(
     hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from flowrvs.pipelines.geometry import (
     resize_logits,
 )
 from flowrvs.pipelines.loading import load
+from flowrvs.pipelines.pipeline import EncodedVideo
 from flowrvs.pipelines.stages import flow_sigmas
 from flowrvs.progress import CancelToken
 from flowrvs.records import Segmenter
@@ -79,8 +80,41 @@ def test_logits_follow_the_written_method(
 def test_step_times() -> None:
     assert flow_sigmas(1) == [1.0]
     assert flow_sigmas(2) == [1.0, 0.75]
-    with pytest.raises(InputError, match="flow steps"):
-        flow_sigmas(0)
+    assert flow_sigmas(4) == [1.0, 0.9, 0.75, 0.501]
+    assert len(flow_sigmas(1000)) == 1000
+    for steps in (0, 1001):
+        with pytest.raises(InputError, match=f"Cannot take {steps} flow steps"):
+            flow_sigmas(steps)
+
+
+def test_steps_are_told_of_one_by_one(frames: np.ndarray) -> None:
+    """One encoding, then the steps of each sentence, then a decoding of each."""
+    pipe = micro_pipeline()
+    told: list[str] = []
+    pipe.vae.encoder.register_forward_hook(lambda *_: told.append("encode"))
+    pipe.transformer.register_forward_hook(lambda *_: told.append("deform"))
+    pipe.vae.decoder.register_forward_hook(lambda *_: told.append("decode"))
+    pipe.sentence_batch = 1
+    list(pipe.segment_window(frames, TEXTS, steps=3, on_step=lambda: told.append("step")))
+    short = [what for n, what in enumerate(told) if n == 0 or what == "step" or told[n - 1] != what]
+    sentence = ["deform", "step"] * 3 + ["decode", "step"]
+    assert short == ["encode", "step", *sentence, *sentence]
+    pipe.sentence_batch = 2
+    counted: list[int] = []
+    list(pipe.segment_window(frames, TEXTS, steps=3, on_step=lambda: counted.append(1)))
+    assert len(counted) == 1 + 2 * 3 + 2
+
+
+def test_sentences_that_go_together_depend_on_the_size_of_the_clip(frames: np.ndarray) -> None:
+    pipe = micro_pipeline()
+    clip = pipe.encode_video(frames)
+    assert clip.latents.shape == (1, 16, 3, 2, 6)
+    assert pipe.batch_size(clip) == 8, "at most"
+    for cells, count in ((2049, 7), (8192, 2), (8193, 1), (10**6, 1)):
+        large = EncodedVideo(torch.zeros(1, 1, 1, 1, cells), clip.geometry)
+        assert pipe.batch_size(large) == count
+    pipe.sentence_batch = 3
+    assert pipe.batch_size(clip) == 3
 
 
 @pytest.mark.parametrize(

@@ -263,11 +263,42 @@ def test_damaged_weights_are_no_empty_masks(folder: Path) -> None:
         pipe(np.zeros((1, 32, 32, 3), np.uint8), "a cross")
 
 
-def test_the_name_says_what_changes_masks(folder: Path) -> None:
-    assert load(folder, device="cpu").name == "model"
-    assert load(folder, device="cpu", dtype="bfloat16").name == "model+bfloat16"
-    eight = load(folder, device="cpu", dtype="float16", text_precision="float8")
-    assert eight.name == "model+float16+float8"
+@pytest.mark.parametrize(
+    ("options", "name", "text"),
+    [
+        ({}, "model", "float32"),
+        ({"dtype": "bfloat16"}, "model+bfloat16", "bfloat16"),
+        ({"dtype": "bfloat16", "fast": True}, "model+bfloat16+fast", "bfloat16"),
+        # umt5 overflows in float16.
+        ({"dtype": "float16", "text_precision": "float8"}, "model+float16+float8", "float32"),
+        ({"portrait_box": True}, "model+portrait", "float32"),
+        ({"clamp": False}, "model", "float32"),
+    ],
+)
+def test_what_is_asked_for_is_loaded_and_named_where_it_changes_masks(
+    folder: Path, options: dict, name: str, text: str
+) -> None:
+    pipe = load(folder, device="cpu", **options)
+    assert pipe.name == name
+    assert (pipe.portrait_box, pipe.clamp) == (
+        options.get("portrait_box", False),
+        options.get("clamp", True),
+    )
+    number = getattr(torch, options.get("dtype", "float32"))
+    parts = (pipe.transformer, pipe.vae)
+    assert {p.dtype for part in parts for p in part.parameters()} == {number}
+    assert not any(p.requires_grad for part in parts for p in part.parameters())
+    assert not any(module.training for part in parts for module in part.modules())
+    assert pipe.locator is None and pipe.memory_mode == "full"
+    # Exactly as published: one latent frame at a time.
+    exact = "dtype" in options and not options.get("fast")
+    assert pipe.latent_group == (1 if exact else 4)
+    assert pipe.prompts is not None and pipe.text_encoder is None
+    encoder = pipe.prompts.load_encoder()
+    norms = [p for n, p in encoder.named_parameters() if "layer_norm" in n]
+    assert {p.dtype for p in norms} == {getattr(torch, text)}
+    small = "text_precision" in options
+    assert (encoder.encoder.block[0].layer[0].SelfAttention.q.weight.itemsize == 1) == small
 
 
 def test_no_sentence_is_one_line(folder: Path) -> None:

@@ -261,3 +261,20 @@ def test_npy(tmp_path):
         open_video(path)
     with pytest.raises(MissingPathError):
         open_video(tmp_path / "b.npy")
+
+
+def test_chunks_have_a_largest_size_and_frames_a_largest_number_of_them(tmp_path, monkeypatch):
+    path = tmp_path / "z.zarr"
+    zarr.create_array(path, data=np.zeros((4, 8, 8), np.uint8), chunks=(2, 4, 2))
+    # 16 bytes each, eight a frame, whatever the number of frames.
+    for name, least, message in (
+        ("MAX_CHUNK", 16, "has chunks of 16 bytes; save it with smaller ones"),
+        ("MAX_PIECES", 8, "has frames of too many chunks; save it with larger ones"),
+    ):
+        monkeypatch.setattr(f"flowrvs.video.zarr_store.{name}", least)
+        with open_video(path) as video:
+            assert len(video) == 4
+        monkeypatch.setattr(f"flowrvs.video.zarr_store.{name}", least - 1)
+        with pytest.raises(VideoError, match=message):
+            open_video(path)
+        monkeypatch.undo()
