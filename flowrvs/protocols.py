@@ -22,9 +22,11 @@ __all__ = [
     "InstanceSegmenter",
     "Mark",
     "ReadFrame",
+    "RememberingTracker",
     "Segmenter",
     "TrackedObject",
     "Tracker",
+    "TrackerMemory",
     "closed",
     "in_turn",
 ]
@@ -339,6 +341,71 @@ class Tracker(Protocol):
             `cancel` was set.
         DeviceMemoryError
             The device is too small.
+        """
+        ...
+
+
+class TrackerMemory(Protocol):
+    """What a tracker remembers of the frames that it answered last; it does not grow.
+
+    Attributes
+    ----------
+    about : dict of str to str
+        Notes that are kept with it, for who keeps it.
+    """
+
+    about: dict[str, str]
+
+    def copy(self) -> TrackerMemory:
+        """Return what is remembered now; `Tracker.follow` goes on changing the one it was given."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """Return it with its notes as a file, from which `RememberingTracker.recall` makes it."""
+        ...
+
+
+@runtime_checkable
+class RememberingTracker(Tracker, Protocol):
+    """A tracker whose memory can be kept, so that a spread that was stopped goes on exactly."""
+
+    def recall(self, data: bytes = b"") -> TrackerMemory:
+        """Return an empty memory, or the one that was kept.
+
+        Parameters
+        ----------
+        data : bytes
+            From `TrackerMemory.to_bytes`, perhaps by another process, perhaps damaged, perhaps
+            written by somebody who means harm.
+
+        Raises
+        ------
+        InputError
+            It is damaged, or of another kind of tracker.
+        """
+        ...
+
+    def follow(
+        self,
+        read: ReadFrame,
+        keys: Mapping[int, Mapping[int, npt.NDArray[np.bool_]]],
+        frames: Sequence[int],
+        *,
+        memory: Any = None,
+        frame_count: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[tuple[int, dict[int, TrackedObject]]]:
+        """Carry objects as `Tracker.follow` does, with a memory that the caller has.
+
+        Parameters
+        ----------
+        read, keys, frames, cancel
+            As for `Tracker.follow`.
+        memory : TrackerMemory, optional
+            Brought up to date before every answer. One that has answers already goes on from
+            there as if it had not stopped: the next of `frames` follows its last one.
+        frame_count : int, optional
+            Frames of the whole video.
         """
         ...
 

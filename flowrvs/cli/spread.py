@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import warnings
 from collections import defaultdict
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
     if method == "memory" and args.tracker == "classical":
         raise InputError("'classical' has no memory; give --method flow, or a tracker --with.")
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = lambda text, *_, **__: notice(str(text))
         cancel = stack.enter_context(cancel_on_interrupt())
         project = stack.enter_context(Project.open(args.project))
         ids = args.objects or [
@@ -171,6 +174,8 @@ def _write(
         for object_id, frames in sorted(ready.items()):
             counts[object_id] += len(group.previews[object_id].accept(frames))
         ready.clear()
+        if group.memory is not None:
+            group.memory.save()
 
     with closing(group.run(cancel, progress)) as parts:
         first = list(itertools.islice(parts, 1))  # from now on it is known who it is

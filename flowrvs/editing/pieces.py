@@ -20,9 +20,17 @@ from flowrvs.masks.interpolate import interpolate
 from flowrvs.masks.propagate import Spread, leg_steps, part_end, spread_gap
 from flowrvs.masks.tracking import Carried
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
-from flowrvs.protocols import ReadFrame, TrackedObject, Tracker, closed, in_turn
+from flowrvs.protocols import (
+    ReadFrame,
+    RememberingTracker,
+    TrackedObject,
+    Tracker,
+    closed,
+    in_turn,
+)
 
 if TYPE_CHECKING:
+    from flowrvs.editing.memory import KeptMemory
     from flowrvs.video import Video
 
 __all__ = ["PART", "Here", "Lost", "Method", "Piece", "PieceRunner", "certainty_of", "compute"]
@@ -57,6 +65,10 @@ class Piece:
         For ``"memory"``: which objects want masks on which frames.
     layers : tuple of int
         For ``"memory"``: the layer of each object. Those of one do not overlap.
+    kept : KeptMemory, optional
+        For ``"memory"``: where what the tracker remembers is kept.
+    behind : int
+        For ``"memory"``: frames of the walk before `frames` that it remembers already.
     """
 
     method: Method
@@ -66,6 +78,8 @@ class Piece:
     stops: tuple[int, ...] = ()
     wanted: Mask | None = None
     layers: tuple[int, ...] = ()
+    kept: KeptMemory | None = None
+    behind: int = 0
 
     @property
     def steps(self) -> int:
@@ -242,7 +256,7 @@ def compute(
     cancel.raise_if_cancelled()
     if piece.method == "memory":
         assert tracker is not None
-        yield from _remember(piece, shape[1:], read, tracker, cancel, step)
+        yield from _remember(piece, shape, read, tracker, cancel, step)
         return
     (object_id,) = piece.objects
     keys = {t: dict(masks) for t, masks in piece.keys.items()}
@@ -284,7 +298,7 @@ def _copies(ends: Mapping[int, Mask], piece: Piece) -> Iterator[Spread]:
 
 def _remember(
     piece: Piece,
-    size: tuple[int, int],
+    shape: tuple[int, int, int],
     read: ReadFrame,
     tracker: Tracker,
     cancel: CancelToken,
@@ -292,7 +306,14 @@ def _remember(
 ) -> Iterator[tuple[int, Spread]]:
     assert piece.wanted is not None
     layers = dict(zip(piece.objects, piece.layers, strict=True))
-    answers = tracker.follow(read, piece.keys, piece.frames, cancel=cancel)
+    size, kept, memory = shape[1:], piece.kept, None
+    if isinstance(tracker, RememberingTracker):
+        memory = None if kept is None else kept.memory(piece)
+        answers = tracker.follow(
+            read, piece.keys, piece.frames, memory=memory, frame_count=shape[0], cancel=cancel
+        )
+    else:
+        answers = tracker.follow(read, piece.keys, piece.frames, cancel=cancel)
     with closed(in_turn(answers, piece.frames, f"The tracker {tracker.name}")) as checked:
         for place, (t, found) in enumerate(checked):
             cancel.raise_if_cancelled()
@@ -300,6 +321,10 @@ def _remember(
                 if wanted:
                     yield object_id, _answer(t, object_id, found, layers, size, tracker.name)
             step()
+            if kept is not None and memory is not None:
+                kept.note(piece, place + 1, memory)
+    if kept is not None:
+        kept.walked()
 
 
 def _answer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from flowrvs.masks.propagate import Spread
 from flowrvs.masks.shape import bounding_box
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.store import ObjectRecord, Project, Provenance
+
+if TYPE_CHECKING:
+    from flowrvs.editing.memory import KeptMemory
 
 __all__ = ["KeyMasks", "Preview", "PreviewGroup", "Work", "check_object", "counted"]
 
@@ -69,6 +72,7 @@ class KeyMasks(Mapping[int, Mapping[int, Mask]]):
     def __init__(self, project: Project, frames: Mapping[int, Iterable[int]]) -> None:
         self._project = project
         self._frames = {object_id: frozenset(known) for object_id, known in frames.items()}
+        self.objects = tuple(self._frames)
         self._all = sorted(set().union(*self._frames.values()))
 
     def __getitem__(self, t: int) -> dict[int, Mask]:
@@ -134,6 +138,8 @@ class Preview:
         self.redraw = redraw
         #: Who is noted with the step: a model that was used; the person where it is None.
         self.who: str | None = None
+        #: What a tracker remembers of a spread, kept while its masks are written.
+        self.memory: KeptMemory | None = None
         self._work = work
         self._lock = threading.Lock()
         self._masks: dict[int, _Packed] = {}
@@ -260,6 +266,8 @@ class Preview:
                     overwrite="human" if self.redraw else "model",
                 )
                 written += [first + int(i) for i in np.flatnonzero(done)]
+        if self.memory is not None:
+            self.memory.save()
         return np.array(written, np.intp)
 
 
@@ -289,6 +297,7 @@ class PreviewGroup:
         self.project = project
         self.name = name
         self.who: str | None = None
+        self.memory: KeptMemory | None = None
         self._work = work
         self.previews = {
             i: Preview(project, i, name, lambda _cancel, _progress: iter(())) for i in object_ids
@@ -334,9 +343,12 @@ class PreviewGroup:
         """Write the masks as one step; return the frames that were written, by object."""
         wanted = None if frames is None else set(frames)
         with self.project.edit(self.name, kind="human", who=self.who):
-            return {
+            written = {
                 i: preview.accept(wanted, checked=checked) for i, preview in self.previews.items()
             }
+        if self.memory is not None:
+            self.memory.save()
+        return written
 
 
 def _runs(frames: tuple[int, ...], before: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:

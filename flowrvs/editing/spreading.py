@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.editing.memory import plan_memory
+from flowrvs.editing.memory import KeptMemory, plan_memory
 from flowrvs.editing.pieces import Here, Lost, Method, Piece, PieceRunner
 from flowrvs.editing.preview import KeyMasks, Preview, PreviewGroup, check_object, counted
 from flowrvs.errors import InputError
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["Flows", "Method", "copy_to_next", "spread", "spread_together"]
 
 Found = Generator[tuple[int, Spread], None, None]
-#: Plans a spread when its work begins: who is noted with it, and what runs it.
-Begin = Callable[[Lost, CancelToken | None, ProgressCallback | None], tuple[str | None, Found]]
+#: Plans a spread when its work begins: who is noted with it, what keeps the tracker's memory, and
+#: what runs it.
+Begin = Callable[
+    [Lost, CancelToken | None, ProgressCallback | None], tuple[str | None, KeptMemory | None, Found]
+]
 
 
 class Flows(flow.Flows):
@@ -101,7 +104,8 @@ def spread(
         `flowrvs.inference.cluster.SpreadCluster`.
     resume : bool
         For ``"memory"``: frames that were kept from the same tracker and the same keys are
-        left out, so that a spread that was stopped goes on. False asks for them again.
+        left out, so that a spread that was stopped goes on, to what it would have been without
+        the stop. False asks for them again.
 
     Returns
     -------
@@ -122,7 +126,9 @@ def spread(
     def work(
         cancel: CancelToken | None, progress: ProgressCallback | None
     ) -> Generator[Spread, None, None]:
-        preview.who, parts = begin(lambda _, run: preview.note_lost(run), cancel, progress)
+        preview.who, preview.memory, parts = begin(
+            lambda _, run: preview.note_lost(run), cancel, progress
+        )
         with closing(parts):
             for _, found in parts:
                 yield found
@@ -175,7 +181,7 @@ def spread_together(
     name, begin = _plan(project, video, ids, method, keys, start, stop, runner, resume)
 
     def work(cancel: CancelToken | None, progress: ProgressCallback | None) -> Found:
-        group.who, parts = begin(
+        group.who, group.memory, parts = begin(
             lambda object_id, run: group.previews[object_id].note_lost(run), cancel, progress
         )
         with closing(parts):
@@ -233,17 +239,22 @@ def _plan(
 
     def begin(
         lost: Lost, cancel: CancelToken | None, progress: ProgressCallback | None
-    ) -> tuple[str | None, Found]:
+    ) -> tuple[str | None, KeptMemory | None, Found]:
         # The keys are read when the work begins: later strokes on them count.
         who: str | None = None
+        kept: KeptMemory | None = None
         pieces: list[Piece] = []
         if method == "memory":
-            who, pieces = plan_memory(project, runner.name, chosen, others, frames, resume=resume)
+            tracker = runner.tracker if isinstance(runner, Here) else None
+            who, pieces, kept = plan_memory(
+                project, runner.name, tracker, chosen, others, frames, resume=resume
+            )
         else:
             for i in chosen:
                 pieces += _pieces(project, i, method, chosen[i], others[i], frames)
         shape = about.frame_count, about.height, about.width
-        return who, runner.run(pieces, shape, video, lost=lost, cancel=cancel, progress=progress)
+        found = runner.run(pieces, shape, video, lost=lost, cancel=cancel, progress=progress)
+        return who, kept, found
 
     verb = {"shape": "fill in", "copy": "copy"}.get(method, "spread")
     names = ", ".join(repr(thing.name) for thing in things)

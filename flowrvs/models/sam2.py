@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +19,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch.nn import functional
 
 from flowrvs.checkpoints import MODELS, locate
 from flowrvs.checkpoints.registry import read_config
+from flowrvs.disk import parse_json
 from flowrvs.errors import CheckpointError, InputError, MissingExtraError
 from flowrvs.models.devices import memory_guard
 from flowrvs.models.networks import LazyFrames, load_network, scaled_picture
@@ -56,6 +60,11 @@ _CLASSES = {
 _STROKE_POINTS, _STROKE_STEP = 5, 0.05
 #: Logits of an earlier answer are cut off there, as the authors' predictor does.
 _LARGEST_LOGIT = 32.0
+#: What of a network's outputs a memory keeps in a file, and the note that tells damage. Where a
+#: feature lies in the picture (``maskmem_pos_enc``) is the same on all frames.
+_KEPT = {"object_pointer", "maskmem_features"}
+_SUM, _METADATA = "crc32", "__metadata__"
+_NAME = re.compile(r"(\d{1,9})/(\d{1,9})/(object_pointer|maskmem_features)", re.ASCII)
 #: What a config may ask of timm: nothing that reads files or the network.
 _TIMM_ARGUMENTS = {"in_chans", "features_only", "out_indices"}
 
@@ -153,15 +162,42 @@ class Memory:
     """What a tracker remembers of the frames it answered last: enough to go on from there.
 
     `Sam2Tracker.follow` fills and prunes the one that it is given. It does not grow: per object
-    six frames' features and fifteen short vectors with the published models (4 MB).
+    six frames' features and fifteen short vectors with the published models (3 MiB; 6 MiB with the
+    features' places, which are not kept on the disk).
 
     Attributes
     ----------
     frames : dict of int to dict of int to dict
         What the network stored, by object and frame.
+    about : dict of str to str
+        Notes that are kept with it.
     """
 
-    frames: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    frames: dict[int, dict[int, dict[str, torch.Tensor]]] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+
+    def copy(self) -> Memory:
+        """Return what is remembered now; the tensors are shared, and nothing changes them."""
+        return Memory({key: dict(kept) for key, kept in self.frames.items()}, dict(self.about))
+
+    def to_bytes(self) -> bytes:
+        """Return a safetensors file of it, for `Sam2Tracker.recall`."""
+        tensors = {
+            f"{key}/{frame}/{name}": output[name].cpu().clone(memory_format=torch.contiguous_format)
+            for key, kept in self.frames.items()
+            for frame, output in kept.items()
+            for name in _KEPT & set(output)
+        }
+        about = {**self.about, _SUM: _checksum(tensors, self.about)}
+        return safetensors.torch.save(tensors, about)
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> str:
+    total = zlib.crc32(repr(sorted(about.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
 
 
 class Sam2Tracker:
@@ -313,8 +349,8 @@ class Sam2Tracker:
         memory : Memory, optional
             What an earlier call remembered, to go on exactly as if it had not stopped: the next
             of `frames` follows its last one. It is brought up to date before every answer. Without
-            it a run begins with the key frames alone; see `remember` for what was stopped by a
-            kill.
+            it a run begins with the key frames alone. `Memory.to_bytes` and `recall` carry it to
+            another process.
         frame_count : int, optional
             Frames of the whole video; by default up to the last one that is named. The stock
             code spaces its pointers otherwise where that is less than sixteen.
@@ -346,11 +382,14 @@ class Sam2Tracker:
         session = self._session(read, keys, frame_count or 1 + max([*frames, *keys]), cancel)
         shape = session.video_height, session.video_width
         for key, outputs in zip(session.obj_ids, session.output_dict_per_obj.values(), strict=True):
-            # What the network answered on frames that are key frames now, or that come again.
+            # What the network answered on frames that are key frames now, or that come again; and
+            # what lacks the features that will be asked for, as after another way than this.
             kept = memory.frames.setdefault(key, {})
-            for earlier in list(kept):
+            for earlier, output in list(kept.items()):
                 again = earlier <= frames[0] if backwards else earlier >= frames[0]
-                if again or earlier in outputs["cond_frame_outputs"]:
+                near = abs(frames[0] - earlier) < self._network.config.num_maskmem
+                lacks = near and "maskmem_features" not in output
+                if again or lacks or earlier in outputs["cond_frame_outputs"]:
                     del kept[earlier]
             outputs["non_cond_frame_outputs"] = kept
         for frame in frames:
@@ -366,33 +405,66 @@ class Sam2Tracker:
             self._prune(session, frame)
             yield frame, dict(zip(session.obj_ids, map(TrackedObject, logits, scores), strict=True))
 
-    def remember(
-        self,
-        read: ReadFrame,
-        answers: Mapping[int, Mapping[int, Mask]],
-        *,
-        cancel: CancelToken | None = None,
-    ) -> Memory:
-        """Make a memory anew of masks that were answered before, as after a kill.
-
-        An approximation: a mask says yes or no where the network had logits.
+    def recall(self, data: bytes = b"") -> Memory:
+        """Return an empty memory, or one that `Memory.to_bytes` has made a file of.
 
         Parameters
         ----------
-        read, cancel
-            As for `follow`.
-        answers : mapping of int to mapping of int to ndarray of bool, shape (H, W)
-            Masks that the model made on the last frames before `follow` is to go on: of more than
-            six (of the published models) the nearest count.
+        data : bytes
+            A safetensors file.
+
+        Raises
+        ------
+        InputError
+            It is damaged, or of a network of another kind.
+        DeviceMemoryError
+            The device is too small.
         """
-        session = self._session(read, answers, 1 + max(answers, default=0), cancel)
-        outputs = session.output_dict_per_obj.values()
-        return Memory(
-            {
-                key: output["cond_frame_outputs"]
-                for key, output in zip(session.obj_ids, outputs, strict=True)
-            }
-        )
+        memory = Memory()
+        if not data:
+            return memory
+        try:
+            tensors = safetensors.torch.load(data)
+            about = dict(parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])[_METADATA])
+            if about.pop(_SUM) != _checksum(tensors, about):
+                raise ValueError("damaged")
+            blank = self._blank()
+            for name, tensor in tensors.items():
+                key, frame, kind = _NAME.fullmatch(name).groups()  # type: ignore[union-attr]
+                like = blank[kind]
+                if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
+                    raise ValueError("of another network")
+                if not tensor.isfinite().all():
+                    raise ValueError("no numbers")
+                output = memory.frames.setdefault(int(key), {}).setdefault(int(frame), {})
+                output[kind] = tensor.to(like.device)
+                if kind == "maskmem_features":
+                    output["maskmem_pos_enc"] = blank["maskmem_pos_enc"]
+            for kept in memory.frames.values():
+                if not all("object_pointer" in output for output in kept.values()):
+                    raise ValueError("incomplete")
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError("It is no memory of this tracker, or damaged.") from error
+        memory.about = about
+        return memory
+
+    def _blank(self) -> dict[str, torch.Tensor]:
+        """Return what the network would remember of a grey frame without objects."""
+        network, device, number = self._network, self._network.device, self._network.dtype
+        height, width = network.backbone_feature_sizes[-1]
+        side = [4 * length for length in network.prompt_encoder.mask_input_size]
+        with self._computing("a memory"):
+            features, places = network._encode_new_memory(
+                torch.zeros(height * width, 1, network.hidden_dim, dtype=number, device=device),
+                torch.zeros(1, 1, *side, dtype=number, device=device),
+                torch.zeros(1, 1, dtype=number, device=device),
+                is_mask_from_pts=False,
+            )
+        return {
+            "maskmem_features": features,
+            "maskmem_pos_enc": places,
+            "object_pointer": network.no_object_pointer[None],
+        }
 
     def _session(
         self,

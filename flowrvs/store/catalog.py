@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flowrvs.errors import InputError, ProjectError, StorageError
@@ -231,9 +233,18 @@ class Catalog:
             if not any(record.layer == layer_id for record in document.objects.values()):
                 state.put("layers", layer_id, None)
             state.save()
+        _forget_spread(state.path / "history" / "spread", object_id)
 
     def _existing(self, object_ids: Iterable[int]) -> frozenset[int]:
         return frozenset(self._state.object(int(i)).id for i in object_ids)
+
+
+def _forget_spread(folder: Path, object_id: int) -> None:
+    """Remove what a tracker remembers of a spread of an object, with others or alone."""
+    with contextlib.suppress(OSError):
+        for file in () if folder.is_symlink() else folder.glob("*-*.safetensors"):
+            if str(object_id) in file.name.partition("-")[0].split("_"):
+                file.unlink()
 
 
 def _sentence(text: str) -> str:

@@ -40,8 +40,8 @@ def test_the_desk_gives_what_the_tracker_gives(tracker: Sam2Tracker, tmp_path: P
             t: {i: project.object_mask(i, t, t + 1)[0] for i in ids}
             for t, ids in ((1, (first, second)), (4, (first,)))
         }
-        wanted = dict(tracker.follow(frames.__getitem__, keys, range(1, 7)))
-        wanted |= dict(tracker.follow(frames.__getitem__, keys, range(1, -1, -1)))
+        wanted = dict(tracker.follow(frames.__getitem__, keys, range(1, 7), frame_count=7))
+        wanted |= dict(tracker.follow(frames.__getitem__, keys, range(1, -1, -1), frame_count=7))
         group = spread_together(project, video, [first, second], tracker).finish()
         assert group.previews[first].frames == (0, 2, 3, 5, 6)
         assert group.previews[second].frames == (0, 2, 3, 4, 5, 6)

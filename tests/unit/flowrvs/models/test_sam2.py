@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from flowrvs.errors import (
     Cancelled,
@@ -24,6 +24,7 @@ from flowrvs.errors import (
     InputError,
     MissingExtraError,
 )
+from flowrvs.models import sam2
 from flowrvs.models.sam2 import _CLASSES, Memory, Sam2Tracker, load_tracker
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import Mark, TrackedObject, Tracker
@@ -301,22 +302,64 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(ours: Sam2Tracker, reverse: bool
     cancel.cancel()
     with pytest.raises(Cancelled):
         next(ours.follow(frames.__getitem__, keys, rest, memory=memory, cancel=cancel))
-    answers |= ours.follow(frames.__getitem__, keys, rest, memory=memory)
+    memory.about = {"done": "9"}
+    again = ours.recall(memory.to_bytes())  # as another process would
+    assert again.about == memory.about and memory.copy().frames == memory.frames
+    answers |= ours.follow(frames.__getitem__, keys, rest, memory=again)
+    for frame, objects in ours.follow(frames.__getitem__, keys, rest[:2], memory=memory):
+        for key in (3, 5):  # to the bit
+            np.testing.assert_array_equal(objects[key].logits, answers[frame][key].logits)
     same(answers.items(), stock)
-    without = dict(ours.follow(frames.__getitem__, keys, rest))
+    without = dict(ours.follow(frames.__getitem__, keys, rest[:2]))
     assert abs(without[rest[0]][3].logits - answers[rest[0]][3].logits).max() > 1e-3
 
 
-def test_a_memory_made_of_masks_is_that_of_a_session_that_got_them(ours: Sam2Tracker) -> None:
+def _packed(tensors: Mapping[str, torch.Tensor], **about: str) -> bytes:
+    return save(dict(tensors), {"crc32": sam2._checksum(tensors, about), **about})
+
+
+def test_a_file_that_is_no_memory_of_this_network_is_refused(ours: Sam2Tracker) -> None:
+    frames = clip(4)
+    memory = Memory(about={"done": "3"})
+    list(ours.follow(frames.__getitem__, two(0), range(4), memory=memory))
+    data = memory.to_bytes()
+    tensors = load(data)
+    assert len(tensors) == 12 and ours.recall(_packed(tensors, done="3")).about == memory.about
+    pointer, features = tensors["3/2/object_pointer"], tensors["3/2/maskmem_features"]
+    half = bytearray(data)
+    half[-5] ^= 1
+    other = bytearray(data)
+    other[data.index(b'"done":"3"') + 8] = ord("4")
+    foreign: list[bytes | dict[str, torch.Tensor]] = [
+        b"x",
+        data[:-1],
+        data + b"\0",
+        bytes(half),
+        bytes(other),
+        save(tensors),  # without its checksum
+        {"3/2/object_pointer": pointer[:, :-1].clone()},
+        {"3/2/object_pointer": pointer.double()},
+        {"3/2/object_pointer": pointer * float("nan")},
+        {"3/2/maskmem_features": features},  # without a pointer
+        {"3/2/object_pointer": pointer, "3/2/maskmem_features": features[1:].clone()},
+        {"3/2/maskmem_pos_enc": features},
+        {"3/-2/object_pointer": pointer},
+        {"3/2/object_pointer": torch.tensor(1.0)},
+    ]
+    for content in foreign:
+        content = content if isinstance(content, bytes) else _packed(content)
+        with pytest.raises(InputError, match="no memory of this tracker, or damaged"):
+            ours.recall(content)
+
+
+def test_a_memory_that_lacks_what_is_asked_for_does_without(ours: Sam2Tracker) -> None:
     frames = clip(12)
-    answers = two(5, 6, 7)
-    stock = Stock(ours, frames).key(two(0) | answers)
-    for outputs in stock.session.output_dict_per_obj.values():
-        kept = outputs["cond_frame_outputs"]
-        outputs["non_cond_frame_outputs"] = {frame: kept.pop(frame) for frame in answers}
-    expected = stock.propagate(start_frame_idx=8)
-    memory = ours.remember(frames.__getitem__, answers)
-    same(ours.follow(frames.__getitem__, two(0), range(8, 12), memory=memory), expected)
+    memory = Memory()
+    list(ours.follow(frames.__getitem__, two(0), range(10), memory=memory))
+    assert "maskmem_features" not in memory.frames[3][1]
+    back = dict(ours.follow(frames.__getitem__, two(0), [2], memory=memory))
+    assert back.keys() == {2}
+    memory.frames[3].pop(1, None)
 
 
 def test_a_correction_replaces_what_was_remembered(ours: Sam2Tracker) -> None:
