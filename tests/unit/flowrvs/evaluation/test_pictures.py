@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from flowrvs.errors import DatasetError
-from flowrvs.evaluation import packed
-from flowrvs.evaluation.pictures import read_mask, read_packed
+from flowrvs.data.mevis import MevisSplit
+from flowrvs.errors import DatasetError, InputError, MissingPathError
+from flowrvs.evaluation import packed, pictures
+from flowrvs.evaluation.pictures import Predictions, choose_videos, read_mask, read_packed
 
 
 def chunk(kind, data):
@@ -32,7 +34,7 @@ def paeth(left, above, corner):
 
 
 def png(rows, filters, before=b"", pieces=1):
-    """Write 8-bit grey with a given filter (None, Sub, Up or Paeth) for each row."""
+    """Write 8-bit grey with a given filter for each row, by its number."""
     height, width = rows.shape
     lines = []
     for index, row in enumerate(rows):
@@ -43,7 +45,8 @@ def png(rows, filters, before=b"", pieces=1):
             corner = np.concatenate([[0], above[:-1]]).astype(np.uint8)
             change = row - paeth(left, above, corner)
         else:
-            change = [row, row - left, row - above][kind]
+            average = ((left.astype(int) + above) // 2).astype(np.uint8)
+            change = [row, row - left, row - above, row - average][kind]
         lines.append(bytes([kind]) + change.astype(np.uint8).tobytes())
     stream = zlib.compress(b"".join(lines))
     cut = -(-len(stream) // pieces)
@@ -65,7 +68,8 @@ def png(rows, filters, before=b"", pieces=1):
         elements=st.sampled_from([0, 255]),
     )
     | arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9)),
-    st.lists(st.sampled_from([0, 1, 2, 4]), min_size=1, max_size=4) | st.just([1]),
+    st.lists(st.sampled_from([0, 1, 2, 4]), min_size=1, max_size=4)
+    | st.sampled_from([[1], [3, 1]]),
     st.integers(1, 3),
 )
 def test_every_filter_and_value_is_read_as_it_is(rows, filters, pieces):
@@ -136,3 +140,73 @@ def test_a_transparent_value_stays_what_it_is():
     data = png(rows, [0], before=chunk(b"tRNS", struct.pack(">H", 255)))
     words, width = read_packed(data, "x.png")
     assert packed.unpack(words, width).all()
+
+
+@pytest.mark.parametrize("kind", ["grey", "two values", "colour"])
+def test_only_pictures_of_black_and_white_take_the_quick_way(monkeypatch, kind):
+    """And those are not read twice: the slow way is for all others alone."""
+    rows = np.zeros((5, 70), np.uint8)
+    rows[1:4, 3:66] = 255
+    rows[2, 5] = 9 if kind == "grey" else 0
+    data = png(rows, [1])
+    if kind == "colour":
+        buffer = io.BytesIO()
+        Image.fromarray(rows).convert("RGB").save(buffer, "PNG")
+        data = buffer.getvalue()
+    slow = []
+    plainly = read_mask
+    monkeypatch.setattr(pictures, "read_mask", lambda *a: slow.append(a[1]) or plainly(*a))
+    words, width = read_packed(data, "x.png")
+    assert width == 70 and slow == ([] if kind == "two values" else ["x.png"])
+    assert np.array_equal(packed.unpack(words, width), rows != 0)
+
+
+def test_dark_values_of_16_bits_are_black():
+    for value, seen in ((255, False), (256, True)):
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((2, 3), value, np.uint16)).save(buffer, "PNG")
+        assert read_mask(buffer.getvalue(), "x").tolist() == [[seen] * 3] * 2
+
+
+def test_predictions_are_found_in_a_folder_and_in_a_zip(tmp_path):
+    whole = png(np.full((2, 3), 255, np.uint8), [0])
+    for name in ("plain/v/0", "deep/Annotations/v/0"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "00000.png").write_bytes(whole)
+    for top in ("plain", "deep"):
+        with zipfile.ZipFile(tmp_path / f"{top}.zip", "w") as archive:
+            for path in (tmp_path / top).rglob("*.png"):
+                archive.write(path, path.relative_to(tmp_path / top).as_posix())
+    for name in ("plain", "deep", "plain.zip", "deep.zip"):
+        with Predictions(tmp_path / name) as there:
+            assert there.has("v/0/00000.png") and not there.has("v/0/00001.png")
+            assert not there.has("Annotations/v/0/00000.png") and not there.has("v/0")
+            assert there.data("v/0/00000.png") == whole
+            words, width = there.read("v/0/00000.png")
+            assert packed.unpack(words, width).tolist() == [[True] * 3] * 2
+            assert there.read("v/0/00001.png") is None
+            with pytest.raises((MissingPathError, KeyError)):
+                there.data("v/0/00001.png")
+    # where it lies is told
+    for top in ("deep", "plain"):
+        path = next((tmp_path / top).rglob("*.png"))
+        path.write_bytes(whole[:40])
+        with pytest.raises(DatasetError, match=f"{path} is not a readable picture"):
+            Predictions(tmp_path / top).read("v/0/00000.png")
+    damaged = bytearray((tmp_path / "plain.zip").read_bytes())
+    damaged[60] ^= 255
+    (tmp_path / "plain.zip").write_bytes(damaged)
+    with Predictions(tmp_path / "plain.zip") as there:
+        assert there._zip.fp is not None
+        with pytest.raises(DatasetError, match="v/0/00000.png in .* is damaged; zip it again"):
+            there.read("v/0/00000.png")
+    assert there._zip.fp is None, "closed behind the block"
+
+
+def test_videos_are_chosen_once_each(split):
+    source = MevisSplit.open(split)
+    assert choose_videos(source, None) == ["one", "two v1.0"]
+    assert choose_videos(source, ["two v1.0", "one", "two v1.0"]) == ["two v1.0", "one"]
+    assert choose_videos(source, []) == []
+    with pytest.raises(InputError, match="no video 'three'"):
+        choose_videos(source, ["one", "three"])

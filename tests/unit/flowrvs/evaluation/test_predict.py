@@ -190,3 +190,69 @@ def test_a_sentence_that_says_nothing_is_background(split, tmp_path, text):
     again = predict_split(split, out, segmenter, progress=events.append)
     assert again.skipped == 5 and pictures[3].is_file()
     assert (events[0].done, events[-1].done) == (71, 72)
+
+
+def test_what_is_asked_for_reaches_the_model_and_is_noted(split, tmp_path):
+    """Windows, steps and the threshold: by calls, by pixels, and in the record."""
+    out, events = tmp_path / "out", []
+
+    class Watched(ThresholdSegmenter):
+        def segment_window(self, frames, texts, *, steps: int = 1, **options):
+            seen.append((len(frames), steps))
+            return super().segment_window(frames, texts, steps=steps, **options)
+
+    seen: list[tuple[int, int]] = []
+    options = {"steps": 3, "window": 5, "overlap": 2, "threshold": 0.8}
+    predict_split(split, out, Watched(), videos=["one"], progress=events.append, **options)
+    assert seen == [(5, 3)] * 4
+    assert json.loads((out / ".flowrvs-predict.json").read_text()) == {
+        "model": "threshold",
+        "weights": "",
+        "split": "valid_u",
+        **options,
+    }
+    # The square's red leads by 0.7.
+    with Image.open(out / "one" / "0" / "00004.png") as picture:
+        assert not np.asarray(picture).any()
+    assert (events[0].message, events[0].done, events[0].total) == ("starting", 0, 36)
+    assert {e.message for e in events[1:]} == {"predicting one"}
+    for name, value in options.items():  # nothing of it may differ when it goes on
+        other = options | {name: value + 1 if name != "threshold" else 0.5}
+        with pytest.raises(DatasetError, match=f"with {name} {value}, not"):
+            predict_split(split, out, ThresholdSegmenter(), videos=["one"], **other)
+    # by itself: one step, the model's window, its overlap, one half
+    events.clear()
+    predict_split(split, tmp_path / "more", Watched(), progress=events.append)
+    with Image.open(tmp_path / "more" / "one" / "0" / "00004.png") as picture:
+        assert np.asarray(picture)[8:20, 16:28].all()
+    record = json.loads((tmp_path / "more" / ".flowrvs-predict.json").read_text())
+    assert {name: record[name] for name in options} == {
+        "steps": 1,
+        "window": 9,
+        "overlap": None,
+        "threshold": 0.0,
+    }
+    assert [e.message for e in events[1:]][::4][:2] == ["predicting one (1 of 2)"] * 2
+    assert events[-1].message == "predicting two v1.0 (2 of 2)"
+
+
+def test_a_model_that_takes_whole_videos_gets_them(split, tmp_path):
+    segmenter = ThresholdSegmenter()
+    segmenter.whole_video = True  # type: ignore[attr-defined]
+    predict_split(split, tmp_path / "out", segmenter)
+    assert [count for count, _ in segmenter.calls] == [12, 12]
+    segmenter.calls.clear()
+    predict_split(split, tmp_path / "more", segmenter, window=9)
+    assert {count for count, _ in segmenter.calls} == {9}
+
+
+def test_what_a_kill_left_is_swept_away_and_nothing_else(split, tmp_path):
+    out = tmp_path / "out"
+    folder = out / "one" / "0"
+    folder.mkdir(parents=True)
+    (folder / ".00000.png.partial-1").write_bytes(b"half")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "00000.png").write_bytes(b"somebody's")  # nothing is asked of what is there
+    predict_split(split, out, ThresholdSegmenter(), videos=["one"])
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"notes.txt", *(f"{n:05d}.png" for n in range(12))}

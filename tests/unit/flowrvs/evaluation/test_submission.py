@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import warnings
 import zipfile
@@ -95,6 +96,47 @@ def test_each_layout_has_its_top_and_its_reader(split, predicted, tmp_path):
     # A zip is as good a source as a folder.
     again = zip_predictions(split, deep, tmp_path / "again.zip")
     assert again.read_bytes() == flat.read_bytes()
+
+
+def test_a_zip_of_some_videos(split, predicted, tmp_path):
+    seen = []
+    path = zip_predictions(
+        split, predicted, tmp_path / "x.zip", videos=["two v1.0"], progress=seen.append
+    )
+    with zipfile.ZipFile(path) as file:
+        assert file.namelist() == [f"two v1.0/{e}/{n:05d}.png" for e in "012" for n in range(12)]
+        assert {entry.compress_type for entry in file.infolist()} == {zipfile.ZIP_STORED}
+        assert {entry.external_attr >> 16 for entry in file.infolist()} == {0o100644}
+        assert {entry.create_system for entry in file.infolist()} == {3}
+    assert [e.message for e in seen] == ["packing"] * 36 + ["reading back"] * 36
+    assert [e.done for e in seen] == list(range(1, 73)) and seen[0].total == 72
+    seen.clear()
+    assert verify_zip(split, path, videos=["two v1.0"], progress=seen.append) == 36
+    assert [(e.message, e.done, e.total) for e in seen][-1] == ("reading back", 36, 36)
+    with pytest.raises(DatasetError, match="lacks 36 of 72 pictures, the first is 'one/0/00000"):
+        verify_zip(split, path)
+    with pytest.raises(DatasetError, match="holds 36 files .* such as 'two v1.0/0/00000.png'"):
+        verify_zip(split, zip_predictions(split, predicted), videos=["one"])
+    for call in (zip_predictions, verify_zip):
+        with pytest.raises(InputError, match="no video 'three'"):
+            call(split, predicted, videos=["three"])
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        verify_zip(
+            split, path, videos=["two v1.0"], cancel=token, progress=lambda _: token.cancel()
+        )
+
+
+def test_a_split_without_frames_is_judged_by_the_size_of_its_masks(split, predicted):
+    shutil.rmtree(split / "JPEGImages")
+    path = zip_predictions(split, predicted)
+    assert verify_zip(split, path) == PICTURES
+    _save("L", size=(48, 64))(predicted / "one" / "0" / "00000.png")
+    with pytest.raises(DatasetError, match="is 48x64, its frame 64x48"):
+        zip_predictions(split, predicted)
+    (split / "mask_dict.json").unlink()
+    with pytest.raises(MissingPathError, match="00000.jpg"):
+        zip_predictions(split, predicted)
 
 
 def test_equal_pictures_give_equal_bytes(split, predicted, tmp_path):
