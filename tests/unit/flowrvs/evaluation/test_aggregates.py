@@ -11,6 +11,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from flowrvs.errors import InputError
 from flowrvs.evaluation import (
     THRESHOLDS,
+    ExpressionScore,
+    Scores,
     compare_masks,
     evaluate_masks,
     jaccard,
@@ -111,14 +113,93 @@ def test_decay_is_the_first_quarter_less_the_last():
     assert short.decay is None
 
 
+@pytest.mark.parametrize(("count", "drop"), [(4, -2), (5, -3), (10, -7)])
+def test_the_quarters_are_those_of_davis(count, drop):
+    score = ExpressionScore("v", "0", 0, 0, count, count, frame_j=np.arange(float(count)))
+    assert score.decay == drop and score.to_dict()["decay"] == drop
+
+
+def test_what_is_printed_as_json():
+    def entry(video, exp_id, j, f, found, **more):
+        return ExpressionScore(video, exp_id, j, f, 4, found, frame_j=np.full(4, j), **more)
+
+    scores = Scores(
+        (
+            entry("b", "0", 1.0, 0.5, 4, intersection=30, union=40, dtssd=0.25),
+            entry("a", "0", 0.5, 0.25, 1, intersection=0, union=20, dtssd=0.75),
+            entry("b", "1", 0.0, 0.25, 0, has_target=False, has_answer=False),
+        )
+    )
+    assert scores.to_dict() == {
+        "J": 0.5,
+        "F": pytest.approx(1 / 3),
+        "J&F": pytest.approx(5 / 12),
+        "coverage": pytest.approx(5 / 12),
+        "expressions": {
+            "b/0": {"J": 1, "F": 0.5},
+            "a/0": {"J": 0.5, "F": 0.25},
+            "b/1": {"J": 0, "F": 0.25},
+        },
+        "details": {
+            name: {
+                "J&F": both,
+                "frames": 4,
+                "found": found,
+                "overall_iou": whole,
+                "dtSSD": dtssd,
+                "decay": 0,
+                "has_target": target,
+                "has_answer": target,
+            }
+            for name, both, found, whole, dtssd, target in (
+                ("b/0", 0.75, 4, 0.75, 0.25, True),
+                ("a/0", 0.375, 1, 0, 0.75, True),
+                ("b/1", 0.125, 0, 1, None, False),
+            )
+        },
+        "precision": {
+            **dict.fromkeys(["0.5", "0.6", "0.7", "0.8", "0.9"], pytest.approx(1 / 3)),
+            "mean": pytest.approx(1 / 3),
+        },
+        "frame_precision": {
+            **dict.fromkeys(["0.5", "0.6", "0.7", "0.8", "0.9"], pytest.approx(1 / 3)),
+            "mean": pytest.approx(1 / 3),
+        },
+        "overall_iou": 0.5,
+        "dtSSD": 0.5,
+        "decay": 0,
+        "N-acc": 0,  # nothing was predicted: no answer is not right
+        "T-acc": 1,
+        "without_target": 1,
+        "videos": {
+            "b": {"J": 0.5, "F": 0.375, "J&F": 0.4375, "coverage": 0.5, "expressions": 2},
+            "a": {"J": 0.5, "F": 0.25, "J&F": 0.375, "coverage": 0.25, "expressions": 1},
+        },
+    }
+    assert list(scores.to_dict()["videos"]) == ["b", "a"]
+    assert [e.exp_id + e.video for e in scores.worst(2)] == ["1b", "0a"]
+    assert scores.worst(-1) == [] and len(scores.worst(9)) == 3
+    nothing = Scores().to_dict()
+    assert (nothing["J"], nothing["coverage"], nothing["dtSSD"], nothing["T-acc"]) == (
+        0,
+        0,
+        None,
+        None,
+    )
+    assert nothing["frame_precision"]["0.5"] == 0 and nothing["overall_iou"] == 1
+
+
 def test_runs_that_do_not_fit_are_refused():
     masks = np.zeros((3, 4, 5), bool)
     with pytest.raises(InputError, match="second run of masks ends before frame 2"):
         list(compare_masks(masks, masks[:2]))
     with pytest.raises(InputError, match="shape"):
         list(compare_masks(masks, masks[:, :3]))
-    with pytest.raises(InputError, match="v/0"):
-        evaluate_masks({("v", "0"): (masks, masks[:2])})
+    with pytest.raises(InputError, match="first run of masks ends before frame 1"):
+        list(compare_masks(masks[:1], masks))
+    for pair in ((masks, masks[:2]), (masks[0], masks[0]), (masks[:0], masks[:0])):
+        with pytest.raises(InputError, match="v/0"):
+            evaluate_masks({("v", "0"): pair})
 
 
 def test_frames_are_compared_one_at_a_time():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError
-from flowrvs.evaluation import evaluate, evaluate_masks, score_masks, verify_zip
+from flowrvs.evaluation import evaluate, evaluate_masks, score_masks, scoring, verify_zip
 from flowrvs.progress import CancelToken
 
 
@@ -171,6 +171,55 @@ def test_progress_and_cancel(split, tmp_path):
     token = CancelToken()
     with pytest.raises(Cancelled):
         evaluate(pred, split, cancel=token, progress=lambda event: token.cancel())
+
+
+def test_nothing_is_read_of_a_run_that_was_stopped(split, tmp_path):
+    pred = write_truth(split, tmp_path / "pred")
+    for path in pred.rglob("*.png"):
+        path.write_bytes(b"unreadable")
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        evaluate(pred, split, cancel=token)
+
+
+def test_as_many_processes_as_there_is_work_for(split, tmp_path, monkeypatch):
+    pred = write_truth(split, tmp_path / "pred")
+    asked = []
+
+    def spread_out(path, jobs, workers, cancel):
+        asked.append((path, workers))
+        with scoring.Predictions(path) as pictures:
+            for job in jobs:
+                yield job, scoring._score(pictures, job, lambda: None, lambda n: None)
+
+    monkeypatch.setattr(scoring, "_in_processes", spread_out)
+    monkeypatch.setattr(scoring, "_cores", lambda: 4)
+    alone = evaluate(pred, split, workers=0)
+    assert asked == [], "of 72 pictures one process makes short work"
+    seen = []
+    for pictures, workers in ((36, 3), (73, None), (72, 2), (5, 4)):
+        monkeypatch.setattr(scoring, "_PICTURES_A_PROCESS", pictures)
+        asked.clear()
+        assert evaluate(pred, split, workers=0, progress=seen.append).to_dict() == alone.to_dict()
+        assert asked == ([] if workers is None else [(pred, workers)])
+    assert [e.done for e in seen[-6:]] == [12, 24, 36, 48, 60, 72]
+    assert [e.message for e in seen[-6:]] == ["one"] * 3 + ["two v1.0"] * 3
+
+
+def test_sentences_of_the_same_objects_are_scored_together_and_told_apart(split, tmp_path):
+    meta = json.loads((split / "meta_expressions.json").read_text())
+    rows = meta["videos"]["one"]["expressions"]
+    rows["1"] |= {key: rows["0"][key] for key in ("obj_id", "anno_id")}
+    (split / "meta_expressions.json").write_text(json.dumps(meta))
+    pred = write_truth(split, tmp_path / "pred")
+    (pred / "one" / "1" / "00002.png").unlink()
+    seen = []
+    scores = evaluate(pred, split, progress=seen.append)
+    assert [(e.video, e.exp_id) for e in scores.expressions] == list(MevisSplit.open(split))
+    assert [e.j for e in scores.expressions[:3]] == [1, pytest.approx(11 / 12), 1]
+    assert [e.missing for e in scores.expressions[:2]] == [(), (2,)]
+    assert [e.done for e in seen][:13] == [*range(2, 25, 2), 25], "two pictures a frame, then one"
 
 
 def test_masks_in_memory_score_as_files_do(split, tmp_path, shapes_masks):

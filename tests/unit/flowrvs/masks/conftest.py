@@ -104,3 +104,22 @@ def swinging_cap(count: int = 36) -> Clip:
 @pytest.fixture(scope="session")
 def cap() -> Clip:
     return swinging_cap()
+
+
+SIZE = (120, 160)
+
+
+def round_mask(x: int, y: int, radius: int) -> npt.NDArray[np.bool_]:
+    rows, columns = np.indices(SIZE)
+    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+
+
+@pytest.fixture
+def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two textured disks, a red and a green one, on a textured ground."""
+    rng = np.random.default_rng(3)
+    frame = rng.integers(90, 120, (*SIZE, 3)).astype(np.uint8)
+    red, green = round_mask(50, 60, 22), round_mask(115, 50, 18)
+    frame[red] = rng.integers(0, 30, (red.sum(), 3)) + (190, 30, 30)
+    frame[green] = rng.integers(0, 30, (green.sum(), 3)) + (30, 170, 40)
+    return frame, red, green

@@ -7,32 +7,14 @@ import pytest
 
 from flowrvs.errors import InputError
 from flowrvs.masks import pick
-from flowrvs.masks.mending import mended
 from flowrvs.masks.pick import MEASURES, WEIGHTS, ColorCounts, Mark, Picker
-from flowrvs.masks.scissors import Scissors
 from flowrvs.masks.superpixels import SuperpixelGraph
 
-SIZE = (120, 160)
+from .conftest import SIZE, round_mask
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     return np.count_nonzero(a & b) / max(1, np.count_nonzero(a | b))
-
-
-def disk(x: int, y: int, radius: int, shape: tuple[int, int] = SIZE) -> np.ndarray:
-    rows, columns = np.indices(shape)
-    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
-
-
-@pytest.fixture
-def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two textured disks, a red and a green one, on a textured ground."""
-    rng = np.random.default_rng(3)
-    frame = rng.integers(90, 120, (*SIZE, 3)).astype(np.uint8)
-    red, green = disk(50, 60, 22), disk(115, 50, 18)
-    frame[red] = rng.integers(0, 30, (red.sum(), 3)) + (190, 30, 30)
-    frame[green] = rng.integers(0, 30, (green.sum(), 3)) + (30, 170, 40)
-    return frame, red, green
 
 
 def test_a_point_finds_the_object_under_it(scene) -> None:
@@ -114,7 +96,7 @@ def test_only_inside_the_box_is_kept_to(scene) -> None:
     for mark in marks:
         free.add(mark), bound.add(mark)
     assert (free.mask & green).sum() > 0.5 * green.sum()
-    rows, columns = np.nonzero(bound.mask & ~disk(115, 50, 10))
+    rows, columns = np.nonzero(bound.mask & ~round_mask(115, 50, 10))
     assert columns.max() <= 81 and rows.max() <= 89  # a superpixel more or less
 
 
@@ -126,25 +108,11 @@ def test_not_this_alone_says_nothing(scene) -> None:
     assert iou(mask, red) > 0.85 and not mask[50, 115]
 
 
-def test_what_other_marks_say_does_not_turn_over(scene) -> None:
-    frame, red, _ = scene
-    graph = SuperpixelGraph(frame, (0, 0, SIZE[1], SIZE[0]), 20_000, 200)
-    mine, theirs = graph.under([(40, 60), (44, 60)]), graph.under([(58, 50), (58, 70)])
-    stays = np.zeros(graph.count, bool)
-    stays[theirs] = True
-    mark, colors = Mark.point(40, 60), ColorCounts.of(frame, red)
-    nothing = np.zeros(graph.count, np.float32)
-    free = mended(graph, mark, nothing, np.zeros_like(stays), colors)
-    assert free[mine].all() and free[theirs].all(), "it has one colour"
-    kept = mended(graph, mark, nothing, stays, colors)
-    assert kept[mine].all() and not kept[theirs].any()
-
-
 def test_a_start_is_mended_where_the_mark_is(scene) -> None:
     frame, red, _ = scene
     start = red.copy()
     start[:52] = False  # the upper part is missing
-    start |= disk(50, 100, 9)  # and something else is taken in
+    start |= round_mask(50, 100, 9)  # and something else is taken in
     picker = Picker(frame, start=start)
     assert np.array_equal(picker.mask, start)
     mask = picker.add(Mark.point(50, 45))
@@ -166,8 +134,8 @@ def test_mending_keeps_the_exact_outline_elsewhere(scene) -> None:
 
 def test_a_click_mends_the_piece_that_it_lies_in_and_nothing_else(scene) -> None:
     frame, red, green = scene
-    crumb = disk(20, 100, 3)  # small, and no colour speaks for it: a person may have drawn it
-    start = red & ~disk(50, 75, 6) | green | crumb
+    crumb = round_mask(20, 100, 3)  # small, and no colour speaks for it: a person may have drawn it
+    start = red & ~round_mask(50, 75, 6) | green | crumb
     picker = Picker(frame, start=start)
     less = picker.add(Mark.point(115, 50, positive=False))
     assert not (less & ~start).any()
@@ -179,7 +147,7 @@ def test_a_click_mends_the_piece_that_it_lies_in_and_nothing_else(scene) -> None
 
 def test_a_hole_that_shows_the_ground_takes_one_click(scene) -> None:
     frame, red, _ = scene
-    hole = disk(50, 60, 9)
+    hole = round_mask(50, 60, 9)
     frame[hole] = np.roll(frame, 60, axis=1)[hole]  # the ground beside it
     mask = Picker(frame, start=red).add(Mark.point(50, 60, positive=False))
     assert iou(mask, red & ~hole) > 0.95 > iou(red, red & ~hole)
@@ -200,7 +168,7 @@ def test_points_choose_among_parts_before_they_mend(scene) -> None:
 def test_motion_tells_apart_what_looks_alike() -> None:
     rng = np.random.default_rng(0)
     frame = rng.integers(60, 200, (*SIZE, 1)).repeat(3, 2).astype(np.uint8)
-    truth = disk(80, 60, 25)
+    truth = round_mask(80, 60, 25)
     flow = np.zeros((*SIZE, 2), np.float32)
     flow[truth] = (0, 6)
     marks = Mark.box(50, 30, 110, 90)
@@ -211,7 +179,7 @@ def test_motion_tells_apart_what_looks_alike() -> None:
 def test_a_camera_that_zooms_does_not_hide_what_moves() -> None:
     rng = np.random.default_rng(0)
     frame = rng.integers(60, 200, (*SIZE, 1)).repeat(3, 2).astype(np.uint8)
-    truth = disk(80, 60, 25)
+    truth = round_mask(80, 60, 25)
     flow = np.moveaxis(np.indices(SIZE), 0, -1).astype(np.float32) * 0.3 - (18, 24)
     flow[truth] += (0, 6)
     marks = Mark.box(50, 30, 110, 90)
@@ -379,6 +347,31 @@ def test_what_is_asked_of_a_superpixel(scene, boxed, negative) -> None:
     np.testing.assert_allclose(
         picker._likely(3, found, graph), 1 / (1 + np.exp(-np.clip(found @ WEIGHTS[3], -30, 30)))
     )
+
+
+def test_few_some_and_many_marks_are_judged_differently(scene) -> None:
+    class Watched(Picker):
+        def _solve(self, graph, marks, share, stage):
+            stages.append(stage)
+            return super()._solve(graph, marks, share, stage)
+
+    stages: list[int] = []
+    picker = Watched(scene[0])
+    told = []
+    for n in range(8):
+        stages.clear()
+        picker.add(Mark.point(45 + 2 * n, 60))
+        told.append(stages.copy())
+    few, some, many = ([stage] * 2 for stage in (pick._FEW, pick._SOME, pick._MANY))
+    first = [pick._FIRST, pick._CLOSER, pick._CLOSER_AGAIN]
+    assert told == [first, few, few, some, some, some, many, many]
+    picker = Watched(scene[0])
+    stages.clear()
+    picker.add(Mark.box(24, 34, 78, 86))
+    assert stages == [pick._BOX, pick._BOX_AGAIN]
+    for mark in (Mark.point(50, 60), Mark.point(5, 5, False), Mark.point(52, 60)):
+        picker.add(mark)
+    assert stages[2:] == [*few, *few, *some], "the box is one of them"
 
 
 def test_what_is_known_by_marks_and_by_a_box(scene) -> None:
@@ -595,23 +588,3 @@ def test_marks_at_the_very_edge_lie_inside() -> None:
             pick.check_mark(mark, (120, 160, 3))
     boxes = [Mark.point(1, 1), Mark.box(1, 2, 3, 4), Mark.box(5, 6, 7, 8)]
     assert pick.box_of(boxes) == (1, 2, 3, 4) and pick.box_of(boxes[:1]) is None
-
-
-def test_scissors_follow_the_edge(scene) -> None:
-    pytest.importorskip("cv2")
-    frame, red, _ = scene
-    scissors = Scissors(frame)
-    corners = [(50, 38), (72, 60), (50, 82), (28, 60)]
-    for x, y in corners:
-        scissors.add(x, y)
-    snapped = iou(scissors.mask, red)
-    assert snapped > 0.93  # the straight square has 2 / pi = 0.64
-    assert scissors.corners == tuple((float(x), float(y)) for x, y in corners)
-    scissors.undo()
-    assert len(scissors.corners) == 3 and iou(scissors.mask, red) < snapped
-    with pytest.raises(InputError, match="outside"):
-        scissors.add(-1, 5)
-    far = Scissors(frame.repeat(9, 0).repeat(9, 1))
-    for x, y in corners:
-        far.add(9 * x + 4, 9 * y + 4)
-    assert iou(far.mask, red.repeat(9, 0).repeat(9, 1)) > 0.9
