@@ -292,13 +292,17 @@ class FrameCache:
         return frame
 
     def _unreadable(self, t: int, error: Exception) -> FlowRVSError:
-        told = storage_error(error, self.file(t), doing="read")
-        reason = str(told).partition(": ")[2].rstrip(".")
-        text = f"Frame {t} in {self.path} cannot be read: {reason}"
-        signs = ("DATA_LOSS", "nvalid", "is a link", "is larger")
-        if any(sign in str(error) for sign in signs):
-            return ProjectError(f"{text}; restore {self.file(t).name} from a copy, or delete it.")
-        return ProjectError(f"{text}; the file itself may be whole: try again.")
+        file = self.file(t)
+        told = str(storage_error(error, file, doing="read"))
+        reason = told.removeprefix(f"Cannot read {file}: ").rstrip(".")
+        what_to_do = "the file itself may be whole: try again"
+        # The name of a folder says nothing of what lies in it.
+        said = str(error).replace(str(self.path), "").lower()
+        broken = any(sign in said for sign in ("zstd", "data_loss", "invalid"))
+        if broken or said.startswith("it is "):  # from `check_chunk`
+            reason = "it is damaged" if broken else reason
+            what_to_do = f"restore {file.name} from a copy, or delete it"
+        return ProjectError(f"Frame {t} in {self.path} cannot be read: {reason}; {what_to_do}.")
 
 
 def count_values(labels: Labels) -> dict[int, int]:
