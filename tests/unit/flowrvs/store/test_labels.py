@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ keys = st.one_of(
     st.tuples(_axis(10), st.just(...), _axis(16)),
     st.tuples(st.just(...), _axis(16)),
     _axis(10),
-    st.just(...),
+    st.sampled_from([..., True, False, (True, 3), (3, True), (3, slice(2), False), np.True_]),
     st.integers(0, 99).map(lambda seed: np.random.default_rng(seed).random(SHAPE) > 0.99),
     st.integers(0, 99).map(lambda seed: np.random.default_rng(seed).random(SHAPE[:2]) > 0.9),
 )
@@ -72,7 +73,12 @@ def test_it_indexes_as_numpy_does(labels: LabelsArray, key: Any, value: int, dat
 def test_what_it_says_of_itself(labels: LabelsArray) -> None:
     assert labels.shape == SHAPE
     assert (labels.ndim, labels.dtype, len(labels)) == (3, np.uint16, 10)
-    assert labels.size == 10 * 12 * 16
+    assert (labels.size, labels.nbytes) == (10 * 12 * 16, 2 * 10 * 12 * 16)
+    assert labels.chunks == (1, 12, 16) and labels.layer_id == 1
+    assert repr(labels) == "<LabelsArray layer 1 (10, 12, 16) uint16>"
+    labels[2, 3] = 5
+    copied = copy.deepcopy(labels)
+    assert type(copied) is np.ndarray and copied.sum() == 5 * 16
     assert np.asarray(labels[3]).shape == (12, 16)
     assert np.asarray(labels, dtype=np.int64).dtype == np.int64
     with pytest.raises(ValueError, match="copy"):
@@ -101,6 +107,18 @@ def test_bad_indices_raise_and_change_nothing(labels: LabelsArray, key: Any) -> 
     with pytest.raises(IndexError):
         labels[key] = 3
     assert not np.asarray(labels).any()
+
+
+def test_what_a_brush_gives_back(labels: LabelsArray) -> None:
+    """The box before, and which of its pixels changed: napari's own undo is made of it."""
+    labels[2, 1:3] = 7
+    mask = np.array([[True, False, True], [True, True, False]])
+    before, changed = labels.paint(2, slice(2, 4), slice(5, 8), mask, 7)  # type: ignore[misc]
+    assert before.tolist() == [[7, 7, 7], [0, 0, 0]]
+    assert changed.tolist() == [[False] * 3, [True, True, False]]
+    before[:] = 9
+    assert labels[2, 2:4, 5:8].tolist() == [[7, 7, 7], [7, 7, 0]]
+    assert labels.paint(2, slice(2, 4), slice(5, 8), mask, 7) is None
 
 
 def test_a_brush_may_keep_to_one_value(project: Project) -> None:
