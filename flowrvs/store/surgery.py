@@ -208,7 +208,12 @@ class Surgery:
             new = [frame.copy() for frame in frames]
             of_a, of_b = frames[0] == a, frames[-1] == b
             new[0][of_a] = new[-1][of_b] = 0
-            new[0][of_b], new[-1][of_a] = a, b
+            for frame, part, to, record in (
+                (new[0], of_b, a, first),
+                (new[-1], of_a, b, second),
+            ):
+                locked = self._state.volume(record.layer).frames.locked(t)
+                frame[part & ~np.isin(frame, locked)] = to
             return new
 
         def then(entry: Entry) -> None:

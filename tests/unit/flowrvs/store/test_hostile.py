@@ -99,7 +99,13 @@ def test_files_that_are_none(drawn: Path, tmp_path: Path, name: str, kind: str) 
     assert not (tmp_path / "outside.__lock").exists()
 
 
-@pytest.mark.parametrize("name", ["layers", "layers/1", "provenance", "history", "writer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("layers", "layers/1", "provenance", "areas", "confidence", "disagreement"),
+        *("history", "writer"),
+    ],
+)
 def test_folders_that_are_links(drawn: Path, tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside"
     _replace(drawn / name, "link", outside)

@@ -68,6 +68,155 @@ def state(project: Project) -> list[Any]:
     ]
 
 
+class Numbers:
+    """Pixels by layer and provenance by object, and what each operation makes of them."""
+
+    def __init__(self, project: Project) -> None:
+        self.pixels = {i: project.labels(i)[:] for i in project.layers}
+        self.provenance = {i: project.provenance(i) for i in project.objects}
+        self.layer = {i: record.layer for i, record in project.objects.items()}
+
+    def locked(self, layer: int, t: int, *but: int) -> list[int]:
+        mine = [i for i in self.layer if self.layer[i] == layer and i not in but]
+        return [i for i in mine if self.provenance[i][t] == 3]
+
+    def absent(self, one: int, start: int, stop: int) -> None:
+        for t in range(start, stop):
+            frame = self.pixels[self.layer[one]][t]
+            frame[frame == one] = 0
+            self.provenance[one][t] = max(self.provenance[one][t], 2)
+
+    def split(self, one: int, new: int, start: int, masks: Any) -> None:
+        self.layer[new] = self.layer[one]
+        self.provenance[new] = np.zeros(FRAMES, np.uint8)
+        for t, mask in enumerate(masks, start):
+            frame = self.pixels[self.layer[one]][t]
+            part = (frame == one) & mask
+            frame[part] = new
+            self.provenance[new][t] = self.provenance[one][t] if part.any() else 0
+
+    def merge(self, keep: int, gone: int, start: int, stop: int) -> None:
+        for t in range(start, stop):
+            source, to = (self.pixels[self.layer[i]][t] for i in (gone, keep))
+            part = source == gone
+            source[part] = 0
+            to[part & ~np.isin(to, self.locked(self.layer[keep], t, gone))] = keep
+            values = self.provenance[keep][t], self.provenance[gone][t]
+            self.provenance[keep][t], self.provenance[gone][t] = max(values), 0
+
+    def swap(self, a: int, b: int, start: int, stop: int) -> None:
+        for t in range(start, stop):
+            frames = [self.pixels[self.layer[i]][t] for i in (a, b)]
+            parts = [frame == i for frame, i in zip(frames, (a, b), strict=True)]
+            for frame, part in zip(frames, parts, strict=True):
+                frame[part] = 0
+            for i, frame, part in ((a, frames[0], parts[1]), (b, frames[1], parts[0])):
+                frame[part & ~np.isin(frame, self.locked(self.layer[i], t))] = i
+            old = self.provenance[a][t], self.provenance[b][t]
+            self.provenance[b][t], self.provenance[a][t] = old
+
+    def move(self, one: int, layer: int) -> None:
+        source, there = self.pixels[self.layer[one]], self.pixels[layer]
+        part = source == one
+        source[part] = 0
+        there[part & (there == 0)] = one
+        self.layer[one] = layer
+
+    def check(self, project: Project, where: object) -> None:
+        assert {i: record.layer for i, record in project.objects.items()} == self.layer, where
+        for i, pixels in self.pixels.items():
+            np.testing.assert_array_equal(project.labels(i)[:], pixels, str(where))
+        for i, values in self.provenance.items():
+            np.testing.assert_array_equal(project.provenance(i), values, str(where))
+        for i, layer in self.layer.items():
+            areas = (self.pixels[layer] == i).sum(axis=(1, 2))
+            np.testing.assert_array_equal(project.areas(i), areas, str(where))
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("length", [5, 40])
+def test_what_each_operation_makes_is_what_numpy_says(
+    tmp_path: Path, seed: int, length: int
+) -> None:
+    """In place and by files; objects 1, 2 and 4 in one layer, 3 and 5 in another; 4 and 5 locked
+    here and there."""
+    dice = np.random.default_rng(seed)
+    info = VideoInfo(None, "array", FRAMES, *SHAPE)
+    with Project.create(tmp_path / "a", info) as project:
+        for layer in "ab":
+            project.add_layer(layer)
+        for layer in (1, 1, 2, 1, 2):
+            project.add_object("x", layer)
+        for layer, ids in ((1, [0, 0, 1, 2, 4]), (2, [0, 3, 5])):
+            noise = np.kron(dice.choice(ids, (FRAMES, 4, 4)), np.ones((1, 3, 4), int))
+            project.labels(layer)[:] = noise.astype(np.uint16)
+        for i in (1, 2, 3):
+            start, stop = sorted(dice.choice(FRAMES, 2, replace=False).tolist())
+            project.release_frames(i, start, stop)
+        for i in (4, 5):
+            for t in dice.choice(FRAMES - 9, 4, replace=False).tolist():
+                project.lock_frames(i, t, t + 9)
+        if seed % 2:  # with nothing in memory: by files
+            project.flush()
+            for volume in project._state.volumes.values():
+                volume.frames.cache._frames.clear()
+        numbers, before = Numbers(project), state(project)
+        start = int(dice.integers(0, FRAMES - length + 1))
+        stop = start + length
+        masks = dice.random((length, *SHAPE)) < 0.5
+        half = start + length // 2
+        for name, call, said in (
+            ("swap", lambda: project.swap_objects(1, 2, start, stop), (1, 2, start, stop)),
+            ("swap", lambda: project.swap_objects(3, 2, start, stop), (3, 2, start, stop)),
+            ("split", lambda: project.split_object(2, start, stop, masks), (2, 6, start, masks)),
+            ("merge", lambda: project.merge_objects(2, 1, start, half), (2, 1, start, half)),
+            ("absent", lambda: project.mark_absent(1, half, stop), (1, half, stop)),
+            ("merge", lambda: project.merge_objects(2, 3, half, stop), (2, 3, half, stop)),
+            ("move", lambda: project.move_object(2, 2), (2, 2)),
+        ):
+            call()
+            getattr(numbers, name)(*said)
+            numbers.check(project, (name, said[:2]))
+        assert len(project.history.steps) == len(before[-1]) + 7
+        for _ in range(7):
+            project.undo()
+        assert state(project)[:4] == before[:4]
+        for _ in range(7):
+            project.redo()
+        numbers.check(project, "redone")
+
+
+def test_how_far_it_is(project: Project) -> None:
+    heard: list[Progress] = []
+    project.merge_objects(1, 2, progress=heard.append)
+    assert [(p.done, p.total) for p in heard] == [(i, DRAWN) for i in range(1, DRAWN + 1)]
+    assert {p.message for p in heard} == {"merge 'two' into 'one'"}
+    heard.clear()
+    project.mark_absent(1, 0, 16, progress=heard.append)
+    assert heard == [], "so few frames are done at once"
+    project.mark_absent(1, 16, 33, progress=heard.append)
+    assert len(heard) == 17
+
+
+def test_the_number_of_a_split_that_is_stopped(project: Project) -> None:
+    """It is given again, unless another object was made meanwhile."""
+
+    between = [False]
+
+    def stop(event: Progress) -> None:
+        if event.done == 20:
+            if between[0]:
+                project.add_object("between", 1)
+            raise Cancelled("stop")
+
+    for between[0], following in ((False, 4), (True, 6)):
+        with pytest.raises(Cancelled):
+            project.split_object(1, 0, 60, progress=stop)
+        assert project.next_label == following
+    assert project.split_object(1, 0, 60, name="half").id == 6
+    assert project.objects[6].name == "half" and project.objects[5].name == "between"
+
+
 @pytest.mark.parametrize("name", [name for name in ACTIONS if name != "move away"])
 def test_whoever_stops_midway_has_changed_nothing(project: Project, name: str) -> None:
     project.flush()
