@@ -61,8 +61,10 @@ def test_a_video_becomes_a_project(
     line = ["segment", str(shapes_mp4), "-p", "the red square", "-p", "a dog", "--memory", "low"]
     assert main(line) == 0
     said = capsys.readouterr()
-    assert "12 of 12 frames  'the red square'" in said.out
-    assert " 0 of 12 frames  'a dog'" in said.out
+    assert said.out == (
+        "    12 of 12 frames  'the red square'\n     0 of 12 frames  'a dog'\n"
+        "Project: shapes.flowrvs\n"
+    )
     assert "window" in said.err and "It needs about 1 GB.\n" in said.err
     with Project.open("shapes.flowrvs") as project:
         assert (project.object_mask(1, 0, 12) != shapes_masks["red"]).mean() < 0.01
@@ -82,17 +84,18 @@ def test_json_overlay_range_and_options(
     assert "about 1 GB" not in said.err
     (options,) = loaded
     assert options.items() >= {"name": "m", "device": "cpu", "memory": "low"}.items()
-    assert first["frames"] == [3, 11] and first["computed"] == 2 and first["model"] == "m"
-    assert first["expressions"] == [
-        {
-            "exp_id": "0",
-            "text": "red",
-            "object_id": 1,
-            "object_ids": [1],
-            "layer": 1,
-            "frames_with_mask": 8,
-        }
-    ]
+    row = {"exp_id": "0", "text": "red", "object_id": 1, "object_ids": [1], "layer": 1}
+    assert first == {
+        "project": "mine.flowrvs",
+        "video": str(shapes_mp4),
+        "model": "m",
+        "frames": [3, 11],
+        "every": 1,
+        "computed": 2,
+        "damaged_frames": [],
+        "overlay": "o.mp4",
+        "expressions": [{**row, "frames_with_mask": 8}],
+    }
     with flowrvs.open_video("o.mp4") as overlay, flowrvs.open_video(shapes_mp4) as video:
         assert len(overlay) == 8
         assert overlay.info.rate == pytest.approx(12)
@@ -171,6 +174,14 @@ def test_edits_survive_a_second_run(loaded: list, shapes_mp4: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--fill"], "--fill needs --every 2 or more: the frames between are filled in."),
+        *(
+            (["--around", "3", *more], "--around says which frames; leave --start, --stop and")
+            for more in (["--start", "1"], ["--stop", "4"], ["--every", "2"])
+        ),
+        (["--around", "12"], "has no frame 12, but 0 to 11."),
+        (["--around", "-1"], "has no frame -1, but 0 to 11."),
+        (["--overlay", "o.avi"], "--overlay writes a video file: o.avi must be named *.mp4."),
         (["--start", "12"], "12 frames"),
         (["--stop", "13"], "12 frames"),
         (["--window", "4", "--overlap", "4"], "use 0 to 3"),
@@ -350,7 +361,13 @@ def test_many_videos_and_a_file_of_sentences(
     with Project.open("projects/b.flowrvs") as project:
         assert project.present(1).sum() > 10
     assert main(line) == 0
-    assert "2 of 2 videos finished, 0 windows computed." in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        "projects/a.flowrvs: 20 frames, 2 of 2 sentences seen\n"
+        "projects/b.flowrvs: 20 frames, 1 of 1 sentences seen\n"
+        "2 of 2 videos finished, 0 windows computed.\n"
+    )
+    assert main([*line[:4], "projects", "--window", "9", "--again", "--stop", "5"]) == 0
+    assert capsys.readouterr().out.endswith("2 of 2 videos finished, 2 windows computed.\n")
 
 
 def test_a_video_that_fails_does_not_stop_the_others(
@@ -421,11 +438,16 @@ def test_every_nth_frame_then_filled_in(
     assert main([*line, "--overlay", "o.mp4"]) == 0
     with flowrvs.open_video("o.mp4") as overlay:
         assert len(overlay) == 4 and overlay.info.rate == pytest.approx(12 / 3)
-    assert "4 of 4 frames  'red'" in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        "     4 of 4 frames  'red'\nProject: p.flowrvs\nOverlay: o.mp4\n"
+    )
     with Project.open("p.flowrvs") as project:
         assert np.flatnonzero(project.present(1)).tolist() == [0, 3, 6, 9]
     assert main([*line, "--fill"]) == 0
-    assert "10 of 10 frames  'red'" in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        "    10 of 10 frames  'red'\nEverything was finished before; --again computes it anew.\n"
+        "Project: p.flowrvs\n"
+    )
     with Project.open("p.flowrvs") as project:
         both = project.object_mask(1, 0, 10), shapes_masks["red"][:10]
         assert (both[0] & both[1]).sum() / (both[0] | both[1]).sum() > 0.8

@@ -15,14 +15,18 @@ from pycocotools import mask as coco_mask
 import flowrvs
 from flowrvs.data import can_write_back, export_projects, import_video, write_back
 from flowrvs.data.clip import Origin
+from flowrvs.data.formats import open_dataset
 from flowrvs.data.mevis import Mevis
-from flowrvs.errors import DatasetError, InputError, StorageError
+from flowrvs.data.write_back import check_write_back
+from flowrvs.errors import Cancelled, DatasetError, InputError, StorageError
+from flowrvs.progress import CancelToken
 from flowrvs.store import Project
 from tests.fixtures.layouts import (
     KINDS,
     H,
     T,
     W,
+    boxes,
     coco_video,
     frames,
     masks_of,
@@ -42,6 +46,37 @@ def bytes_of(folder):
         for p in folder.rglob("*")
         if p.is_file() and p.suffix != ".tar"
     }
+
+
+def check_in_step(project, place, out):
+    """Check that a project knows its dataset as one that was read from it just now does."""
+    known = Origin.load(project.path)
+    with import_video(place, known.video, out) as fresh:
+        now = Origin.load(fresh.path)
+        assert (known.frames, known.begun) == (now.frames, False)
+        assert (known.format, known.split) == (now.format, str(place))
+        count = project.video.frame_count
+
+        def masks(p, origin):
+            return {
+                ids: p.object_mask(own, 0, count).tobytes() for own, ids in origin.objects.items()
+            }
+
+        def texts(p, origin):
+            rows = {exp_id: p.expressions[own] for own, exp_id in origin.expressions.items()}
+            return {
+                exp_id: (row.text, {origin.objects.get(i) for i in row.object_ids})
+                for exp_id, row in rows.items()
+            }
+
+        # In MeViS sentences alone lead to an object.
+        for kept, found in (
+            (known.digests, now.digests),
+            (masks(project, known), masks(fresh, now)),
+        ):
+            assert kept.items() >= found.items()
+            assert known.format == "mevis" or len(kept) == len(found)
+        assert texts(project, known) == texts(fresh, now)
 
 
 HOMES = {
@@ -75,7 +110,10 @@ def test_corrections_go_home(tmp_path, kind):
         # One frame of the first object, and every annotated one of the second.
         count = 1 + (3 if kind == "sa-v" else T)
         assert (result.masks, result.added, result.removed) == (count, 1, 1)
-        assert write_back(project).masks == 0
+        assert result.path == (place if place.is_dir() else place.parent)
+        check_in_step(project, place, tmp_path / "step")
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added, result.removed) == (0, 0, 0, 0)
     with import_video(place, None, tmp_path / "q") as again:
         found = masks_of(again)
     assert sorted(map(np.ndarray.tobytes, found)) == sorted(m.tobytes() for m in wanted.values())
@@ -103,6 +141,7 @@ def test_sentences_go_home_to_ref_youtube_vos_and_davis(tmp_path):
             project.remove_expression(second)
             project.add_expression("a third", [2])
             assert write_back(project).sentences == 3
+            check_in_step(project, place, tmp_path / f"{place.name}.step")
             assert write_back(project).sentences == 0
             both = project.add_expression("both", [1, 2]).exp_id
             with pytest.raises(DatasetError, match="cannot hold"):
@@ -236,8 +275,10 @@ def test_png_goes_home(tmp_path, shapes_mp4, shapes_masks):
         project.labels(1)[6, 46:, 60:] = silent.id
         result = write_back(project)
         assert (result.masks, result.sentences, result.added) == (1, 1, 1)
-        (note,) = result.notes
-        assert "'silent'" in note and note.endswith("it was not written")
+        assert result.notes == (
+            "no sentence means 'silent', and png has no place for such objects: it was not written",
+        )
+        check_in_step(project, path, tmp_path / "step")
     with import_video(path, "shapes", tmp_path / "q") as again:
         for e in again.expressions.values():
             assert np.array_equal(again.expression_mask(e.exp_id, 0, 12), wanted.pop(e.text))
@@ -479,3 +520,251 @@ def test_what_is_removed_goes_after_a_write_back_that_stopped_too_soon(
         assert (result.sentences, result.removed) == (1, 1)
         assert [row["exp"] for row in texts(root / "meta_expressions.json").values()] == ["none"]
         assert list(json.loads((root / "mask_dict.json").read_text())) == ["1"]
+
+
+@pytest.mark.parametrize("style", [{}, {"separators": (",", ":")}, {"indent": 2}])
+def test_a_file_of_mevis_changes_in_its_own_style(tmp_path, style):
+    """Two objects of a group, one of which another sentence means; every change at once."""
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    meta, masks = root / "meta_expressions.json", root / "mask_dict.json"
+    video = json.loads(meta.read_text())["videos"]["v"]
+    video["expressions"] = {
+        "7": {"exp": "both", "obj_id": [4, 9], "anno_id": ["0", 1], "note": "kept"},
+        "3": {"exp": "the second", "obj_id": [9], "anno_id": [1]},
+        "5": {"exp": "gone", "obj_id": [], "anno_id": []},
+        "x": {"exp": " ", "obj_id": [], "anno_id": []},
+    }
+    other = {"expressions": {"7": {"exp": "o", "obj_id": [], "anno_id": []}}, "frames": ["0"]}
+    data = {"by": "me", "videos": {"a": other, "v": video, "z": other}, "end": [1]}
+    meta.write_text(json.dumps(data, **style))
+    rows = {**json.loads(masks.read_text()), "12": [None] * T}
+    masks.write_text(json.dumps(rows, **style))
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert [made.name for made in project.objects.values()] == ["object 4", "the second"]
+        first, second = project.objects
+        texts = {e.text: e.exp_id for e in project.expressions.values()}
+        assert list(texts) == ["both", "the second", "gone"]
+        project.labels(1)[2, :2, :2] = first
+        new = project.add_object("new", 1)
+        project.labels(1)[3, 18:, 28:] = new.id
+        project.add_expression("the new one", [new.id])
+        project.set_expression_objects(texts["both"], [second, new.id])
+        project.set_expression_text(texts["the second"], 'the "second" \u96ea')
+        project.remove_expression(texts["gone"])
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added, result.removed) == (1, 4, 1, 0)
+        assert result.notes == ()
+        check_in_step(project, root, tmp_path / "step")
+        drawn = {key: project.object_mask(key, 0, T) for key in (first, new.id)}
+    video["expressions"] = {
+        "7": {"exp": "both", "obj_id": [9, 10], "anno_id": [1, 13], "note": "kept"},
+        "3": {"exp": 'the "second" \u96ea', "obj_id": [9], "anno_id": [1]},
+        "x": {"exp": " ", "obj_id": [], "anno_id": []},
+        "4": {"exp": "the new one", "obj_id": [10], "anno_id": [13]},
+    }
+    rows["0"][2] = coded(drawn[first][2])
+    rows["13"] = [coded(mask) if mask.any() else None for mask in drawn[new.id]]
+    for path, wanted in ((meta, data), (masks, rows)):
+        found = json.loads(path.read_text())
+        assert found == wanted
+        assert json.dumps(found) == json.dumps(wanted), "in the order that it had"
+    if "indent" not in style:  # what is new stands in one line
+        assert meta.read_text() == json.dumps(data, **style)
+        assert masks.read_text() == json.dumps(rows, **style)
+
+
+def coded(mask):
+    found = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(found["size"]), "counts": found["counts"].decode()}
+
+
+def test_an_object_that_the_dataset_never_shows_stays_in_it(tmp_path):
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    rows = json.loads((root / "mask_dict.json").read_text())
+    rows["0"] = [None] * T
+    (root / "mask_dict.json").write_text(json.dumps(rows))
+    before = bytes_of(root)
+    with import_video(root, "v", tmp_path / "p") as project:
+        result = write_back(project)
+        assert (result.masks, result.removed, bytes_of(root)) == (0, 0, before)
+        project.labels(1)[3, :2, :2] = 1
+        result = write_back(project)
+        assert (result.masks, result.added) == (1, 0)
+        check_in_step(project, root, tmp_path / "step")
+    after = json.loads((root / "mask_dict.json").read_text())
+    assert [mask is not None for mask in after["0"]] == [t == 3 for t in range(T)]
+
+
+@pytest.mark.parametrize("broken", ["mask_dict.json", "meta_expressions.json"])
+def test_masks_take_their_place_before_the_sentences_that_mean_them(tmp_path, monkeypatch, broken):
+    """Where a disk fails between the two, the split loads; once it works, the same call ends."""
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    before = bytes_of(root)
+    with import_video(root, "v", tmp_path / "p") as project:
+        new = project.add_object("new", 1)
+        project.labels(1)[3, 18:, 28:] = new.id
+        project.add_expression("the new one", [new.id])
+        project.flush()
+        replace = os.replace
+
+        def fail(source, target):
+            if Path(target) == root / broken:
+                raise OSError(5, "Input/output error")
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            with pytest.raises(StorageError, match="Input/output error"):
+                write_back(project)
+        after = bytes_of(root)
+        changed = {str(name) for name in before if before[name] != after[name]}
+        assert changed == ({"mask_dict.json"} if broken == "meta_expressions.json" else set())
+        assert set(after) == set(before), "nothing is left beside"
+        list(open_dataset(root).videos)
+        result = write_back(project, overwrite=True)
+        assert result.sentences == 1
+        check_in_step(project, root, tmp_path / "step")
+
+
+@pytest.mark.parametrize("kind", ["vos", "ytvos"])
+def test_a_disk_that_fails_at_the_last_picture_leaves_whole_ones(tmp_path, monkeypatch, kind):
+    (tmp_path / "data").mkdir()
+    root = HOMES[kind](tmp_path / "data")
+    before = bytes_of(root)
+    with import_video(root, None, tmp_path / "p") as project:
+        project.labels(1)[1:4, :2, :2] = 1
+        replace, done = os.replace, []
+
+        def fail(source, target):
+            if str(target).endswith(".png"):
+                done.append(target)
+                if len(done) > 1:
+                    raise OSError(28, "No space left on device")
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            with pytest.raises(StorageError, match="the disk is full"):
+                write_back(project)
+        after = bytes_of(root)
+        assert set(after) == set(before)
+        assert sum(before[name] != after[name] for name in before) == 1
+        with pytest.raises(DatasetError, match="was stopped half-way"):
+            write_back(project)
+        assert write_back(project, overwrite=True).masks == 2
+        check_in_step(project, root, tmp_path / "step")
+
+
+def test_what_the_dataset_says_of_categories_goes_along(tmp_path):
+    (tmp_path / "data").mkdir()
+    root = ref_ytvos(tmp_path / "data", truth=True)
+    meta = root / "meta.json"
+    data = json.loads(meta.read_text())
+    data["videos"]["v"]["objects"]["1"]["note"] = "kept"
+    data["videos"]["w"] = {"objects": {"1": {"category": "cat", "frames": []}}}
+    meta.write_text(json.dumps(data))
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert [made.name for made in project.objects.values()] == ["bear 1", "bear 2"]
+        names = list(data["videos"]["v"]["objects"]["1"]["frames"])
+        project.labels(1)[4] = np.where(project.labels(1)[4] == 1, 0, project.labels(1)[4])
+        project.remove_object(2)
+        new = project.add_object("new", 1)
+        project.labels(1)[3, 18:, 28:] = new.id
+        write_back(project)
+    objects = data["videos"]["v"]["objects"]
+    objects["1"]["frames"] = names[:4] + names[5:]
+    del objects["2"]
+    objects["3"] = {"category": "others", "frames": [names[3]]}
+    assert json.loads(meta.read_text()) == data
+
+
+def test_rows_of_coco_that_are_not_of_the_video_keep_their_bytes(tmp_path):
+    """A compact file in which another video's annotation lies between, and compressed RLEs."""
+    path = coco_video(tmp_path / "c")
+    data = json.loads(path.read_text())
+    first, second = data["annotations"]
+    first["segmentations"] = [coded(m) for m in boxes()[0]]
+    first["note"], first["bboxes"] = "kept", [[0, 0, 1, 1]] * T
+    other = {"id": 30, "video_id": 2, "category_id": 1, "segmentations": [None], "areas": [None]}
+    data["annotations"] = [first, other, second]
+    data["videos"].insert(0, {"id": 2, "file_names": ["w/00000.jpg"]})
+    rows = [
+        {"id": 5, "video_id": 1, "exp_id": "a", "exp": "the first", "annotation_ids": [11]},
+        {"id": 6, "video_id": 2, "exp_id": "a", "exp": "other", "annotation_ids": []},
+        {"id": 8, "video_id": 1, "exp_id": "b", "exp": "gone", "annotation_ids": [12]},
+    ]
+    data["expressions"] = rows
+    path.write_text(json.dumps(data, separators=(",", ":")))
+    with import_video(path, "v", tmp_path / "p") as project:
+        assert [(e.text, set(e.object_ids)) for e in project.expressions.values()] == [
+            ("the first", {1}),
+            ("gone", {2}),
+        ]
+        project.labels(1)[2, :2, :2] = 1
+        texts = list(project.expressions)
+        project.set_expression_text(texts[0], "the very first")
+        project.remove_expression(texts[1])
+        project.remove_object(2)
+        new = project.add_object("a new dog", 1)
+        project.labels(1)[3, 18:, 28:] = new.id
+        project.add_expression("the new one", [1, new.id])
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added, result.removed) == (T + 1, 3, 1, 1)
+        drawn = project.object_mask(1, 0, T)
+        check_in_step(project, path, tmp_path / "step")
+    first["segmentations"] = [coded(mask) for mask in drawn]
+    first["areas"] = [int(mask.sum()) for mask in drawn]
+    first["bboxes"] = [[2 + t, 2, 7, 6] for t in range(T)]
+    first["bboxes"][2] = [0, 0, 11, 8]
+    added = {
+        "id": 31,
+        "video_id": 1,
+        "category_id": 2,
+        "name": "a new dog",
+        "iscrowd": 0,
+        "segmentations": [None] * 3 + [{"size": [H, W], "counts": [578, 2, 18, 2]}] + [None] * 2,
+        "areas": [None] * 3 + [4] + [None] * 2,
+        "bboxes": [None] * 3 + [[28, 18, 2, 2]] + [None] * 2,
+    }
+    data["annotations"] = [first, other, added]
+    rows[0]["exp"] = "the very first"
+    about = {"id": 9, "video_id": 1, "exp_id": "2", "exp": "the new one"}
+    data["expressions"] = [rows[0], rows[1], {**about, "annotation_ids": [11, 31]}]
+    assert json.loads(path.read_text()) == data
+    head = json.dumps({"categories": data["categories"], "videos": data["videos"]})
+    assert path.read_text().startswith(head[:-1].replace(", ", ",").replace(": ", ":"))
+
+
+def test_what_somebody_else_took_out_of_the_dataset_counts_as_new(tmp_path):
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    meta, masks = root / "meta_expressions.json", root / "mask_dict.json"
+    with import_video(root, "v", tmp_path / "p") as project:
+        data = json.loads(meta.read_text())
+        del data["videos"]["v"]["expressions"]["0"]
+        meta.write_text(json.dumps(data))
+        masks.write_text(json.dumps({"1": json.loads(masks.read_text())["1"]}))
+        with pytest.raises(DatasetError, match="was changed since it was read; import it again"):
+            write_back(project)
+        with pytest.raises(DatasetError, match="was changed since it was read"):
+            check_write_back(project)
+        check_write_back(project, overwrite=True)
+        result = write_back(project, overwrite=True)
+        assert (result.masks, result.sentences, result.added, result.removed) == (0, 1, 1, 0)
+        check_in_step(project, root, tmp_path / "step")
+    assert list(json.loads(masks.read_text())) == ["1", "2"]
+
+
+def test_comparing_is_told_and_can_be_stopped(tmp_path):
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    before = bytes_of(root)
+    told = []
+    with import_video(root, "v", tmp_path / "p") as project:
+        write_back(project, progress=told.append)
+        assert {event.message for event in told} == {"comparing v"}
+        assert (told[-1].done, told[-1].total) == (T, T)
+        project.labels(1)[2, :2, :2] = 1
+        token = CancelToken()
+        token.cancel()
+        with pytest.raises(Cancelled):
+            write_back(project, cancel=token)
+        assert bytes_of(root) == before and not Origin.load(project.path).begun
