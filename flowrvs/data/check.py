@@ -264,7 +264,7 @@ def _targets(
         yield _error("bad-ids", META, key, what, "number objects and masks")
         return
     if len(objects) != len(annotations):
-        what = f"beside {counted(len(objects), 'obj_id')} there are {len(annotations)} anno_ids"
+        what = f"{counted(len(objects), 'obj_id')} beside {counted(len(annotations), 'anno_id')}"
         yield _error("uneven-ids", META, key, what, "make the lists parallel")
     if len(set(map(str, annotations))) < len(annotations):
         yield _warning("repeated-id", META, key, "an anno_id is listed twice", "list it once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -218,7 +219,8 @@ def test_a_full_disk_changes_nothing(project, crossing, action):
     before = files(crossing)
     project.labels(1)[4, :3, :3] = 1
     project.flush()
-    with small_disk(1000), pytest.raises(StorageError):
+    named = {"write back": crossing / MASKS, "append": crossing, "repair": crossing / MASKS}
+    with small_disk(1000), pytest.raises(StorageError, match=re.escape(f"{named[action]}: ")):
         if action == "write back":
             write_back(project)
         elif action == "append":
