@@ -43,9 +43,8 @@ MASKS = st.integers(1, 4).flatmap(
 
 def bits(rows):
     """Pictures of 2 x 3 pixels by the bits of numbers, (N, T, 2, 3)."""
-    return np.array(
-        [[[(n >> b) & 1 for b in range(6)] for n in row] for row in rows], bool
-    ).reshape(len(rows), -1, 2, 3)
+    found = [[[(n >> b) & 1 for b in range(6)] for n in row] for row in rows]
+    return np.array(found, bool).reshape(len(rows), -1, 2, 3)
 
 
 def encoded(masks):
@@ -87,7 +86,7 @@ def test_a_mask_is_coded_or_refused():
     for wrong, said in (
         ({"size": [1, LARGEST + 1], "counts": [0, LARGEST + 1]}, f"[1, {LARGEST + 1}] is no mask"),
         ({"size": [0, 4], "counts": []}, "an RLE of the size [0, 4] is no mask of a frame"),
-        ({"size": [-3, -4], "counts": "x"}, no) if False else ({"size": [3]}, no),
+        ({"size": [3]}, no),
         ({"counts": "x"}, no),
         ({"size": [3, 4]}, "'counts'"),
         ({"size": [float("inf"), 1], "counts": []}, no),
@@ -178,7 +177,7 @@ def test_names_and_numbers_that_are_free():
         (7, False),
         ("a/", False),
         ("C:a", False),
-        ("a:b", True),
+        ("ab:c", True),
     ],
 )
 def test_the_bounds_of_names(name, safe):
@@ -295,8 +294,8 @@ def test_ids_that_a_dataset_gave_are_kept_beside_those_of_another_project(clip, 
         (".hidden", ".hidden"),
         ("a\\b", "a_b"),
         ("a\nb. ", "a_b"),
-        (" \t. ", "video"),
-        ("é" * 100, "é" * 100),
+        ("é" * 120, "é" * 120),
+        ("é" * 125, "é" * 60),
     ],
 )
 def test_names_of_videos_are_made_safe(clip, name, wanted):
@@ -375,11 +374,10 @@ def test_shares_are_those_of_the_largest_remainder(kinds, shares, seed):
 def test_an_assignment_is_the_same_for_ever():
     """People note the seed; what it gave stays what it gives."""
     kinds = {f"v{n}": (n % 3 == 0, n % 2) for n in range(12)}
-    shares = {"train": 0.5, "valid_u": 0.25, "test": 0.25}
-    found = {
-        seed: "".join(assign_kinds(kinds, shares, seed)[n][1] for n in kinds) for seed in (0, 1)
-    }
-    assert found == {0: "raerraereare", 1: "raerraereare"} or len(set(found.values())) == 2
+    shares = {"a": 0.5, "b": 0.25, "c": 0.25}
+    for seed, wanted in ((0, "baccaaabaabc"), (1, "accaaababcab")):
+        found = assign_kinds(kinds, shares, seed)
+        assert "".join(found[name] for name in kinds) == wanted
 
 
 @pytest.mark.parametrize(
