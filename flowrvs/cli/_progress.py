@@ -93,7 +93,7 @@ def _bar(stream: TextIO) -> Any:
         redirect_stderr=False,
         expand=True,
     )
-    bar.add_task("", total=1, counts="")
+    bar.add_task("", counts="")
     return bar
 
 

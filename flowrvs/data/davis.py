@@ -56,7 +56,8 @@ class Davis(Dataset):
     @classmethod
     def recognises(cls, root: Path) -> bool:
         root = _davis_in(root)
-        return (root / "ImageSets").is_dir() or (root / "JPEGImages" / "480p").is_dir()
+        places = ("ImageSets", "JPEGImages/480p", "Annotations/480p")
+        return any((root / place).is_dir() for place in places)
 
     @cached_property
     def _size(self) -> str:

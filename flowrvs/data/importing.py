@@ -197,7 +197,7 @@ def import_split(
         raise failed[wanted[0]]
     if failed:
         said = "; ".join(f"{name} ({str(e).rstrip('.')})" for name, e in list(failed.items())[:3])
-        more = "; ..." if len(failed) > 3 else ""
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise DatasetError(
             f"{len(failed)} of {len(wanted)} videos could not be imported: {said}{more}."
         )

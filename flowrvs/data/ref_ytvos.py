@@ -174,7 +174,7 @@ class RefYtvos(Sentences):
         return (root / "meta.json").is_file() or any(
             path.suffix == ".png"
             for folder in folders_in(root / "Annotations")[:3]
-            for path in folder.iterdir()
+            for path in _listed(folder)
         )
 
     def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
@@ -223,10 +223,15 @@ class PaletteVideos(Dataset):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        return all(folders_in(root / name) for name in ("JPEGImages", "Annotations"))
+        # The frames may lie elsewhere.
+        folders = folders_in(root / "Annotations")
+        drawn = any(path.suffix == ".png" for place in folders[:3] for path in _listed(place))
+        return bool(folders) and (drawn or bool(folders_in(root / "JPEGImages")))
 
     @property
     def videos(self) -> dict[str, int]:
+        if not self.pictures.is_dir():
+            raise DatasetError(f"There is no folder {self.pictures}; say where it is (--frames).")
         there = {path.name for path in folders_in(self.folder / "Annotations")}
         found = (path.name for path in folders_in(self.pictures))
         return {name: 0 for name in found if name in there}
