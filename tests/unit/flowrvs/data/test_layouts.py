@@ -86,6 +86,27 @@ def test_255_beside_others_is_a_border(tmp_path):
         assert all(map(np.array_equal, masks_of(project), boxes()))
 
 
+@pytest.mark.parametrize("bordered", [0, 4])
+def test_a_border_on_one_frame_is_told_from_a_mask_of_0_and_255(tmp_path, bordered):
+    """Frame 4 has no object: 255 on it alone may be one that is written in another way."""
+
+    def draw(index):
+        picture = labels(index) if index != 4 else np.zeros((H, W), np.uint8)
+        if index == bordered:
+            picture[0] = 255
+        return Image.fromarray(picture)
+
+    root = vos(tmp_path / "train", draw)
+    if bordered == 4:
+        with pytest.raises(DatasetError, match=r"00004\.png is a mask of 0 and 255, other pict"):
+            import_video(root, "v", tmp_path / "p")
+        return
+    with import_video(root, "v", tmp_path / "p") as project:
+        wanted = boxes()
+        wanted[:, 4] = False
+        assert all(map(np.array_equal, masks_of(project), wanted))
+
+
 def noise(index):
     return Image.fromarray(np.random.default_rng(index).integers(0, 256, (H, W, 3), np.uint8))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from flowrvs.data.synth_scene import MOTIONS, render_scene
 from flowrvs.data.synthetic import KINDS, generate_clip, vocabulary, write_split
-from flowrvs.errors import InputError
+from flowrvs.errors import Cancelled, InputError
+from flowrvs.progress import CancelToken, Progress
 
 
 def test_equal_seeds_give_equal_clips_and_others_do_not() -> None:
@@ -156,3 +158,86 @@ def test_a_split_holds_the_clips_and_their_masks(tmp_path: Path) -> None:
 def test_impossible_numbers_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(InputError, match="Cannot make a clip"):
         generate_clip(**({"seed": 0} | bad))
+
+
+def test_a_seed_gives_the_same_scene_and_sentences_for_ever() -> None:
+    """The bundled model was trained on this world, and its scores are told by seed."""
+
+    def text(seed: int) -> str:
+        clip = generate_clip(seed)
+        scene, objects = clip.scene, []
+        for item in scene.objects:
+            places = (*item.anchor, item.anchor_frame, *item.velocity, item.wobble, item.angle)
+            numbers = (f"{number:.3f}" for number in (item.radius, *places))
+            looks = (item.shape, item.color, item.size, item.motion, item.rgb)
+            objects.append([*looks, *numbers])
+        camera = [f"{number:.3f}" for number in (*scene.drift, *(scene.pillar or ()))]
+        said = [[e.text, e.objects, e.kind, e.says_motion] for e in clip.expressions]
+        return json.dumps([objects, camera, said])
+
+    found = hashlib.sha256("\n".join(map(text, range(30))).encode()).hexdigest()
+    assert found == "5f883025414b1e32dd1616a0c2d76d1e153a1a61000343fee0013519e176d52a"
+
+
+@pytest.mark.parametrize(
+    ("seed", "areas", "means", "centres"),
+    [
+        (
+            1,
+            [[375, 374, 361], [176, 169, 176], [375, 373, 377], [132, 131, 132]],
+            [107.2, 94.9, 60.2, 59.1, 81.7, 82.9, 101.2, 92.3, 99.7, 73.9, 101.8],
+            [(22.4, 65.3), (40.7, 53.5), (43.0, 25.7), (18.0, 35.5)],
+        ),
+        (
+            11,
+            [[206, 207, 207], [208, 207, 205]],
+            [109.3, 113.9, 121.4, 99.1, 105.1, 134.4, 109.1, 99.2, 97.8, 104.3, 134.8],
+            [(25.6, 64.5), (37.3, 10.2)],
+        ),
+        (
+            36,
+            [[268, 270, 270], [145, 149, 150]],
+            [89.1, 71.3, 86.4, 83.6, 80.7, 82.6, 83.2, 81.0, 85.1, 83.0, 78.4],
+            [(41.9, 25.9), (25.2, 49.1)],
+        ),
+    ],
+)
+def test_a_scene_is_drawn_as_it_always_was(seed, areas, means, centres) -> None:
+    """Areas on every second frame; means by colour, row and column; where the objects are."""
+    clip = generate_clip(seed, frames=5, height=64, width=80)
+    assert np.abs(clip.masks[:, ::2].sum((2, 3)) - areas).max() <= 2
+    frames = clip.frames.astype(float)
+    rows, columns = frames.mean((0, 2, 3))[::16], frames.mean((0, 1, 3))[::20]
+    assert [*frames.mean((0, 1, 2)), *rows, *columns] == pytest.approx(means, abs=0.2)
+    for masks, centre in zip(clip.masks, centres, strict=True):
+        assert np.argwhere(masks[2]).mean(0) == pytest.approx(centre, abs=0.2)
+
+
+def test_two_are_called_two_and_three_are_not() -> None:
+    for seed in range(60):
+        for expression in generate_clip(seed).expressions:
+            if " two " in expression.text:
+                assert len(expression.objects) == 2, expression.text
+
+
+@pytest.mark.parametrize("videos", [0, 1001])
+def test_a_split_has_one_to_a_thousand_videos(tmp_path: Path, videos: int) -> None:
+    with pytest.raises(InputError, match=f"Cannot write {videos} videos: choose 1 to 1000"):
+        list(write_split(tmp_path / "x", videos=videos))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_is_told_video_by_video_and_can_be_stopped(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    options = {"frames": 1, "height": 32, "width": 32, "expressions": 1, "videos": 2}
+    clips = list(write_split(tmp_path / "x", progress=told.append, **options))
+    assert [(e.done, e.total, e.message) for e in told] == [
+        (1, 2, "wrote synth_00000000"),
+        (2, 2, "wrote synth_00000001"),
+    ]
+    assert [len(clip.expressions) for clip in clips] == [1, 1]
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        for _ in write_split(tmp_path / "y", cancel=token, **options):
+            token.cancel()
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
