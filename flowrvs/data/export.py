@@ -306,14 +306,15 @@ class Export:
                     text = datasheet(job, licence=self.licence, date=self.date)
                     (folder.path / "README.md").write_text(text, encoding="utf-8")
                 self._verify(job)
+            copies = [(to / place, job.target / name) for job in jobs for place, name in job.beside]
+            for copy, _ in copies:  # what is in the way is told before anything gets its name
+                with _failing(copy):
+                    copy.parent.mkdir(parents=True, exist_ok=True)
             for folder in folders:
                 folder.commit()
-            for job in jobs:
-                for place, name in job.beside:
-                    copy = to / place
-                    with _failing(copy):
-                        copy.parent.mkdir(parents=True, exist_ok=True)
-                        write_bytes(copy, (job.target / name).read_bytes())
+            for copy, written in copies:
+                with _failing(copy):
+                    write_bytes(copy, written.read_bytes())
         return [job.result() for job in jobs]
 
     def _refuse_early(self, target: Path, sources: Sequence[Source]) -> None:

@@ -179,6 +179,10 @@ def test_wrong_line_is_one_line_and_2(argv: list[str], capsys: pytest.CaptureFix
         (FlowRVSError("Plain."), 2, "flowrvs: Plain.\n"),
         (FlowRVSError(f"a{'9' * 5000}z."), 2, f"flowrvs: a{'9' * 399} ... {'9' * 398}z.\n"),
         (PermissionError(13, "Permission denied", "/x/y"), 2, "flowrvs: Permission denied: /x/y\n"),
+        (PermissionError(13, "Permission denied"), 2, "flowrvs: Permission denied\n"),
+        (OSError("odd"), 2, "flowrvs: odd\n"),
+        (FlowRVSError("x" * 800), 2, f"flowrvs: {'x' * 800}\n"),
+        (FlowRVSError("x" * 801), 2, f"flowrvs: {'x' * 400} ... {'x' * 400}\n"),
         (Cancelled("Stopped."), 130, "flowrvs: Stopped.\n"),
         (KeyboardInterrupt(), 130, "flowrvs: Stopped on request.\n"),
         (TypeError("oops"), 1, "flowrvs: internal error, TypeError: oops (-v shows where)\n"),
@@ -347,6 +351,14 @@ def test_an_error_is_json_too(
     assert captured.err == f"flowrvs: {said['error']}\n"
 
 
+def test_a_verb_that_says_nothing_is_done_and_one_that_says_a_code_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for said, code in ((None, 0), (0, 0), (2, 2)):
+        monkeypatch.setattr(demo, "run", lambda args, said=said: said)
+        assert main(["demo"]) == code
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -384,6 +396,31 @@ def test_an_empty_path_is_not_this_folder(
 ) -> None:
     assert main(argv) == 2
     assert capsys.readouterr().err == "flowrvs: argument --out: the path is empty\n"
+
+
+@pytest.mark.parametrize(
+    "option",
+    "--out --to --into --home --html --overlay --config --frames --sentences --data --cache "
+    "--base --dit --vae --truth".split(),
+)
+def test_no_option_takes_an_empty_path(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A variable that is not set leaves one, which would mean this folder."""
+    for argv in (["check", "x", option, ""], ["check", "x", f"{option}="]):
+        assert main(argv) == 2
+        assert capsys.readouterr().err == f"flowrvs: argument {option}: the path is empty\n"
+
+
+def test_a_text_may_be_empty_and_a_line_may_end_with_an_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flowrvs.cli import export
+
+    seen: list[str] = []
+    monkeypatch.setattr(export, "run", lambda args: seen.append(args.licence))
+    assert main(["export", "a", "--to", "d", "--licence", ""]) == 0
+    assert seen == [""]
+    assert main(["export", "a", "--to"]) == 2
+    assert "argument --to: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,15 @@ def test_format_names_share_count_and_time_left() -> None:
     assert text == "Window 2 of 4  25% 1/4 [01:01, 1:02:03 left]"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "00:00"), (59.4, "00:59"), (59.6, "01:00"), (3599, "59:59"), (3600, "1:00:00")],
+)
+def test_times_are_told_by_minutes_and_hours(seconds: float, said: str) -> None:
+    text = format_progress(Progress(1, 2, elapsed=seconds, remaining=seconds))
+    assert text == f" 50% 1/2 [{said}, {said} left]"
+
+
 def test_format_does_not_guess_before_the_first_unit() -> None:
     assert format_progress(Progress(0, 4)).endswith("0/4 [00:00, ? left]")
 
@@ -82,6 +91,18 @@ def test_log_file_gets_few_lines() -> None:
         show(Progress(done, 100))
     show.close()
     assert stream.getvalue().splitlines() == [format_progress(Progress(100, 100))]
+
+
+def test_log_file_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("flowrvs.cli._progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with progress_line(stream) as show:
+        for done, seconds in enumerate((9.9, 10.0, 19.9, 20.0, 20.1, 99.0), 1):
+            now[0] = 100 + seconds
+            show(Progress(done, 6))
+    told = [line.split()[1] for line in stream.getvalue().splitlines()]
+    assert told == ["2/6", "4/6", "6/6"]
 
 
 def test_first_interrupt_asks_the_second_insists() -> None:

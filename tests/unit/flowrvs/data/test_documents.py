@@ -20,8 +20,8 @@ from flowrvs.data import (
     preview_export,
 )
 from flowrvs.data.export import FORMATS, ExportResult
-from flowrvs.data.preview import PreviewRow
-from flowrvs.errors import DatasetError, InputError
+from flowrvs.data.preview import PreviewRow, collect
+from flowrvs.errors import DatasetError, InputError, StorageError
 from flowrvs.store import Project
 
 T, H, W = 5, 12, 16
@@ -133,9 +133,14 @@ def written(source, tmp_path_factory):
 
     def export(format):
         if format not in made:
-            out = tmp_path_factory.mktemp(format)
-            made[format] = export_projects([source], out, format=format)
+            out, told = tmp_path_factory.mktemp(format), []
+            made[format] = export_projects([source], out, format=format, progress=told.append)
             assert made[format].path == out / "train"
+            name = "clip_one" if format == "davis" else NAME
+            # Five objects and the pictures, each on five frames; tables have no pictures.
+            done = [event.done for event in told]
+            assert done == sorted(done) and done[-1] == (25 if format == "csv" else 30)
+            assert {(e.total, e.message) for e in told} == {(30, f"writing {name}")}
         return made[format]
 
     return export
@@ -579,3 +584,42 @@ def test_other_sentences_of_a_video_are_other_content(source, written, tmp_path)
     with pytest.raises(DatasetError, match="already exists with other content"):
         export_projects([source], tmp_path, progress=told.append)
     assert told == []
+
+
+def test_what_is_in_the_way_of_the_sentences_is_told_before_a_split_appears(source, tmp_path):
+    (tmp_path / "meta_expressions").write_text("a file")
+    with pytest.raises(StorageError, match="a file of that name is in the way|in the way of a"):
+        export_projects([source], tmp_path, format="ytvos")
+    assert [p.name for p in tmp_path.iterdir()] == ["meta_expressions"]
+
+
+def test_what_is_known_of_a_video_frame_by_frame(source):
+    with Project.open(source, read_only=True) as project:
+        (video,) = collect([project], [None])
+        assert video.seen() == [1, 2, 4] and video.meant() == {1, 2, 3}
+        assert video.unlooked().tolist() == [False, False, True, True, True]
+        assert video.looked().tolist() == [True] * 4 + [False]
+        assert video.present(1).tolist() == [True, True, False, True, False]
+        assert video.provenance(4).tolist() == [2, 2, 0, 0, 0]
+        clip = video.clip()
+        assert clip.looked.tolist() == [True] * 4 + [False]
+        assert clip.size == (H, W) and clip.rate is None
+        assert list(clip.masks) == [1, 2, 4] and clip.sentences["2"] == ("a ghost", [])
+        assert clip.sentences["3"] == ("typed and never run", None)
+        video.keep_every(3)
+        assert video.present(1).tolist() == [True, True]
+        assert video.clip().masks[1] == [rle(CAP[0]), rle(CAP[3])]
+
+
+@pytest.mark.parametrize(("step", "rate"), [(1, 12), (3, 4), (5, 12 / 5), (100, 12)])
+def test_every_nth_frame_comes_as_often(shapes_mp4, tmp_path, step, rate):
+    with flowrvs.open_video(shapes_mp4) as video:
+        project = Project.create(tmp_path / "p", video.info)
+    with project:
+        project.add_expression("nothing is meant", [])
+        (video,) = collect([project], [None])
+        video.keep_every(step)
+        clip = video.clip()
+        assert clip.rate == pytest.approx(rate)
+        assert clip.looked.all(), "where there is no object, 'none' is said of all of it"
+        video.release()
