@@ -721,3 +721,76 @@ def test_workers_of_another_flow_are_left_out(
     cluster.close()
     assert network.links[-1].closed
     assert json.dumps(network.asked[-1][1]["expect"]) == f'["", "{ours}"]'
+
+
+# -- encoding for a training -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch")
+    from tests.fixtures.micro import micro_pipeline
+
+    folder = tmp_path_factory.mktemp("models") / "micro"
+    micro_pipeline().save_pretrained(folder)
+    return folder
+
+
+def test_what_is_encoded_is_what_this_process_encodes(network: Network, micro: Path) -> None:
+    import torch
+
+    from flowrvs.inference.cluster.encode import EncodeCluster
+    from flowrvs.pipelines.latents import FrozenEncoders
+
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (5, 32, 48, 3), np.uint8)
+    masks = rng.random((5, 32, 48)) > 0.5
+    wanted = [{"clip": lambda: clip, "what is meant": lambda: masks}, {"other": lambda: masks[:1]}]
+    here = FrozenEncoders(micro, torch.float32)
+    latents = [{"clip": here.latent(clip), "what is meant": here.latent(masks)}]
+    latents.append({"other": here.latent(masks[:1])})
+    texts = [f"the red circle {n}" for n in range(18)]  # more than a task has
+    rows = here.embed(texts, 12, True)
+    cluster = EncodeCluster(ADDRESS, micro, torch.float32)
+    network.turn = max
+    found = list(cluster.latents(wanted))
+    assert [list(each) for each in found] == [list(each) for each in latents]
+    for ours, theirs in zip(found, latents, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    embedded = list(cluster.embed(texts, 12, True))
+    assert len(embedded) == 18
+    assert all(torch.equal(a, b) for a, b in zip(embedded, rows, strict=True))
+    sizes = [len(header["texts"]) for _, header in network.asked if "texts" in header]
+    assert sizes == [16, 2]
+    # Other weights under the same path are not taken.
+    network.answer = lambda _, message: worker.answer(
+        message.replace(network.asked[0][1]["expect"][0].encode(), b"0" * 32)
+    )
+    with pytest.raises(ClusterError, match="has other weights than the client"):
+        list(cluster.latents(wanted))
+
+
+def test_what_is_no_tensor_that_was_asked_for_is_refused(network: Network, micro: Path) -> None:
+    import torch
+    from safetensors.torch import save
+
+    from flowrvs.inference.cluster.encode import EncodeCluster
+
+    good = torch.ones(16, 1, 4, 6)
+    cluster = EncodeCluster(ADDRESS, micro, torch.float32)
+
+    def ask(*blobs: bytes) -> list[Any]:
+        network.answer = lambda *_: pack({"state": "done"}, blobs)
+        return list(cluster.latents([{"a": lambda: np.zeros((1, 32, 48), bool)}]))
+
+    assert torch.equal(ask(save({"0": good}))[0]["a"], good)
+    for blobs in (
+        [],
+        [b"no tensors"],
+        [save({"1": good})],
+        [save({"0": good[0]})],
+        [save({"0": good.half()})],
+        [save({"0": good * torch.nan})],
+    ):
+        with pytest.raises(ClusterError, match="no message of flowrvs"):
+            ask(*blobs)

@@ -21,6 +21,7 @@ from flowrvs.errors import (
 )
 from flowrvs.progress import CancelToken
 from flowrvs.training import FlowConfig
+from flowrvs.training.checkpoints import read_best
 from flowrvs.training.engine import Engine, Monitor, make_accelerator, merit_of, rate_factor
 from flowrvs.training.journal import Journal, plot_log, read_log
 from flowrvs.training.optimizers import make_optimizers
@@ -345,6 +346,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (newest / "training.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):
         make_engine(tmp_path).resume()
+    (newest / "training.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="training.json is malformed; remove the folder"):
+        make_engine(tmp_path).resume()
+    # Without it training goes on from the one before.
+    for path in sorted(newest.iterdir()):
+        path.unlink()
+    newest.rmdir()
+    again = make_engine(tmp_path)
+    again.resume()
+    assert again.step == 6
 
 
 def test_other_options_or_data_are_not_resumed(tmp_path: Path) -> None:
@@ -433,6 +444,27 @@ def test_the_best_average_is_kept_and_comes_out(tmp_path: Path) -> None:
     torch.testing.assert_close(weights["weight"], trainee.validated[1], rtol=0, atol=0)
     # Validation looked at the averages, and training went on from its own weights.
     assert not torch.equal(trainee.validated[1], engine.parameters[0])
+
+
+def test_the_best_is_read_back_or_said_to_be_damaged(tmp_path: Path) -> None:
+    assert read_best(tmp_path) is None
+    trainee = Line([0.7, 0.4])
+    make_engine(tmp_path, trainee).run()
+    found = read_best(tmp_path)
+    assert found is not None and found[0].keys() == {"weight"}
+    assert torch.equal(found[0]["weight"], trainee.validated[0])
+    assert found[1] == {"step": 4, "J": 0.0, "F": 0.0, "J&F": 0.7}
+    path = tmp_path / "best.safetensors"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-1], whole.replace(b'"step"', b'"stop"')):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"best.safetensors cannot be read .*train again"):
+            read_best(tmp_path)
+
+
+def test_what_a_kill_left_of_a_log_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n5\n\n{"step": 2, "loss": 0.5}\n{"ste')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2, "loss": 0.5}]
 
 
 @pytest.mark.parametrize(("scores", "chosen"), [((0.7, 0.65, 0.62), 8), ((0.7, 0.5, 0.58), 3)])

@@ -122,7 +122,9 @@ def test_sixteen_bits_share_one_line_over_the_whole_folder(tmp_path):
 @pytest.mark.parametrize(
     ("orientation", "turned"),
     [
+        (2, np.fliplr),
         (3, lambda frame: np.rot90(frame, 2)),
+        (4, np.flipud),
         (5, lambda frame: frame.swapaxes(0, 1)),
         (6, lambda frame: np.rot90(frame, -1)),
         (7, lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
