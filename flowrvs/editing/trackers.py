@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, label
 
 from flowrvs.errors import DeviceMemoryError, InputError
-from flowrvs.masks.pick import box_of, check_mark, choose_parts
+from flowrvs.masks.pick import check_mark, choose_parts, within_box
 from flowrvs.protocols import Mark, Tracker
 
 __all__ = ["Encodings", "TrackerPicker"]
@@ -140,13 +140,7 @@ class TrackerPicker:
         if answer is None:
             return np.zeros(self._shape, bool)
         mask: Mask = answer.logits > 0
-        box = box_of(self._marks)
-        if self._inside_box and box is not None:
-            x0, y0, x1, y1 = (round(value) for value in box)
-            inside = np.zeros(self._shape, bool)
-            inside[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)] = True
-            mask &= inside
-        return mask
+        return within_box(mask, self._marks) if self._inside_box else mask
 
     def prepare(self) -> None:
         """Encode the frame: what takes long of the first mark's answer."""

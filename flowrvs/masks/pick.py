@@ -146,6 +146,8 @@ class Picker:
         """The mask after all marks, bool, shape (H, W)."""
         if self._mask is None:
             self._mask = self._painted(self._answers[-1])
+            if self._inside_box:  # superpixels cross its sides
+                self._mask = within_box(self._mask, self._marks)
         return self._mask.copy()
 
     def prepare(self) -> None:
@@ -536,6 +538,17 @@ def box_of(marks: Sequence[Mark]) -> tuple[float, float, float, float] | None:
         if mark.kind == "box":
             return *mark.points[0], *mark.points[1]
     return None
+
+
+def within_box(mask: Mask, marks: Sequence[Mark]) -> Mask:
+    """Return what of a mask lies in the first box among marks; all of it where there is none."""
+    box = box_of(marks)
+    if box is None:
+        return mask
+    x0, y0, x1, y1 = (max(0, round(value)) for value in box)
+    inside = np.zeros_like(mask)
+    inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
+    return inside
 
 
 def choose_parts(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ from flowrvs.inference import segment_into
 from flowrvs.store import Project, Provenance
 from flowrvs.video import open_video
 from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
-from napari_flowrvs.desk import Desk
+from napari_flowrvs.desk import Changed, Desk
+from napari_flowrvs.job import consume
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.trackers import Trackers
@@ -253,6 +255,136 @@ def test_a_preview_of_nothing_is_not_asked_about(
     correct.reprompt(Reprompt("the red thing"))
     correct.keep()
     assert correct.preview is None and "nothing was written" in told[-1]
+
+
+def test_what_is_asked_again_reaches_the_model_as_it_is(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    asked: list[Any] = []
+
+    class Noting(ThresholdSegmenter):
+        def segment_window(self, frames: Any, texts: Any, **more: Any) -> Any:
+            asked.append((len(frames), *texts, more["steps"]))
+            return super().segment_window(frames, texts, **more)
+
+    def load(*what: str) -> ThresholdSegmenter:
+        asked.append(what)
+        return Noting()
+
+    correct = CorrectPresenter(desk, motion, load)
+    told, drawn = list[str](), list[Changed]()
+    correct.noted.connect(told.append)
+    desk.contents_changed.connect(drawn.append)
+    desk.set_span(2, 4)
+    correct.reprompt(
+        Reprompt("  the   red thing ", "m", "cpu", 3, 0.6, "replace", Scope.RANGE, "low")
+    )
+    assert asked[0] == ("m", "cpu", "low") and {each[1:] for each in asked[1:]} == {
+        ("the red thing", 3)
+    }
+    name = "ask 'the red thing', frames 2 to 3"
+    assert correct.preview is not None and correct.preview.name == name
+    share = FRAMES_OF_SCENE[2:4].astype(np.float32) / 255
+    logits = share[..., 0] - share[..., 1:].max(axis=-1) - np.float32(0.1)
+    clear = np.abs(logits - 0.6) > 1e-3
+    for t in (2, 3):
+        found = correct.preview.mask(t)
+        assert np.array_equal(found[clear[t - 2]], (logits > 0.6)[t - 2][clear[t - 2]])
+    correct.keep()
+    assert drawn == [Changed(1, 2, 4)] and told == [f"{name}: 2 frames written."]
+    assert project.undo_name == name
+    correct.close()
+
+
+def test_nothing_is_kept_while_it_is_computed(desk: Desk, motion: Motion, project: Project) -> None:
+    pending: list[Callable[[], None]] = []
+
+    def later(work: Any, token: Any, *, item: Any, progress: Any, done: Any) -> None:
+        pending.append(lambda: done(consume(work, token, item, progress)))
+
+    correct = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter(), later)
+    shown: list[Any] = []
+    correct.preview_changed.connect(shown.append)
+    correct.clean("largest", Scope.FRAME)
+    with pytest.raises(InputError, match="A correction is being computed"):
+        correct.spread()
+    correct.keep()
+    assert shown == [], "there is nothing yet"
+    correct.discard()
+    pending.pop()()
+    assert not correct.job.busy and project.undo_name is not None
+    project.labels(1)[0, 2, 2] = 1
+    correct.clean("largest", Scope.FRAME)
+    pending.pop()()
+    assert correct.preview is not None and correct.object_id == 1
+    correct.keep()
+    with pytest.raises(InputError, match="The preview is still being computed"):
+        correct.keep()
+    pending.pop()()
+    assert correct.preview is None and not project.object_mask(1, 0, 1)[0, 2, 2]
+    project.undo()
+    correct.clean("largest", Scope.FRAME)
+    pending.pop()()
+    shown.clear()
+    desk.set_project(None)
+    assert correct.preview is correct.object_id is None and shown == [None]
+    desk.set_project(project)
+    correct.clean("largest", Scope.FRAME)
+    desk.set_project(None)
+    assert not correct.job.busy
+    pending.pop()()
+    assert correct.preview is None, "of a project that is not the desk's any more"
+    with pytest.raises(InputError, match="There is no cluster: type .* below the device"):
+        correct.spread(scheduler="")
+
+
+def test_a_frame_that_cannot_be_copied_to_stays(
+    correct: CorrectPresenter, desk: Desk, project: Project
+) -> None:
+    failed: list[Any] = []
+    drawn: list[Changed] = []
+    correct.steps.job.failed.connect(failed.append)
+    desk.contents_changed.connect(drawn.append)
+    project.lock_frames(1, 1, 2)
+    correct.copy_to_next()
+    assert failed[0].summary == "Frame 1 is locked or yours already: it stays as it is."
+    assert desk.frame == 0 and drawn == []
+    project.unlock_frames(1, 1, 2)
+    project.release_frames(1, 1, 2)
+    correct.copy_to_next(2)
+    assert desk.frame == 2 and drawn == [Changed(1, 1, 3)]
+    assert all(np.array_equal(mask, TRUTH[0]) for mask in project.object_mask(1, 1, 3))
+
+
+def test_a_threshold_is_of_the_scores_that_were_kept(
+    correct: CorrectPresenter, desk: Desk, project: Project
+) -> None:
+    with open_video(FRAMES_OF_SCENE) as video:
+        for _ in segment_into(
+            project, video, ["the red square"], ThresholdSegmenter(), keep_confidence=True
+        ):
+            pass
+    scores = project.confidence(1, 0, FRAMES)
+    told, drawn = list[str](), list[Changed]()
+    correct.noted.connect(told.append)
+    desk.contents_changed.connect(drawn.append)
+    desk.set_frame(5)
+    for threshold, byte in ((-0.9, 74), (0.0, 128), (0.6, 165)):
+        correct.try_threshold(threshold)
+        assert correct.preview.name == f"threshold {threshold:+.2f} on frame 5"
+        assert correct.object_id == 1
+        assert np.array_equal(correct.preview.mask(5), scores[5] > byte)
+    before = project.object_mask(1, 0, FRAMES)
+    desk.set_span(3, 6)
+    correct.apply_threshold(0.6, Scope.RANGE)
+    assert correct.preview is None and told == ["Threshold +0.60: 3 frames written."]
+    assert drawn == [Changed(1, 3, 6)]
+    after = project.object_mask(1, 0, FRAMES)
+    assert np.array_equal(after[3:6], scores[3:6] > 165)
+    for part in (slice(0, 3), slice(6, None)):
+        assert np.array_equal(after[part], before[part])
+    desk.set_object(None)
+    assert not correct.has_confidence() and correct.own_sentence() == ""
 
 
 def test_one_line_says_what_is_missing(correct: CorrectPresenter, desk: Desk) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from napari.utils.colormaps import DirectLabelColormap
 
+from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Desk
@@ -204,3 +206,112 @@ def test_a_layer_is_drawn_again_for_new_colours_only(tmp_path: Path) -> None:
     assert len(drawn) == 2 and layer.selected_label == made.id
     assert np.allclose(layer.get_color(made.id)[:3], (0.0, 0.5, 0.1))
     assert np.allclose(layer.get_color(other.id)[:3], other.color)
+
+
+def test_a_desk_without_a_project() -> None:
+    desk, seen = Desk(), list[Any]()
+    desk.frame_requested.connect(seen.append)
+    desk.go_to(3)
+    desk.step(1)
+    desk.go_to_end(last=True)
+    assert seen == [] and (desk.frame_count, desk.rate) == (0, None), "there is nowhere to go"
+    desk.set_video(7, 12.5)
+    assert (desk.frame_count, desk.rate, desk.span) == (7, 12.5, (0, 7))
+    desk.go_to_end(last=True)
+    desk.go_to_end(last=False)
+    for frame in (-3, 2, 7):
+        desk.go_to(frame)
+    assert seen == [6, 0, 0, 2, 6]
+    desk.choose(1)
+    desk.set_object(1)
+    assert desk.object_id is None and len(desk.provenance()) == 0
+    for need in (desk.need_project, desk.need_object):
+        with pytest.raises(InputError, match="There is no project yet: Run or Draw by hand on the"):
+            need()
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "wanted"),
+    [
+        (None, (3, None), (3, 10)),
+        (None, (None, 4), (0, 4)),
+        (None, (3, 7), (3, 7)),
+        (None, (-3, None), (0, 10)),
+        (None, (None, 99), (0, 10)),
+        (None, (None, 0), (0, 1)),
+        (None, (12, None), (9, 10)),
+        ((2, 5), (7, None), (7, 8)),
+        ((2, 5), (4, None), (4, 5)),
+        ((2, 5), (5, None), (5, 6)),
+        ((2, 5), (None, 2), (1, 2)),
+        ((2, 5), (None, 3), (2, 3)),
+        ((2, 5), (None, None), None),
+    ],
+)
+def test_an_end_that_is_moved_takes_the_other_one_along(
+    before: Any, asked: Any, wanted: Any
+) -> None:
+    desk, seen = Desk(), list[Any]()
+    desk.set_video(10)
+    if before is not None:
+        desk.set_span(*before)
+    desk.span_changed.connect(seen.append)
+    for _ in range(2):
+        desk.set_span(*asked)
+    assert seen == [wanted], "told once"
+    assert desk.span == (wanted or (0, 10)) and desk.span_chosen == (wanted is not None)
+
+
+def test_another_project_brings_its_own_object_and_range(
+    desk: Desk, project: Project, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+    for name in ("project_changed", "span_changed", "object_requested", "object_changed"):
+        getattr(desk, name).connect(lambda value, name=name: seen.append((name, value)))
+    desk.choose(2)
+    desk.choose(77)
+    assert seen == [("object_requested", 2), ("object_changed", 2)], "its layer is shown first"
+    project.labels(1)[0] = 0
+    desk.set_object(1)
+    asked: list[int] = []
+    desk.frame_requested.connect(asked.append)
+    for object_id in (1, 2):
+        desk.set_object(object_id)
+        desk.go_to_end(last=False)
+        desk.go_to_end(last=True)
+    assert asked == [1, 7, 0, 9], "where the cat is; the dog is nowhere"
+    desk.set_span(2, 5)
+    seen.clear()
+    desk.set_project(project)
+    assert seen == []
+    with Project.create(tmp_path / "other", VideoInfo(None, "array", 4, 6, 8)) as other:
+        for text in ("a", "b"):
+            other.add_prompt(text)
+        other.remove_object(1)
+        desk.set_project(other)
+        assert seen == [("project_changed", other), ("span_changed", None), ("object_changed", 2)]
+        desk.set_video(9, 5.0)
+        assert (desk.frame_count, desk.span, desk.rate) == (4, (0, 4), 5.0)
+        desk.set_project(project)
+        assert (desk.frame_count, desk.rate) == (10, 25.0), "the project's own, where it is known"
+        desk.set_object(None)
+        with pytest.raises(InputError, match="choose one on the page Objects"):
+            desk.need_object()
+        desk.set_project(other)
+    assert len(desk.provenance()) == 0, "it was closed just now"
+
+
+def test_the_last_changes_of_a_frame_are_told(desk: Desk, project: Project) -> None:
+    strip = StripPresenter(desk)
+    for column in range(4):
+        project.labels(1)[5, 3, column] = 0
+    first, *rows = strip.describe(5).splitlines()
+    assert first == "frame 5: yours" and len(rows) == 3
+    newest, *others = project.changes(1, 5)
+    assert len(others) > 2 and rows[0] == (
+        f"{newest.name}, {newest.who}, {newest.when[:10]} {newest.when[11:16]}"
+    )
+    assert strip.describe(10) == ""
+    desk.set_object(None)
+    assert strip.summary() == "" and strip.describe(0) == ""
+    assert strip.frame_at(5, 0) == 9 and strip.place_of(2, 30) == (6, 9)

@@ -26,9 +26,12 @@ from qtpy.QtWidgets import (
 
 from flowrvs.errors import InputError
 from napari_flowrvs.dock import SegmentDock
+from napari_flowrvs.find.panel import OptionsPanel, SentencesPanel
+from napari_flowrvs.find.presenter import EVERY, SegmentInputs
 from napari_flowrvs.job import Failure, Phase
 from napari_flowrvs.layers import layers_of
 from napari_flowrvs.recent import Recent
+from napari_flowrvs.source import VideoSource
 from napari_flowrvs.widgets.keys import KEYS
 from tests.fixtures.segmenters import ThresholdSegmenter
 from tests.unit.napari_flowrvs.conftest import GatedSegmenter, MakeDock, finish
@@ -79,8 +82,6 @@ def test_sentences_are_remembered_for_the_next_session(
     dock.find.sentences.set_texts(("the red one", "green"))
     dock.find.run()
     finish(qtbot, dock)
-    from napari_flowrvs.find.panel import SentencesPanel
-
     later = SentencesPanel(Recent(tmp_path / "memory.json"))
     qtbot.addWidget(later)
     later._fill_menu()
@@ -359,3 +360,100 @@ def test_the_theme_is_followed(make_dock: MakeDock) -> None:
     assert dock.styleSheet() != dark
     viewer.theme = "dark"
     assert dock.styleSheet() == dark
+
+
+def test_a_range_is_kept_where_it_fits(qtbot: Any, tmp_path: Path) -> None:
+    panel = OptionsPanel(Recent(tmp_path / "memory.json"))
+    qtbot.addWidget(panel)
+    first = VideoSource("a", 20, "/v/a.b.mp4")
+    array = VideoSource("my clip", 10, None, np.zeros((10, 2, 2)))
+
+    def asked(source: VideoSource | None) -> tuple[Any, ...]:
+        inputs = panel.inputs(source, ("red",))
+        return inputs.start, inputs.stop, inputs.project
+
+    panel.set_video(first)
+    assert asked(first) == (0, None, None) and panel.last.max == 19
+    panel.first.value, panel.last.value = 3, 8
+    panel.project.setText(" /x/y.flowrvs ")
+    panel.set_video(first)
+    assert asked(first) == (3, 9, "/x/y.flowrvs")
+    panel.set_video(array)
+    assert asked(array) == (3, 9, None), "a folder chosen for one video is not another's"
+    assert panel.project.placeholderText() == "in your data folder"
+    panel.set_video(VideoSource("c", 9, "/v/c.mp4"))
+    assert asked(None)[:2] == (3, 9)
+    panel.set_video(VideoSource("c", 8, "/v/c.mp4"))
+    assert asked(None)[:2] == (0, None) and (panel.first.value, panel.last.value) == (0, 7)
+    panel.first.value = 7
+    panel.last.value = 2
+    assert (panel.first.value, panel.last.value) == (7, 7) and asked(None)[:2] == (7, 8)
+    panel.first.value = 0
+    assert asked(None)[:2] == (0, None), "it is all of it again"
+    for folder, source, wanted in (
+        (tmp_path, first, tmp_path / "a.b.flowrvs"),
+        (tmp_path, array, tmp_path / "my clip.flowrvs"),
+        (tmp_path / "new", first, tmp_path / "new"),
+    ):
+        panel.project.setText(str(folder))
+        assert panel.project_path(source) == str(wanted)
+    panel.set_video(None)
+    assert (panel.first.max, panel.last.max) == (0, 0) and panel.project.text() == ""
+    panel.device.value, panel.memory.value, panel.look.value = "cpu", "low", EVERY
+    panel.steps.value, panel.every.value, panel.cuts.value = 4, 7, False
+    panel.model.setEditText(" mine ")
+    wanted = SegmentInputs(
+        video=None,
+        texts=("red",),
+        model="mine",
+        device="cpu",
+        start=0,
+        stop=None,
+        steps=4,
+        project=None,
+        memory="low",
+        look=EVERY,
+        every=7,
+        cuts=False,
+    )
+    assert panel.inputs(None, ("red",)) == wanted
+    panel.remember()
+    assert Recent(tmp_path / "memory.json").models == ("mine",)
+    assert panel.model.findText("mine") >= 0
+
+
+def test_sentences_are_brought_back_and_offered(qtbot: Any, tmp_path: Path) -> None:
+    recent = Recent(tmp_path / "memory.json")
+    panel = SentencesPanel(recent)
+    qtbot.addWidget(panel)
+    control, up, down = Qt.KeyboardModifier.ControlModifier, Qt.Key.Key_Up, Qt.Key.Key_Down
+    qtbot.keyClick(panel.edit, up, control)
+    assert panel.texts == (), "there are none yet"
+    panel.suggest(("of the sample", "old"))
+    panel.remember(("new", "old"))
+    seen = []
+    for key in (up, up, up, up, down, down, down, down):
+        qtbot.keyClick(panel.edit, key, control)
+        seen.append(panel.edit.toPlainText())
+    assert seen == ["of the sample", "old", "new", "new", "old", "of the sample", "", ""]
+    asked: list[int] = []
+    panel.run_requested.connect(lambda: asked.append(1))
+    for key, modifier in ((Qt.Key.Key_Return, control), (Qt.Key.Key_Enter, control)):
+        qtbot.keyClick(panel.edit, key, modifier)
+    qtbot.keyClick(panel.edit, Qt.Key.Key_Return)
+    assert len(asked) == 2 and panel.edit.toPlainText() == "\n"
+    panel.insert("a cat")
+    panel.insert("a cat")
+    panel.insert("a dog")
+    assert panel.texts == ("a cat", "a dog")
+    panel.offer(("of a project",))
+    assert panel.texts == ("a cat", "a dog"), "a person has typed these"
+    panel.set_texts(())
+    panel.offer(("of a project",))
+    panel.offer(("of another one",))
+    assert panel.texts == ("of another one",)
+    panel._fill_menu()
+    actions = panel._menu.actions()
+    assert [a.text() for a in actions] == ["of the sample", "old", "new", "", "forget all"]
+    actions[-1].trigger()
+    assert recent.sentences == ()

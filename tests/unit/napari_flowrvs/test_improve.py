@@ -237,15 +237,28 @@ def test_a_result_is_told_with_scores_before_and_after() -> None:
         "samples": 432,
         "date": "2026-11-29T22:00:00",
     }
-    told = result_text("mine", card)
-    assert "0.420 to 0.610 on your clips" in told and "0.750 to 0.740 on what it knew" in told
-    assert "from tiny in 700 steps on 432 samples, 2026-11-29" in told
-    said = plan_text(PLAN)
-    assert "60 masks of 4 objects and 9 sentences in 3 videos" in said
-    assert "Left out: 2 sentences without a frame." in said
-    assert "700 steps in about 20 min" in said and "There is no GPU here." in said
-    nothing = plan_text(PLAN | {"held_out_videos": 0, "left_out": {}, "note": ""})
-    assert "Nothing is kept apart" in nothing and "Left out" not in nothing
+    assert result_text("mine", card) == (
+        "mine is ready: J&F 0.420 to 0.610 on your clips, 0.750 to 0.740 on what it knew, held "
+        "out. Learned from tiny in 700 steps on 432 samples, 2026-11-29. Choose it on the page "
+        "Find."
+    )
+    assert result_text("mine", card | {"before": None, "old J&F": None}).startswith(
+        "mine is ready: J&F 0.610 on your clips, held out. Learned"
+    )
+    assert result_text("mine", {"base": "b"}).startswith("mine is ready: Learned from b in")
+    assert plan_text(PLAN).splitlines() == [
+        "a.flowrvs:",
+        "60 masks of 4 objects and 9 sentences in 3 videos to learn from.",
+        "1 videos (3 sentences) are kept apart and scored.",
+        "Left out: 2 sentences without a frame.",
+        "From tiny: 700 steps in about 20 min (a step was timed here), 0.3 GB (reckoned from the "
+        "model's size).",
+        "There is no GPU here.",
+    ]
+    nothing = {"held_out_videos": 0, "left_out": {}, "note": "", "data": [], "seconds": 3.0}
+    lines = plan_text(PLAN | nothing).splitlines()
+    assert lines[1] == "Nothing is kept apart to be scored: that takes two videos at least."
+    assert len(lines) == 3 and "in about 1 min" in lines[2]
 
 
 def test_a_training_is_resumed_with_what_it_was_begun_with(

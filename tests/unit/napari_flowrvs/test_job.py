@@ -104,3 +104,39 @@ def test_our_errors_are_shown_as_they_are_and_others_are_named() -> None:
     # What cannot be asked for is refused; a file that cannot be read has gone wrong.
     kinds = (InputError("no"), VideoError("no"), ValueError("no"))
     assert [Failure.of(error).refused for error in kinds] == [True, False, False]
+
+
+def test_closing_waits_for_the_task_and_hears_no_more_of_it() -> None:
+    started: list[Any] = []
+    waits: list[float] = []
+
+    class Task:
+        def wait(self, timeout: float) -> bool:
+            waits.append(timeout)
+            return True
+
+    def runner(work: Any, token: CancelToken, **callbacks: Any) -> Task:
+        started.append((token, callbacks))
+        return Task()
+
+    job = Job(runner)
+    seen, heard = record(job), list[Progress]()
+    job.progressed.connect(heard.append)
+    job.cancel()
+    job.start(lambda token, report: (_ for _ in ()), lambda _: None)
+    with pytest.raises(RuntimeError, match="a task is running"):
+        job.start(lambda token, report: (_ for _ in ()), lambda _: None)
+    token, callbacks = started[0]
+    assert not token.cancelled, "of the one before, nothing is left"
+    callbacks["progress"](Progress(1, 2, "heard"))
+    job.cancel()
+    job.cancel()
+    assert token.cancelled and seen == [Phase.RUNNING, Phase.STOPPING]
+    assert job.close(2.5) and waits == [2.5]
+    callbacks["progress"](Progress(2, 2, "late"))
+    assert heard == [Progress(1, 2, "heard")] and seen[2:] == [Phase.IDLE]
+    assert job.close(9.0) and waits == [2.5], "there is nothing to wait for"
+    job.start(lambda token, report: (_ for _ in ()), lambda _: None)
+    assert not started[1][0].cancelled
+    started[1][1]["done"](None)
+    assert seen[-2:] == [Phase.IDLE, "completed"] and job.close() and waits == [2.5]

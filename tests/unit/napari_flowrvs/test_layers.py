@@ -310,3 +310,90 @@ def test_layers_of_two_projects_are_not_mixed(project_path: Path, tmp_path: Path
     mixed = [layers_of(project_path)[1], layers_of(other)[0]]
     with pytest.raises(ProjectError, match="different projects"):
         write_project(str(tmp_path / "both.flowrvs"), mixed)
+
+
+def test_the_truth_of_a_split_is_shown_whole(split: Path) -> None:
+    """Every pixel of every frame, however it is asked for; and which sentence means what."""
+    wanted = np.zeros((24, 40, 60), np.uint16)
+    wanted[:, 5:30, 5:40] = 1
+    wanted[:3, 6:10, 6:10] = 2
+    lazy, meta, kind = layers_of(split)[1]
+    assert kind == "labels" and lazy.dtype == np.uint16
+    assert np.array_equal(np.asarray(lazy), wanted)
+    for key in (2, (2, 8), (slice(1, 5), slice(6, 9)), (3, slice(None), 7), slice(20, None)):
+        assert np.array_equal(np.asarray(lazy[key]), wanted[key]), key
+    assert meta["features"]["index"] == [0, 1, 2] and meta["axis_labels"] == ("frame", "y", "x")
+    (video, about, _), *rest = layers_of(split / "JPEGImages" / "two")
+    assert about["name"] == "two" and about["rgb"] and video.shape[0] == 5
+    assert about["metadata"]["flowrvs"]["video"] == str(split / "JPEGImages" / "two")
+
+
+def test_labels_become_a_project_value_by_value(clip: Clip, tmp_path: Path) -> None:
+    """Each layer a sentence, each of its values an object, 1 and 65535 too."""
+    first, second = np.zeros((2, 24, 40, 60), np.uint16)
+    first[3, 2:5, 2:5], first[3, 6, 6], first[9, 7, 7] = 65535, 1, 65535
+    second[5, 1, 1] = 1
+    tuples = [
+        Labels(data, name=name).as_layer_data_tuple()
+        for name, data in (("a", first), ("b", second))
+    ]
+    path = tmp_path / "new.flowrvs"
+    assert write_project(str(path), tuples) == [str(path)]
+    with Project.open(path) as project:
+        assert project.video.frame_count == 24 and project.video.path is None
+        assert [o.name for o in project.objects.values()] == ["a 1", "a 65535", "b 1"]
+        for thing, (data, value) in zip(
+            project.objects.values(), ((first, 1), (first, 65535), (second, 1)), strict=True
+        ):
+            assert np.array_equal(project.object_mask(thing.id, 0, 24), data == value)
+        meant = [(e.text, e.object_ids) for e in project.expressions.values()]
+        assert meant == [("a", {1, 2}), ("b", {3})]
+        assert [layer.name for layer in project.layers.values()] == ["a", "b"]
+        assert project.provenance(1).tolist() == [2 * (t == 3) for t in range(24)]
+    for odd in (first[0], first[:5]):
+        tuples[1] = Labels(odd, name="odd").as_layer_data_tuple()
+        with pytest.raises(ProjectError, match="of one shape"):
+            write_project(str(tmp_path / "odd.flowrvs"), tuples)
+    assert not (tmp_path / "odd.flowrvs").exists()
+
+
+def test_a_project_of_a_video_keeps_where_it_lies(image_folder: Path, tmp_path: Path) -> None:
+    (video,) = layers_of(image_folder)
+    labels = Labels(np.ones((24, 40, 60), np.uint8), name="all").as_layer_data_tuple()
+    write_project(str(tmp_path / "new.flowrvs"), [video, labels])
+    with Project.open(tmp_path / "new.flowrvs") as project:
+        assert project.video.path == str(image_folder)
+
+
+def test_a_file_of_labels_is_whole_or_not_there(tmp_path: Path) -> None:
+    import tifffile
+
+    frame = np.arange(12, dtype=np.int32).reshape(3, 4)
+    write_labels(str(tmp_path / "one.tif"), frame, {})
+    assert np.array_equal(tifffile.imread(tmp_path / "one.tif"), frame)
+
+    class Torn:
+        ndim, shape, dtype = 3, (4, 3, 4), np.dtype(np.uint16)
+
+        def __getitem__(self, t: int) -> Any:
+            if t == 2:
+                raise OSError("cut off")
+            return frame.astype(np.uint16) + t
+
+    (tmp_path / "many.tif").write_text("what was there")
+    with pytest.raises(OSError, match="cut off"):
+        write_labels(str(tmp_path / "many.tif"), Torn(), {})
+    assert (tmp_path / "many.tif").read_text() == "what was there"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["many.tif", "one.tif"]
+
+
+def test_a_project_that_is_saved_onto_itself_is_written_out(project_path: Path) -> None:
+    layers = layers_of(project_path)
+    project = open_projects.get(project_path)
+    layers[1][0][8, 5, 5] = 1
+    assert write_project(str(project_path), layers[1:2]) == [str(project_path)]
+    assert project is not None and project.unsaved == 0
+    video = layers[0]
+    assert video[1]["metadata"]["flowrvs"]["home"] == str(project_path)
+    copy = Labels(np.asarray(layers[1][0]), metadata=layers[1][1]["metadata"])
+    assert project_home(copy.as_layer_data_tuple()) is None, "a copy's pixels are its own"

@@ -126,3 +126,55 @@ def test_changes_are_gathered_whichever_thread_they_come_from(qtbot: Any, projec
     project.lock_frames(2, 0, 1)
     qtbot.wait(100)
     assert len(drawn) == 1
+
+
+def test_questions_of_what_has_gone_are_not_asked(links: LinksPresenter, project: Project) -> None:
+    desk, asked = links.desk, list[Any]()
+    chosen: list[int] = []
+    links.asked.connect(asked.append)
+    desk.object_requested.connect(chosen.append)
+    twins = [project.add_prompt(text)[1] for text in ("the same", "and again")]
+    for twin in twins:
+        project.write_model(twin.layer, twin.id, 0, project.object_mask(2, 0, 8))
+    links.look(project, [3, twins[0].id])
+    assert [link.object_id for link in links._links] == [twins[0].id, 3]
+    project.remove_object(3)
+    links.accept()
+    assert links.link is None and asked[-1] is None and chosen == [2]
+    assert twins[0].id not in project.objects
+    assert project.expressions["3"].object_ids == {2}
+    links.look(project, [twins[1].id])
+    assert links.link is not None and links.link.match.object_ids == (2,)
+    desk.set_project(None)
+    assert links.link is None and asked[-1] is None
+    links.accept()
+    assert twins[1].id in project.objects
+
+
+def test_a_stroke_of_two_frames_and_what_comes_of_a_closed_one(
+    qtbot: Any, project: Project
+) -> None:
+    desk = Desk()
+    bridge = Bridge(desk)
+    drawn, written, others = list[Changed](), list[Changed](), list[str]()
+    desk.contents_changed.connect(drawn.append)
+    desk.masks_written.connect(written.append)
+    desk.catalog_changed.connect(lambda: others.append("catalog"))
+    desk.history_changed.connect(lambda: others.append("history"))
+    desk.set_project(project)
+    for t in (5, 2):
+        project.labels(2)[t, 0, 0] = 2
+    bridge.painted(2)
+    qtbot.waitUntil(lambda: bool(drawn), timeout=3_000)
+    assert drawn == [Changed(2, 2, 6)] and not written, "napari has drawn one frame at most"
+    assert others == ["history"]
+    project.labels(2)[3, 1, 1] = 2
+    qtbot.waitUntil(lambda: len(drawn) == 2, timeout=3_000)
+    assert drawn[1] == Changed(2, 3, 4) and not written, "what was painted is forgotten by then"
+    others.clear()
+    project.add_object("a new one", 1)
+    qtbot.waitUntil(lambda: "catalog" in others, timeout=3_000)
+    project.labels(2)[3, 2, 2] = 2
+    desk.set_project(None)
+    qtbot.wait(60)
+    assert len(drawn) == 2, "of a project that is not the desk's any more"

@@ -170,6 +170,121 @@ def test_others_are_cut_where_an_object_is(presenter: ObjectsPresenter, project:
     assert project.object_mask(1, 0, 8).all()
 
 
+def test_who_must_draw_again_is_told(presenter: ObjectsPresenter, project: Project) -> None:
+    """Swapping, merging and deleting: the right masks, and the layers and frames that changed."""
+    told: list[tuple[int | None, int, int]] = []
+    heard: list[int] = []
+    desk = presenter.desk
+    desk.contents_changed.connect(lambda c: told.append((c.layer_id, c.start, c.stop)))
+    desk.catalog_changed.connect(lambda: heard.append(1))
+
+    def done(act: Callable[[], object]) -> list[tuple[int | None, int, int]]:
+        told.clear()
+        heard.clear()
+        act()
+        assert len(heard) == 1
+        return sorted(told)  # type: ignore[type-var]
+
+    drawn = np.zeros((10, 6, 8), bool)
+    drawn[2:, 1:3, 1:4] = True
+    project.write_masks(2, 0, drawn)
+    cat, dog = (project.object_mask(i, 0, 10) for i in (1, 2))
+    desk.set_frame(3)
+    assert done(lambda: presenter.swap(2)) == [(1, 3, 10), (2, 3, 10)]
+    for object_id, (first, then) in ((1, (cat, dog)), (2, (dog, cat))):
+        found = project.object_mask(object_id, 0, 10)
+        assert np.array_equal(found, np.concatenate([first[:3], then[3:]]))
+    project.undo()
+    assert done(lambda: presenter.merge(2)) == [(1, 0, 10), (2, 0, 10)]
+    assert 2 not in project.objects and np.array_equal(project.object_mask(1, 0, 10), cat | dog)
+    with pytest.raises(InputError, match="There is no object 2 any more"):
+        presenter.merge(2)
+    project.undo()
+    desk.set_span(2, 4)
+    assert done(presenter.cut_others) == [(None, 2, 4)]
+    project.undo()
+    desk.set_span(2, 3)
+    project.labels(1)[2, 2] = 0
+    assert done(presenter.split_pieces) == [(1, 2, 3)]
+    for object_id, rows in ((1, slice(3, 6)), (3, slice(0, 2))):
+        part = np.zeros((6, 8), bool)
+        part[rows] = True
+        assert np.array_equal(project.object_mask(object_id, 2, 3)[0], part)
+    desk.set_object(1)
+    assert done(presenter.delete) == [(1, 0, 10)]
+    assert desk.object_id == 2 and set(project.objects) == {2, 3}
+
+
+def test_what_is_on_a_range_asks_for_one(presenter: ObjectsPresenter, project: Project) -> None:
+    before = project.provenance(1)
+    for act in (presenter.lock, presenter.unlock, presenter.release, presenter.absent):
+        with pytest.raises(InputError, match="Choose a range first: on its first and last frame"):
+            act()
+    assert np.array_equal(project.provenance(1), before)
+    failed: list[Any] = []
+    presenter.steps.job.failed.connect(failed.append)
+    presenter.split_pieces()
+    assert failed[0].summary == "'the cat' is in one piece on frames 0 to 9."
+    brush: list[int] = []
+    presenter.brush_requested.connect(brush.append)
+    presenter.desk.set_object(2)
+    presenter.split_by_painting()
+    assert brush == [3] and project.objects[3].layer == project.objects[2].layer
+    presenter.desk.set_object(None)
+    with pytest.raises(InputError, match="no object to work on"):
+        presenter.split_by_painting()
+    assert len(project.objects) == 3
+    made = presenter.add()
+    assert made.layer == 1, "where no object is chosen, in the first layer"
+
+
+def test_sentences_are_chosen_worded_and_forgotten(
+    presenter: ObjectsPresenter, project: Project
+) -> None:
+    heard: list[int] = []
+    presenter.changed.connect(lambda: heard.append(1))
+    presenter.choose_expression("1")
+    presenter.choose_expression("1")
+    assert len(heard) == 1 and presenter.meant == {2}
+    presenter.set_text("1", "  a   dog ")
+    presenter.set_text("1", "   ")
+    assert project.expressions["1"].text == "a dog"
+    presenter.add_expression("  the cat that sleeps ")
+    assert presenter.expression_id == "2" and presenter.meant == {1}
+    assert project.expressions["2"].text == "the cat that sleeps"
+    presenter.desk.set_object(None)
+    presenter.add_expression("nobody")
+    assert presenter.meant == frozenset()
+    presenter.remove_expression()
+    presenter.remove_expression()
+    assert list(project.expressions) == ["0", "1", "2"] and presenter.expression_id is None
+    presenter.choose_expression("0")
+    presenter.desk.set_project(None)
+    assert presenter.expression_id is None and presenter.meant == frozenset()
+
+
+def test_only_what_has_changed_is_counted_again(
+    presenter: ObjectsPresenter, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    counts = Project.counts
+    monkeypatch.setattr(Project, "counts", lambda self, i: counted.append(i) or counts(self, i))
+    presenter.objects()
+    presenter.objects()
+    presenter.expressions()
+    assert counted == [1, 2]
+    for tell, wanted in (
+        (lambda: presenter.desk.wrote(2, 0, 1), [2]),
+        (lambda: presenter.desk.touched(1, 0, 1), [1]),
+        (lambda: presenter.desk.touched(None, 0, 1), [1, 2]),
+        (presenter.desk.catalog_changed.emit, [1, 2]),
+    ):
+        counted.clear()
+        tell()
+        presenter.objects()
+        assert counted == wanted
+
+
 def test_without_a_project_one_line_says_what_to_do() -> None:
     presenter = ObjectsPresenter(Desk())
     assert presenter.objects() == [] and presenter.expressions() == []

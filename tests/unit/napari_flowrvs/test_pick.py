@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from flowrvs.editing.pick import Mark
 from flowrvs.errors import InputError, PluginError
 from flowrvs.store import Project, Provenance
 from flowrvs.video import open_video
-from napari_flowrvs.desk import Desk
+from napari_flowrvs.desk import Changed, Desk
 from napari_flowrvs.job import consume
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.pick.presenter import PickPresenter, Target
@@ -425,3 +426,101 @@ def test_an_outline_is_forgotten(pick: PickPresenter, project: Project) -> None:
     assert not pick.waiting and pick.preview is None
     pick.add(Mark.point(20, 30))
     assert pick.preview is not None and pick.preview.found.any()
+
+
+def test_a_pick_is_written_to_what_it_was_answered_for(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    """Another object is chosen, and the key that keeps it comes before the new answer."""
+    pending: list[Callable[[], None]] = []
+
+    def later(work: Any, token: Any, *, item: Any, progress: Any, done: Any) -> None:
+        pending.append(lambda: done(consume(work, token, item, progress)))
+
+    def answer() -> None:
+        while pending:
+            pending.pop(0)()
+
+    other = project.add_object("other", 1)
+    trackers = Trackers()
+    pick = PickPresenter(desk, motion, later, trackers=trackers)
+    pick.start()
+    pick.add(Mark.point(20, 32))
+    answer()
+    desk.set_object(other.id)
+    with pytest.raises(InputError, match="wait a moment"):
+        pick.keep()
+    answer()
+    pick.choose(inside_box=True)
+    with pytest.raises(InputError, match="wait a moment"):
+        pick.keep()
+    answer()
+    pick.keep()
+    assert project.present(other.id)[0] and not project.present(1).any()
+    pick.add(Mark.point(20, 32))
+    answer()
+    assert pick.waiting
+    desk.set_project(None)
+    assert not pick.waiting and pick.preview is None and not pick.active
+    answer()
+    pick.close()
+    motion.close()
+
+
+def test_an_outline_is_closed_though_the_tool_was_put_away(
+    pick: PickPresenter, project: Project
+) -> None:
+    for x, y in [(11, 21), (32, 22), (33, 42), (11, 43)]:
+        pick.corner(x, y)
+    assert pick.preview is not None
+    assert pick.preview.name == "outline on frame 0 (4 corners, Enter closes it)"
+    pick.stop()
+    pick.keep()
+    assert pick.corners == () and iou(pick.preview.found, TRUTH[0]) > 0.8
+    kept = pick.preview.found
+    pick.keep()
+    assert np.array_equal(project.object_mask(1, 0, 1)[0], kept) and not pick.waiting
+
+
+def test_marks_are_drawn_where_they_are(pick: PickPresenter) -> None:
+    pick.add(Mark.point(20, 32))
+    pick.add(Mark.point(80, 10, False))
+    drawn = np.zeros((64, 96), np.uint8)
+    pick.preview.draw(0, drawn)
+    assert np.bincount(drawn.ravel()).tolist() == [64 * 96 - 42, 0, 0, 24, 9, 9]
+    assert (drawn[31:34, 19:22] == 4).all() and (drawn[9:12, 79:82] == 5).all()
+    pick.discard()
+    pick.add(Mark.box(8, 18, 36, 46))
+    pick.move(0, 10, 15)
+    assert pick.marks == (Mark.box(10, 15, 38, 43),), "both corners go along"
+    drawn[:] = 0
+    pick.preview.draw(0, drawn)
+    rows, columns = np.nonzero(drawn)
+    assert set(drawn[rows, columns]) == {4}
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (15, 43, 10, 38)
+    for row in (15, 43):
+        assert (rows == row).sum() >= 8
+    pick.remove(0)
+    assert pick.preview is None
+    pick.choose(inside_box=True)
+    pick.add(Mark.box(15, 25, 25, 35))
+    rows, columns = np.nonzero(pick.preview.found)
+    assert len(rows) and 25 <= rows.min() and rows.max() < 35
+    assert 15 <= columns.min() and columns.max() < 25
+
+
+def test_the_first_object_of_a_project_brings_its_layer(
+    pick: PickPresenter, desk: Desk, tmp_path: Path, project: Project
+) -> None:
+    with Project.create(tmp_path / "new", project.video) as made:
+        desk.set_project(made)
+        told: list[Any] = []
+        desk.contents_changed.connect(told.append)
+        desk.set_frame(3)
+        pick.add(Mark.point(28, 32))
+        pick.keep()
+        assert [o.name for o in made.objects.values()] == ["object 1"]
+        assert [row.name for row in made.layers.values()] == ["object 1"]
+        assert desk.object_id == 1 and told == [Changed(1, 3, 4)]
+        assert made.provenance(1)[3] == Provenance.HUMAN and made.present(1).sum() == 1
+        desk.set_project(None)

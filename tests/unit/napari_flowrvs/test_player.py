@@ -15,7 +15,7 @@ from flowrvs.video import open_video
 from napari_flowrvs.bridge import Bridge
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.layers import label_layer
-from napari_flowrvs.overlays import NeighbourOutlines, PreviewLabels, outline
+from napari_flowrvs.overlays import NeighbourOutlines, PreviewLabels, dots, outline, stamp
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo
 from napari_flowrvs.transport.panel import OnionSkin
@@ -235,3 +235,40 @@ def test_outlines_follow_the_object_and_are_no_layer(tmp_path: Path) -> None:
     assert not onion.on
     desk.set_frame(3)
     viewer.dims.ndisplay = 3
+
+
+def test_dots_along_a_way_and_discs_around_points() -> None:
+    way = np.array([[0.0, 0], [10, 0], [10, 5]])
+    wanted = [[0, 0], [3.75, 0], [7.5, 0], [10, 1.25], [10, 5]]
+    np.testing.assert_allclose(dots(way, 5), wanted)
+    drawn = np.zeros((5, 6), np.uint8)
+    stamp(drawn, [(2.7, 1.2)], 1.5, 4)
+    wanted = np.zeros((5, 6), np.uint8)
+    wanted[0:3, 1:4] = 4
+    np.testing.assert_array_equal(drawn, wanted)
+    stamp(drawn, [(5, 4), (0, 4)], 2, 7)  # at the border
+    wanted[3:, 4:] = wanted[3:, :2] = 7
+    np.testing.assert_array_equal(drawn, wanted)
+    stamp(drawn, [(3, 3)], 1, 9)
+    wanted[3, 3] = 9
+    np.testing.assert_array_equal(drawn, wanted)
+
+
+def test_what_is_drawn_over_a_preview_is_of_a_frame_that_is_ready() -> None:
+    mask = np.zeros((6, 9), bool)
+    mask[2:6, 3:8] = True
+    drawn: list[int] = []
+
+    def draw(t: int, out: Any) -> None:
+        drawn.append(t)
+        out[0, 0] = 5
+
+    preview = PreviewLabels((6, 9), lambda t: mask, draw)
+    preview.ready.add(2)
+    assert not preview.frame(1).any() and drawn == []
+    wanted = mask.astype(np.uint8) * 2
+    wanted[3:5, 4:7] = 1
+    wanted[0, 0] = 5
+    np.testing.assert_array_equal(preview.frame(2), wanted)
+    mask[:] = False
+    assert preview.frame(2).sum() == 5 and drawn == [2, 2]

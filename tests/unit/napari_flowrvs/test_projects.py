@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flowrvs.errors import StorageError
+from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from napari_flowrvs.export.presenter import ExportInputs, ExportPresenter
@@ -83,3 +83,37 @@ def test_another_preview_does_not_wait_for_the_one_before(tmp_path: Path) -> Non
         presenter.preview(inputs)
         assert presenter.preview_job.busy
     assert waits == [0.0, 0.0], "not a moment on the interface's thread"
+
+
+def test_the_last_holder_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    projects, path = Projects(), tmp_path / "clip.flowrvs"
+    project, first, second = projects.ensure(path, INFO), object(), object()
+    assert projects.ensure(path, INFO) is project
+    for holder in (first, second, first):
+        projects.hold(project, holder)
+    projects.release(project, first)
+    assert projects.get(path) is project, "somebody else shows it"
+    projects.release(project, second)
+    assert projects.get(path) is None
+    again = projects.open(path)
+    assert again is not project
+    projects.close(project)
+    assert projects.get(path) is again, "that was the one before"
+    with pytest.raises(ProjectError):
+        projects.ensure(path, VideoInfo(None, "array", 9, 4, 5))
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert projects.get(tmp_path / "link" / "clip.flowrvs") is again, "by whatever name"
+    projects.hold(again, first)
+    other = projects.ensure(tmp_path / "other.flowrvs", INFO)
+
+    def full() -> None:
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(again, "close", full)
+        projects.close_all()
+    again.close()
+    assert projects.get(path) is projects.get(other.path) is None
+    for each in (path, other.path):  # neither is held any more
+        projects.release(projects.open(each), second)
+        assert projects.get(each) is None

@@ -430,3 +430,92 @@ def test_an_object_that_is_removed_while_it_is_measured(
     monkeypatch.setattr(module.editing, "quick_doubt", remove)
     review.desk.set_object(2)
     assert failed == [] and 2 not in project.objects
+
+
+def test_the_queue_is_not_in_motion_while_it_is_measured(
+    desk: Desk, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presenter, heard = ReviewPresenter(desk), list[int]()
+    presenter.changed.connect(lambda: heard.append(1))
+    monkeypatch.setattr(module, "_BATCH", 4)
+    desk.set_project(project)
+    heard.clear()
+    presenter.doubts.set_measuring(True)
+    assert len(heard) == 2, "a first order, and the one of all"
+    monkeypatch.setattr("napari_flowrvs.review.presenter._REORDER", -1.0)
+    heard.clear()
+    desk.set_object(2)
+    assert len(heard) == 1 + 1 + FRAMES // 4 + 1, "of the object, the first, each batch, all"
+    presenter.set_scope("0")
+    heard.clear()
+    desk.set_object(1)
+    assert heard == [], "the queue is the sentence's"
+    presenter.doubts.set_measuring(False)
+    desk.touched(1, 0, 1)
+    before = presenter.queue()[0]
+    presenter.doubts.measure()
+    assert presenter.queue()[0] == before and len(heard) == 1, "nobody looks"
+
+
+def test_how_sure_spreads_were_is_remembered_of_all_of_them(
+    review: ReviewPresenter, desk: Desk, project: Project
+) -> None:
+    doubts = review.doubts
+    plain = {each.frame: each.doubt for each in review.queue()}
+    doubts.note_certainty(1, {3: 0.0})
+    doubts.note_certainty(1, {5: 0.0})
+    doubts.note_certainty(77, {5: 0.0})
+    desk.touched(1, 0, FRAMES)
+    doubts.measure()
+    unsure = {each.frame: each.doubt for each in review.queue()}
+    assert {t for t in plain if unsure[t] > plain[t] + 1e-6} == {3, 5}
+    desk.set_project(None)
+    desk.set_project(project)
+    doubts.measure()
+    again = {each.frame: each.doubt for each in review.queue()}
+    assert again == pytest.approx(plain), "another project, or the same one anew"
+
+
+def test_where_there_is_nothing_to_turn_back(
+    review: ReviewPresenter, desk: Desk, project: Project
+) -> None:
+    history, told = HistoryPresenter(desk), list[str]()
+    drawn: list[Changed] = []
+    history.done.connect(told.append)
+    desk.contents_changed.connect(drawn.append)
+    history.redo()
+    assert told.pop() == "There is nothing to redo."
+    for _ in range(len(project.history.steps)):
+        project.undo()
+    history.undo()
+    assert told.pop() == "There is nothing to undo." and drawn == []
+    project.write_masks(2, 3, np.ones((2, 40, 60), bool))
+    desk.set_frame(4)
+    history.undo()
+    assert drawn == [Changed(2, 3, 5)] and desk.frame == 4, "it is seen from here"
+    assert told == [f"Undone: {history.redo_name}"]
+    desk.set_project(None)
+    history.undo()
+    history.redo()
+    assert len(told) == 1 and history.undo_name is history.redo_name is None
+
+
+def test_the_queue_ends_and_begins(review: ReviewPresenter, desk: Desk) -> None:
+    queue = review.queue()
+    desk.set_frame(queue[-1].frame)
+    review.previous()
+    assert desk.frame == queue[0].frame, "from elsewhere to the most doubtful one"
+    review.previous()
+    assert desk.frame == queue[0].frame
+    review.show(queue[-2])
+    review.next()
+    review.next()
+    assert desk.frame == queue[-1].frame
+    review.previous()
+    assert desk.frame == queue[-2].frame
+    assert [each.frame for each in review.queue()] == [each.frame for each in queue]
+    desk.set_object(2)
+    desk.set_object(1)
+    desk.set_frame(queue[3].frame)
+    review.next()
+    assert desk.frame == queue[0].frame, "a person went to that one"

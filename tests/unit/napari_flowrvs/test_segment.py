@@ -5,14 +5,18 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+import flowrvs
 from flowrvs.errors import CheckpointError, InputError
+from flowrvs.records import SegmentRequest
 from flowrvs.store import Project
+from napari_flowrvs.find import presenter as presenter_module
 from napari_flowrvs.find.presenter import (
     AROUND,
     EVERY,
@@ -20,6 +24,7 @@ from napari_flowrvs.find.presenter import (
     PREVIEW,
     SegmentInputs,
     SegmentPresenter,
+    Stray,
     Written,
     load_segmenter,
 )
@@ -344,3 +349,80 @@ def test_a_cluster_takes_the_place_of_a_device(image_folder: Path, clip: Clip) -
     SegmentInputs(source, ("red",), device="tls://gpu-server:8786").check()
     with pytest.raises(InputError, match="not encrypted"):  # by the client, not a model's loader
         load_segmenter("tiny", "tcp://192.0.2.7:8786")
+
+
+def test_what_a_form_asks_for(clip: Clip) -> None:
+    source = VideoSource("a", 24, None, clip)
+    inputs = SegmentInputs(source, ("red",), start=1, stop=9, steps=2, every=3)
+    video, request = inputs.check()
+    wanted = SegmentRequest(("red",), 1, 9, 2, keep_confidence=True, every=1, cuts="find")
+    assert (video, request) == (source, wanted)
+    assert inputs.passes(request, 9) == (wanted,)
+    some = replace(inputs, look=EVERY, cuts=False)
+    sparse = replace(wanted, every=3, cuts=())
+    assert some.check()[1] == sparse and some.passes(sparse, 9) == (sparse,)
+    both = replace(some, look=PREVIEW)
+    assert both.check()[1] == sparse
+    assert both.passes(sparse, 9) == (sparse, replace(sparse, every=1))
+    around = replace(inputs, look=AROUND, frame=23)
+    assert around.passes(wanted, 9) == (replace(wanted, start=15, stop=24),)
+
+
+def test_where_a_model_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    mine = SimpleNamespace(name="mine", adapter=True, base="tiny", folder="/models/mine")
+    whole = SimpleNamespace(name="whole", adapter=False, base="tiny", folder="/models/whole")
+    monkeypatch.setattr(presenter_module, "placed_models", lambda: [whole, mine])
+    monkeypatch.setattr(flowrvs, "load", lambda *a, **k: asked.append(("load", *a, k)))
+    monkeypatch.setattr(flowrvs, "load_segmenter", lambda *a, **k: asked.append((*a, k)))
+    for name in ("mine", "whole", "tiny"):
+        load_segmenter(name, "cpu", "low")
+    assert asked == [
+        ("load", "tiny", {"device": "cpu", "memory": "low", "lora": "/models/mine"}),
+        ("whole", {"device": "cpu", "memory": "low"}),
+        ("tiny", {"device": "cpu", "memory": "low"}),
+    ]
+
+
+@pytest.mark.parametrize("values", [(5,), (9, 70_000)])
+def test_labels_of_others_are_copied_whole_or_not_at_all(
+    clip: Clip, load: Load, values: tuple[int, ...]
+) -> None:
+    class Labels:
+        """Somebody's file, which may end too early."""
+
+        shape = (24, 40, 60)
+        reads = 0
+        most = 24 + 3
+
+        def __getitem__(self, t: int) -> Any:
+            self.reads += 1
+            if self.reads > self.most:
+                raise OSError("the file ends here")
+            frame = np.zeros((40, 60), np.int64)
+            for i, value in enumerate(values):
+                frame[t, i : i + 2] = value
+            return frame
+
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    begun: list[Any] = []
+    presenter.begun.connect(lambda *what: begun.append(what))
+    inputs = SegmentInputs(VideoSource("clip", 24, None, clip))
+    theirs = Labels()
+    presenter.take_over(inputs, Stray("theirs", theirs, 0))
+    assert "the file ends here" in seen["failed"][0].summary and not begun
+    project = open_projects.open(default_project(inputs.video))
+    assert project.objects == {} and seen["prompted"] == []
+    theirs.reads, theirs.most = 0, 48
+    presenter.take_over(inputs, Stray("theirs", theirs, 0))
+    names = ["theirs"] if len(values) == 1 else ["theirs 9", "theirs 70000"]
+    things = list(project.objects.values())
+    assert [thing.name for thing in things] == names
+    assert begun == [(project, things[0].id)] and project.undo_name == "take over 'theirs'"
+    theirs.reads = 0
+    wanted = np.stack([theirs[t] for t in range(24)])
+    for thing, value in zip(things, values, strict=True):
+        assert np.array_equal(project.object_mask(thing.id, 0, 24), wanted == value)
+    with pytest.raises(InputError, match="no video"):
+        presenter.take_over(SegmentInputs(None), Stray("theirs", theirs, 0))

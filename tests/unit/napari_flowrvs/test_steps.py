@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QPushButton, QWidget
 
 from flowrvs.errors import InputError
 from flowrvs.progress import Progress
+from napari_flowrvs.job import consume
 from napari_flowrvs.steps import Steps
 from napari_flowrvs.transport.prefetch import Prefetch, Reader
-from napari_flowrvs.widgets.parts import ProgressLine, enable
+from napari_flowrvs.widgets.parts import ProgressLine, counted, enable, time_left
+from napari_flowrvs.widgets.table import Rows
 from napari_flowrvs.worker import run_in_thread, run_soon
 
 
@@ -193,3 +197,97 @@ def test_it_may_be_too_late_to_stop(qtbot: Any) -> None:
     gate.set()
     qtbot.waitUntil(lambda: not steps.busy, timeout=5_000)
     assert got == [True] and ended == ["completed"], "what is done is not called stopped"
+
+
+def test_what_waits_is_begun_whatever_became_of_the_one_before() -> None:
+    pending: list[Callable[[], None]] = []
+
+    def later(work: Any, token: Any, *, item: Any, progress: Any, done: Any) -> None:
+        pending.append(lambda: done(consume(work, token, item, progress)))
+
+    steps, order, busy = Steps(later), list[str](), list[bool]()  # type: ignore[arg-type]
+    named: list[str] = []
+    said: list[str] = []
+    steps.busy_changed.connect(busy.append)
+    steps.job.progressed.connect(lambda event: named.append(event.message))
+    steps.job.failed.connect(lambda failure: said.append(failure.summary))
+
+    def ask(name: str) -> None:
+        steps.ask(lambda: steps.run(name, lambda c, r: name, order.append))
+
+    def refuse() -> None:
+        raise InputError("Not now.")
+
+    ask("a")
+    steps.ask(lambda: order.append("nothing to do"))
+    ask("b")
+    pending.pop()()
+    assert order == ["a", "nothing to do"] and steps.busy and busy == [True]
+    steps.ask(refuse)
+    ask("c")
+    pending.pop()()
+    assert order == ["a", "nothing to do", "b"] and said == ["Not now."]
+    assert not pending and not steps.busy and busy == [True, False] and named == ["a", "b"]
+    with pytest.raises(InputError, match="Not now"):
+        steps.ask(refuse)
+    ask("d")
+    ask("e")
+    assert steps.close(0.0) and not steps.busy
+    pending.pop()()
+    assert not pending and order[-1] == "b", "what waits is forgotten"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        *((0.2, "1 s"), (8.4, "8 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (130, "2 min 10 s")),
+        *((599, "9 min 59 s"), (600, "10 min"), (3599, "59 min"), (3600, "1 h 00 min")),
+        (3900, "1 h 05 min"),
+    ],
+)
+def test_how_long_it_takes(seconds: float, said: str) -> None:
+    assert time_left(seconds) == said
+
+
+def test_how_far_it_is(qtbot: Any) -> None:
+    line = ProgressLine()
+    qtbot.addWidget(line)
+    line.show_progress(Progress(3, 12, "Frame 3", remaining=130.0))
+    assert (line.bar.value(), line.bar.maximum()) == (3, 12)
+    assert line.bar.format() == "25%, 2 min 10 s left" and line.status.text() == "Frame 3"
+    line.show_progress(Progress(12, 12, "", remaining=0.0))
+    assert line.bar.format() == "100%" and line.status.text() == "Frame 3"
+    line.show_progress(Progress(0, 0, "Opening"))
+    assert line.bar.maximum() == 0 and not line.bar.isHidden()
+    line.say("")
+    assert line.bar.isHidden() and line.status.isHidden()
+    assert [counted(n, "video") for n in (0, 1, 2)] == ["0 videos", "1 video", "2 videos"]
+
+
+def test_rows_that_stay_keep_their_place(qtbot: Any) -> None:
+    class Letters(Rows):
+        headers = ("letter", "code")
+
+        def key(self, row: Any) -> object:
+            return row[0]
+
+    page = QWidget()
+    qtbot.addWidget(page)
+    rows, heard = Letters(page), list[Any]()
+    rows.modelReset.connect(lambda: heard.append("reset"))
+    rows.rowsInserted.connect(lambda _parent, a, b: heard.append(("new", a, b)))
+    rows.dataChanged.connect(lambda a, b: heard.append((a.row(), a.column(), b.row(), b.column())))
+    for shown, wanted in (
+        (["a1", "b1"], [("new", 0, 1)]),
+        (["a2", "b1"], [(0, 0, 1, 1)]),
+        (["a2", "b1", "c1"], [("new", 2, 2), (0, 0, 1, 1)]),
+        (["a2", "b1"], ["reset"]),
+        (["b1", "a2"], ["reset"]),
+    ):
+        heard.clear()
+        rows.show_rows(shown)
+        assert heard == wanted and rows.rows == shown
+    assert (rows.rowCount(), rows.columnCount(), rows.place("a"), rows.place("x")) == (2, 2, 1, -1)
+    assert rows.rowCount(rows.index(0, 0)) == 0
+    across = Qt.Orientation.Horizontal
+    assert [rows.headerData(i, across) for i in (0, 1)] == ["letter", "code"]
