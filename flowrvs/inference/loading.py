@@ -94,9 +94,11 @@ def load_segmenter(
     except MissingPathError as error:
         if str(model) in MODELS:
             raise
-        others = ", ".join(plugin.name for plugin in plugins("segmenter"))
+        found = plugins("segmenter")
+        ours = "".join(f", {plugin.name}" for plugin in found if plugin.ours)
+        others = ", ".join(plugin.name for plugin in found if not plugin.ours)
         raise MissingPathError(
-            f"{str(error).rstrip('.')}{f', or of other packages ({others})' if others else ''}."
+            f"{str(error).rstrip('.')}{ours}{others and f', or of other packages ({others})'}."
         ) from None
     from flowrvs.pipelines import load
 
