@@ -87,3 +87,29 @@ def test_only_what_contradicts_the_mark_turns_over(scene, positive) -> None:
     np.testing.assert_array_equal((again > 0.5)[is_red], (before > 0.5)[is_red])
     kept = mended(graph, mark, before, is_red, ColorCounts.of(frame, red))
     np.testing.assert_array_equal(kept, before)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_turns_over_is_likely_closed_or_of_its_colour(seed) -> None:
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(60, 160, (4, 5, 3)).repeat(16, 0).repeat(16, 1)
+    frame = (patches + rng.integers(-30, 31, (64, 80, 1))).astype(np.uint8)
+    graph = SuperpixelGraph(frame, (0, 0, 80, 64), 20_000, 150)
+    mark = Mark.point(rng.integers(80), rng.integers(64), bool(seed % 2))
+    share = rng.choice([0.1, 0.4, 0.9], graph.count, p=[0.5, 0.2, 0.3]).astype(np.float32)
+    share = np.where(graph.spatial_distance(graph.under(mark.points)) < 0.35, 0.2, share)
+    share = (share if mark.positive else 1 - share).astype(np.float32)
+    stays = rng.random(graph.count) < 0.1
+    here = np.zeros(graph.count, bool)
+    here[graph.under(mark.points)] = True
+    wrong = ((share <= 0.5) if mark.positive else (share > 0.5)) & ~stays
+    measures = mending_measures(graph, mark, share, None)
+    odds = (measures * list(MENDING.values())).sum(1)
+    likely = np.where(wrong, 1 / (1 + np.exp(-odds)), 1).astype(np.float32)
+    turned = graph.solve(likely, 0.5, (here | ~wrong) & ~stays, stays) > 0.5
+    steps = graph.highest_step(np.flatnonzero(here))
+    closed = steps < 0.5 * steps[~wrong & ~here].min()
+    clear = measures[:, 2] > 0.5
+    piece = graph.connected(wrong & (turned | here | closed | clear), np.flatnonzero(here))
+    expected = np.where(piece, np.float32(mark.positive), share)
+    np.testing.assert_array_equal(mended(graph, mark, share, stays), expected)

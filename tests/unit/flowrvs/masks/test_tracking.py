@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowrvs.masks.cues import blurred, likeness
-from flowrvs.masks.flow import Flows, Region
+from flowrvs.masks.cues import blurred, likeness, motion_cue, patch_distance
+from flowrvs.masks.flow import Flows, Region, sample
 from flowrvs.masks.shape import signed_distance
 from flowrvs.masks.tracking import SURE, MaskTracker, _Look, _settle
 
@@ -89,6 +89,52 @@ def test_what_is_carried_on_is_a_copy_of_all_that_was_learnt():
     alone = tracker_of(clip.frames, keys, rivals=rivals)
     alone.go_on({name: each for name, each in learnt.items() if not name.startswith("0.")})
     assert not alone._rivals  # lost before
+
+
+@pytest.mark.parametrize(("t", "last"), [(1, 0), (2, 1)])
+def test_what_a_look_at_a_frame_weighs(t, last):
+    """Warped edge, motion, colours and key frames, by their weights, in a band of ten pixels."""
+    clip = whole_steps((1, 3), 3, ground=(0, 1))
+    grain = np.random.default_rng(0).normal(0, 12, clip.frames.shape)
+    frames = np.clip(clip.frames + grain, 0, 255).astype(np.uint8)
+    tracker = tracker_of(frames, {0: clip.masks[0]})
+    list(tracker.to(last))
+    flows, step = tracker._flows, tracker._trail.copy()
+    tracker._velocity = np.array([2.0, -1.0], np.float32)
+    before = tracker._mask.copy()
+    look = tracker._look(t, last)
+    region = look.region
+    corner = np.array([region.top, region.left])[:, None, None]
+    flow = flows.between(t, last, region)
+    here = np.indices(region.shape) + np.moveaxis(flow, -1, 0)
+    inside = sample(before, *(here + corner).astype(np.float32)) > 0.5
+    np.testing.assert_array_equal(look.inside, inside)
+    back = sample(flows.between(last, t, region), *here.astype(np.float32))
+    lab = flows.lab(t, region)
+    change = patch_distance(sample(flows.lab(last, region), *here.astype(np.float32)), lab)
+    tolerance = 9 + 3 * np.median(change)
+    speed, miss = np.hypot(*np.moveaxis(flow, -1, 0)), np.hypot(*np.moveaxis(flow + back, -1, 0))
+    found = (miss < 1 + 0.1 * speed) | (change < tolerance)
+    assert look.noise == np.median(change) and look.kept == pytest.approx(found[inside].mean())
+    trail = flow + sample(step, *(here + corner).astype(np.float32))
+    if last:
+        trail = tracker._matched(lab, region, trail)
+    np.testing.assert_allclose(look.trail, trail, atol=1e-5)
+    like = likeness(tracker._key_picture(region, trail), lab, tolerance)
+    np.testing.assert_allclose(look.like, like, atol=1e-5)
+    distance = signed_distance(inside, 24.0)
+    moves, slow = motion_cue(flow, distance, found)
+    moves = np.where(moves > 0, moves * np.clip(np.abs(distance) / 6, 0, 1), moves)
+    edge, band = np.clip(distance / 3, -8, 8), np.abs(distance) <= 10
+    decided = (0.35 + slow) * edge - (0.9 - 0.7 * slow) + 0.3 * moves
+    decided += tracker._from_colors(lab, region, band)
+    decided += tracker._from_keys(lab, region, trail, distance, look.noise, like)
+    logit = np.clip(np.where(band, decided, edge), -8, 8)
+    np.testing.assert_allclose(look.logit, logit, atol=2e-3)
+    assert 100 < np.count_nonzero(np.abs(logit[band]) < 7.9)
+    np.testing.assert_allclose(look.velocity, np.median(flow[inside], axis=0))
+    off = ((flow - [2, -1]) ** 2).sum(-1) / (2 * 1.5**2)
+    np.testing.assert_allclose(look.strength, logit + 5 * like - np.minimum(off, 4), atol=2e-3)
 
 
 def look_at(region, logit, strength=None, **more):
