@@ -208,6 +208,12 @@ def test_how_much_a_mask_looks_like_the_keys_object():
     assert confirmed(lab, WHOLE, np.where(mask, 0.6, 0).astype(np.float32), at(mask), 1.0) == (
         pytest.approx(0.6 + 0.3)
     )
+    part = at(mask) > 5  # what is around it has its colours, too
+    around = (at(part) < -1) & (at(part) > -8)
+    red = float(mask[around].mean())
+    assert 0.3 < red < 0.9
+    found = confirmed(lab, WHOLE, like, at(part), 1.0)
+    assert found == pytest.approx(0.2 + 0.3 * (1 - red), abs=1e-6)
     for columns in (4, 12):  # it hangs over on the ground, which is where it was
         over = mask | np.roll(mask, columns, axis=1)
         around = (at(over) < -1) & (at(over) > -8)
