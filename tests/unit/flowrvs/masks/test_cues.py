@@ -6,8 +6,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from flowrvs.masks import cues
 from flowrvs.masks.cues import LocalColors, blurred, likeness, motion_cue, patch_distance
-from flowrvs.masks.flow import Flows, Region
-from flowrvs.masks.propagate import propagate
+from flowrvs.masks.flow import Region
 
 ROWS, COLUMNS = np.indices((96, 128), dtype=np.float32)
 DISTANCE = 20 - np.hypot(ROWS - 48, COLUMNS - 64)  # of a disk's edge, positive inside
@@ -195,21 +194,3 @@ def test_blurring_stays_within_the_band():
     weight = np.outer(kernel, kernel) / kernel.sum() ** 2 * where[6:15, 8:17]
     mean = (weight * values[6:15, 8:17]).sum() / (weight.sum() + 1e-3)
     np.testing.assert_allclose(blurred(values, where, 2.0)[10, 12], mean, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("radius", "speed", "bar"), [(4, 2, 0.85), (14, 15, 0.95)])
-def test_small_and_fast_objects_keep_their_size(radius, speed, bar):
-    from .conftest import texture
-
-    background, pattern = texture(1, (96, 224), 40, 170), texture(2, (96, 224), 110, 250)
-    rows, columns = np.indices((96, 224))
-    frames, masks = [], []
-    for t in range(10):
-        mask = np.hypot(rows - 48, columns - 24 - speed * t) < radius
-        moved = np.roll(pattern, speed * t, axis=1)
-        frames.append(np.where(mask[..., None], moved, background).astype(np.uint8))
-        masks.append(mask)
-    found = list(propagate(Flows(frames.__getitem__, (10, 96, 224)), {0: masks[0]}))
-    assert [s.frame for s in found] == list(range(1, 10))
-    scores = [(s.mask & masks[s.frame]).sum() / (s.mask | masks[s.frame]).sum() for s in found]
-    assert np.mean(scores) > bar

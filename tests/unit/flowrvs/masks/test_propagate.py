@@ -44,17 +44,6 @@ def test_one_key_reaches_both_ends(disk, method):
     assert found[8].certainty > found[frames[-1]].certainty
 
 
-def test_two_keys_meet_and_are_blended(disk):
-    flows = Flows(disk.read, disk.masks.shape)
-    keys = {2: disk.masks[2], 13: disk.masks[13]}
-    parts = list(propagate(flows, keys, 3, 13))
-    first = [s.frame for s in parts if not s.final]
-    assert first == list(range(3, 13))
-    final = {s.frame: s.mask for s in parts if s.final}
-    assert sorted(final) == first
-    assert np.mean([iou(mask, disk.masks[t]) for t, mask in final.items()]) > 0.95
-
-
 def test_a_blend_weighs_by_certainty_and_nearness():
     """Each side's weight is its certainty times how near its key is; certainty is blended too."""
     logit = np.full((4, 4), 2.0, np.float16)
