@@ -332,6 +332,8 @@ class Source:
         Of the projects.
     origins : list of Origin or None
         Where the projects were imported from.
+    beyond : list of int
+        Frames of the video that the dataset it was imported from does not list.
     """
 
     name: str
@@ -344,6 +346,7 @@ class Source:
     sentences: dict[str, tuple[str, list[int] | None]] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
     origins: list[Origin | None] = field(default_factory=list)
+    beyond: list[int] = field(default_factory=list)
     _video: Video | None = None
     _opened: dict[int, Project] = field(default_factory=dict)
 
@@ -390,6 +393,15 @@ class Source:
     def meant(self) -> set[int]:
         """Return the objects that some sentence means."""
         return {key for _, ids in self.sentences.values() for key in ids or ()}
+
+    def unlisted(self) -> str:
+        """Say on how many frames that a dataset does not list something was drawn; blank: none."""
+        seen = np.zeros(self.info.frame_count, bool)
+        for number, record in self.objects.values() if self.beyond else ():
+            seen |= self.project(number).present(record.id)
+        count = int(seen[self.beyond].sum())
+        frames = f"on {counted(count, 'frame')} that the dataset does not list"
+        return f"{frames} something was drawn: it is left out" if count else ""
 
     def unlooked(self) -> npt.NDArray[np.bool_]:
         """Return on which frames some object was not looked for that was on others."""

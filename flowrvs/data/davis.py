@@ -60,10 +60,16 @@ class Davis(Dataset):
         return any((root / place).is_dir() for place in places)
 
     @cached_property
+    def _drawn(self) -> Path:
+        """The folder of the masks; DAVIS's unsupervised half has a name of its own for it."""
+        places = [self.folder / name for name in ("Annotations", "Annotations_unsupervised")]
+        return next((place for place in places if place.is_dir()), places[0])
+
+    @cached_property
     def _size(self) -> str:
         # The higher of the usual two, where both are there: with masks, if some have them.
         there = [n for n in ("Full-Resolution", "1080p", "480p") if (self.pictures / n).is_dir()]
-        masked = [name for name in there if (self.folder / "Annotations" / name).is_dir()]
+        masked = [name for name in there if (self._drawn / name).is_dir()]
         for name in (*masked, *there):
             return name
         raise DatasetError(f"{self.pictures} has no 480p; give the folder of DAVIS.")
@@ -164,7 +170,7 @@ class Davis(Dataset):
 
     def masks(self, name: str) -> Path:
         """Return the folder of a video's masks."""
-        return self.folder / "Annotations" / self._size / name
+        return self._drawn / self._size / name
 
 
 def _line(clip: Clip, text: str, keys: Sequence[int]) -> str:

@@ -180,6 +180,8 @@ def shortcomings(about: Format, source: Source) -> Iterator[tuple[str, str, str]
             if key not in source.meant():
                 what = f"no sentence means {source.objects[key][1].name!r}: it {about.silent}"
                 yield "no-sentence", what, "add a sentence, or write its name as one"
+    if beyond := source.unlisted():
+        yield "not-listed", beyond, "list these frames in the dataset and import it again"
     unlooked = source.unlooked()
     if about.absence != "frame":
         unlooked &= source.looked()
@@ -228,7 +230,9 @@ def collect(
             source = by_content.get(key) if info.fingerprint else None
             if source is None:
                 name = unused(_video_name(project, origin), taken)
-                source = Source(name, info, *_frame_names(info, origin), video)
+                frames, positions = _frame_names(info, origin)
+                source = Source(name, info, frames, positions, video)
+                source.beyond = sorted(set(range(info.frame_count)) - set(positions))
                 sources.append(source)
                 by_content[key] = source
             source.add(given, project, origin)

@@ -314,7 +314,8 @@ def _compare(
         changes.looked = np.flatnonzero(drawn.looked & ~looked).tolist()
     if not dataset.masks_only:
         _sentences(project, origin, before, keys, changes)
-    notes = [
+    notes = list(drawn.notes)
+    notes += [
         f"no sentence means {changes.names[key]!r}: it was added all the same"
         for own, key in keys.items()
         if key in changes.added and own not in spoken_of and origin.expressions
@@ -372,7 +373,10 @@ def _drawn(
         if progress is not None:
             progress(clock.advance(f"comparing {source.name}", count))
 
-    return source.clip(cancel, advance)
+    source.beyond = sorted(set(range(info.frame_count)) - set(positions))
+    clip = source.clip(cancel, advance)
+    clip.notes = [beyond] if (beyond := source.unlisted()) else []
+    return clip
 
 
 def _sentences(

@@ -20,6 +20,7 @@ from flowrvs.data import (
     import_split,
     import_video,
     list_videos,
+    preview_export,
     write_back,
 )
 from flowrvs.data.clip import Origin
@@ -49,6 +50,7 @@ from tests.fixtures.layouts import (
     boxes,
     coco_video,
     frames,
+    masks_of,
     mevis_v2,
     palette,
     ref_ytvos,
@@ -749,3 +751,41 @@ def test_an_object_of_an_array_is_exported_as_it_was_drawn(tmp_path):
         assert np.argwhere(np.asarray(found)).tolist() == [
             [y, x] for y in (3, 4) for x in (4, 5, 6)
         ]
+
+
+def test_what_was_drawn_on_frames_that_a_dataset_does_not_list_is_told(tmp_path):
+    """Three of six frames are listed; a person draws on the others as well."""
+    root = mevis_v2(tmp_path / "s", "meta_expressions.json", False)
+    meta, masks = root / "meta_expressions.json", root / "mask_dict.json"
+    data = json.loads(meta.read_text())
+    data["videos"]["v"]["frames"] = ["00000", "00002", "00004"]
+    meta.write_text(json.dumps(data))
+    rows = json.loads(masks.read_text())
+    masks.write_text(json.dumps({key: row[::2] for key, row in rows.items()}))
+    said = "that the dataset does not list something was drawn: it is left out"
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert project.provenance(1).tolist() == [2, 0] * 3
+        assert write_back(project).notes == ()
+        project.labels(1)[3, :2, :2] = 1
+        result = write_back(project)
+        assert (result.masks, result.notes) == (0, (f"on 1 frame {said}",))
+        project.labels(1)[5, :2, :2] = 1
+        (finding, *_) = preview_export([project]).findings
+        assert str(finding).endswith(
+            f"v: on 2 frames {said}; list these frames in the dataset and import it again"
+        )
+        for options in ({}, {"every": 2}):
+            result = export_projects([project], tmp_path / f"out{len(options)}", **options)
+            assert result.notes == (f"v: on 2 frames {said}",)
+
+
+def test_the_unsupervised_half_of_davis_is_read_and_corrected(tmp_path):
+    root = davis(tmp_path)
+    os.rename(root / "Annotations", root / "Annotations_unsupervised")
+    (root / "ImageSets" / "2019").mkdir(parents=True)
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert all(map(np.array_equal, masks_of(project), boxes()))
+        project.labels(1)[0, :2, :2] = 1
+        assert write_back(project).masks == 1
+    with Image.open(root / "Annotations_unsupervised" / "480p" / "v" / "00000.png") as found:
+        assert (np.asarray(found)[:2, :2] == 1).all()
