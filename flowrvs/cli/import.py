@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_notes(project: Path) -> None:
     """Say what was not read as a person might think."""
-    from flowrvs.data.clip import Origin
+    from flowrvs.data.origin import Origin
 
     origin = Origin.load(project)
     for note in origin.notes if origin else ():

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flowrvs.data.clip import Clip, Origin, separate, whole_text
+from flowrvs.data.clip import Clip, separate, whole_text
 from flowrvs.data.formats import Dataset, open_dataset
+from flowrvs.data.origin import Origin
 from flowrvs.errors import (
     Cancelled,
     DatasetError,

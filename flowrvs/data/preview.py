@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from flowrvs import __version__
 from flowrvs.data.check import Finding, check_sentences
-from flowrvs.data.clip import Origin, Source, unused
+from flowrvs.data.clip import Source, unused
 from flowrvs.data.formats import LEFT_OUT, META, TABLE, WRITTEN_BY, Format, holds_unknown
+from flowrvs.data.origin import Origin
 from flowrvs.data.pictures import frame_names, is_safe_name, sorted_and_unique
 from flowrvs.errors import InputError, ProjectError
 from flowrvs.records import VideoInfo

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowrvs.data.clip import Clip, Origin, Source, free_id, was_not_looked_for, whole_text
+from flowrvs.data.clip import Clip, Source, free_id, was_not_looked_for, whole_text
 from flowrvs.data.formats import Dataset, reader
 from flowrvs.data.json_parts import locked
+from flowrvs.data.origin import Origin
 from flowrvs.errors import DatasetError, InputError, counted
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock

@@ -11,7 +11,6 @@ from typing import Any
 from psygnal import Signal
 
 from flowrvs.data.check import Finding, check_split
-from flowrvs.data.clip import Origin
 from flowrvs.data.export import (
     DESCRIPTIONS,
     FORMATS,
@@ -19,6 +18,7 @@ from flowrvs.data.export import (
     export_projects,
     export_splits,
 )
+from flowrvs.data.origin import Origin
 from flowrvs.data.preview import Preview, parse_shares, preview_export
 from flowrvs.data.write_back import WriteBackResult, write_back
 from flowrvs.errors import InputError

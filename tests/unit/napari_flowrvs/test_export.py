@@ -13,8 +13,8 @@ from napari.components import ViewerModel
 from pycocotools import mask as coco_mask
 from qtpy.QtCore import Qt
 
-from flowrvs.data.clip import Origin
 from flowrvs.data.export import ExportResult
+from flowrvs.data.origin import Origin
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project

@@ -17,7 +17,6 @@ import flowrvs
 from flowrvs.data import MevisWriter, export_projects, import_video
 from flowrvs.data.clip import (
     Clip,
-    Origin,
     coded,
     coded_masks,
     free_id,
@@ -28,6 +27,7 @@ from flowrvs.data.clip import (
     whole_text,
 )
 from flowrvs.data.formats import may_replace, meta_path, new_split, open_dataset, split_folder
+from flowrvs.data.origin import Origin
 from flowrvs.data.pictures import LARGEST, frame_names, is_safe_name, sorted_and_unique
 from flowrvs.data.preview import assign_kinds, collect, parse_shares
 from flowrvs.errors import DatasetError, InputError, MissingPathError, ProjectError

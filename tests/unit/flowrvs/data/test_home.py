@@ -14,9 +14,9 @@ from pycocotools import mask as coco_mask
 
 import flowrvs
 from flowrvs.data import can_write_back, export_projects, import_video, write_back
-from flowrvs.data.clip import Origin
 from flowrvs.data.formats import open_dataset
 from flowrvs.data.mevis import Mevis
+from flowrvs.data.origin import Origin
 from flowrvs.data.write_back import check_write_back
 from flowrvs.errors import Cancelled, DatasetError, InputError, StorageError
 from flowrvs.progress import CancelToken

@@ -26,9 +26,9 @@ from flowrvs.data import (
     repair_split,
     write_back,
 )
-from flowrvs.data.clip import Origin
 from flowrvs.data.formats import open_dataset
 from flowrvs.data.json_parts import mapped
+from flowrvs.data.origin import Origin
 from flowrvs.data.pictures import object_ids, read_codes
 from flowrvs.errors import DatasetError, InputError, MissingPathError, StorageError
 from flowrvs.store import Project, Provenance

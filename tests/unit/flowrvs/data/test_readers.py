@@ -23,11 +23,11 @@ from flowrvs.data import (
     preview_export,
     write_back,
 )
-from flowrvs.data.clip import Origin
 from flowrvs.data.coco import pairs_of, polygon_mask, size_in
 from flowrvs.data.davis import _one_letter_apart, read_text
 from flowrvs.data.formats import open_dataset
 from flowrvs.data.json_parts import list_keys, whole_number
+from flowrvs.data.origin import Origin
 from flowrvs.data.pictures import (
     LARGEST,
     blank_mask,
