@@ -505,6 +505,11 @@ def repaint(
     else:
         shown = blank
     pixels = np.array(shown)
+    if size is not None and pixels.shape[:2] != tuple(size):
+        raise DatasetError(
+            f"{path} is {shown.width}x{shown.height}, the frames {size[1]}x{size[0]}; make both of "
+            "one size."
+        )
     for old, _ in changed.values():
         if old is not None:
             pixels[rle.decode(old)] = 0

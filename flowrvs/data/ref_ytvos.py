@@ -232,9 +232,7 @@ class PaletteVideos(Dataset):
     def videos(self) -> dict[str, int]:
         if not self.pictures.is_dir():
             raise DatasetError(f"There is no folder {self.pictures}; say where it is (--frames).")
-        there = {path.name for path in folders_in(self.folder / "Annotations")}
-        found = (path.name for path in folders_in(self.pictures))
-        return {name: 0 for name in found if name in there}
+        return {path.name: 0 for path in folders_in(self.folder / "Annotations")}
 
     def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
         clip = Clip(name, frames_in(self.pictures / name), pictures=self.pictures / name)
@@ -315,12 +313,19 @@ def read_palette(
     found: dict[int, list[rle.RLE | None]] = {}
     clip.looked = np.zeros(len(clip.frames), bool)
     wide = False
+    shape: tuple[int, ...] | None = None
     for index, frame in enumerate(clip.frames):
         read = read_codes(folder / f"{frame}.png")
         if read is None:
             continue
         clip.looked[index] = True
         pixels, codes = read
+        shape = shape or pixels.shape
+        if pixels.shape != shape:
+            raise DatasetError(
+                f"{folder / frame}.png is {pixels.shape[1]}x{pixels.shape[0]}, those before it "
+                f"{shape[1]}x{shape[0]}; make all of one size."
+            )
         wide = wide or pixels.dtype.itemsize == 2
         for code in codes:
             masks = found.setdefault(code, [None] * len(clip.frames))

@@ -779,3 +779,41 @@ def test_coco_vid_has_videos_and_images(tmp_path):
     with import_video(path, "MOT-2-img1", tmp_path / "p") as project:
         assert [o.name for o in project.objects.values()] == ["dog 4"]
         assert masks_of(project)[0].sum() == T * 42
+
+
+def test_pictures_of_masks_of_another_size_are_refused(tmp_path):
+    root = vos(tmp_path / "train", palette)
+    place = root / "Annotations" / "v"
+    Image.new("P", (5, 4)).save(place / "00002.png")
+    with pytest.raises(DatasetError) as caught:
+        import_video(root, "v", tmp_path / "p")
+    assert str(caught.value) == (
+        f"{place}/00002.png is 5x4, those before it {W}x{H}; make all of one size."
+    )
+    for path in place.iterdir():
+        Image.new("P", (5, 4)).save(path)
+    (root / "JPEGImages" / "v" / "00006.jpg").write_bytes(
+        (root / "JPEGImages" / "v" / "00005.jpg").read_bytes()
+    )
+    palette(0).save(place / "00006.png")
+    for index in range(T):
+        (place / f"{index:05d}.png").unlink()
+    before = (place / "00006.png").read_bytes()
+    with import_video(root, "v", tmp_path / "p") as project:
+        Image.new("P", (5, 4)).save(place / "00006.png")
+        project.labels(1)[6, :2, :2] = 1
+        with pytest.raises(DatasetError, match=f"00006.png is 5x4, the frames {W}x{H}; make both"):
+            write_back(project, overwrite=True)
+        (place / "00006.png").write_bytes(before)
+        assert write_back(project).masks == 1
+
+
+def test_masks_without_frames_are_named(tmp_path, capsys):
+    """They are not left out without a word."""
+    root = vos(tmp_path / "train", palette)
+    shutil.copytree(root / "Annotations" / "v", root / "Annotations" / "w")
+    assert list_videos(root) == {"v": 0, "w": 0}
+    assert main(["import", str(root), "--all", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'out' / 'v.flowrvs'}\n"
+    assert f"1 of 2 videos could not be imported: w ({root / 'JPEGImages' / 'w'} cannot" in said.err
