@@ -504,3 +504,72 @@ def test_models_convert_and_fetch(replaced, capsys, tmp_path: Path) -> None:
     assert fetch.only() == (("mevis",), {"home": Path("h"), **own})
     said = {"model": "mevis", "path": str(tmp_path / "m"), "bytes": 3_000_000}
     assert json.loads(capsys.readouterr().out) == said
+
+
+def test_demo(monkeypatch, capsys, tmp_path: Path) -> None:
+    import flowrvs.demo
+
+    score = SimpleNamespace(exp_id="0", j=0.5, f=0.25)
+    scores = SimpleNamespace(expressions=[score], j=0.5, f=0.25, j_and_f=0.375)
+    result = SimpleNamespace(
+        scores=scores,
+        sentences={"0": "the red one"},
+        seconds=1.26,
+        files={"project": Path("p"), "overlay": Path("o")},
+        to_dict=lambda: {"J": 0.5},
+    )
+    load, run = Recorder("model"), Recorder(result)
+    monkeypatch.setitem(flowrvs.__dict__, "load", load)
+    monkeypatch.setattr(flowrvs.demo, "run_demo", run)
+    out = tmp_path / "d"
+    assert main(["demo", "--out", str(out)]) == 0
+    assert run.only() == ((out, "model"), {"steps": 1})
+    assert load.calls == [(("tiny",), {"device": "auto"})]
+    assert capsys.readouterr().out == (
+        "J 0.500  F 0.250  'the red one'\nJ 0.500  F 0.250  J&F 0.375  over all sentences\n"
+        "The model took 1.3 s. Look at:\n  project:       p\n  overlay:       o\n"
+    )
+    run.calls.clear()
+    more = ["--model", "m", "--device", "cpu", "--steps", "1000", "--json"]
+    assert main(["demo", "--out", str(out), *more]) == 0
+    assert run.only()[1] == {"steps": 1000} and load.calls[1] == (("m",), {"device": "cpu"})
+    assert json.loads(capsys.readouterr().out) == {"J": 0.5}
+    for steps in ("0", "1001"):
+        assert main(["demo", "--out", str(out), "--steps", steps]) == 2
+        said = f"flowrvs: {steps} steps are impossible; use 1 to 1000.\n"
+        assert capsys.readouterr().err == said
+    (out / "mine").mkdir(parents=True)
+    assert main(["demo", "--out", str(out)]) == 2
+    assert len(load.calls) == 2, "a folder of somebody's is refused before a model is loaded"
+
+
+def test_a_model_on_a_cluster(replaced, monkeypatch, capsys, split: Path, tmp_path: Path) -> None:
+    """Folders are named as they are from everywhere; what happens to workers is told."""
+    import flowrvs.inference.cluster as cluster
+
+    at, made = Recorder("scheduler"), Recorder("segmenter")
+    monkeypatch.setattr(cluster.Scheduler, "at", at)
+    monkeypatch.setattr(cluster, "Cluster", made)
+    result = SimpleNamespace(out=Path("p"), videos=1, expressions=1, frames=1, skipped=0, blank=())
+    predict = replaced(flowrvs.evaluation, "predict_split", result)
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "l"):
+        (tmp_path / name).mkdir()
+    line = ["predict", str(split), "--out", str(tmp_path / "p"), "--scheduler", "tls://h:1"]
+    more = "--tls-ca a --tls-cert c --tls-key k --insecure --model m --lora l"
+    assert main([*line, *more.split()]) == 0
+    options = {"insecure": True, "tls_ca": "a", "tls_cert": "c", "tls_key": "k"}
+    assert at.calls == [(("tls://h:1",), options)]
+    ((args, given),) = made.calls
+    assert args == ("scheduler", str(tmp_path / "m"))
+    assert given.pop("lora") == str(tmp_path / "l") and given.pop("device") == "auto"
+    assert isinstance(given.pop("cancel"), CancelToken)
+    given.pop("notice")("a worker left")
+    assert capsys.readouterr().err.endswith("flowrvs: a worker left\n")
+    rest = {k: v for k, v in MODEL.items() if k not in ("model", "lora", "device")}
+    assert given == rest and predict.only()[0][2] == "segmenter"
+    assert main([*line, "--model", "tiny", "--lora", "name"]) == 0
+    args, given = made.calls[1]
+    assert args[1] == "tiny" and given["lora"] == "name"
+    nothing = {"tls_ca": None, "tls_cert": None, "tls_key": None}
+    assert at.calls[1][1] == {"insecure": False, **nothing}
