@@ -261,7 +261,7 @@ def test_ids_that_a_dataset_gave_are_kept_beside_those_of_another_project(clip, 
             "v",
             frames,
             objects={7: mask, 2: mask[:, ::-1]},
-            expressions={"5": ("both", [2, 7]), "0": ("seven", [7])},
+            expressions={"5": ("both", [2, 7]), "0": ("seven", [7]), "9": ("none", [])},
         )
     with import_video(tmp_path / "s", "v", tmp_path / "p") as project:
         path = project.path
@@ -282,7 +282,8 @@ def test_ids_that_a_dataset_gave_are_kept_beside_those_of_another_project(clip, 
     assert source.sentences == {
         "5": ("both", [2, 7]),
         "0": ("seven", [7]),
-        "2": ("o0", [1]),
+        "9": ("none", []),
+        "3": ("o0", [1]),
         "1": ("o1", [8]),
     }
 
