@@ -12,9 +12,11 @@ import pytest
 import flowrvs
 from flowrvs.cli import main
 from flowrvs.errors import Cancelled, InputError
-from flowrvs.inference import segment_into
+from flowrvs.inference import instances, segment_into
+from flowrvs.inference.into import ProjectJob, segment_projects
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.protocols import InstanceSegmenter, TrackedObject
+from flowrvs.records import SegmentRequest
 from flowrvs.store import Project, Provenance
 from tests.fixtures.segmenters import InstancesByColor, ThresholdSegmenter
 
@@ -87,6 +89,61 @@ def test_sentences_do_not_share_their_instances(project: Project, video: Any) ->
     list(segment_into(project, video, ["things", "each thing"], InstancesByColor()))
     meant = [sorted(said.object_ids) for said in project.expressions.values()]
     assert meant == [[1], [2, 3], [4, 5]]
+
+
+def test_frames_before_an_instance_was_seen_are_written_in_blocks(
+    project: Project, video: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "_TOGETHER", 3)  # it is first seen on frame 4
+    hand = np.ones((1, 48, 64), bool)
+    list(segment_into(project, video, "things", InstancesByColor(), start=1))
+    assert np.flatnonzero(project.provenance(2) == Provenance.MODEL).tolist() == [*range(1, 12)]
+    assert not masks(project, 2)[:4].any() and masks(project, 2)[4].any()
+    project.write_masks(2, 2, hand)
+    list(segment_into(project, video, "things", InstancesByColor(), start=1, resume=False))
+    assert masks(project, 2)[2].all() and not masks(project, 2)[3].any(), "a person's stays"
+
+
+def test_a_run_is_of_these_weights_frames_and_instances(project: Project, video: Any) -> None:
+    class Trained(InstancesByColor):
+        weights = "a"
+
+    list(segment_into(project, video, "things", Trained(), start=2, stop=11, every=3))
+    key = {"text": "things", "model": "instances", "weights": "a", "range": [2, 9], "every": 3}
+    runs = sorted(project.runs.values(), key=lambda run: run.object_id)
+    assert [run.key for run in runs] == [key | {"instance": 0}, key | {"instance": 1}]
+    assert [(run.object_id, run.done) for run in runs] == [(1, {0}), (2, {0})]
+    calls = Trained()
+    assert list(segment_into(project, video, "things", calls, start=2, stop=11, every=3)) == []
+    for changed in ({"start": 1}, {"stop": 12}, {"every": 2}):
+        assert list(
+            segment_into(
+                project, video, "things", calls, **({"start": 2, "stop": 11, "every": 3} | changed)
+            )
+        )
+    Trained.weights = "b"
+    assert list(segment_into(project, video, "things", Trained(), start=2, stop=11, every=3))
+
+
+def test_several_videos_are_told_apart(
+    project: Project, video: Any, tmp_path: Path, shapes_frames: np.ndarray
+) -> None:
+    events: list[Progress] = []
+    with (
+        flowrvs.open_video(shapes_frames[::-1]) as other,
+        Project.create(tmp_path / "b.flowrvs", other.info) as second,
+    ):
+        request = SegmentRequest.of("things", stop=2)
+        jobs = [ProjectJob(project, video, request, "a"), ProjectJob(second, other, request, "b")]
+        told = [
+            (job.name, None if what is None else what.start)
+            for job, what in segment_projects(jobs, InstancesByColor(), progress=events.append)
+        ]
+    assert told == [("a", 0), ("a", 1), ("a", None), ("b", 0), ("b", 1), ("b", None)]
+    assert [event.message for event in events] == [
+        f"{name}: 'things', frame {t}" for name in "ab" for t in (0, 1)
+    ]
+    assert [(event.done, event.total) for event in events] == [(1, 2), (2, 2)] * 2
 
 
 def test_of_every_nth_frame_nobody_has_looked_at_the_others(project: Project, video: Any) -> None:

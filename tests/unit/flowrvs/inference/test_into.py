@@ -16,8 +16,10 @@ import pytest
 
 from flowrvs.errors import Cancelled, DeviceMemoryError, ProjectError, StorageError
 from flowrvs.inference import plan_windows, segment, segment_into
+from flowrvs.inference.into import expected_bytes
 from flowrvs.inference.windows import windows_to_compute
 from flowrvs.progress import CancelToken
+from flowrvs.records import SegmentRequest
 from flowrvs.store import Project, Provenance
 from flowrvs.video import Video, open_video
 from tests.fixtures.segmenters import ThresholdSegmenter, WindowSegmenter
@@ -172,6 +174,31 @@ def test_another_request_is_another_run(
     assert bool(list(segment_into(project, video, ["red"], again, **PLAN))) == (
         "resume" not in other
     )
+
+
+def test_what_a_run_is_known_by(project: Project, video: Video) -> None:
+    class Trained(ThresholdSegmenter):
+        weights = "abc"
+
+    list(segment_into(project, video, "red", Trained(), steps=2, threshold=0.25, stop=11, **PLAN))
+    key = {"text": "red", "model": "threshold", "weights": "abc", "steps": 2, "threshold": 0.25}
+    key |= {"window": 5, "overlap": 2, "range": [0, 11]}
+    (run,) = project.runs.values()
+    assert (run.key, run.object_id, run.done) == (key, 1, {0, 1, 2})
+    list(segment_into(project, video, "green", ThresholdSegmenter(), every=2, cuts=(4, 8), start=1))
+    sparse = {"text": "green", "model": "threshold", "weights": "", "steps": 1, "threshold": 0.0}
+    sparse |= {"window": 9, "overlap": 2, "range": [1, 12], "every": 2, "cuts": [4, 8]}
+    assert [run.key for run in project.runs.values() if run.object_id == 2] == [sparse]
+
+
+def test_the_disk_that_masks_will_take(video: Video) -> None:
+    frame = 48 * 64
+    for options, expected in (
+        ({}, 24 * (0.02 * frame + 6000)),
+        ({"keep_confidence": True}, 24 * (0.42 * frame + 6000)),
+        ({"every": 5, "start": 1, "stop": 12}, 2 * 3 * (0.02 * frame + 6000)),
+    ):
+        assert expected_bytes(video, SegmentRequest.of(TEXTS, **options)) == int(expected)
 
 
 def test_other_weights_of_the_same_name_are_another_run(project: Project, video: Video) -> None:

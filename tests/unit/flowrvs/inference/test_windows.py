@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flowrvs.errors import InputError
 from flowrvs.inference import kept_frames, plan_windows
-from flowrvs.inference.windows import windows_to_compute
+from flowrvs.inference.windows import window_around, windows_to_compute
 
 
 @st.composite
@@ -62,6 +62,18 @@ def test_examples() -> None:
     assert windows_to_compute(plan_windows(60, 33, 8), {0, 1}) == {0, 1, 2}
     assert windows_to_compute(plan_windows(58, 33, 8), {1}) == {0}
     assert windows_to_compute(plan_windows(60, 33, 8), {0, 1, 2}) == frozenset()
+
+
+@given(st.integers(1, 60), st.data(), st.integers(1, 40))
+def test_a_window_around_a_frame_is_full_and_as_central_as_it_can_be(
+    count: int, data: st.DataObject, size: int
+) -> None:
+    frame = data.draw(st.integers(0, count - 1))
+    start, stop = window_around(count, frame, size)
+    possible = [(s, s + size) for s in range(count - size + 1)] or [(0, count)]
+    middle = frame - size // 2
+    assert (start, stop) == min(possible, key=lambda window: abs(window[0] - middle))
+    assert start <= frame < stop
 
 
 @pytest.mark.parametrize(
