@@ -412,29 +412,31 @@ def test_what_is_looked_at_around_marks_and_mask(scene) -> None:
     start = pick._Answer(start=red)  # its columns 28 to 72, its rows 38 to 82
     assert crop([Mark.point(50, 60)], start) == (0, 8, 103, 113)
     assert crop([Mark.point(100, 60)], start) == (0, 0, 139, 120)
-    # of a mask on superpixels, the parts under "this", else all
-    graph = SuperpixelGraph(frame, (20, 20, 150, 110), 100_000, 2000)
-    share = graph.shares((red | green).astype(np.float32))
-    seen = (share > 0.5)[graph.labels]
+    # of a mask on superpixels, the parts under "this", else all; also where it was scaled down
+    for pixels, scale in ((100_000, 1), (130 * 90 / 4, 0.5)):
+        graph = SuperpixelGraph(frame, (20, 20, 150, 110), pixels, 2000)
+        assert graph.scale == scale
+        share = graph.shares((red | green).astype(np.float32))
+        seen = (share > 0.5)[graph.labels]
 
-    def around(mask, x, y):
-        rows, columns = np.flatnonzero(mask.any(1)) + 20, np.flatnonzero(mask.any(0)) + 20
-        x0, x1 = min(x, columns[0]), max(x + 1, columns[-1] + 1)
-        y0, y1 = min(y, rows[0]), max(y + 1, rows[-1] + 1)
-        margin = 0.3 * max(x1 - x0, y1 - y0) + 16
-        return (
-            max(0, int(x0 - margin)),
-            max(0, int(y0 - margin)),
-            min(160, int(x1 + margin) + 1),
-            min(120, int(y1 + margin) + 1),
-        )
+        def around(mask, x, y, scale=scale):
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            x0, x1 = min(x, 20 + columns[0] / scale), max(x + 1, 20 + (columns[-1] + 1) / scale)
+            y0, y1 = min(y, 20 + rows[0] / scale), max(y + 1, 20 + (rows[-1] + 1) / scale)
+            margin = 0.3 * max(x1 - x0, y1 - y0) + 16
+            return (
+                max(0, int(x0 - margin)),
+                max(0, int(y0 - margin)),
+                min(160, int(x1 + margin) + 1),
+                min(120, int(y1 + margin) + 1),
+            )
 
-    left = seen & (np.indices(seen.shape)[1] < 65)
-    answer = pick._Answer(graph, share)
-    assert crop([Mark.point(50, 60)], answer) == around(left, 50, 60)
-    assert crop([Mark.point(115, 50)], answer) == around(seen & ~left, 115, 50)
-    assert crop([Mark.point(50, 60, positive=False)], answer) == around(seen, 50, 60)
-    assert crop([Mark.point(80, 100)], answer) == around(seen, 80, 100)
+        left = seen & (np.indices(seen.shape)[1] < 65 * scale)
+        answer = pick._Answer(graph, share)
+        assert crop([Mark.point(50, 60)], answer) == around(left, 50, 60)
+        assert crop([Mark.point(115, 50)], answer) == around(seen & ~left, 115, 50)
+        assert crop([Mark.point(50, 60, positive=False)], answer) == around(seen, 50, 60)
+        assert crop([Mark.point(80, 100)], answer) == around(seen, 80, 100)
 
 
 def test_a_new_look_is_taken_where_the_mask_is_cut_or_a_mark_lies_outside(scene) -> None:

@@ -343,7 +343,7 @@ def test_what_key_frames_decide():
 
 
 def test_the_trail_is_matched_with_the_key_frame_anew():
-    picture = texture(3, (128, 160), 20, 200)
+    picture = texture(3, (128, 160), 20, 200)[..., :1].repeat(3, axis=-1)  # by lightness alone
     mask = whole_steps((0, 0), 1).masks[0]
     frames = [picture.astype(np.uint8), (np.roll(picture, (2, -1), (0, 1)) + 9).astype(np.uint8)]
     tracker = tracker_of(frames, {0: mask})
