@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
@@ -59,6 +59,9 @@ def png(rows, filters, before=b"", pieces=1):
     )
 
 
+NOISE = np.random.default_rng(0).choice([0, 255], (12, 70)).astype(np.uint8)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=140), elements=st.just(0))
@@ -72,6 +75,8 @@ def png(rows, filters, before=b"", pieces=1):
     | st.sampled_from([[1], [3, 1]]),
     st.integers(1, 3),
 )
+@example(NOISE, [1, 2, 2, 4], 1)  # the row above Paeth's is a sum of those before it
+@example(NOISE, [4], 2)
 def test_every_filter_and_value_is_read_as_it_is(rows, filters, pieces):
     data = png(rows, filters, pieces=pieces)
     words, width = read_packed(data, "x.png")

@@ -6,6 +6,7 @@ import pytest
 from flowrvs.errors import Cancelled, InputError
 from flowrvs.masks.flow import Flows, Region, has_dis
 from flowrvs.masks.propagate import (
+    Spread,
     _blend,
     _nearest,
     _spread,
@@ -132,6 +133,7 @@ def test_what_was_found_coarsely_is_painted_at_source_size():
     found = TrackedMask(7, logit, Region(2, 6, 1, 7, 3), 0.5)
     spread = _spread(found, (17, 20), final=False)
     assert (spread.frame, spread.certainty, spread.final) == (7, 0.5, False)
+    assert _spread(found, (17, 20)).final and Spread(7, spread.mask, 0.5).final
     rows, columns = np.indices((17, 20))
     at = np.clip((rows - 6 + 0.5) / 3 - 0.5, 0, 3), np.clip((columns - 3 + 0.5) / 3 - 0.5, 0, 5)
     expected = (at[0] - 1.6 + 0.5 * at[1] - 1 > 0) & (rows >= 6) & (columns >= 3)
