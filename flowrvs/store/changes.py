@@ -438,6 +438,8 @@ class Entry:
     bytes: int = 0  # that its changes take in the journal
     logged: bool = False  # whether the journal knows who touched what
     too_big: bool = False  # it alone takes most of the room, and cannot be undone
+    whole: bool = False  # half of it would be wrong: where a kill came, all of it is taken back
+    half: bool = False  # that is being done
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property
@@ -521,6 +523,10 @@ class Entry:
             frames["objects"], state = objects, self.state
             if state == "forgotten":  # until the document is saved
                 frames["gone"], state = True, "undone"
+            if self.whole:
+                frames["whole"] = True
+            if self.half and state == "undoing":  # killed again, the next session does the same
+                state = "open"
             return (
                 *(self.id, self.name or "", self.kind, self.who, self.time, state),
                 *(self.place, self.first_seq, self.last_seq),
@@ -547,6 +553,7 @@ class Entry:
         return cls(
             *(number, name or None, kind, who, time, place, state, frames["tool"]),
             moment=int(frames.get("moment", 0)),
+            whole=bool(frames.get("whole")),
             first_seq=first,
             last_seq=last,
             layers={int(i) for i in frames["layers"]},

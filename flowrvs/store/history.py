@@ -75,7 +75,6 @@ class History:
         self._rivals: list[Entry] = []  # see `later`
         self._rivals_until = 0
         self._bytes = 0
-        self._cut_off: list[Entry] = []  # what a kill left open
         self._leaving: list[Entry] = []  # see `_forget`
         self._named = moment  # what the saved document knows
         self.moment = moment  # of the last step that ended, was undone or redone
@@ -109,8 +108,8 @@ class History:
                 continue
             if entry.state == "open":
                 entry.name = entry.name or self._name(entry)
-                entry.state, entry.logged = "done", False
-                self._cut_off.append(entry)
+                entry.half = entry.whole
+                entry.state, entry.logged = "undoing" if entry.half else "done", False
                 self._waiting.entries[entry.id] = entry
             self._done.append(entry)
         if self._journal.old:
@@ -240,12 +239,14 @@ class History:
         """Undo a step that is still being made, and forget it."""
         with self._turning:
             self._host.settle_strokes()
+            entry.half = entry.whole
             self._turn(entry, True, self._take_away)
         self._host.steps_changed()
 
     def _take_away(self, entry: Entry, _: bool) -> None:
         with self._lock:
             self._open.pop(entry.id, None)
+            self._done = [other for other in self._done if other is not entry]
             entry.moment = self._next("moment")
             self._forget([entry])
 
@@ -271,10 +272,6 @@ class History:
             known = [entry for entry in self._leaving if entry.moment <= moment]
             self._leaving = [entry for entry in self._leaving if entry.moment > moment]
             self._waiting.forgotten += [entry.id for entry in known]
-
-    def cut_off(self, object_id: int, t: int) -> Entry | None:
-        """Return the step that a kill cut off while it touched an object on a frame."""
-        return next((e for e in self._cut_off if t in e.touched.get(object_id, ())), None)
 
     def _name(self, entry: Entry) -> str:
         start, stop = entry.span
@@ -441,10 +438,11 @@ class History:
                     return entry
 
     def finish(self) -> None:
-        """Complete what was being undone, or redone, when a kill came."""
+        """Complete what was being undone, or redone, when a kill came; take halves back."""
         for entry in [*self._done, *self._undone]:
             if entry.state in ("undoing", "redoing"):
-                self._turn(entry, entry.state == "undoing", self._move)
+                then = self._take_away if entry.half else self._move
+                self._turn(entry, entry.state == "undoing", then)
 
     def _move(self, entry: Entry, back: bool) -> None:
         with self._lock:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flowrvs.errors import ProjectError, StorageError
 from flowrvs.records import Expression
 from flowrvs.store.changes import DamagedError, Entry, Record, utf8
@@ -43,7 +41,6 @@ from flowrvs.store.volume import LayerVolume
 __all__ = ["State"]
 
 _MAX_OBJECT_ID = 65535
-_HUMAN = np.uint8(Provenance.HUMAN)
 _OUT = ("undone", "redoing", "forgotten")  # whose names are not in force when a session begins
 
 
@@ -531,16 +528,9 @@ class State:
             self.wake()
 
     def _own(self, volume: LayerVolume) -> None:
-        """Count pixels that nobody seems to have drawn as a person's: a run would draw over them.
-
-        Undoing the step that a kill cut off takes that back, too.
-        """
+        """Count pixels that nobody seems to have drawn as a person's: no run draws over them."""
         for object_id, t in volume.frames.strays(count=self.document.version > 1):
-            entry = self.history.cut_off(object_id, t)
-            if entry is None:
-                volume.frames.raise_to(Provenance.HUMAN, object_id, t)
-            else:
-                volume.set_provenance(entry, object_id, t, t + 1, lambda old: old + _HUMAN)
+            volume.frames.raise_to(Provenance.HUMAN, object_id, t)
 
     def _open_layer(self, layer_id: int) -> None:
         path = self.path / "layers" / str(layer_id)

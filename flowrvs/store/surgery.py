@@ -512,6 +512,7 @@ class _Staged:
         Frames that somebody has drawn on meanwhile are made again from what they are now.
         Nobody draws between the last look at them and `then`.
         """
+        entry.whole = True  # an object whose pixels are in another layer is none
         for first in range(0, len(self._frames), _BATCH):
             with contextlib.ExitStack() as stack:
                 for volume in self._in_order:  # no flush may call safe what is being moved

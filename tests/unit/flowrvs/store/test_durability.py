@@ -684,13 +684,11 @@ class TestAKillInTheMiddleOf:
         monkeypatch.setattr(project._surgery, "_provide", provide)
         project.swap_objects(cat.id, dog.id, 2, 4)
         with opened[0] as again:
-            # What a person drew is not the model's, whatever it is called.
-            assert again.provenance(dog.id)[2:4].tolist() == [2, 2]
-            again.undo()
+            assert again.provenance(cat.id).tolist() == [0, 0, 2, 2] + [0] * 6
             assert again.provenance(dog.id).tolist() == [0] * 10
             assert again.object_mask(cat.id, 2, 4).all()
-            again.redo()
-            assert again.provenance(dog.id)[2:4].tolist() == [2, 2]
+            assert again.undo_name == "edit on 'the cat', frames 2-3"
+            assert again.history.redo_step is None and again.history.notice is None
 
     @pytest.mark.parametrize("stopped", [False, True])
     def test_forgetting_an_object_that_the_document_names(

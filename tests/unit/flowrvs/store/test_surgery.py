@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flowrvs.progress import CancelToken, Progress
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from flowrvs.store.changes import encode
+from flowrvs.store.history import History
 from flowrvs.store.surgery import _Staged
 
 FRAMES, SHAPE = 60, (12, 16)
@@ -261,6 +263,61 @@ def test_it_is_one_step_that_survives_closing(project: Project, name: str) -> No
         assert state(again)[:4] == after[:4] and again.history.steps == steps
         again.undo()
         assert state(again)[:4] == before[:4]
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_kill_before_its_end_leaves_what_was_before(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Pixels are in their new place, names are not; or all of it is there but the word that it is.
+    Killed again while it is taken back, the next session does the same."""
+    before, copies = state(project), list[Path]()
+
+    project._state._saver.stop(), project._state._scribe.stop()  # we save, at the worst moment
+
+    def kill(history: History) -> None:
+        history.commit()
+        source = history._journal.path.parents[1]
+        copies.append(project.path.with_name(f"killed {len(copies)}.flowrvs"))
+        shutil.copytree(source, copies[-1])
+
+    finish, end = _Staged.finish, History.end
+
+    def finish_late(staged: _Staged, entry: Any, then: Any) -> None:
+        finish(staged, entry, lambda entry: (project.flush(), kill(project.history), then(entry)))
+
+    def end_late(history: History, entry: Any, **how: Any) -> None:
+        if history is project.history:
+            project.flush()
+            kill(history)
+        end(history, entry, **how)
+
+    with monkeypatch.context() as late:
+        late.setattr(_Staged, "finish", finish_late)
+        late.setattr(History, "end", end_late)
+        ACTIONS[name](project)
+    after = state(project)
+    assert len(copies) >= 2 and after[0] != before[0]
+
+    def take_away(history: History, entry: Any, back: bool) -> None:
+        kill(history)
+        take(history, entry, back)
+
+    take = History._take_away
+    for killed in (copies[-2], copies[-1]):
+        with monkeypatch.context() as late:
+            late.setattr(History, "_take_away", take_away)
+            again = Project.open(killed)
+        found = state(again)
+        assert found[:4] == before[:4] and found[5] == before[5]
+        assert [step.name for step in again.history.steps] == [s.name for s in before[-1]]
+        assert again.history.redo_step is None and again.history.notice is None
+        again.close()
+    with Project.open(copies[-1]) as again:
+        assert state(again)[:4] == before[:4] and again.history.redo_step is None
+        ACTIONS[name](again)
+        if name not in ("split", "move away"):  # no id is given twice
+            assert state(again)[0] == after[0]
 
 
 @pytest.mark.parametrize("name", ["merge", "merge across"])
