@@ -158,13 +158,6 @@ class FlowConfig(CommonConfig):
         low=0,
         high=1,
     )
-    thin_probability: float = option(
-        0.0,
-        "share of samples in which other things than those that are meant are covered, too; with "
-        "object_weight above 0",
-        low=0,
-        high=1,
-    )
     rehearsal_share: float = option(
         0.5, "share of the samples that rehearse what the model knew (improve)", low=0, high=0.9
     )

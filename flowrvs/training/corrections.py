@@ -379,7 +379,6 @@ def _config(pipeline: FlowRVSPipeline) -> FlowConfig:
         part_probability=0.5,
         ground_probability=0.7,
         cover_probability=0.3,
-        thin_probability=0.3,
         rehearsal_share=0.33,
         cache_variants=6,
         gradient_checkpointing=False,

@@ -194,8 +194,8 @@ class FlowTrainee:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Show some clips on the ground of others, by their numbers; cover what is meant."""
         config, device = self._config, start.device
-        draws = [np.random.default_rng([config.seed, 7, s.number]).random(3) for s in group]
-        first, second, third = torch.tensor(np.array(draws), device=device).unbind(1)
+        draws = [np.random.default_rng([config.seed, 7, s.number]).random(2) for s in group]
+        first, second = torch.tensor(np.array(draws), device=device).unbind(1)
         objects, meant = (
             torch.stack([getattr(s, kind) for s in group]).to(device)
             for kind in ("objects", "meant")
@@ -207,7 +207,6 @@ class FlowTrainee:
             meant,
             exchanged=first < config.ground_probability,
             covered=second < config.cover_probability,
-            thinned=third < config.thin_probability,
             nothing=self._nothing(end.shape[2:]),
         )
 
@@ -254,8 +253,7 @@ class FlowTrainee:
 
 
 def _rearranges(config: FlowConfig) -> bool:
-    chances = (config.ground_probability, config.cover_probability, config.thin_probability)
-    return max(chances) > 0
+    return config.ground_probability > 0 or config.cover_probability > 0
 
 
 def train_flow(
@@ -319,8 +317,8 @@ def train_flow(
         raise InputError("A cluster fills a cache: give a folder for it with --cache.")
     if _rearranges(config) and not config.object_weight:
         raise InputError(
-            "ground_probability, cover_probability, thin_probability go with object_weight above "
-            "0, for which it is read where things are."
+            "ground_probability and cover_probability go with object_weight above 0, for which it "
+            "is read where things are."
         )
     if config.remember and (config.workers or cache):
         raise InputError("remember goes with workers = 0 and without a cache on disk.")

@@ -45,7 +45,6 @@ def exchange_grounds(
     meant: torch.Tensor,
     exchanged: torch.Tensor,
     covered: torch.Tensor,
-    thinned: torch.Tensor,
     nothing: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Show clips on the ground of the clip before them in the batch.
@@ -61,8 +60,6 @@ def exchange_grounds(
     covered : Tensor of bool, shape (B,)
         Have what is meant covered by the other's ground, if there is no object just there: then
         nothing is meant any more.
-    thinned : Tensor of bool, shape (B,)
-        Have other things than those meant covered, where there is no object of the other.
     nothing : Tensor, shape (C, t, h, w)
         Latent of an empty mask.
 
@@ -74,8 +71,7 @@ def exchange_grounds(
     there = here.roll(1, 0)
     hidden = (wanted & there).flatten(1).any(1)
     covered = (covered & wanted.flatten(1).any(1) & ~hidden).view(-1, 1, 1, 1)
-    exchanged, thinned = (chosen.view(-1, 1, 1, 1) for chosen in (exchanged, thinned))
-    lent = (exchanged & ~here & ~there) | (thinned & here & ~wanted & ~there) | (covered & wanted)
+    lent = (exchanged.view(-1, 1, 1, 1) & ~here & ~there) | (covered & wanted)
     start = torch.where(lent[:, None], start.roll(1, 0), start)
     return start, torch.where(covered[:, None], nothing, end)
 

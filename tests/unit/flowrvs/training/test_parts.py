@@ -35,8 +35,8 @@ def _batch() -> dict[str, torch.Tensor]:
     }
 
 
-def _exchanged(batch: dict[str, torch.Tensor], *, ground=False, cover=False, thin=False):
-    chosen = {"exchanged": ground, "covered": cover, "thinned": thin}
+def _exchanged(batch: dict[str, torch.Tensor], *, ground=False, cover=False):
+    chosen = {"exchanged": ground, "covered": cover}
     flags = {name: torch.tensor([value, False]) for name, value in chosen.items()}
     start, end = exchange_grounds(**batch, **flags)
     assert torch.equal(start[1], batch["start"][1]) and torch.equal(end[1], batch["end"][1])
@@ -62,13 +62,6 @@ def test_what_is_meant_is_covered_only_where_the_other_clip_has_nothing() -> Non
     assert both == ([10, 10, 10, 20, 20, 20, 20], 0)
     batch["meant"][0] = 0  # a sentence that means nothing stays one
     assert _exchanged(batch, cover=True) == ([10] * 7, 11)
-
-
-def test_other_things_are_covered_and_what_is_meant_stays() -> None:
-    batch = _batch()
-    assert _exchanged(batch, thin=True) == ([20, 20, 20, 10, 10, 10, 10], 11)
-    batch["objects"][0, ..., 3] = 1  # beside what is meant: covered as far as that is not touched
-    assert _exchanged(batch, thin=True) == ([20, 20, 20, 20, 10, 10, 10], 11)
 
 
 def test_plain_attention_is_the_stock_one() -> None:
