@@ -32,9 +32,11 @@ from flowrvs.protocols import (
     InstanceSegmenter,
     Mark,
     ReadFrame,
+    RememberingTracker,
     Segmenter,
     TrackedObject,
     Tracker,
+    TrackerMemory,
 )
 from flowrvs.records import check_windows
 
@@ -189,7 +191,8 @@ def load_plugin(plugin: Plugin, *, device: str = "auto", precision: str = "auto"
     if plugin.ours:
         return model
     if plugin.kind == "tracker":
-        return _GuardedTracker(model, plugin)
+        remembers = callable(getattr(model, "recall", None))
+        return (_GuardedRemembering if remembers else _GuardedTracker)(model, plugin)
     if isinstance(model, InstanceSegmenter):
         return _GuardedInstances(model, plugin)
     return _GuardedSegmenter(model, plugin)
@@ -326,3 +329,40 @@ class _GuardedTracker:
     ) -> Iterator[tuple[int, dict[int, TrackedObject]]]:
         with _blaming(self._plugin):
             yield from self._model.follow(read, keys, frames, **how)
+
+
+class _GuardedMemory:
+    """A memory of another package's tracker."""
+
+    def __init__(self, memory: TrackerMemory, plugin: Plugin) -> None:
+        self.memory, self._plugin = memory, plugin
+        self.about = memory.about
+
+    def copy(self) -> _GuardedMemory:
+        with _blaming(self._plugin):
+            return _GuardedMemory(self.memory.copy(), self._plugin)
+
+    def to_bytes(self) -> bytes:
+        with _blaming(self._plugin):
+            self.memory.about = self.about
+            return bytes(self.memory.to_bytes())
+
+
+class _GuardedRemembering(_GuardedTracker):
+    _model: RememberingTracker
+
+    def recall(self, data: bytes = b"") -> _GuardedMemory:
+        with _blaming(self._plugin):
+            return _GuardedMemory(self._model.recall(data), self._plugin)
+
+    def follow(
+        self,
+        read: ReadFrame,
+        keys: Mapping[int, Mapping[int, npt.NDArray[np.bool_]]],
+        frames: Sequence[int],
+        *,
+        memory: _GuardedMemory | None = None,
+        **how: Any,
+    ) -> Iterator[tuple[int, dict[int, TrackedObject]]]:
+        how["memory"] = None if memory is None else memory.memory
+        return super().follow(read, keys, frames, **how)

@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("'classical' has no memory; give --method flow, or a tracker --with.")
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("always", module=r"flowrvs\.")
         warnings.showwarning = lambda text, *_, **__: notice(str(text))
         cancel = stack.enter_context(cancel_on_interrupt())
         project = stack.enter_context(Project.open(args.project))

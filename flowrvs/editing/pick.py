@@ -40,7 +40,8 @@ def open_picker(
 ) -> Picker | TrackerPicker:
     """Return a picker for a frame that knows what the project knows of the object there.
 
-    An object that is on the frame is mended; of one that is not, the colours on neighbouring
+    An object that is on the frame is mended; where a model drew it there, a first "this" on
+    another thing, apart from it, gives its mask up. Of one that is not, the colours on neighbouring
     frames are used, and its place if it is on the next ones. What moves is seen from the
     flow to the next frame. Reading and computing takes a moment; adding marks is quick.
 
@@ -78,6 +79,7 @@ def open_picker(
             where = "without a project" if project is None else f"in {project.path}"
             raise InputError(f"There is no object {object_id} {where}.")
         known, colors = _known(project, video, t, object_id, flows)
+    doubtful = start is None and known is not None and _is_models(project, object_id, t)
     start = known if start is None else start
     if encodings is not None:
         return TrackerPicker(
@@ -96,6 +98,7 @@ def open_picker(
         colors=colors,
         choose=choose,
         inside_box=inside_box,
+        doubtful=doubtful,
     )
 
 
@@ -168,6 +171,12 @@ def find_object(
                 "its number."
             )
     return project.objects[ids[0]] if ids else None
+
+
+def _is_models(project: Project | None, object_id: int | None, t: int) -> bool:
+    if project is None or object_id is None:
+        return False
+    return bool(project.provenance(object_id)[t] == Provenance.MODEL)
 
 
 def _flows(video: Video) -> Flows:

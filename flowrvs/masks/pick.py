@@ -11,12 +11,14 @@ mask fall on edges of the picture. Other methods were measured, too (docs/pick.m
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import find_objects, label
+from scipy.ndimage import distance_transform_edt, find_objects, label
 
 from flowrvs.errors import InputError
 from flowrvs.masks.mending import mended
@@ -30,6 +32,7 @@ Floats = npt.NDArray[np.float32]
 
 _COARSE, _FINE = (25_000, 1000), (100_000, 8000)  # pixels, superpixels of frame and crop
 _MARGIN = 0.3  # of the object's size, around it
+_APART = 0.5  # of a thing's size (the root of its area), from another thing
 _SPECK = 0.1  # parts without a mark and smaller than this share of the mask go
 _HOLE = 0.02  # holes that are smaller than this share of the mask are filled, without a "not this"
 
@@ -74,6 +77,7 @@ class _Answer:
     share: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
     start: Mask | None = None
     before: Floats | None = None  # of the superpixels of a mask that is mended, `start`
+    another: bool = False  # the mask to be mended was given up
 
 
 class Picker:
@@ -98,6 +102,9 @@ class Picker:
         From the first mark that no choice satisfies on, what was chosen is mended.
     inside_box : bool
         Never leave the box. By default it may, where a mark of this object lies outside.
+    doubtful : bool
+        `start` is the word of a model: a first "this" that means another thing gives it up. So it
+        is where what the mark means alone lies apart from `start` by half of its size.
 
     Examples
     --------
@@ -118,6 +125,7 @@ class Picker:
         colors: ColorCounts | None = None,
         choose: bool = False,
         inside_box: bool = False,
+        doubtful: bool = False,
     ) -> None:
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
             raise InputError(f"A frame is RGB uint8 (H, W, 3), not {frame.dtype} {frame.shape}.")
@@ -131,6 +139,7 @@ class Picker:
         if choose and self._start is not None:
             self._parts = label(self._start, np.ones((3, 3)))[0]
         self._inside_box = inside_box
+        self._doubtful = doubtful
         self._coarse: SuperpixelGraph | None = None
         self._marks: list[Mark] = []
         self._answers: list[_Answer] = [_Answer(start=self._start)]
@@ -236,6 +245,10 @@ class Picker:
             return last  # nothing is known of the object yet
         if not started and box is None:
             return self._first(marks)
+        if self._doubtful and len(marks) == 1 and box is None and positive:
+            another = self._another(marks, last.start)
+            if another is not None:
+                return another
         fresh = last.graph is None and marks[-1].kind == "box"
         graph = self._graph(marks, last)
         if last.graph is None:
@@ -252,7 +265,8 @@ class Picker:
             share = graph.shares(self._whole(last))
         exact: Mask | None = None
         before: Floats | None = None
-        if self._start is not None and not fresh and (share > 0.5).any():
+        mends = self._start is not None and not last.another
+        if mends and not fresh and (share > 0.5).any():
             # What is mended keeps its exact outline where the mark changes nothing.
             exact = self._painted(last)
             before = share = graph.shares(exact.astype(np.float32))
@@ -267,7 +281,7 @@ class Picker:
             # Twice: what the mark has changed tells of colours, and those change the rest.
             share = self._solve(graph, marks, share, stage)
             share = self._solve(graph, marks, share, stage)
-        return _Answer(graph, share, exact, before)
+        return _Answer(graph, share, exact, before, last.another)
 
     def _first(self, marks: list[Mark]) -> _Answer:
         """Answer to the first point or scribble: where on the frame is it, then closer."""
@@ -279,6 +293,16 @@ class Picker:
         share = graph.shares(self._whole(found))
         share = self._solve(graph, marks, share, _CLOSER)
         return _Answer(graph, self._solve(graph, marks, share, _CLOSER_AGAIN))
+
+    def _another(self, marks: list[Mark], start: Mask | None) -> _Answer | None:
+        """Return what a first mark means alone, where that is another thing than `start`."""
+        if start is None or any(start[int(y), int(x)] for x, y in marks[0].points):
+            return None
+        alone = copy.copy(self)
+        alone._start, alone._marks = None, marks
+        found = alone._first(marks)
+        self._coarse = alone._coarse
+        return replace(found, another=True) if _apart(alone._painted(found), start) else None
 
     def _graph(self, marks: list[Mark], last: _Answer) -> SuperpixelGraph:
         """Return the last graph, or that of a better crop."""
@@ -549,6 +573,16 @@ def within_box(mask: Mask, marks: Sequence[Mark]) -> Mask:
     inside = np.zeros_like(mask)
     inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
     return inside
+
+
+def _apart(mask: Mask, other: Mask) -> bool:
+    """Tell whether a mask lies farther from another one than a share of its own size."""
+    reach = _APART * math.sqrt(np.count_nonzero(mask))
+    if not other.any() or reach < 1 or (mask & other).any():
+        return False
+    step = max(1, int(reach / 8))  # as exact as needed, and quick
+    near = distance_transform_edt(~other[::step, ::step])[mask[::step, ::step]]
+    return bool(near.size and step * near.min() > reach)
 
 
 def choose_parts(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask | None:

@@ -191,6 +191,25 @@ def test_spread_by_memory_is_written_as_it_comes_and_goes_on(
     assert "3 frames" in capsys.readouterr().out
 
 
+def test_a_memory_that_cannot_be_read_is_one_line(monkeypatch, shapes_mp4, tmp_path, capsys):
+    points = {"counting": "tests.fixtures.trackers:load"}
+    install(monkeypatch, tmp_path, "counting-things", {"flowrvs.trackers": points}, {})
+    out = str(tmp_path / "p.flowrvs")
+    pick(str(shapes_mp4), "--frame", "3", "--out", out, "--point", "18,14", capsys=capsys)
+    monkeypatch.setattr("flowrvs.cli.spread._TOGETHER", 2)
+    line = ["spread", out, "--with", "counting"]
+    assert main([*line, "--device", "stop at 8"]) == 130
+    (file,) = (tmp_path / "p.flowrvs" / "history" / "spread").iterdir()
+    file.write_text("[")
+    capsys.readouterr()
+    assert main(line) == 0
+    caught = capsys.readouterr()
+    line, bar = caught.err.splitlines()
+    assert line == f"flowrvs: {file} is left out, and the spread begins anew: It is no count."
+    assert "13/13" in bar and caught.out == "Object 1, 'object 1': 7 frames\n"
+    assert not file.parent.exists()
+
+
 def test_a_spread_that_is_stopped_keeps_what_there_is(colours, tmp_path, capsys):
     frames = np.full((40, 24, 32, 3), 20, np.uint8)
     frames[:, 5:15, 5:15] = 220

@@ -131,13 +131,23 @@ class Recording(Sam2Tracker):
         return tracker
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, frames: np.ndarray, weights: Path
+) -> tuple[Book, dict[int, np.ndarray]]:
+    whole, tracker = Book(tmp_path_factory.mktemp("whole"), frames), Recording.of(weights)
+    assert len(whole.go(tracker)) == 22 and not whole.files
+    return whole, tracker.said
+
+
 def test_what_was_cancelled_ends_as_what_was_not_to_the_bit(
-    tmp_path: Path, frames: np.ndarray, weights: Path
+    tmp_path: Path,
+    frames: np.ndarray,
+    weights: Path,
+    undisturbed: tuple[Book, dict[int, np.ndarray]],
 ) -> None:
     book = Book(tmp_path, frames)
-    whole = book.copy(tmp_path / "whole.flowrvs")
-    undisturbed = Recording.of(weights)
-    assert len(whole.go(undisturbed)) == 22 and not whole.files
+    whole, wanted = undisturbed
     said = dict[int, np.ndarray]()
     walked = 0
     for stop in (2, 9, 8, None):  # before and after keys on the way, and on the way back
@@ -147,23 +157,25 @@ def test_what_was_cancelled_ends_as_what_was_not_to_the_bit(
         walked += len(tracker.said)
         said |= tracker.said
     assert walked == T + 1  # nothing twice but the key that both ways begin with
-    for t, logits in undisturbed.said.items():
+    for t, logits in wanted.items():
         np.testing.assert_array_equal(said[t], logits)
     assert book.content() == whole.content()
     assert not (book.path / "history" / "spread").exists()
 
 
 def test_what_was_killed_ends_as_what_was_not(
-    tmp_path: Path, frames: np.ndarray, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    frames: np.ndarray,
+    weights: Path,
+    undisturbed: tuple[Book, dict[int, np.ndarray]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import zarr
 
     monkeypatch.setenv("FLOWRVS_HOME", str(weights.parents[1]))
     zarr.save_array(tmp_path / "v.zarr", frames)
     book = Book(tmp_path, frames)
-    whole = book.copy(tmp_path / "whole.flowrvs")
     line = ["--with", weights.name, "--device", "cpu", "--video", str(tmp_path / "v.zarr")]
-    assert main(["spread", str(whole.path), *line]) == 0
     program = f"""
 import os, signal
 from flowrvs.cli import main, spread
@@ -194,7 +206,7 @@ main({["spread", str(book.path), *line]!r})
     monkeypatch.setattr(Sam2Tracker, "follow", watched)
     assert main(["spread", str(book.path), *line]) == 0
     assert 17 <= walked[0] <= 20
-    assert book.content() == whole.content() and not book.files
+    assert book.content() == undisturbed[0].content() and not book.files
 
 
 # -- when it is taken up, and when not -------------------------------------------------------

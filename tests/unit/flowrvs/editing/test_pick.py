@@ -62,6 +62,27 @@ def test_an_object_on_the_frame_is_mended(
     assert iou(picker.add(Mark.point(18, 18)), shapes_masks["red"][3]) > 0.9
 
 
+@pytest.mark.parametrize("owner", [Provenance.MODEL, Provenance.HUMAN])
+def test_a_click_on_another_thing_gives_up_a_mask_that_a_model_drew(
+    project: Project,
+    video: Video,
+    red: ObjectRecord,
+    shapes_masks: dict[str, np.ndarray],
+    owner: Provenance,
+) -> None:
+    wrong, meant = shapes_masks["red"][3], shapes_masks["green"][3]
+    project.write_masks(red.id, 3, wrong[None], provenance=owner)
+    rows, columns = (int(np.median(places)) for places in np.nonzero(meant))
+    click = Mark.point(columns, rows)
+    mask = open_picker(project, video, 3, red.id).add(click)
+    if owner == Provenance.MODEL:
+        assert iou(mask, meant) > 0.9
+    else:
+        assert (mask & wrong).sum() > 0.9 * wrong.sum()
+    shown = open_picker(project, video, 3, red.id, start=wrong).add(click)  # a person's outline
+    assert (shown & wrong).sum() > 0.9 * wrong.sum()
+
+
 def test_an_object_on_the_next_frame_gives_the_place(
     project: Project, video: Video, red: ObjectRecord, shapes_masks: dict[str, np.ndarray]
 ) -> None:

@@ -44,6 +44,12 @@ def test_few_frames_are_enough_for_an_offer(project, both):
     seen = []
     offer = link_offer(project, both[2].id, most=3, progress=seen.append)
     assert len(seen) == 3 and offer == link_offer(project, both[2].id)
+    # Those at the ends and in the middle: the rest may be anything.
+    others = np.delete(np.arange(12), [0, 5, 11])
+    for t in others.tolist():
+        project.write_masks(both[2].id, t, np.zeros((1, 48, 64), bool), provenance=Provenance.MODEL)
+    assert link_offer(project, both[2].id, most=3) == offer
+    assert link_offer(project, both[2].id) is None
 
 
 def test_no_offer(project, both):

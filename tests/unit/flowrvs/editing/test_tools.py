@@ -22,6 +22,7 @@ def dirty(project, red, shapes_masks):
 
 def test_clean_is_one_step_and_keeps_who_drew(project, red, dirty, shapes_masks):
     preview = clean(project, red.id, 3, 8, "specks", smallest=4).finish()
+    assert preview.name == "specks 'red', frames 3 to 7"
     assert preview.frames == (3, 4, 5, 6, 7)
     assert preview.accept().tolist() == [3, 4, 5, 6, 7]
     assert not project.object_mask(red.id, 3, 8)[:, 0, 0].any()
@@ -43,16 +44,28 @@ def test_clean_leaves_locked_frames_and_shows_only_changes(project, red, dirty, 
 
 
 @pytest.mark.parametrize(
-    ("rule", "area"), [("union", 397), ("subtract", 140), ("intersect", 257), ("replace", 257)]
+    ("rule", "of"),
+    [
+        ("union", lambda old, new: old | new),
+        ("subtract", lambda old, new: old & ~new),
+        ("intersect", lambda old, new: old & new),
+        ("replace", lambda old, new: new),
+        ("keep", lambda old, new: old),
+    ],
 )
-def test_combine(project, red, dirty, shapes_masks, rule, area):
-    new = shapes_masks["red"][3].copy()
-    new[0, 0] = True
-    assert dirty[3].sum() == 397
-    preview = combine(project, red.id, [(3, new), (5, np.zeros_like(new))], rule).finish()
+def test_combine(project, red, dirty, shapes_masks, rule, of):
+    new = shapes_masks["red"].copy()
+    new[:, 0, 0:3] = True
+    events = []
+    preview = combine(project, red.id, [(3, new[3]), (5, new[5]), (7, dirty[7])], rule)
+    preview.finish(progress=events.append)
+    assert preview.name == f"{rule} 'red'" and [e.done for e in events] == [1, 2, 3]
+    assert 3 in preview.frames or rule == "keep"  # whose masks change alone
+    assert 7 in preview.frames if rule == "subtract" else 7 not in preview.frames
     preview.accept()
-    assert project.areas(red.id)[3] == area
-    assert project.areas(red.id)[5] == 397  # a person's frame
+    expected = dirty.copy()
+    expected[3], expected[7] = of(dirty[3], new[3]), of(dirty[7], dirty[7])
+    np.testing.assert_array_equal(project.object_mask(red.id, 0, 12), expected)
 
 
 def test_split_components_follows_the_parts(project, red, dirty, shapes_masks):
@@ -81,11 +94,29 @@ def test_a_part_that_leaps_belongs_to_the_nearest(project, red):
     assert project.areas(made.id)[:3].tolist() == [100, 100, 0]
 
 
-def test_split_in_chunks_gives_the_same(project, red, dirty, shapes_masks, monkeypatch):
-    monkeypatch.setattr("flowrvs.editing.tools._TOGETHER", 5)
-    (green,) = split_components(project, red.id, smallest=4)
-    np.testing.assert_array_equal(project.object_mask(green.id, 0, 12), shapes_masks["green"])
-    assert len(project.objects) == 2
+@pytest.mark.parametrize("together", [2, 5, 64])
+def test_parts_are_followed_from_where_they_were_last(project, red, monkeypatch, together):
+    """Two that cross far from where they began, beside specks that go with the nearest."""
+    monkeypatch.setattr("flowrvs.editing.tools._TOGETHER", together)
+    parts = np.zeros((2, 12, 48, 64), bool)
+    for t in range(12):
+        parts[0, t, 4:16, 2 + 4 * t : 12 + 4 * t] = True
+        parts[1, t, 30:40, 50 - 4 * t : 60 - 4 * t] = True
+        parts[1, t, 42, 50 - 4 * t] = True  # one pixel
+    project.write_model(red.layer, red.id, 0, parts.any(0))
+    events = []
+    (made,) = split_components(project, red.id, progress=events.append)
+    np.testing.assert_array_equal(project.object_mask(red.id, 0, 12), parts[0])
+    np.testing.assert_array_equal(project.object_mask(made.id, 0, 12), parts[1])
+    assert [(e.done, e.total) for e in events] == [(n, 12) for n in range(1, 13)]
+
+
+def test_a_split_of_some_frames_leaves_the_others(project, red, dirty, shapes_masks):
+    (green,) = split_components(project, red.id, 3, 6, smallest=4)
+    there = [0] * 3 + [1] * 3 + [0] * 6
+    assert project.areas(green.id).astype(bool).tolist() == [bool(n) for n in there]
+    np.testing.assert_array_equal(project.object_mask(red.id, 6, 12), dirty[6:])
+    np.testing.assert_array_equal(project.object_mask(green.id, 4, 5)[0], shapes_masks["green"][4])
 
 
 def test_nothing_to_split(project, red, shapes_masks):
@@ -93,12 +124,19 @@ def test_nothing_to_split(project, red, shapes_masks):
     assert split_components(project, red.id) == []
 
 
-def test_a_cancelled_split_leaves_no_trace(project, red, dirty):
-    token = CancelToken()
-    token.cancel()
+def test_a_cancelled_split_leaves_no_trace(project, red, dirty, monkeypatch):
+    monkeypatch.setattr("flowrvs.editing.tools._TOGETHER", 2)
+    token, events = CancelToken(), []
+
+    def progress(event):
+        events.append(event)
+        if event.done == 5:
+            token.cancel()
+
     with pytest.raises(Cancelled):
-        split_components(project, red.id, cancel=token)
-    assert list(project.objects) == [red.id]
+        split_components(project, red.id, smallest=4, cancel=token, progress=progress)
+    assert len(events) == 5 and list(project.objects) == [red.id]
+    np.testing.assert_array_equal(project.object_mask(red.id, 0, 12), dirty)
 
 
 def test_bad_input_is_told_in_one_line(project, red):

@@ -145,6 +145,54 @@ def test_a_click_mends_the_piece_that_it_lies_in_and_nothing_else(scene) -> None
     assert picker.undo() == Mark.point(50, 75) and np.array_equal(picker.mask, less)
 
 
+def test_a_first_click_on_another_thing_gives_a_models_mask_up(scene) -> None:
+    frame, red, green = scene
+    marks = [Mark.point(115, 50), Mark.point(115, 40, positive=False), Mark.point(40, 60)]
+    picker, fresh = Picker(frame, start=red, doubtful=True), Picker(frame)
+    for mark in marks:  # as if there had never been one
+        np.testing.assert_array_equal(picker.add(mark), fresh.add(mark))
+    picker.take(marks[:1])
+    np.testing.assert_array_equal(picker.mask, green)
+    picker.undo()
+    np.testing.assert_array_equal(picker.mask, red)
+    np.testing.assert_array_equal(Picker(frame, start=red).add(marks[0]), red | green)
+    # A second click may add another thing, and so does a first one where there are two.
+    picker = Picker(frame, start=red, doubtful=True)
+    picker.add(Mark.point(50, 60))
+    np.testing.assert_array_equal(picker.add(marks[0]), red | green)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        Mark.point(60, 60),  # the half that is missing
+        Mark.point(40, 60),
+        Mark.point(110, 50, positive=False),
+        Mark.box(95, 30, 135, 70),
+        Mark.scribble([(40, 60), (115, 50)]),
+    ],
+)
+def test_other_first_marks_mend_a_models_mask(scene, mark) -> None:
+    frame, red, _ = scene
+    half = red.copy()
+    half[:, 50:] = False
+    doubtful = Picker(frame, start=half, doubtful=True).add(mark)
+    np.testing.assert_array_equal(doubtful, Picker(frame, start=half).add(mark))
+
+
+def test_apart_is_half_of_its_size_away() -> None:
+    other = np.zeros((200, 200), bool)
+    other[50:150, :60] = True
+    for width, apart in ((20, 11), (100, 51)):
+        for gap in (0, apart - width // 10 - 1, apart + width // 10 + 1, 90):
+            mask = np.zeros((200, 200), bool)
+            mask[50 : 50 + width, 60 + gap : 60 + gap + width] = True
+            size = np.sqrt(mask.sum())
+            assert pick._apart(mask, other) == (gap >= 0.5 * size), (width, gap)
+    assert not pick._apart(other, other) and not pick._apart(other, np.zeros_like(other))
+    assert not pick._apart(np.zeros_like(other), other)
+
+
 def test_a_hole_that_shows_the_ground_takes_one_click(scene) -> None:
     frame, red, _ = scene
     hole = round_mask(50, 60, 9)
