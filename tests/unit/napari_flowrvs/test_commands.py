@@ -19,8 +19,9 @@ from flowrvs.store import Project
 from napari_flowrvs import bridge
 from napari_flowrvs.bridge import Bridge, StorageWatch
 from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
-from napari_flowrvs.desk import Desk
+from napari_flowrvs.desk import Changed, Desk
 from napari_flowrvs.dock import SegmentDock
+from napari_flowrvs.find.presenter import Prompt, Written
 from napari_flowrvs.footer import Footer
 from napari_flowrvs.history.presenter import HistoryPresenter
 from napari_flowrvs.job import Failure, Job, Phase
@@ -546,3 +547,31 @@ def test_a_model_that_cannot_be_loaded_is_told_and_drawn_without(
     assert not dock.find.sentences.edit.isReadOnly() and dock.find.options.isEnabled()
     assert dock.head.videos.native.isEnabled() and not dock.find.cancel_button.isEnabled()
     assert dock.session.desk.project is None and dock.link.project_of(dock.head.layer) is None
+
+
+def test_a_run_that_ends_asks_and_draws_in_its_own_project_only(
+    make_dock: MakeDock, qtbot: Any, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, dock = make_dock()
+    segment, links, desk = dock.session.segment, dock.session.links, dock.session.desk
+    looked: list[Any] = []
+    written: list[Any] = []
+    monkeypatch.setattr(links, "look", lambda *what: looked.append(what))
+    desk.masks_written.connect(written.append)
+    segment._project, segment._prompts, segment._found = project, (Prompt("cat", 1, 1),), {0}
+    for shown in (None, project):
+        desk.set_project(shown)
+        segment.written.emit(project, Written(1, 2, 5, 3))
+        segment.finished.emit("Done.")
+        qtbot.waitUntil(lambda: not dock.link.waiting)
+        assert dock.footer.progress.status.text() == "Done."
+    assert looked == [(project, (1,))] and written == [Changed(1, 2, 5)]
+    # A project is let go of once nothing writes to it.
+    dock.link.projects.add(project)
+    open_projects.hold(project, dock.link.holder)
+    for job in (dock.session.steps.job, segment.job):
+        job._set_phase(Phase.RUNNING)
+        dock.link.labels_removed.emit()
+        assert open_projects.get(project.path) is project
+        job._set_phase(Phase.IDLE)
+    assert open_projects.get(project.path) is None and desk.project is None

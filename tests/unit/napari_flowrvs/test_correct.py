@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from flowrvs.editing.pick import Mark, keep_pick, open_picker
+from flowrvs.editing.pieces import Here
 from flowrvs.errors import InputError
 from flowrvs.inference import segment_into
+from flowrvs.progress import CancelToken
 from flowrvs.store import Project, Provenance
 from flowrvs.video import open_video
 from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
@@ -498,3 +500,34 @@ def test_asking_again_keeps_what_was_picked(desk: Desk, motion: Motion, project:
     np.testing.assert_array_equal(project.object_mask(1, 5, 6)[0], picked)
     assert not project.present(1)[6]  # the others were asked again
     correct.close()
+
+
+def test_a_cluster_is_asked_with_all_that_it_needs(
+    desk: Desk, motion: Motion, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Cluster(Here):
+        def __init__(
+            self, scheduler: str, tracker: str | None, *, notice: Any, cancel: Any, timeout: float
+        ) -> None:
+            super().__init__(tracker=ColorTracker(reach=90) if tracker else None)
+            asked.append((scheduler, tracker, type(cancel), timeout))
+            notice("Waiting for a worker")
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    monkeypatch.setattr("flowrvs.inference.cluster.SpreadCluster", Cluster)
+    desk.set_span(0, 3)
+    by_motion = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter())
+    by_memory, _ = remembering(desk, motion)
+    for correct, tracker in ((by_motion, None), (by_memory, "colours")):
+        asked.clear()
+        told: list[str] = []
+        correct.job.progressed.connect(lambda event, told=told: told.append(event.message))
+        correct.spread(scheduler="tls://host:1")
+        assert asked == [("tls://host:1", tracker, CancelToken, 30.0), "closed"]
+        assert told[:2] == ["Asking the cluster at tls://host:1", "Waiting for a worker"]
+        assert correct.preview is not None and correct.preview.frames == (1, 2)
+        correct.close()

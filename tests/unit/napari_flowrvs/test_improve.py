@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flowrvs.checkpoints.placed import placed_models
 from flowrvs.cli import main
 from flowrvs.errors import InputError
 from flowrvs.locks import FileLock
-from flowrvs.training.background import BackgroundTraining
+from flowrvs.training.background import BackgroundTraining, TrainingState
 from flowrvs.training.journal import Journal
 from napari_flowrvs.find.panel import OptionsPanel
 from napari_flowrvs.improve.panel import ImprovePanel
@@ -277,3 +278,39 @@ def test_a_training_is_resumed_with_what_it_was_begun_with(
     assert presenter.state.resumable
     presenter.go_on()
     assert begun == [(("a.flowrvs",), {"model": "tiny", "resume": True})]
+
+
+def test_how_a_training_stands_is_told_when_it_changes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        write_training(home, name)
+    states = [TrainingState()]
+    monkeypatch.setattr(BackgroundTraining, "look", lambda self: states[-1])
+    presenter, heard, ready = ImprovePresenter(), list[str](), list[str]()
+    presenter.changed.connect(lambda state: heard.append(state.phase))
+    presenter.finished.connect(ready.append)
+    assert presenter.name == "" and not presenter.stopping
+    presenter.stop()
+    assert heard == []
+    presenter.choose("one")
+    for phase, told in (
+        *(("running", 1), ("running", 0), ("finished", 1), ("finished", 0)),
+        *(("stopped", 1), ("finished", 1)),
+    ):
+        states.append(replace(TrainingState(), phase=phase))
+        heard.clear()
+        presenter.look()
+        assert heard == [phase] * told
+    assert ready == ["one"], "once, and not where it was not running"
+    held = presenter._training
+    presenter.choose("one")
+    assert presenter._training is held, "it knows its process"
+    presenter.choose("two")
+    assert presenter.name == "two" and presenter._training is not held
+    presenter.choose("")
+    assert presenter.name == "" and presenter.state == TrainingState()
+    for begin in (presenter.begin, presenter.count):
+        with pytest.raises(InputError, match="There is no data: choose a project or the folder"):
+            begin(ImproveInputs((), "x"))
+    assert presenter.free_name("one") == "one-2" and presenter.free_name("new") == "new"

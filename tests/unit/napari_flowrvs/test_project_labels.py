@@ -11,8 +11,10 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels
 
+from flowrvs.errors import StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
+from napari_flowrvs import project_labels as module
 from napari_flowrvs.layers import label_layer
 from napari_flowrvs.project_labels import ProjectLabels
 from napari_flowrvs.projects import open_projects
@@ -272,3 +274,72 @@ def test_the_project_itself_keeps_what_is_locked(shown: Shown) -> None:
     assert labels[0, 6, 6] == 1 and project.provenance(1)[0] == Provenance.LOCKED
     project.undo()
     assert (labels[0] > 0).sum() == 16, "one step, which is the only one"
+
+
+def test_what_is_refused_is_said_again_after_a_while_and_elsewhere(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, project, said = shown
+    project.lock_frames(1, 1, 2)
+    layer.selected_label = 1
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    for t, later, wanted in (
+        *((0, 0.0, 1), (0, 1.9, 1), (0, 1.9, 1), (1, 0.0, 2), (0, 0.0, 3), (0, 2.1, 4)),
+        (0, 0.1, 4),
+    ):
+        now[0] += later
+        layer.paint((t, 15, 15), 1)
+        assert len(said) == wanted, (t, later)
+    assert said[0] == (
+        "Object 1, 'one', is locked on frame 0: unlock it on the page Objects to draw there."
+    )
+
+
+def test_undo_here_and_now_says_what_stands_in_its_way(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, project, said = shown
+    while project.undo() is not None:
+        pass
+    layer.undo()
+    assert said == ["There is nothing to undo."]
+
+    def full() -> None:
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(project, "redo", full)
+    layer.redo()
+    assert said[1:] == ["The disk is full."]
+
+
+def test_esc_stops_what_runs_before_it_forgets_a_polygon(project: Project) -> None:
+    layer = _layer(project)
+    layer.mode = "polygon"
+    overlay, running = layer._overlays["polygon"], [True]
+    layer.cancel = lambda: running[0]
+    overlay.points = [(0, 1, 1), (0, 5, 5)]
+    layer.stop()
+    assert len(overlay.points) == 2, "the run was meant"
+    for layer.cancel in (lambda: False, None):
+        overlay.points = [(0, 1, 1), (0, 5, 5)]
+        layer.stop()
+        assert len(overlay.points) == 0
+
+
+def test_which_objects_a_layer_shows(project: Project) -> None:
+    other = project.add_layer("by hand")
+    data, meta, _ = label_layer(project, other.id)
+    empty = ProjectLabels(data, **meta)
+    assert not empty.shows_objects and empty.selected_label == 1
+    far = project.add_object("far", other.id)
+    empty.show_objects()
+    assert empty.shows_objects and empty.selected_label == 1
+    again = ProjectLabels(data, **label_layer(project, other.id)[1])
+    assert again.selected_label == far.id == 3, "what the layer holds is painted"
+    again.select_new()
+    assert again.selected_label == project.next_label == 4
+    for label in (-1, 65_536):
+        with pytest.raises(Exception, match=str(label)):
+            again._validate_label_in_range(label)
+    again._validate_label_in_range(65_535)

@@ -304,3 +304,27 @@ def test_a_placement_that_no_layer_can_have_is_not_taken(world: World) -> None:
     ):
         project.note("napari", {"placement": good | {name: odd}})
         assert placement_of(project) == {}, name
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_masks_do_not_follow_a_clip_through_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("napari_flowrvs.viewer.show_info", told.append)
+    video, link = world.image("clip"), world.link
+    link.note_home(video, world.project)
+    one = world.labels(world.project)
+    stray = world.image("another")
+    stray.translate = (0, 9, 9)
+    assert tuple(one.translate) == (0, 0, 0), "that is another clip"
+    video.rotate = 30
+    assert np.allclose(one.rotate, video.rotate) and not told
+    noted = placement_of(world.project)["rotate"]
+    matrix = np.eye(4)
+    matrix[0, 1] = 0.5
+    video.affine = matrix
+    assert len(told) == 1 and "turned or sheared through time" in told[0]
+    assert np.allclose(one.affine.affine_matrix, np.eye(4))
+    assert np.allclose(placement_of(world.project)["rotate"], noted)
+    assert np.allclose(placement_of(world.project)["affine"], np.eye(4))
