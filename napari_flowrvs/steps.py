@@ -99,8 +99,7 @@ class Steps:
             try:
                 begin()
             except FlowRVSError as error:
-                self._waiting.clear()
-                self.job.failed.emit(Failure.of(error))
+                self.job.failed.emit(Failure.of(error))  # which forgets what waits
                 return
         if not self.busy:
             if self._waiting:
