@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowrvs.data.clip import Clip, painted, separate, union, unused
+from flowrvs.data.clip import Clip, painted, union, unused
 from flowrvs.data.formats import MASKS, META, Dataset, meta_path
 from flowrvs.data.json_parts import (
     Buffer,
@@ -30,6 +29,7 @@ from flowrvs.data.json_parts import (
     style,
     whole_number,
 )
+from flowrvs.data.parts import Part, parts_of
 from flowrvs.data.pictures import (
     PICTURES,
     blank_mask,
@@ -52,13 +52,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PaletteVideos",
-    "Part",
     "RefYtvos",
     "Sentences",
     "change_palette",
     "folders_in",
     "frames_in",
-    "parts_of",
     "read_palette",
     "write_palette",
     "write_refdavis",
@@ -171,11 +169,7 @@ class RefYtvos(Sentences):
         if not meta_path(root).is_file() or (root / MASKS).is_file():
             return False
         # Elsewhere a folder a sentence lies between the video and its pictures.
-        return (root / "meta.json").is_file() or any(
-            path.suffix == ".png"
-            for folder in folders_in(root / "Annotations")[:3]
-            for path in _listed(folder)
-        )
+        return (root / "meta.json").is_file() or _has_masks(root)
 
     def clip(self, name: str, *, also: Iterable[int] = ()) -> Clip:
         clip, rows = self._begin(name)
@@ -224,9 +218,8 @@ class PaletteVideos(Dataset):
     @classmethod
     def recognises(cls, root: Path) -> bool:
         # The frames may lie elsewhere.
-        folders = folders_in(root / "Annotations")
-        drawn = any(path.suffix == ".png" for place in folders[:3] for path in _listed(place))
-        return bool(folders) and (drawn or bool(folders_in(root / "JPEGImages")))
+        places = ("JPEGImages", "Annotations")
+        return all(folders_in(root / name) for name in places) or _has_masks(root)
 
     @property
     def videos(self) -> dict[str, int]:
@@ -246,6 +239,12 @@ class PaletteVideos(Dataset):
         with contextlib.ExitStack() as stack:
             change_palette(place, before, changes, self._codes, stack)
             change_categories(self.folder, before, changes, stack)
+
+
+def _has_masks(root: Path) -> bool:
+    """Tell whether pictures lie in ``Annotations/<video>``; the first few videos say so."""
+    folders = folders_in(root / "Annotations")[:3]
+    return any(path.suffix == ".png" for folder in folders for path in _listed(folder))
 
 
 def categories(root: Path) -> dict[str, Any]:
@@ -445,28 +444,6 @@ def _at(value: Any, *keys: str) -> Any:
 # -- writing ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A video in which a pixel means one target at most.
-
-    Attributes
-    ----------
-    name : str
-        The video's own for the first part, with a suffix for the others.
-    masks : dict of int to list of RLE or None
-        By pixel value, from 1.
-    sentences : dict of str to (text, int)
-        The pixel value that each sentence means, by exp_id.
-    members : dict of int to list of int
-        The objects that each pixel value stands for; empty for "no target".
-    """
-
-    name: str
-    masks: dict[int, list[rle.RLE | None]]
-    sentences: dict[str, tuple[str, int]]
-    members: dict[int, list[int]]
-
-
 def write_ytvos(folder: Path, job: Job) -> None:
     """Ref-YouTube-VOS: palette PNGs, one object a sentence, ``meta.json``."""
     _write_referring(folder, job, _YTVOS, "others")
@@ -540,58 +517,6 @@ def write_palette(
             values = partial(painted, part.masks, size=clip.size, dtype=np.uint8)
             write_masks(place, names, values, jobs=job.options.jobs)
             yield clip, part
-
-
-def parts_of(clip: Clip, unused: Callable[[str], str], notes: list[str]) -> list[Part]:
-    """Arrange a video for formats that know one object a sentence and one a pixel.
-
-    Sentences that mean several objects get an object that is their union. Targets that
-    overlap, such as this union and its members, go into a further part: the same frames
-    again under another name, so that no sentence and no pixel is lost.
-    """
-    targets: dict[tuple[int, ...], int] = {}
-    for key in clip.masks:
-        targets[(key,)] = len(targets) + 1
-    for _, ids in clip.sentences.values():
-        if ids and len(ids) > 1:
-            targets.setdefault(tuple(sorted(ids)), len(targets) + 1)
-    unions = {number: union([clip.masks[key] for key in keys]) for keys, number in targets.items()}
-    members = {number: list(keys) for keys, number in targets.items()}
-    empty = {exp_id: text for exp_id, (text, ids) in clip.sentences.items() if not ids}
-    parts = []
-    for place, group in enumerate(separate(unions) or [[]]):
-        values = {number: value for value, number in enumerate(group, start=1)}
-        wanted = {
-            exp_id: (text, values[targets[tuple(sorted(ids))]])
-            for exp_id, (text, ids) in clip.sentences.items()
-            if ids and targets[tuple(sorted(ids))] in values
-        }
-        owners = {values[number]: members[number] for number in group}
-        if place == 0 and empty:
-            owners[len(values) + 1] = []
-            wanted.update({exp_id: (text, len(values) + 1) for exp_id, text in empty.items()})
-        if len(owners) > 254:
-            raise DatasetError(
-                f"{clip.name} has {len(owners)} objects, a palette PNG holds 254; "
-                "export to mevis or coco."
-            )
-        wanted = {exp_id: wanted[exp_id] for exp_id in clip.sentences if exp_id in wanted}
-        name = clip.name if place == 0 else unused(f"{clip.name}_part{place + 1}")
-        masks = {values[number]: unions[number] for number in group}
-        parts.append(Part(name, masks, wanted, owners))
-    if len(parts) > 1:
-        notes.append(
-            f"{clip.name}: written as {len(parts)} videos of the same frames, because some "
-            "targets (groups of objects, or objects that overlap) share pixels"
-        )
-    if empty:
-        count = "a sentence without target refers"
-        if len(empty) > 1:
-            count = f"{len(empty)} sentences without target refer"
-        notes.append(
-            f"{clip.name}: {count} to an object id without a pixel; this format has no other way"
-        )
-    return parts
 
 
 def _category(names: Iterable[str], known: list[str], other: str) -> str:
