@@ -42,6 +42,7 @@ def test_sums_and_stability_agree_with_their_definitions(pair):
     else:
         assert score.dtssd is None
     assert np.array_equal(score.frame_j, [jaccard(p, t) for p, t in zip(pred, truth, strict=True)])
+    assert np.array_equal(score.frame_f, [frame.f for frame in compare_masks(pred, truth)])
     assert (score.j, score.f) == score_masks(pred, truth)
 
 

@@ -261,6 +261,11 @@ def test_an_answer_needs_a_picture(split, tmp_path):
     entry = next(e for e in scores.expressions if (e.video, e.exp_id) == ("one", "2"))
     assert (entry.j, entry.f, entry.found, entry.dtssd) == (0, 0, 0, None)
     assert scores.n_acc == 0.5 and scores.t_acc == 1
+    shutil.rmtree(pred / "one" / "1")
+    scores = evaluate(pred, split)
+    entry = next(e for e in scores.expressions if (e.video, e.exp_id) == ("one", "1"))
+    assert (entry.has_target, entry.has_answer, entry.intersection) == (True, False, 0)
+    assert entry.union > 0 and scores.t_acc == 0.75, "a target is there, predicted or not"
 
 
 @pytest.mark.parametrize(
