@@ -152,7 +152,7 @@ def test_overlaps_are_shared_pixels():
     [
         ("0" * 7 + "P", "ends with more to follow"),
         ("/", "below the code"),
-        ("t", "above it"),
+        ("0t", "above it"),
         ("", "nothing"),
         ("P" * 7 + "0", "a number of eight characters"),
         ("o", "a run of minus one"),
