@@ -517,6 +517,7 @@ class _Staged:
             with contextlib.ExitStack() as stack:
                 for volume in self._in_order:  # no flush may call safe what is being moved
                     stack.enter_context(volume.frames.flush_lock)
+                    volume.settle()  # older strokes are in the journal before this
                 batch = self._frames[first : first + _BATCH]
                 ready = [each for t in batch for each in self._announce(t, entry)]
                 self._history.commit()
@@ -589,8 +590,7 @@ class _Staged:
             yield
 
 
-#: Folders in use, by path.
-_active: set[str] = set()
+_active: set[str] = set()  # folders in use
 
 
 def _sweep(folder: Path, writes: list[Any]) -> None:
