@@ -63,7 +63,7 @@ def test_a_video_becomes_a_project(
     said = capsys.readouterr()
     assert said.out == (
         "    12 of 12 frames  'the red square'\n     0 of 12 frames  'a dog'\n"
-        "Project: shapes.flowrvs\n"
+        f"Project: {Path('shapes.flowrvs').resolve()}\n"
     )
     assert "window" in said.err and "It needs about 1 GB.\n" in said.err
     with Project.open("shapes.flowrvs") as project:
@@ -86,7 +86,7 @@ def test_json_overlay_range_and_options(
     assert options.items() >= {"name": "m", "device": "cpu", "memory": "low"}.items()
     row = {"exp_id": "0", "text": "red", "object_id": 1, "object_ids": [1], "layer": 1}
     assert first == {
-        "project": "mine.flowrvs",
+        "project": str(Path("mine.flowrvs").resolve()),
         "video": str(shapes_mp4),
         "model": "m",
         "frames": [3, 11],
@@ -367,7 +367,7 @@ def test_many_videos_and_a_file_of_sentences(
         "2 of 2 videos finished, 0 windows computed.\n"
     )
     assert main([*line[:4], "projects", "--window", "9", "--again", "--stop", "5"]) == 0
-    assert capsys.readouterr().out.endswith("2 of 2 videos finished, 2 windows computed.\n")
+    assert capsys.readouterr().out.endswith("2 of 2 videos finished, 3 windows computed.\n")
 
 
 def test_a_video_that_fails_does_not_stop_the_others(
@@ -439,14 +439,14 @@ def test_every_nth_frame_then_filled_in(
     with flowrvs.open_video("o.mp4") as overlay:
         assert len(overlay) == 4 and overlay.info.rate == pytest.approx(12 / 3)
     assert capsys.readouterr().out == (
-        "     4 of 4 frames  'red'\nProject: p.flowrvs\nOverlay: o.mp4\n"
+        f"     4 of 4 frames  'red'\nProject: {Path('p.flowrvs').resolve()}\nOverlay: o.mp4\n"
     )
     with Project.open("p.flowrvs") as project:
         assert np.flatnonzero(project.present(1)).tolist() == [0, 3, 6, 9]
     assert main([*line, "--fill"]) == 0
     assert capsys.readouterr().out == (
         "    10 of 10 frames  'red'\nEverything was finished before; --again computes it anew.\n"
-        "Project: p.flowrvs\n"
+        f"Project: {Path('p.flowrvs').resolve()}\n"
     )
     with Project.open("p.flowrvs") as project:
         both = project.object_mask(1, 0, 10), shapes_masks["red"][:10]
