@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "images" / "architecture.svg"
 WIDTH, BOX, FLOOR = 960, 54, 92
 
-GROUND = ("disk", "records", "progress", "errors", "plugins", "protocols")
+GROUND = ("disk", "folders", "locks", "records", "progress", "errors", "plugins", "protocols")
 SAYS = {
     "napari_flowrvs": "the dock: a folder a page, presenter beside panel",
     "cli": "the command line: one file a verb",

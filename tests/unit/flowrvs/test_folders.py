@@ -297,7 +297,7 @@ class TestLeftovers:
         remove_leftovers(tmp_path / "a[1].json", age=0)
         assert _names(tmp_path) == sorted(stays)
         new = tmp_path / goes[0]
-        for age, left in ((59, True), (61, False)):
+        for age, left in ((50, True), (61, False)):
             new.write_bytes(b"")
             os.utime(new, (time.time() - age,) * 2)
             remove_leftovers(str(tmp_path / "a[1].json"))

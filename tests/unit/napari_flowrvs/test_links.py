@@ -112,15 +112,15 @@ def test_changes_are_gathered_whichever_thread_they_come_from(qtbot: Any, projec
     thread.start()
     thread.join()
     assert not written, "not on that thread"
-    qtbot.waitUntil(lambda: bool(written), timeout=3_000)
+    qtbot.waitUntil(lambda: bool(written), timeout=20_000)
     assert written == [Changed(1, 0, 4)] and not drawn
     project.lock_frames(2, 3, 5)
-    qtbot.waitUntil(lambda: bool(drawn) and bool(steps), timeout=3_000)
+    qtbot.waitUntil(lambda: bool(drawn) and bool(steps), timeout=20_000)
     assert drawn == [Changed(2, 3, 5)]
     project.labels(2)[6, 0, 0] = 2
     bridge.painted(2)
     before = len(written)
-    qtbot.waitUntil(lambda: len(written) > before, timeout=3_000)
+    qtbot.waitUntil(lambda: len(written) > before, timeout=20_000)
     assert len(drawn) == 1, "napari has drawn the stroke itself"
     bridge.close()
     project.lock_frames(2, 0, 1)
@@ -165,15 +165,15 @@ def test_a_stroke_of_two_frames_and_what_comes_of_a_closed_one(
     for t in (5, 2):
         project.labels(2)[t, 0, 0] = 2
     bridge.painted(2)
-    qtbot.waitUntil(lambda: bool(drawn), timeout=3_000)
+    qtbot.waitUntil(lambda: bool(drawn), timeout=20_000)
     assert drawn == [Changed(2, 2, 6)] and not written, "napari has drawn one frame at most"
     assert others == ["history"]
     project.labels(2)[3, 1, 1] = 2
-    qtbot.waitUntil(lambda: len(drawn) == 2, timeout=3_000)
+    qtbot.waitUntil(lambda: len(drawn) == 2, timeout=20_000)
     assert drawn[1] == Changed(2, 3, 4) and not written, "what was painted is forgotten by then"
     others.clear()
     project.add_object("a new one", 1)
-    qtbot.waitUntil(lambda: "catalog" in others, timeout=3_000)
+    qtbot.waitUntil(lambda: "catalog" in others, timeout=20_000)
     project.labels(2)[3, 2, 2] = 2
     desk.set_project(None)
     qtbot.wait(60)

@@ -229,7 +229,7 @@ def test_projects_of_one_video_become_one_and_keep_their_ids(clip, tmp_path):
 
     one = clip("v", "one", fill=first)
     two = clip("v", "two", fill=second)
-    other = clip("w/v".replace("/", "-"), "three", value=90, fill=second)
+    other = clip("w-v", "three", value=90, fill=second)
     sources = collect([one, two, other], [None] * 3)
     assert [source.name for source in sources] == ["v", "w-v"]
     source = sources[0]
@@ -368,7 +368,6 @@ def test_shares_are_those_of_the_largest_remainder(kinds, shares, seed):
         if not wanted[name] and wanted[most] > 1:
             wanted[most], wanted[name] = wanted[most] - 1, 1
     assert Counter(found.values()) == Counter({k: n for k, n in wanted.items() if n})
-    # The first of every kind in turn: none lags by more than one of its share so far.
     assert set(found) == {f"v{n}" for n in range(count)}
 
 
@@ -485,8 +484,8 @@ def test_a_dataset_is_not_made_around_where_one_is(tmp_path, monkeypatch, place)
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
 
 
-def test_a_link_to_frames_makes_links_and_quality_is_passed_on(clip, tmp_path):
-    """A JPEG of quality 5 is smaller; a picture that is none yet is compressed."""
+def test_the_quality_of_jpegs_is_passed_on(clip, tmp_path):
+    """A picture that is none yet is compressed; one of quality 5 is smaller."""
     (tmp_path / "v").mkdir()
     rng = np.random.default_rng(0)
     for n in range(2):

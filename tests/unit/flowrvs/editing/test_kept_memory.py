@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowrvs import plugins
 from flowrvs.cli import main
 from flowrvs.editing import PreviewGroup, memory, spread, spread_together
 from flowrvs.errors import Cancelled, StorageError
@@ -163,52 +164,6 @@ def test_what_was_cancelled_ends_as_what_was_not_to_the_bit(
     assert not (book.path / "history" / "spread").exists()
 
 
-def test_what_was_killed_ends_as_what_was_not(
-    tmp_path: Path,
-    frames: np.ndarray,
-    weights: Path,
-    undisturbed: tuple[Book, dict[int, np.ndarray]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import zarr
-
-    monkeypatch.setenv("FLOWRVS_HOME", str(weights.parents[1]))
-    zarr.save_array(tmp_path / "v.zarr", frames)
-    book = Book(tmp_path, frames)
-    line = ["--with", weights.name, "--device", "cpu", "--video", str(tmp_path / "v.zarr")]
-    program = f"""
-import os, signal
-from flowrvs.cli import main, spread
-from flowrvs.editing import memory
-from flowrvs.models.sam2 import Sam2Tracker
-memory.PAUSE = memory.SHARE = 0
-spread._TOGETHER = 3
-follow = Sam2Tracker.follow
-def killed(*args, **how):
-    for t, found in follow(*args, **how):
-        if t == 20:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield t, found
-Sam2Tracker.follow = killed
-main({["spread", str(book.path), *line]!r})
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(book.files) == 1
-    walked: list[int] = []
-    follow = Sam2Tracker.follow
-
-    def watched(*args: Any, **how: Any) -> Iterator[Any]:
-        for t, found in follow(*args, **how):
-            walked.append(t)
-            yield t, found
-
-    monkeypatch.setattr(Sam2Tracker, "follow", watched)
-    assert main(["spread", str(book.path), *line]) == 0
-    assert 17 <= walked[0] <= 20
-    assert book.content() == undisturbed[0].content() and not book.files
-
-
 # -- when it is taken up, and when not -------------------------------------------------------
 
 
@@ -222,6 +177,45 @@ def counted(book: Book) -> list[int]:
 #: Of a spread that nobody stopped: both walks begin at the key on frame 7.
 WHOLE = [-1 if t in KEYS[1] else abs(t - 7) + 1 for t in range(T)]
 WALK = [*range(7, T), *range(7, -1, -1)]
+
+
+#: Run by `test_what_was_killed_ends_as_what_was_not`: a spread that is killed on frame 20.
+KILLED = """
+import os, signal, sys
+from flowrvs import plugins
+from flowrvs.cli import main, spread
+from flowrvs.editing import memory
+from tests.fixtures.trackers import CountingTracker
+
+class Killed(CountingTracker):
+    def follow(self, *args, **how):
+        for t, found in super().follow(*args, **how):
+            if t == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield t, found
+
+memory.PAUSE = memory.SHARE = 0
+spread._TOGETHER = 3
+plugins.load_tracker = lambda name, **_: Killed()
+main(sys.argv[1:])
+"""
+
+
+def test_what_was_killed_ends_as_what_was_not(
+    book: Book, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "v.npy", book.frames)
+    line = ["spread", str(book.path), "--with", "counting", "--video", str(tmp_path / "v.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *line], capture_output=True, text=True, cwd=root
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(book.files) == 1
+    tracker = CountingTracker()
+    monkeypatch.setattr(plugins, "load_tracker", lambda name, **_: tracker)
+    assert main(line) == 0
+    assert 17 <= tracker.walked[0] <= 20
+    assert counted(book) == WHOLE and not book.files
 
 
 @pytest.mark.parametrize("stop", [1, 8, 15, 18])

@@ -114,7 +114,6 @@ def test_the_nearest_three_are_followed():
     near, far, below, beside = dot(20, 26), dot(20, 70), dot(40, 20), dot(20, 36, 5)
     # by middles: the wide one ends to the left of the dot, its middle lies beyond
     found = _nearest(here, [far, below, here & False, beside, near])
-    assert [mask is other for mask, other in zip(found, [near, beside, below], strict=True)]
     assert all(a is b for a, b in zip(found, [near, beside, below], strict=True))
 
 

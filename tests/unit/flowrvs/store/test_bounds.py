@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from flowrvs.errors import ProjectError, StorageError
 from flowrvs.progress import Progress
 from flowrvs.records import VideoInfo
 from flowrvs.store import ObjectRecord, Project, Provenance
+from flowrvs.store.document import login_name
 
 FULL = np.ones((10, 12, 16), bool)
 LEFT = FULL & (np.arange(16) < 8)
@@ -35,7 +35,7 @@ def names(project: Project) -> list[str]:
 
 def test_what_a_history_is_by_itself(project: Project, cat: ObjectRecord) -> None:
     history = project.history
-    assert (history.limit_bytes, history.author) == (256 * 2**20, getpass.getuser())
+    assert (history.limit_bytes, history.author) == (256 * 2**20, login_name())
     assert (history.steps, history.undo_step, history.redo_step) == ((), None, None)
     assert (project.undo_name, project.redo_name, history.notice) == (None, None, None)
     assert project.undo() is None and project.redo() is None

@@ -140,6 +140,7 @@ class TestByPixel:
 class TestWhereWindowsOverlap:
     def test_what_is_kept(self, project: Project, cat: ObjectRecord) -> None:
         """To a thousandth; NaN where nothing is known, or one window alone saw it."""
+        project._state._saver.stop()  # or areas may be on the disk before they are asked for
         project.write_model(1, cat.id, 0, FULL)
         same(project.disagreement(cat.id), [None] * 10)
         said = np.array([0, 0.12345, np.nan, 1, 7, -3], np.float32)

@@ -175,22 +175,21 @@ def test_a_damaged_document_is_only_read(project: Project, cat: ObjectRecord) ->
     assert not (project.path / "damaged-zarr.json").exists()
 
 
-def test_who_opens_it_and_who_made_it(tmp_path: Path, info: VideoInfo) -> None:
+def test_who_opens_it_and_who_made_it(
+    tmp_path: Path, info: VideoInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Names with and without the ending, relative ones, links to it; and `with` closes it."""
     with Project.create(tmp_path / "a.b", info) as project:
         assert project.path == tmp_path / "a.b.flowrvs" and repr(project) == (
             f"<Project {project.path} 0 objects>"
         )
     assert not project.writable
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    try:
+    (tmp_path / "x").mkdir()
+    with monkeypatch.context() as here:
+        here.chdir(tmp_path)
         for name in ("a.b", "a.b.flowrvs", "./x/../a.b.flowrvs"):
-            (tmp_path / "x").mkdir(exist_ok=True)
             with Project.open(name) as project:
                 assert project.path == tmp_path / "a.b.flowrvs"
-    finally:
-        os.chdir(here)
     with pytest.raises(KeyError), Project.open(tmp_path / "a.b") as project:
         raise KeyError
     with pytest.raises(ProjectError, match="was closed"):

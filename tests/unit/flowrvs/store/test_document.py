@@ -290,13 +290,13 @@ def test_small_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert with_full_path(info).path == str(tmp_path / "a.mp4")
     for path in (None, "gone.mp4"):
         assert with_full_path(replace(info, path=path)).path == path
-    assert login_name() == getpass.getuser()
 
     def nobody() -> str:
         raise KeyError("uid")
 
-    monkeypatch.setattr(getpass, "getuser", nobody)
-    assert login_name() == "a person"
+    for user, name in ((lambda: "ada", "ada"), (nobody, "a person")):
+        monkeypatch.setattr(getpass, "getuser", user)
+        assert login_name() == name
 
 
 class TestRefusals:
@@ -673,5 +673,5 @@ def test_names_of_steps(project: Project, cat: ObjectRecord) -> None:
     kinds = {step.name: (step.kind, step.who) for step in project.history.steps}
     assert kinds["masks of 'the cat', frame 6"] == ("model", "model")
     assert kinds["model: 'Tom'"] == ("model", "model")
-    assert kinds["masks of 'dog 0', frames 3-4"] == ("human", getpass.getuser())
+    assert kinds["masks of 'dog 0', frames 3-4"] == ("human", login_name())
     assert project.provenance(1).tolist() == [2, 0, 2, 2, 0, 0, 0, 2, 2, 2]

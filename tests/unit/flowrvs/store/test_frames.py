@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,10 +46,16 @@ def on_disk(cache: FrameCache) -> list[int]:
 
 
 class TestMemory:
+    @pytest.fixture(autouse=True)
+    def _no_pages_of_other_tests(self) -> Iterator[None]:
+        gc.collect()
+        module._spare.clear()
+        yield
+        module._spare.clear()
+
     def test_pages_are_used_again_when_nobody_looks_at_them(self) -> None:
         """A view keeps its frame; without one, the next frame of that size takes the pages."""
         shape = (400, 200)  # 160 000 bytes: pages of its own
-        module._spare.clear()
         frame = new_frame(shape, np.uint16)
         frame[:] = 7
         part = frame[3:5]
@@ -65,23 +72,19 @@ class TestMemory:
         assert {size: len(pages) for size, pages in module._spare.items()} == {2**18: 2}
 
     def test_what_is_kept_for_the_next_frames_is_bounded(self) -> None:
-        module._spare.clear()
         frames = [new_frame((1024, 1024), np.uint8) for _ in range(20)]
         frames += [new_frame((1024, 1025), np.uint8) for _ in range(3)]
         del frames
         kept = {size: len(pages) for size, pages in module._spare.items()}
         assert kept == {2**20: 16, 2**21: 3}
-        module._spare.clear()
 
     def test_a_small_frame_has_no_pages(self) -> None:
-        module._spare.clear()
         small = new_frame((128, 255), np.uint16)
         del small
         assert not any(module._spare.values())
         large = new_frame((128, 256), np.uint16)
         del large
         assert {size: len(pages) for size, pages in module._spare.items()} == {2**16: 1}
-        module._spare.clear()
 
     def test_a_copy_is_one(self) -> None:
         frame = np.arange(24, dtype=np.uint16).reshape(4, 6)[:, ::2]

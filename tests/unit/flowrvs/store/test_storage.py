@@ -283,21 +283,34 @@ class TestSaver:
 
     def test_it_writes_once_for_many_wishes(self) -> None:
         saves: list[str] = []
-        saver = Saver(lambda: saves.append(threading.current_thread().name), interval=0.05)
+
+        def save() -> None:
+            saves.append(threading.current_thread().name)
+
+        saver = Saver(save, interval=60)
         assert saver.error is None
         saver.stop()
         assert saves == [], "nobody asked"
-        saver = Saver(lambda: saves.append(threading.current_thread().name), interval=0.05)
+        saver = Saver(save, interval=60)
         for _ in range(5):
             saver.wake()
         assert saves == []
+        saver.hurry()
         wait_for(lambda: saves)
-        assert saves == ["flowrvs-save"]
-        saver.wake()
-        wait_for(lambda: len(saves) == 2)
         saver.stop()
         saver.wake()
-        assert len(saves) == 2 and saver._thread is not None and not saver._thread.is_alive()
+        assert saves == ["flowrvs-save"]
+        assert saver._thread is not None and not saver._thread.is_alive()
+
+    def test_it_writes_an_interval_after_each_wish(self) -> None:
+        times: list[float] = []
+        saver = Saver(lambda: times.append(time.monotonic()), interval=0.05)
+        for count in (1, 2):
+            begun = time.monotonic()
+            saver.wake()
+            wait_for(lambda count=count: len(times) == count)
+            assert times[-1] - begun >= 0.04, "a clock may round"
+        saver.stop()
 
     def test_whoever_is_in_a_hurry_does_not_wait(self) -> None:
         saved = threading.Event()
