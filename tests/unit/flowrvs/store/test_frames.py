@@ -46,14 +46,15 @@ def on_disk(cache: FrameCache) -> list[int]:
 
 
 class TestMemory:
-    @pytest.fixture(autouse=True)
-    def _no_pages_of_other_tests(self) -> Iterator[None]:
+    @pytest.fixture
+    def no_pages(self) -> Iterator[None]:
+        """None are kept, nor come back from what other tests forgot."""
         gc.collect()
         module._spare.clear()
         yield
         module._spare.clear()
 
-    def test_pages_are_used_again_when_nobody_looks_at_them(self) -> None:
+    def test_pages_are_used_again_when_nobody_looks_at_them(self, no_pages: None) -> None:
         """A view keeps its frame; without one, the next frame of that size takes the pages."""
         shape = (400, 200)  # 160 000 bytes: pages of its own
         frame = new_frame(shape, np.uint16)
@@ -71,14 +72,14 @@ class TestMemory:
         del again, part
         assert {size: len(pages) for size, pages in module._spare.items()} == {2**18: 2}
 
-    def test_what_is_kept_for_the_next_frames_is_bounded(self) -> None:
+    def test_what_is_kept_for_the_next_frames_is_bounded(self, no_pages: None) -> None:
         frames = [new_frame((1024, 1024), np.uint8) for _ in range(20)]
         frames += [new_frame((1024, 1025), np.uint8) for _ in range(3)]
         del frames
         kept = {size: len(pages) for size, pages in module._spare.items()}
         assert kept == {2**20: 16, 2**21: 3}
 
-    def test_a_small_frame_has_no_pages(self) -> None:
+    def test_a_small_frame_has_no_pages(self, no_pages: None) -> None:
         small = new_frame((128, 255), np.uint16)
         del small
         assert not any(module._spare.values())
