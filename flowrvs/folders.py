@@ -65,8 +65,7 @@ class NewFolder:
         self._refuse = refuse
         if self.target.exists() and not self.target.is_dir():
             raise refuse(f"{self.target} is a file; choose another folder to write to.")
-        place, here = Path(os.path.abspath(self.target)), Path.cwd()
-        if place in (here, *here.parents):
+        if _holds_program(self.target):
             raise refuse(
                 f"{self.target} is the folder that you are in, or around it; name a folder to make."
             )
@@ -172,6 +171,15 @@ class NewFolder:
         # Errors of the exception tree, some of which are OSErrors too, say more.
         if isinstance(error, OSError) and not isinstance(error, FlowRVSError):
             raise storage_error(error, self.target) from error
+
+
+def _holds_program(folder: Path) -> bool:
+    """True for the folder that the program runs in, and those around it."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # somebody has removed it, and a long work goes on
+        return False
+    return Path(os.path.abspath(folder)) in (here, *here.parents)
 
 
 def _make_parents(folder: Path) -> list[Path]:

@@ -581,8 +581,16 @@ def _apart(mask: Mask, other: Mask) -> bool:
     if not other.any() or reach < 1 or (mask & other).any():
         return False
     step = max(1, int(reach / 8))  # as exact as needed, and quick
-    near = distance_transform_edt(~other[::step, ::step])[mask[::step, ::step]]
-    return bool(near.size and step * near.min() > reach)
+    near = distance_transform_edt(~_coarse(other, step))[_coarse(mask, step)]
+    return bool(step * near.min() > reach)
+
+
+def _coarse(mask: Mask, step: int) -> Mask:
+    """Return which squares of a picture a mask touches."""
+    found = np.zeros(-(-np.array(mask.shape) // step), bool)
+    rows, columns = np.nonzero(mask)
+    found[rows // step, columns // step] = True
+    return found
 
 
 def choose_parts(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask | None:

@@ -182,7 +182,10 @@ class MaskTracker:
         return arrays
 
     def go_on(self, arrays: Carried) -> None:
-        """Go on, to the bit, where a tracker of the same keys and rivals had learnt so much."""
+        """Go on where a tracker of the same keys and rivals had learnt so much.
+
+        The masks are those that it would have found; what it carries differs by roundings.
+        """
         region = self._region = Region(*arrays["region"].tolist())
         self._at, self._velocity = int(arrays["at"]), arrays["velocity"]
         self._mask[:] = 0

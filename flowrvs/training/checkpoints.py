@@ -37,6 +37,8 @@ class Checkpoints:
         Of the trained weights; frozen ones are not written.
     identity : dict
         Must be the same when a training is resumed.
+    defaults : dict
+        What counts of an identity's tables where they lack a key: options that came later.
     keep : int
         How many stay.
     """
@@ -48,6 +50,7 @@ class Checkpoints:
         names: list[str],
         identity: dict[str, Any],
         *,
+        defaults: dict[str, dict[str, Any]],
         keep: int,
     ) -> None:
         self.out = out
@@ -57,6 +60,7 @@ class Checkpoints:
         self._names = frozenset(names)
         # As JSON gives it back: lists for tuples.
         self._identity = json.loads(json.dumps(identity))
+        self._defaults = json.loads(json.dumps(defaults))
         sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED)
         self._whole = accelerator.distributed_type in sharded
         if not self._whole:
@@ -182,6 +186,8 @@ class Checkpoints:
     def _compare(self, found: Any, folder: Path) -> None:
         for key, value in self._identity.items():
             before = found.get(key) if isinstance(found, dict) else None
+            if isinstance(before, dict):
+                before = self._defaults.get(key, {}) | before
             if before == value:
                 continue
             if isinstance(value, dict) and isinstance(before, dict):

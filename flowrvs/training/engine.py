@@ -212,7 +212,12 @@ class Engine:
         self._began = time.monotonic()
         self._paced = (0, 0.0)  # step and seconds at which the pace was last measured
         self.checkpoints = Checkpoints(
-            out, accelerator, self.names, identity | {"config": _lasting(config)}, keep=config.keep
+            out,
+            accelerator,
+            self.names,
+            identity | {"config": _lasting(config)},
+            defaults={"config": _lasting(type(config)())},
+            keep=config.keep,
         )
         self.journal: Journal | None = None
         if accelerator.is_main_process:
@@ -232,7 +237,8 @@ class Engine:
         self.step = int(extra["step"])
         self.monitor = Monitor(**extra["monitor"])
         if self.config.minutes:
-            self.total, self._spent = int(extra["total"]), float(extra["seconds"])
+            self.total = int(extra.get("total", self.total))  # of a time without `minutes`
+            self._spent = float(extra.get("seconds", 0))
         if self.journal is not None:
             self.journal.rewind(self.step)
 

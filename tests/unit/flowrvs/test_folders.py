@@ -175,6 +175,10 @@ class TestNewFolder:
             with pytest.raises(DatasetError, match="the folder that you are in, or around it"):
                 NewFolder(place, refuse=DatasetError)
         NewFolder(Path("in")).abort()
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        NewFolder(tmp_path / "elsewhere").abort()  # as of a long work
         with pytest.raises(StorageError) as error:
             NewFolder(tmp_path / "file" / "a")
         assert str(error.value).startswith(f"Cannot write to {tmp_path / 'file'}: a file ")

@@ -43,13 +43,15 @@ def test_a_mask_that_is_there_already_is_offered_as_a_link(
     links: LinksPresenter, project: Project
 ) -> None:
     asked: list[Link | None] = []
+    chosen: list[int] = []
     links.asked.connect(asked.append)
+    links.desk.object_requested.connect(chosen.append)
     links.look(project, [3])
     assert links.link is not None and asked == [links.link]
     assert links.link.question == "“both squares” looks like objects 1 + 2 (100% the same)."
     links.accept()
     assert project.expressions["2"].object_ids == {1, 2} and 3 not in project.objects
-    assert asked[-1] is None
+    assert asked[-1] is None and chosen == [1], "the first of those that it means"
     project.undo()
     assert project.expressions["2"].object_ids == {3}
     assert project.object_mask(3, 0, 1).any()

@@ -175,7 +175,7 @@ def test_frames_are_computed_for_what_somebody_has_only(
     assert default_project(small) == default_project(changed)
     monkeypatch.setattr(source, "_HASHED", 400)
     assert default_project(small) != default_project(changed)
-    for array in (small.array.astype(np.int16), small.array[:, :1]):
+    for array in (small.array.astype(np.int16), small.array.view(np.int8), small.array[:, :1]):
         assert default_project(VideoSource("a", 100, None, array)) != default_project(small)
 
 

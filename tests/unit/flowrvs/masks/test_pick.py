@@ -191,6 +191,10 @@ def test_apart_is_half_of_its_size_away() -> None:
             assert pick._apart(mask, other) == (gap >= 0.5 * size), (width, gap)
     assert not pick._apart(other, other) and not pick._apart(other, np.zeros_like(other))
     assert not pick._apart(np.zeros_like(other), other)
+    speck = np.zeros_like(other)
+    speck[101, 163] = True  # smaller than a step
+    assert not pick._apart(other[:, ::-1], speck) and not pick._apart(np.roll(other, 100, 1), speck)
+    assert pick._apart(other, speck)
 
 
 def test_a_hole_that_shows_the_ground_takes_one_click(scene) -> None:

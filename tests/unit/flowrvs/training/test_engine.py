@@ -371,6 +371,26 @@ def test_other_options_or_data_are_not_resumed(tmp_path: Path) -> None:
         engine.resume()
 
 
+def test_a_training_of_before_an_option_came_is_resumed_where_it_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    first = make_engine(tmp_path)
+    first.run()
+    file = first.checkpoints.list()[-1] / "training.json"
+    document = json.loads(file.read_text())
+    for name in ("cover_probability", "rehearsal_share"):
+        del document["identity"]["config"][name]
+    del document["total"], document["seconds"]
+    file.write_text(json.dumps(document))
+    for config in (CONFIG, dataclasses.replace(CONFIG, minutes=1.0)):
+        again = make_engine(tmp_path, config=config)
+        again.resume()
+        assert (again.step, again.total) == (8, 8)
+    changed = dataclasses.replace(CONFIG, cover_probability=0.3)
+    with pytest.raises(CheckpointError, match=r"other options: cover_probability was 0\.0;"):
+        make_engine(tmp_path, config=changed).resume()
+
+
 def test_a_loss_that_is_not_finite_stops_before_it_harms(tmp_path: Path) -> None:
     trainee = Line()
     trainee.spoil_at = 8
