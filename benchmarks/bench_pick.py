@@ -50,6 +50,7 @@ import flowrvs
 from flowrvs.editing.trackers import Encodings, TrackerPicker
 from flowrvs.masks import pick
 from flowrvs.masks.flow import Flows, Region
+from flowrvs.masks.marks import box_of
 from flowrvs.masks.pick import Mark, Picker
 
 Mask = npt.NDArray[np.bool_]
@@ -136,7 +137,7 @@ class OnGraph:
     def __call__(self, marks: Sequence[Mark]) -> Mask:
         inside, outside = pick._seeds(self.graph, marks)
         if marks[0].kind == "box":
-            across, down = self.graph.within(pick.box_of(marks))
+            across, down = self.graph.within(box_of(marks))
             outside |= (np.maximum(np.abs(across), np.abs(down)) > 1) & ~inside
             if not inside.any() and self.share is None:
                 self.share = (across**2 + down**2 < 1).astype(np.float32)

@@ -134,7 +134,8 @@ def _row(source: Source, split: str, format: str) -> PreviewRow:
     shares = [0, 0]
     seen = source.seen()
     if TABLE[format].silent == LEFT_OUT:
-        seen = [key for key in seen if key in source.meant()]
+        meant = source.meant()
+        seen = [key for key in seen if key in meant]
     sentences = [
         ids
         for _, ids in source.sentences.values()

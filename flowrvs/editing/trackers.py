@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, label
 
 from flowrvs.errors import DeviceMemoryError, InputError
-from flowrvs.masks.pick import check_mark, choose_parts, within_box
+from flowrvs.masks.marks import check_mark, choose_parts, within_box
 from flowrvs.protocols import Mark, Tracker
 
 __all__ = ["Encodings", "TrackerPicker"]

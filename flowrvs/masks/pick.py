@@ -21,11 +21,12 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, find_objects, label
 
 from flowrvs.errors import InputError
+from flowrvs.masks.marks import box_of, check_mark, choose_parts, within_box
 from flowrvs.masks.mending import mended
 from flowrvs.masks.superpixels import Box, ColorCounts, SuperpixelGraph
-from flowrvs.protocols import Mark, Point
+from flowrvs.protocols import Mark
 
-__all__ = ["ColorCounts", "Mark", "Picker", "box_of", "check_mark", "choose_parts"]
+__all__ = ["ColorCounts", "Mark", "Picker"]
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -536,45 +537,6 @@ def _relative(flow: Floats) -> Floats:
     return relative
 
 
-def check_mark(mark: Mark, shape: tuple[int, ...]) -> None:
-    """Refuse a mark that lies outside a frame of `shape` (H, W).
-
-    Raises
-    ------
-    InputError
-        It does.
-    """
-    height, width = shape[:2]
-    x, y = np.array(mark.points).T
-    if mark.kind == "box":
-        if x[0] >= width or y[0] >= height or x[1] <= 0 or y[1] <= 0:
-            raise InputError(f"The box {mark.points} lies outside {width} x {height} pixels.")
-    elif x.min() < 0 or y.min() < 0 or x.max() >= width or y.max() >= height:
-        raise InputError(
-            f"A {mark.kind} at {_text(mark.points)} lies outside the picture of "
-            f"{width} x {height} pixels."
-        )
-
-
-def box_of(marks: Sequence[Mark]) -> tuple[float, float, float, float] | None:
-    """Return the first box among marks, (x0, y0, x1, y1); None where there is none."""
-    for mark in marks:
-        if mark.kind == "box":
-            return *mark.points[0], *mark.points[1]
-    return None
-
-
-def within_box(mask: Mask, marks: Sequence[Mark]) -> Mask:
-    """Return what of a mask lies in the first box among marks; all of it where there is none."""
-    box = box_of(marks)
-    if box is None:
-        return mask
-    x0, y0, x1, y1 = (max(0, round(value)) for value in box)
-    inside = np.zeros_like(mask)
-    inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
-    return inside
-
-
 def _apart(mask: Mask, other: Mask) -> bool:
     """Tell whether a mask lies farther from another one than a share of its own size."""
     reach = _APART * math.sqrt(np.count_nonzero(mask))
@@ -593,36 +555,6 @@ def _coarse(mask: Mask, step: int) -> Mask:
     return found
 
 
-def choose_parts(parts: npt.NDArray[np.integer], marks: Sequence[Mark]) -> Mask | None:
-    """Return the parts that points choose; None if no choice does what the marks say.
-
-    Parameters
-    ----------
-    parts : ndarray of int, shape (H, W)
-        Connected parts, numbered from 1; 0 is none.
-    marks : sequence of Mark
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W), or None
-    """
-    wanted: set[int] = set()
-    unwanted: set[int] = set()
-    for mark in marks:
-        if mark.kind != "point":
-            return None
-        x, y = mark.points[0]
-        part = int(parts[int(y), int(x)])
-        if mark.positive and not part:
-            return None
-        (wanted if mark.positive else unwanted).add(part)
-    left = wanted or set(range(1, int(parts.max()) + 1)) - unwanted
-    if wanted & unwanted or not left:
-        return None
-    chosen: Mask = np.isin(parts, list(left))
-    return chosen
-
-
 def _seeds(graph: SuperpixelGraph, marks: Sequence[Mark]) -> tuple[Mask, Mask]:
     """Return the superpixels that are known to be the object's, and not to be."""
     inside, outside = np.zeros((2, graph.count), bool)
@@ -639,7 +571,3 @@ def _seeds(graph: SuperpixelGraph, marks: Sequence[Mark]) -> tuple[Mask, Mask]:
 
 def _size(box: Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _text(points: Sequence[Point]) -> str:
-    return ", ".join(f"({x:g}, {y:g})" for x, y in points[:3])

@@ -7,6 +7,7 @@ import pytest
 
 from flowrvs.errors import InputError
 from flowrvs.masks import pick
+from flowrvs.masks.marks import box_of, check_mark, choose_parts
 from flowrvs.masks.pick import MEASURES, WEIGHTS, ColorCounts, Mark, Picker
 from flowrvs.masks.superpixels import SuperpixelGraph
 
@@ -564,13 +565,13 @@ def test_specks_and_holes_go_unless_a_mark_asks_for_them() -> None:
 def test_which_parts_are_chosen(marks, chosen) -> None:
     parts = np.zeros((4, 12), int)
     parts[:3, 0:3], parts[:3, 4:7], parts[:3, 8:11] = 1, 2, 3
-    found = pick.choose_parts(parts, [Mark.point(*each) for each in marks])
+    found = choose_parts(parts, [Mark.point(*each) for each in marks])
     if chosen is None:
         assert found is None
     else:
         np.testing.assert_array_equal(found, np.isin(parts, list(chosen)))
     scribble = [Mark.point(1, 1), Mark.scribble([(1, 1), (2, 2)])]
-    assert pick.choose_parts(parts, scribble) is None
+    assert choose_parts(parts, scribble) is None
 
 
 def test_motion_is_against_that_of_most() -> None:
@@ -626,7 +627,7 @@ def test_marks_at_the_very_edge_lie_inside() -> None:
         Mark.box(-50, -50, 1, 1),
         Mark.box(159, 119, 300, 300),
     ):
-        pick.check_mark(mark, (120, 160, 3))
+        check_mark(mark, (120, 160, 3))
     for mark in (
         Mark.point(160, 5),
         Mark.point(5, 120),
@@ -639,6 +640,6 @@ def test_marks_at_the_very_edge_lie_inside() -> None:
         Mark.box(0, -50, 50, 0),
     ):
         with pytest.raises(InputError, match="lies outside.* 160 x 120 pixels"):
-            pick.check_mark(mark, (120, 160, 3))
+            check_mark(mark, (120, 160, 3))
     boxes = [Mark.point(1, 1), Mark.box(1, 2, 3, 4), Mark.box(5, 6, 7, 8)]
-    assert pick.box_of(boxes) == (1, 2, 3, 4) and pick.box_of(boxes[:1]) is None
+    assert box_of(boxes) == (1, 2, 3, 4) and box_of(boxes[:1]) is None
