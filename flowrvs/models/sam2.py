@@ -9,28 +9,25 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch.nn import functional
 
 from flowrvs.checkpoints import MODELS, locate
 from flowrvs.checkpoints.registry import read_config
-from flowrvs.disk import parse_json
 from flowrvs.errors import CheckpointError, InputError, MissingExtraError
 from flowrvs.models.devices import memory_guard
 from flowrvs.models.networks import LazyFrames, load_network, scaled_picture
+from flowrvs.models.sam2_memory import Memory
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import Mark, ReadFrame, TrackedObject
 
@@ -60,11 +57,6 @@ _CLASSES = {
 _STROKE_POINTS, _STROKE_STEP = 5, 0.05
 #: Logits of an earlier answer are cut off there, as the authors' predictor does.
 _LARGEST_LOGIT = 32.0
-#: What of a network's outputs a memory keeps in a file, and the note that tells damage. Where a
-#: feature lies in the picture (``maskmem_pos_enc``) is the same on all frames.
-_KEPT = {"object_pointer", "maskmem_features"}
-_SUM, _METADATA = "crc32", "__metadata__"
-_NAME = re.compile(r"(\d{1,9})/(\d{1,9})/(object_pointer|maskmem_features)", re.ASCII)
 #: What a config may ask of timm: nothing that reads files or the network.
 _TIMM_ARGUMENTS = {"in_chans", "features_only", "out_indices"}
 
@@ -155,49 +147,6 @@ class EncodedImage:
     features: list[torch.Tensor]
     height: int
     width: int
-
-
-@dataclass(slots=True, eq=False)
-class Memory:
-    """What a tracker remembers of the frames it answered last: enough to go on from there.
-
-    `Sam2Tracker.follow` fills and prunes the one that it is given. It does not grow: per object
-    six frames' features and fifteen short vectors with the published models (3 MiB; 6 MiB with the
-    features' places, which are not kept on the disk).
-
-    Attributes
-    ----------
-    frames : dict of int to dict of int to dict
-        What the network stored, by object and frame.
-    about : dict of str to str
-        Notes that are kept with it.
-    """
-
-    frames: dict[int, dict[int, dict[str, torch.Tensor]]] = field(default_factory=dict)
-    about: dict[str, str] = field(default_factory=dict)
-
-    def copy(self) -> Memory:
-        """Return what is remembered now; the tensors are shared, and nothing changes them."""
-        return Memory({key: dict(kept) for key, kept in self.frames.items()}, dict(self.about))
-
-    def to_bytes(self) -> bytes:
-        """Return a safetensors file of it, for `Sam2Tracker.recall`."""
-        tensors = {
-            f"{key}/{frame}/{name}": output[name].cpu().clone(memory_format=torch.contiguous_format)
-            for key, kept in self.frames.items()
-            for frame, output in kept.items()
-            for name in _KEPT & set(output)
-        }
-        about = {**self.about, _SUM: _checksum(tensors, self.about)}
-        return safetensors.torch.save(tensors, about)
-
-
-def _checksum(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> str:
-    total = zlib.crc32(repr(sorted(about.items())).encode())
-    for name, tensor in sorted(tensors.items()):
-        total = zlib.crc32(name.encode(), total)
-        total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), total)
-    return f"{total:08x}"
 
 
 class Sam2Tracker:
@@ -420,33 +369,7 @@ class Sam2Tracker:
         DeviceMemoryError
             The device is too small.
         """
-        memory = Memory()
-        if not data:
-            return memory
-        try:
-            tensors = safetensors.torch.load(data)
-            about = dict(parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])[_METADATA])
-            if about.pop(_SUM) != _checksum(tensors, about):
-                raise ValueError("damaged")
-            blank = self._blank()
-            for name, tensor in tensors.items():
-                key, frame, kind = _NAME.fullmatch(name).groups()  # type: ignore[union-attr]
-                like = blank[kind]
-                if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
-                    raise ValueError("of another network")
-                if not tensor.isfinite().all():
-                    raise ValueError("no numbers")
-                output = memory.frames.setdefault(int(key), {}).setdefault(int(frame), {})
-                output[kind] = tensor.to(like.device)
-                if kind == "maskmem_features":
-                    output["maskmem_pos_enc"] = blank["maskmem_pos_enc"]
-            for kept in memory.frames.values():
-                if not all("object_pointer" in output for output in kept.values()):
-                    raise ValueError("incomplete")
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError("It is no memory of this tracker, or damaged.") from error
-        memory.about = about
-        return memory
+        return Memory.from_bytes(data, self._blank()) if data else Memory()
 
     def _blank(self) -> dict[str, torch.Tensor]:
         """Return what the network would remember of a grey frame without objects."""

@@ -24,7 +24,7 @@ from flowrvs.errors import (
     InputError,
     MissingExtraError,
 )
-from flowrvs.models import sam2
+from flowrvs.models import sam2_memory
 from flowrvs.models.sam2 import _CLASSES, Memory, Sam2Tracker, load_tracker
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import Mark, TrackedObject, Tracker
@@ -315,7 +315,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(ours: Sam2Tracker, reverse: bool
 
 
 def _packed(tensors: Mapping[str, torch.Tensor], **about: str) -> bytes:
-    return save(dict(tensors), {"crc32": sam2._checksum(tensors, about), **about})
+    return save(dict(tensors), {"crc32": sam2_memory._checksum(tensors, about), **about})
 
 
 def test_a_file_that_is_no_memory_of_this_network_is_refused(ours: Sam2Tracker) -> None:
