@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import threading
+import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["History"]
 
 _MAX_STEPS = 20_000
+_PAUSE = 0.002  # seconds until a commit looks again whether nobody draws
 _CACHED_STEPS = 256  # whose changes are in memory, too: undo does not wait for the disk
 
 
@@ -97,6 +99,7 @@ class History:
         entries.sort(key=lambda entry: (entry.state == "open" and not entry.place, entry.place))
         self.moment = max([self.moment, *(entry.moment for entry in entries)])
         self._leaving = [entry for entry in entries if entry.state == "forgotten"]
+        drew = False
         for entry in [entry for entry in entries if entry.state != "forgotten"]:
             self._known[entry.id] = entry
             if entry.state in ("open", "undoing", "redoing"):  # its process was killed
@@ -110,8 +113,12 @@ class History:
                 entry.name = entry.name or self._name(entry)
                 entry.half = entry.whole
                 entry.state, entry.logged = "undoing" if entry.half else "done", False
+                drew |= entry.kind == "human" and not entry.half
                 self._waiting.entries[entry.id] = entry
             self._done.append(entry)
+        if drew and self._journal.writable:  # `end` would have said so
+            self._forget([entry for entry in self._undone if entry.state == "undone"])
+            self._undone = [entry for entry in self._undone if entry.state != "forgotten"]
         if self._journal.old:
             self._done = by_beginning(self._done)
             for entry in [*self._done, *self._undone]:
@@ -511,7 +518,19 @@ class History:
     # -- the disk ------------------------------------------------------------------------
 
     def commit(self) -> int:
-        """Write what is new, durably, or keep it; return the number up to which all is written."""
+        """Write all that was done up to now, durably, or keep it; return the last change's number.
+
+        All of one moment, in one transaction: nothing is durable without what came before it.
+        """
+        while (seq := self.try_commit()) is None:
+            time.sleep(_PAUSE)
+        return seq
+
+    def try_commit(self) -> int | None:
+        """Do as `commit`, or nothing, and return None, where others are drawing just now.
+
+        Who holds a lock that they may wait for calls this one.
+        """
         with self._commit_lock:
             for _ in range(2):
                 if self._journal.damages != self._damages:
@@ -523,8 +542,10 @@ class History:
                         raise
             return self._commit()
 
-    def _commit(self) -> int:
-        with self._lock:
+    def _commit(self) -> int | None:
+        with self._host.still() as still, self._lock:
+            if not still:
+                return None
             taken = self._committing = self._waiting
             self._waiting = Batch()
             seq, flushed = self._seq, self._flushed

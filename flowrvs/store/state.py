@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from flowrvs.store.volume import LayerVolume
 __all__ = ["State"]
 
 _MAX_OBJECT_ID = 65535
+_PATIENCE = 0.02  # seconds that a commit waits for whoever draws in a layer
 _OUT = ("undone", "redoing", "forgotten")  # whose names are not in force when a session begins
 
 
@@ -306,6 +308,24 @@ class State:
         for volume in list(self.volumes.values()):
             volume.settle()
 
+    @contextlib.contextmanager
+    def still(self) -> Iterator[bool]:
+        """Let nobody draw, with all that was drawn handed to the history: one moment of all layers.
+
+        False where somebody holds a layer for long: waiting for him could be for ever, as he may
+        wait for whoever calls this.
+        """
+        with contextlib.ExitStack() as locked:
+            volumes = self.sorted_volumes
+            for volume in volumes:
+                if not volume.lock.acquire(timeout=_PATIENCE):
+                    yield False
+                    return
+                locked.callback(volume.lock.release)
+            for volume in volumes:
+                volume.settle()
+            yield len(volumes) == len(self.volumes)  # or one has come meanwhile
+
     def turn_record(self, record: Record, back: bool, entry: Entry) -> None:
         """Take one change out of force, or put it in force again."""
         volume = self.volumes.get(record.layer)
@@ -457,14 +477,15 @@ class State:
             self._dirty = True
 
     def save(self) -> None:
-        """Write the document, unless `one_save` will."""
+        """Write the document, unless `one_save` will, or soon where others are drawing."""
         with self.lock:
             self._dirty = True
             if self._batches:
                 return
             # Changes first: names without their pixels mean less than pixels without names.
             with contextlib.suppress(StorageError):
-                self.history.commit()
+                if self.history.try_commit() is None:
+                    return self.wake()  # names go with what was drawn before them, in a moment
             try:
                 self.check_there()
                 self.document.moment = self.history.moment
@@ -495,9 +516,13 @@ class State:
         self.tell("catalog")
 
     def _save_if_dirty(self) -> None:
-        with self.lock:
-            if self._dirty and not self._batches:
-                self.save()
+        while True:
+            with self.lock:
+                if self._dirty and not self._batches:
+                    self.save()
+                if not self._dirty or self._batches:
+                    return
+            time.sleep(_PATIENCE)  # without the lock: who draws a new label waits for it
 
     def _replay(self) -> None:
         """Do what a killed process had in its journal and perhaps not in its frames."""

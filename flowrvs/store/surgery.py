@@ -139,6 +139,7 @@ class Surgery:
                         state.document.next_ids["object"] = new_id
                 raise
             with state.history.step(f"split {record.name!r}, {frames_text(start, stop)}") as entry:
+                entry.whole = True
                 self._checked(object_id, start, stop)
                 with state.volume(record.layer).lock, state.lock:
                     new = state.new_object(new_id, name or f"{record.name} (part)", record.layer)
@@ -254,6 +255,7 @@ class Surgery:
         # What a model draws there later is not the run's step: it is undone before this one.
         state.end_run(object_id)
         with state.history.step(f"move {record.name!r} to another layer") as entry:
+            entry.whole = True
             # A stroke in the old layer must come before, or undo would leave it behind.
             state.settle()
             if layer_id is None:
@@ -517,7 +519,6 @@ class _Staged:
             with contextlib.ExitStack() as stack:
                 for volume in self._in_order:  # no flush may call safe what is being moved
                     stack.enter_context(volume.frames.flush_lock)
-                    volume.settle()  # older strokes are in the journal before this
                 batch = self._frames[first : first + _BATCH]
                 ready = [each for t in batch for each in self._announce(t, entry)]
                 self._history.commit()
