@@ -153,7 +153,7 @@ def test_a_stroke_that_a_kill_cut_off_ends_redo(project: Project, cat: ObjectRec
         path = _killed(project)
     with Project.open(path) as again:
         Oracle(project).check(again, "the stroke")
-        assert again.redo() is None and again.undo_name == "edit on 'the cat', frame 2"
+        assert again.redo() is None and again.undo_name == "a stroke"
 
 
 @pytest.mark.parametrize("verb", ["split", "move"])
