@@ -21,7 +21,7 @@ import numpy.typing as npt
 from flowrvs.disk import read_regular, storage_error, write_bytes
 from flowrvs.editing.pieces import Piece
 from flowrvs.editing.preview import KeyMasks
-from flowrvs.errors import InputError, MissingPathError, StorageError
+from flowrvs.errors import FlowRVSError, MissingPathError, StorageError
 from flowrvs.protocols import RememberingTracker, Tracker, TrackerMemory
 from flowrvs.store import Project, Provenance
 
@@ -71,7 +71,7 @@ class KeptMemory:
             return self._tracker.recall(read_regular(self._path, LARGEST))
         except MissingPathError:
             return None
-        except (InputError, StorageError) as error:
+        except FlowRVSError as error:
             self._warn(f"{self._path} is left out, and the spread begins anew: {error}")
             return None
 
@@ -112,7 +112,7 @@ class KeptMemory:
             began = time.monotonic()
             try:
                 self._write(self._latest)
-            except StorageError as error:
+            except FlowRVSError as error:  # of the disk, or of another package's tracker
                 if not self._told:
                     self._warn(f"If this spread is stopped, it will begin anew: {error}")
             ended = time.monotonic()

@@ -38,6 +38,8 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 # Of FLV, ASF and PNG.
 HEADS = (b"FLV\x01", bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), b"\x89PNG\r\n\x1a\n")
+# Boxes of a level that are looked at: more than the fragments of hours.
+MAX_BOXES = 2**20
 # Bytes of an edit list that are looked at.
 MAX_EDITS = 2**20
 WHOLE_FILE = 32 * 2**20
@@ -229,11 +231,12 @@ def incomplete(path: Path) -> str:
     with open(path, "rb") as file:
         start = file.read(12)
         if start[4:8] in BOXES:
-            boxes = _boxes(file, 0, size)
-            at = boxes[-1][2] if boxes else 0
-            if at > size:
-                return f"{at - size} bytes are missing at its end"
-            if not any(kind == b"moov" for kind, _, _ in boxes):
+            end, indexed = 0, False
+            for kind, _, box_end in _boxes(file, 0, size):
+                end, indexed = box_end, indexed or kind == b"moov"
+            if end > size:
+                return f"{end - size} bytes are missing at its end"
+            if not indexed:
                 return "its index (moov) is missing"
         elif start[:4] == b"\x1aE\xdf\xa3":
             file.seek(0)
@@ -300,17 +303,16 @@ def edits_not_followed(path: Path) -> str:
 
 def _edit_lists(file: BinaryIO, size: int) -> Iterator[list[tuple[int, float]]]:
     """Yield the edits of each video track: where in it they begin (-1: a pause), their rates."""
-    for kind, begin, end in _inside(file, b"moov", _boxes(file, 0, size)):
+    for kind, *track in _inside(file, b"moov", _boxes(file, 0, size)):
         if kind != b"trak":
             continue
-        track = _boxes(file, begin, end)
-        for kind, begin, _ in _inside(file, b"mdia", track):
+        for kind, begin, _ in _inside(file, b"mdia", _boxes(file, *track)):
             file.seek(begin + 8)
             if kind == b"hdlr" and file.read(4) == b"vide":
                 break
         else:
             continue
-        for kind, begin, end in _inside(file, b"edts", track):
+        for kind, begin, end in _inside(file, b"edts", _boxes(file, *track)):
             if kind == b"elst":
                 file.seek(begin)
                 data = file.read(min(end - begin, MAX_EDITS))
@@ -320,18 +322,21 @@ def _edit_lists(file: BinaryIO, size: int) -> Iterator[list[tuple[int, float]]]:
                 yield edits[: int.from_bytes(data[4:8], "big")]
 
 
-Boxes = list[tuple[bytes, int, int]]
+Boxes = Iterator[tuple[bytes, int, int]]
 
 
 def _inside(file: BinaryIO, wanted: bytes, boxes: Boxes) -> Boxes:
-    """Return the boxes within those of a kind."""
-    return [b for kind, at, end in boxes if kind == wanted for b in _boxes(file, at, end)]
+    """Yield the boxes within those of a kind."""
+    for kind, at, end in boxes:
+        if kind == wanted:
+            yield from _boxes(file, at, end)
 
 
 def _boxes(file: BinaryIO, at: int, end: int) -> Boxes:
-    """Return the kind of each MP4 box between two places, where its content begins and ends."""
-    boxes: Boxes = []
-    while at + 8 <= end:
+    """Yield the kind of each MP4 box between two places, where its content begins and ends."""
+    for _ in range(MAX_BOXES):
+        if at + 8 > end:
+            return
         file.seek(at)
         head = file.read(16)
         length, begin = int.from_bytes(head[:4], "big"), at + 8
@@ -340,10 +345,9 @@ def _boxes(file: BinaryIO, at: int, end: int) -> Boxes:
         elif length == 0:
             length = end - at
         if length < 8:
-            break
-        boxes.append((head[4:8], begin, at + length))
+            return
         at += length
-    return boxes
+        yield head[4:8], begin, at
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable
 
 import av
@@ -17,6 +18,7 @@ from flowrvs.errors import VideoError
 from flowrvs.inference import segment, segment_into
 from flowrvs.store import Project
 from flowrvs.video import open_video
+from flowrvs.video.probe import edits_not_followed, incomplete
 from tests.fixtures.segmenters import ThresholdSegmenter
 
 from .clips import decode_in_order, number_in, write_clip
@@ -232,3 +234,18 @@ def test_a_cut_and_turned_clip_is_annotated_and_exported_as_it_is_seen(
             shown = straighten(shapes_frames[3 + n]).astype(int)
             assert np.abs(np.asarray(image) - shown).mean() < 4
             assert np.array_equal(np.asarray(mask), red[n])
+
+
+def test_a_million_boxes_are_passed_over_without_keeping_them(tmp_path):
+    inside = struct.pack(">I4s", 8, b"free") * 50_000
+    path = tmp_path / "boxes.mp4"
+    path.write_bytes(
+        struct.pack(">I4s", 8, b"ftyp") + struct.pack(">I4s", 8 + len(inside), b"moov")
+    )
+    with path.open("ab") as file:
+        file.write(inside)
+    tracemalloc.start()
+    assert edits_not_followed(path) == incomplete(path) == ""
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
