@@ -7,7 +7,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -87,7 +87,8 @@ class MevisSplit:
     def __init__(self, folder: Path, videos: dict[str, MevisVideo]) -> None:
         self.folder = folder
         self.videos = videos
-        self._kept = lru_cache(_KEPT)(self._read_masks)
+        # Not `lru_cache`: a training's workers get a split as a pickle.
+        self._read: dict[int, list[rle.RLE | None]] = {}
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> MevisSplit:
@@ -153,7 +154,13 @@ class MevisSplit:
         DatasetError
             The split has no such annotation.
         """
-        return list(self._kept(str(anno_id)))
+        found = self._read.get(anno_id)
+        if found is None:
+            found = self._read_masks(str(anno_id))
+            while len(self._read) >= _KEPT:
+                self._read.pop(next(iter(self._read), anno_id), None)
+            self._read[anno_id] = found
+        return list(found)
 
     def has_masks(self, anno_id: int) -> bool:
         """Tell whether the split has an annotation."""
