@@ -291,5 +291,7 @@ def _digests(
             for part in (f"{t} {object_id} ".encode(), np.packbits(mask).tobytes()):
                 short.update(part)
                 made.update(part)
-    ids = "_".join(map(str, keys.objects))[:100]  # `Project.remove_object` looks at them
+    ids = "_".join(map(str, keys.objects))  # `Project.remove_object` looks at them
+    if len(ids) > 100:  # a name of a file has an end
+        ids = "many"
     return short.hexdigest(), f"{ids}-{made.hexdigest()}"

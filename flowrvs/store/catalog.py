@@ -243,7 +243,8 @@ def _forget_spread(folder: Path, object_id: int) -> None:
     """Remove what a tracker remembers of a spread of an object, with others or alone."""
     with contextlib.suppress(OSError):
         for file in () if folder.is_symlink() else folder.glob("*-*.safetensors"):
-            if str(object_id) in file.name.partition("-")[0].split("_"):
+            ids = file.name.partition("-")[0].split("_")
+            if str(object_id) in ids or ids == ["many"]:
                 file.unlink()
 
 

@@ -395,3 +395,29 @@ def test_a_project_keeps_one_memory_and_others_are_not_disturbed(
         assert book.files
         project.remove_object(2)
         assert not book.files
+
+
+def test_a_name_holds_the_ids_or_says_that_they_are_many(tmp_path: Path) -> None:
+    frames = np.zeros((3, 48, 64, 3), np.uint8)
+    info = VideoInfo(None, "array", 3, 48, 64)
+    with Project.create(tmp_path / "m.flowrvs", info) as project, open_video(frames) as video:
+        layer = project.add_layer("one").id
+        for n in range(40):  # their ids take 110 characters
+            thing = project.add_object(str(n), layer)
+            mask = np.zeros((1, 48, 64), bool)
+            mask[0, 0, n] = True
+            project.write_masks(thing.id, 0, mask)
+        for ids, name in (
+            (range(1, 37), "_".join(map(str, range(1, 37)))),  # 100 - 1 of them
+            (range(1, 38), "many"),
+        ):
+            tracker = CountingTracker(stop_at=2)
+            group = spread_together(project, video, ids, tracker, resume=False)
+            with pytest.raises(Cancelled):
+                group.finish(CancelToken())
+            group.accept()
+            (file,) = (project.path / "history" / "spread").iterdir()
+            assert file.name.partition("-")[0] == name
+            project.remove_object(40)  # of neither spread, which cannot be known of many
+            assert file.exists() == (name != "many")
+            project.undo()
