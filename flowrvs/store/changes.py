@@ -115,7 +115,7 @@ def decode(data: bytes, size: int) -> Pixels:
     if raw[:1] == b"D" and len(raw) >= 13:  # whole rows, as version 0.1 wrote noise
         first, stop, width = (int(n) for n in np.frombuffer(raw, "<u4", 3, offset=1))
         count = (stop - first) * width
-        if count < 0 or stop * width > size or len(raw) != 13 + 4 * count:
+        if stop * width > size or len(raw) != 13 + 4 * count:
             raise DamagedError("a damaged difference of frames")
         old, new = np.frombuffer(raw, "<u2", offset=13).reshape(2, count)
         places = np.flatnonzero(old != new)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowrvs.records import VideoInfo
-from flowrvs.store import Project
+from flowrvs.store import ObjectRecord, Project
 
 INFO = VideoInfo("/clips/a.mp4", "video", 10, 12, 16, 25.0, fingerprint="f" * 64)
 
@@ -25,3 +25,9 @@ def project(tmp_path: Path) -> Iterator[Project]:
     project = Project.create(tmp_path / "a.flowrvs", INFO)
     yield project
     project.close()
+
+
+@pytest.fixture
+def cat(project: Project) -> ObjectRecord:
+    """The object of a sentence, in a layer of its own."""
+    return project.add_prompt("the cat")[1]
