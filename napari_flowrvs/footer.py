@@ -47,7 +47,6 @@ class Footer(QWidget):
         self.stop_button = QToolButton()
         self.stop_button.setText("stop")
         self.stop_button.setToolTip("Stop, and leave everything as it was (Esc)")
-        self.stop_button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.stop_button.clicked.connect(session.steps.job.cancel)
         self.stop_button.hide()
         self.problem = Problem()

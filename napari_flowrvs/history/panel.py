@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QSizePolicy, QToolButton, QWidget
 
 from napari_flowrvs.history.presenter import HistoryPresenter
@@ -31,7 +30,6 @@ class HistoryBar(QWidget):
             (self.undo_button, presenter.undo, 2),
             (self.redo_button, presenter.redo, 1),
         ):
-            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             button.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             button.setMinimumWidth(40)
             button.clicked.connect(lambda _on=False, action=action: action())
@@ -48,5 +46,5 @@ class HistoryBar(QWidget):
             (self.redo_button, "redo", "Ctrl+Shift+Z", self.presenter.redo_name),
         ):
             enable((button,), name is not None and not busy)
-            button.setText(word if name is None else f"{word}: {name}")
+            button.setText(word if name is None else f"{word}: {name}".replace("&", "&&"))
             button.setToolTip(plain(f"{word.capitalize()} {name or 'nothing'} ({keys})"))

@@ -217,7 +217,8 @@ class ImprovePanel(QWidget):
         chosen = self.model.currentText()
         self.model.clear()
         placed = [model.name for model in placed_models() if not model.adapter]
-        self.model.addItems([_AUTO, *MODELS, *placed])
+        known = [name for name, model in MODELS.items() if model.kind == "segmenter"]
+        self.model.addItems([_AUTO, *known, *placed])
         self.model.setCurrentText(chosen or _AUTO)
         if not self.name.text():
             self.name.setText(self.presenter.free_name())

@@ -168,10 +168,3 @@ class StripPresenter:
             for row in project.changes(thing.id, frame)[:_CHANGES]:
                 text += f"\n{row.name}, {row.who}, {row.when[:16].replace('T', ' ')}"
         return text
-
-    def summary(self) -> str:
-        """Return a line about the object: "12 of 33 frames checked"."""
-        if self.desk.object is None:
-            return ""
-        checked = int((self.provenance >= Provenance.HUMAN).sum())
-        return f"{checked} of {len(self.provenance)} frames checked"

@@ -103,7 +103,6 @@ class Transport(QWidget):
             button = QToolButton()
             button.setText(text)
             button.setProperty("tight", True)
-            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             button.clicked.connect(lambda _on=False, name=name: commands.run(name))
             set_tip(button, name)
             commands.add(**{name: action})

@@ -105,7 +105,6 @@ def test_the_strip_has_one_colour_for_each_provenance(desk: Desk) -> None:
     wanted[3], wanted[4] = COLORS[Provenance.HUMAN], COLORS[Provenance.LOCKED]
     assert np.array_equal(picture[0], np.repeat(wanted, 2, axis=0))
     assert (picture == picture[:1]).all(), "a frame is one colour from top to bottom"
-    assert strip.summary() == "2 of 10 frames checked"
     first, *who = strip.describe(3).splitlines()
     assert first == "frame 3: yours" and len(who) == 2, "the stroke and the run"
     assert strip.frame_at(7.9, 20) == 3 and strip.place_of(3, 20) == (6, 8)
@@ -313,5 +312,5 @@ def test_the_last_changes_of_a_frame_are_told(desk: Desk, project: Project) -> N
     )
     assert strip.describe(10) == ""
     desk.set_object(None)
-    assert strip.summary() == "" and strip.describe(0) == ""
+    assert strip.describe(0) == ""
     assert strip.frame_at(5, 0) == 9 and strip.place_of(2, 30) == (6, 9)
