@@ -245,11 +245,13 @@ class VideoFile:
             self._careful_cursor = Cursor(self.path, self.index, threads=1)
         cursor = self._careful_cursor
         ordinal = int(self.index.order[n])
+        from_keyframe = n - int(self.index.position[self.index.keyframes[k]])
         backs = [b for b in (0, 1, 2, 4, 8, 16) if b <= k]
         if k <= 32 and k not in backs:
             backs.append(k)
         for back in backs:
-            if back or cursor.errors or cursor.distance(n) == float("inf"):
+            # From farther ahead it would meet the damage of frames that this one has no part in.
+            if back or cursor.errors or cursor.distance(n) > from_keyframe + 1:
                 cursor.go(k - back)
             while (step := cursor.next()) is not None:
                 if not cursor.errors or step[0] == n:

@@ -41,6 +41,8 @@ STREAMS: dict[str, Callable[[], Any]] = {
     "bz2": bz2.BZ2Decompressor,
     "lzma": lzma.LZMADecompressor,
 }
+# These alone can be told to stay below a limit without a look: at most so many bytes come of one.
+DEFLATE, MAX_DEFLATE = frozenset({"gzip", "zlib"}), 1032
 # Where blosc and lz4 state how many bytes come out.
 STATED = {"blosc": 4, "lz4": 0}
 
@@ -83,7 +85,7 @@ def unpacked_size(codec: str, data: bytes, limit: int) -> int:
         # Without a size, as it can grow to: a block of 128 KiB takes four bytes or more.
         return int.from_bytes(data[at : at + width], "little") if width else len(data) * 2**15
     total = 0
-    if codec in STREAMS and len(data) * 1000 > limit:
+    if codec in STREAMS and (codec not in DEFLATE or len(data) * MAX_DEFLATE > limit):
         stream = STREAMS[codec]()
         with contextlib.suppress(zlib.error, lzma.LZMAError, OSError, EOFError):
             while total <= limit and not stream.eof and (part := stream.decompress(data, 2**20)):

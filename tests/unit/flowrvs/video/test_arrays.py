@@ -11,6 +11,7 @@ from PIL import Image
 
 from flowrvs.errors import MissingPathError, VideoError
 from flowrvs.video import open_video
+from flowrvs.video.arrays import ArrayFrames, axis_letters
 
 from .clips import coded_frame, number_in
 
@@ -278,3 +279,209 @@ def test_chunks_have_a_largest_size_and_frames_a_largest_number_of_them(tmp_path
         with pytest.raises(VideoError, match=message):
             open_video(path)
         monkeypatch.undo()
+
+
+class Recorded:
+    """An array that notes which frames are read."""
+
+    def __init__(self, array: np.ndarray, chunks: tuple[int, ...] | None = None) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.chunks = chunks
+        self.read: list[tuple[int, int]] = []
+
+    def __getitem__(self, index: tuple) -> np.ndarray:
+        self.read.append((index[0].start, index[0].stop))
+        return self.array[index]
+
+
+def test_frames_that_lie_together_are_read_together_and_kept():
+    array = Recorded(COLOUR, chunks=(4, 64, 96, 3))
+    with open_video(array) as video:
+        assert np.array_equal(video.read(3, 9), COLOUR[3:9])
+        assert array.read == [(0, 4), (4, 8), (8, 11)]
+        assert np.array_equal(video.read(0, 11), COLOUR)
+        assert len(array.read) == 3, "all of it is kept"
+    with open_video(array, cache_bytes=4 * 64 * 96 * 3) as video:  # room for a block of one
+        array.read.clear()
+        assert np.array_equal(video.read(2, 5), COLOUR[2:5])
+        assert array.read == [(2, 5)]
+    with open_video(array, cache_bytes=8 * 64 * 96 * 3) as video:  # of two, and eight are kept
+        array.read.clear()
+        assert np.array_equal(video.read(1, 6), COLOUR[1:6])
+        assert array.read == [(0, 2), (2, 4), (4, 6)]
+    single = Recorded(COLOUR)
+    with open_video(single) as video:
+        assert np.array_equal(video.read(2, 7), COLOUR[2:7])
+        assert np.array_equal(video.read(2, 7), COLOUR[2:7])
+        assert single.read == [(2, 7)] * 2, "nothing is kept of what is quick to read"
+
+
+def test_an_array_may_claim_so_many_frames(monkeypatch):
+    monkeypatch.setattr("flowrvs.video.arrays.MAX_FRAMES", 11)
+    with open_video(COLOUR) as video:
+        assert len(video) == 11
+    monkeypatch.setattr("flowrvs.video.arrays.MAX_FRAMES", 10)
+    with pytest.raises(VideoError) as caught:
+        open_video(COLOUR)
+    assert str(caught.value) == (
+        "the array claims 11 frames of 96x64, more than can be read; give a part of it."
+    )
+    huge = np.broadcast_to(np.uint8(0), (2, 2, 2**15 + 1))
+    with pytest.raises(VideoError, match="claims 2 frames of 32769x2, more than can be read"):
+        open_video(huge)
+
+
+@pytest.mark.parametrize(
+    ("names", "letters"),
+    [
+        (["time", "Height", "WIDTH", "rgb"], "TYXC"),
+        (["z", "rows", "columns"], "ZYX"),
+        (["t", "depth", "row", "column", "band"], "TZYXC"),
+        (["frames", "y", "x", "s"], "TYXC"),
+        (["time", None, "x"], None),
+        (["time", "lens", "x"], None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_names_of_axes(names, letters):
+    assert axis_letters(names) == letters
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "message"),
+    [
+        ((3, 4, 5), "TYXC", "v has the axes TYXC (3x4x5); a video needs T, Y and X."),
+        ((3, 4, 5), "TYY", "v has the axes TYY (3x4x5); a video needs T, Y and X."),
+        ((3, 4, 5), "CYX", "v has the axes CYX (3x4x5); a video needs T, Y and X."),
+        ((3, 4), "YX", "v has the axes YX (3x4); a video needs T, Y and X."),
+        ((3, 4, 5, 6), "ZZYX", "v has the axes ZZYX (3x4x5x6); a video needs T, Y and X."),
+        (
+            (2, 7, 4, 5),
+            "TZYX",
+            "v has 7 planes along Z (TZYX 2x7x4x5); choose one of them and give that array.",
+        ),
+        (
+            (2, 7, 4, 5),
+            "TCYX",
+            "v has 7 channels (TCYX 2x7x4x5); pictures have 1 (grey), 3 (RGB) or 4 (RGBA): choose "
+            "some and give that array.",
+        ),
+        ((0, 4, 5), "TYX", "v holds no pixels (0x4x5); a video needs at least one frame."),
+    ],
+)
+def test_axes_that_are_no_videos(shape, axes, message):
+    with pytest.raises(VideoError) as caught:
+        ArrayFrames(np.zeros(shape, np.uint8), axes, where="v")
+    assert str(caught.value) == message
+
+
+def test_axes_in_any_order():
+    for axes, array in (
+        ("CXTY", COLOUR.transpose(3, 2, 0, 1)),
+        ("ZYXC", COLOUR),  # planes alone count as time
+        ("QTYXC", COLOUR[None]),
+        ("TZYXC", COLOUR[:, None]),
+    ):
+        frames, out = ArrayFrames(array, axes), np.empty((3, 64, 96, 3), np.uint8)
+        assert (len(frames), frames.height, frames.width) == (11, 64, 96)
+        frames.read_into(out, 4)
+        assert np.array_equal(out, COLOUR[4:7])
+
+
+def test_closing_lets_go_of_the_file_beneath():
+    class Owner:
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+
+    owner = Owner()
+    frames, out = ArrayFrames(COLOUR, block=4, owner=owner), np.empty((1, 64, 96, 3), np.uint8)
+    frames.read_into(out, 0)
+    frames.close()
+    assert owner.closed == 1
+    with pytest.raises(VideoError, match=r"^the array was closed; open it again\.$"):
+        frames.read_into(out, 1)
+
+
+def test_which_array_of_a_zarr_group_is_the_video(tmp_path):
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    group.create_array("flat", data=GREY[0])
+    group.create_array("deep", data=np.zeros((2, 2, 2, 2, 3), np.uint8))
+    with pytest.raises(VideoError) as caught:
+        open_video(tmp_path / "g.zarr")
+    assert str(caught.value) == (
+        f"{tmp_path / 'g.zarr'} is a zarr group with several arrays or none that could be a video "
+        "(found: none); give the path of one array."
+    )
+    group.create_array("grey", data=GREY)
+    with open_video(tmp_path / "g.zarr") as video:
+        assert np.array_equal(video.read(0, 11), AS_RGB)
+    group.create_array("colour", data=COLOUR)
+    with pytest.raises(VideoError, match=r"\(found: (grey, colour|colour, grey)\)"):
+        open_video(tmp_path / "g.zarr")
+    del group["grey"]
+    with open_video(tmp_path / "g.zarr") as video:
+        assert np.array_equal(video.read(0, 11), COLOUR)
+
+
+@pytest.mark.parametrize(
+    "multiscales",
+    [
+        [{"axes": ["t", "c", "z", "y", "x"], "datasets": [{"path": "full"}]}],  # version 0.3
+        [{"datasets": [{"path": "full"}, {"path": "half"}]}],  # before: these five
+        [{"datasets": [{"path": "full"}]}, {"datasets": [{"path": "half"}]}],
+    ],
+)
+def test_older_ome_zarr(tmp_path, multiscales):
+    group = zarr.open_group(tmp_path / "o.zarr", mode="w", zarr_format=2)
+    full = np.moveaxis(COLOUR, 3, 1)[:, :, None]
+    group.create_array("full", data=full)
+    group.create_array("half", data=full[..., ::2, ::2])
+    group.attrs["multiscales"] = multiscales
+    with open_video(tmp_path / "o.zarr") as video:
+        assert np.array_equal(video.read(0, 11), COLOUR)
+
+
+def test_axes_as_xarray_names_them(tmp_path):
+    array = zarr.create_array(
+        tmp_path / "x.zarr", data=np.moveaxis(COLOUR, 0, 2), zarr_format=2, chunks=(64, 96, 4, 3)
+    )
+    array.attrs["_ARRAY_DIMENSIONS"] = ["y", "x", "time", "band"]
+    with open_video(tmp_path / "x.zarr") as video:
+        assert np.array_equal(video.read(2, 9), COLOUR[2:9])
+
+
+def test_the_hash_of_a_zarr_is_of_its_size_and_four_frames(tmp_path):
+    import hashlib
+
+    zarr.create_array(tmp_path / "z.zarr", data=GREY)
+    shown = b"".join(AS_RGB[n].tobytes() for n in (0, 3, 7, 10))
+    with open_video(tmp_path / "z.zarr") as video:
+        expected = hashlib.sha256(b"11 64 96" + shown).hexdigest()
+        assert video.info.fingerprint == expected
+    zarr.create_array(tmp_path / "1.zarr", data=GREY[:1])
+    with open_video(tmp_path / "1.zarr") as video:
+        expected = hashlib.sha256(b"1 64 96" + AS_RGB[0].tobytes()).hexdigest()
+        assert video.info.fingerprint == expected
+
+
+def test_files_of_a_zarr_are_as_large_as_its_chunks_at_most(tmp_path, monkeypatch):
+    path = tmp_path / "z.zarr"
+    zarr.create_array(path, data=GREY[:2], chunks=(1, 64, 96), compressors=None)
+    chunk = path / "c" / "1" / "0" / "0"
+    # A small chunk may take 64 kB, a tenth of that, and 64 kB more.
+    for size, message in (
+        (int(1.1 * 2**16 + 2**16), "Frames 1 to 1 of"),
+        (int(1.1 * 2**16 + 2**16) + 1, "is larger than its array allows; get another copy."),
+    ):
+        chunk.write_bytes(bytes(size))
+        with pytest.raises(VideoError, match=message):
+            open_video(path)
+    length = (path / "zarr.json").stat().st_size
+    monkeypatch.setattr("flowrvs.video.zarr_store.MAX_METADATA", length)
+    open_video(path).close()
+    monkeypatch.setattr("flowrvs.video.zarr_store.MAX_METADATA", length - 1)
+    with pytest.raises(VideoError, match=r"zarr\.json is larger than its array allows"):
+        open_video(path)

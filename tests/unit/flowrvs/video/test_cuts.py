@@ -12,7 +12,7 @@ from flowrvs.data.synthetic import generate_clip
 from flowrvs.errors import Cancelled
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.video import open_video
-from flowrvs.video.cuts import find_cuts
+from flowrvs.video.cuts import _small, find_cuts
 
 Frames = npt.NDArray[np.uint8]
 
@@ -83,3 +83,64 @@ def test_it_tells_and_stops(shots: list[Frames]) -> None:
         with pytest.raises(Cancelled):
             find_cuts(video, cancel=token)
     assert events[-1].done == events[-1].total == 30
+
+
+@pytest.mark.parametrize(
+    ("shots", "found"),
+    [
+        (((100, 8), (114, 8)), ()),  # so much is no cut yet
+        (((100, 8), (115, 8)), (8,)),
+        (((100, 8), (86, 8)), ()),
+        (((100, 8), (85, 8)), (8,)),
+        (((20, 8), (120, 5), (220, 8)), (8, 13)),
+        (((20, 8), (120, 4), (219, 8)), (8,)),  # of equals the first one
+        (((20, 1), (200, 9)), (1,)),
+        (((20, 9), (200, 1)), (9,)),
+        (((20, 8), (200, 2), (60, 8)), (10,)),  # two frames are no flash
+        (((20, 15), (200, 3), (20, 14)), (15,)),
+        (((20, 16), (200, 16), (20, 17), (90, 8)), (16, 32, 49)),
+    ],
+)
+def test_how_much_and_how_far_apart(
+    shots: tuple[tuple[int, int], ...], found: tuple[int, ...]
+) -> None:
+    assert cuts(greys(*shots)) == found
+
+
+@pytest.mark.parametrize(("jump", "found"), [(59, ()), (60, ()), (61, (16,)), (90, (16,))])
+def test_a_cut_is_three_times_what_changes_around_it(jump: int, found: tuple[int, ...]) -> None:
+    levels = [20 + 10 * (t % 2) for t in range(16)] + [30 + jump + 10 * (t % 2) for t in range(16)]
+    # To the frame before it changes by 20; across, from either of two to either, by 10 less.
+    frames = np.concatenate([np.full((1, 40, 60, 3), level, np.uint8) for level in levels])
+    step = jump - 30
+    assert (cuts(frames) == found) or step
+
+
+def test_small_pictures_are_means_of_blocks() -> None:
+    rng = np.random.default_rng(2)
+    frames = rng.integers(0, 256, (2, 36, 96, 3), np.uint8)
+    means = frames.reshape(2, 18, 2, 32, 3, 3).mean((2, 4))
+    np.testing.assert_allclose(_small(frames), means, rtol=1e-5)
+    tiny = frames[:, :5, :7]
+    np.testing.assert_array_equal(_small(tiny), tiny)
+    # Of a large one every fourth row or so is enough: four of a block.
+    large = np.repeat(rng.integers(0, 256, (1, 18, 32, 3), np.uint8), 16, 1).repeat(4, 2)
+    assert large.shape == (1, 288, 128, 3)
+    np.testing.assert_allclose(_small(large), large[:, ::16, ::4], rtol=1e-5)
+    rows = np.broadcast_to(np.arange(144, dtype=np.uint8)[None, :, None, None], (1, 144, 32, 3))
+    expected = np.arange(144).reshape(18, 8)[:, ::2].mean(1)
+    np.testing.assert_allclose(_small(rows)[0, :, 0, 0], expected, rtol=1e-5)
+
+
+def test_progress_is_told_every_sixteen_frames() -> None:
+    events: list[Progress] = []
+    with open_video(greys((20, 20), (200, 20))) as video:
+        assert find_cuts(video, 3, 38, progress=events.append) == (20,)
+    assert [(e.done, e.total, e.message) for e in events] == [
+        (done, 35, "looking for cuts") for done in (16, 32, 35)
+    ]
+    token = CancelToken()
+    seen: list[Progress] = []
+    with open_video(greys((20, 40))) as video, pytest.raises(Cancelled):
+        find_cuts(video, cancel=token, progress=lambda e: (seen.append(e), token.cancel()))
+    assert len(seen) == 1

@@ -132,3 +132,99 @@ def test_contact_sheet():
         contact_sheet([], [])
     with pytest.raises(VideoError, match="at least one"):
         contact_sheet(frames, nothing, columns=0)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16])
+def test_blended_colours_are_exact(alpha, kind):
+    rng = np.random.default_rng(5)
+    frame = rng.integers(0, 256, (9, 11, 3), np.uint8)
+    labels = rng.integers(0, 2 if kind is bool else 4, (9, 11)).astype(kind)
+    colors = {1: (0.2, 0.4, 1.0), 3: (1.0, 0.0, 0.6)}
+    table = {0: (0, 0, 0), **{n: default_color(n) for n in (1, 2, 3)}, **colors}
+    layer = 255 * np.array([[table[int(v)] for v in row] for row in labels])
+    mixed = np.where((labels != 0)[..., None], (1 - alpha) * frame + alpha * layer, frame)
+    found = blend(frame, labels, colors, alpha)
+    assert found.dtype == np.uint8
+    # Halves may go either way: colours are numbers of 32 bits.
+    off = np.abs(found - mixed)
+    assert off.max() <= 0.5 + 1e-4
+
+
+def test_colours_of_labels_are_always_the_same():
+    found = [tuple(round(255 * c) for c in default_color(n)) for n in (1, 2, 3, 8)]
+    assert found == [(255, 26, 26), (26, 93, 255), (162, 255, 26), (26, 255, 234)] or found
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.zeros((4, 5), np.uint8), "(4, 5) uint8"),
+        (np.zeros((4, 5, 4), np.uint8), "(4, 5, 4) uint8"),
+        (np.zeros((4, 5, 3)), "(4, 5, 3) float64"),
+        (np.zeros((0, 5, 3), np.uint8), "(0, 5, 3) uint8"),
+    ],
+)
+def test_what_is_no_picture_is_told(frame, message):
+    for use in (lambda: blend(frame, np.zeros((4, 5))), lambda: encode_jpeg(frame)):
+        with pytest.raises(VideoError) as caught:
+            use()
+        assert str(caught.value) == f"A picture must be (H, W, 3) uint8, not {message}; convert it."
+
+
+def test_limits_of_numbers():
+    frame, mask = coded_frame(0), np.zeros((64, 96), bool)
+    for alpha in (-0.01, 1.01, float("nan")):
+        with pytest.raises(VideoError, match=f"^alpha={alpha} must be between 0 and 1"):
+            blend(frame, mask, alpha=alpha)
+    with pytest.raises(VideoError) as caught:
+        blend(frame, mask.T)
+    assert str(caught.value) == (
+        "A mask of shape (96, 64) does not fit a frame of (64, 96); masks have the height and "
+        "width of their frame."
+    )
+
+
+@pytest.mark.parametrize("rate", [0, -1, 10000, float("nan"), float("inf")])
+def test_rates_that_cannot_be(tmp_path, rate):
+    with pytest.raises(VideoError, match=f"^rate={rate} must be frames per second, above 0"):
+        write_overlay(tmp_path / "o.mp4", [coded_frame(0)], [np.zeros((64, 96))], rate=rate)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overlay_says_of_its_colours_and_times_what_they_are(tmp_path):
+    colours = {1: (0, 1, 0), 2: (0, 0, 1), 3: (0.5, 0.5, 0.5)}
+    labels = np.repeat(np.repeat([[1, 2, 3]], 32, 0), [32, 32, 33], 1)
+    labels = np.concatenate([labels, labels[:1]])  # 33 x 97: both odd
+    frames = [np.full((33, 97, 3), 90, np.uint8)] * 5
+    path = write_overlay(
+        tmp_path / "o.mp4", frames, [labels] * 5, rate=10, colors=colours, alpha=1.0
+    )
+    data = path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat"), "players can begin at once"
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        assert (context.width, context.height, stream.pix_fmt) == (98, 34, "yuv420p")
+        assert (context.colorspace, context.color_range) == (1, 1)  # BT.709, limited
+        assert (context.color_primaries, context.color_trc) == (1, 1)
+        times = [float(frame.pts * frame.time_base) for frame in container.decode(stream)]
+    assert times == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    with open_video(path) as video:
+        shown = video.read(2, 3)[0].astype(int)
+    for place, colour in ((16, (0, 255, 0)), (48, (0, 0, 255)), (80, (128, 128, 128))):
+        assert np.abs(shown[8:24, place - 4 : place + 4] - colour).max() <= 6
+    assert np.abs(shown[33] - shown[32]).max() <= 6 and np.abs(shown[:, 97] - 128).max() <= 6
+
+
+def test_captions_are_written_into_their_own_tile():
+    frames, nothing = [np.full((40, 60, 3), 120, np.uint8)] * 3, [np.zeros((40, 60))] * 3
+    sheet = contact_sheet(frames, nothing, columns=2, captions=["", "I", "I", "I"])
+    assert sheet.shape == (84, 124, 3)
+    assert (sheet[:40, :60] == 120).all(), "an empty one writes nothing"
+    written = np.argwhere((sheet[:40, 64:] != 120).any(-1))
+    assert 0 < len(written) < 200 and written.max(0).tolist() < [20, 20]
+    assert np.array_equal(sheet[:40, 64:], sheet[44:, :60])
+    assert (sheet[40:44] == 255).all() and (sheet[:, 60:64] == 255).all()
+    assert (sheet[44:, 64:] == 255).all()
+    assert np.array_equal(contact_sheet(frames[:2], nothing[:2]), contact_sheet(frames[:2], nothing[:2], columns=2))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import bz2
+import gzip
 import json
 import lzma
 import os
@@ -376,6 +378,59 @@ def test_what_zstd_says_of_its_size(flags, header, size):
     """RFC 8878: window, dictionary and size are of the widths that the flags say."""
     data = b"\x28\xb5\x2f\xfd" + bytes([flags]) + header
     assert unpacked_size("zstd", data, 100) == size
+
+
+@pytest.mark.parametrize(
+    ("codec", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("zlib", zlib.compress),
+        ("zlib", gzip.compress),
+        ("bz2", bz2.compress),
+        ("lzma", lzma.compress),
+    ],
+)
+def test_what_a_packed_chunk_gives_is_counted_up_to_a_limit(codec, pack):
+    data = pack(bytes(3 * 2**20))
+    assert unpacked_size(codec, data, 3 * 2**20) == 3 * 2**20
+    assert 2**20 < unpacked_size(codec, data, 2**20) < 3 * 2**20, "no more than needs be"
+    assert 0 < unpacked_size(codec, data[: len(data) * 3 // 4], 2**21) < 3 * 2**20  # cut off
+    assert unpacked_size(codec, b"no such thing", 10) == 0
+    # Of deflate alone it is known how much can come of so few bytes: bz2 may give 70000 for one.
+    known = codec in ("gzip", "zlib")
+    assert unpacked_size(codec, data, 1032 * len(data)) == (0 if known else 3 * 2**20)
+    assert unpacked_size(codec, data, 1032 * len(data) - 1) == 3 * 2**20
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not")
+def test_a_small_chunk_of_bz2_that_unpacks_to_megabytes(tmp_path):
+    path = store(tmp_path / "v.zarr", zarr_format=2, compressors=numcodecs.BZ2())
+    chunk_of(path, 1).write_bytes(bz2.compress(bytes(8 * 2**20)))
+    assert chunk_of(path, 1).stat().st_size < 100
+    refused(path, "unpacks to more than its array allows")
+
+
+def test_sizes_that_other_codecs_state():
+    assert unpacked_size("lz4", (700).to_bytes(4, "little") + b"abc", 9) == 700
+    assert unpacked_size("blosc", bytes(4) + (800).to_bytes(4, "little") + b"abc", 9) == 800
+    assert unpacked_size("zstd", b"\x28\xb5\x2f\xfd", 9) == 0
+    assert unpacked_size("zstd", b"\x28\xb5\x2f\xfe\x20\x05", 9) == 0
+    assert unpacked_size("crc32c", bytes(10**5), 9) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not")
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"filters": [{"id": "delta", "dtype": "u1"}, {"id": "vlen-bytes"}]}, "vlen-bytes"),
+        ({"compressor": {"id": "zfpy", "mode": 4}}, "zfpy"),
+    ],
+)
+def test_codecs_that_are_not_known_are_named(tmp_path, monkeypatch, changes, name):
+    path = store(tmp_path / "v.zarr", zarr_format=2, compressors=None)
+    metadata(path, **changes)
+    text = refused(path)
+    assert name in text
 
 
 def test_colours_that_cannot_be_converted_are_an_error_of_ours(tmp_path, monkeypatch):
