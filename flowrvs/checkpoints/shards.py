@@ -434,8 +434,8 @@ def first_damaged(
             while left:
                 if cancel is not None:
                     cancel.raise_if_cancelled()
-                block = stream.read(min(CHUNK, left))
-                if not block:
+                block = stream.read(wanted := min(CHUNK, left))
+                if len(block) < wanted:
                     return name  # cut off since its length was checked
                 numbers = np.frombuffer(block, f"<u{width}")
                 if ((numbers & exponent) == exponent).any():

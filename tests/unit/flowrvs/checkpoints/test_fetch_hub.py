@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from flowrvs.checkpoints import hub as client
 from flowrvs.checkpoints.fetch import _present
@@ -297,3 +297,257 @@ def test_a_part_that_is_too_long_counts_as_the_whole_file(tmp_path: Path) -> Non
     assert _present(file, tmp_path / "x") == 4
     (tmp_path / "x").write_bytes(bytes(12))
     assert _present(file, tmp_path / "x") == 10
+
+
+# -- asking again ----------------------------------------------------------------------
+
+
+class _Answer(HfHubHTTPError):
+    """A refusal of the hub, as its client raises it."""
+
+    def __init__(self, status: int, **headers: str) -> None:
+        Exception.__init__(self, f"{status} of a server")
+        self.response = SimpleNamespace(status_code=status, headers=headers)
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were waited, which pass at once."""
+    waits: list[float] = []
+    monkeypatch.setattr(client, "_wait", lambda seconds, cancel: waits.append(seconds))
+    return waits
+
+
+def _raising(*errors: Exception | None) -> Callable[[], str]:
+    left = list(errors)
+
+    def work() -> str:
+        error = left.pop(0)
+        if error is not None:
+            raise error
+        return "done"
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("errors", "waits", "ends"),
+    [
+        ([], [], True),
+        ([503], [1], True),
+        ([500, 502, 408, 429], [1, 2, 4, 8], True),
+        ([500] * 5, [1, 2, 4, 8], False),
+        ([404], [], False),
+        ([403], [], False),
+        ([499], [], False),
+        ([407], [], False),
+        ([500, 404], [1], False),
+    ],
+)
+def test_faults_that_may_pass_are_waited_for(
+    waited: list[float], errors: list[int], waits: list[float], ends: bool
+) -> None:
+    work = _raising(*map(_Answer, errors), None)
+    if ends:
+        assert client.attempts(work, REPO, None) == "done"
+    else:
+        with pytest.raises(NetworkError):
+            client.attempts(work, REPO, None)
+    assert waited == waits
+
+
+def test_a_server_that_asks_for_more_time_gets_it(waited: list[float]) -> None:
+    asking = [_Answer(429, **{"Retry-After": "30"}), _Answer(503, **{"Retry-After": "1"})]
+    assert client.attempts(_raising(*asking, None), REPO, None) == "done"
+    assert waited == [30, 2]
+
+
+def test_what_arrives_begins_the_count_anew(waited: list[float]) -> None:
+    have, attempts = 0, iter([5, 5, 5, 9, 9, 9, 9])
+
+    def work() -> str:
+        nonlocal have
+        try:
+            have = next(attempts)
+        except StopIteration:
+            return "done"
+        raise _Answer(500)
+
+    assert client.attempts(work, REPO, None, lambda: have) == "done"
+    assert waited == [1, 2, 4, 1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            OfflineModeIsEnabled("x"),
+            "HF_HUB_OFFLINE is set, so me/weights/a.bin is not fetched: unset it, or place the "
+            "model's folder by hand.",
+        ),
+        (
+            _Answer(401),
+            "https://hub.test gives no access to me/weights/a.bin (error 401): sign in with 'hf "
+            "auth login' or set a valid HF_TOKEN, accept the terms at https://hub.test/me/weights "
+            "if it asks for consent, then run again.",
+        ),
+        (
+            _Answer(404),
+            "There is no me/weights/a.bin at https://hub.test (error 404): check HF_ENDPOINT, or "
+            "update flowrvs.",
+        ),
+        (
+            _Answer(500),
+            "https://hub.test fails to give me/weights/a.bin (error 500): run again later to go "
+            "on; what has arrived is kept.",
+        ),
+        (
+            client._CutShort("it\n ended"),
+            "me/weights/a.bin cannot be fetched from https://hub.test (it ended): check the "
+            "connection and the proxy, then run again to go on.",
+        ),
+        (
+            client._CutShort(""),
+            "me/weights/a.bin cannot be fetched from https://hub.test (_CutShort): check the "
+            "connection and the proxy, then run again to go on.",
+        ),
+    ],
+)
+def test_what_a_fault_says(
+    waited: list[float], monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+) -> None:
+    monkeypatch.setattr(client.constants, "ENDPOINT", "https://hub.test")
+    with pytest.raises(NetworkError) as caught:
+        client.attempts(_raising(*[error] * 9), REPO, None, name="a.bin")
+    assert str(caught.value) == text and caught.value.__cause__ is error
+    assert len(waited) == (4 if "later" in text or "connection" in text else 0)
+
+
+def test_a_wait_ends_with_a_cancel() -> None:
+    token = CancelToken()
+    client._wait(0.0, token)
+    threading.Timer(0.05, token.cancel).start()
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        client._wait(30, token)
+    assert time.monotonic() - begun < 10
+
+
+def test_work_on_another_thread_gives_its_result_or_error() -> None:
+    seen: list[CancelToken] = []
+
+    def work(stop: CancelToken) -> str:
+        seen.append(stop)
+        assert threading.current_thread().name == "flowrvs-fetch" and not stop.cancelled
+        return "done"
+
+    assert client.interruptible(work, None) == "done"
+    assert seen[0].cancelled, "what is left of it must not write any more"
+
+    def fails(stop: CancelToken) -> None:
+        seen.append(stop)
+        raise KeyError("x")
+
+    with pytest.raises(KeyError, match="x"):
+        client.interruptible(fails, CancelToken())
+    assert seen[1].cancelled
+    token, told = CancelToken(), threading.Event()
+
+    def silent(stop: CancelToken) -> None:
+        while not stop.cancelled:
+            time.sleep(0.005)
+        told.set()
+
+    threading.Timer(0.05, token.cancel).start()
+    with pytest.raises(Cancelled):
+        client.interruptible(silent, token)
+    assert told.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("a/b.json", True),
+        ("console.txt", True),
+        ("a.b/c", True),
+        ("COM.d/nul", False),
+        ("aux", False),
+        ("Con.json", False),
+        ("a/prn.txt/b", False),
+        ("a./b", False),
+        ("a /b", False),
+        ("a/b ", False),
+        ("/a", False),
+        ("..", False),
+        ("a/..", False),
+        ("./a", False),
+        ("a/", False),
+        ("a\\b", False),
+        ("a:b", False),
+        ('a"b', False),
+        ("a?", False),
+        ("a\x1f", False),
+    ],
+)
+def test_names_that_stay_in_their_folder_everywhere(name: str, inside: bool) -> None:
+    assert client._is_inside(name) == inside
+
+
+def _entry(**more: object) -> SimpleNamespace:
+    return SimpleNamespace(**{"size": 3, "blob_id": "b" * 40, "lfs": None} | more)
+
+
+def test_hashes_of_a_listing() -> None:
+    lfs = SimpleNamespace(size=9, sha256="c" * 64)
+    listing = client.Listing(REPO, "r", {"a": _entry(), "b": _entry(lfs=lfs)})
+    assert listing.file("a") == client.HubFile(REPO, "r", "a", 3, "b" * 40)
+    assert listing.file("b") == client.HubFile(REPO, "r", "b", 9, "c" * 64)
+    for wrong in ("b" * 39, "b" * 41, "B" * 40, "c" * 63, "c" * 65, "b" * 52):
+        with pytest.raises(CheckpointError) as caught:
+            client.Listing(REPO, "r", {"a": _entry(blob_id=wrong)}).file("a")
+        assert str(caught.value) == (
+            "The hub gives no hash of me/weights/a, so it cannot be checked; unset HF_ENDPOINT to "
+            "ask the official one."
+        )
+
+
+def test_a_file_is_known_by_size_and_either_hash(tmp_path: Path) -> None:
+    import hashlib
+
+    path = tmp_path / "x"
+    path.write_bytes(SMALL)
+    git = hashlib.sha1(b"blob %d\0" % len(SMALL) + SMALL).hexdigest()
+    for digest in (hashlib.sha256(SMALL).hexdigest(), git):
+        counts: list[int] = []
+        file = client.HubFile(REPO, "r", "x", len(SMALL), digest)
+        assert file.matches(path, step=counts.append) and counts == [len(SMALL)]
+        assert not client.HubFile(REPO, "r", "x", len(SMALL) + 1, digest).matches(path)
+        assert not client.HubFile(REPO, "r", "x", len(SMALL), digest[::-1]).matches(path)
+        assert client.partial(file, path) == tmp_path / f"x.{digest[:12]}.part"
+        token = CancelToken()
+        token.cancel()
+        with pytest.raises(Cancelled):
+            file.matches(path, cancel=token)
+
+
+@pytest.mark.parametrize("sha", [None, "", "a" * 39, "main"])
+def test_a_listing_names_its_commit(
+    hub: HubStandIn, monkeypatch: pytest.MonkeyPatch, sha: str | None
+) -> None:
+    answer = SimpleNamespace(sha=sha, siblings=None)
+    monkeypatch.setattr(client.HfApi, "model_info", lambda *a, **k: answer)
+    with pytest.raises(CheckpointError) as caught:
+        client.list_files(REPO)
+    assert str(caught.value) == "The hub names no commit of me/weights; nothing was fetched."
+    answer.sha = "a" * 40
+    assert client.list_files(REPO) == client.Listing(REPO, "a" * 40, {})
+
+
+@pytest.mark.parametrize("address", ["ftp://a", "https://", "hub", "file:///a"])
+def test_addresses_that_are_none(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(client.constants, "ENDPOINT", address)
+    with pytest.raises(InputError) as caught:
+        client.list_files(REPO)
+    assert str(caught.value) == (
+        f"HF_ENDPOINT is {address!r}, which is no address: it begins with https://."
+    )

@@ -13,9 +13,9 @@ import pytest
 
 from flowrvs.checkpoints import MODELS, locate, models_home
 from flowrvs.checkpoints.placed import placed_models
-from flowrvs.checkpoints.registry import is_whole
+from flowrvs.checkpoints.registry import HubSource, check_settings, is_whole, kind_of
 from flowrvs.cli import main
-from flowrvs.errors import CheckpointError, MissingPathError
+from flowrvs.errors import CheckpointError, InputError, MissingPathError
 
 
 @pytest.fixture
@@ -212,3 +212,105 @@ def test_a_card_tells_what_a_model_was_trained_from(
     (folder / "training.json").write_text(card)
     [model] = placed_models(tmp_path)
     assert (model.name, model.summary, model.adapter) == ("mine", summary, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("HF_ENDPOINT", "http://[x", "HF_ENDPOINT is 'http://[x', which is no address ("),
+        ("HF_ENDPOINT", "http://a:port", "HF_ENDPOINT is 'http://a:port', which is no address ("),
+        (
+            "HF_HUB_ETAG_TIMEOUT",
+            "soon",
+            "HF_HUB_ETAG_TIMEOUT is 'soon'; unset it, or give whole seconds.",
+        ),
+        (
+            "HF_HUB_DOWNLOAD_TIMEOUT",
+            "1.5",
+            "HF_HUB_DOWNLOAD_TIMEOUT is '1.5'; unset it, or give whole seconds.",
+        ),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "", "HF_HUB_DOWNLOAD_TIMEOUT is ''; unset it, or give"),
+    ],
+)
+def test_settings_that_no_library_survives_are_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    for each in ("HF_ENDPOINT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.delenv(each, raising=False)
+    check_settings()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as caught:
+        check_settings()
+    assert str(caught.value).startswith(message)
+    monkeypatch.setenv(name, "https://hub:80" if name == "HF_ENDPOINT" else " 10 ")
+    check_settings()
+
+
+def test_what_is_known_of_the_models_by_name() -> None:
+    assert [name for name, each in MODELS.items() if each.kind == "segmenter"] == ["tiny", "mevis"]
+    assert all(record.name == name for name, record in MODELS.items())
+    assert MODELS["tiny"].hub is None and MODELS["mevis"].folder is None
+    assert MODELS["mevis"].hub == HubSource(
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "xmz111/FlowRVS",
+        ("FlowRVS_dit_mevis.pth", "mevis_dit.pth"),
+        ("tuned_vae.pth", "decoder.pth"),
+    )
+
+
+def test_a_folder_says_what_it_is(tmp_path: Path) -> None:
+    assert kind_of(tmp_path) == "segmenter" and kind_of(tmp_path, "tracker") == "tracker"
+    (tmp_path / "config.json").write_text("{}")
+    assert kind_of(tmp_path) == "tracker"
+    (tmp_path / "model_index.json").write_text("{}")
+    assert kind_of(tmp_path, "tracker") == "segmenter"
+
+
+def test_what_a_tracker_lacks_is_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+
+    def said() -> str:
+        with pytest.raises(CheckpointError) as caught:
+            locate(folder, kind="tracker")
+        return str(caught.value)
+
+    hint = "; remove the folder and fetch or copy the model again."
+    assert said() == (f"{folder} is no whole tracker: it lacks config.json, *.safetensors{hint}")
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    assert said() == f"{folder} is no whole tracker: it lacks *.safetensors{hint}"
+    (folder / "model.safetensors").write_bytes(b"")
+    assert said() == (
+        f"{folder / 'config.json'} is of a model 'bert', none of sam2_video, edgetam_video, "
+        "sam3_tracker_video, sam3_video; give another folder."
+    )
+    (folder / "config.json").write_text('{"model_type": "edgetam_video"}')
+    assert locate(folder, kind="tracker") == folder == locate(folder, kind=None)
+    with pytest.raises(InputError) as caught:
+        locate(folder)
+    assert str(caught.value) == (
+        f"{folder} follows marks and key frames and takes no sentence: choose it for picking and "
+        "spreading."
+    )
+    index = {"weight_map": {"w": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert said() == f"{folder} is no whole tracker: it lacks model-2.safetensors{hint}"
+
+
+@pytest.mark.parametrize("change", [{"adapter": True}, {"home": "a/b"}])
+def test_adapters_and_other_folders_in_the_home(tmp_path: Path, change: dict) -> None:
+    home = models_home(tmp_path)
+    for name in ("mine", ".hidden", "tiny"):
+        (home / name).mkdir(parents=True)
+    (home / "file").write_text("")
+    (home / "mine" / "training.json").write_text(
+        json.dumps({"base": "/x/tiny", "step": 9, "date": "2026-01-02T", "samples": 3})
+    )
+    if "adapter" in change:
+        (home / "mine" / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    [model] = placed_models(tmp_path)
+    kind = "an adapter (--lora) for" if "adapter" in change else "from"
+    assert (model.name, model.folder, model.base) == ("mine", home / "mine", "/x/tiny")
+    assert model.adapter == ("adapter" in change)
+    assert model.summary == f"{kind} tiny, 9 steps on 3 samples, 2026-01-02"
+    assert placed_models(tmp_path / "none") == []

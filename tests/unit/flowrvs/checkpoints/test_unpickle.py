@@ -172,7 +172,11 @@ def test_programs_that_are_no_pickles(tmp_path: Path, program: bytes) -> None:
 
 def test_a_pickle_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _save({"model": {"a": torch.zeros(3)}}, tmp_path / "a.pth")
-    monkeypatch.setattr("flowrvs.checkpoints.unpickle._LARGEST", 20)
+    with zipfile.ZipFile(path) as archive:
+        (size,) = [r.file_size for r in archive.infolist() if r.filename.endswith("data.pkl")]
+    monkeypatch.setattr("flowrvs.checkpoints.unpickle._LARGEST", size)
+    assert open_checkpoint(path)["model"]["a"].tolist() == [0, 0, 0]
+    monkeypatch.setattr("flowrvs.checkpoints.unpickle._LARGEST", size - 1)
     with pytest.raises(CheckpointError, match="holds a pickle too large for weights"):
         open_checkpoint(path)
 

@@ -179,6 +179,31 @@ def test_videos_are_open_while_their_windows_are_under_way(network: Network, cli
     assert not open_ and network.links[-1].closed
 
 
+def test_windows_are_joined_video_by_video(network: Network, clip: Path, tmp_path: Path) -> None:
+    """The seams of one must not get into the next, which has as many windows."""
+    np.save(tmp_path / "other.npy", np.load(clip)[::-1])
+    cluster = Cluster(ADDRESS, "window")
+    plan = make_plan(30, SegmentRequest.of(TEXTS, window=8, overlap=3), cluster)
+    done = dict.fromkeys(range(3), ())
+    told: list[Progress] = []
+
+    def rows(segmenter: Any, **more: Any) -> list[Any]:
+        jobs = [
+            VideoJob(lambda path=path: flowrvs.open_video(path), plan, done, name)
+            for name, path in (("one", clip), ("two", tmp_path / "other.npy"))
+        ]
+        by_job: dict[str, list[WindowMasks]] = {"one": [], "two": []}
+        for job, part in run_jobs(jobs, segmenter, **more):
+            by_job[job.name].append(part)
+        return [said(parts) for parts in by_job.values()]
+
+    here = rows(WindowSegmenter())
+    assert here[0] != here[1]
+    assert rows(cluster, progress=told.append) == here
+    assert {event.message.split(":")[0] for event in told} == {"one", "two"}
+    assert told[-1].done == told[-1].total
+
+
 def test_a_job_that_fails_does_not_end_the_others(network: Network, clip: Path) -> None:
     cluster = Cluster(ADDRESS, "window")
     plan = make_plan(30, SegmentRequest.of("red", window=10, overlap=0), cluster)

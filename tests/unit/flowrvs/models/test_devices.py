@@ -18,6 +18,7 @@ from flowrvs.models.devices import (
     loading,
     memory_guard,
     mixed_precision,
+    release,
     silent_libraries,
 )
 
@@ -159,3 +160,16 @@ def test_mixed_precision_computes_in_16_bits_where_it_is_on() -> None:
     for enabled, number in ((True, torch.bfloat16), (False, torch.float32)):
         with mixed_precision(CPU, enabled):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == number
+
+
+def test_memory_is_given_back_to_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+
+    called: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: called.append("mps"))
+    monkeypatch.setattr(gc, "collect", lambda: called.append("gc"))
+    for device, expected in ((CUDA, ["gc", "cuda"]), (MPS, ["gc", "mps"]), (CPU, ["gc"])):
+        called.clear()
+        release(device)
+        assert called == expected

@@ -25,7 +25,14 @@ from flowrvs.errors import (
     MissingExtraError,
 )
 from flowrvs.models import sam2_memory
-from flowrvs.models.sam2 import _CLASSES, Memory, Sam2Tracker, load_tracker
+from flowrvs.models.sam2 import (
+    _CLASSES,
+    Memory,
+    Sam2Tracker,
+    _along,
+    _check_order,
+    load_tracker,
+)
 from flowrvs.progress import CancelToken
 from flowrvs.protocols import Mark, TrackedObject, Tracker
 from tests.fixtures.sam_models import FAMILIES, clip, disc, random_model, save_model
@@ -553,3 +560,43 @@ def test_what_a_tracker_is_made_of_is_imported_ahead(tmp_path: Path) -> None:
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
     )
     assert "transformers.models.sam2_video.modeling_sam2_video" in done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("points", "step", "clicks"),
+    [
+        ([(3, 4)], 5, [(3, 4)]),
+        ([(0, 0), (4, 0)], 5, [(2, 0)]),
+        ([(0, 0), (5, 0)], 5, [(1.25, 0), (3.75, 0)]),
+        ([(0, 0), (9.9, 0)], 5, [(2.475, 0), (7.425, 0)]),
+        ([(0, 0), (10, 0)], 5, [(10 / 6, 0), (5, 0), (50 / 6, 0)]),
+        ([(0, 0), (0, 20), (20, 20)], 8, [(0, 4), (0, 12), (0, 20), (8, 20), (16, 20)]),
+        ([(0, 0), (100, 0)], 1, [(10, 0), (30, 0), (50, 0), (70, 0), (90, 0)]),
+    ],
+)
+def test_clicks_along_a_stroke(
+    points: list[tuple[float, float]], step: float, clicks: list[tuple[float, float]]
+) -> None:
+    assert _along(points, step) == [pytest.approx(click) for click in clicks]
+
+
+@pytest.mark.parametrize(
+    ("frames", "good"),
+    [
+        ([], True),
+        ([4], True),
+        ([0, 1, 5], True),
+        ([5, 3, 0], True),
+        ([0, 2, 1], False),
+        ([3, 3], False),
+        ([-1, 0], False),
+        ([1, 2, 2], False),
+    ],
+)
+def test_orders_in_which_frames_are_followed(frames: list[int], good: bool) -> None:
+    if good:
+        _check_order(frames)
+        return
+    with pytest.raises(InputError) as caught:
+        _check_order(frames)
+    assert str(caught.value) == "Frames are followed in one direction, each once, from 0 on."

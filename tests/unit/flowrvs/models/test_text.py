@@ -10,7 +10,13 @@ from transformers import T5TokenizerFast
 
 from flowrvs.data.synthetic import vocabulary
 from flowrvs.models.presets import PRESETS, build_text_encoder
-from flowrvs.models.text import build_word_tokenizer, clean_prompt, embed_tokens, tokenize
+from flowrvs.models.text import (
+    add_words,
+    build_word_tokenizer,
+    clean_prompt,
+    embed_tokens,
+    tokenize,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +56,30 @@ def test_embeddings_are_zero_after_the_sentence() -> None:
     for row, length in zip(embedded, mask.sum(1), strict=True):
         assert row[:length].abs().sum(1).min() > 0
         assert row[length:].abs().max() == 0
+
+
+def test_words_that_are_new_get_tokens_behind_the_others() -> None:
+    tokenizer = build_word_tokenizer(["red", "cat"])
+    texts = ["a red zebra", "the zebra and the ox", "the cat"]
+    more, new = add_words(tokenizer, texts)
+    # By how often they come, then by the alphabet.
+    assert new == ["the", "zebra", "a", "and", "ox"]
+    before, after = tokenizer.get_vocab(), more.get_vocab()
+    assert all(after[token] == number for token, number in before.items())
+    numbers = [after["\u2581" + word] for word in new]
+    assert numbers == list(range(len(before), len(before) + 5))
+    assert more("the red ox").input_ids == [
+        after["\u2581the"], after["\u2581red"], after["\u2581ox"], after["</s>"]
+    ]  # fmt: skip
+    assert add_words(tokenizer, texts, most=2)[1] == ["the", "zebra"]
+    same, none = add_words(tokenizer, ["red cat"])
+    assert same is tokenizer and none == []
+
+
+def test_sentences_are_cut_at_their_length_and_end_with_a_mark() -> None:
+    tokenizer = build_word_tokenizer(["red", "cat"])
+    end, pad = tokenizer.get_vocab()["</s>"], tokenizer.get_vocab()["<pad>"]
+    red, cat = (tokenizer.get_vocab()["\u2581" + word] for word in ("red", "cat"))
+    tokens, mask = tokenize(tokenizer, ["red cat", "red", "red cat red cat red"], 4)
+    assert tokens.tolist() == [[red, cat, end, pad], [red, end, pad, pad], [red, cat, red, end]]
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]

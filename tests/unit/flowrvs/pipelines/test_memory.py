@@ -12,8 +12,14 @@ import torch
 from benchmarks.peak_memory import production, trace
 from flowrvs.errors import DeviceMemoryError, InputError
 from flowrvs.models.devices import choose_device, choose_dtype, is_out_of_memory
-from flowrvs.pipelines import load
-from flowrvs.pipelines.memory import _first_that_fits, describe, estimate_peak, place
+from flowrvs.pipelines import load, memory
+from flowrvs.pipelines.memory import (
+    Estimate,
+    _first_that_fits,
+    describe,
+    estimate_peak,
+    place,
+)
 from flowrvs.pipelines.pipeline import FlowRVSPipeline
 from tests.fixtures.micro import micro_pipeline
 
@@ -45,6 +51,86 @@ def test_the_estimate_is_near_a_trace_of_the_allocations(
     guess = estimate_peak(full_size, "full", **size, group=group, sentences=2)
     for part, peak in traced.items():
         assert getattr(guess, part) == pytest.approx(peak, rel=0.25), part
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "weights", "encode", "deform", "decode", "peak"),
+    [
+        ("full", {}, 3091768290, 3899031552, 1878589440, 5235130368, 8326898658),
+        ("offload", {}, 3091768290, 3899031552, 1878589440, 5235130368, 5488905058),
+        ("low", {}, 442974263, 2672197632, 1878589440, 3701587968, 3955362658),
+        (
+            "full",
+            {"frames": 33, "height": 240, "width": 416, "sentences": 2, "group": 3},
+            *(3091768290, 1281466368, 402554880, 1692168192, 4783936482),
+        ),
+    ],
+)
+def test_an_estimate_changes_on_purpose_alone(
+    full_size: FlowRVSPipeline,
+    mode: str,
+    options: dict,
+    weights: int,
+    encode: int,
+    deform: int,
+    decode: int,
+    peak: int,
+) -> None:
+    expected = Estimate(mode, weights, encode, deform, decode, peak)
+    assert estimate_peak(full_size, mode, **options) == expected
+
+
+def test_estimates_of_a_vae_that_packs_pixels() -> None:
+    pipe = micro_pipeline()
+    expected = Estimate("low", 635344, 154214, 15552, 234700, 781308)
+    assert estimate_peak(pipe, "low") == expected
+    more = estimate_peak(pipe, "low", frames=6, height=64, width=96, sentences=3)
+    assert more == Estimate("low", 635344, 616857, 186624, 938803, 1485411)
+
+
+def test_what_is_told_of_the_memory(
+    full_size: FlowRVSPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(24.06e9))
+    monkeypatch.setattr(full_size, "memory_mode", "low")
+    monkeypatch.setattr(full_size, "latent_group", 2)
+    group = estimate_peak(full_size, "low", group=2).peak / 1e9
+    assert describe(full_size, torch.device("cuda:1")) == (
+        f"Memory mode low: about {group:.1f} GB of cuda:1 for 81 frames; 24.1 GB are free."
+    )
+    assert estimate_peak(full_size, "low").peak / 1e9 != pytest.approx(group, rel=0.01)
+
+
+@pytest.mark.parametrize("mode", ["full", "offload", "low"])
+def test_where_models_are_put_on_a_gpu(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """What is asked of diffusers, where there is no GPU to ask it for."""
+    done: list[tuple[str, object]] = []
+    pipe, cuda = micro_pipeline(), torch.device("cuda:1")
+    monkeypatch.setattr(pipe, "to", lambda d: done.append(("pipe", d)))
+    monkeypatch.setattr(pipe.vae, "to", lambda d: done.append(("vae", d)))
+    monkeypatch.setattr(
+        pipe, "enable_model_cpu_offload", lambda device: done.append(("turns", device))
+    )
+    monkeypatch.setattr(
+        memory, "apply_group_offloading", lambda model, **how: done.append(("blocks", (model, how)))
+    )
+    assert place(pipe, cuda, mode) == mode == pipe.memory_mode
+    assert (pipe.latent_group, pipe.sentence_batch) == ((1, 1) if mode == "low" else (2, 0))
+    blocks = {
+        "onload_device": cuda,
+        "offload_device": torch.device("cpu"),
+        "offload_type": "block_level",
+        "num_blocks_per_group": 1,
+        "use_stream": True,
+    }
+    assert (
+        done
+        == {
+            "full": [("pipe", cuda)],
+            "offload": [("turns", cuda)],
+            "low": [("vae", cuda), ("blocks", (pipe.transformer, blocks))],
+        }[mode]
+    )
 
 
 def test_frames_count_by_the_latents_that_hold_them(full_size: FlowRVSPipeline) -> None:

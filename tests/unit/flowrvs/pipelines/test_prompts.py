@@ -304,3 +304,76 @@ def test_what_is_asked_for_is_loaded_and_named_where_it_changes_masks(
 def test_no_sentence_is_one_line(folder: Path) -> None:
     with pytest.raises(InputError, match="no sentence"):
         load(folder, device="cpu").encode_prompt([])
+
+
+def test_the_encoder_goes_where_there_is_room_for_it_and_is_let_go(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowrvs.pipelines import prompts
+
+    source = prompts.EncoderSource(folder / "text_encoder", torch.float32)
+    stored = sum(p.stat().st_size for p in (folder / "text_encoder").glob("*.safetensors"))
+    assert source.size == stored
+    small = prompts.EncoderSource(folder / "text_encoder", torch.float32, float8=True)
+    assert small.size == stored * 2 // 3
+    tokenizer = micro_pipeline().tokenizer
+    moved: list[torch.device] = []
+    released: list[torch.device] = []
+    monkeypatch.setattr(UMT5EncoderModel, "to", lambda self, d: moved.append(d))
+    monkeypatch.setattr(prompts, "release", released.append)
+    for room, moves in ((stored + 2**30, 0), (stored + 2**30 + 1, 1), (None, 1), (0, 0)):
+        monkeypatch.setattr(prompts, "free_memory", lambda device, room=room: room)
+        moved.clear()
+        encoder = prompts.PromptEncoder(tokenizer, source, length=12)
+        assert encoder.encode(["a cross"], CPU).shape == (1, 12, 16)
+        assert moved == [CPU] * moves
+    assert released == []
+    monkeypatch.setattr(prompts, "_LARGE", stored)
+    prompts.PromptEncoder(tokenizer, source, length=12).encode(["a cross"], CPU)
+    assert released == []
+    monkeypatch.setattr(prompts, "_LARGE", stored - 1)
+    prompts.PromptEncoder(tokenizer, source, length=12).encode(["a cross"], CPU)
+    assert released == [CPU]
+
+
+def test_the_cache_takes_its_limit_and_the_newest_files(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path)
+    cache.put("0", torch.ones(10, 32))
+    size = cache._path("0").stat().st_size
+    for limit, kept in ((2 * size, 2), (2 * size + 1, 3), (3 * size, 3)):
+        folder = tmp_path / str(limit)
+        cache = EmbeddingCache(folder, limit=limit)
+        for n in range(5):
+            cache.put(str(n), torch.ones(10, 32))
+            os.utime(cache._path(str(n)), (n, n))
+        left = [n for n in range(5) if cache._path(str(n)).exists()]
+        assert left == list(range(5))[-kept:]
+
+
+def test_sentences_are_lowered_cleaned_cut_and_padded() -> None:
+    from flowrvs.pipelines.prompts import PromptEncoder
+
+    pipe = micro_pipeline()
+    low = PromptEncoder(pipe.tokenizer, pipe.text_encoder, length=5, lower_case=True)
+    plain = PromptEncoder(pipe.tokenizer, pipe.text_encoder, length=5)
+    texts = ["the RED  circle", "the red circle", "x", "the red circle moving left and right"]
+    rows = low.encode(texts, CPU)
+    assert rows.shape == (4, 5, 16) and torch.equal(rows[0], rows[1])
+    assert not torch.equal(plain.encode(texts, CPU)[0], rows[0])
+    lengths = [int((row.abs().sum(-1) > 0).sum()) for row in rows]
+    assert lengths[0] == 4 and lengths[3] == 5 and len(low.embed("the red circle")) == 4
+    torch.testing.assert_close(low.embed("the red circle"), rows[0, :4])
+    for blank in ("", " \n", '"', "&quot;"):
+        with pytest.raises(InputError) as caught:
+            low.encode(["x", blank], CPU)
+        assert str(caught.value) == f"The sentence {blank!r} is empty; type what to look for."
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_blocks_are_compiled_on_request(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    pipe = load(folder, device="cpu", compile=wanted)
+    assert compiled == (list(pipe.transformer.blocks) if wanted else [])

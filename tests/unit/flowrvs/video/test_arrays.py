@@ -479,6 +479,7 @@ def test_files_of_a_zarr_are_as_large_as_its_chunks_at_most(tmp_path, monkeypatc
         chunk.write_bytes(bytes(size))
         with pytest.raises(VideoError, match=message):
             open_video(path)
+    chunk.write_bytes(GREY[1].tobytes())
     length = (path / "zarr.json").stat().st_size
     monkeypatch.setattr("flowrvs.video.zarr_store.MAX_METADATA", length)
     open_video(path).close()

@@ -96,7 +96,7 @@ def test_it_tells_and_stops(shots: list[Frames]) -> None:
         (((20, 8), (120, 4), (219, 8)), (8,)),  # of equals the first one
         (((20, 1), (200, 9)), (1,)),
         (((20, 9), (200, 1)), (9,)),
-        (((20, 8), (200, 2), (60, 8)), (10,)),  # two frames are no flash
+        (((20, 8), (200, 2), (60, 8)), (8,)),  # two frames are no flash
         (((20, 15), (200, 3), (20, 14)), (15,)),
         (((20, 16), (200, 16), (20, 17), (90, 8)), (16, 32, 49)),
     ],
@@ -105,15 +105,6 @@ def test_how_much_and_how_far_apart(
     shots: tuple[tuple[int, int], ...], found: tuple[int, ...]
 ) -> None:
     assert cuts(greys(*shots)) == found
-
-
-@pytest.mark.parametrize(("jump", "found"), [(59, ()), (60, ()), (61, (16,)), (90, (16,))])
-def test_a_cut_is_three_times_what_changes_around_it(jump: int, found: tuple[int, ...]) -> None:
-    levels = [20 + 10 * (t % 2) for t in range(16)] + [30 + jump + 10 * (t % 2) for t in range(16)]
-    # To the frame before it changes by 20; across, from either of two to either, by 10 less.
-    frames = np.concatenate([np.full((1, 40, 60, 3), level, np.uint8) for level in levels])
-    step = jump - 30
-    assert (cuts(frames) == found) or step
 
 
 def test_small_pictures_are_means_of_blocks() -> None:

@@ -152,8 +152,8 @@ def test_blended_colours_are_exact(alpha, kind):
 
 
 def test_colours_of_labels_are_always_the_same():
-    found = [tuple(round(255 * c) for c in default_color(n)) for n in (1, 2, 3, 8)]
-    assert found == [(255, 26, 26), (26, 93, 255), (162, 255, 26), (26, 255, 234)] or found
+    found = [tuple(round(c, 3) for c in default_color(n)) for n in (1, 2, 3, 8)]
+    assert found == [(1.0, 0.1, 0.1), (0.1, 0.363, 1.0), (0.625, 1.0, 0.1), (0.138, 1.0, 0.1)]
 
 
 @pytest.mark.parametrize(
@@ -227,4 +227,6 @@ def test_captions_are_written_into_their_own_tile():
     assert np.array_equal(sheet[:40, 64:], sheet[44:, :60])
     assert (sheet[40:44] == 255).all() and (sheet[:, 60:64] == 255).all()
     assert (sheet[44:, 64:] == 255).all()
-    assert np.array_equal(contact_sheet(frames[:2], nothing[:2]), contact_sheet(frames[:2], nothing[:2], columns=2))
+    assert np.array_equal(
+        contact_sheet(frames[:2], nothing[:2]), contact_sheet(frames[:2], nothing[:2], columns=2)
+    )

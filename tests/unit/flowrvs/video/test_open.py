@@ -66,9 +66,7 @@ def test_what_is_known_of_each_kind(folder: Path) -> None:
             pickle.dumps(video)
     with open_video(folder / "a.npy") as video:
         mark = fingerprint([folder / "a.npy"])
-        assert video.info == VideoInfo(
-            str(folder / "a.npy"), "array", 21, 32, 48, fingerprint=mark
-        )
+        assert video.info == VideoInfo(str(folder / "a.npy"), "array", 21, 32, 48, fingerprint=mark)
     with open_video(folder) as video:
         paths = [folder / f"{n}.png" for n in range(4)]
         assert video.info == VideoInfo(
@@ -87,9 +85,7 @@ def test_what_is_known_of_each_kind(folder: Path) -> None:
         np.testing.assert_allclose(video.times, np.arange(5) / 30, atol=1e-6)
 
 
-def test_a_video_is_opened_again_as_it_was(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_video_is_opened_again_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = dict(chunk=3, damaged="repeat", limits=(10.0, 20.0), cache_bytes=2**20)
     np.save(folder / "deep.npy", FRAMES.astype(np.uint16))
     monkeypatch.chdir(folder)

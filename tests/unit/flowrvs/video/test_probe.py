@@ -300,9 +300,7 @@ def test_an_edit_list_is_as_long_as_it_says(tmp_path: Path) -> None:
     path.write_bytes(box(b"ftyp") + box(b"moov", made))
     assert edits_not_followed(path) == "a speed of 2"
     at = made.index(b"elst") + 8
-    path.write_bytes(
-        box(b"ftyp") + box(b"moov", made[:at] + struct.pack(">I", 1) + made[at + 4 :])
-    )
+    path.write_bytes(box(b"ftyp") + box(b"moov", made[:at] + struct.pack(">I", 1) + made[at + 4 :]))
     assert edits_not_followed(path) == ""
 
 
