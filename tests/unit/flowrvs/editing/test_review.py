@@ -3,8 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowrvs.editing import Flows, accept_link, doubt, link_offer, quick_doubt, review_order
-from flowrvs.errors import InputError
+from flowrvs.editing import (
+    Flows,
+    Match,
+    accept_link,
+    doubt,
+    link_offer,
+    quick_doubt,
+    review_order,
+)
+from flowrvs.errors import Cancelled, InputError
+from flowrvs.masks import doubt as measures
+from flowrvs.progress import CancelToken
 from flowrvs.store import Provenance
 
 
@@ -56,8 +66,52 @@ def test_no_offer(project, both):
     ids, _, new = both
     assert link_offer(project, ids[0]) is None
     assert link_offer(project, new.id, threshold=0.99) is None
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="There is no object 99 in"):
         link_offer(project, 99)
+    alone = project.add_object("alone", project.add_layer("alone").id)
+    project.write_masks(alone.id, 0, np.ones((1, 48, 64), bool))
+    for other in (*ids, new.id):  # where it is seen there is nothing else
+        project.mark_absent(other, 0, 2)
+    assert link_offer(project, alone.id) is None
+
+
+def test_a_link_to_itself_or_of_nothing_is_refused(project, both):
+    ids, expression, new = both
+    before = project.expressions, [*project.objects], len(project.history.steps)
+    for object_id, match in ((new.id, Match((ids[0], new.id), 0.9)), (99, Match((ids[0],), 0.9))):
+        with pytest.raises(InputError) as error:
+            accept_link(project, object_id, match)
+        assert str(error.value) == (
+            f"Object {object_id} cannot be linked to objects {match.object_ids}."
+        )
+    assert (project.expressions, [*project.objects], len(project.history.steps)) == before
+    accept_link(project, new.id, Match((ids[1],), 0.9))
+    assert project.undo_name == "link 'the squares'"
+    assert project.expressions[expression.exp_id].object_ids == {ids[1]}
+
+
+def test_an_offer_counts_what_lies_on_other_frames_too(project, both):
+    """Each of the frames on which either of them is seen."""
+    ids, _, new = both
+    union = project.object_mask(new.id, 0, 12)
+    project.write_masks(new.id, 6, np.zeros((6, 48, 64), bool), provenance=Provenance.MODEL)
+    squares = project.object_mask(ids[0], 0, 12) | project.object_mask(ids[1], 0, 12)
+    wanted = (union[:6] & squares[:6]).sum() / squares.sum()
+    offer = link_offer(project, new.id, threshold=0.4)
+    assert offer is not None and offer.object_ids == tuple(ids)
+    assert offer.iou == pytest.approx(wanted)
+    assert link_offer(project, new.id, threshold=wanted + 0.01) is None
+    events, cancel = [], CancelToken()
+
+    def stop(event):
+        events.append(event)
+        cancel.cancel()
+
+    with pytest.raises(Cancelled):
+        link_offer(project, new.id, cancel=cancel, progress=stop)
+    assert [(e.done, e.total, e.message) for e in events] == [
+        (1, 12, "comparing with other objects")
+    ]
 
 
 def test_doubt_finds_the_bad_frame_and_spares_checked_ones(project, video, red, shapes_masks):
@@ -99,6 +153,55 @@ def test_doubt_by_confidence_and_area_alone(project, red, shapes_masks):
     assert np.delete(values, 9).max() < 0.2
     project.write_masks(red.id, 9, np.roll(masks[9:10], 3, axis=1), provenance=Provenance.MODEL)
     assert dict(doubt(project, red.id))[9] < 0.1, "a tool drew it: the model's word is void"
+
+
+def test_doubt_puts_all_that_is_measured_together(project, video, red, shapes_masks):
+    """Frame 2 is a person's, 5 the model's without confidence, 8 locked, 9 empty, 11 damaged."""
+    masks = np.roll(shapes_masks["red"], np.arange(12) % 3, axis=(1,) * 12)
+    masks[[4, 9]] = False
+    confidence = np.where(masks, 160 + 5 * np.arange(12)[:, None, None], 40).astype(np.uint8)
+    project.write_model(red.layer, red.id, 0, masks, confidence)
+    project.write_masks(red.id, 2, masks[2:3], provenance=Provenance.HUMAN)
+    project.write_masks(red.id, 5, masks[5:6], provenance=Provenance.MODEL)
+    project.lock_frames(red.id, 8, 9)
+    chunk = project.path / "confidence" / str(red.layer) / "c.11.0.0"
+    chunk.write_bytes(b"junk")
+    flows, sure = Flows(video), {1: 0.25, 2: 0.1, 5: 0.5}
+    quick = quick_doubt(project, red.id, certainty=sure)
+    drawn = project.object_mask(red.id, 0, 12)
+    for each in (None, flows):
+        found = list(doubt(project, red.id, flows=each, certainty=sure))
+        assert [t for t, _ in found] == list(range(12))
+        for t, value in found:
+            near = [n for n in (t - 4, t - 1, t, t + 1, t + 4) if 0 <= n < 12]
+            measured = {}
+            if t not in (2, 8):
+                if t not in (5, 11):
+                    measured["margin"] = measures.margin(confidence[t], drawn[t])
+                if each is not None:
+                    around = {n: drawn[n] for n in near}
+                    measured["warp"] = measures.warp_disagreement(flows, t, around)
+                    measured["edge"] = measures.edge_likeness(flows, t, drawn[t])
+            together = float(measures.together(**measured)) if measured else 0
+            assert value == pytest.approx(1 - (1 - quick[t]) * (1 - together), abs=1e-6), t
+    assert dict(found)[2] == dict(found)[8] == 0 and measures.FAR == 4
+    part = list(doubt(project, red.id, 5, 8, flows=flows, certainty=sure))
+    assert part == found[5:8]
+    areas, provenance = project.areas(red.id), project.provenance(red.id)
+    jumps = measures.area_jumps(areas)
+    expected = measures.together(
+        area=jumps,
+        gone=np.where(areas == 0, jumps, 0),
+        spread=[0, 0.75, 0.9, 0, 0, 0.5, 0, 0, 0, 0, 0, 0],
+        gap=measures.gaps(provenance > 0),
+    )
+    expected[[2, 8]] = 0
+    np.testing.assert_allclose(quick, expected, rtol=1e-6)
+    checked = np.flatnonzero(provenance >= Provenance.HUMAN).tolist()
+    order = review_order(quick, provenance)
+    assert sorted([*order, *checked]) == list(range(12)) and checked == [2, 8]
+    assert order == measures.queue(quick, provenance < 2, 5, None)
+    assert review_order(quick, provenance, 1, 3) == measures.queue(quick, provenance < 2, 1, 3)
 
 
 def test_doubt_knows_where_a_spread_was_unsure(project, red, shapes_masks):
