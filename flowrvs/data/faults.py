@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from flowrvs.data import json_parts
 from flowrvs.data.formats import MASKS, META, meta_path, split_folder
-from flowrvs.disk import replacing, storage_error
-from flowrvs.errors import DatasetError, FlowRVSError, counted
+from flowrvs.disk import replacing
+from flowrvs.errors import DatasetError, counted
 from flowrvs.folders import NewFolder, remove_leftovers
 from flowrvs.masks import rle
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
@@ -386,15 +386,10 @@ def repair_split(
     root = split_folder(folder)
     done: list[str] = []
     with json_parts.locked(root):
-        try:
-            with contextlib.ExitStack() as stack:
-                done += _repair_file(meta_path(root), _meta, stack)
-                find = partial(_masks, progress=progress, cancel=cancel)
-                done += _repair_file(root / MASKS, find, stack)
-        except OSError as error:
-            if isinstance(error, FlowRVSError):
-                raise
-            raise storage_error(error, root) from error
+        with contextlib.ExitStack() as stack:
+            done += _repair_file(meta_path(root), _meta, stack)
+            find = partial(_masks, progress=progress, cancel=cancel)
+            done += _repair_file(root / MASKS, find, stack)
         left = [*NewFolder.leftovers(root), *sorted(root.glob(".*.partial*"))]
         remove_leftovers(root)
         for path in left:

@@ -73,6 +73,8 @@ class Format:
     absence : {"frame", "object", ""}
         What cannot say "nobody has looked", only "absent": a frame without a mask of an object,
         though another object was looked for (``"object"``), or any frame (``"frame"``).
+    unknown : {"valid", "any", ""}
+        The split in which sentences whose target nobody knows have a place.
     """
 
     about: str
@@ -81,6 +83,7 @@ class Format:
     silent: str = ""
     home: bool = False
     absence: Literal["frame", "object", ""] = ""
+    unknown: Literal["valid", "any", ""] = ""
 
 
 LEFT_OUT = "is left out"
@@ -94,6 +97,7 @@ TABLE: Mapping[str, Format] = {
         silent=LEFT_OUT,
         home=True,
         absence="frame",
+        unknown="valid",
     ),
     "ytvos": Format(
         "Ref-YouTube-VOS: palette PNGs, one object a sentence",
@@ -138,7 +142,9 @@ TABLE: Mapping[str, Format] = {
         "OME-Zarr 0.5: frames and labels", "ome_zarr:write_ome_zarr", absence="frame"
     ),
     "csv": Format(
-        "CSV: area, box and centroid of every object on every frame", "csv_tables:write_csv"
+        "CSV: area, box and centroid of every object on every frame",
+        "csv_tables:write_csv",
+        unknown="any",
     ),
     "overlay": Format("MP4: masks laid over the video", "overlay:write_overlay"),
     "sa-v": Format("SA-V: a JSON file a video, RLEs of all objects", read="sa_v:SaV", home=True),
@@ -245,7 +251,7 @@ class Dataset(ABC):
 
 def holds_unknown(format: str, split: str) -> bool:
     """Tell whether sentences whose target nobody knows have a place in a split."""
-    return format == "csv" or (format == "mevis" and split == "valid")
+    return TABLE[format].unknown in (split, "any")
 
 
 def writer(format: str) -> Callable[[Path, Job], None]:

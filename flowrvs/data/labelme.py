@@ -16,7 +16,7 @@ from flowrvs.data.clip import Clip
 from flowrvs.data.coco import add_rows, pairs_of, polygon_mask, size_in
 from flowrvs.data.formats import Dataset
 from flowrvs.data.json_parts import list_keys, read_json
-from flowrvs.data.pictures import PICTURES, open_picture
+from flowrvs.data.pictures import frame_file, open_picture
 from flowrvs.data.ref_ytvos import frames_in
 from flowrvs.errors import DatasetError, counted
 from flowrvs.masks import rle
@@ -82,8 +82,7 @@ class Labelme(Dataset):
 
     def _shown(self, frame: str) -> tuple[int, int]:
         """Return the height and width of a picture, for annotations that do not say them."""
-        paths = (self._place / f"{frame}{suffix}" for suffix in PICTURES)
-        path = next((path for path in paths if path.is_file()), None)
+        path = frame_file(self._place, frame)
         if path is None:
             return 0, 0
         with open_picture(path) as picture:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from flowrvs.data import json_parts
 from flowrvs.data.formats import MASKS, meta_path, split_folder
 from flowrvs.data.json_parts import read_json, whole_number
-from flowrvs.data.pictures import listed_names, open_picture, safe_name
+from flowrvs.data.pictures import PICTURES, frame_file, listed_names, open_picture, safe_name
 from flowrvs.errors import DatasetError, FlowRVSError, MissingPathError, counted
 from flowrvs.folders import NewFolder
 from flowrvs.masks import rle
@@ -27,7 +27,6 @@ __all__ = ["MevisExpression", "MevisSplit", "MevisVideo"]
 _LARGEST = 64 << 20  # bytes of a frame in an archive
 _MOST = 5_000_000  # entries of an archive
 _KEPT = 64  # annotations held in memory, of the ones that were asked for last
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +253,12 @@ class MevisSplit:
         except (KeyError, IndexError):
             raise DatasetError(f"{self.folder} has no frame {index} of {video!r}.") from None
         folder = self.pictures(video)
-        for suffix in _SUFFIXES:
-            path = folder / f"{stem}{suffix}"
-            if path.is_file():
-                return path
-        raise MissingPathError(
-            f"The frame {folder / stem}.jpg is missing; copy it again or run 'flowrvs check'."
-        )
+        path = frame_file(folder, stem)
+        if path is None:
+            raise MissingPathError(
+                f"The frame {folder / stem}.jpg is missing; copy it again or run 'flowrvs check'."
+            )
+        return path
 
     def pictures(self, video: str) -> Path:
         """Return the folder of a video's frames, unpacked where they come as ``JPEGImages.tar``.
@@ -289,7 +287,7 @@ class MevisSplit:
                     archive.members = []  # type: ignore[attr-defined]  # it keeps them all otherwise
                     name = PurePosixPath(member.name)
                     plain = member.isreg() and not member.issparse() and member.size <= _LARGEST
-                    if plain and name.suffix in _SUFFIXES:
+                    if plain and name.suffix.lower() in PICTURES:
                         frames = found.setdefault(name.parent.name, {})
                         frames[name.stem] = (name.suffix, member.offset_data, member.size)
                     if number > _MOST:

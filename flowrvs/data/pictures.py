@@ -27,6 +27,7 @@ __all__ = [
     "Frame",
     "blank_mask",
     "encode_frame",
+    "frame_file",
     "frame_names",
     "is_safe_name",
     "jpeg_bytes",
@@ -43,7 +44,7 @@ __all__ = [
     "write_masks",
 ]
 
-PICTURES = {".jpg", ".jpeg", ".png"}
+PICTURES = (".jpg", ".jpeg", ".png")
 """Suffixes of frames, in lower case."""
 
 Frame = npt.NDArray[np.uint8] | bytes | Path
@@ -58,7 +59,7 @@ LARGEST = 40_000_000
 _PART = 1 << 20  # pixels looked at together: temporary arrays are several times larger
 _MOST = 1000  # values in a picture of masks
 _COLOR = 1 << 24  # marks the code of a colour
-_OPAQUE = {"LA": "L", "PA": "P", "RGBA": "RGB"}
+_OPAQUE = {"LA": "L", "RGBA": "RGB"}
 
 
 # -- names -----------------------------------------------------------------------------
@@ -137,6 +138,13 @@ def sorted_and_unique(names: Sequence[str]) -> bool:
 # -- reading ---------------------------------------------------------------------------
 
 
+def frame_file(folder: Path, name: str) -> Path | None:
+    """Return the picture of a frame, whatever the case of its suffix; None where there is none."""
+    suffixes = (*PICTURES, *map(str.upper, PICTURES))
+    paths = (folder / f"{name}{suffix}" for suffix in suffixes)
+    return next((path for path in paths if path.is_file()), None)
+
+
 @contextmanager
 def open_picture(
     path: Path | io.BytesIO, formats: Sequence[str] = ("JPEG", "PNG")
@@ -197,15 +205,9 @@ def read_codes(path: Path) -> tuple[npt.NDArray[Any], list[int]] | None:
                         "as a palette or grey picture."
                     )
                 picture = picture.convert(_OPAQUE[picture.mode])
+            pixels = np.asarray(picture)
             if picture.mode == "RGB":
-                pixels = _color_codes(np.asarray(picture))
-            elif picture.mode in ("P", "L", "1", "I", "I;16", "I;16B", "I;16L"):
-                pixels = np.asarray(picture)
-            else:
-                raise DatasetError(
-                    f"{path} is a picture of the kind {picture.mode}; save it as a palette or grey "
-                    "picture."
-                )
+                pixels = _color_codes(pixels)
     except FileNotFoundError:
         return None
     codes = [code for code in values_in(pixels) if code]
@@ -524,7 +526,7 @@ def repaint(
 
 def _plain(picture: Image.Image) -> Image.Image:
     """Return a picture of masks in a kind that can be drawn into."""
-    kinds = {**_OPAQUE, "1": "L", "I": "I;16", "I;16B": "I;16", "I;16L": "I;16"}
+    kinds = {**_OPAQUE, "I": "I;16"}
     if picture.mode == "1":
         return Image.fromarray(np.asarray(picture).astype(np.uint8))
     return picture.convert(kinds[picture.mode]) if picture.mode in kinds else picture
@@ -562,8 +564,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:
-        if target.exists():
-            raise
         shutil.copyfile(source, target)
 
 

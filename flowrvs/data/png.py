@@ -16,7 +16,7 @@ from PIL import Image
 
 from flowrvs.data.clip import Clip
 from flowrvs.data.formats import MASKS, META, meta_path
-from flowrvs.data.pictures import PICTURES, open_picture, read_codes, safe_name, write_masks
+from flowrvs.data.pictures import frame_file, open_picture, read_codes, safe_name, write_masks
 from flowrvs.data.ref_ytvos import RefYtvos, Sentences
 from flowrvs.disk import replacing
 from flowrvs.masks import rle
@@ -106,8 +106,7 @@ def _size(clip: Clip, objects: Mapping[int, Sequence[rle.RLE | None]]) -> tuple[
         for mask in masks:
             if mask:
                 return mask["size"][0], mask["size"][1]
-    paths = (clip.pictures / f"{clip.frames[0]}{suffix}" for suffix in PICTURES)
-    with open_picture(next((p for p in paths if p.is_file()), clip.pictures)) as picture:
+    with open_picture(frame_file(clip.pictures, clip.frames[0]) or clip.pictures) as picture:
         return picture.height, picture.width
 
 

@@ -32,9 +32,7 @@ _WORD = np.dtype("<u8")
 
 def pack(mask: npt.NDArray[Any]) -> Packed:
     """Pack a mask of shape (H, W), where non-zero is foreground."""
-    if mask.dtype != np.bool_ and mask.dtype != np.uint8:
-        mask = mask != 0
-    return _pad(np.packbits(mask, axis=1, bitorder="little"), mask.shape[1])
+    return _pad(np.packbits(np.asarray(mask, np.bool_), axis=1, bitorder="little"), mask.shape[1])
 
 
 def unpack(words: Packed, width: int) -> npt.NDArray[np.bool_]:
@@ -46,7 +44,7 @@ def unpack(words: Packed, width: int) -> npt.NDArray[np.bool_]:
 def pack_runs(runs: npt.NDArray[np.int64], height: int, width: int) -> Packed:
     """Pack a mask from its column-major run lengths, background first, as COCO has them."""
     flips = np.cumsum(runs[:-1])
-    if len(runs) > 2 and not runs[1:-1].all():
+    if not runs[1:-1].all():
         # Two flips at one place are none.
         flips, times = np.unique(flips, return_counts=True)
         flips = flips[times % 2 == 1]

@@ -291,7 +291,7 @@ def _pictures(folder: Path) -> set[str]:
     """Return the pictures that are whole; a power cut may leave empty files."""
     try:
         return {entry.name for entry in os.scandir(folder) if entry.stat().st_size > 0}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
 
 

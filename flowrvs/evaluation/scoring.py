@@ -384,28 +384,27 @@ def _in_processes(
     # Processes are started afresh: a copy of one with threads (Qt, torch) may hang.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    executor = ProcessPoolExecutor(workers, context, _start, (path, stop))
     running: dict[Future[list[ExpressionScore]], _Job] = {}
-    try:
-        while True:
-            if cancel is not None:
-                cancel.raise_if_cancelled()
-            # Two a process keep all of them busy and the memory small.
-            for job in itertools.islice(jobs, 2 * workers - len(running)):
-                with _no_interrupts():
-                    running[executor.submit(_score_here, job)] = job
-            if not running:
-                return
-            for future in wait(running, _POLL_SECONDS, FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
-    except BrokenProcessPool:
-        raise FlowRVSError(
-            "A scoring process was ended from outside, as when memory runs out; "
-            "run again with fewer workers."
-        ) from None
-    finally:
-        stop.set()
-        executor.shutdown(cancel_futures=True)
+    with ProcessPoolExecutor(workers, context, _start, (path, stop)) as executor:
+        try:
+            while True:
+                if cancel is not None:
+                    cancel.raise_if_cancelled()
+                # Two a process keep all of them busy and the memory small.
+                for job in itertools.islice(jobs, 2 * workers - len(running)):
+                    with _no_interrupts():
+                        running[executor.submit(_score_here, job)] = job
+                if not running:
+                    return
+                for future in wait(running, _POLL_SECONDS, FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            raise FlowRVSError(
+                "A scoring process was ended from outside, as when memory runs out; "
+                "run again with fewer workers."
+            ) from None
+        finally:
+            stop.set()  # what is still waiting ends at once
 
 
 _pictures: Predictions

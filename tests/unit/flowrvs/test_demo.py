@@ -14,8 +14,8 @@ from PIL import Image
 import flowrvs
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.data.synthetic import TRAINING_SEED_BASE
-from flowrvs.demo import DEMO_SEED, bundled_clip, run_demo
-from flowrvs.errors import Cancelled, InputError
+from flowrvs.demo import DEMO_SEED, bundled_clip, check_folder, run_demo
+from flowrvs.errors import Cancelled, InputError, StorageError
 from flowrvs.progress import CancelToken
 from tests.fixtures.segmenters import ThresholdSegmenter
 
@@ -115,6 +115,23 @@ def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         run_demo(tmp_path, Oracle())
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
     assert (tmp_path / "clip.mp4").read_text() == "mine"
+
+
+def test_a_place_that_the_disk_refuses_is_named(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match=f"^Cannot write to {tmp_path}/file/out: a file is in the"):
+        run_demo(tmp_path / "file" / "out", Oracle())
+
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "shut").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refuse)
+        with pytest.raises(StorageError, match=f"^Cannot read {tmp_path}/shut: Permission denied"):
+            check_folder(tmp_path / "shut")
+    assert check_folder(tmp_path / "shut") is check_folder(tmp_path / "new") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "shut"]
 
 
 def test_file_as_folder_is_refused(tmp_path: Path) -> None:

@@ -153,12 +153,17 @@ def test_masks_are_packed_and_unpacked_from_pixels_and_from_runs(mask, empty_run
     assert np.array_equal(packed.pack_runs(runs, height, width), words)
 
 
-def test_any_nonzero_value_is_foreground():
-    pred = np.zeros((6, 8), np.uint8)
-    pred[2:4, 2:5] = 255
-    truth = pred // 255
-    assert jaccard(pred, truth) == 1
-    assert boundary_f(pred, truth) == 1
+@pytest.mark.parametrize(
+    "value", [np.uint8(255), np.uint16(256), np.int8(-1), np.float32(0.5), np.float64(-1e-300)]
+)
+def test_any_nonzero_value_is_foreground(value):
+    pred = np.zeros((6, 8), value.dtype)
+    pred[2:4, 2:5] = value
+    truth = pred != 0
+    assert jaccard(pred, truth) == boundary_f(pred, truth) == 1
+    assert score_masks(pred[None], truth[None]) == (1, 1)
+    assert boundary_map(pred).tolist() == boundary_map(truth).tolist()
+    assert jaccard(pred, truth[:, ::-1]) == jaccard(truth, truth[:, ::-1]) == 0.5
 
 
 def test_score_masks_is_the_mean_over_frames():

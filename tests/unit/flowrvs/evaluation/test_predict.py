@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
-from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError
+from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError, StorageError
 from flowrvs.evaluation import evaluate, predict_split
 from flowrvs.inference.run import run_jobs
 from flowrvs.progress import CancelToken
@@ -97,6 +97,17 @@ def test_a_cluster_takes_what_is_longest_first(split, tmp_path):
     assert predict_split(split, out, Several()).skipped == 2
     assert order == ["two v1.0", "one"]
     assert len(list(out.rglob("*.png"))) == PICTURES
+
+
+@pytest.mark.parametrize("place", ["out", "out/one", "out/one/1"])
+def test_a_file_in_the_way_of_a_folder_is_one_line(split, tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    out = path / "deeper" if place == "out" else tmp_path / "out"
+    with pytest.raises(StorageError, match=f"^Cannot write to {out}") as caught:
+        predict_split(split, out, ThresholdSegmenter())
+    assert "\n" not in str(caught.value) and path.read_text() == "mine"
 
 
 def test_models_are_not_mixed(split, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import signal
 import zipfile
 
 import numpy as np
@@ -12,7 +13,13 @@ import pytest
 from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
-from flowrvs.errors import Cancelled, DatasetError, InputError, MissingPathError
+from flowrvs.errors import (
+    Cancelled,
+    DatasetError,
+    FlowRVSError,
+    InputError,
+    MissingPathError,
+)
 from flowrvs.evaluation import evaluate, evaluate_masks, score_masks, scoring, verify_zip
 from flowrvs.progress import CancelToken
 
@@ -253,6 +260,24 @@ def test_processes_score_as_one_does(split, tmp_path):
         evaluate(pred, split, workers=-1)
 
 
+def test_processes_that_end_from_outside_are_told(split, tmp_path, monkeypatch):
+    """They find no predictions any more, which were there when they were asked for."""
+    pred = write_truth(split, tmp_path / "pred")
+    masks = MevisSplit.masks
+
+    def taken_away(self, anno_id):
+        if pred.exists():
+            pred.rename(tmp_path / "gone")
+        return masks(self, anno_id)
+
+    monkeypatch.setattr(MevisSplit, "masks", taken_away)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with pytest.raises(FlowRVSError, match="ended from outside, .* run again with fewer workers"):
+        evaluate(pred, split, workers=2)
+    assert multiprocessing.active_children() == []
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked, "Ctrl-C is heard again"
+
+
 def test_an_answer_needs_a_picture(split, tmp_path):
     """A missing prediction is not right about a missing target, nor does it score."""
     pred = write_truth(split, tmp_path / "pred")
@@ -294,3 +319,5 @@ def test_unknown_expressions_are_refused(split, tmp_path):
     with pytest.raises(DatasetError, match="no expression '9' of 'one'"):
         evaluate(pred, split, expressions=[("one", "9")])
     assert len(evaluate(pred, split, expressions=[("one", "1")] * 2).expressions) == 1
+    with pytest.raises(DatasetError, match=rf"^{split} has no expressions to score\.$"):
+        evaluate(pred, split, expressions=[])

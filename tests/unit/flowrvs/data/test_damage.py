@@ -1,0 +1,852 @@
+"""What is damaged, missing or too much is named in one line, and nothing is changed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flowrvs
+from flowrvs.data import (
+    MevisSplit,
+    MevisWriter,
+    append_projects,
+    check_split,
+    export_projects,
+    import_split,
+    import_video,
+    json_parts,
+    repair_split,
+    write_back,
+)
+from flowrvs.data.check import _frame_list
+from flowrvs.data.clip import Clip
+from flowrvs.data.export import assign_projects, export_splits
+from flowrvs.data.formats import holds_unknown, open_dataset
+from flowrvs.data.origin import Origin
+from flowrvs.data.parts import parts_of
+from flowrvs.data.pictures import frame_file, open_picture
+from flowrvs.data.ref_ytvos import frames_in
+from flowrvs.errors import DatasetError, MissingPathError, StorageError
+from flowrvs.masks import rle
+from flowrvs.store import Project
+from tests.fixtures.layouts import (
+    KINDS,
+    H,
+    T,
+    W,
+    boxes,
+    coco_video,
+    frames,
+    labels,
+    mevis_v2,
+    palette,
+    ref_ytvos,
+    sa_v,
+    vos,
+)
+
+META, MASKS = "meta_expressions.json", "mask_dict.json"
+
+
+def bytes_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def change(path, edit):
+    data = json.loads(path.read_text())
+    edit(data)
+    path.write_text(json.dumps(data))
+
+
+def split_of(folder):
+    """A MeViS split of six frames, with two annotations of which a sentence means one."""
+    return mevis_v2(folder / "s", META, False)
+
+
+# -- splits of MeViS -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "ask", "said"),
+    [
+        (
+            lambda m: m.write_text('{"0": [], "1'),
+            lambda s: s.masks(0),
+            "{masks} is not readable JSON (the JSON is damaged near byte 10); copy it again.",
+        ),
+        (
+            lambda m: m.write_text('{"0": [nul], "1": []}'),
+            lambda s: s.masks(0),
+            "anno_id 0 in {masks} is not readable (Expecting value: line 1 column 2 (char 1)); "
+            "copy the file again.",
+        ),
+        (
+            lambda m: m.write_text('{"0": {}}'),
+            lambda s: s.masks(0),
+            "anno_id 0 in {masks} is no list.",
+        ),
+        (None, lambda s: s.masks(7), "{masks} has no anno_id 7; run 'flowrvs check' on the split."),
+        (
+            lambda m: m.unlink(),
+            lambda s: s.masks(0),
+            "{root} has no mask_dict.json: its truth is not public; use a split with masks, such "
+            "as valid_u.",
+        ),
+        (None, lambda s: s.target_rle("v", "0", T), "'v' has no frame at position 6."),
+        (None, lambda s: s.target_rle("v", "0", -1), "'v' has no frame at position -1."),
+        (
+            lambda m: change(m, lambda masks: masks["0"].pop()),
+            lambda s: s.target_rle("v", "0", T - 1),
+            "anno_id 0 has 5 masks, 'v' 6 frames; run 'flowrvs check' on the split.",
+        ),
+        (None, lambda s: s.frame_path("v", T), "{root} has no frame 6 of 'v'."),
+        (None, lambda s: s.frame_path("w", 0), "{root} has no frame 0 of 'w'."),
+        (None, lambda s: s.read_frames("w"), "{root} has no video 'w'."),
+        (None, lambda s: s.target_masks("v", "9"), "{root} has no expression '9' of 'v'."),
+        (None, lambda s: s.target_masks("w", "0"), "{root} has no expression '0' of 'w'."),
+        (
+            lambda m: Image.new("RGB", (W, H - 1)).save(m.parent / "JPEGImages/v/00003.jpg"),
+            lambda s: s.read_frames("v"),
+            "The frame {root}/JPEGImages/v/00003.jpg has another size than its neighbours.",
+        ),
+    ],
+)
+def test_what_a_split_cannot_give_is_named(tmp_path, spoil, ask, said):
+    root = split_of(tmp_path)
+    if spoil is not None:
+        spoil(root / MASKS)
+    with pytest.raises(DatasetError) as caught:
+        ask(MevisSplit.open(root))
+    assert str(caught.value) == said.format(root=root, masks=root / MASKS)
+
+
+def test_a_split_gives_the_frames_between_two_positions(tmp_path):
+    split = MevisSplit.open(split_of(tmp_path))
+    assert split.read_frames("v", 2, 4)[:, 0, 0, 0] == pytest.approx([60, 70], abs=2)
+    assert split.read_frames("v", 4)[:, 0, 0, 0] == pytest.approx([80, 90], abs=2)
+    assert split.read_frames("v", 3, 3).shape == (0, H, W, 3)
+    assert split.target_rle("v", "0", T - 1) == rle.encode(boxes()[0, T - 1])
+    assert split.target_rle("v", "1", 0) is None
+    assert not split.target_mask("v", "1", 0).any()
+    assert split.target_mask("v", "1", 0).shape == (H, W)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG"])
+def test_the_picture_of_a_frame_is_found_by_any_suffix(tmp_path, suffix):
+    root = split_of(tmp_path)
+    kind = "PNG" if "png" in suffix.lower() else "JPEG"
+    (root / "JPEGImages/v/00000.jpg").unlink()
+    Image.new("RGB", (W, H), (9, 9, 9)).save(root / f"JPEGImages/v/00000{suffix}", kind)
+    split = MevisSplit.open(root)
+    assert split.frame_path("v", 0).name == f"00000{suffix}"
+    assert split.read_frames("v", 0, 1).max() < 14
+    assert frame_file(root / "JPEGImages/v", "x") is None
+    (root / "JPEGImages/v/x.jpg").mkdir()
+    assert frame_file(root / "JPEGImages/v", "x") is None
+
+
+def test_an_archive_without_a_listed_frame_or_of_endless_entries(tmp_path, monkeypatch):
+    root = mevis_v2(tmp_path / "s", META, True)
+    change(root / META, lambda d: d["videos"]["v"]["frames"].append("00007"))
+    with pytest.raises(DatasetError) as caught:
+        MevisSplit.open(root).frame_path("v", 0)
+    archive = root / "JPEGImages.tar"
+    assert str(caught.value) == f"{archive} lacks 1 frame of v, the first is 00007."
+    assert not (root / "JPEGImages").exists()
+    monkeypatch.setattr("flowrvs.data.mevis_split._MOST", 3)
+    with pytest.raises(DatasetError) as caught:
+        MevisSplit.open(root).frame_path("v", 0)
+    assert str(caught.value) == f"{archive} has more than 3 entries; unpack it."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"videos": {"v": 7}}', "The video 'v' in {meta} is not an object."),
+        ('{"videos": {"v": {"frames": ["0"], "expressions": []}}}', "'v' in {meta} has no 'expr"),
+    ],
+)
+def test_entries_of_another_kind(tmp_path, text, said):
+    (tmp_path / META).write_text(text)
+    with pytest.raises(DatasetError) as caught:
+        MevisSplit.open(tmp_path)
+    assert said.format(meta=tmp_path / META) in str(caught.value)
+
+
+def test_ids_that_are_not_beside_each_other(tmp_path):
+    root = split_of(tmp_path)
+    change(root / META, lambda d: d["videos"]["v"]["expressions"]["0"]["obj_id"].append(3))
+    with pytest.raises(DatasetError) as caught:
+        open_dataset(root).clip("v")
+    assert str(caught.value) == (
+        f"v/0: 2 obj_ids stand beside 1 anno_ids; run 'flowrvs check {root}'."
+    )
+
+
+@pytest.mark.parametrize("kind", ["mevis", "ytvos"])
+def test_a_video_that_somebody_took_out_meanwhile(tmp_path, kind):
+    (tmp_path / "y").mkdir()
+    root = split_of(tmp_path) if kind == "mevis" else ref_ytvos(tmp_path / "y", truth=True)
+    meta = root / META
+    if kind == "ytvos":
+        meta = root.parent / "meta_expressions" / root.name / META
+    with import_video(root, "v", tmp_path / "p") as project:
+        dataset = open_dataset(root)
+        assert list(dataset.videos) == ["v"]
+        change(meta, lambda d: d["videos"].update(w=d["videos"].pop("v")))
+        if kind == "mevis":  # read again before it is compared
+            with pytest.raises(DatasetError, match="there is no video 'v' any more"):
+                dataset.clip("v")
+        with pytest.raises(DatasetError) as caught:
+            write_back(project)
+        assert str(caught.value) == f"{root} has no video 'v'; export with --append instead."
+
+
+def test_masks_have_no_place_in_a_split_without_masks(tmp_path):
+    root = split_of(tmp_path)
+    (root / MASKS).unlink()
+    before = bytes_of(root)
+    with import_video(root, "v", tmp_path / "p") as project:
+        made = project.add_object("new", project.add_layer("l").id)
+        project.labels(made.layer)[0, :2, :2] = made.id
+        with pytest.raises(DatasetError) as caught:
+            write_back(project)
+    assert str(caught.value) == (
+        f"{root} is a split without masks; export the project as a new split."
+    )
+    assert bytes_of(root) == before
+
+
+@pytest.mark.parametrize("place", ["init", "file", "close"])
+def test_a_disk_that_fails_while_a_split_is_written_leaves_nothing(tmp_path, monkeypatch, place):
+    """In its constructor, for a file of one's own, and at the end."""
+    plainly, text = Path.open, Path.write_text
+    broken = {"init": MASKS, "close": META}.get(place, "none")
+
+    def fail(self, *args, **options):
+        if self.name == broken and place != "none":
+            raise OSError(errno.EIO, "Input/output error")
+        return plainly(self, *args, **options)
+
+    def no_text(self, *args, **options):
+        if place == "file":
+            raise OSError(errno.EIO, "Input/output error")
+        return text(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(Path, "write_text", no_text)
+    with pytest.raises(StorageError, match=rf"{tmp_path}/s: Input/output error"):
+        with MevisWriter(tmp_path / "s") as writer:
+            writer.add_video("v", np.zeros((1, 6, 8, 3), np.uint8))
+            writer.add_file("x.txt", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- JSON ------------------------------------------------------------------------------
+
+
+def test_json_that_is_not_there_or_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(MissingPathError, match=r"/x\.json is missing\.$"):
+        json_parts.read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("{}")
+    plainly = Path.open
+
+    def fail(self, *args, **options):
+        if self.name == "x.json":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return plainly(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(DatasetError, match=r"/x\.json cannot be read \(Permission denied\)\.$"):
+        with json_parts.mapped(tmp_path / "x.json"):
+            pass
+
+
+def test_a_key_that_is_no_text_is_told_by_its_place():
+    with pytest.raises(DatasetError, match=r"^the JSON is damaged near byte 9$"):
+        list(json_parts.members(b'{"a": 1, "\\x": 2}'))
+
+
+def test_a_list_is_told_from_what_only_begins_as_one(tmp_path):
+    with pytest.raises(DatasetError, match="the JSON is damaged near byte 1 "):
+        json_parts.value(b'["a" 1]', 1, 6)
+    (tmp_path / "fifo.json").mkdir()
+    with pytest.raises(DatasetError, match=r"fifo\.json is no plain file; copy it again\."):
+        with json_parts.mapped(tmp_path / "fifo.json"):
+            pass
+
+
+# -- other formats ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"videos": []}', "{meta} has no 'videos'; it is no dataset of sentences."),
+        ('{"videos": {"v": 7}}', "The video 'v' in {meta} has no 'expressions'."),
+        ('{"videos": {"v": {"expressions": []}}}', "The video 'v' in {meta} has no 'expressions'."),
+        (
+            '{"videos": {"v": {"expressions": {"0": {"exp": 7}}}}}',
+            "v/0 in {meta} has no text 'exp'.",
+        ),
+        ('{"videos": {"v": {"expressions": {"0": []}}}}', "v/0 in {meta} has no text 'exp'."),
+        (
+            '{"videos": {"v": {"frames": [], "expressions": {}}}}',
+            "The video 'v' in {root} lists no frames.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ytvos", "png"])
+def test_sentences_of_another_kind(tmp_path, kind, text, said):
+    if kind == "png":
+        (tmp_path / "Annotations").mkdir()
+    else:
+        (tmp_path / "meta.json").write_text("{}")
+    (tmp_path / META).write_text(text)
+    with pytest.raises(DatasetError) as caught:
+        open_dataset(tmp_path).clip("v")
+    assert str(caught.value) == said.format(meta=tmp_path / META, root=tmp_path)
+
+
+def test_masks_of_over_a_thousand_values_are_none(tmp_path):
+    def draw(index):
+        picture = np.zeros((H, W), np.uint16)
+        picture.ravel()[:550] = np.arange(550) + 550 * index
+        return Image.fromarray(picture)
+
+    root = vos(tmp_path / "s", draw, indices=(0, 1))
+    with pytest.raises(DatasetError, match=r"^The masks of v have over 1000 values; they are none"):
+        open_dataset(root).clip("v")
+
+
+def test_a_folder_without_frames(tmp_path):
+    (tmp_path / "v").mkdir()
+    for name in ("notes.txt", ".hidden.jpg"):
+        (tmp_path / "v" / name).write_text("")
+    with pytest.raises(DatasetError, match=r"/v holds no frames; copy them again\."):
+        frames_in(tmp_path / "v")
+    with pytest.raises(DatasetError, match=r"/w cannot be read \(No such file or directory\)\."):
+        frames_in(tmp_path / "w")
+    (tmp_path / "v" / "a.JPG").write_text("")
+    assert frames_in(tmp_path / "v") == ["a"]
+
+
+def test_a_dataset_that_is_almost_one(tmp_path):
+    (tmp_path / META).write_text('{"videos": {}}')
+    (tmp_path / "Annotations").write_text("a file")
+    with pytest.raises(DatasetError, match=rf"^{tmp_path} is no dataset that can be read\.$"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".Jpg"])
+def test_labelme_without_a_size_asks_the_picture(tmp_path, suffix):
+    folder = tmp_path / "v"
+    (name, *others) = frames(folder)
+    for each in (name, *others):
+        (folder / f"{each}.jpg").rename(folder / f"{each}{suffix}")
+    shape = {"label": "x", "points": [[2, 2], [9, 2], [9, 8], [2, 8]]}
+    (folder / f"{name}.json").write_text(json.dumps({"shapes": [shape]}))
+    dataset = open_dataset(folder)
+    if suffix == ".Jpg":
+        with pytest.raises(DatasetError, match="polygons need the 'height' and 'width' of the"):
+            dataset.clip("v")
+    else:
+        assert rle.area(dataset.clip("v").masks[1][0]) == 42
+        with pytest.raises(DatasetError, match="^The format labelme is not written back to"):
+            dataset.write_back(dataset.clip("v"), None)
+
+
+def test_a_picture_whose_head_promises_more_than_pillow_opens(tmp_path):
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+
+    def chunk(kind, data):
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    path = tmp_path / "x.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x"))
+    with pytest.raises(DatasetError) as caught, open_picture(path):
+        pass
+    assert str(caught.value) == f"{path} is larger than any video frame; it is not opened."
+
+
+def test_more_targets_than_a_palette_has_colours():
+    notes = []
+    for count in (253, 254):
+        masks = {}
+        for key in range(count):
+            mask = np.zeros((16, 16), bool)
+            mask[key // 16, key % 16] = True
+            masks[key + 1] = [rle.encode(mask)]
+        clip = Clip("v", ["0"], (16, 16), masks, {"0": ("none", [])})
+        if count == 253:
+            (part,) = parts_of(clip, str, notes)
+            assert part.members[254] == [] and part.sentences == {"0": ("none", 254)}
+        else:
+            with pytest.raises(DatasetError) as caught:
+                parts_of(clip, str, notes)
+            assert str(caught.value) == (
+                "v has 255 objects, a palette PNG holds 254; export to mevis or coco."
+            )
+
+
+@pytest.mark.parametrize(
+    ("format", "split", "yes"),
+    [
+        ("mevis", "valid", True),
+        ("mevis", "valid_u", False),
+        ("csv", "train", True),
+        ("csv", "valid", True),
+        ("ytvos", "valid", False),
+        ("coco", "any", False),
+    ],
+)
+def test_where_a_sentence_of_unknown_target_has_a_place(format, split, yes):
+    assert holds_unknown(format, split) is yes
+
+
+# -- imports ---------------------------------------------------------------------------
+
+
+def test_a_frame_that_is_listed_twice_or_a_mask_of_another_size(tmp_path):
+    root = split_of(tmp_path)
+    change(root / META, lambda d: d["videos"]["v"]["frames"].__setitem__(3, "00001"))
+    with pytest.raises(DatasetError) as caught:
+        import_video(root, "v", tmp_path / "p")
+    assert str(caught.value) == "The frame 00001 of v is listed twice; list it once."
+    change(root / META, lambda d: d["videos"]["v"]["frames"].__setitem__(3, "00009"))
+    with pytest.raises(DatasetError) as caught:
+        import_video(root, "v", tmp_path / "p")
+    place = root / "JPEGImages" / "v"
+    assert str(caught.value) == f"The frame 00009 of v is not in {place}; copy it again."
+    change(root / META, lambda d: d["videos"]["v"]["frames"].__setitem__(3, "00003"))
+    wide = rle.encode(np.ones((W, H), bool))
+    change(root / MASKS, lambda m: m["0"].__setitem__(3, wide))
+    with pytest.raises(DatasetError) as caught:
+        import_video(root, "v", tmp_path / "p")
+    assert str(caught.value) == (
+        f"A mask of v, object 0, frame 00003, is {H}x{W}, the frames are {W}x{H}; make both of "
+        "one size."
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_full_disk_stops_an_import_of_all_at_once(tmp_path, monkeypatch):
+    root = split_of(tmp_path)
+    change(root / META, lambda d: d["videos"].update(a=d["videos"]["v"]))
+
+    def full(*_):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(Origin, "save", full)
+    asked = []
+    with pytest.raises(StorageError, match="^the disk is full$"):
+        asked.extend(import_split(root, tmp_path / "out"))
+    assert asked == [] and [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+# -- home ------------------------------------------------------------------------------
+
+
+def test_coco_without_sentences_gets_a_list_of_them(tmp_path):
+    path = coco_video(tmp_path / "c")
+    before = path.read_text()
+    with import_video(path, None, tmp_path / "p") as project:
+        project.add_expression("the first", [1])
+        project.add_expression("none", [])
+        assert write_back(project).sentences == 2
+    rows = [
+        {"id": 1, "video_id": 1, "exp_id": "0", "exp": "the first", "annotation_ids": [11]},
+        {"id": 2, "video_id": 1, "exp_id": "1", "exp": "none", "annotation_ids": []},
+    ]
+    assert path.read_text() == f'{before[:-1]}, "expressions": {json.dumps(rows)}}}'
+
+
+def test_frames_without_any_picture_of_masks_get_some(tmp_path):
+    """The first mask of a video: a palette of DAVIS, at the size of the frames."""
+    (tmp_path / "y").mkdir()
+    root = ref_ytvos(tmp_path / "y", truth=True)
+    shutil.rmtree(root / "Annotations" / "v")
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert not project.objects
+        made = project.add_object("it", project.add_layer("l").id)
+        project.labels(made.layer)[2, 3:5, 4:9] = made.id
+        result = write_back(project)
+        assert (result.masks, result.added) == (0, 1)
+    (picture,) = (root / "Annotations" / "v").iterdir()
+    wanted = np.zeros((H, W), np.uint8)
+    wanted[3:5, 4:9] = 1
+    with Image.open(picture) as found:
+        assert (picture.name, found.mode) == ("00010.png", "P")
+        assert np.array_equal(np.asarray(found), wanted)
+        assert found.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+
+
+def two(*values, dtype=np.uint8):
+    return lambda index: Image.fromarray(labels(index, values, dtype))
+
+
+@pytest.mark.parametrize(
+    ("draw", "value"),
+    [
+        (two(1, 2), 3),
+        (two(1, 253), 254),
+        (two(1, 254), None),
+        (two(0, 255), None),  # beside another one it would be a border
+        (two(1, 253, dtype=np.uint16), 254),
+        (two(1, 254, dtype=np.uint16), 255),
+        (two(1, 65533, dtype=np.uint16), 65534),
+        (two(1, 65534, dtype=np.uint16), None),
+        (two(0, 65535, dtype=np.uint16), None),
+        (KINDS["grey in three channels"], (3, 3, 3)),
+        (KINDS["colours of VOC"], (128, 128, 0)),
+        (KINDS["other colours"], (128, 128, 0)),
+    ],
+)
+def test_what_stands_for_a_new_object_in_pictures_of_masks(tmp_path, draw, value):
+    root = vos(tmp_path / "s", draw)
+    before = bytes_of(root)
+    with import_video(root, "v", tmp_path / "p") as project:
+        new = project.add_object("new", 1)
+        project.labels(1)[2, 18:, 25:] = new.id
+        if value is None:
+            with pytest.raises(DatasetError) as caught:
+                write_back(project)
+            assert str(caught.value) == (
+                f"{root}/Annotations/v holds pictures that have no room for another object."
+            )
+            assert bytes_of(root) == before
+            return
+        assert write_back(project).added == 1
+    after = bytes_of(root)
+    assert [str(name) for name in after if after[name] != before[name]] == [
+        "Annotations/v/00002.png"
+    ]
+    wanted = np.array(draw(2))
+    wanted[18:, 25:] = value
+    with Image.open(root / "Annotations/v/00002.png") as found:
+        assert np.array_equal(np.asarray(found), wanted)
+
+
+def test_a_picture_of_masks_of_another_size_than_its_masks(tmp_path):
+    root = vos(tmp_path / "s", palette)
+    with import_video(root, "v", tmp_path / "p") as project:
+        project.labels(1)[2, :2, :2] = 1
+        dataset = open_dataset(root)
+        clip = dataset.clip("v")
+        Image.new("P", (W, H - 1)).save(root / "Annotations/v/00002.png")
+        before = bytes_of(root)
+        with pytest.raises(DatasetError):  # it is read again
+            write_back(project)
+        from flowrvs.data.write_back import Changes
+
+        mask = rle.encode(np.eye(H, W, dtype=bool))
+        whole = [*clip.masks[1][:2], mask, *clip.masks[1][3:]]
+        with pytest.raises(DatasetError, match=r"00002\.png is 30x19, the frames 30x20; make both"):
+            dataset.write_back(clip, Changes({1: {2: mask}}, {1: whole}))
+        assert bytes_of(root) == before
+
+
+def png_split(root, rows):
+    """Sentences with a folder of pictures each; None for one without."""
+    names = frames(root / "JPEGImages" / "v")
+    for exp_id, draw in rows.items():
+        for index, name in enumerate(names if draw else ()):
+            place = root / "Annotations" / "v" / exp_id
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw(index) * np.uint8(255)).save(place / f"{name}.png")
+    (root / "Annotations").mkdir(exist_ok=True)
+    texts = {exp_id: {"exp": f"sentence {exp_id}"} for exp_id in rows}
+    meta = {"videos": {"v": {"frames": names, "expressions": texts}}}
+    (root / META).write_text(json.dumps(meta))
+    return root
+
+
+def test_a_sentence_of_unknown_target_gets_no_pictures(tmp_path):
+    root = png_split(tmp_path / "s", {"0": lambda t: boxes()[0, t], "1": None})
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert Origin.load(project.path).unknown == ["1"]
+        project.labels(1)[2, :2, :2] = 1
+        result = write_back(project)
+        assert (result.masks, result.sentences) == (1, 0)
+    assert [p.name for p in (root / "Annotations" / "v").iterdir()] == ["0"]
+
+
+def test_a_black_picture_has_the_size_of_the_frames(tmp_path):
+    """No sentence means anything that is seen: only the first frame says how large it is."""
+    root = png_split(tmp_path / "s", {"0": lambda t: np.zeros((H, W), bool)})
+    picture = root / "Annotations" / "v" / "0" / "00003.png"
+    picture.unlink()
+    with import_video(root, "v", tmp_path / "p") as project:
+        assert not project.objects
+        ghost = project.add_object("ghost", project.add_layer("l").id)
+        project.lock_frames(ghost.id, 3, 4)  # somebody has looked there, and it is not there
+        result = write_back(project)
+        assert (result.masks, result.sentences, result.added) == (0, 0, 0)
+    with Image.open(picture) as found:
+        assert (found.mode, found.size, found.getextrema()) == ("L", (W, H), (0, 0))
+
+
+def test_a_project_that_lacks_frames_of_its_dataset(tmp_path):
+    root = split_of(tmp_path)
+    with import_video(root, "v", tmp_path / "p") as project:
+        change(root / META, lambda d: d["videos"]["v"]["frames"].append("00009"))
+        change(root / MASKS, lambda m: [row.append(None) for row in m.values()])
+        change(project.path / "origin.json", lambda o: o["frames"].append("00009"))
+        before = bytes_of(root)
+        with pytest.raises(DatasetError) as caught:
+            write_back(project, overwrite=True)
+        assert str(caught.value) == (
+            f"{project.path} lacks frames of v that the dataset has; import it again."
+        )
+        assert bytes_of(root) == before
+
+
+# -- exports ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path):
+    with import_video(vos(tmp_path / "vos", palette), None, tmp_path / "p") as made:
+        made.add_expression("the first", [1])
+        yield made
+
+
+def test_a_split_is_appended_to_only_when_it_has_videos(project, tmp_path):
+    split = tmp_path / "d"
+    split.mkdir()
+    (split / META).write_text('{"none": {}}')
+    with pytest.raises(DatasetError) as caught:
+        append_projects([project], split)
+    assert str(caught.value) == f"{split / META} has no 'videos'; run 'flowrvs check'."
+    assert [p.name for p in split.iterdir()] == [META]
+
+
+def test_a_split_that_does_not_pass_its_own_check_gets_no_name(project, tmp_path, monkeypatch):
+    from flowrvs.data import export
+
+    found = check_split
+
+    def spoilt(folder, **options):
+        change(folder / META, lambda d: d["videos"]["v"]["frames"].reverse())
+        return found(folder, **options)
+
+    monkeypatch.setattr(export, "check_split", spoilt)
+    with pytest.raises(DatasetError) as caught:
+        export_projects([project], tmp_path / "d")
+    assert str(caught.value) == (
+        f"What was written to {tmp_path / 'd' / 'train'} does not pass its own check ({META}: the "
+        "frames are not sorted, masks would shift); nothing was changed, try again."
+    )
+    assert not (tmp_path / "d").exists()
+
+
+def test_videos_are_assigned_as_they_would_be_exported(tmp_path):
+    videos, projects = [], []
+    for name in "abcd":
+        videos.append(flowrvs.open_video(np.full((2, 8, 8, 3), 60 * len(videos), np.uint8)))
+        with Project.create(tmp_path / name, videos[-1].info) as made:
+            made.add_expression(name, [])
+            projects.append(made.path)
+    shares = {"train": 0.5, "test": 0.5}
+    seen = set()
+    for seed in range(4):
+        given = assign_projects(projects, shares, seed=seed, videos=videos)
+        out = tmp_path / f"out{seed}"
+        results = export_splits(projects, out, shares, seed=seed, videos=videos)
+        found = {v: r.path.name for r in results for v in MevisSplit.open(r.path).videos}
+        assert found == given and sorted(given) == list("abcd")
+        seen.add(json.dumps(given, sort_keys=True))
+    assert len(seen) > 1
+
+
+def test_the_datasheet_lists_so_many_videos_and_counts_the_others(tmp_path, monkeypatch):
+    videos, projects = [], []
+    for n in range(3):
+        videos.append(flowrvs.open_video(np.full((2, 8, 8, 3), 60 * n, np.uint8)))
+        with Project.create(tmp_path / f"v{n}", videos[-1].info) as made:
+            made.add_expression("x", [])
+            projects.append(made.path)
+    for listed, more in ((2, ["| and 1 more | | | | |"]), (3, [])):
+        monkeypatch.setattr("flowrvs.data.preview._LISTED", listed)
+        result = export_projects(projects, tmp_path / f"d{listed}", videos=videos)
+        lines = (result.path / "README.md").read_text(encoding="utf-8").splitlines()
+        assert [line for line in lines if line.startswith("| v")][-listed:] == [
+            f"| v{n} | 2 | 0 | 1 |  |" for n in range(listed)
+        ]
+        assert [line for line in lines if "more" in line] == more
+
+
+def test_more_objects_in_a_layer_than_are_compared_one_by_one(tmp_path):
+    """Seven in one layer, one of which is nowhere; a layer may hold a number of nobody's, too."""
+    video = flowrvs.open_video(np.zeros((3, 8, 16, 3), np.uint8))
+    with Project.create(tmp_path / "p", video.info) as project:
+        layer = project.add_layer("all").id
+        made = [project.add_object(f"o{n}", layer).id for n in range(7)]
+        for n, key in enumerate(made[:6]):
+            project.labels(layer)[n % 3, n, n : n + 2] = key
+        result = export_projects([project], tmp_path / "d", format="coco", videos=[video])
+    rows = json.loads((result.path / "instances.json").read_text())["annotations"]
+    assert [row["name"] for row in rows] == [f"o{n}" for n in range(6)]
+    for n, row in enumerate(rows):
+        assert row["bboxes"] == [[n, n, 2, 1] if t == n % 3 else None for t in range(3)]
+
+
+def test_ids_that_no_label_picture_holds_are_numbered(tmp_path):
+    import zarr
+
+    frames_ = np.zeros((1, 8, 16, 3), np.uint8)
+    left, right = np.zeros((2, 1, 8, 16), bool)
+    left[0, 1:3, 1:5], right[0, 1:3, 9:12] = True, True
+    with MevisWriter(tmp_path / "s") as writer:
+        writer.add_video("v", frames_, objects={0: left, 7: right}, expressions={"0": ("x", [0])})
+        writer.add_video("w", frames_, objects={70000: left, 2: right}, expressions={})
+    change(
+        tmp_path / "s" / META,
+        lambda d: d["videos"]["v"]["expressions"].update(
+            a={"exp": "a", "obj_id": [0], "anno_id": [0]},
+            b={"exp": "b", "obj_id": [7], "anno_id": [1]},
+        ),
+    )
+    with import_video(tmp_path / "s", "v", tmp_path / "p") as project:
+        path = export_projects([project], tmp_path / "d", format="ome-zarr").path
+    root = zarr.open_group(path / "v.ome.zarr", mode="r")
+    wanted = left[0] * np.uint16(1) + right[0] * np.uint16(2)
+    assert np.array_equal(root["labels"]["objects"]["0"][0], wanted)
+
+
+# -- checks and repairs ----------------------------------------------------------------
+
+
+def test_an_annotation_that_is_no_json_and_objects_that_cannot_be_compared(tmp_path):
+    root = split_of(tmp_path)
+    text = (root / MASKS).read_text()
+    (root / MASKS).write_text(text.replace('"0": [', '"0": [nul, ', 1))
+    (error, *_) = check_split(root)
+    assert str(error) == (
+        f"error: {MASKS}: anno_id 0: the JSON is damaged near byte 6 (Expecting value: line 1 "
+        "column 2 (char 1)); copy the file again"
+    )
+
+
+def test_masks_of_unlike_sizes_are_not_compared(tmp_path):
+    """Without its frames nothing says which of two sizes is right."""
+    root = split_of(tmp_path)
+    small = [rle.encode(np.ones((4, 5), bool))] * T
+    change(root / MASKS, lambda m: m.update({"1": small}))
+    change(
+        root / META,
+        lambda d: d["videos"]["v"]["expressions"]["1"].update(obj_id=[1], anno_id=[1]),
+    )
+    shutil.rmtree(root / "JPEGImages")
+    assert [f.code for f in check_split(root)] == ["no-folder"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1}', '{"videos": []}', '{"videos": {"v": 7, "w": {}, "x": {"expressions": 7}}}']
+)
+def test_sentences_of_another_kind_are_not_repaired(tmp_path, text):
+    (tmp_path / META).write_text(text)
+    assert repair_split(tmp_path) == []
+    assert (tmp_path / META).read_text() == text
+
+
+def test_repair_goes_on_behind_what_is_a_persons_to_judge(tmp_path):
+    """Videos, rows and masks of another kind stand before those that are repaired."""
+    root = split_of(tmp_path)
+    empty = rle.encode(np.zeros((H, W), bool))
+
+    def spoil(masks):
+        masks["0"][1:5] = ["no mask", empty, {}, {"size": [H, W], "counts": [0, H * W]}]
+
+    change(root / MASKS, spoil)
+    change(
+        root / META,
+        lambda d: d.update(
+            videos={
+                "a": 7,
+                "b": {"expressions": 7},
+                "c": {"expressions": {"0": 7, "1": {"exp": " x "}, "2": {"exp": 7}}},
+                **d["videos"],
+            }
+        ),
+    )
+    before = json.loads((root / MASKS).read_text())
+    assert repair_split(root) == [
+        f"{META}: removed white space around sentences and line breaks in them",
+        f"{MASKS}: wrote masks without a pixel as null",
+        f"{MASKS}: wrote absent masks as null",
+        f"{MASKS}: compressed masks",
+    ]
+    before["0"][2:5] = [None, None, rle.encode(np.ones((H, W), bool))]
+    assert json.loads((root / MASKS).read_text()) == before
+    rows = json.loads((root / META).read_text())["videos"]["c"]["expressions"]
+    assert rows == {"0": 7, "1": {"exp": "x"}, "2": {"exp": 7}}
+
+
+def test_a_repair_without_links_keeps_a_copy_and_sweeps_what_a_kill_left(tmp_path, monkeypatch):
+    root = split_of(tmp_path)
+    change(root / MASKS, lambda m: m["0"].__setitem__(0, {}))
+    raw = (root / MASKS).read_bytes()
+    (root / ".x.json.1.partial.json").write_text("half")
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert repair_split(root) == [
+        f"{MASKS}: wrote absent masks as null",
+        "removed .x.json.1.partial.json, which a killed export left",
+    ]
+    assert (root / f"{MASKS}.before-fix").read_bytes() == raw
+    assert sorted(p.name for p in root.iterdir()) == [
+        "JPEGImages",
+        MASKS,
+        f"{MASKS}.before-fix",
+        META,
+    ]
+
+
+def test_a_repair_that_the_disk_refuses_names_the_split(tmp_path, monkeypatch):
+    root = split_of(tmp_path)
+    change(root / MASKS, lambda m: m["0"].__setitem__(0, {}))
+    raw = (root / MASKS).read_bytes()
+
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    with pytest.raises(StorageError, match=rf"{root / MASKS}: Input/output error"):
+        repair_split(root)
+    assert (root / MASKS).read_bytes() == raw
+    assert sorted(p.name for p in root.iterdir()) == ["JPEGImages", MASKS, META]
+
+
+def test_a_truth_value_is_no_id(tmp_path):
+    root = split_of(tmp_path)
+    change(root / META, lambda d: d["videos"]["v"]["expressions"]["0"].update(obj_id=[True]))
+    (error, *_) = check_split(root)
+    assert error.code == "bad-ids" and error.problem == "the id True is no whole number"
+
+
+def test_frames_that_begin_and_end_anywhere_are_told_once():
+    assert list(_frame_list("v", ["b", "c"])) == []
+    (first,) = _frame_list("v", ["00001", "00002"])
+    assert (first.code, first.problem) == ("no-first-frame", "the first frame is 00001, not 00000")
+    assert list(_frame_list("v", ["0"])) == []
+
+
+def test_files_of_sa_v_without_frames_are_not_read(tmp_path):
+    root = sa_v(tmp_path / "s")
+    (root / "other.json").write_text("{}")
+    assert list(open_dataset(root).videos) == ["sav_000001_manual"]
