@@ -119,7 +119,9 @@ def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_place_that_the_disk_refuses_is_named(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StorageError, match=f"^Cannot write to {tmp_path}/file/out: a file is in the"):
+    with pytest.raises(
+        StorageError, match=f"^Cannot write to {tmp_path}/file/out: a file is in the"
+    ):
         run_demo(tmp_path / "file" / "out", Oracle())
 
     def refuse(path: Path) -> Iterator[Path]:
@@ -128,7 +130,7 @@ def test_a_place_that_the_disk_refuses_is_named(tmp_path: Path, monkeypatch) -> 
     (tmp_path / "shut").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "iterdir", refuse)
-        with pytest.raises(StorageError, match=f"^Cannot read {tmp_path}/shut: Permission denied"):
+        with pytest.raises(StorageError, match=f"^Cannot read {tmp_path}/shut: no permission; "):
             check_folder(tmp_path / "shut")
     assert check_folder(tmp_path / "shut") is check_folder(tmp_path / "new") is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "shut"]
