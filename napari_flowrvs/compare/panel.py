@@ -114,11 +114,11 @@ class ComparePanel(QWidget):
         """Offer the labels layers that are there; keep what was chosen."""
         names = [str(layer.name) for layer in self.viewer.layers if isinstance(layer, Labels)]
         for place, box in enumerate((self.first, self.second)):
-            chosen = box.currentText()
+            chosen, could_choose = box.currentText(), box.count() > place
             box.blockSignals(True)
             box.clear()
             box.addItems(names)
-            if chosen in names:
+            if could_choose and chosen in names:
                 box.setCurrentText(chosen)
             elif len(names) > place:
                 box.setCurrentIndex(place)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from psygnal import Signal
@@ -256,8 +257,11 @@ class ExportPresenter:
             self.previewed.emit(item)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Cancel a running export and wait for it; True when no work is left behind."""
-        ended = [job.close(timeout) for job in (self.preview_job, self.home_job, self.job)]
+        """Cancel what runs and wait for all of it; True when no work is left behind."""
+        jobs, until = (self.job, self.preview_job, self.home_job), monotonic() + timeout
+        for job in jobs:
+            job.cancel()
+        ended = [job.close(max(until - monotonic(), 0.0)) for job in jobs]
         return all(ended)
 
 

@@ -58,9 +58,7 @@ class MarkTool:
         """Let go of the viewer."""
         if self.presenter.active:
             self.presenter.stop()
-        events = self._link.viewer.layers.selection.events
-        if self._hold in events.active.callbacks:
-            events.active.disconnect(self._hold)
+        self._link.viewer.layers.selection.events.active.disconnect(self._hold)
 
     # -- the layer that is active --------------------------------------------------------
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint, Qt
 
 from flowrvs.errors import InputError
 from flowrvs.evaluation import compare_masks
-from napari_flowrvs.compare.panel import ComparePanel
 from napari_flowrvs.compare.presenter import ComparePresenter, Curve, Side
 
 
@@ -53,36 +50,6 @@ def test_layers_that_do_not_fit(layers: tuple[Any, Any]) -> None:
     with pytest.raises(InputError, match="cannot be compared"):
         ComparePresenter().run(Side("a", layers[0]), Side("b", layers[1][:5]))
     assert Curve(("a", "b"), np.full(3, np.nan), np.full(3, np.nan)).worst() is None
-
-
-def test_a_click_goes_to_the_frame(
-    make_napari_viewer: Callable[..., Any], qtbot: Any, layers: tuple[Any, Any]
-) -> None:
-    viewer = make_napari_viewer()
-    for name, data in zip("ab", layers, strict=True):
-        viewer.add_labels(data, name=name)
-    panel = ComparePanel(viewer)
-    viewer.window.add_dock_widget(panel)
-    assert (panel.first.currentText(), panel.second.currentText()) == ("a", "b")
-    qtbot.keyClick(panel.button, Qt.Key.Key_Space)
-    qtbot.waitUntil(lambda: not panel.presenter.job.busy, timeout=20_000)
-    qtbot.waitUntil(lambda: "lowest on frame 15" in panel.summary.text(), timeout=5_000)
-    panel.curve.resize(300, 160)
-    x = round(panel.curve._x(12))
-    qtbot.mouseClick(panel.curve, Qt.MouseButton.LeftButton, pos=QPoint(x, 60))
-    assert viewer.dims.current_step[0] == 12
-    qtbot.keyClick(panel.curve, Qt.Key.Key_Right)
-    assert viewer.dims.current_step[0] == 13
-    panel.worst.click()
-    assert viewer.dims.current_step[0] == 15
-    viewer.dims.set_current_step(0, 3)
-    assert panel.curve.frame == 3
-    before = panel.curve.grab().toImage()
-    panel.curve.show_curve(None)
-    assert panel.curve.grab().toImage() != before
-    panel.second.setCurrentText("a")
-    panel.compare()
-    assert "two different" in panel.problem.line.text()
 
 
 def test_a_long_curve_is_painted_at_once(qtbot: Any) -> None:
