@@ -35,9 +35,11 @@ def segment_instances(
     """Draw the instances of every sentence into a project, frame by frame.
 
     The first instance is the sentence's own object (`Project.add_prompt`), every other one a new
-    object in its layer; the sentence means all of them. Run again, an instance gets the object
-    that it had. A sentence that was stopped begins anew, as its numbers come from the first frame
-    on; one that was finished is left alone, unless `resume` is False.
+    object in its layer; the sentence means all of them. Run again from the same frame on, also by
+    other weights, the first, second, … instance gets the object that the first, second, … one had,
+    and one that is not found any more is absent. A sentence that was stopped begins anew, as its
+    numbers come from the first frame on; one that was finished is left alone, unless `resume` is
+    False.
 
     Parameters
     ----------
@@ -126,10 +128,12 @@ class _Sentence:
         self._objects: dict[int, int] = {}  # place in the order of appearance: object
         self._places: dict[int, int] = {}  # the model's number: place
         self._runs: list[str] = []
+        # By place, of the last run that counted from the same frame: whatever its weights.
         self._known = {
             run.key["instance"]: run.object_id
             for run in project.runs.values()
-            if {**run.key, "instance": 0} == {**self._key, "instance": 0}
+            if "instance" in run.key
+            and (run.key.get("text"), run.key["range"][0]) == (text, frames.start)
             and run.object_id in project.objects
         }
 
@@ -174,17 +178,26 @@ class _Sentence:
             meant = expression.object_ids | {object_id}
             project.set_expression_objects(expression.exp_id, meant)
         self._open(place, object_id, False)
-        before = [n for n in self._frames if n < t]
-        video = self._project.video
+        if self._frames.step == 1 or place in self._known:
+            self._blank(object_id, [n for n in self._frames if n < t])
+
+    def _blank(self, object_id: int, frames: list[int]) -> None:
+        """Have an object absent on frames, but for a person's."""
+        project, video = self._project, self._project.video
+        together = _TOGETHER if self._frames.step == 1 else 1
         layer = project.objects[object_id].layer
-        if self._frames.step == 1:
-            for n in range(0, len(before), _TOGETHER):
-                part = before[n : n + _TOGETHER]
-                blank = np.zeros((len(part), video.height, video.width), bool)
-                project.write_model(layer, object_id, part[0], blank)
+        for n in range(0, len(frames), together):
+            part = frames[n : n + together]
+            empty = np.zeros((len(part), video.height, video.width), bool)
+            project.write_model(layer, object_id, part[0], empty)
 
     def finish(self) -> None:
-        """Note that the whole range is done."""
+        """Note that the whole range is done; what other weights found and these did not is gone."""
+        meant = self._project.expressions[self._expression.exp_id].object_ids
+        for place, object_id in self._known.items():
+            if place not in self._objects and object_id in meant:
+                self._open(place, object_id, False)
+                self._blank(object_id, list(self._frames))
         for run_id in self._runs:
             self._project.mark_window_done(run_id, 0)
 

@@ -125,6 +125,37 @@ def test_a_run_is_of_these_weights_frames_and_instances(project: Project, video:
     assert list(segment_into(project, video, "things", Trained(), start=2, stop=11, every=3))
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_other_weights_give_instances_the_objects_that_they_had(
+    project: Project, video: Any, shapes_masks: dict[str, np.ndarray], every: int
+) -> None:
+    class Trained(InstancesByColor):
+        weights, seen = "a", 4  # the frame from which it tells two things apart
+
+        def find_instances(self, read: Any, text: str, frames: Any, **options: Any) -> Any:
+            for t, found in super().find_instances(read, text, frames, **options):
+                yield t, {n: thing for n, thing in found.items() if n == 7 or t >= self.seen}
+
+    def run(weights: str, seen: int, **options: int) -> None:
+        Trained.weights, Trained.seen = weights, seen
+        list(segment_into(project, video, "things", Trained(), every=every, **options))
+
+    run("a", 4)
+    hand = np.ones((1, 48, 64), bool)
+    project.write_masks(2, 6, hand)
+    for weights, seen in (("b", 9), ("c", 99)):  # sees it later, then not at all
+        run(weights, seen)
+        assert list(project.objects) == [1, 2]
+        assert project.expressions[next(iter(project.expressions))].object_ids == {1, 2}
+        green = np.zeros_like(shapes_masks["green"])
+        green[seen::every] = shapes_masks["green"][seen::every]
+        green[6] = hand  # a person's stays
+        np.testing.assert_array_equal(masks(project, 2), green)
+        assert [run.key["weights"] for run in project.runs.values()] == [weights] * 2
+    run("c", 4, start=3)  # counted from another frame on: others
+    assert list(project.objects) == [1, 2, 3]
+
+
 def test_several_videos_are_told_apart(
     project: Project, video: Any, tmp_path: Path, shapes_frames: np.ndarray
 ) -> None:

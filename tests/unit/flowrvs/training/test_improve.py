@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,6 @@ from flowrvs.training.corrections import (
     training_bytes,
 )
 from flowrvs.training.encoded import CachedData, ClipEncoder, MemoryCache
-from flowrvs.training.journal import Journal
 from flowrvs.training.models import open_model
 from flowrvs.training.setup import prepare_data
 from flowrvs.training.sources.world import WorldSource
@@ -185,43 +183,6 @@ def test_a_file_stops_it_and_it_goes_on(
     assert not (home / ".early.training" / "log.jsonl").exists()  # not even scored
     with pytest.raises(InputError, match="Nothing to resume"):
         improve([projects], name="never", resume=True, **options)
-
-
-def test_the_folder_tells_how_it_stands(home: Path) -> None:
-    training = BackgroundTraining("x")
-    work = home / ".x.training"
-    work.mkdir(parents=True)
-    (work / "result.json").touch()
-    assert training.look().phase == "preparing"  # begun a moment ago, by another window
-    os.utime(work / "result.json", (0, 0))
-    assert training.look().phase == "new"
-    config = {"max_steps": 40}
-    (work / "plan.json").write_text(json.dumps({"config": config, "frames": 3}))
-    journal = Journal(work)
-    journal.report(step=0, **{"J": 0.1, "F": 0.2, "J&F": 0.15, "old J&F": 0.7})
-    for step in (10, 20):
-        journal.add(loss=2.0 / step)
-        journal.report(step=step, remaining=(40 - step) / 2)
-    state = training.look()
-    assert state.phase == "stopped" and "before it was done" in state.message
-    assert state.losses == ((10, 0.2), (20, 0.1))
-    assert state.scores == ((0, {"J&F": 0.15, "old J&F": 0.7}),)
-    from flowrvs.locks import FileLock
-
-    with FileLock(work / "lock"):
-        running = training.look()
-        assert running.phase == "running" and running.active
-        assert running.remaining == 10
-        with pytest.raises(InputError, match="being trained already"):
-            training.begin(["data"])
-    for answer, phase in (({"error": "No data.", "code": 2}, "failed"), ({"code": 0}, "stopped")):
-        (work / "result.json").write_text(json.dumps(answer))
-        assert training.look().phase == phase
-    (work / "plan.json").write_text("{")
-    assert training.look().phase == "new"
-    (home / "x").mkdir()
-    with pytest.raises(InputError, match="a model x already"):
-        training.begin(["data"])
 
 
 def test_new_words_get_tokens_and_the_encoder_learns(

@@ -1,0 +1,679 @@
+"""The small print of each layout: which file counts, which frames and words, every message."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowrvs.data.synth_scene import render_scene, sample_scene
+from flowrvs.data.synthetic import TRAINING_SEED_BASE, describe
+from flowrvs.errors import DatasetError, MissingPathError
+from flowrvs.masks import rle
+from flowrvs.store import Project
+from flowrvs.training.sources import open_sources
+from flowrvs.training.sources.base import is_plain_name, read_json, read_picture
+from flowrvs.training.sources.expressions import find_meta
+from flowrvs.training.sources.pickled import read_plain_pickle
+from flowrvs.training.sources.refcoco import RefCocoSource, find_refcoco
+from flowrvs.training.sources.world import WorldSource
+from tests.fixtures.training_data import (
+    FRAMES,
+    draw_video,
+    make_davis,
+    make_mevis,
+    make_project,
+    make_refcoco,
+    make_ytvos,
+    write_jpegs,
+)
+
+
+def refused(message: str, call: Any, *args: Any, **options: Any) -> None:
+    """The whole line."""
+    with pytest.raises(DatasetError) as caught:
+        call(*args, **options)
+    assert str(caught.value) == message
+
+
+def rewrite(path: Path, change: Any) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+# -- what a path is ----------------------------------------------------------------------
+
+
+def test_what_a_path_is(tmp_path: Path) -> None:
+    split = make_mevis(tmp_path / "a", videos=2)
+    # A folder that is a split is not looked into for another one.
+    make_mevis(split, videos=3)
+    (source,) = open_sources(split)
+    assert source.label == str(split) and len(source.videos) == 2
+    size = (split / "meta_expressions.json").stat().st_size
+    assert source.identity == f"mevis:{size}:{split}"
+    for name in "ba":
+        make_project(tmp_path / "projects", name)
+    make_refcoco(tmp_path / "projects")
+    found = open_sources(tmp_path / "projects", confirmed=False)
+    assert [Path(each.label).name for each in found] == ["a.flowrvs", "b.flowrvs"]
+    assert all(len(each.videos[0].sentences[0].frames) == FRAMES for each in found)
+    file = tmp_path / "projects" / "refcoco" / "refs(unc).p"
+    (source,) = open_sources(file, split="val")
+    assert source.videos[0].name == "COCO_2.jpg"
+    nothing = tmp_path / "notes.txt"
+    nothing.touch()
+    for place in (nothing, tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        refused(
+            f"{place} is no training data: no meta_expressions.json with masks, no "
+            "davis_text_annotations, no refs(*).p or instances_*.json, no *.flowrvs project.",
+            open_sources,
+            place,
+        )
+    with pytest.raises(MissingPathError, match="^No data at .*x; give a split, a project or"):
+        open_sources(tmp_path / "x")
+
+
+def test_what_only_has_sentences_that_cannot_be_used_says_which(tmp_path: Path) -> None:
+    split = make_mevis(tmp_path, videos=1)
+
+    def hide(document: Any) -> None:
+        for item in document["videos"]["v0"]["expressions"].values():
+            item |= {"anno_id": [], "obj_id": [0]}
+        document["videos"]["v0"]["expressions"]["0"]["exp"] = " "
+
+    rewrite(split / "meta_expressions.json", hide)
+    refused(
+        f"{split} has no sentence that can be trained on: it has only empty sentences, "
+        "sentences whose truth is not given.",
+        open_sources,
+        split,
+    )
+    rewrite(split / "meta_expressions.json", lambda document: document["videos"].clear())
+    refused(f"{split} has no sentence that can be trained on.", open_sources, split)
+    (split / "mask_dict.json").unlink()
+    refused(
+        f"{split} has sentences but no masks (mask_dict.json or Annotations): its truth is not "
+        "public; train on another split.",
+        open_sources,
+        split.parent,
+    )
+
+
+def test_the_newest_file_of_sentences_counts_and_the_folders_own_first(tmp_path: Path) -> None:
+    split = tmp_path / "valid"
+    beside = tmp_path / "meta_expressions" / "valid"
+    for folder in (split, beside):
+        folder.mkdir(parents=True)
+    assert find_meta(split) is None
+    for folder in (beside, split):
+        for name in ("meta_expressions.json", "meta_expressions_v2.json"):
+            (folder / name).touch()
+            assert find_meta(split) == folder / name
+
+
+# -- pictures and JSON -------------------------------------------------------------------
+
+
+def test_pictures_are_rgb_or_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (3, 2), 7).save(path)
+    assert read_picture(path).tolist() == [[[7, 7, 7]] * 3] * 2
+    refused(
+        f"The picture {tmp_path / 'b.png'} is missing; copy it again.",
+        read_picture,
+        tmp_path / "b.png",
+    )
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DatasetError, match=rf"^The picture {path} cannot be read \(.+\); copy it"):
+        read_picture(path)
+
+
+def test_json_is_read_or_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(MissingPathError, match=rf"^{path} is missing; copy it again\.$"):
+        read_json(path)
+    path.write_text("[1, 2]")
+    assert read_json(path) == [1, 2] == read_json(path, 6)
+    with pytest.raises(DatasetError):
+        read_json(path, 5)
+    path.write_text("[1,")
+    with pytest.raises(DatasetError, match=rf"^{path} is not readable JSON \(.+\); copy it again"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\0", "c:", 5, None])
+def test_names_that_lead_elsewhere_are_not_plain(name: Any) -> None:
+    assert not is_plain_name(name)
+    assert is_plain_name("..a") and is_plain_name("a b.jpg")
+
+
+# -- splits with sentences ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], "{meta} has no 'videos'; it is not a file of expressions."),
+        ({"videos": []}, "{meta} has no 'videos'; it is not a file of expressions."),
+        ({"videos": {"v": []}}, "The video 'v' in {meta} lacks 'frames' or 'expressions'."),
+        (
+            {"videos": {"v": {"frames": {}, "expressions": {}}}},
+            "The video 'v' in {meta} lacks 'frames' or 'expressions'.",
+        ),
+        (
+            {"videos": {"v": {"frames": [], "expressions": []}}},
+            "The video 'v' in {meta} lacks 'frames' or 'expressions'.",
+        ),
+        (
+            {"videos": {"v": {"frames": ["a", "b/c"], "expressions": {}}}},
+            "The video 'v' in {meta} has a name that is a path.",
+        ),
+        (
+            {"videos": {"v": {"frames": ["a"], "expressions": {"4": []}}}},
+            "Expression '4' of 'v' in {meta} has no 'exp'.",
+        ),
+        (
+            {"videos": {"v": {"frames": ["a"], "expressions": {"4": {"exp": 1}}}}},
+            "Expression '4' of 'v' in {meta} has no 'exp'.",
+        ),
+        (
+            {
+                "videos": {
+                    "v": {"frames": ["a"], "expressions": {"4": {"exp": "x", "anno_id": ["b"]}}}
+                }
+            },
+            "v/4 in {meta} has ids that are not integers.",
+        ),
+    ],
+)
+def test_a_file_of_sentences_that_is_none_is_named(
+    tmp_path: Path, document: Any, message: str
+) -> None:
+    write_jpegs(tmp_path / "JPEGImages" / "v", draw_video(0, 1)[0], ["a"])
+    (tmp_path / "mask_dict.json").write_text("{}")
+    meta = tmp_path / "meta_expressions.json"
+    meta.write_text(json.dumps(document))
+    refused(message.format(meta=meta), open_sources, tmp_path)
+
+
+def test_frames_are_the_listed_ones_whatever_their_suffix(tmp_path: Path) -> None:
+    split = make_mevis(tmp_path, videos=2)
+    frames = split / "JPEGImages" / "v0"
+    (frames / "00002.jpg").rename(frames / "00002.JPG")
+    (frames / "00003.jpg").rename(frames / "00003.jpeg")
+    (frames / "00005.jpg").rename(frames / "00005.bmp")
+    (frames / "99999.jpg").write_bytes((frames / "00001.jpg").read_bytes())
+    for path in (split / "JPEGImages" / "v1").iterdir():
+        path.unlink()
+    (source,) = open_sources(split)
+    (video,) = source.videos
+    assert video.sentences[0].frames == (0, 1, 2, 3, 4, *range(6, 12))
+    assert source.skipped == {
+        "frames without a picture": 2,
+        "sentences about videos without pictures": 3,
+    }
+    read = source.pictures(video, [3, 2, 3])
+    red = draw_video(0)[1][0]
+    for picture, index in zip(read, (3, 2, 3), strict=True):
+        assert (picture[..., 0][red[index]] > 150).all()
+    assert np.array_equal(read[0], read[2]) and not np.array_equal(read[0], read[1])
+    (frames / "00000.jpg").write_bytes(b"none")
+    refused(
+        f"The picture {frames / '00000.jpg'} cannot be read; copy it again.", source.size, video
+    )
+    (split / "JPEGImages").rename(split / "elsewhere")
+    with pytest.raises(DatasetError, match="it has only frames without a picture, sentences about"):
+        open_sources(split)
+
+
+def test_an_annotation_may_end_early_and_hold_no_mask(tmp_path: Path) -> None:
+    split = make_mevis(tmp_path, videos=2)
+    rewrite(split / "mask_dict.json", lambda masks: masks.update({"0": masks["0"][:8]}))
+    (source,) = open_sources(split)
+    video, truth = source.videos[0], draw_video(0)[1]
+    red, both, nothing = video.sentences
+    np.testing.assert_array_equal(
+        source.masks(video, red, [7, 8, 3, 2]),
+        np.stack([truth[0, 7], *np.zeros((2, 40, 60), bool), truth[0, 2]]),
+    )
+    np.testing.assert_array_equal(source.masks(video, both, [9])[0], truth[1, 9])
+    assert source.masks(video, nothing, [1, 2]).shape == (2, 40, 60)
+    entry = rle.encode(np.ones((10, 12), bool))
+    rewrite(split / "mask_dict.json", lambda masks: masks.update({"0": [entry]}))
+    (source,) = open_sources(split)
+    refused(
+        f"anno_id 0 of {split} is 12 x 10 on frame 0, the picture 60 x 40; run 'flowrvs check'.",
+        source.masks,
+        source.videos[0],
+        red,
+        [0],
+    )
+
+
+def test_palettes_are_of_the_pictures_size_and_named_if_not(tmp_path: Path) -> None:
+    root = make_ytvos(tmp_path)
+    (source,) = open_sources(root / "train")
+    size = (root / "meta_expressions" / "train" / "meta_expressions.json").stat().st_size
+    assert source.identity == f"palette:{size}:{root / 'train'}"
+    assert source.skipped == {
+        "frames without a picture": 1,
+        "frames without masks": 1,
+        "sentences whose truth is not given": 1,
+    }
+    (video,) = source.videos
+    (blue,) = video.sentences
+    path = root / "train" / "Annotations" / "a1" / "00005.png"
+    mask = draw_video(7)[1]
+    labels = (mask[0, 1] * 3 + mask[1, 1] * 2).astype(np.uint8)
+    for mode in ("L", "RGB"):  # a picture of grey values is one of numbers
+        Image.fromarray(labels).convert(mode).save(path)
+        np.testing.assert_array_equal(source.masks(video, blue, [1])[0], mask[1, 1])
+    # Where there is more than 0 and 255, 255 is the border that nobody annotated.
+    labels[labels == 3] = 255
+    Image.fromarray(labels).save(path)
+    np.testing.assert_array_equal(source.masks(video, blue, [1])[0], mask[1, 1])
+    Image.new("P", (30, 20)).save(path)
+    refused(
+        f"{path} is 30 x 20, its picture 60 x 40; run 'flowrvs check'.",
+        source.masks,
+        video,
+        blue,
+        [1],
+    )
+    path.write_bytes(b"none")
+    refused(
+        f"The masks {path} cannot be read; copy the file again.", source.masks, video, blue, [1]
+    )
+
+
+def test_sentences_of_several_objects_and_videos_without_masks(tmp_path: Path) -> None:
+    root = make_ytvos(tmp_path)
+    meta = root / "meta_expressions" / "train" / "meta_expressions.json"
+
+    def change(document: Any) -> None:
+        video = document["videos"]["a1"]
+        video["expressions"] |= {
+            "2": {"exp": "both", "obj_id": ["1", 2]},
+            "3": {"exp": " ", "obj_id": "1"},
+            "4": {"exp": "nothing", "obj_id": []},
+        }
+        document["videos"]["b1"] = {**video, "frames": ["00000", "00001"]}
+        document["videos"]["c1"] = {"frames": ["00000"], "expressions": {"0": {"exp": "?"}}}
+
+    rewrite(meta, change)
+    (source,) = open_sources(root)
+    (video,) = source.videos
+    assert [(s.text, s.objects) for s in video.sentences] == [
+        ("a blue box", (2,)),
+        ("both", (1, 2)),
+    ]
+    mask = draw_video(7)[1]
+    np.testing.assert_array_equal(
+        source.masks(video, video.sentences[1], [6])[0], mask[0, 6] | mask[1, 6]
+    )
+    assert source.skipped == {
+        "frames without a picture": 1 + 2 + 1,
+        "frames without masks": 1,
+        "sentences whose truth is not given": 3 + 3 + 1,
+        "sentences about videos without pictures or masks": 2,
+    }
+    rewrite(
+        meta, lambda document: document["videos"]["a1"]["expressions"]["2"].update(obj_id=["x"])
+    )
+    refused(f"a1/2 in {meta} has ids that are not integers.", open_sources, root)
+
+
+def test_ref_davis_reads_every_annotator_and_only_the_training_part(tmp_path: Path) -> None:
+    root = make_davis(tmp_path)
+    texts = root / "davis_text_annotations"
+    (texts / "Davis17_annot2.txt").write_bytes(
+        '\ufeffbear 1 "a brown bear"\r\n\r\n bear 2  \u201cthe other\u201d \nother 1 "x"\n'.encode()
+    )
+    (source,) = open_sources(root)
+    (video,) = source.videos
+    assert [(s.text, s.objects) for s in video.sentences] == [
+        ("a brown bear", (1,)),
+        ("the other", (2,)),
+    ]
+    assert video.sentences[0].frames == tuple(range(FRAMES))
+    total = sum(path.stat().st_size for path in texts.iterdir())
+    assert source.identity == f"davis:{total}:{root}"
+    assert source.skipped == {"sentences about videos without pictures or masks": 2}
+    lists = root / "ImageSets" / "2017"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("bear\n")
+    assert open_sources(root)[0].skipped == {}
+    for line in ("bear 1", 'bear one "a"', '../x 1 "a"', 'bear 1 ""'):
+        (texts / "Davis17_annot2.txt").write_text(f"\n{line}\n")
+        refused(
+            f"Line 2 of {texts / 'Davis17_annot2.txt'} is not 'video object \"sentence\"'; mend "
+            "that line.",
+            open_sources,
+            root,
+        )
+
+
+# -- RefCOCO -----------------------------------------------------------------------------
+
+
+def test_which_files_of_refcoco_are_read(tmp_path: Path) -> None:
+    plus, g = tmp_path / "refcoco+", tmp_path / "refcocog"
+    for folder in (g, plus):
+        folder.mkdir()
+    for path in (
+        plus / "refs(unc).p",
+        plus / "instances_a_train.json",  # the pickle is what counts
+        g / "refs(google).p",
+        tmp_path / "instances_b_train.json",
+        tmp_path / "instances_a_train.json",
+        tmp_path / "instances_a_val.json",
+    ):
+        path.touch()
+    own = [tmp_path / "instances_a_train.json", tmp_path / "instances_b_train.json"]
+    assert find_refcoco(tmp_path, "train") == [*own, plus / "refs(unc).p", g / "refs(google).p"]
+    (g / "refs(umd).p").touch()
+    (g / "refs(abc).p").touch()
+    assert find_refcoco(g, "train") == [g / "refs(umd).p"]
+    (g / "refs(umd).p").unlink()
+    assert find_refcoco(g, "train") == [g / "refs(abc).p"]
+    assert find_refcoco(tmp_path, "val")[0] == tmp_path / "instances_a_val.json"
+    for name, count in (("a.p", 1), ("a.json", 1), ("a.txt", 0)):
+        (tmp_path / name).touch()
+        assert find_refcoco(tmp_path / name, "train") == [tmp_path / name] * count
+
+
+@pytest.mark.parametrize("place", ["", "images", "train2014", "images/train2014"])
+def test_where_pictures_of_coco_are_looked_for(tmp_path: Path, place: str) -> None:
+    folder = make_refcoco(tmp_path / "a" / "b")
+    pictures = tmp_path / "a" / "b" / "train2014"
+    for up in (folder, folder.parent, folder.parent.parent):
+        root = up / place
+        root.mkdir(parents=True, exist_ok=True)
+        for path in list(pictures.glob("*.jpg")):
+            path.rename(root / path.name)
+        (source,) = open_sources(folder)
+        assert source.pictures(source.videos[0], [0])[0].shape == (40, 60, 3)
+        pictures = root
+    for path in pictures.glob("*.jpg"):
+        path.unlink()
+    file = folder / "refs(unc).p"
+    refused(
+        f"No COCO pictures (train2014) beside or above {file}; put them there.",
+        open_sources,
+        folder,
+    )
+
+
+def test_refcoco_leaves_out_what_is_not_there_and_says_so(tmp_path: Path) -> None:
+    folder = make_refcoco(tmp_path)
+    refs = [
+        {"image_id": 1, "ann_id": 10, "split": "train", "sentences": [{"sent": " "}]},
+        {
+            "image_id": 2,
+            "ann_id": 11,
+            "split": "train",
+            "sentences": [{"sent": "a"}, {"sent": "b"}],
+        },
+        {
+            "image_id": 1,
+            "ann_id": 10,
+            "split": "train",
+            "sentences": [{"sent": "c"}, {"sent": "c"}],
+        },
+        {"image_id": 1, "ann_id": 11, "split": "train", "sentences": [{"sent": "c"}]},
+        {"image_id": 1, "ann_id": 10, "split": "val", "sentences": [{"sent": "d"}]},
+    ]
+    file = folder / "refs(unc).p"
+    file.write_bytes(pickle.dumps(refs))
+    (tmp_path / "train2014" / "COCO_2.jpg").unlink()
+    (source,) = open_sources(folder)
+    assert source.label == str(file)
+    assert source.identity == f"refcoco:{file.stat().st_size}:train:{file}"
+    assert source.skipped == {
+        "objects without sentences": 1,
+        "sentences about pictures that are not there": 2,
+    }
+    (video,) = source.videos
+    # The same words about another object are another sentence.
+    assert [(s.text, s.objects, s.frames) for s in video.sentences] == [
+        ("c", (2,), (0,)),
+        ("c", (3,), (0,)),
+    ]
+    other = draw_video(11, 2)[1][1, 1]
+    np.testing.assert_array_equal(source.masks(video, video.sentences[1], [0, 0]), [other, other])
+    first, again = source.pictures(video, [0, 0])
+    assert np.array_equal(first, again)
+    Image.new("RGB", (50, 30)).save(tmp_path / "train2014" / "COCO_1.jpg")
+    refused(
+        f"The picture {tmp_path / 'train2014' / 'COCO_1.jpg'} is 50 x 30, its annotations are for "
+        "60 x 40; give the pictures they were made for.",
+        source.pictures,
+        video,
+        [0],
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "good"),
+    [
+        ("file_name", "a/COCO_1.jpg", False),
+        ("height", 0, False),
+        ("height", 65_536, False),
+        ("width", "60", False),
+        ("width", 65_535, True),
+        ("height", 1, True),
+    ],
+)
+def test_a_picture_has_a_plain_name_and_a_size(
+    tmp_path: Path, key: str, value: Any, good: bool
+) -> None:
+    folder = make_refcoco(tmp_path)
+    rewrite(folder / "instances.json", lambda d: d["images"][0].update({key: value}))
+    if good:
+        assert open_sources(folder)[0].size(open_sources(folder)[0].videos[0]).count(value) == 1
+        return
+    refused(
+        f"{folder / 'refs(unc).p'} has a picture without a plain name and a size.",
+        open_sources,
+        folder,
+    )
+
+
+@pytest.mark.parametrize("key", ["images", "annotations"])
+def test_annotations_of_coco_without_their_lists(tmp_path: Path, key: str) -> None:
+    folder = make_refcoco(tmp_path)
+    for bad in ({}, [5], None):
+        rewrite(folder / "instances.json", lambda d, bad=bad: d.update({key: bad}))
+        refused(
+            f"The annotations of {folder / 'refs(unc).p'} have no list of {key}.",
+            open_sources,
+            folder,
+        )
+    (folder / "instances.json").write_text("[]")
+    refused(
+        f"The annotations of {folder / 'refs(unc).p'} have no list of images.", open_sources, folder
+    )
+
+
+def test_references_to_nothing(tmp_path: Path) -> None:
+    folder = make_refcoco(tmp_path)
+    file = folder / "refs(unc).p"
+    for refs in ({"split": "train"}, [5]):
+        file.write_bytes(pickle.dumps(refs))
+        refused(
+            f"{file} holds no list of references; get it from its authors.", open_sources, folder
+        )
+    whole = {"split": "train", "image_id": 1, "ann_id": 10, "sentences": [{"sent": "a"}]}
+    for change in ({"image_id": 7}, {"ann_id": 7}, {"sentences": [{}]}, {"sentences": 5}):
+        file.write_bytes(pickle.dumps([whole | change]))
+        refused(
+            f"{file} names a picture or an object that instances.json has not.",
+            open_sources,
+            folder,
+        )
+
+
+def test_captions_of_objects_come_before_those_of_pictures(tmp_path: Path) -> None:
+    folder = make_refcoco(tmp_path)
+    document = json.loads((folder / "instances.json").read_text())
+    document["images"][0]["caption"] = "picture"
+    document["annotations"][0] |= {
+        "caption": "object",
+        "sentences": ["list", {"sent": "dict"}, 5, {}],
+    }
+    document["annotations"][1] |= {"caption": "one"}
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(document))
+    texts = lambda: [[s.text for s in v.sentences] for v in RefCocoSource(file).videos]  # noqa: E731
+    assert texts() == [["list", "dict"], ["one"]]
+    del document["annotations"][0]["sentences"]
+    file.write_text(json.dumps(document))
+    assert texts() == [["object"], ["one"]]
+    for change in ({"image_id": 5}, {"segmentation": None}):
+        broken = document["annotations"][0] | change
+        if change == {"segmentation": None}:
+            del broken["segmentation"]
+        file.write_text(json.dumps(document | {"annotations": [broken]}))
+        refused(f"{file} has an annotation without picture or segmentation.", RefCocoSource, file)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "area"),
+    [
+        ([[4.0, 4.0, 18.0, 4.0, 18.0, 16.0, 4.0, 16.0]], 14 * 12),
+        # Two parts, and one of too few points; far outside it is cut.
+        ([[0, 0, 10, 0, 10, 10, 0, 10], [20, 0, 30, 0, 30, 10, 20, 10], [1, 1, 2, 2]], 200),
+        ([[-1e9, -1e9, 1e9, -1e9, 1e9, 1e9, -1e9, 1e9]], 40 * 60),
+        ([[1, 1, 2, 2]], None),
+        ([], None),
+        ([[0, 0, float("nan"), 0, 10, 10]], None),
+        ([[[0, 0]] * 6], None),
+        (5, None),
+        ({"size": [40, 60], "counts": [0, 40, 2360]}, 40),
+        ({"size": [60, 40], "counts": [0, 40, 2360]}, None),
+    ],
+)
+def test_masks_of_coco(tmp_path: Path, segmentation: Any, area: int | None) -> None:
+    folder = make_refcoco(tmp_path)
+    rewrite(
+        folder / "instances.json", lambda d: d["annotations"][0].update(segmentation=segmentation)
+    )
+    (source,) = open_sources(folder)
+    video = source.videos[0]
+    if area is not None:
+        assert source.masks(video, video.sentences[0], [0]).sum() == area
+        return
+    with pytest.raises(
+        DatasetError, match=r"^An object in .*refs\(unc\).p has (no readable|a mask of)"
+    ):
+        source.masks(video, video.sentences[0], [0])
+
+
+# -- pickles -----------------------------------------------------------------------------
+
+
+def test_memo_numbers_up_to_what_was_read_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(b"\x80\x02]q\x03.")  # the third instruction writes number three
+    assert read_plain_pickle(path) == []
+    path.write_bytes(b"\x80\x02]q\x04.")
+    refused(f"{path} is refused: its pickle is malformed.", read_plain_pickle, path)
+    path.write_bytes(b"cos\nsystem\n.")
+    refused(
+        f"{path} is refused: its pickle would do GLOBAL 'os system', which sentences do not need; "
+        "get the file from its authors.",
+        read_plain_pickle,
+        path,
+    )
+    path.write_bytes(b"\x80\x05\x8f.")
+    refused(
+        f"{path} is refused: its pickle would do EMPTY_SET, which sentences do not need; get the "
+        "file from its authors.",
+        read_plain_pickle,
+        path,
+    )
+    path.write_bytes(b"\x80\x02X\x01\x00\x00\x00\xff.")  # a text that is none
+    with pytest.raises(DatasetError, match=r"is no readable pickle \(.+\); copy it again\.$"):
+        read_plain_pickle(path)
+
+
+# -- projects and the synthetic world ----------------------------------------------------
+
+
+def test_a_project_is_read_whole_or_what_was_confirmed(tmp_path: Path) -> None:
+    folder = make_project(tmp_path)
+    with Project.open(folder) as project:
+        (red,) = project.objects.values()
+        blue = project.add_object("blue", red.layer)
+        project.add_expression("nobody looked", [blue.id])
+        project.add_expression("both", [blue.id, red.id])
+    (source,) = open_sources(folder)
+    assert source.label == str(folder) and source.identity.endswith(":True")
+    assert source.identity.startswith(f"project:{folder}:")
+    (video,) = source.videos
+    assert video.name == "clip" and source.size(video) == (40, 60)
+    assert [s.text for s in video.sentences] == ["the red box", "the green ball"]
+    assert source.skipped == {"sentences without a frame that a person drew, accepted or locked": 2}
+    red_box, ball = video.sentences
+    assert source.masks(video, ball, [2, 4]).shape == (2, 40, 60)
+    shown = source.pictures(video, [4, 2, 4])
+    assert np.array_equal(shown[0], shown[2]) and not np.array_equal(shown[0], shown[1])
+    assert (shown[1][draw_video(3)[1][0][2]] == (250, 20, 20)).mean() > 0.1
+    opened = source._opened
+    assert opened is not None
+    source.close()
+    assert source._opened is None
+    source.masks(video, red_box, [3])
+    assert source._opened is not None and source._opened is not opened
+    source.close()
+    source.close()
+    (every,) = open_sources(folder, confirmed=False)
+    assert every.identity == source.identity.removesuffix("True") + "False"
+    assert [(s.text, s.objects, len(s.frames)) for s in every.videos[0].sentences] == [
+        ("the red box", (1,), FRAMES),
+        ("the green ball", (), FRAMES),
+        ("nobody looked", (2,), FRAMES),
+        ("both", (1, 2), FRAMES),
+    ]
+    with Project.open(folder) as project:  # something is drawn: other clips
+        project.accept_frames(1, 10, 11)
+    (changed,) = open_sources(folder)
+    assert changed.identity != source.identity
+    assert changed.videos[0].sentences[0].frames == (2, 3, 4, 8, 10)
+
+
+def test_a_project_without_objects_has_nothing_to_train_on(tmp_path: Path) -> None:
+    folder = make_project(tmp_path)
+    with Project.open(folder) as project:
+        project.remove_object(1)
+    with pytest.raises(DatasetError, match="it has only sentences without a frame that a person"):
+        open_sources(folder)
+
+
+def test_the_world_is_the_same_scenes_every_time() -> None:
+    world = WorldSource(3, 32, 48)
+    assert (world.label, world.identity) == ("synthetic world", "world:3:32x48")
+    assert [video.name for video in world.videos] == ["0", "1", "2"] and world.skipped == {}
+    for number, video in enumerate(world.videos):
+        scene = sample_scene(70 * TRAINING_SEED_BASE + number, frames=33, height=32, width=48)
+        rng = np.random.default_rng([17, scene.seed])
+        said = describe(scene.objects, rng)
+        first = int(rng.integers(17))
+        assert [(s.text, s.objects) for s in video.sentences] == [(s.text, s.objects) for s in said]
+        assert {s.frames for s in video.sentences} == {tuple(range(first, first + 17))}
+        assert world.size(video) == (32, 48)
+        pictures, masks = render_scene(scene, (first, first + 9))
+        np.testing.assert_array_equal(world.pictures(video, (first, first + 9)), pictures)
+        for sentence in video.sentences:
+            expected = np.logical_or.reduce(masks[list(sentence.objects)], axis=0)
+            np.testing.assert_array_equal(
+                world.masks(video, sentence, [first, first + 9]), expected
+            )
