@@ -126,9 +126,7 @@ class TextBank:
     def _read_one(self, text: str) -> torch.Tensor:
         kept = self._cache.get(self._cleaned(text))
         if kept is None:  # somebody deletes the cache, or the disk is full
-            row = self.prompts.encode([text], torch.device("cpu"))[0]
-            lengths = row.any(-1).nonzero()
-            kept = row[: int(lengths.max()) + 1 if len(lengths) else 1]
+            kept = self.prompts.embed(text)
         return kept
 
 
