@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["LOGIT_SCALE", "flow_loss", "interpolate", "mask_loss", "sample_timesteps"]
+__all__ = ["LOGIT_SCALE", "flow_loss", "interpolate", "mask_iou", "mask_loss", "sample_timesteps"]
 
 #: The decoder's logits are clamped to [-1, 1] at inference, where only the sign counts;
 #: training stretches them so that the loss sees a full-range probability.
@@ -96,3 +96,10 @@ def mask_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     overlap = (probability * truth).sum((1, 2, 3, 4))
     size = (probability + truth).sum((1, 2, 3, 4))
     return bce + 1 - ((2 * overlap + 1) / (size + 1)).mean()
+
+
+def mask_iou(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Mean overlap (IoU) of masks, shape (B, 1, T, H, W); 1 where both are empty."""
+    found, wanted = logits > 0, truth > 0.5
+    hit, union = (part.sum((1, 2, 3, 4)) for part in (found & wanted, found | wanted))
+    return torch.where(union > 0, hit / union.clamp_min(1), 1.0).mean()

@@ -20,7 +20,7 @@ from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.models.vae import decode_frames, encode_moments
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.models import mask_vae_from
-from flowrvs.training.objective import LOGIT_SCALE, mask_loss
+from flowrvs.training.objective import LOGIT_SCALE, mask_iou, mask_loss
 from flowrvs.training.scratch.config import Phase, ScratchConfig
 from flowrvs.training.scratch.loop import (
     Loop,
@@ -166,18 +166,13 @@ class _VaeTrainer:
             latents += 2 * self.config.latent_noise * amount * torch.randn_like(latents)
         logits = LOGIT_SCALE * decode_frames(self.mask_vae, latents, clamp=False).float()
         loss = mask_loss(logits, truth)
-        with torch.no_grad():
-            hit = ((logits > 0) & (truth > 0.5)).sum((1, 2, 3, 4)).float()
-            union = ((logits > 0) | (truth > 0.5)).sum((1, 2, 3, 4)).float()
-            iou = ((hit + 1e-6) / (union + 1e-6)).mean()
-        return loss, {"mask": loss.item(), "iou": iou.item()}
+        return loss, {"mask": loss.item(), "iou": mask_iou(logits, truth).item()}
 
     @torch.no_grad()
     def _measure_latents(self) -> tuple[list[float], list[float]]:
         """Channel means and deviations of picture latents, for the VAE's config."""
         rng = np.random.default_rng([self.config.seed, 2**31])
-        phases = self.config.phases or (Phase(1, 5, 4),)
-        phase = Phase(1, max(p.frames for p in phases), 16)
+        phase = Phase(1, max(p.frames for p in self.config.phases), 16)
         means = encode_moments(self.vae, picture_clips(rng, phase, 0.0).to(self.device))
         means = means[:, : self.vae.config.z_dim].float()
         flat = means.transpose(0, 1).flatten(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,15 @@ FLOW = FlowStage(
     log_every=1,
     save_every=3,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_scored() -> Iterator[None]:
+    """Score three held-out scenes instead of two dozen."""
+    with pytest.MonkeyPatch.context() as patch:
+        seeds = range(900_000, 900_003)
+        patch.setattr("flowrvs.training.scratch.flow.VALIDATION_SEEDS", seeds)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -189,21 +199,3 @@ def test_boundary_biased_times() -> None:
         assert abs(biased.mean() / 1000 - (1 + power) / (2 + power)) < 0.02
         assert biased.max() == 1000 and (biased == biased.round()).all()
     assert (sample_timesteps(50, 1.0, 0.0, cpu) == 1000).all()
-
-
-def test_the_decoder_adapts_to_the_flow_and_nothing_else_changes() -> None:
-    from flowrvs.training.scratch.adapt import adapt_decoder
-    from tests.fixtures.micro import micro_pipeline
-
-    pipe = micro_pipeline()
-    before = {k: v.clone() for k, v in pipe.vae.state_dict().items()}
-    flow = {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
-    losses = adapt_decoder(pipe, Phase(12, 5, 2), learning_rate=3e-3)
-    assert len(losses) == 12
-    assert np.mean(losses[-4:]) < 0.95 * np.mean(losses[:2])
-    after = pipe.vae.state_dict()
-    for key, value in before.items():
-        if key.startswith(("encoder.", "quant_conv.")):
-            assert torch.equal(value, after[key]), key
-    assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
-    assert all(torch.equal(v, pipe.transformer.state_dict()[k]) for k, v in flow.items())
