@@ -16,6 +16,8 @@ from flowrvs.errors import (
     Cancelled,
     CheckpointError,
     DatasetError,
+    DeviceMemoryError,
+    InputError,
     StorageError,
     TrainingError,
 )
@@ -531,3 +533,254 @@ def test_the_plot_and_tensorboard(tmp_path: Path) -> None:
         assert len(set(picture.convert("L").get_flattened_data())) > 10
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"J&F" in events.read_bytes()
+
+
+# -- exactly -----------------------------------------------------------------------------
+
+
+def test_what_the_log_tells_of_a_step(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, log_every=3)
+    make_engine(tmp_path, Line([0.25, 0.5]), config).run()
+    lines = read_log(tmp_path / "log.jsonl")
+    steps = [line for line in lines if "total" in line]
+    # Every third and the last; eight samples are a pass of four steps.
+    assert [(x["step"], x["total"], x["epoch"]) for x in steps] == [
+        (3, 8, 0.75),
+        (6, 8, 1.5),
+        (8, 8, 2.0),
+    ]
+    assert [x["rate"] for x in steps] == pytest.approx([0.05, 0.025, 0.025])
+    assert all(
+        x.keys() == {"step", "total", "epoch", "rate", "remaining", "loss", "norm", "seconds"}
+        for x in steps
+    )
+    scored = [{k: v for k, v in x.items() if k != "seconds"} for x in lines if "J" in x]
+    # The mean of the steps since the last line is told with the scores.
+    assert [(x["step"], x["J"], x["J&F"]) for x in scored] == [(4, 0.0, 0.25), (8, 0.0, 0.5)]
+
+
+def test_what_a_checkpoint_tells(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, Line([0.25, 0.5]))
+    engine.run()
+    names = [path.name for path in engine.checkpoints.list()]
+    assert names == ["step-00000006", "step-00000008"]
+    document = json.loads((engine.checkpoints.newest() / "training.json").read_text())  # type: ignore[operator]
+    assert (document["step"], document["total"], document["ema_step"]) == (8, 8, 8)
+    assert document["monitor"] == dataclasses.asdict(engine.monitor)
+    assert engine.monitor.best == 0.5 and engine.monitor.scores["J&F"] == 0.5
+    assert 0 < document["seconds"] < 600
+    identity = document["identity"]
+    assert identity.keys() == {"data", "config"} and identity["data"] == [["a", 1]]
+    changeable = {
+        "epochs", "max_steps", "minutes", "workers", "save_every", "keep", "log_every",
+        "validate_every", "keep_best", "spike_factor", "validate_first", "best_tolerance",
+        "learning_rate", "cooldown", "milestones", "gamma", "warmup", "clip_norm",
+    }  # fmt: skip
+    assert set(dataclasses.asdict(CONFIG)) - set(identity["config"]) == changeable
+    (tmp_path / "checkpoints" / "step-1").mkdir()
+    (tmp_path / "checkpoints" / "step-00000099").touch()
+    assert [path.name for path in engine.checkpoints.list()] == names
+    mark = (engine.checkpoints.newest() / "training.json").stat().st_mtime_ns  # type: ignore[operator]
+    engine.save()  # it is there already
+    assert (engine.checkpoints.newest() / "training.json").stat().st_mtime_ns == mark  # type: ignore[operator]
+
+
+def test_what_cannot_be_resumed_is_said_in_full(tmp_path: Path) -> None:
+    def said(config: FlowConfig = CONFIG) -> str:
+        with pytest.raises(CheckpointError) as caught:
+            make_engine(tmp_path, config=config).resume()
+        return str(caught.value)
+
+    assert said() == (
+        f"Nothing to resume: there is no checkpoint in {tmp_path}; leave out --resume."
+    )
+    make_engine(tmp_path).run()
+    newest = tmp_path / "checkpoints" / "step-00000008"
+    other = dataclasses.replace(CONFIG, batch_size=4, seed=1)
+    assert said(other) == (
+        f"{newest} belongs to a training with other options: batch_size was 2, seed was 42; give "
+        "the same ones, or another --out."
+    )
+    file = newest / "training.json"
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps(document | {"identity": document["identity"] | {"data": 5}}))
+    assert said().startswith(f"{newest} belongs to a training with other options: data was 5; give")
+    file.write_text(json.dumps(document | {"identity": 5}))
+    assert "other options: data was None; give" in said()
+    file.write_text("{")
+    assert said().startswith(f"{file} cannot be read (") and said().endswith(
+        "); remove the folder to go on from the checkpoint before."
+    )
+    file.write_text("5")
+    assert said() == f"{file} is malformed; remove the folder."
+    file.write_text(json.dumps(document))
+    (newest / "ema-0.safetensors").unlink()
+    assert said().startswith(f"The checkpoint {newest} cannot be read (") and said().endswith(
+        "); remove it to go on from the one before."
+    )
+
+
+def test_without_an_average_the_weights_themselves_come_out(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, ema_decay=0.0)
+    engine = make_engine(tmp_path, config=config)
+    engine.run()
+    assert engine.ema is None and not list(tmp_path.rglob("ema-*"))
+    weights, facts = engine.result()
+    assert torch.equal(weights["weight"], engine.parameters[0]) and facts == {"step": 8}
+    again = make_engine(tmp_path, config=config)
+    again.resume()
+    assert torch.equal(again.parameters[0], engine.parameters[0])
+
+
+def test_how_many_steps_there_are(tmp_path: Path) -> None:
+    def total(length: int = 8, **changes: Any) -> tuple[int, int]:
+        config = dataclasses.replace(CONFIG, **({"max_steps": 0} | changes))
+        engine = make_engine(tmp_path, config=config)
+        engine = Engine(
+            Line(), Numbers(), length, config, tmp_path, engine.accelerator, identity={}
+        )
+        return engine.steps_per_epoch, engine.total
+
+    assert total() == (4, 16) and total(length=9) == (4, 16)
+    assert total(length=1) == (1, 4) and total(max_steps=5) == (4, 5)
+    assert total(max_steps=99) == (4, 16) and total(batch_size=8, epochs=3) == (1, 3)
+
+
+def test_what_nothing_can_be_trained_with(tmp_path: Path) -> None:
+    frozen = Line()
+    frozen.module.requires_grad_(False)
+    with pytest.raises(InputError, match=r"^Nothing is to be trained: no weights were chosen\.$"):
+        make_engine(tmp_path, frozen)
+
+    class Small(Line):
+        def loss(self, module: torch.nn.Module, group: list[torch.Tensor]) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(DeviceMemoryError) as caught:
+        make_engine(tmp_path, Small()).run()
+    assert str(caught.value) == (
+        "The device ran out of memory: use --lora RANK, --cache DIR, gradient_checkpointing, "
+        "fewer frames or a smaller short_side."
+    )
+
+
+def test_the_room_that_checkpoints_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wide(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = torch.nn.Linear(3, 1, dtype=torch.float32)
+            self.module.wide = torch.nn.Parameter(torch.zeros(10**6))
+
+    # Weights and AdamW's two averages in 32 bits, the average of the weights: 16 bytes each.
+    size = (10**6 + 4) * 16
+    needed = size * (2 + 1) + 2**24
+    for free, enough in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr("flowrvs.training.engine.free_bytes", lambda folder, free=free: free)
+        engine = make_engine(tmp_path, Wide())
+        if enough:
+            engine._check_room()
+            continue
+        with pytest.raises(StorageError) as caught:
+            engine._check_room()
+        assert str(caught.value) == (
+            f"Checkpoints need {needed / 1e9:.1f} GB, {tmp_path} has {free / 1e9:.1f} GB free; "
+            "free some space, or keep fewer (keep = 1)."
+        )
+
+
+def test_a_spike_stops_and_names_the_last_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Monitor, "spikes", lambda self, loss, factor: self.count == 0 and factor == 7
+    )
+    config = dataclasses.replace(CONFIG, spike_factor=7.0, save_every=1)
+    with pytest.raises(TrainingError) as caught:
+        engine = make_engine(tmp_path, config=config)
+        engine.monitor = Monitor(smoothed=12.345, lowest=0.5)
+        engine.run()
+    assert str(caught.value) == (
+        "The loss rose to 12.3 from 0.5 at step 1: stopped; there is no checkpoint yet. Lower the "
+        "learning rate, then --resume."
+    )
+    first = make_engine(tmp_path / "b", config=dataclasses.replace(CONFIG, max_steps=1))
+    first.run()
+    engine = make_engine(tmp_path / "b", config=config)
+    engine.resume()
+    engine.monitor = Monitor(smoothed=12.345, lowest=0.5)
+    with pytest.raises(
+        TrainingError, match=r"at step 2: stopped; the last good state is in .*step-0"
+    ):
+        engine.run()
+
+
+def test_the_smoothed_loss() -> None:
+    monitor = Monitor()
+    assert monitor == Monitor(None, None, 0, -1.0, {}, {})
+    for loss, smoothed in ((2.0, 2.0), (4.0, 2.1), (4.0, 2.195)):
+        monitor.spikes(loss, 10)
+        assert monitor.smoothed == pytest.approx(smoothed)
+    flat = Monitor()
+    for _ in range(99):
+        flat.spikes(1.0, 2)
+    assert flat.lowest is None
+    flat.spikes(1.0, 2)
+    assert flat.lowest == 1.0 and flat.count == 100
+    assert not flat.spikes(21.0, 2), "twice is not more than twice"
+    assert flat.spikes(2.1, 2)
+    assert flat.lowest == 1.0
+
+
+def test_a_score_before_the_first_step(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, validate_first=True)
+    trainee = Line([0.9, 0.1, 0.2])
+    start = trainee.module.weight.detach().clone()
+    engine = make_engine(tmp_path, trainee, config)
+    engine.run()
+    assert engine.monitor.before == {"J": 0.0, "F": 0.0, "J&F": 0.9}
+    assert torch.equal(trainee.validated[0], start)
+    assert engine.result()[1]["step"] == 0  # nothing that was learned was better
+    cancel = CancelToken()
+    cancel.cancel()
+    early = make_engine(tmp_path / "b", Line([0.5]), config, cancel=cancel)
+    with pytest.raises(Cancelled, match="Stopped at step 0"):
+        early.run()
+    assert early.monitor.before == {} and not early.trainee.validated
+
+
+def test_modules_train_and_are_scored_in_their_own_mode(tmp_path: Path) -> None:
+    modes: list[bool] = []
+
+    class Told(Line):
+        def loss(self, module: torch.nn.Module, group: list[torch.Tensor]) -> torch.Tensor:
+            modes.append(module.training)
+            return super().loss(module, group)
+
+        def validate(self, module: torch.nn.Module) -> dict[str, float]:
+            assert not module.training
+            return super().validate(module)
+
+    trainee = Told([0.5, 0.5])
+    trainee.module.eval()
+    make_engine(tmp_path, trainee).run()
+    assert modes and all(modes) and len(trainee.validated) == 2
+
+
+def test_what_is_told_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_accelerator("mixed", "cpu").mixed_precision == "bf16"
+    assert make_accelerator("bfloat16", "cpu").mixed_precision == "no"
+    assert make_accelerator("float32", "cpu").device == torch.device("cpu")
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    make_accelerator("float32", "cuda:1")
+    make_accelerator("float32", "cuda")
+    assert chosen == ["cuda:1"]
+
+
+def test_rates_of_several_wishes_together() -> None:
+    config = dataclasses.replace(CONFIG, warmup=10, cooldown=0.5)
+    # Half after the first milestone, four tenths of the fall, three of ten steps of the rise.
+    assert rate_factor(config, 2, 1, 10) == pytest.approx(0.5 * 1.0 * 0.3)
+    assert rate_factor(config, 8, 1, 10) == pytest.approx(0.5 * 0.4 * 0.9)
+    assert rate_factor(config, 9, 3, 10) == pytest.approx(0.25 * 0.2 * 1.0)
+    assert rate_factor(config, 20, 0, 99) == 1.0

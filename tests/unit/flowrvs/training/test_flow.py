@@ -37,7 +37,13 @@ from flowrvs.training.sentences import learn_texts
 from flowrvs.training.setup import prepare_data
 from tests.fixtures.micro import micro_pipeline
 from tests.fixtures.processes import start_flowrvs
-from tests.fixtures.training_data import make_davis, make_project, make_refcoco, make_ytvos
+from tests.fixtures.training_data import (
+    make_davis,
+    make_mevis,
+    make_project,
+    make_refcoco,
+    make_ytvos,
+)
 
 FLOW = build_config(
     FlowConfig,
@@ -101,7 +107,7 @@ def test_the_flow_learns_every_layout_and_comes_out_as_a_model(
         train_flow(micro_model, data, tmp_path / "out", config, device="cpu")
 
 
-def _command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+def _command(model: Path, data: list[Path], out: Path, *more: str) -> list[str]:
     settings = [
         f"{key}={json.dumps(getattr(FLOW, key))}"
         for key in ("frames", "learning_rate", "ema_decay", "save_every", "validate_every")
@@ -109,7 +115,7 @@ def _command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
     options = [*settings, "log_every=1", "workers=0", "batch_size=2", "keep_best=false"]
     command = ["train", "flow", "--device", "cpu"]
     return [
-        *command, "--model", str(model), "--data", str(data), "--out", str(out),
+        *command, "--model", str(model), "--data", *map(str, data), "--out", str(out),
         "--set", *options, *more,
     ]  # fmt: skip
 
@@ -117,9 +123,15 @@ def _command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
 def test_killed_in_mid_training_and_resumed_with_workers_is_equal_to_the_bit(
     micro_model: Path, mevis_split: Path, tmp_path: Path
 ) -> None:
-    project = make_project(tmp_path)
-    command = _command(micro_model, mevis_split, tmp_path / "killed", "--max-steps", "100000")
-    command.insert(command.index(str(mevis_split)), str(project))
+    data = [
+        make_project(tmp_path),
+        mevis_split,
+        make_mevis(tmp_path / "v2", videos=2, meta_name="meta_expressions_v2.json"),
+        make_ytvos(tmp_path / "ytvos", size=(50, 47)),
+        make_davis(tmp_path / "davis", frames=1),
+        make_refcoco(tmp_path / "coco"),
+    ]
+    command = _command(micro_model, data, tmp_path / "killed", "--max-steps", "100000")
     process = start_flowrvs(command, tmp_path / "log", OMP_NUM_THREADS="1")
     folder = tmp_path / "killed" / "checkpoints"
     deadline = time.monotonic() + 120
@@ -135,12 +147,13 @@ def test_killed_in_mid_training_and_resumed_with_workers_is_equal_to_the_bit(
         for name, workers in (("killed", 1), ("whole", 0)):
             changed = dataclasses.replace(config, workers=workers)
             out, resume = tmp_path / name, name == "killed"
-            data = [project, mevis_split]
             train_flow(micro_model, data, out, changed, device="cpu", resume=resume)
     finally:
         torch.set_num_threads(threads)
     killed, whole = (_weights(tmp_path / name / "model") for name in ("killed", "whole"))
     assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+    pipeline = flowrvs.load(tmp_path / "killed" / "model", device="cpu")
+    assert pipeline(CLIP, "the red box").masks.shape == (1, 5, 40, 60)
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(
@@ -149,7 +162,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = _command(micro_model, mevis_split, tmp_path / "two", "--max-steps", "3")
+    command = _command(micro_model, [mevis_split], tmp_path / "two", "--max-steps", "3")
     processes = [
         start_flowrvs(
             command,

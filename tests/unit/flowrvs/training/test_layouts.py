@@ -16,6 +16,8 @@ from flowrvs.data.synthetic import TRAINING_SEED_BASE, describe
 from flowrvs.errors import DatasetError, MissingPathError
 from flowrvs.masks import rle
 from flowrvs.store import Project
+from flowrvs.training.clips import Box
+from flowrvs.training.dataset import ClipSettings, TrainingData
 from flowrvs.training.sources import open_sources
 from flowrvs.training.sources.base import is_plain_name, read_json, read_picture
 from flowrvs.training.sources.expressions import find_meta
@@ -677,3 +679,33 @@ def test_the_world_is_the_same_scenes_every_time() -> None:
             np.testing.assert_array_equal(
                 world.masks(video, sentence, [first, first + 9]), expected
             )
+
+
+# -- clips of each -----------------------------------------------------------------------
+
+
+LAYOUTS = {
+    "mevis": make_mevis,
+    "mevis of v2": lambda root: make_mevis(root, meta_name="meta_expressions_v2.json"),
+    "one object's masks missing": make_ytvos,
+    "ytvos, one frame": lambda root: make_ytvos(root, frames=1, size=(50, 47)),
+    "davis": make_davis,
+    "davis, one frame": lambda root: make_davis(root, frames=1, size=(33, 90)),
+    "refcoco": make_refcoco,
+    "a project": make_project,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_clips_of_every_layout_have_their_own_truth(tmp_path: Path, layout: str) -> None:
+    """Odd sizes, missing frames, one frame, several objects, none: all become whole clips."""
+    sources = open_sources(LAYOUTS[layout](tmp_path))
+    data = TrainingData(sources, ClipSettings(5, Box(32, 64, 16), seed=2, colour=0.5))
+    for number in range(data.epoch_length):
+        draw, sample = data.draw(number), data[number]
+        assert len(sample.mask) == 5 and set(draw.plan.frames) <= set(draw.sentence.frames)
+        assert sample.mask.shape == sample.video.shape[:3] == (5, *draw.plan.size)
+        assert min(draw.plan.size) >= 32 and not any(side % 16 for side in draw.plan.size)
+        masks = draw.source.masks(draw.video, draw.sentence, draw.plan.frames)
+        np.testing.assert_array_equal(sample.mask, draw.plan.apply_to_masks(masks))
+        assert draw.sentence.objects or not sample.mask.any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from flowrvs.models.devices import mixed_precision
 from flowrvs.training.attention import PlainAttention, choose_attention
 from flowrvs.training.parts import exchange_grounds, part_of
 from tests.fixtures.micro import micro_pipeline
@@ -88,3 +89,27 @@ def test_plain_attention_is_the_stock_one() -> None:
     torch.testing.assert_close(plain[0], stock[0], rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(plain[1], stock[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_scores_of_attention_are_kept_in_16_bits() -> None:
+    """Which is what they are kept for: autocast alone would have them in 32."""
+    transformer = micro_pipeline().transformer
+    choose_attention(transformer, torch.device("cpu"), mixed=True)
+    kept: list[torch.dtype] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-2:] == (12, 12):  # tokens by tokens
+            kept.append(tensor.dtype)
+        return tensor
+
+    with (
+        mixed_precision(torch.device("cpu"), True),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        transformer(
+            torch.randn(1, 16, 2, 4, 6),
+            torch.tensor([500.0]),
+            torch.randn(1, 3, 16),
+            return_dict=False,
+        )
+    assert kept and set(kept) == {torch.bfloat16}

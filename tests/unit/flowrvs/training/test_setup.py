@@ -13,9 +13,10 @@ from flowrvs.training import FlowConfig
 from flowrvs.training.clips import Box, ClipPlan
 from flowrvs.training.setup import PreparedData, prepare_data
 from flowrvs.training.sources import open_sources
+from flowrvs.training.sources.world import WorldSource
 from flowrvs.training.validation import choose_held_out, held_out_sentences
 from tests.fixtures.micro import micro_pipeline
-from tests.fixtures.training_data import make_mevis, make_project, make_ytvos
+from tests.fixtures.training_data import make_mevis, make_project, make_refcoco, make_ytvos
 
 CONFIG = FlowConfig(frames=5, validation_share=0.0, seed=7, colour_probability=0.25)
 
@@ -147,3 +148,70 @@ def test_a_clip_is_cut_resized_mirrored_and_coloured_by_its_plan() -> None:
     expected = (grey + (values - grey) * 0.8).clip(0, 255)
     assert abs(plan.apply_to_pictures(pictures) - expected).max() <= 0.51
     np.testing.assert_array_equal(plan.apply_to_masks(masks), masks)
+
+
+def test_sizes_that_do_not_fit_get_one_line(pipeline, paths: list[Path]) -> None:
+    token = pipeline.token_pixels
+    for changes, message in (
+        ({"size_multiple": 24}, f"size_multiple is 24; this model needs a multiple of {token}."),
+        (
+            {"short_side": 15},
+            "short_side 15 and long_side 48 do not fit: at least 16, and the long side no less "
+            "than the short one.",
+        ),
+        (
+            {"short_side": 64, "long_side": 63},
+            "short_side 64 and long_side 63 do not fit: at least 16, and the long side no less "
+            "than the short one.",
+        ),
+        ({"short_side": 31, "size_multiple": 32}, "short_side 31 and long_side 48 do not fit: at"),
+    ):
+        with pytest.raises(InputError) as caught:
+            prepare_data(paths[:1], dataclasses.replace(CONFIG, **changes), pipeline)
+        assert str(caught.value).startswith(message)
+    for changes, box in (
+        ({"short_side": 16}, Box(16, 48, 16)),
+        ({"short_side": 48}, Box(48, 48, 16)),
+        ({"long_side": 160}, Box(32, 160, 16)),
+    ):
+        config = dataclasses.replace(CONFIG, **changes)
+        assert prepare_data(paths[:1], config, pipeline).train.settings.box == box
+
+
+def test_what_is_known_is_scored_with_what_is_learned(pipeline, paths: list[Path]) -> None:
+    world = WorldSource(12, 32, 48)
+    config = dataclasses.replace(CONFIG, validation_share=0.3, validation_sentences=12)
+    data = prepare_data(
+        paths, config, pipeline, weights=[1, 1, 2], rehearsal=world, rehearsal_share=0.25
+    )
+    old = [item for item in data.held_out if item.kind]
+    assert {item.kind for item in data.held_out} == {"", "old "}
+    assert len({item.video.name for item in old}) == 2  # a sixth of twelve
+    assert {item.source for item in old} == {world} and len(old) <= 12
+    total = sum(len(entry.rows) for entry in data.train.entries)
+    counts = [entry.count for entry in data.train.entries]
+    assert counts[-1] == round(0.25 * total)
+    rows = [len(entry.rows) for entry in data.train.entries]
+    left = (rows[0] + rows[1] > 0) + (rows[2] > 0) + 2  # a path that is held out has no share
+    assert counts[-2] == round(0.75 * total * 2 / left)
+    trained = {world.videos[v].name for v in data.train.entries[-1].rows[:, 0]}
+    assert len(trained) == 10 and not trained & {item.video.name for item in old}
+    card = data.card()
+    assert card["held_out_sentences"] == len(data.held_out) - len(old)
+    assert card["data"] == [source.label for source in data.sources[:-1]]
+    assert {" ".join(i.sentence.text.lower().split()) for i in old} <= set(data.texts())
+    few = dataclasses.replace(config, validation_sentences=3)
+    kept = prepare_data(paths, few, pipeline, rehearsal=world).held_out
+    assert len({item.video.name for item in kept if item.kind}) == 1
+    assert prepare_data(paths, CONFIG, pipeline, rehearsal=world).held_out == []
+
+
+def test_parts_of_refcoco_and_frames_of_projects_are_chosen(pipeline, tmp_path: Path) -> None:
+    paths = [make_refcoco(tmp_path / "coco"), make_project(tmp_path / "p")]
+    plain = prepare_data(paths, CONFIG, pipeline).sources
+    assert [s.videos[0].name for s in plain] == ["COCO_1.jpg", "clip"]
+    assert len(plain[1].videos[0].sentences[0].frames) == 4
+    config = dataclasses.replace(CONFIG, split="val", project_frames="all")
+    other = prepare_data(paths, config, pipeline).sources
+    assert other[0].videos[0].name == "COCO_2.jpg"
+    assert len(other[1].videos[0].sentences[0].frames) == 12
