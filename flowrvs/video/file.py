@@ -207,7 +207,8 @@ class VideoFile:
         """Return decoded frames; None in the place of damaged ones."""
         found: dict[int, VideoFrame] = {}
         for n in range(start, stop):
-            if (frame := self._cache.get(n)) is not None:
+            # What was decoded before its damage was known is still in the cache.
+            if n not in self._damaged and (frame := self._cache.get(n)) is not None:
                 found[n] = frame
         missing = [n for n in range(start, stop) if n not in found]
         if missing:

@@ -28,7 +28,7 @@ from flowrvs.checkpoints.layouts import (
     text_weights,
     transformer_weights,
 )
-from flowrvs.checkpoints.manifest import verify_manifest
+from flowrvs.checkpoints.manifest import read_manifest, verify_manifest
 from flowrvs.checkpoints.shards import check_weights
 from flowrvs.errors import Cancelled, CheckpointError, InputError, MissingPathError, StorageError
 from flowrvs.pipelines import FlowRVSPipeline
@@ -819,3 +819,62 @@ def test_lengths_of_sentences_that_are_possible(
 ) -> None:
     with pytest.raises(MissingPathError):  # not for the length
         convert(tmp_path / "none", layout.dit, layout.vae, tmp_path / "o", text_length=length)
+
+
+def test_the_index_of_a_converted_model(layout: PublicLayout, tmp_path: Path) -> None:
+    import diffusers
+
+    out = _run(layout, tmp_path / "made", name="mine", text_length=77)
+    assert json.loads((out / "model_index.json").read_text()) == {
+        "_class_name": "FlowRVSPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "lower_case": False,
+        "max_sequence_length": 77,
+        "name": "mine",
+        "overlap": 8,
+        "sample_height": 480,
+        "sample_width": 832,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "T5Tokenizer"],
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+        "whole_video": True,
+        "window_size": 81,
+    }
+    assert json.loads((out / "scheduler" / "scheduler_config.json").read_text())["shift"] == 1.0
+    assert read_manifest(out)["source"] == {
+        "base": layout.base.name,
+        "dit": layout.dit.name,
+        "vae": layout.vae.name,
+    }
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    tokenizer = {f"tokenizer/{p.name}" for p in (layout.base / "tokenizer").iterdir()}
+    encoder = {f"text_encoder/{p.name}" for p in (layout.base / "text_encoder").iterdir()}
+    assert files == {
+        *tokenizer,
+        *encoder,
+        "flowrvs-manifest.json",
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+    config = (layout.base / "text_encoder" / "config.json").read_text()
+    assert (out / "text_encoder" / "config.json").read_text() == config, "as it was"
+
+
+@pytest.mark.parametrize("channels", [15, 17, 31, 48])
+def test_a_transformer_of_other_channels(
+    tmp_path: Path, layout: PublicLayout, channels: int
+) -> None:
+    odd = tmp_path / "odd.pth"
+    torch.save({"patch_embedding.weight": torch.zeros(24, channels, 1, 2, 2)}, odd)
+    with pytest.raises(CheckpointError) as caught:
+        convert(layout.base, odd, layout.vae, tmp_path / "made")
+    assert str(caught.value) == (
+        f"{odd} takes {channels} channels; a FlowRVS transformer takes 16, or 32 with the video "
+        "injected."
+    )

@@ -551,3 +551,15 @@ def test_addresses_that_are_none(monkeypatch: pytest.MonkeyPatch, address: str) 
     assert str(caught.value) == (
         f"HF_ENDPOINT is {address!r}, which is no address: it begins with https://."
     )
+
+
+@pytest.mark.parametrize("lacks", [{"size": None}, {"blob_id": None}, {"blob_id": ""}])
+def test_what_a_listing_lacks_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, lacks: dict[str, object]
+) -> None:
+    asked: list[str] = []
+    head = SimpleNamespace(size=11, etag="d" * 64)
+    monkeypatch.setattr(client, "get_hf_file_metadata", lambda url: (asked.append(url), head)[1])
+    file = client.Listing(REPO, "r", {"a/b": _entry(**lacks)}).file("a/b")
+    assert file == client.HubFile(REPO, "r", "a/b", 11, "d" * 64)
+    assert len(asked) == 1 and asked[0].endswith("/me/weights/resolve/r/a/b")

@@ -232,3 +232,67 @@ def test_numbers_that_are_none_are_found_without_a_manifest(
     token.cancel()
     with pytest.raises(Cancelled):
         verify_folder(folder, cancel=token)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "good"),
+    [
+        ("a/b.c", {"size": 1, "sha256": "0" * 64}, True),
+        ("a..b", {"size": 1, "sha256": "0" * 64, "more": 5}, True),
+        ("a", {"size": "1", "sha256": "0" * 64}, False),
+        ("a", {"size": 1.0, "sha256": "0" * 64}, False),
+        ("a", {"sha256": "0" * 64}, False),
+        ("a", {"size": 1}, False),
+        ("a", {"size": 1, "sha256": "0" * 63}, False),
+        ("a", {"size": 1, "sha256": "0" * 65}, False),
+        ("a", {"size": 1, "sha256": "A" * 64}, False),
+        ("a", [1, "0" * 64], False),
+        ("..", {"size": 1, "sha256": "0" * 64}, False),
+        ("/a", {"size": 1, "sha256": "0" * 64}, False),
+        ("a\\b", {"size": 1, "sha256": "0" * 64}, False),
+        ("a:b", {"size": 1, "sha256": "0" * 64}, False),
+    ],
+)
+def test_entries_of_a_manifest(folder: Path, name: str, entry: object, good: bool) -> None:
+    content = {"format": 1, "files": {"b": {"size": 1, "sha256": "f" * 64}, name: entry}}
+    (folder / MANIFEST).write_text(json.dumps(content))
+    if good:
+        assert read_manifest(folder) == content
+        return
+    with pytest.raises(CheckpointError) as caught:
+        read_manifest(folder)
+    assert str(caught.value) == (
+        f"{folder / MANIFEST} is not a manifest of model files; fetch the model again."
+    )
+
+
+def test_what_is_told_while_files_are_hashed(folder: Path) -> None:
+    sizes = {
+        p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*.*"))
+    }
+    for verb, work in (
+        ("Hashing", lambda told: write_manifest(folder, {}, progress=told)),
+        ("Checking", lambda told: verify_manifest(folder, told)),
+    ):
+        events: list[Progress] = []
+        work(events.append)
+        done = np.cumsum(list(sizes.values())).tolist()
+        assert [(e.message, e.done, e.total) for e in events] == [
+            (f"{verb} {name}", at, done[-1]) for name, at in zip(sizes, done, strict=True)
+        ]
+    text = (folder / MANIFEST).read_text()
+    assert text.endswith("}\n") and list(json.loads(text)) == [
+        "format",
+        "flowrvs",
+        "source",
+        "files",
+    ]
+
+
+def test_numbers_are_looked_at_where_no_hash_is_known(folder: Path) -> None:
+    first = SHARD.replace("00002-of", "00001-of")
+    save_file({"w": np.full(3, np.inf, np.float32)}, folder / first)
+    (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:-1])
+    faults, hashed = verify_folder(folder)
+    assert not hashed and [fault.split(" is ")[0] for fault in faults] == [SHARD, first]
+    assert faults[1] == f"{first} is damaged: w holds NaN or infinity"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,13 @@ from flowrvs.checkpoints.fetch import FetchPlan, downloads_of, fetch, plan_fetch
 from flowrvs.checkpoints.hub import HubFile
 from flowrvs.checkpoints.manifest import read_manifest
 from flowrvs.checkpoints.registry import MODELS
-from flowrvs.errors import Cancelled, InputError, MissingPathError, StorageError
+from flowrvs.errors import (
+    Cancelled,
+    CheckpointError,
+    InputError,
+    MissingPathError,
+    StorageError,
+)
 from flowrvs.progress import CancelToken, Progress
 from tests.fixtures.hub import HubStandIn, ask_here, serve_hub
 
@@ -211,3 +218,62 @@ def test_the_size_of_a_result_is_the_downloads_with_the_encoder_in_16_bits(
     assert fetching._result_size(files, CancelToken()) == 57 + int(1600 * share)
     assert asked == ["t/a.safetensors"]
     assert fetching._result_size(files[2:], CancelToken()) == 57
+
+
+def test_a_shard_that_is_broken_at_its_source_does_not_become_a_model(
+    hub: HubStandIn, home: Path
+) -> None:
+    """Its hash is right: it was published so."""
+    hub.files[REPO]["model-2.safetensors"] = FILES["model-2.safetensors"][:-100]
+    size = len(FILES["model-2.safetensors"])
+    with pytest.raises(CheckpointError) as caught:
+        fetch("sam2.1-tiny")
+    assert str(caught.value) == (
+        f"{REPO} is not whole: model-2.safetensors is truncated: {size - 100} of {size} bytes "
+        "(20.1 kB); try again later."
+    )
+    assert not (home / "sam2.1-tiny").exists()
+
+
+def test_a_model_that_another_process_has_just_fetched_is_taken(
+    hub: HubStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def waited(folder: Path) -> Iterator[None]:
+        folder.mkdir(parents=True)
+        for name in TAKEN:
+            (folder / name).write_bytes(FILES[name])
+        yield
+
+    monkeypatch.setattr(fetching, "_locked", waited)
+    assert fetch("sam2.1-tiny") == home / "sam2.1-tiny" and hub.asked == []
+
+
+def test_a_disk_that_refuses_is_one_line(
+    hub: HubStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.parent.mkdir(parents=True)
+    home.write_text("in the way")
+    with pytest.raises(StorageError, match=r"\.sam2\.1-tiny\.download"):
+        fetch("sam2.1-tiny")
+    home.unlink()
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if target == home / "sam2.1-tiny":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        fetch("sam2.1-tiny")
+    assert not (home / "sam2.1-tiny").exists()
+    monkeypatch.undo()
+
+
+def test_a_lock_is_gone_with_the_run(hub: HubStandIn, home: Path) -> None:
+    hub.files[REPO].pop("config.json")
+    with pytest.raises(CheckpointError) as caught:
+        fetch("sam2.1-tiny")
+    assert str(caught.value) == f"{REPO} lacks config.json; a newer flowrvs may help."
+    assert list(home.iterdir()) == [], "nothing had arrived: nothing is kept"

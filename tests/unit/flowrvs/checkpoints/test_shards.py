@@ -140,6 +140,9 @@ def test_pieces_and_scales_and_casts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(opened) == 2
     plan = [Shard("m.safetensors", {"c": ((4,), F16)})]
     write_shards(tmp_path, plan, source, "m", lambda count: None)
+    opened.clear()
+    source.copy("b", lambda piece: None)
+    assert opened, "it was let go of once all was written"
     (found,) = load_file(tmp_path / "m.safetensors").values()
     assert found.dtype == F16 and found.tolist() == [0, 0.5, 1, 1.5]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowrvs.checkpoints.unpickle import _globals, open_checkpoint
+from flowrvs.checkpoints.unpickle import _globals, _plain, _short, open_checkpoint
 from flowrvs.errors import CheckpointError, MissingPathError
 
 
@@ -231,3 +231,90 @@ def test_every_name_that_a_pickle_would_import_is_found(protocol: int) -> None:
     assert _globals(b"(S'true'\nios\nsystem\n.") == ["os.system"]
     # What is pushed between module and name, and taken away again, is neither.
     assert _globals(b"\x80\x04\x8c\x02osK\x050\x8c\x06system\x93.") == ["os.system"]
+
+
+def _said(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    return str(caught.value)
+
+
+def test_what_is_wrong_with_a_file_is_said_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    for content, message in (
+        (b"", "is empty; download the file again."),
+        (b"PK\x03\x04" + bytes(10), "is cut short (after 14 bytes); download the file again."),
+        (b"vers", "is a Git LFS pointer, not the file itself; run 'git lfs pull'."),
+        (b"html", "is no PyTorch checkpoint; download the file again."),
+        (
+            b"\x80\x02}.",
+            "is a bare pickle, not a file of torch.save since version 1.6; save it again with a "
+            "current torch.",
+        ),
+        (
+            b"\x80\x02cos\nsystem\ncargparse\nNamespace\nccollections\nOrderedDict\ncx\ny\n.",
+            "is refused: its pickle would run os.system, x.y, which no weights need; delete the "
+            "file and download it from its authors.",
+        ),
+        (
+            b"\x80\x02ca\na\ncb\nb\ncc\nc\ncd\nd\n.",
+            "is refused: its pickle would run a.a, b.b, c.c, which no weights need; delete the "
+            "file and download it from its authors.",
+        ),
+    ):
+        path.write_bytes(content)
+        assert _said(path) == f"{path} {message}"
+    assert _said(tmp_path) == f"{tmp_path} is no file; give the .pth file itself."
+    with pytest.raises(MissingPathError) as caught:
+        open_checkpoint(tmp_path / "b.pth")
+    assert str(caught.value) == f"There is no checkpoint {tmp_path / 'b.pth'}; check the path."
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _save({"a": torch.zeros(1)}, tmp_path / "a.pth")
+
+    def refuses(self: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuses)
+    assert _said(path) == f"{path} cannot be read: Permission denied; check the file."
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("argparse.Namespace", True),
+        ("collections.OrderedDict", True),
+        ("collections.Counter", True),
+        ("torch.FloatStorage", True),
+        ("torch.Size", True),
+        ("torch.device", True),
+        ("torch._utils._rebuild_tensor_v2", True),
+        ("torch.nn.parameter.Parameter", True),
+        ("collections.deque", False),
+        ("torch.hub.load", False),
+        ("xtorch.Size", False),
+        ("torch.Sizes", False),
+        ("torch_utils._rebuild_tensor", False),
+    ],
+)
+def test_names_that_weights_need(name: str, plain: bool) -> None:
+    assert _plain(name) == plain
+
+
+def test_long_reasons_are_cut() -> None:
+    assert _short("a\n  b") == "a b"
+    assert _short("x" * 120) == "x" * 120
+    assert _short("x" * 121) == "x" * 117 + "..."
+
+
+def test_references_of_pickles() -> None:
+    assert _globals(b"\x82\x05.") == ["copyreg.extension_5"]
+    assert _globals(b"\x83\x05\x01\x84\x01\0\0\0.") == [
+        "copyreg.extension_261",
+        "copyreg.extension_1",
+    ]
+    # Kept as 0 and 1, then named by number; and one that nobody kept.
+    program = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93h\x00h\x07\x93."
+    assert _globals(program) == ["os.system", "os.?"]
+    assert _globals(b"\x80\x04cos\nsystem\n\x8c\xff") == ["os.system"], "cut short"

@@ -313,6 +313,11 @@ def _caused(error: BaseException, cause: BaseException) -> BaseException:
     return error
 
 
+def _met(error: BaseException, context: BaseException) -> BaseException:
+    error.__context__ = context
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -327,6 +332,7 @@ def _caused(error: BaseException, cause: BaseException) -> BaseException:
         (_caused(OSError("no"), ssl.SSLError(1, "bad\nhandshake")), "bad handshake"),
         (_caused(OSError("no"), OSError("Certificate has\n expired")), "Certificate has expired"),
         (_caused(OSError("no"), OSError("nothing of the kind")), "no"),
+        (_met(OSError("no"), ssl.SSLError(1, "on the way")), "on the way"),
         (_caused(OSError("no"), _caused(OSError("nor"), ssl.SSLError(1, "deep"))), "deep"),
     ],
 )

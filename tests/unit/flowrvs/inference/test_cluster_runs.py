@@ -6,7 +6,7 @@ dask's side of it, real processes and all, is in tests/integration/cluster.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,25 @@ def test_windows_are_joined_video_by_video(network: Network, clip: Path, tmp_pat
     assert told[-1].done == told[-1].total
 
 
+def test_videos_are_taken_as_they_are_needed(network: Network, clip: Path) -> None:
+    cluster = Cluster(ADDRESS, "window")
+    plan = make_plan(30, SegmentRequest.of("red", window="whole", stop=9), cluster)
+    taken: list[int] = []
+
+    def jobs() -> Iterator[VideoJob]:
+        for n in range(30):
+            taken.append(n)
+            yield VideoJob(lambda: flowrvs.open_video(clip), plan, {0: ()}, str(n))
+
+    parts = run_jobs(jobs(), cluster)
+    for n in range(5):
+        assert next(parts)[0].name == str(n)
+        # Two that each of two workers has, and as many for when those are done.
+        assert len(taken) <= n + 1 + 8
+    parts.close()
+    assert len(taken) < 15
+
+
 def test_a_job_that_fails_does_not_end_the_others(network: Network, clip: Path) -> None:
     cluster = Cluster(ADDRESS, "window")
     plan = make_plan(30, SegmentRequest.of("red", window=10, overlap=0), cluster)
@@ -389,6 +408,9 @@ class TestWorkers:
             return worker.answer(message)
 
         network.answer = answer
+        options = {"start": 4, "stop": 25, "window": 8, "overlap": 3}
+        assert run(clip, cluster, **options) == run(clip, WindowSegmenter(), **options)
+        network.asked[1:] = []
         options = OPTIONS["few"]
         assert run(clip, cluster, **options) == run(clip, WindowSegmenter(), **options)
         sent = [(name, header["video"] is None) for name, header in network.asked[1:]]

@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 
 from flowrvs.errors import ClusterError
-from flowrvs.inference.cluster import bridge
+from flowrvs.inference.cluster import bridge, wire
 from flowrvs.inference.cluster.wire import (
     Packer,
+    lines_of,
     masks_of,
     pack,
+    pack_arrays,
     pack_frames,
     unpack,
+    unpack_arrays,
     unpack_floats,
     unpack_frames,
     unpack_octets,
@@ -129,3 +132,86 @@ def test_messages_of_the_bridge_come_back() -> None:
     first, second = bridge.read_message(stream), bridge.read_message(stream)
     assert first is not None and first[0]["do"] == "submit" and first[1] == b"blob"
     assert second is not None and second[1] == b"" and bridge.read_message(stream) is None
+
+
+def test_a_message_is_letters_a_length_a_header_and_blobs() -> None:
+    message = pack({"a": 1}, [b"xy", b""])
+    header = b'{"a": 1, "blobs": [2, 0]}'
+    assert message == b"FRVS" + len(header).to_bytes(4, "little") + header + b"xy"
+    found, blobs = unpack(memoryview(message))
+    assert found == {"a": 1, "blobs": [2, 0]} and [bytes(b) for b in blobs] == [b"xy", b""]
+    for wrong in (
+        b"FRVX" + message[4:],
+        message[:7],
+        b"FRVS" + (1).to_bytes(4, "little") + b"1",
+        b"FRVS" + (2).to_bytes(4, "little") + b"{}",
+        b"FRVS" + (13).to_bytes(4, "little") + b'{"blobs":[0]}x',
+        b"FRVS" + (14).to_bytes(4, "little") + b'{"blobs":[-1]}',
+        b"FRVS" + (16).to_bytes(4, "little") + b'{"blobs":[true]}x',
+        b"FRVS" + (15).to_bytes(4, "little") + b'{"blobs":[1.0]}x',
+        b"FRVS" + (14).to_bytes(4, "little") + b'{"blobs":[ 2]}x',
+    ):
+        with pytest.raises(ClusterError, match=r"^The cluster sent something that is no message"):
+            unpack(wrong)
+    assert unpack(b"FRVS" + (12).to_bytes(4, "little") + b'{"blobs":[]}')[1] == []
+
+
+def test_a_header_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = pack({"a": "x" * 50})
+    size = int.from_bytes(message[4:8], "little")
+    monkeypatch.setattr(wire, "_LARGEST_HEADER", size)
+    assert unpack(message)[0]["a"] == "x" * 50
+    monkeypatch.setattr(wire, "_LARGEST_HEADER", size - 1)
+    with pytest.raises(ClusterError):
+        unpack(message)
+
+
+def test_what_is_unpacked_is_exactly_as_large_as_it_should_be() -> None:
+    data = zlib.compress(bytes(range(12)))
+    np.testing.assert_array_equal(unpack_octets(data, (3, 4)), np.arange(12).reshape(3, 4))
+    for shape in ((3, 3), (13,), (0,)):
+        with pytest.raises(ClusterError):
+            unpack_octets(data, shape)
+    assert unpack_octets(zlib.compress(b""), (0, 4)).shape == (0, 4)
+    with pytest.raises(ClusterError):  # its checksum is missing
+        unpack_octets(data[:-1], (3, 4))
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 16])
+def test_masks_come_in_blocks(block: int) -> None:
+    masks = np.random.default_rng(1).random((5, 3, 4)) > 0.5
+    blob = packed(lambda p: p.masks(masks))
+    blocks = list(masks_of(blob, (5, 3, 4), block))
+    assert [len(b) for b in blocks] == [min(block, 5 - n) for n in range(0, 5, block)]
+    np.testing.assert_array_equal(np.concatenate(blocks), masks)
+    lines = lines_of(blob, 5, (3, 4))
+    assert len(lines) == 5 and all(b"\n" not in line for line in lines)
+    for count, size in ((4, (3, 4)), (6, (3, 4))):
+        with pytest.raises(ClusterError):
+            lines_of(blob, count, size)
+    with pytest.raises(ClusterError):  # its end is no end of a line
+        lines_of(zlib.compress(b"1\n2"), 1, (3, 4))
+    largest = 2 * (7 * (3 * 4 + 1) + 1)
+    text = b"1" * (largest - 2) + b"\n\n"
+    assert lines_of(zlib.compress(text), 2, (3, 4)) == [b"1" * (largest - 2), b""]
+    with pytest.raises(ClusterError):
+        lines_of(zlib.compress(b"1" + text), 2, (3, 4))
+
+
+def test_frames_are_packed_as_differences() -> None:
+    frames = np.array([[250, 3], [4, 3], [255, 0]], np.uint8).reshape(3, 1, 2, 1)
+    raw = zlib.decompress(pack_frames(frames))
+    assert list(raw) == [250, 3, 10, 0, 251, 253]
+    np.testing.assert_array_equal(unpack_frames(pack_frames(frames), (3, 1, 2, 1)), frames)
+
+
+def test_arrays_by_name_come_back_and_no_pickles() -> None:
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7)}
+    found = unpack_arrays(pack_arrays(arrays))
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value)
+    evil = pack_arrays({"a": np.array([_Evil()], object)})
+    with pytest.raises(ValueError, match="pickle"):
+        unpack_arrays(evil)

@@ -347,6 +347,7 @@ def test_a_file_that_is_no_memory_of_this_network_is_refused(ours: Sam2Tracker) 
         {"3/2/object_pointer": pointer[:, :-1].clone()},
         {"3/2/object_pointer": pointer.double()},
         {"3/2/object_pointer": pointer * float("nan")},
+        {"3/2/object_pointer": torch.where(pointer == pointer.max(), torch.inf, pointer)},
         {"3/2/maskmem_features": features},  # without a pointer
         {"3/2/object_pointer": pointer, "3/2/maskmem_features": features[1:].clone()},
         {"3/2/maskmem_pos_enc": features},
@@ -377,6 +378,23 @@ def test_a_correction_replaces_what_was_remembered(ours: Sam2Tracker) -> None:
     assert 4 not in memory.frames[3] and 4 in memory.frames[5]
     other = dict(ours.follow(frames.__getitem__, two(0), [6], memory=memory))
     assert abs(found[6][3].logits - other[6][3].logits).max() > 1e-3
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_comes_again_is_not_remembered(ours: Sam2Tracker, backwards: bool) -> None:
+    """A frame that is followed a second time does not look at its own first answer."""
+    frames, key = clip(8), 7 if backwards else 0
+    order = list(range(7, -1, -1) if backwards else range(8))
+    memory, before = Memory(), None
+    for frame, _ in ours.follow(frames.__getitem__, two(key), order[:6], memory=memory):
+        if frame == order[4]:
+            before = memory.copy()
+    assert before is not None
+    again = dict(ours.follow(frames.__getitem__, two(key), order[5:7], memory=memory))
+    once = dict(ours.follow(frames.__getitem__, two(key), order[5:7], memory=before))
+    for frame in order[5:7]:
+        for name in (3, 5):
+            np.testing.assert_array_equal(again[frame][name].logits, once[frame][name].logits)
 
 
 def test_memory_does_not_grow(ours: Sam2Tracker) -> None:

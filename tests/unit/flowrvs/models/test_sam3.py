@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -192,8 +193,9 @@ def test_memory_does_not_grow_with_the_video() -> None:
         (session,) = sessions
         assert session.output_dict_per_obj
         for outputs in session.output_dict_per_obj.values():
-            assert len(outputs["non_cond_frame_outputs"]) <= 16
-        assert len(session.obj_id_to_tracker_score_frame_wise) <= 3
+            assert len(outputs["non_cond_frame_outputs"]) <= 15  # and the frame to come
+        assert len(session.obj_id_to_tracker_score_frame_wise) <= 2
+        assert len(session.suppressed_obj_ids) <= 2
         assert all(len(known) <= 1 for known in session.mask_inputs_per_obj.values())
 
 
@@ -221,12 +223,27 @@ def test_it_stops_between_frames() -> None:
         next(answers)
 
 
+def test_it_stops_between_answers_that_are_late() -> None:
+    token = CancelToken()
+    segmenter = Sam3Segmenter(sam3(hotstart_delay=3), tokens)
+    answers = segmenter.find_instances(FRAMES.__getitem__, "a disc", range(3), cancel=token)
+    assert next(answers)[0] == 0
+    token.cancel()  # all frames have been looked at by now
+    with pytest.raises(Cancelled):
+        next(answers)
+
+
 def test_duplicates_and_parts_as_the_kernels_do() -> None:
     from flowrvs.models.sam3 import _Kernels
 
     ious = torch.tensor([[1, 0.6, 0], [0.6, 1, 0.2], [0, 0.2, 1]])
     kept = _Kernels.generic_nms(ious, torch.tensor([0.5, 0.9, 0.7]), 0.5, use_iou_matrix=True)
     assert kept.tolist() == [1, 2]
+    kept = _Kernels.generic_nms(ious, torch.tensor([0.5, 0.9, 0.7]), 0.6)
+    assert kept.tolist() == [1, 2, 0], "as much as the threshold is not more"
+    assert kept.dtype == torch.long
+    kept = _Kernels.generic_nms(ious, torch.tensor([0.9, 0.5, 0.7]), 0.1)
+    assert kept.tolist() == [0, 2], "those in the order of their scores"
     mask = torch.zeros(2, 1, 6, 8, dtype=torch.uint8)
     mask[0, 0, 1:3, 1:4] = 1
     mask[0, 0, 3, 4] = 1  # joined by a corner
@@ -263,3 +280,40 @@ def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     save_model("sam3-tracker", tmp_path / "alone")
     with pytest.raises(CheckpointError, match="lacks SAM 3's detector"):
         load_segmenter(tmp_path / "alone")
+
+
+def test_a_step_is_told_of_for_every_sentence() -> None:
+    segmenter = Sam3Segmenter(sam3(1, hotstart_delay=0), tokens)
+    told: list[int] = []
+    pieces = segmenter.segment_window(FRAMES[:2], ["a", "b"], on_step=lambda: told.append(1))
+    assert [len(told) for _ in pieces] == [0, 0, 1, 1] and len(told) == 2
+
+
+def test_scores_are_between_a_half_and_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is seen, however unsure the network is of it."""
+    segmenter = Sam3Segmenter(sam3(1, hotstart_delay=0), tokens)
+    low = torch.full((1, 4, 4), -5.0)
+    low[0, :2] = 5
+
+    def found(score: float, **more: Any) -> Any:
+        out = {
+            "suppressed_obj_ids": None,
+            "obj_id_to_mask": {4: low, 2: -low},
+            "obj_id_to_tracker_score": {4: 0.9},
+            "obj_id_to_score": {4: score, 2: 0.7},
+        }
+        session = SimpleNamespace(hotstart_removed_obj_ids=more.pop("removed", set()))
+        return segmenter._found(session, 7, SimpleNamespace(**out | more), (8, 8))
+
+    frame, both = found(0.2)
+    assert frame == 7 and list(both) == [2, 4]
+    assert (both[4].score, both[2].score) == (0.5, pytest.approx(0.7))
+    assert found(1.5)[1][4].score == 1.0 and found(0.8)[1][4].score == pytest.approx(0.8)
+    assert list(found(0.8, removed={4})[1]) == [2]
+    assert list(found(0.8, suppressed_obj_ids={2})[1]) == [4]
+    assert found(0.8, removed={4}, suppressed_obj_ids={2}) == (7, {})
+    # Where both claim a pixel it is that one's of which the tracker is surer.
+    same = found(0.8, obj_id_to_mask={4: low, 2: low})[1]
+    assert list(same) == [4] and (same[4].logits > 0).sum() == 32
+    other = found(0.8, obj_id_to_mask={4: low, 2: low + 1}, obj_id_to_tracker_score={})[1]
+    assert list(other) == [2], "of equals the first"

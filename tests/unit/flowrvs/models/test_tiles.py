@@ -17,8 +17,9 @@ from flowrvs.models.tiles import Tile, iter_decode_tiles, plan_tiles, tile_cost
 from flowrvs.models.vae import decode_frames
 from flowrvs.pipelines import load
 from flowrvs.pipelines.calibrate import calibrate, synthetic_clips
-from flowrvs.progress import CancelToken
+from flowrvs.progress import CancelToken, Progress
 from tests.fixtures.disk import small_disk
+from tests.fixtures.micro import micro_pipeline
 
 TILES = {
     "inside": [Tile(3, 6, 4, 9)],
@@ -167,3 +168,39 @@ def test_a_fit_stops_at_once_and_a_save_is_whole(
     with small_disk(1000), pytest.raises(OSError, match="so large a file"):
         Locator().save(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == b"before"
+
+
+def test_a_calibration_hands_on_its_cancel_and_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowrvs.pipelines import calibrate as calibrating
+
+    token, asked, told = CancelToken(), list[object](), list[Progress]()
+    fitted = Locator(), 0.25, 0.125
+
+    def fit(samples: list, **how: object) -> tuple[Locator, float, float]:
+        asked.append((len(samples), how))
+        return fitted
+
+    monkeypatch.setattr(calibrating, "fit_locator", fit)
+    clips = [(np.zeros((1, 32, 48, 3), np.uint8), ["a cross", "x"])] * 2
+    result = calibrate(micro_pipeline(), clips, total=2, cancel=token, progress=told.append)
+    assert asked == [(4, {"cancel": token})]
+    assert (result.locator, result.kept, result.foreground) == fitted
+    assert [(e.message, e.done, e.total) for e in told] == [
+        ("calibrating", 1, 2),
+        ("calibrating", 2, 2),
+        ("fitting", 2, 2),
+    ]
+    token.cancel()
+    with pytest.raises(Cancelled):
+        calibrate(micro_pipeline(), clips, cancel=token)
+
+
+def test_clips_of_the_synthetic_world_are_always_the_same() -> None:
+    one, two = (list(synthetic_clips(2, frames=3, height=32, width=48)) for _ in range(2))
+    assert len(one) == 2 and not np.array_equal(one[0][0], one[1][0])
+    for (frames, texts), (again, same) in zip(one, two, strict=True):
+        assert frames.shape == (3, 32, 48, 3) and 1 <= len(texts) <= 6
+        np.testing.assert_array_equal(frames, again)
+        assert texts == same
+    ((_, few),) = synthetic_clips(1, frames=3, height=32, width=48, sentences=2)
+    assert few == one[0][1][:2]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flowrvs.errors import Cancelled, CheckpointError, InputError, VideoError
+from flowrvs.models.vae import encode_moments
 from flowrvs.pipelines.geometry import (
     ClipGeometry,
     fit_inside,
@@ -21,6 +22,7 @@ from flowrvs.pipelines.geometry import (
     plan_clip,
     resize_logits,
 )
+from flowrvs.pipelines.latents import encode_latent
 from flowrvs.pipelines.stages import (
     check_finite,
     flow_sigmas,
@@ -29,6 +31,7 @@ from flowrvs.pipelines.stages import (
     set_flow_timesteps,
 )
 from flowrvs.progress import CancelToken
+from tests.fixtures.micro import micro_pipeline
 
 
 @pytest.mark.parametrize(
@@ -194,3 +197,26 @@ def test_no_more_is_made_ahead_than_was_asked_for(depth: int) -> None:
     ahead.close()
     assert len(made) <= 5 + depth
     assert list(prefetch([], depth)) == []
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_latents_of_pictures_and_masks(mixed: bool) -> None:
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (5, 32, 48, 3), np.uint8)
+    masks = rng.random((5, 32, 48)) > 0.5
+    vae = micro_pipeline().vae.requires_grad_(False)
+    size = int(vae.config.z_dim)
+    pictures = encode_latent(vae, clip, mixed=mixed)
+    meant = encode_latent(vae, masks, mixed=mixed)
+    assert pictures.shape == (2 * size, 2, 4, 6) and meant.shape == (size, 2, 4, 6)
+    assert pictures.dtype == meant.dtype == torch.float32
+    white = np.repeat(255 * masks[..., None].astype(np.uint8), 3, -1)
+    near = 0.1 if mixed else 1e-5
+    for found, frames in ((pictures, clip), (meant, white)):
+        moments = encode_moments(vae, normalise(torch.from_numpy(frames), torch.float32))[0]
+        torch.testing.assert_close(found, moments[: len(found)], atol=near, rtol=near)
+        exact = torch.equal(found, moments[: len(found)])
+        assert exact != mixed
+    assert torch.equal(encode_latent(vae, clip), encode_latent(vae, clip, mixed=False))
+    # Of masks nothing but the mean is kept, in memory too.
+    assert meant.untyped_storage().nbytes() == meant.nbytes

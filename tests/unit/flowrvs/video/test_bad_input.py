@@ -185,6 +185,9 @@ def test_damage_in_the_middle_is_refused_and_the_rest_is_exact(
                 assert np.array_equal(frame, reference[n]), n
         assert refused and len(refused) <= 25
         assert refused <= video.damaged_frames
+        for n in refused:
+            with pytest.raises(VideoError, match="is damaged"):
+                video.read(n, n + 1)
         last = max(refused)
         assert np.array_equal(video.read(last + 1, len(video)), reference[last + 1 : len(video)])
         with pytest.raises(VideoError, match="is damaged"):

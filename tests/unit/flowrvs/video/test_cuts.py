@@ -12,7 +12,7 @@ from flowrvs.data.synthetic import generate_clip
 from flowrvs.errors import Cancelled
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.video import open_video
-from flowrvs.video.cuts import _small, find_cuts
+from flowrvs.video.cuts import _peaks, _small, find_cuts
 
 Frames = npt.NDArray[np.uint8]
 
@@ -105,6 +105,41 @@ def test_how_much_and_how_far_apart(
     shots: tuple[tuple[int, int], ...], found: tuple[int, ...]
 ) -> None:
     assert cuts(greys(*shots)) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "across", "found"),
+    [
+        ({5: 20}, {5: 20}, [5]),
+        ({5: 20}, {5: 14}, []),
+        ({1: 20}, {1: 20}, [1]),
+        ({29: 20}, {29: 20}, [29]),
+        # Three times what is usual within eight frames on either side.
+        (dict.fromkeys(range(1, 30), 10) | {15: 30}, {15: 30}, [15]),
+        (dict.fromkeys(range(1, 30), 10) | {15: 30}, {15: 29.9}, []),
+        (dict.fromkeys(range(7, 15), 10), {15: 29}, [15]),  # half of them stand still: 5
+        (dict.fromkeys(range(7, 16), 10), {15: 29}, [15]),
+        (dict.fromkeys([*range(7, 15), 16], 10), {15: 29}, []),
+        (dict.fromkeys([*range(6, 15)], 10), {15: 29}, [15]),  # the ninth before is too far
+        (dict.fromkeys([*range(8, 15), 24], 10), {15: 29}, [15]),  # and the ninth behind
+        (dict.fromkeys([*range(8, 15), 23, 22], 10), {15: 29}, []),
+        ({1: 90, 2: 90, 3: 90}, {2: 100, 3: 20}, [2]),
+        # Of two within five frames the harder one, else both.
+        ({}, {5: 20, 9: 30}, [9]),
+        ({}, {5: 30, 9: 20}, [5]),
+        ({}, {5: 20, 9: 20}, [5]),
+        ({}, {5: 20, 10: 30}, [5, 10]),
+        ({}, {5: 20, 9: 30, 13: 25, 14: 15}, [9, 14]),
+    ],
+)
+def test_what_stands_out_is_a_cut(
+    change: dict[int, float], across: dict[int, float], found: list[int]
+) -> None:
+    tables = np.zeros((2, 30), np.float32)
+    for table, values in zip(tables, (change, across), strict=True):
+        for t, value in values.items():
+            table[t] = value
+    assert _peaks(*tables) == found
 
 
 def test_small_pictures_are_means_of_blocks() -> None:

@@ -230,3 +230,23 @@ def test_captions_are_written_into_their_own_tile():
     assert np.array_equal(
         contact_sheet(frames[:2], nothing[:2]), contact_sheet(frames[:2], nothing[:2], columns=2)
     )
+
+
+def test_frames_of_an_overlay_share_one_size(tmp_path):
+    frames = [coded_frame(0), coded_frame(1), coded_frame(2, 32, 48)]
+    masks = [np.zeros(frame.shape[:2]) for frame in frames]
+    with pytest.raises(VideoError) as caught:
+        write_overlay(tmp_path / "o.mp4", frames, masks)
+    assert str(caught.value) == "Frame 2 is (32, 48, 3), the first was (64, 96, 3)."
+    assert list(tmp_path.iterdir()) == []
+    for less, message in (
+        ((frames[:2], masks[:1]), "There are more frames: 1 of the others; give one mask a frame."),
+        ((frames[:1], masks[:2]), "There are more masks: 1 of the others; give one mask a frame."),
+        (([], []), "There are no frames to write; choose a range with frames in it."),
+    ):
+        with pytest.raises(VideoError) as caught:
+            write_overlay(tmp_path / "o.mp4", *less)
+        assert str(caught.value) == message
+    with pytest.raises(MissingPathError) as missing:
+        write_overlay(tmp_path / "no" / "o.mp4", frames, masks)
+    assert str(missing.value) == f"The folder {tmp_path / 'no'} does not exist; create it first."

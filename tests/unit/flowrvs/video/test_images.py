@@ -9,6 +9,7 @@ from PIL import Image
 from flowrvs.errors import VideoError
 from flowrvs.video import open_video
 from flowrvs.video.images import read_image
+from flowrvs.video.levels import Levels
 
 from .clips import coded_frame, number_in
 
@@ -160,3 +161,79 @@ def test_fingerprint_finds_a_moved_folder_and_notices_change(tmp_path):
     Image.fromarray(coded_frame(9)).save(b / "2.png")
     with open_video(a) as one, open_video(b) as two:
         assert one.info.fingerprint != two.info.fingerprint
+
+
+def test_deep_images_by_themselves_or_by_given_levels(tmp_path):
+    deep = np.array([[0, 1000], [2000, 4095]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "d.png")
+    alone = read_image(tmp_path / "d.png")
+    assert alone[..., 1].tolist() == [[0, 62], [125, 255]] and (alone == alone[..., :1]).all()
+    assert read_image(tmp_path / "d.png", Levels(0, 2000))[..., 2].tolist() == [
+        [0, 128],
+        [255, 255],
+    ]
+    Image.fromarray(np.array([[0, 0.5, 1]], np.float32)).save(tmp_path / "f.tif")
+    assert read_image(tmp_path / "f.tif")[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_errors_of_images_name_their_cause(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(VideoError) as caught:
+        read_image(tmp_path / "a.png")
+    path = tmp_path / "a.png"
+    assert str(caught.value) == f"{path} cannot be read as an image (damaged or not an image)."
+    with pytest.raises(VideoError) as caught:
+        read_image(tmp_path / "none.png")
+    assert str(caught.value) == (
+        f"{tmp_path / 'none.png'} cannot be read as an image (No such file or directory)."
+    )
+    Image.new("RGB", (4, 4)).save(path)
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("flowrvs.video.images._pixels", full)
+    with pytest.raises(VideoError, match="needs more memory than there is; make it smaller"):
+        read_image(path)
+    monkeypatch.undo()
+    monkeypatch.setattr("flowrvs.video.images.is_too_large", lambda w, h: (w, h) == (4, 4))
+    with pytest.raises(VideoError) as caught:
+        read_image(path)
+    assert str(caught.value) == f"{path} has more pixels than can be read; make it smaller."
+
+
+def test_frames_are_decoded_once_and_kept(tmp_path):
+    save(tmp_path, ["0.png", "1.png", "2.png"])
+    with open_video(tmp_path) as video:
+        first = video.read(0, 3)
+        for n in range(3):
+            (tmp_path / f"{n}.png").unlink()
+        assert np.array_equal(video.read(0, 3), first)
+    save(tmp_path, ["0.png", "1.png", "2.png"])
+    with open_video(tmp_path, cache_bytes=0) as video:
+        (tmp_path / "1.png").unlink()
+        assert number_in(video.read(2, 3)[0]) == 2
+        with pytest.raises(VideoError, match=r"1\.png cannot be read as an image \(No such file"):
+            video.read(0, 3)
+
+
+def test_a_frame_that_was_replaced_by_another_size_is_told(tmp_path):
+    save(tmp_path, ["0.png", "1.png"])
+    with open_video(tmp_path) as video:
+        Image.new("RGB", (32, 20)).save(tmp_path / "1.png")
+        with pytest.raises(VideoError) as caught:
+            video.read(0, 2)
+    assert str(caught.value) == (
+        f"Frame 1 of {tmp_path} is 32x20, not 96x64; frames of one video share one size."
+    )
+
+
+def test_a_sideways_picture_among_upright_ones_is_as_it_stands(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = np.rot90(coded_frame(5))
+    Image.fromarray(turned).save(tmp_path / "0.png", exif=exif)
+    Image.fromarray(coded_frame(6)).save(tmp_path / "1.png")
+    with open_video(tmp_path) as video:
+        assert video.shape == (2, 64, 96, 3)
+        assert [number_in(f) for f in video.read(0, 2)] == [5, 6]

@@ -361,6 +361,28 @@ def test_damage_in_ffv1_is_noticed(tmp_path, name, changed):
             except VideoError:
                 refused.add(n)
         assert 14 in refused and refused <= set(range(14, 24))
+        for n in refused:  # however often it is asked for
+            with pytest.raises(VideoError, match="is damaged"):
+                video.read(n, n + 1)
+
+
+@pytest.mark.parametrize("bad", [0, 6, 7, 8])
+def test_that_ffv1_has_checksums_is_known_from_any_of_its_first_packets(tmp_path, bad):
+    options = {"level": "3", "slicecrc": "1", "g": "1", "slices": "4"}
+    path = write_clip(tmp_path / "f.mkv", "ffv1", count=10, options=options)
+    reference = decode_in_order(path)
+    with av.open(str(path)) as container:
+        packets = [bytes(p) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    data[data.index(packets[bad]) + len(packets[bad]) // 2] ^= 0x10
+    path.write_bytes(data)
+    with open_video(path) as video:
+        for n in (*range(10), bad):
+            if n == bad:
+                with pytest.raises(VideoError, match=f"^Frame {n} of f.mkv is damaged"):
+                    video.read(n, n + 1)
+            else:
+                assert np.array_equal(video.read(n, n + 1)[0], reference[n])
 
 
 @pytest.mark.parametrize("options", [{"level": "1"}, {"level": "3", "slicecrc": "0"}])

@@ -243,6 +243,21 @@ def test_reading_in_order_does_not_seek_again(tmp_path, monkeypatch):
         assert went == []  # from the cache
 
 
+@pytest.mark.parametrize("name", ["b_frames.mp4", "b_pyramid.mkv", "late_start.ts", "b_frames.avi"])
+def test_a_file_with_stamps_is_not_read_from_its_beginning_again(tmp_path, name, monkeypatch):
+    """A seek that misses costs the whole way; it would give the same frames."""
+    from flowrvs.video.file import MAX_CURSORS, Cursor
+
+    path = write_clip(tmp_path / name, **KINDS[name])
+    opened: list[Cursor] = []
+    reopen = Cursor._reopen
+    monkeypatch.setattr(Cursor, "_reopen", lambda self: (opened.append(self), reopen(self))[1])
+    with open_video(path, cache_bytes=0) as video:
+        for n in random.Random(8).sample(range(30, 80), 12):
+            assert number_in(video.read(n, n + 1)[0]) == n
+    assert len(opened) == len(set(map(id, opened))) <= MAX_CURSORS
+
+
 def test_stepping_back_through_a_gop_seeks_rarely(tmp_path, monkeypatch):
     from flowrvs.video.file import Cursor
 
