@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -164,11 +163,6 @@ def _convert(value: Any, hint: Any, name: str, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise InputError(f"{name} in {where} must be a list, not {value!r}.")
         return tuple(_convert(item, inner, name, where) for item in value)
-    if origin is types.UnionType:
-        for inner in typing.get_args(hint):
-            if inner is type(None) and value is None:
-                return None
-        return _convert(value, typing.get_args(hint)[0], name, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:

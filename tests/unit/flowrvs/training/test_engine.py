@@ -7,10 +7,12 @@ import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from flowrvs.errors import (
     Cancelled,
@@ -21,9 +23,9 @@ from flowrvs.errors import (
     StorageError,
     TrainingError,
 )
-from flowrvs.progress import CancelToken
+from flowrvs.progress import CancelToken, ProgressClock
 from flowrvs.training import FlowConfig
-from flowrvs.training.checkpoints import read_best
+from flowrvs.training.checkpoints import Checkpoints, read_best
 from flowrvs.training.engine import Engine, Monitor, make_accelerator, merit_of, rate_factor
 from flowrvs.training.journal import Journal, plot_log, read_log
 from flowrvs.training.optimizers import make_optimizers
@@ -784,3 +786,100 @@ def test_rates_of_several_wishes_together() -> None:
     assert rate_factor(config, 8, 1, 10) == pytest.approx(0.5 * 0.4 * 0.9)
     assert rate_factor(config, 9, 3, 10) == pytest.approx(0.25 * 0.2 * 1.0)
     assert rate_factor(config, 20, 0, 99) == 1.0
+
+
+class Several:
+    """Stands for accelerate where several processes train: notes what is asked for."""
+
+    num_processes, process_index, is_main_process = 2, 0, True
+    device = torch.device("cpu")
+
+    def __init__(self, answer: float = 0.0) -> None:
+        self.calls: list[Any] = []
+        self.answer = answer
+
+    def reduce(self, value: torch.Tensor, how: str) -> torch.Tensor:
+        self.calls.append((float(value), how))
+        return torch.tensor(self.answer)
+
+    def wait_for_everyone(self) -> None:
+        self.calls.append("wait")
+
+    def save_state(self, folder: str) -> None:
+        Path(folder).mkdir(exist_ok=True)
+        self.calls.append(Path(folder).name)
+
+
+def test_all_processes_stop_where_one_is_asked_to(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    saved: list[int] = []
+    engine.save = lambda: saved.append(engine.step)  # type: ignore[method-assign]
+    for asked, answer, stops in ((False, 0.0, False), (False, 1.0, True), (True, 2.0, True)):
+        several: Any = Several(answer)
+        engine.accelerator, engine.cancel = several, CancelToken()
+        if asked:
+            engine.cancel.cancel()
+        if stops:
+            with pytest.raises(Cancelled):
+                engine._check_cancelled()
+        else:
+            engine._check_cancelled()
+        assert several.calls == [(float(asked), "sum")]
+    assert saved == [0, 0]
+
+
+def test_all_processes_agree_on_how_many_steps_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(tmp_path, config=dataclasses.replace(CONFIG, minutes=1.0))
+    monkeypatch.setattr("flowrvs.training.engine.time.monotonic", lambda: 130.0)
+    engine.step, engine._paced, engine._began, engine._spent = 6, (2, 5.0), 120.0, 15.0
+    for answer, more in ((7.9, 7), (0.3, 1), (-5.0, 1)):
+        several: Any = Several(answer)
+        engine.accelerator, engine._paced = several, (2, 5.0)
+        clock = ProgressClock(99)
+        engine._fit_time(clock)
+        # 25 of 60 seconds are gone; four steps took 20.
+        assert several.calls == [((60 - 25) * 4 / 20, "mean")]
+        assert engine.total == clock.total == 6 + more
+        assert engine._paced == (6, 25.0)
+
+
+def test_shards_are_written_by_all_into_one_folder(tmp_path: Path) -> None:
+    several: Any = Several()
+    several.register_save_state_pre_hook = lambda hook: None
+    several.distributed_type = DistributedType.FSDP
+    checkpoints = Checkpoints(tmp_path, several, ["weight"], {"a": (1,)}, defaults={}, keep=1)
+    checkpoints.folder.mkdir()
+    for left in (".step-00000004.partial", "step-00000002"):
+        (checkpoints.folder / left / "old").mkdir(parents=True)
+    target = checkpoints.save(4, None, {"step": 4})
+    assert several.calls == ["wait", ".step-00000004.partial", "wait", "wait"]
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000004"]
+    assert [path.name for path in target.iterdir()] == ["training.json"]
+    document = json.loads((target / "training.json").read_text())
+    assert document == {"identity": {"a": [1]}, "step": 4}
+    several.is_main_process, several.process_index = False, 1
+    average: Any = SimpleNamespace(shadow_params=[torch.ones(2)], optimization_step=3)
+    several.calls.clear()
+    second = checkpoints.folder / ".step-00000005.partial"
+    checkpoints.save(5, average, {})
+    assert [path.name for path in second.iterdir()] == ["ema-1.safetensors"]
+    assert several.calls == ["wait", second.name, "wait", "wait"]
+    whole = Several()
+    whole.distributed_type = DistributedType.NO  # type: ignore[attr-defined]
+    whole.register_save_state_pre_hook = lambda hook: None  # type: ignore[attr-defined]
+    alone: Any = Checkpoints(tmp_path / "b", whole, [], {}, defaults={}, keep=1)  # type: ignore[arg-type]
+    whole.is_main_process = False
+    alone.save(1, None, {})
+    assert whole.calls == ["wait"] and not (tmp_path / "b").exists()
+
+
+def test_muon_wants_whole_matrices(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, matrix_learning_rate=0.1)
+    several: Any = SimpleNamespace(num_processes=1, distributed_type=DistributedType.DEEPSPEED)
+    with pytest.raises(InputError) as caught:
+        Engine(Line(), Numbers(), 8, config, tmp_path, several, identity={})
+    assert str(caught.value) == (
+        "Muon needs whole matrices: no matrix_learning_rate with FSDP, DeepSpeed."
+    )

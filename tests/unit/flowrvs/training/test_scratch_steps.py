@@ -531,6 +531,29 @@ def test_phases_follow_each_other_from_where_it_is(flow_config: ScratchConfig) -
         calls.clear()
 
 
+def test_the_decoder_is_adapted_last_and_halves_are_written(
+    flow_config: ScratchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(
+        "flowrvs.training.scratch.flow.adapt_decoder",
+        lambda pipeline, phase, **options: calls.append((pipeline.name, phase, options)),
+    )
+    phases = (Phase(1, 5, 2), Phase(2, 9, 1))
+    stage = dataclasses.replace(FLOW, decoder_phases=phases)
+    config = dataclasses.replace(flow_config, flow=stage, half_precision=True)
+    cancel = CancelToken()
+    trainer = FlowTrainer(config, print, cancel)
+    for average in trainer.ema.shadow_params:
+        average += 1
+    expected = trainer.ema.shadow_params[0].half()
+    folder = trainer.save_pipeline()
+    given = {"seed": 9, "autocast": False, "progress": print, "cancel": cancel}
+    assert calls == [("mine", phase, given) for phase in phases]
+    pipeline = load(folder, device="cpu", dtype="float16")
+    assert torch.equal(next(iter(pipeline.transformer.parameters())), expected)
+
+
 def test_stages_begin_or_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     for name in ("vae", "flow"):
