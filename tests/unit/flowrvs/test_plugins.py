@@ -9,7 +9,13 @@ import pytest
 
 import flowrvs
 from flowrvs.cli import main
-from flowrvs.errors import CheckpointError, InputError, MissingPathError, PluginError
+from flowrvs.errors import (
+    CheckpointError,
+    DeviceMemoryError,
+    InputError,
+    MissingPathError,
+    PluginError,
+)
 from flowrvs.inference.loading import segmenter_plugin
 from flowrvs.plugins import find_plugin, load_tracker, plugins
 from flowrvs.records import InstanceSegmenter, Segmenter, Tracker
@@ -165,6 +171,56 @@ def test_what_fails_later_names_the_package_too(brightness: Path) -> None:
     assert next(followed) == (1, {})
     with pytest.raises(PluginError, match="KeyError: 'y'"):
         next(followed)
+
+
+def test_instances_and_a_full_memory_of_a_package(
+    brightness: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = (
+        SOURCE
+        + """
+class Many(Bright):
+    def find_instances(self, read, text, frames, *, cancel=None):
+        for t in frames:
+            yield t, {t: (text, read(t), cancel)}
+        raise KeyError("z")
+
+    def segment_window(self, frames, texts, **_):
+        raise MemoryError("9 GiB")
+
+class OutOfMemoryError(RuntimeError):
+    pass
+
+def many(name, **_):
+    return Many("", "")
+
+def full(name, **_):
+    raise OutOfMemoryError("CUDA out of memory")
+"""
+    )
+    points = {"many": "many_models:many", "full": "many_models:full"}
+    groups = {"flowrvs.segmenters": points}
+    site = install(monkeypatch, tmp_path, "many-things", groups, {"many_models": source})
+    monkeypatch.syspath_prepend(str(site) + "/../many-things")  # the same one a second time
+    assert [p.fault for p in plugins("segmenter") if p.package == "many-things"] == ["", ""]
+    model = flowrvs.load_segmenter("many")
+    assert isinstance(model, InstanceSegmenter)
+    found = model.find_instances(lambda t: t * 10, "it", [2, 3], cancel="token")
+    assert [next(found), next(found)] == [
+        (2, {2: ("it", 20, "token")}),
+        (3, {3: ("it", 30, "token")}),
+    ]
+    with pytest.raises(PluginError, match=r"many-things 1\.5: went wrong \(KeyError: 'z'\); up"):
+        next(found)
+    for call in (
+        lambda: list(model.segment_window([], ["x"])),
+        lambda: flowrvs.load_segmenter("full"),
+    ):
+        with pytest.raises(
+            DeviceMemoryError, match=r"many-things 1\.5: the memory is too small; up"
+        ):
+            call()
+    assert find_plugin("segmenter", "full").fault == "", "that is not the package's fault"
 
 
 def test_options_of_our_models_are_refused_for_others(brightness: Path) -> None:

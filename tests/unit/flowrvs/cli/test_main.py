@@ -202,6 +202,29 @@ def test_errors_become_codes(
     assert captured.out == ""
 
 
+def test_a_library_of_an_extra_is_told_how_to_get(
+    raising: Raise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raising(ModuleNotFoundError("No module named 'diffusers.x'", name="diffusers.x"))
+    assert main(["demo"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install 'napari-flowrvs[models]'" in error
+    raising(ModuleNotFoundError("No module named 'ours'", name="ours"))
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err.startswith("flowrvs: internal error, ModuleNotFoundError: No")
+
+
+def test_a_program_without_streams_gets_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `pythonw` starts one: what is said goes nowhere."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        patch.setattr(sys, "stderr", None)
+        assert main(["--version"]) == 0 and main(["bogus"]) == 2
+        for stream in (sys.stdout, sys.stderr):
+            assert stream.name == os.devnull and not stream.closed
+            stream.close()
+
+
 @pytest.mark.parametrize("argv", [["-v", "demo"], ["demo", "-v"]])
 def test_verbose_shows_the_traceback(
     argv: list[str], raising: Raise, capsys: pytest.CaptureFixture[str]

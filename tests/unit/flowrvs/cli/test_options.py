@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +100,32 @@ SYNTH = {
     "width": 160,
     "expressions": 8,
 }
+TRACKER = {"tracker": None, "device": "auto", "precision": "auto"}
+PICK = {
+    "source": "v",
+    "frame": 3,
+    "marks": None,
+    "scissors": None,
+    "object": None,
+    "sentence": None,
+    "name": None,
+    "rule": "replace",
+    "inside_box": False,
+    "out": None,
+    **TRACKER,
+}
+SPREAD = {
+    "project": Path("p"),
+    "objects": None,
+    "method": None,
+    "keys": None,
+    "start": 0,
+    "stop": None,
+    "again": False,
+    "video": None,
+    **TRACKER,
+    **CLUSTER,
+}
 CONVERT = {
     "action": "convert",
     "base": Path("b"),
@@ -139,6 +167,28 @@ OWN = {"dit": None, "vae": None, "text": None}
             {"predictions": "p", "split": "s", "worst": 5, "html": None, "workers": 0},
         ),
         ("synth --out d", SYNTH),
+        ("pick v --frame 3", PICK),
+        (
+            "pick v --frame 3 --point 1,2 --not 3,4.5 --box 1,2,3,4 --scribble '1,2;3,4' "
+            "--not-scribble 5,6 --scissors 1,2 3,4 --scissors 5,6 --inside-box",
+            PICK
+            | {
+                "marks": [
+                    ("point", ((1.0, 2.0),), True),
+                    ("point", ((3.0, 4.5),), False),
+                    ("box", ((1.0, 2.0), (3.0, 4.0)), True),
+                    ("scribble", ((1.0, 2.0), (3.0, 4.0)), True),
+                    ("scribble", ((5.0, 6.0),), False),
+                ],
+                "scissors": [[((1.0, 2.0),), ((3.0, 4.0),)], [((5.0, 6.0),)]],
+                "inside_box": True,
+            },
+        ),
+        ("spread p", SPREAD),
+        (
+            "spread p --object 1 --object 2 --from 3 --from 5 --again",
+            SPREAD | {"objects": [1, 2], "keys": [3, 5], "again": True},
+        ),
         ("models list", {"action": "list"}),
         (
             "models fetch mevis",
@@ -153,11 +203,11 @@ OWN = {"dit": None, "vae": None, "text": None}
     ],
 )
 def test_defaults(line: str, wanted: dict[str, Any]) -> None:
-    found = vars(build_parser().parse_args(line.split()))
+    found = vars(build_parser().parse_args(shlex.split(line)))
     assert found.pop("json") is found.pop("verbose") is False
     assert callable(found.pop("run"))
     verb = line.split()[0]
-    models = verb in ("demo", "segment", "predict", "models")
+    models = verb in ("demo", "segment", "pick", "spread", "predict", "models")
     assert found.pop("loads_models") is models
     assert found == wanted
 
@@ -178,6 +228,23 @@ def test_defaults(line: str, wanted: dict[str, Any]) -> None:
         ("segment v --text-precision x", "argument --text-precision: invalid choice: 'x'"),
         ("segment v --window 1.5", "'1.5' is neither a number of frames nor 'whole'"),
         ("synth", "the following arguments are required: --out"),
+        ("pick v --point 1,2", "the following arguments are required: --frame"),
+        ("pick v --frame 3 --point 1,2,3,4", "'1,2,3,4' is not one point X,Y"),
+        ("pick v --frame 3 --box 1,2", "'1,2' is not a box X0,Y0,X1,Y1"),
+        ("pick v --frame 3 --box 1,2,3", "'1,2,3' has an odd number of coordinates; use X,Y"),
+        ("pick v --frame 3 --point 1,x", "'1,x' is not a list of numbers such as 120,80"),
+        ("pick v --frame 3 --rule x", "argument --rule: invalid choice: 'x'"),
+        ("spread p --method x", "argument --method: invalid choice: 'x'"),
+        ("spread p --precision x", "argument --precision: invalid choice: 'x'"),
+        ("segment", "Give a VIDEO, or a file of them with --sentences."),
+        ("segment v", "There is no sentence for v; give one with -p."),
+        ("segment --sentences none.csv", "Nothing is at none.csv; give a CSV file of sentences."),
+        ("segment v w -p x --overlay o.mp4", "--overlay is for one video; 'flowrvs export"),
+        ("segment v -p x --fill", "--fill needs --every 2 or more: the frames between are"),
+        ("segment v -p x --fill --every 1", "--fill needs --every 2 or more: the frames between"),
+        ("segment v -p x --around 2 --start 1", "--around says which frames; leave --start,"),
+        ("segment v -p x --around 2 --stop 0", "--around says which frames; leave --start,"),
+        ("segment v -p x --around 2 --every 2", "--around says which frames; leave --start,"),
         ("models", "the following arguments are required: ACTION"),
         ("models convert --base b --dit d --out o", "arguments are required: --vae"),
         ("models convert --base b --vae d --out o", "arguments are required: --dit"),
@@ -504,6 +571,60 @@ def test_models_convert_and_fetch(replaced, capsys, tmp_path: Path) -> None:
     assert fetch.only() == (("mevis",), {"home": Path("h"), **own})
     said = {"model": "mevis", "path": str(tmp_path / "m"), "bytes": 3_000_000}
     assert json.loads(capsys.readouterr().out) == said
+
+
+def test_models_calibrate(monkeypatch, capsys, tmp_path: Path) -> None:
+    import flowrvs.checkpoints
+    import flowrvs.pipelines
+    import flowrvs.pipelines.calibrate as calibrate
+
+    saved: list[Path] = []
+    locator = SimpleNamespace(save=saved.append)
+    config = SimpleNamespace(sample_height=48, sample_width=80)
+    pipeline = SimpleNamespace(window_size=33, config=config)
+    load, made = Recorder(pipeline), Recorder(SimpleNamespace(locator=locator, kept=0.25))
+    made.result.foreground = 0.1
+    synthetic, split = Recorder("synthetic"), Recorder("of the split")
+    monkeypatch.setattr(flowrvs.checkpoints, "locate", lambda name: tmp_path)
+    monkeypatch.setattr(flowrvs.pipelines, "load", load)
+    monkeypatch.setattr(calibrate, "calibrate", made)
+    monkeypatch.setattr(calibrate, "synthetic_clips", synthetic)
+    monkeypatch.setattr(calibrate, "split_clips", split)
+    assert main(["models", "calibrate", "m"]) == 0
+    (file,) = saved
+    assert file.parent == tmp_path
+    assert capsys.readouterr().out == (
+        f"{file}: decodes 25% of the picture where 10% is foreground; use it with --sparse\n"
+    )
+    assert load.calls == [(("m",), {"device": "auto"})]
+    assert synthetic.calls == [((24,), {"frames": 17, "height": 48, "width": 80})]
+    assert made.only() == ((pipeline, "synthetic"), {"total": 24}) and not split.calls
+    made.calls.clear()
+    pipeline.window_size = 9
+    line = ["models", "calibrate", "m", "--split", "s", "--clips", "4", "--device", "cpu"]
+    assert main([*line, "--json"]) == 0
+    said = {"path": str(file), "kept": 0.25, "foreground": 0.1}
+    assert json.loads(capsys.readouterr().out) == said
+    assert split.calls == [(("s", 4), {"frames": 9})] and load.calls[1][1] == {"device": "cpu"}
+    assert made.only() == ((pipeline, "of the split"), {"total": 4}) and len(saved) == 2
+    assert main(["models", "calibrate", "m", "--clips", "3"]) == 2
+    assert capsys.readouterr().err == "flowrvs: --clips must be 4 or more, not 3.\n"
+
+    def stop(*args: Any, cancel: CancelToken, **options: Any) -> Any:
+        cancel.cancel()
+        return made.result
+
+    monkeypatch.setattr(calibrate, "calibrate", stop)
+    assert main(["models", "calibrate", "m"]) == 130
+    assert capsys.readouterr().err.endswith(f"flowrvs: Stopped on request; {file} is as it was.\n")
+    assert len(saved) == 2
+    asked: list[Any] = []
+    monkeypatch.setattr(os, "access", lambda *how: bool(asked.append(how)))
+    assert main(["models", "calibrate", "m"]) == 2
+    assert capsys.readouterr().err == (
+        f"flowrvs: Cannot write to {tmp_path}; copy the model to a folder of your own.\n"
+    )
+    assert asked == [(tmp_path, os.W_OK)] and len(load.calls) == 3
 
 
 def test_demo(monkeypatch, capsys, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +117,53 @@ def test_bad_input_leaves_no_project(words, message, shapes_mp4, tmp_path, capsy
     out = tmp_path / "p.flowrvs"
     assert message in fails(str(shapes_mp4), *words, "--out", str(out), capsys=capsys)
     assert list(tmp_path.glob("*.flowrvs")) == []
+
+
+def test_a_project_is_named_after_the_video_and_its_objects_as_told(
+    shapes_mp4, shapes_images, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(shapes_images, tmp_path / "clip v1.2")
+    for source, words, name in (
+        (shapes_mp4, [], "shapes"),
+        (folder, [], "clip v1.2"),
+        (shapes_mp4, ["--out", "mine.v2"], "mine.v2"),
+    ):
+        said = pick(str(source), "--frame", "0", "--point", "8,14", *words, capsys=capsys)
+        assert said["project"] == str(tmp_path / f"{name}.flowrvs")
+        assert said["name"] == "object 1" and said["layer"] == 1
+    more = ["--frame", "0", "--point", "46,32", "--name", "the green one", "--out", "mine.v2"]
+    said = pick(str(shapes_mp4), *more, capsys=capsys)
+    assert (said["object_id"], said["name"], said["layer"]) == (2, "the green one", 1)
+    assert said["project"] == str(tmp_path / "mine.v2.flowrvs")
+    line = fails("mine.v2.flowrvs", *more[:4], "--object", "7", capsys=capsys)
+    assert line == f"flowrvs: There is no object 7 in {tmp_path / 'mine.v2.flowrvs'}.\n"
+    with Project.open("mine.v2.flowrvs") as project:
+        assert [layer.name for layer in project.layers.values()] == ["picked"]
+
+
+def test_a_project_without_its_video_says_how_to_give_it(shapes_mp4, tmp_path, capsys):
+    video = Path(shutil.copy(shapes_mp4, tmp_path / "clip.mp4"))
+    out = tmp_path / "p.flowrvs"
+    words = ["--frame", "3", "--point", "18,14"]
+    pick(str(video), *words, "--out", str(out), capsys=capsys)
+    (tmp_path / "else").mkdir()
+    moved = video.rename(tmp_path / "else" / "clip.mp4")
+    assert fails(str(out), *words, capsys=capsys) == (
+        f"flowrvs: The video of {out} was not found, or is another one now; give the video and "
+        f"--out {out} instead.\n"
+    )
+    assert pick(str(moved), *words, "--out", str(out), capsys=capsys)["object_id"] == 2
+    assert main(["spread", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"flowrvs: The video of {out} was not found; say where it is with --video.\n"
+    )
+    line = ["spread", str(out), "--method", "copy", "--object", "2", "--stop", "5"]
+    assert main(line) == 0  # which needs no video
+    assert capsys.readouterr().out == "Object 2, 'object 2': 4 frames\n"
+    assert main(["spread", str(out), "--object", "1", "--video", str(moved), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["objects"]
+    assert row == {"object_id": 1, "name": "object 1", "frames": 11, "lost": ""}
 
 
 def test_a_locked_frame_is_refused_and_nothing_is_written(shapes_mp4, tmp_path, capsys):
