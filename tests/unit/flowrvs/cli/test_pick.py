@@ -143,8 +143,9 @@ def test_a_project_is_named_after_the_video_and_its_objects_as_told(
 
 
 def test_a_project_without_its_video_says_how_to_give_it(shapes_mp4, tmp_path, capsys):
-    video = Path(shutil.copy(shapes_mp4, tmp_path / "clip.mp4"))
-    out = tmp_path / "p.flowrvs"
+    place = tmp_path / "a" / "b" / "c"  # far from where the same clip may lie
+    place.mkdir(parents=True)
+    video, out = Path(shutil.copy(shapes_mp4, place / "clip.mp4")), place / "p.flowrvs"
     words = ["--frame", "3", "--point", "18,14"]
     pick(str(video), *words, "--out", str(out), capsys=capsys)
     video.unlink()
@@ -152,17 +153,18 @@ def test_a_project_without_its_video_says_how_to_give_it(shapes_mp4, tmp_path, c
         f"flowrvs: The video of {out} was not found, or is another one now; give the video and "
         f"--out {out} instead.\n"
     )
-    assert pick(str(shapes_mp4), *words, "--out", str(out), capsys=capsys)["object_id"] == 2
     assert main(["spread", str(out)]) == 2
     assert capsys.readouterr().err == (
         f"flowrvs: The video of {out} was not found; say where it is with --video.\n"
     )
-    line = ["spread", str(out), "--method", "copy", "--object", "2", "--stop", "5"]
+    line = ["spread", str(out), "--method", "copy", "--start", "2", "--stop", "5"]
     assert main(line) == 0  # which needs no video
-    assert capsys.readouterr().out == "Object 2, 'object 2': 4 frames\n"
-    assert main(["spread", str(out), "--object", "1", "--video", str(shapes_mp4), "--json"]) == 0
+    assert capsys.readouterr().out == "Object 1, 'object 1': 2 frames\n"
+    assert main(["spread", str(out), "--video", str(shapes_mp4), "--from", "3", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["objects"]
     assert row == {"object_id": 1, "name": "object 1", "frames": 11, "lost": ""}
+    said = pick(str(shapes_mp4), *words, "--out", str(out), capsys=capsys)
+    assert said["object_id"] == 2
 
 
 def test_a_locked_frame_is_refused_and_nothing_is_written(shapes_mp4, tmp_path, capsys):
