@@ -562,7 +562,8 @@ class FindPanel(QWidget):
     def _on_phase(self, phase: Phase) -> None:
         idle = phase is Phase.IDLE
         held = self.cancel_button.hasFocus() or self.run_button.hasFocus()
-        self.cancel_button.setEnabled(phase is Phase.RUNNING)
+        # It stays enabled while stopping: disabled, it would hand the keyboard to Export.
+        self.cancel_button.setEnabled(not idle)
         for part in (self.run_button, self.draw_button, self.offers, self.options):
             part.setEnabled(idle)
         self.sentences.history.setEnabled(idle)

@@ -134,8 +134,8 @@ class Table(QTableView):
             self.clearSelection()
         else:
             column = max(self.currentIndex().column(), 0)
+            # Not `selectRow`, which goes to the first column: what is edited is mostly the second.
             self.setCurrentIndex(self.model().index(row, column))
-            self.selectRow(row)
         model.blockSignals(before)
         self.viewport().update()
 

@@ -14,6 +14,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QPushButton
 
 from flowrvs.errors import CheckpointError, InputError, ProjectError, StorageError
+from flowrvs.progress import Progress
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from napari_flowrvs import bridge
@@ -480,6 +481,13 @@ def test_what_the_foot_says(qtbot: Any, project: Project) -> None:
     session.steps.job.phase_changed.emit(Phase.IDLE)
     assert line.text() == "Step 3 of 9"
     session.segment.job.close()
+    # The bar of a step goes with it, and so does the button that stops it.
+    for phase, gone in ((Phase.RUNNING, False), (Phase.STOPPING, False), (Phase.IDLE, True)):
+        footer.progress.show_progress(Progress(1, 4, "Copying"))
+        footer.stop_button.show()
+        session.steps.job.phase_changed.emit(phase)
+        assert footer.stop_button.isHidden() == footer.progress.bar.isHidden() == gone
+    assert line.text() == ""
     footer.close_all()
     assert session.close()
 

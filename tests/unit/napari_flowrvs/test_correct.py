@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flowrvs import editing
 from flowrvs.editing.pick import Mark, keep_pick, open_picker
 from flowrvs.editing.pieces import Here
 from flowrvs.errors import InputError
@@ -531,3 +533,46 @@ def test_a_cluster_is_asked_with_all_that_it_needs(
         assert told[:2] == ["Asking the cluster at tls://host:1", "Waiting for a worker"]
         assert correct.preview is not None and correct.preview.frames == (1, 2)
         correct.close()
+
+
+def test_what_a_preview_says_at_its_end(
+    desk: Desk, motion: Motion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    correct = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter())
+    noted: list[str] = []
+    shown: list[Any] = []
+    correct.noted.connect(noted.append)
+    correct.preview_changed.connect(shown.append)
+
+    def spread(frames: tuple[int, ...], lost: str, error: Exception | None = None) -> Any:
+        def run(*_: Any) -> Any:
+            yield from (SimpleNamespace(frame=t) for t in frames)
+            if error is not None:
+                raise error
+
+        made = SimpleNamespace(name="spread", frames=frames, run=run, lost_text=lost)
+        monkeypatch.setattr(editing, "spread", lambda *_, **__: made)
+        noted.clear()
+        shown.clear()
+        correct.spread()
+        return made
+
+    made = spread((3, 4), "")
+    assert noted == [] and shown == [made] and correct.preview is made
+    spread((3, 4), "lost after frame 4")
+    assert noted == ["The object is lost after frame 4: draw it where it is seen again."]
+    spread((), "lost after frame 0")
+    assert noted[0].startswith("There is nothing to spread to: the frames of the range are yours")
+    assert noted[0].endswith(" (lost after frame 0)") and correct.preview is None
+    spread((), "")
+    assert noted[0].endswith("is hidden on them.") and shown[-1] is None
+    failures: list[Any] = []
+    correct.job.failed.connect(failures.append)
+    spread((3,), "", InputError("It broke."))
+    assert [f.summary for f in failures] == ["It broke."] and correct.preview is None
+    assert shown[-1] is None and correct.object_id is None
+    spread((3,), "")
+    desk.project_changed.emit(None)
+    assert correct.preview is None, "of another project"
+    correct.close()
+    motion.close()

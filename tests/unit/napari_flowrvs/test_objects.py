@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from qtpy.QtCore import QRect, Qt
-from qtpy.QtGui import QImage, QPainter
-from qtpy.QtWidgets import QLineEdit, QStyleOptionViewItem
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QLineEdit
 
 from flowrvs.errors import InputError
 from flowrvs.records import VideoInfo
@@ -24,12 +24,12 @@ from napari_flowrvs.desk import Desk
 from napari_flowrvs.footer import Footer
 from napari_flowrvs.objects.panel import ObjectsPanel
 from napari_flowrvs.objects.presenter import ObjectsPresenter
-from napari_flowrvs.objects.tables import ProvenanceBar
+from napari_flowrvs.objects.tables import _words
 from napari_flowrvs.session import Session
 from napari_flowrvs.steps import Steps
-from napari_flowrvs.strip.presenter import COLORS
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
+from napari_flowrvs.widgets.parts import plain
 from napari_flowrvs.worker import run_in_thread
 
 
@@ -361,26 +361,6 @@ def test_the_page_ticks_edits_and_chooses(
     assert page.objects.currentIndex().row() == 1
 
 
-def test_a_persons_frame_among_a_thousand_is_seen_in_the_bar(
-    qtbot: Any, presenter: ObjectsPresenter
-) -> None:
-    page = ObjectsPanel(presenter, attempt)
-    qtbot.addWidget(page)
-    model = page.objects_model
-    counts = ObjectCounts(1000, 0, 999, 1, 0, 0, 999)
-    model.rows[0] = replace(model.rows[0], frames=counts)
-    picture = QImage(100, 20, QImage.Format.Format_RGB32)
-    picture.fill(0)
-    option = QStyleOptionViewItem()
-    option.rect = QRect(0, 0, 100, 20)
-    painter = QPainter(picture)
-    ProvenanceBar(page).paint(painter, option, model.index(0, 2))
-    painter.end()
-    drawn = [picture.pixelColor(x, 10).getRgb()[:3] for x in range(100)]
-    assert drawn.count(COLORS[Provenance.HUMAN]) == 2
-    assert drawn.count(COLORS[Provenance.MODEL]) == 100 - 6 - 2
-
-
 def test_letters_pressed_in_a_table_reach_the_viewer(
     qtbot: Any, presenter: ObjectsPresenter
 ) -> None:
@@ -512,3 +492,96 @@ def test_a_button_stops_what_takes_long(qtbot: Any, painted: Project) -> None:
     assert painted.history.steps == known
     assert session.close()
     footer.close_all()
+
+
+ROLES = Qt.ItemDataRole
+
+
+def test_every_cell_says_what_it_is(
+    qtbot: Any, presenter: ObjectsPresenter, project: Project
+) -> None:
+    page = ObjectsPanel(presenter, attempt)
+    qtbot.addWidget(page)
+    project.update_object(1, name="the <i>cat</i>", color=(1.0, 0.5, 0.0))
+    presenter.desk.catalog_changed.emit()
+    cells, said = page.objects_model, page.sentences_model
+    counts = cells.rows[0].frames
+    words = _words(counts)
+    names = ("DisplayRole", "EditRole", "DecorationRole", "CheckStateRole", "UserRole")
+
+    def cell(model: Any, row: int, column: int) -> dict[str, Any]:
+        index = model.index(row, column)
+        found = {name: index.data(getattr(ROLES, name)) for name in (*names, "AccessibleTextRole")}
+        return {name: value for name, value in found.items() if value is not None}
+
+    orange = QColor.fromRgbF(1.0, 0.5, 0.0)
+    assert cell(cells, 0, 0) == {"DisplayRole": "1", "DecorationRole": orange}
+    name = "the <i>cat</i>"
+    assert cell(cells, 0, 1) == {"DisplayRole": name, "EditRole": name}
+    assert cell(cells, 0, 2) == {"UserRole": counts, "AccessibleTextRole": words}
+    tip = cells.index(0, 2).data(ROLES.ToolTipRole)
+    assert tip == plain(f"1 {name}, in layer the cat\n{words}") and "&lt;i&gt;" in tip
+    flags = Qt.ItemFlag
+    usual = flags.ItemIsSelectable | flags.ItemIsEnabled | flags.ItemNeverHasChildren
+    assert [cells.flags(cells.index(0, c)) for c in range(3)] == [
+        *(usual, usual | flags.ItemIsEditable, usual)
+    ]
+    presenter.choose_expression("0")
+    assert cell(cells, 0, 0)["CheckStateRole"] == Qt.CheckState.Checked
+    assert cell(cells, 1, 0)["CheckStateRole"] == Qt.CheckState.Unchecked
+    assert cells.flags(cells.index(0, 0)) == usual | flags.ItemIsUserCheckable
+    assert not cells.setData(cells.index(0, 0), "x") and not cells.setData(cells.index(0, 2), "x")
+    assert not cells.setData(cells.index(0, 1), "x", ROLES.DisplayRole)
+    assert cells.setData(cells.index(0, 0), Qt.CheckState.Unchecked.value, ROLES.CheckStateRole)
+    assert project.expressions["0"].object_ids == set()
+    assert cell(said, 0, 0) == {"DisplayRole": "the cat", "EditRole": "the cat"}
+    assert cell(said, 0, 1) == {"DisplayRole": "none"} and cell(said, 0, 2) == {"DisplayRole": ""}
+    assert cell(said, 1, 1) == {"DisplayRole": "2"} and cell(said, 1, 2) == {"DisplayRole": "0%"}
+    assert said.index(1, 2).data(ROLES.ToolTipRole) == "the dog\nmeans: 2"
+    assert [said.flags(said.index(0, c)) for c in range(3)] == [
+        *(usual | flags.ItemIsEditable, usual, usual)
+    ]
+    assert not said.setData(said.index(0, 0), "a cat", ROLES.DisplayRole)
+    assert said.setData(said.index(0, 0), "a cat") and project.expressions["0"].text == "a cat"
+    made = ObjectCounts(present=3, empty=1, model=0, human=4, locked=5, first=None, last=None)
+    assert _words(made) == "on 3 frames\n4 yours, 5 locked, 1 empty"
+    made = replace(made, model=2, first=6, last=8)
+    assert _words(made) == "on 3 frames, frames 6 to 8\n2 model, 4 yours, 5 locked, 1 empty"
+
+
+def test_a_row_is_marked_without_telling_and_keys_are_shared(
+    qtbot: Any, presenter: ObjectsPresenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ObjectsPanel(presenter, attempt)
+    qtbot.addWidget(page)
+    page.show()
+    table, chosen, edited = page.objects, list[int](), list[int]()
+    table.on_chosen(chosen.append)
+    table.setCurrentIndex(page.objects_model.index(0, 1))
+    chosen.clear()
+    table.select_row(1)
+    marked = [index.row() for index in table.selectionModel().selectedRows()]
+    assert marked == [1] and chosen == [] and table.currentIndex().column() == 1
+    table.select_row(-1)
+    assert not table.selectionModel().hasSelection() and chosen == []
+    table.select_row(0)
+    table.setCurrentIndex(page.objects_model.index(1, 0))
+    assert chosen == [1]
+    page.objects_model.beginResetModel()
+    page.objects_model.endResetModel()
+    assert chosen == [1], "no row is chosen where there is none"
+    monkeypatch.setattr(table, "edit", lambda index: edited.append(index.row()))
+    table.setCurrentIndex(page.objects_model.index(0, 0))
+    keys, none = Qt.Key, Qt.KeyboardModifier.NoModifier
+    heard: list[Any] = []
+    monkeypatch.setattr(page, "keyPressEvent", lambda event: heard.append(event.key()))
+    for key, modifier in (
+        *((keys.Key_Return, none), (keys.Key_Enter, none), (keys.Key_Down, none)),
+        *((keys.Key_Up, none), (keys.Key_PageDown, none), (keys.Key_PageUp, none)),
+        *((keys.Key_Left, none), (keys.Key_Home, none)),
+        (keys.Key_Down, Qt.KeyboardModifier.ShiftModifier),
+    ):
+        qtbot.keyClick(table, key, modifier)
+    heard.remove(keys.Key_Shift)
+    assert edited == [0, 0] and heard == [keys.Key_Left, keys.Key_Home, keys.Key_Down]
+    assert table.currentIndex().row() == 0

@@ -18,9 +18,10 @@ from napari_flowrvs.layers import label_layer
 from napari_flowrvs.overlays import NeighbourOutlines, PreviewLabels, dots, outline, stamp
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import ShownVideo
-from napari_flowrvs.transport.panel import OnionSkin
+from napari_flowrvs.transport.panel import OnionSkin, Transport
 from napari_flowrvs.transport.presenter import Player
 from napari_flowrvs.viewer import ViewerLink
+from napari_flowrvs.widgets.keys import Commands
 
 
 class Clock:
@@ -272,3 +273,127 @@ def test_what_is_drawn_over_a_preview_is_of_a_frame_that_is_ready() -> None:
     np.testing.assert_array_equal(preview.frame(2), wanted)
     mask[:] = False
     assert preview.frame(2).sum() == 5 and drawn == [2, 2]
+
+
+class Ahead:
+    """What is read before it is due, as the test says."""
+
+    def __init__(self) -> None:
+        self.ready: int | None = 0
+        self.calls: list[Any] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def want(self, due: int, start: int, stop: int, *, repeat: bool) -> None:
+        self.calls.append((due, start, stop, repeat))
+
+    def reached(self, due: int, floor: int) -> int | None:
+        self.calls.append((due, floor))
+        return self.ready
+
+
+def test_what_was_not_read_yet_is_waited_for() -> None:
+    desk, clock, ahead = Desk(), Clock(), Ahead()
+    desk.set_video(50, 25.0)
+    desk.frame_requested.connect(desk.set_frame)
+    player = Player(desk, clock, ahead)  # type: ignore[arg-type]
+    heard: list[bool] = []
+    player.playing_changed.connect(heard.append)
+
+    def tick(seconds: float = 0.0) -> Any:
+        clock.now += seconds
+        ahead.calls.clear()
+        return player.tick()
+
+    desk.set_frame(45)
+    player.start()
+    player.start()
+    assert ahead.calls == ["start"] and heard == [True], "it plays already"
+    ahead.ready = None
+    assert tick(0.09) == 0.005 and desk.frame == 45
+    assert ahead.calls == [(47, 0, 50, False), (47, 45)]
+    ahead.ready = 46
+    assert tick() == pytest.approx(0.03025) and desk.frame == 46
+    desk.set_frame(48)
+    tick()
+    assert ahead.calls[1] == (47, 0), "somebody went on meanwhile"
+    ahead.ready = 48
+    assert tick(0.5) == 0.005 and desk.frame == 46, "the last frame is shown before it stops"
+    assert ahead.calls == [(49, 0, 50, False), (49, 46)]
+    ahead.ready = 49
+    assert tick() is None and desk.frame == 49 and heard == [True, False]
+    assert ahead.calls[-1] == "close"
+    player.stop()
+    assert ahead.calls.count("close") == 1 and tick() is None and ahead.calls == []
+    desk.set_span(10, 20)
+    for frame, first in ((5, 10), (10, 10), (18, 18), (19, 10), (20, 10), (30, 10)):
+        desk.set_frame(frame)
+        player.start()
+        ahead.ready = first
+        tick()
+        assert ahead.calls[0] == (first, 10, 20, True), frame
+    desk.set_span(10, 12)
+    desk.set_project(None)
+    assert player.playing
+    desk.project_changed.emit(None)
+    assert not player.playing, "another project is not played"
+
+
+def test_how_late_it_may_be(tmp_path: Path) -> None:
+    desk, player, clock = make(1000)
+    player.start()
+    wait = player.tick()
+    clock.now += wait + 9.0  # the machine slept
+    assert player.tick() == pytest.approx(0.25)
+    assert player.tick() == pytest.approx(0.035, abs=0.01), "it is called early, and not late"
+
+
+def test_the_row_of_buttons(tmp_path: Path, qtbot: Any) -> None:
+    viewer, desk = ViewerModel(), Desk()
+    link = ViewerLink(viewer, desk, Bridge(desk), lambda back: None)
+    project = open_projects.ensure(tmp_path / "clip.flowrvs", VideoInfo(None, "array", 9, 8, 9))
+    thing = project.add_prompt("one")[1]
+    link.add(label_layer(project, thing.layer))
+    commands = Commands(viewer)
+    row = Transport(link, commands)
+    qtbot.addWidget(row)
+    play, onion = row.buttons["play"], row.buttons["onion"]
+    ticks: list[float | None] = []
+    row.player.tick = lambda: ticks.append(0.0604) or 0.0604  # type: ignore[method-assign]
+    play.click()
+    assert play.isChecked() and play.text() == "stop" and len(ticks) == 1
+    assert row._timer.isActive() and row._timer.interval() == 60
+    qtbot.waitUntil(lambda: len(ticks) > 1)
+    row.player.tick = lambda: None  # type: ignore[method-assign]
+    play.click()
+    assert not play.isChecked() and play.text() == "play" and not row._timer.isActive()
+    onion.click()
+    assert onion.isChecked() and row.onion.on
+    drawn: list[tuple[int, int]] = []
+    row.onion.overlay.refresh = lambda: drawn.append(span)  # type: ignore[method-assign]
+    desk._frame = 5
+    for span in ((3, 4), (4, 5), (5, 6), (6, 7), (7, 8), (4, 6), (5, 7), (0, 9), (0, 4), (7, 9)):
+        desk.touched(thing.layer, *span)
+    assert drawn == [(4, 5), (6, 7), (4, 6), (5, 7), (0, 9)], "its neighbours, not itself alone"
+    onion.click()
+    assert not onion.isChecked() and not row.onion.on
+    drawn.clear()
+    span = (0, 9)
+    desk.touched(thing.layer, *span)
+    assert drawn == []
+    desk.set_frame(3)
+    for name, wanted in (
+        ("range_start", (3, 9)),
+        ("range_stop", (3, 4)),
+        ("range_all", (0, 9)),
+    ):
+        commands.run(name)
+        assert desk.span == wanted
+    commands.run("onion")
+    row.player.start()
+    row.close_all()
+    assert not row.player.playing and not row.onion.on

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flowrvs.errors import Cancelled, InputError
+from flowrvs.errors import Cancelled, InputError, ProjectError, VideoError
+from flowrvs.progress import CancelToken
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Changed, Desk
@@ -519,3 +521,47 @@ def test_the_queue_ends_and_begins(review: ReviewPresenter, desk: Desk) -> None:
     desk.set_frame(queue[3].frame)
     review.next()
     assert desk.frame == queue[0].frame, "a person went to that one"
+
+
+def test_what_cannot_be_read_is_measured_without_motion(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flows, bad = object(), {20, 21}
+    cancel, asked = CancelToken(), list[Any]()
+
+    def doubt(
+        where: Any, object_id: int, start: int, stop: int, **more: Any
+    ) -> Iterator[tuple[int, float]]:
+        asked.append((start, more["flows"] is flows, more["certainty"], more["cancel"]))
+        for t in range(start, stop):
+            if more["flows"] is not None and t in bad:
+                raise VideoError("This frame is damaged.")
+            yield t, t / 100
+
+    monkeypatch.setattr(module.editing, "doubt", doubt)
+    parts = list(module._measure(project, 1, 2, 40, flows, {3: 0.5}, cancel))  # type: ignore[arg-type]
+    ways = [(part.start, part.start + len(part.doubts)) for part in parts]
+    assert ways == [(2, 18), (18, 20), (20, 21), (21, 22), (22, 38), (38, 40)]
+    measured = np.concatenate([part.doubts for part in parts])
+    np.testing.assert_allclose(measured, np.arange(2, 40) / 100, atol=1e-6)
+    assert [each[:2] for each in asked] == [
+        *((2, True), (20, False), (21, True), (21, False), (22, True))
+    ]
+    assert all(each[2:] == ({3: 0.5}, cancel) for each in asked)
+
+    def gone(*_: Any, **__: Any) -> Iterator[tuple[int, float]]:
+        raise ProjectError("There is no object.")
+        yield
+
+    monkeypatch.setattr(module.editing, "doubt", gone)
+    with pytest.raises(ProjectError):
+        list(module._measure(project, 1, 0, 4, None, {}, cancel))
+    assert list(module._measure(project, 99, 0, 4, None, {}, cancel)) == [], "it was removed"
+
+    def never(*_: Any, **__: Any) -> Iterator[tuple[int, float]]:
+        raise VideoError("All of it is damaged.")
+        yield
+
+    monkeypatch.setattr(module.editing, "doubt", never)
+    with pytest.raises(VideoError):
+        list(module._measure(project, 1, 0, 4, None, {}, cancel))
