@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,9 @@ class ClipPlan:
         Mirrored; the sentence then needs `swap_sides`.
     colour : tuple of float or None
         Brightness to add, factors of contrast and of saturation: the same for all frames.
+    ground : tuple of float or None
+        Other colours for everything but objects: 9 of a matrix and 3 to add, for values of -1
+        to 1. Masks do not depend on it, so it is not part of the text of a plan.
     """
 
     frames: tuple[int, ...]
@@ -82,9 +85,15 @@ class ClipPlan:
     size: tuple[int, int]
     flip: bool
     colour: tuple[float, float, float] | None
+    ground: tuple[float, ...] | None = field(default=None, repr=False)
 
-    def apply_to_pictures(self, pictures: Sequence[Picture]) -> npt.NDArray[np.uint8]:
-        """Return the frames as the model will see them, (T, height, width, 3)."""
+    def apply_to_pictures(
+        self, pictures: Sequence[Picture], objects: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Return the frames as the model will see them, (T, height, width, 3).
+
+        `objects`, of the same shape but for the colours, keep theirs where the ground gets others.
+        """
         done = []
         for array in pictures:
             picture = Image.fromarray(array)
@@ -98,7 +107,10 @@ class ClipPlan:
             if self.colour is not None:
                 out = _coloured(out, *self.colour)
             done.append(out[:, ::-1] if self.flip else out)
-        return np.ascontiguousarray(np.stack(done))
+        clip = np.ascontiguousarray(np.stack(done))
+        if self.ground is not None and objects is not None:
+            clip = np.where(objects[..., None], clip, _recoloured(clip, self.ground))
+        return clip
 
     def apply_to_masks(self, masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Return the masks of the same part, (T, height, width); nearest pixels."""
@@ -124,6 +136,7 @@ def plan_clip(
     crop: float = 0.0,
     flip: float = 0.0,
     colour: float = 0.0,
+    ground: float = 0.0,
 ) -> ClipPlan:
     """Draw how a clip is cropped, mirrored and coloured.
 
@@ -136,10 +149,10 @@ def plan_clip(
     size : tuple of int
         Height and width of the video.
     box : Box
-    crop, flip, colour : float
+    crop, flip, colour, ground : float
         Probabilities.
     """
-    draws = rng.random(12)
+    draws = rng.random(24)
     resize, part, current = None, None, size
     if draws[0] < crop:
         factor = _BEFORE_CROP[int(draws[1] * len(_BEFORE_CROP))]
@@ -158,7 +171,9 @@ def plan_clip(
             round(1 + float(contrast) * _CONTRAST, 4),
             round(1 + float(saturation) * _SATURATION, 4),
         )
-    return ClipPlan(frames, resize, part, fit_size(current, box), bool(draws[6] < flip), change)
+    other = _ground_colours(draws[12:]) if draws[11] < ground else None
+    flipped = bool(draws[6] < flip)
+    return ClipPlan(frames, resize, part, fit_size(current, box), flipped, change, other)
 
 
 def fit_size(size: tuple[int, int], box: Box) -> tuple[int, int]:
@@ -265,3 +280,18 @@ def _coloured(
     grey = values.mean(axis=-1, keepdims=True)
     values = grey + (values - grey) * saturation
     return values.clip(0, 255).round().astype(np.uint8)
+
+
+def _ground_colours(draws: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """Draw a matrix that exchanges, weakens or inverts the channels, and what is added."""
+    order = np.argsort(draws[:3])
+    gains = np.where(draws[3:6] < 0.5, -1, 1) * (0.4 + 0.8 * draws[6:9])
+    matrix = np.eye(3)[order] * gains[:, None]
+    added = 1.2 * draws[9:12] - 0.6
+    return tuple(round(float(value), 4) for value in (*matrix.ravel(), *added))
+
+
+def _recoloured(clip: npt.NDArray[np.uint8], ground: tuple[float, ...]) -> npt.NDArray[np.uint8]:
+    matrix, added = np.reshape(ground[:9], (3, 3)), np.array(ground[9:])
+    values = (clip.astype(np.float32) / 127.5 - 1) @ matrix.T.astype(np.float32) + added
+    return ((values + 1) * 127.5).clip(0, 255).round().astype(np.uint8)

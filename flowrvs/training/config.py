@@ -45,6 +45,13 @@ class CommonConfig:
     colour_probability: float = option(
         0.0, "share of clips with changed brightness, contrast and saturation", low=0, high=1
     )
+    ground_colour_probability: float = option(
+        0.0,
+        "share of clips in which all but what any sentence of the video means gets other colours: "
+        "few clips are then not known by their ground",
+        low=0,
+        high=1,
+    )
     no_target: bool = option(
         True, "train on clips where nothing is meant; the published loader replaces them"
     )

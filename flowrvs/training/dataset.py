@@ -43,6 +43,7 @@ class ClipSettings:
     crop: float = 0.5
     flip: float = 0.5
     colour: float = 0.0
+    ground: float = 0.0
     no_target: bool = True
     seed: int = 0
     variants: int = 0
@@ -117,12 +118,15 @@ class Entries:
         Different clips of each anchor; 0 draws a new one every time.
     count : int
         Samples of it in one pass over all data.
+    once : bool
+        Has so many videos that its clips are taken as they are.
     """
 
     source: Source
     rows: npt.NDArray[np.int32]
     variants: int = 0
     count: int = 0
+    once: bool = False
     _order: tuple[int, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
 
     def pick(self, k: int, seed: int, index: int) -> npt.NDArray[np.int32]:
@@ -165,6 +169,7 @@ class TrainingData:
                 source,
                 _rows(source, index, settings, held_out),
                 min(settings.variants, 1) if source is once else settings.variants,
+                once=source is once,
             )
             for index, source in enumerate(sources)
         ]
@@ -243,9 +248,11 @@ class TrainingData:
             crop=settings.crop,
             flip=settings.flip,
             colour=settings.colour,
+            ground=0.0 if entry.once else settings.ground,
         )
         text = caption(sentence.text)
-        clip_key = hash_of(f"{source.identity}|{video.name}|{plan}")
+        masks_key = hash_of(f"{source.identity}|{video.name}|{plan}")
+        clip_key = hash_of(f"{masks_key}|{plan.ground}") if plan.ground else masks_key
         return Draw(
             source,
             video,
@@ -254,7 +261,7 @@ class TrainingData:
             swap_sides(text) if plan.flip else text,
             clip_key,
             hash_of(
-                f"{clip_key}|{sorted(sentence.objects)}"
+                f"{masks_key}|{sorted(sentence.objects)}"
                 if sentence.objects
                 else f"nothing|{len(frames)}|{plan.size}"  # the same in every clip
             ),
@@ -282,7 +289,8 @@ class TrainingData:
 
 def read_video(draw: Draw) -> npt.NDArray[np.uint8]:
     """Read a clip, (T, H, W, 3)."""
-    return draw.plan.apply_to_pictures(draw.source.pictures(draw.video, draw.plan.frames))
+    objects = read_objects(draw) if draw.plan.ground else None
+    return draw.plan.apply_to_pictures(draw.source.pictures(draw.video, draw.plan.frames), objects)
 
 
 def read_mask(draw: Draw) -> npt.NDArray[np.bool_]:

@@ -133,6 +133,7 @@ def prepare_data(
         crop=config.crop_probability,
         flip=config.flip_probability,
         colour=config.colour_probability,
+        ground=config.ground_colour_probability,
         no_target=config.no_target,
         seed=config.seed,
         variants=variants,

@@ -29,6 +29,8 @@ from flowrvs.training.dataset import (
     TrainingData,
     caption,
     hash_of,
+    read_objects,
+    read_video,
 )
 from flowrvs.training.sources import Sentence, TrainingVideo, open_sources
 from flowrvs.training.validation import choose_held_out, held_out_sentences
@@ -166,6 +168,65 @@ def test_colour_is_the_same_for_all_frames_and_leaves_masks() -> None:
     video = plan.apply_to_pictures([grey, grey])
     expected = round((100 + brightness - 127.5) * contrast + 127.5)
     assert abs(video.astype(int) - expected).max() <= 1
+
+
+def test_the_ground_gets_other_colours_and_objects_keep_theirs() -> None:
+    # Red for blue and weaker, green inverted, blue for red; and 0.1 of the half range more red.
+    ground = (0, 0, 0.5, 0, -1, 0, 1, 0, 0, 0.1, 0, 0)
+    picture = np.full((4, 6, 3), (200, 100, 50), np.uint8)
+    objects = np.zeros((2, 4, 6), np.bool_)
+    objects[0, 1:3, 2:5] = objects[1, 0] = True
+    plan = ClipPlan((0, 1), None, None, (4, 6), False, None, ground)
+    clip = plan.apply_to_pictures([picture, picture], objects)
+    assert np.unique(clip[objects], axis=0).tolist() == [[200, 100, 50]]
+    assert np.unique(clip[~objects], axis=0).tolist() == [[101, 155, 200]]
+    mirrored = dataclasses.replace(plan, flip=True)  # objects come as masks of the plan do
+    seen = mirrored.apply_to_pictures([picture, picture], mirrored.apply_to_masks(objects))
+    np.testing.assert_array_equal(seen, clip[:, :, ::-1])
+    np.testing.assert_array_equal(plan.apply_to_pictures([picture, picture])[0], picture)
+
+
+def test_ground_colours_are_drawn_for_their_share_and_exchange_channels() -> None:
+    rng, box = np.random.default_rng(6), Box(32, 48, 16)
+    plans = [plan_clip(rng, (0,), (40, 60), box, ground=0.5) for _ in range(400)]
+    drawn = np.array([plan.ground for plan in plans if plan.ground])
+    assert 170 < len(drawn) < 230
+    matrices, added = drawn[:, :9].reshape(-1, 3, 3), drawn[:, 9:]
+    assert ((matrices != 0).sum(1) == 1).all() and ((matrices != 0).sum(2) == 1).all()
+    gains = matrices[matrices != 0]
+    assert abs(gains).min() >= 0.4 and abs(gains).max() <= 1.2
+    assert 0.4 < (gains < 0).mean() < 0.6
+    assert len({tuple(np.argmax(m != 0, 1)) for m in matrices}) == 6
+    assert -0.6 <= added.min() < -0.5 and 0.5 < added.max() <= 0.6
+    # Nothing else of a plan depends on it.
+    with_none, with_all = (
+        [plan_clip(np.random.default_rng(n), (0,), (90, 130), PAPER, crop=0.5, ground=share)
+         for n in range(20)]
+        for share in (0.0, 1.0)
+    )  # fmt: skip
+    assert with_none == [dataclasses.replace(plan, ground=None) for plan in with_all]
+    assert all(plan.ground is None for plan in with_none)
+
+
+def test_clips_on_another_ground_are_other_clips_with_the_same_masks(mevis_split: Path) -> None:
+    def data(share: float) -> TrainingData:
+        settings = ClipSettings(5, Box(32, 48, 16), seed=3, variants=2, ground=share)
+        return TrainingData(open_sources(mevis_split), settings)
+
+    plain, coloured = data(0.0), data(1.0)
+    for number in range(plain.epoch_length):
+        before, after = plain.draw(number), coloured.draw(number)
+        assert before.target_key == after.target_key and before.text == after.text
+        assert before.clip_key != after.clip_key
+        objects = read_objects(after)
+        changed = (read_video(before) != read_video(after)).any(-1)
+        assert not (changed & objects).any()
+        assert changed[~objects].mean() > 0.9
+        np.testing.assert_array_equal(plain[number].mask, coloured[number].mask)
+    # What the model knows already is rehearsed as it is.
+    once = data(1.0)
+    known = TrainingData([once.entries[0].source], once.settings, once=once.entries[0].source)
+    assert all(known.draw(n).plan.ground is None for n in range(4))
 
 
 @pytest.mark.parametrize(
