@@ -397,7 +397,7 @@ class Draws:
     """Stands for a random generator: what it will draw is known."""
 
     def __init__(self, **values: float) -> None:
-        self.values = np.array([values.get(f"d{n}", 0.9) for n in range(12)])
+        self.values = np.array([values.get(f"d{n}", 0.9) for n in range(24)])
 
     def random(self, count: int) -> np.ndarray:
         assert count == len(self.values)
@@ -453,6 +453,16 @@ def test_colours_follow_from_what_is_drawn() -> None:
     assert plan_clip(np.random.default_rng(0), (0,), (40, 60), SMALL.box) == ClipPlan(
         (0,), None, None, (32, 48), False, None
     )
+
+
+def test_ground_colours_follow_from_what_is_drawn() -> None:
+    drawn = dict(
+        zip(range(12, 24), (0.6, 0.1, 0.2, 0.4, 0.5, 0.8, 0, 0.25, 1, 0, 0.5, 1), strict=True)
+    )
+    draws: Any = Draws(d11=0.49, **{f"d{n}": value for n, value in drawn.items()})
+    plan = plan_clip(draws, (0,), (40, 60), SMALL.box, ground=0.5)
+    assert plan.ground == (0, -0.4, 0, 0, 0, 0.6, 1.2, 0, 0, -0.6, 0, 0.6)
+    assert plan_clip(draws, (0,), (40, 60), SMALL.box, ground=0.49).ground is None
 
 
 @pytest.mark.parametrize(
