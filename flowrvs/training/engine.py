@@ -323,8 +323,6 @@ class Engine:
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip_norm)
         loss_value, norm_value = float(total), float(norm)
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            for optimizer in self.optimizers:
-                optimizer.zero_grad()
             self.save()
             raise TrainingError(
                 f"The loss is {loss_value:g} (gradient {norm_value:g}) at step {self.step + 1}: "

@@ -227,6 +227,16 @@ def test_every_weight_has_one_optimizer_and_its_rate() -> None:
     assert {of[f"transformer.{name}"] for name in others} == {1.0}
     assert of["text_encoder.encoder.block.0.layer.0.SelfAttention.q.weight"] == 1.0
     assert [rate for _, rate in make_optimizers(named, 1.0, weight_decay=0.1)] == [1.0]
+    adam, muon, words = (optimizer for optimizer, _ in made)
+    groups = [optimizer.param_groups[0] for optimizer in (adam, muon, words)]
+    assert [type(o) for o in (adam, words)] == [torch.optim.AdamW] * 2
+    assert isinstance(muon, torch.optim.Muon) and groups[1]["adjust_lr_fn"] == "match_rms_adamw"
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(1.0, 0.1), (2.0, 0.1), (3.0, 0.0)]
+    assert groups[0]["betas"] == groups[2]["betas"] == (0.9, 0.999)
+    other = make_optimizers(named, 1.0, word_rate=3.0, weight_decay=0.1, betas=(0.8, 0.9))
+    assert [o.param_groups[0]["betas"] for o, _ in other] == [(0.8, 0.9)] * 2
+    (matrix,) = [(n, p) for n, p in named if n.endswith("blocks.0.attn1.to_q.weight")]
+    assert len(make_optimizers([matrix], 1.0, matrix_rate=2.0, weight_decay=0.1)) == 1
 
 
 def test_the_number_of_steps_follows_the_time_that_is_left(
@@ -330,14 +340,16 @@ def test_checkpoints_are_pruned_and_leftovers_of_kills_are_ignored(tmp_path: Pat
     engine.run()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000007", "step-00000008"]
-    half = tmp_path / "checkpoints" / ".step-00000009.partial-1-00000000"
+    half = tmp_path / "checkpoints" / ".step-00000003.partial-1-00000000"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     longer = make_engine(tmp_path, config=dataclasses.replace(config, max_steps=9))
     longer.resume()
     assert longer.step == 8
-    longer.run()
     assert not half.exists()
+    longer.run()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000008", "step-00000009"]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -883,3 +895,22 @@ def test_muon_wants_whole_matrices(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "Muon needs whole matrices: no matrix_learning_rate with FSDP, DeepSpeed."
     )
+
+
+def test_the_log_is_closed_whatever_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    board = SimpleNamespace(
+        add_scalar=lambda *row: None, flush=lambda: None, close=lambda: told.append("close")
+    )
+    monkeypatch.setattr("flowrvs.training.journal._summary_writer", lambda folder: board)
+    make_engine(tmp_path, tensorboard=True).run()
+    assert told == ["close"]
+    cancel = CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        make_engine(tmp_path / "b", tensorboard=True, cancel=cancel).run()
+    assert told == ["close"] * 2
+    make_engine(tmp_path / "c").run()
+    assert told == ["close"] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,23 @@ import numpy as np
 import pytest
 import torch
 
+from flowrvs.checkpoints.files import fingerprint
 from flowrvs.errors import InputError
-from flowrvs.training import FlowConfig, flow, train_flow
-from flowrvs.training.encoded import EncodedSample
+from flowrvs.training import (
+    DecoderConfig,
+    FlowConfig,
+    decoder,
+    flow,
+    train_decoder,
+    train_flow,
+)
+from flowrvs.training.decoder import DecoderTrainee
+from flowrvs.training.encoded import CachedData, EncodedSample, MemoryCache
 from flowrvs.training.engine import make_accelerator
 from flowrvs.training.flow import FlowTrainee, flow_step_loss
 from flowrvs.training.objective import sample_timesteps
 from flowrvs.training.parts import part_of
+from flowrvs.training.sentences import LearningTexts
 from tests.fixtures.micro import micro_pipeline
 
 CONFIG = FlowConfig(frames=5, seed=7, boundary_probability=0.3, time_power=1.0)
@@ -291,3 +302,189 @@ def test_as_much_is_encoded_as_will_be_asked_for(
         (("draws", 7, "cache", "encoder"), {"progress": print, "cancel": "c"}),
         "wait",
     ]
+
+
+# -- how a whole training is put together ------------------------------------------------
+
+
+class Run:
+    """Stands for `TrainingRun`: trains nothing, and notes what it was given."""
+
+    def __init__(
+        self, stage: str, model: Any, out: Any, config: FlowConfig, **options: Any
+    ) -> None:
+        self.began = (stage, model, out, config, options)
+        self.config, self.base, self.out = config, Path(model), Path(out)
+        self.accelerator: Any = make_accelerator("float32", "cpu")
+        self.pipeline = micro_pipeline()
+        self.precision = {"auto": "float32"}.get(config.precision, config.precision)
+        self.dtype = torch.float32
+        self.progress, self.cancel = "progress", "cancel"
+        self.given: Any = None
+        runs.append(self)
+
+    def train(self, trainee: Any, dataset: Any, data: Any, **options: Any) -> Any:
+        self.given = (trainee, dataset, data, options)
+        return trainee.module, "trained", "card"
+
+    def trained(self, folder: Path, card: Any) -> Any:
+        return folder, card
+
+
+runs: list[Run] = []
+
+
+@pytest.fixture
+def wired(monkeypatch: pytest.MonkeyPatch, micro_model: Path) -> dict[str, list[Any]]:
+    """What a training calls, by name: arguments and options."""
+    asked: dict[str, list[Any]] = {}
+    train = SimpleNamespace(epoch_length=8, settings=None)
+    prepared = SimpleNamespace(train=train, texts=lambda: ["a text"], held_out=[])
+
+    def note(module: Any, name: str, answer: Any = None) -> None:
+        def call(*args: Any, **options: Any) -> Any:
+            asked.setdefault(name, []).append((args, options))
+            return answer
+
+        monkeypatch.setattr(module, name, call)
+
+    runs.clear()
+    for module in (flow, decoder):
+        monkeypatch.setattr(module, "TrainingRun", Run)
+        monkeypatch.setattr(
+            module, "has_mask_decoder", lambda base: base == micro_model, raising=False
+        )
+        note(module, "prepare_data", prepared)
+        note(module, "write_model")
+        note(module, "use_fast_layers")
+    note(flow, "open_texts", "bank")
+    note(flow, "_fill")
+    note(flow, "save_adapter")
+    note(flow, "choose_attention")
+    note(flow, "EncodeCluster", "cluster")
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "load_state_dict",
+        lambda self, *a, **k: asked.setdefault("load", []).append((a, k)),
+    )
+    return asked
+
+
+def test_a_training_is_put_together(
+    wired: dict[str, list[Any]], micro_model: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        CONFIG, rehearsal_share=0.2, gradient_checkpointing=False, precision="mixed"
+    )
+    out = tmp_path / "out"
+    found = train_flow(
+        micro_model, ["data"], out, config, weights=[1.0], rehearsal="world", examples="e",  # type: ignore[arg-type]
+        keep_on_cancel=True, name="n", device="cpu",
+    )  # fmt: skip
+    (run,) = runs
+    assert found == (out / "model", "card")
+    assert run.began == ("flow", micro_model, out, config, {"name": "n", "device": "cpu"})
+    assert wired["use_fast_layers"] == [((run.pipeline.vae,), {})]
+    plain = {
+        "weights": [1.0],
+        "variants": 0,
+        "objects": False,
+        "rehearsal": "world",
+        "rehearsal_share": 0.2,
+    }
+    assert wired["prepare_data"] == [((["data"], config, run.pipeline), plain)]
+    rest = (torch.float32, ["a text"], run.accelerator, "progress", "cancel")
+    assert wired["open_texts"] == [((micro_model, run.pipeline, out / "cache", *rest, None), {})]
+    trainee, dataset, data, options = run.given
+    assert dataset is data.train and options == {"keep_on_cancel": True}
+    assert trainee._encoder.vae is run.pipeline.vae and trainee._encoder.mixed is True
+    assert (trainee._texts, trainee._config, trainee._examples) == ("bank", config, "e")
+    attention = ((run.pipeline.transformer, torch.device("cpu")), {"mixed": True})
+    assert wired["choose_attention"] == [attention]
+    assert wired["load"] == [(("trained",), {"strict": False})]
+    changed = {"transformer": run.pipeline.transformer}
+    written = ((micro_model, out / "model", run.pipeline, changed, "card"), {})
+    assert wired["write_model"] == [written] and "save_adapter" not in wired
+
+
+def test_a_training_with_a_cache(
+    wired: dict[str, list[Any]], micro_model: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, object_weight=1.0, cache_variants=3, lora_rank=2)
+    kept = tmp_path / "kept"
+    options: dict[str, Any] = {"cache": kept, "scheduler": "tcp://x", "target": tmp_path / "t"}
+    found = train_flow(micro_model, ["data"], tmp_path, config, **options)
+    (run,) = runs
+    assert found == (tmp_path / "t", "card")
+    ((_, given),) = wired["prepare_data"]
+    assert (given["variants"], given["objects"], given["rehearsal_share"]) == (3, True, 0.5)
+    cluster = (("tcp://x", micro_model, torch.float32), {"mixed": False})
+    assert wired["EncodeCluster"] == [cluster]
+    ((args, _),) = wired["open_texts"]
+    assert (args[2], args[-1]) == (kept, "cluster")
+    trainee, dataset, data, options = run.given
+    key = fingerprint(micro_model / "vae")
+    assert isinstance(dataset, CachedData) and dataset.data is data.train
+    assert dataset.encoder is None and dataset.cache.folder == kept / f"latents-{key}-float32"
+    assert wired["_fill"] == [((data.train, dataset.cache, "cluster", run), {})]
+    assert options == {"keep_on_cancel": False} and trainee._encoder.mixed is False
+    assert wired["save_adapter"] == [((trainee.module, "trained", tmp_path / "t", "card"), {})]
+    assert "write_model" not in wired and "load" not in wired
+    train_flow(micro_model, ["data"], tmp_path, config, cache=kept)
+    assert runs[1].given[1].cache.folder == dataset.cache.folder
+    assert wired["_fill"][1][0][2] is runs[1].given[0]._encoder
+    adapted = train_flow(micro_model, ["data"], tmp_path, config)
+    assert adapted == (tmp_path / "lora", "card")
+
+
+def test_a_training_that_remembers_and_learns_words(
+    wired: dict[str, list[Any]], micro_model: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        CONFIG, remember=True, workers=0, train_text=True, cache_variants=3
+    )
+    base = tmp_path / "base"
+    shutil.copytree(micro_model, base)
+    train_flow(base, ["data"], tmp_path / "out", config)
+    (run,) = runs
+    assert wired["prepare_data"][0][1]["variants"] == 3
+    trainee, dataset, data, _ = run.given
+    assert isinstance(dataset, CachedData) and isinstance(dataset.cache, MemoryCache)
+    assert dataset.encoder is trainee._encoder and dataset.data is data.train
+    texts = trainee._texts
+    assert isinstance(texts, LearningTexts) and "text" in " ".join(texts.tokenizer.get_vocab())
+    assert trainee.module.text_encoder is texts.encoder
+    ((args, _),) = wired["write_model"]
+    # A base whose VAE gives pictures: the one that gives masks is written, too.
+    assert args[3] == {
+        "transformer": run.pipeline.transformer,
+        "text_encoder": texts.encoder,
+        "tokenizer": texts.tokenizer,
+        "vae": run.pipeline.vae,
+    }
+    assert "_fill" not in wired and "open_texts" not in wired
+
+
+def test_the_decoders_training_is_put_together(
+    wired: dict[str, list[Any]], micro_model: Path, tmp_path: Path
+) -> None:
+    config: Any = DecoderConfig(frames=5)
+    found = train_decoder(micro_model, ["data"], tmp_path, config, weights=[2.0], device="cpu")
+    (run,) = runs
+    assert found == (tmp_path / "model", "card")
+    assert run.began == ("decoder", micro_model, tmp_path, config, {"device": "cpu"})
+    vae = run.pipeline.vae
+    assert wired["use_fast_layers"] == [((vae,), {"exact": False})]
+    assert wired["prepare_data"] == [((["data"], config, run.pipeline), {"weights": [2.0]})]
+    trainee, dataset, data, options = run.given
+    assert isinstance(trainee, DecoderTrainee) and trainee._vae is vae and options == {}
+    assert dataset is data.train and trainee._config is config
+    assert wired["load"] == [(("trained",), {"strict": False})]
+    changed = {"vae": vae}
+    assert wired["write_model"] == [
+        ((micro_model, tmp_path / "model", run.pipeline, changed, "card"), {})
+    ]
+    train_decoder(micro_model, ["data"], tmp_path)
+    assert runs[1].config == DecoderConfig()
+    train_flow(micro_model, ["data"], tmp_path)
+    assert runs[2].config == FlowConfig()

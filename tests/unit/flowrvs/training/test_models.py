@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -427,3 +428,39 @@ def test_the_plot_shows_loss_and_scores(tmp_path: Path, monkeypatch: pytest.Monk
     plot_log(log, picture)
     (axes,) = drawn.pop()[0].axes
     assert axes.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [
+        ("matplotlib.figure", lambda folder: plot_log(folder / "log.jsonl", folder / "log.png")),
+        ("torch.utils.tensorboard", lambda folder: Journal(folder, tensorboard=True)),
+        ("peft", lambda folder: add_adapter(micro_pipeline().transformer, 2, 0)),
+    ],
+)
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, call: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError):
+        call(tmp_path)
+
+
+def test_an_error_of_ours_passes_as_it_is(
+    micro_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    for error, message in (
+        (CheckpointError("One line."), "One line."),
+        (ValueError("two\nlines"), f"{micro_model} cannot be loaded to be trained: two lines"),
+        (ValueError(), f"{micro_model} cannot be loaded to be trained: ValueError"),
+        (ValueError("x" * 300), f"{micro_model} cannot be loaded to be trained: {'x' * 200}"),
+    ):
+        monkeypatch.setattr(
+            "flowrvs.training.models._open", lambda folder, dtype, error=error: fail(error)
+        )
+        with pytest.raises(CheckpointError) as caught:
+            open_model(micro_model, torch.float32)
+        assert str(caught.value) == message

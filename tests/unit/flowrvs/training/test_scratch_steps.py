@@ -37,7 +37,7 @@ from flowrvs.training.scratch import (
 )
 from flowrvs.training.scratch import train as train_module
 from flowrvs.training.scratch.adapt import adapt_decoder
-from flowrvs.training.scratch.attributes import token_labels
+from flowrvs.training.scratch.attributes import AttributeHead, token_labels
 from flowrvs.training.scratch.flow import FlowTrainer, train_flow
 from flowrvs.training.scratch.loop import (
     Loop,
@@ -552,6 +552,70 @@ def test_the_decoder_is_adapted_last_and_halves_are_written(
     assert calls == [("mine", phase, given) for phase in phases]
     pipeline = load(folder, device="cpu", dtype="float16")
     assert torch.equal(next(iter(pipeline.transformer.parameters())), expected)
+
+
+def test_what_a_model_is_started_from(
+    flow_config: ScratchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = micro_pipeline(seed=3)
+    pipeline.save_pretrained(tmp_path / "first")
+    for inject in (False, True):
+        stage = dataclasses.replace(FLOW, initial=str(tmp_path / "first"), video_injection=inject)
+        trainer = FlowTrainer(dataclasses.replace(flow_config, flow=stage))
+        same(dict(trainer.text_encoder.state_dict()), dict(pipeline.text_encoder.state_dict()))
+        for name, value in pipeline.transformer.state_dict().items():
+            found = trainer.transformer.state_dict()[name]
+            if name == "patch_embedding.weight":
+                assert found[:, 16:].abs().sum() == 0
+                found = found[:, :16]
+            assert torch.equal(found, value)
+    # Blocks are compiled, but for the one that is listened to.
+    for weight, expected in ((0.5, [0]), (0.0, [0, 1])):
+        compiled: list[Any] = []
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda self, c=compiled: c.append(self))
+        stage = dataclasses.replace(FLOW, compile=True, attribute_weight=weight)
+        trainer = FlowTrainer(dataclasses.replace(flow_config, flow=stage))
+        assert compiled == [trainer.transformer.blocks[n] for n in expected]
+
+
+def test_attributes_are_asked_for_where_they_are_known() -> None:
+    transformer = micro_pipeline().transformer
+    head = AttributeHead(transformer, 1)
+    tokens = torch.randn(2, 3, 24)
+    labels = torch.randint(0, 2, (2, 4, 3))
+    labels[:, 2] = -100  # nobody knows the size
+    labels[0, 0, :] = -100
+    with pytest.raises(AssertionError):
+        head.loss(labels)
+    head._keep(transformer, (tokens,))
+    expected = []
+    for place in (0, 1, 3):
+        logits = head.heads[place](head.norm(tokens))
+        known = labels[:, place] != -100
+        expected.append(F.cross_entropy(logits[known], labels[:, place][known]))
+    torch.testing.assert_close(head.loss(labels), torch.stack(expected).mean())
+    head._keep(transformer, (tokens,))
+    nothing = head.loss(torch.full_like(labels, -100))
+    assert nothing == 0 and nothing.requires_grad
+    with pytest.raises(AssertionError):
+        head.loss(labels)  # each answer is asked about once
+
+
+def test_times_from_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [torch.tensor([0.0, 0.0005, 0.001, 0.0011, 0.25, 0.9999, 0.25]), torch.full((7,), 0.5)]
+    drawn[1][-1] = 0.4
+    given: list[Any] = []
+
+    def rand(count: int, **options: Any) -> torch.Tensor:
+        given.append((count, options))
+        return drawn[(len(given) - 1) % 2].clone()
+
+    monkeypatch.setattr(torch, "rand", rand)
+    generator = torch.Generator()
+    plain = sample_timesteps(7, 0.5, 0.0, CPU, generator)
+    assert plain.tolist() == [1, 1, 1, 2, 250, 1000, 1000]
+    assert given == [(7, {"device": CPU, "generator": generator})] * 2
+    assert sample_timesteps(7, 0.0, 1.0, CPU)[4] == 500  # the root of a quarter
 
 
 def test_stages_begin_or_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
