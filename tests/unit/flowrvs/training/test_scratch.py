@@ -135,17 +135,6 @@ def test_cancelled_training_resumes_where_it_stopped(trained: Path, tmp_path: Pa
     assert seen == [3, 4, 5, 6]
 
 
-def test_injection_starts_from_weights_without_it(trained: Path, tmp_path: Path) -> None:
-    config = _again(
-        trained,
-        tmp_path,
-        phases=(Phase(1, 1, 2),),
-        initial=str(trained / "model"),
-        video_injection=True,
-    )
-    assert load(train_scratch(config, resume=True), device="cpu").injects_video
-
-
 def test_what_cannot_begin_gets_one_line(trained: Path, tmp_path: Path) -> None:
     config = ScratchConfig(out=str(tmp_path), preset="micro", vae=VAE, flow=FLOW)
     with pytest.raises(CheckpointError, match="Nothing to resume"):
