@@ -125,6 +125,22 @@ class TestNewFolder:
             monkeypatch.setattr(Path, "rename", rename)
         assert _names(a) == ["new"] and _names(a.parent) == ["a", "b"]
 
+    @pytest.mark.parametrize("why", ["another system", "no library", "an old library"])
+    def test_where_names_cannot_be_exchanged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+    ) -> None:
+        def library(*_: object, **__: object) -> object:
+            if why == "no library":
+                raise OSError("no library")
+            return object()  # without the call
+
+        if why == "another system":
+            monkeypatch.setattr(folders.sys, "platform", "darwin")
+        else:
+            monkeypatch.setattr(folders.ctypes, "CDLL", library)
+        a, b = _two(tmp_path)
+        assert folders._exchange(a, b) is False and _names(a) == ["a"] and _names(b) == ["b"]
+
     def test_a_replacement_in_two_steps(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -293,6 +309,7 @@ class TestLeftovers:
             f".a[1].json.{os.getppid()}-ab.partial.json",
             ".a[1].json.x-ab.partial.json",
             f".a1.json.{dead}-ab.partial.json",
+            f".a[1].json.{10**30}-ab.partial.json",  # no process has such a number
             f"a[1].json.{dead}-ab.partial.json",
             "a[1].json",
         ]

@@ -15,12 +15,7 @@ from flowrvs.records import VideoInfo
 from flowrvs.store import ObjectRecord, Project
 from tests.unit.flowrvs.store.oracle import Oracle
 
-FULL = np.ones((10, 12, 16), bool)
-
-
-@pytest.fixture
-def cat(project: Project) -> ObjectRecord:
-    return project.add_prompt("the cat")[1]
+from .states import FULL, same, state
 
 
 @pytest.fixture
@@ -195,3 +190,98 @@ def test_who_opens_it_and_who_made_it(
     with pytest.raises(ProjectError, match="was closed"):
         project.flush()
     Project.open(tmp_path / "a.b").close()
+
+
+def test_what_only_the_memory_holds_is_in_the_copy(
+    project: Project, cat: ObjectRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written to the project's own disk any more."""
+    empty = state(project)
+    project.flush()
+    project._state._saver.stop(), project._state._scribe.stop()
+
+    def full() -> None:
+        raise StorageError("full")
+
+    monkeypatch.setattr(project._state, "flush", full)
+    monkeypatch.setattr(project._state, "wake", lambda: None)
+    labels = project.labels(cat.layer)
+    dog = project.add_object("dog", project.add_layer("there").id)
+    labels[3, 2:5] = cat.id
+    project.write_model(dog.layer, dog.id, 0, FULL[:3])
+    project.labels(dog.layer)[1, :4] = 0
+    project.lock_frames(cat.id, 6, 8)
+    project.write_masks(cat.id, 8, FULL[:2])
+    project.undo()
+    assert [*(project.path / "layers").glob("*/c.*")] == []
+    copy = project.copy_to(tmp_path / "copy")
+    wanted = state(project)
+    with Project.open(copy) as other:
+        assert other.history.notice is None and same(state(other), wanted)
+        assert [row.name for row in other.changes(cat.id, 3)] == ["edit on 'the cat', frame 3"]
+        assert other.redo_name == "masks of 'the cat', frames 8-9"
+        other.redo()
+        assert other.areas(cat.id)[8:].tolist() == [192, 192]
+        while other.undo() is not None:
+            pass
+        left = state(other)
+        for name in ("pixels 1", "provenance 1", "areas 1"):
+            np.testing.assert_array_equal(left[name], empty[name])
+        assert not left["pixels 2"].any()
+    with Project.open(copy, read_only=True) as again:
+        assert not again.areas(cat.id).any(), "it is a project like any other"
+
+
+def test_what_is_handed_out_is_the_callers_own(project: Project, cat: ObjectRecord) -> None:
+    """Whoever changes it changes nothing of the project."""
+    confidence = np.full((10, 12, 16), 200, np.uint8)
+    project.write_model(cat.layer, cat.id, 0, FULL, confidence)
+    project.keep_disagreement(cat.id, 0, np.full(10, 0.25, np.float32))
+    run = project.begin_run({"text": "the cat"}, cat.id)
+    project.note("mine", {"a": [1]})
+    labels, before = project.labels(cat.layer), state(project)
+    for array in (
+        labels[3],
+        labels[3:4],
+        labels[2:7],
+        labels[3, 4],
+        labels[[3, 3]],
+        project.provenance(cat.id),
+        project.areas(cat.id),
+        project.object_mask(cat.id, 0, 10),
+        project.confidence(cat.layer, 0, 10),
+        project.confidence_frames(cat.id),
+        project.disagreement(cat.id),
+        project.present(cat.id),
+    ):
+        array[...] = 0
+    for table in (project.objects, project.layers, project.expressions, project.runs):
+        table.clear()  # type: ignore[attr-defined]
+    assert same(state(project), before) and run.id in project.runs
+    assert project.layers[cat.layer].name == "the cat"
+    values = project.confidence(cat.layer, 0, 10)
+    assert values is not None and (values == 200).all() and project.confidence_frames(cat.id).all()
+    assert (project.disagreement(cat.id) == 0.25).all()
+    # nor does what was handed in
+    masks, given = FULL[:1].copy(), np.full((12, 16), cat.id, np.uint16)
+    project.write_masks(cat.id, 5, masks, overwrite="human")
+    labels[6] = given
+    masks[:], given[:] = False, 0
+    assert project.areas(cat.id)[5:7].tolist() == [192, 192]
+    project.undo()
+    project.redo()
+    assert (labels[6] == cat.id).all() and (labels[5] == cat.id).all()
+
+
+def test_a_sentence_means_the_union_of_its_objects(project: Project, cat: ObjectRecord) -> None:
+    dog = project.add_object("dog", cat.layer)
+    bird = project.add_object("bird", project.add_layer("another").id)
+    masks = np.random.default_rng(0).random((3, 10, 12, 16)) < 0.4
+    masks[1] &= ~masks[0]  # in one layer they exclude each other
+    for thing, mask in zip((cat, dog, bird), masks, strict=True):
+        project.write_masks(thing.id, 0, mask)
+    for ids in ((cat, dog), (dog, bird), (cat, dog, bird), (dog,), ()):
+        sentence = project.add_expression("these", [thing.id for thing in ids])
+        union = np.logical_or.reduce([masks[0] & False, *(masks[t.id - 1] for t in ids)])
+        found = project.expression_mask(sentence.exp_id, 2, 9)
+        np.testing.assert_array_equal(found, union[2:9])

@@ -398,3 +398,54 @@ class TestNapari:
                 np.asarray(layer.data)
             with pytest.raises(ProjectError, match="9000 frames"):
                 array[:, :, :]
+
+
+def test_a_viewer_is_answered_in_a_line_what_it_cannot_show(tmp_path: Path) -> None:
+    """By slices of too many frames; by places, and without a viewer, as anybody else."""
+    with Project.create(tmp_path / "a", VideoInfo(None, "array", 602, 6, 8)) as project:
+        labels = project.labels(project.add_layer("a").id)
+        labels[601, 2, 3] = 5
+        told: list[str] = []
+        shown = labels.shown(told.append)
+        assert shown is not labels and shown[1:601, 2, 3].shape == (600,) and told == []
+        line = "602 frames are too many to be shown in 3D or from the side; go back to 2D frames."
+        for count in (1, 2):
+            for _ in range(2):  # once for as long as it asks so
+                for key, shape in (
+                    ((slice(None), 2, 3), (1,)),
+                    ((slice(0, 601), slice(1, 4), 3), (1, 1)),
+                    ((slice(None), slice(None), slice(None)), (1, 1, 1)),
+                ):
+                    answer = shown[key]
+                    assert answer.shape == shape and answer.dtype == np.uint16
+                    assert not answer.any()
+            assert told == [line] * count
+            # one frame, as in 2D, or few, and it may be told again
+            assert shown[601, :, :][2, 3] == 5 if count == 1 else shown[598:, 2, 3][3] == 5
+        assert shown[601, 2, 3] == 5 and told == [line] * 2
+        shown[:, 2, 3]
+        assert told == [line] * 3
+        shown[601, 2, 3]  # a pixel is no view
+        shown[:, 2, 3]
+        assert told == [line] * 3
+        assert shown[np.arange(602), 2, 3][601] == 5 and shown[[601, 0]][0, 2, 3] == 5
+        assert shown[...][601, 2, 3] == 5 and labels[:, 2, 3][601] == 5
+        others: list[str] = []
+        shown.on_refused(others.append)
+        shown[601, :, :], shown[:, 2, 3]
+        assert others == [line] and told == [line] * 3
+        assert labels[:, :, 3].shape == (602, 6), "the array itself has no viewer"
+
+
+def test_values_are_fitted_as_numpy_does(labels: LabelsArray) -> None:
+    row = np.arange(16) % 3
+    labels[3, 4] = row[None, None]
+    labels[5:7, 2] = np.stack([row, row[::-1]])[None]
+    labels[8] = row
+    twin = np.zeros(SHAPE, int)
+    twin[3, 4], twin[5, 2], twin[6, 2], twin[8] = row, row, row[::-1], row
+    np.testing.assert_array_equal(np.asarray(labels), twin)
+    for value in (np.stack([row, row]), row[:5]):
+        with pytest.raises(ValueError, match="broadcast"):
+            labels[3, 4] = value
+    np.testing.assert_array_equal(np.asarray(labels), twin)
