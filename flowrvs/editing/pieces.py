@@ -344,7 +344,7 @@ def _answer(
         )
     mask = answer.mask
     for other, rival in found.items():
-        if other == object_id or layers.get(other) != layers[object_id]:
+        if layers.get(other) != layers[object_id]:
             continue
         # A pixel is that one's of which the tracker is surer, of equals the older one's.
         above = np.greater_equal if other < object_id else np.greater
