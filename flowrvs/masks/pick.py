@@ -226,13 +226,9 @@ class Picker:
         del self._marks[same:], self._answers[same + 1 :]
         self._mask = None
         for mark in marks[same:]:
-            self._append(mark)
-
-    def _append(self, mark: Mark) -> None:
-        marks = [*self._marks, mark]
-        self._answers.append(self._answer(marks, self._answers[-1]))
-        self._marks = marks
-        self._mask = None
+            longer = [*self._marks, mark]
+            self._answers.append(self._answer(longer, self._answers[-1]))
+            self._marks = longer
 
     def _answer(self, marks: list[Mark], last: _Answer) -> _Answer:
         box = box_of(marks)

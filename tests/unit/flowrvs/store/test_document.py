@@ -274,6 +274,59 @@ def test_how_large_a_video_may_be(video: dict[str, Any], opens: bool) -> None:
         assert text.startswith("/p has damaged attributes (ValueError('a video ")
 
 
+def test_what_a_project_can_do_without_of_its_video() -> None:
+    needed = {"frame_count": 10, "height": 12, "width": 16, "path": None, "kind": "video"}
+    document = _attributes()
+    found = Document.from_attributes({**document, "video": needed}, Path("/p"))
+    assert found.video == VideoInfo(None, "video", 10, 12, 16) and found.damage == []
+    for name, odd, instead in (
+        ("path", 5, None),
+        ("kind", None, "array"),
+        ("rate", "fast", None),
+        ("rate", 0, None),
+        ("rate", float("inf"), None),
+        ("rate", True, None),
+        ("frame_names", ["a", 5], ()),
+        ("frame_names", "ab", ()),
+        ("fingerprint", ["x"], None),
+    ):
+        video = {**needed, name: odd}
+        found = Document.from_attributes({**document, "video": video}, Path("/p"))
+        assert getattr(found.video, name) == instead, (name, odd)
+        assert found.damage == [f"a damaged {name!r} of the video"]
+    for name, value in (("rate", 0.5), ("rate", 25), ("fingerprint", "f"), ("path", "/a")):
+        video = {**needed, name: value}
+        found = Document.from_attributes({**document, "video": video}, Path("/p"))
+        assert getattr(found.video, name) == value and found.damage == []
+    named = {**needed, "frame_names": ["a", "b"]}
+    found = Document.from_attributes({**document, "video": named}, Path("/p"))
+    assert found.video.frame_names == ("a", "b")
+
+
+def test_which_runs_a_new_one_takes_the_place_of(project: Project, cat: ObjectRecord) -> None:
+    """Those of its object on any of its frames, but for one of the same key, which goes on."""
+    dog = project.add_object("dog", cat.layer)
+
+    def begin(start: int, stop: int, of: ObjectRecord = cat, **how: bool) -> str:
+        key = {"text": "a", "range": (start, stop)}
+        return project.begin_run(key, of.id, **how).id
+
+    first, beside, theirs = begin(2, 5), begin(5, 8), begin(2, 5, dog)
+    assert set(project.runs) == {first, beside, theirs} and len({first, beside, theirs}) == 3
+    assert begin(5, 8) == beside and set(project.runs) == {first, beside, theirs}
+    anew = begin(5, 8, resume=False)
+    assert anew != beside and set(project.runs) == {first, anew, theirs}
+    before = begin(0, 2)
+    assert set(project.runs) == {first, anew, theirs, before}
+    over = begin(4, 6)
+    assert set(project.runs) == {before, over, theirs}
+    last = begin(5, 10)
+    assert set(project.runs) == {before, last, theirs}
+    everything = project.begin_run({"text": "a"}, cat.id).id  # of no range
+    assert set(project.runs) == {everything, theirs}
+    assert begin(0, 1) not in (everything, theirs) and everything not in project.runs
+
+
 def test_ids_are_counted_from_where_their_kind_begins() -> None:
     document = Document(VideoInfo(None, "array", 10, 12, 16))
     ids = [document.new_id(kind, first) for kind, first in (("object", 1), ("expression", 0)) * 2]

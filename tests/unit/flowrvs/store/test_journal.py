@@ -99,6 +99,9 @@ def test_what_is_committed_is_durable(journal: Journal) -> None:
         ("user_version", 1),
     ):
         assert ask(journal, f"PRAGMA {name}") == [value]
+    assert journal._db is not None
+    most = 2 * 16 * 2**20 + 16 * SHAPE[1] * SHAPE[2]  # a row of which all is as large as may be
+    assert journal._db.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) == most
     assert journal.path.read_bytes()[:6] == b"SQLite"
     assert (journal.path.parent / "zarr.json").exists(), "zarr's readers look no further"
     assert sorted(p.name for p in journal.path.parent.iterdir()) == [
@@ -325,6 +328,18 @@ class TestFailures:
             journal.close()
             aside = tmp_path / "history" / f"{name}journal.sqlite"
             assert aside.read_bytes() == data, "no older one is overwritten"
+
+    def test_a_trouble_without_a_number(self, journal: Journal) -> None:
+        write(journal, change(1, 3))
+        assert journal._db is not None
+        journal._db.close()
+        with pytest.raises(StorageError) as error:
+            journal.seqs(1)
+        assert str(error.value) == (
+            f"Cannot write to {journal.path.parent}: Cannot operate on a closed database.. Nothing "
+            "in memory is lost."
+        )
+        assert journal.damages == 0 and journal.notice is None
 
     def test_closed_it_is_not_opened_again(self, journal: Journal, tmp_path: Path) -> None:
         write(journal, change(1, 3))

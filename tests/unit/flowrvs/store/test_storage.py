@@ -92,9 +92,12 @@ class TestArrays:
         (path / "zarr.json").symlink_to(outside)
         (path / "c.1.0.__lock").write_bytes(b"")
         (path / "folder").mkdir()
+        (path / "away").symlink_to(tmp_path)  # a link to a folder is a link
         again = create_array(path, (5, 6), (1, 6), "uint16", ("t", "x"), keep=keep)
         assert np.array(again.read().result()).all() == keep
         assert not outside.exists() and not (path / "c.1.0.__lock").exists()
+        assert not (path / "away").is_symlink() and tmp_path.exists()
+        assert (path / "folder").exists() == keep, "what is in nobody's way is tensorstore's"
         with pytest.raises(StorageError) as error:
             (tmp_path / "link").symlink_to(path)
             create_array(tmp_path / "link", (5, 6), (1, 6), "uint16", ("t", "x"))
