@@ -454,7 +454,7 @@ class Picker:
             share = np.where(inside, 1, np.where(fixed, 0, share)).astype(np.float32)
             found[:, 3] = graph.color_ratio(share, self._colors)
             found[:, 4] = graph.local_color_ratio(share)
-            found[:, 12] = np.clip(np.log((share + 0.02) / (1.02 - share)), -4, 4)
+            found[:, 12] = np.log((share + 0.02) / (1.02 - share))
             found[:, 13] = share > 0.5
             if graph.motion is not None:
                 weights = share * graph.area, (1 - share) * graph.area
@@ -464,8 +464,8 @@ class Picker:
                 )
         if box is not None:
             across, down = graph.within(box)
-            found[:, 15] = np.clip(1 - np.maximum(np.abs(across), np.abs(down)), -0.4, 1)
-            found[:, 19] = np.clip(1 - across**2 - down**2, -1, 1)
+            found[:, 15] = np.maximum(1 - np.maximum(np.abs(across), np.abs(down)), -0.4)
+            found[:, 19] = np.maximum(1 - across**2 - down**2, -1)
         return found
 
     def _whole(self, answer: _Answer) -> Floats:

@@ -548,6 +548,28 @@ def test_specks_and_holes_go_unless_a_mark_asks_for_them() -> None:
     np.testing.assert_array_equal(picker._painted(answer), np.where(whole == was, base, whole))
 
 
+def test_marks_beside_what_is_looked_at_ask_for_nothing_in_it() -> None:
+    """Beyond each of its sides, where counting from the other side would hit a speck or a hole."""
+    beside = [(60, 2), (60, 113), (5, 60), (155, 60)]
+    for positive, block, odd in (
+        (True, np.s_[30:80, 40:120], (np.s_[101:105, 58:62], np.s_[58:62, 133:137])),
+        (False, np.s_[12:108, 22:148], (np.s_[103:106, 59:62], np.s_[59:62, 136:139])),
+    ):
+        wanted = np.zeros(SIZE, bool)
+        wanted[block] = True
+        whole = wanted.copy()
+        for each in odd:
+            wanted[each] = positive
+        frame = np.where(wanted[..., None], 200, (40, 60, 90)).astype(np.uint8)
+        graph = SuperpixelGraph(frame, (20, 10, 150, 110), 100_000, 3000)
+        answer = pick._Answer(graph, graph.shares(wanted.astype(np.float32)))
+        picker = Picker(frame)
+        np.testing.assert_array_equal(picker._whole(answer) > 0.5, wanted)
+        for mark in beside:
+            picker._marks = [Mark.point(*mark, positive)]
+            np.testing.assert_array_equal(picker._painted(answer), whole)
+
+
 @pytest.mark.parametrize(
     ("marks", "chosen"),
     [
