@@ -381,9 +381,9 @@ def test_a_correction_replaces_what_was_remembered(ours: Sam2Tracker) -> None:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_what_comes_again_is_not_remembered(ours: Sam2Tracker, backwards: bool) -> None:
+def test_what_comes_again_is_not_remembered(backwards: bool) -> None:
     """A frame that is followed a second time does not look at its own first answer."""
-    frames, key = clip(8), 7 if backwards else 0
+    ours, frames, key = tracker("sam2"), clip(8), 7 if backwards else 0
     order = list(range(7, -1, -1) if backwards else range(8))
     memory, before = Memory(), None
     for frame, _ in ours.follow(frames.__getitem__, two(key), order[:6], memory=memory):

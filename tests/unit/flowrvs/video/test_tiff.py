@@ -215,3 +215,36 @@ def test_strips_have_a_limit_of_twice_their_pixels(tmp_path: Path) -> None:
                 assert str(caught.value) == (
                     f"{tmp_path / 't.tif'} unpacks to more than its pages allow; get another copy."
                 )
+
+
+def test_of_a_pyramid_the_full_size_is_shown(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "p.tif") as out:
+        out.write(GREY, photometric="minisblack", subifds=1)
+        out.write(GREY[:, ::2, ::2], photometric="minisblack", subfiletype=1)
+    with open_video(tmp_path / "p.tif") as video:
+        np.testing.assert_array_equal(video.read(0, len(video)), AS_RGB)
+
+
+def test_memory_that_is_too_small_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = tmp_path / "t.tif"
+    tifffile.imwrite(path, GREY, photometric="minisblack")
+    asked: list[dict] = []
+    stock = tifffile.TiffFile
+
+    def opened(path: Path, **options: object) -> tifffile.TiffFile:
+        asked.append(options)
+        return stock(path, **options)
+
+    monkeypatch.setattr(tifffile, "TiffFile", opened)
+    open_video(path).close()
+    # Indices of Micro-Manager name further files, which nobody means to open.
+    assert asked == [{"is_mmstack": False, "is_ndtiff": False}]
+    monkeypatch.setattr(tifffile, "TiffFile", full)
+    with pytest.raises(VideoError) as caught:
+        open_video(path)
+    assert str(caught.value) == f"{path} needs more memory than there is; make it smaller."
