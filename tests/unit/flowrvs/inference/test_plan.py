@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from flowrvs.errors import Cancelled, DeviceMemoryError, FlowRVSError, InputError, VideoError
-from flowrvs.inference import into, make_plan, segment_into
+from flowrvs.inference import into, make_plan, segment, segment_into
 from flowrvs.inference.into import ProjectJob, segment_projects
 from flowrvs.inference.run import (
     VideoJob,
@@ -19,6 +20,7 @@ from flowrvs.inference.run import (
     run_jobs,
     to_window_masks,
     windows_and_texts,
+    with_cuts,
 )
 from flowrvs.progress import CancelToken, Progress
 from flowrvs.records import SegmentRequest, Window
@@ -211,7 +213,8 @@ def test_projects_are_drawn_one_after_the_other_and_failures_are_told(tmp_path: 
         request = SegmentRequest.of(["red", "green"], window=10, overlap=0)
         jobs = [ProjectJob(one, first, request, "a"), ProjectJob(two, second, request, "b")]
         segmenter = WindowSegmenter(fail_at=1, error=DeviceMemoryError("Too small."))
-        for job, what in segment_projects(iter(jobs), segmenter):
+        told: list[Progress] = []
+        for job, what in segment_projects(iter(jobs), segmenter, progress=told.append):
             events.append((job, what))
             if isinstance(what, FlowRVSError):
                 segmenter.fail_at = None
@@ -221,6 +224,7 @@ def test_projects_are_drawn_one_after_the_other_and_failures_are_told(tmp_path: 
         ]
         assert kinds[:2] == [("a", 0), ("a", 0)] and ("a", "DeviceMemoryError") in kinds
         assert all(job in jobs for job, _ in events), "the jobs that were given"
+        assert {event.message.split(": ")[0] for event in told} == {"a", "b"}
         assert [run.done for run in one.runs.values()] == [{0}, {0}]
         again = list(segment_projects(jobs, WindowSegmenter()))
         starts = [(job.name, getattr(what, "start", what)) for job, what in again]
@@ -256,6 +260,28 @@ def test_a_project_keeps_the_cuts_of_some_ranges_alone(
             {"start": 12, "stop": 20, "cuts": []},
             {"start": 3, "stop": 17, "cuts": [10]},
         ]
+
+
+def test_a_search_for_cuts_can_be_stopped_and_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowrvs.video import cuts
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(cuts, "find_cuts", lambda *a, **how: (asked.append(how), (5,))[1])
+    token, tell = CancelToken(), list[Progress]().append
+    request = SegmentRequest.of("red", cuts="find", start=2, steps=3)
+    with open_video(FRAMES) as video, Project.create(tmp_path / "p", video.info) as project:
+        assert with_cuts(request, video, token, tell) == replace(request, cuts=(5,))
+        known = replace(request, cuts=(7,))
+        assert with_cuts(known, video, token, tell) is known
+        list(
+            segment_into(project, video, request, ThresholdSegmenter(), cancel=token, progress=tell)
+        )
+        segment(video, request, ThresholdSegmenter(), cancel=token)
+    assert asked == [{"cancel": token, "progress": tell}] * 2 + [
+        {"cancel": token, "progress": None}
+    ]
 
 
 def test_a_cancel_is_seen_before_anything_is_read() -> None:

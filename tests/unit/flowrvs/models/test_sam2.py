@@ -380,6 +380,19 @@ def test_a_correction_replaces_what_was_remembered(ours: Sam2Tracker) -> None:
     assert abs(found[6][3].logits - other[6][3].logits).max() > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("key", "order", "reverse"),
+    [(5, [0, 1, 2], False), (1, [5, 4, 3], True), (5, [2], True), (1, [4], False)],
+)
+def test_the_way_is_that_of_the_frames_whichever_side_the_key_lies_on(
+    key: int, order: list[int], reverse: bool
+) -> None:
+    model, frames = tracker("sam2"), clip(7)
+    stock = Stock(model, frames).key(two(key)).propagate(start_frame_idx=order[0], reverse=reverse)
+    found = model.follow(frames.__getitem__, two(key), order, frame_count=7)
+    same(found, {frame: stock[frame] for frame in order})
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 def test_what_comes_again_is_not_remembered(backwards: bool) -> None:
     """A frame that is followed a second time does not look at its own first answer."""

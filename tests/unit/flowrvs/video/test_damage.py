@@ -169,6 +169,7 @@ def test_who_waits_for_a_decoder_is_woken(tmp_path: Path, monkeypatch: pytest.Mo
         thread.start()
     for _ in range(MAX_CURSORS):
         assert begun.acquire(timeout=30)
+    assert not begun.acquire(timeout=0.1), "the others wait"
     hold.set()
     for thread in threads:
         thread.join(30)

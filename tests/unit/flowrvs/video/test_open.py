@@ -9,6 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from PIL import Image
 
 from flowrvs.errors import VideoError
@@ -196,3 +198,68 @@ def test_what_can_be_read_of_a_file_that_was_cut_off(tmp_path: Path) -> None:
             f"{mp4} was cut off: its index (moov) is missing; get a complete copy, or repair it "
             "with 'ffmpeg -i IN -c copy OUT'."
         )
+
+
+@pytest.mark.parametrize("words", ["Invalid data found", None])
+def test_a_file_that_cannot_be_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str | None
+) -> None:
+    from flowrvs.video import index
+
+    path = write_clip(tmp_path / "v.mp4", count=30, options={"x264-params": "bframes=0"})
+    with open_video(path) as video:
+        whole = video.read(0, 30)
+    packets = index.packets
+
+    def breaks(*of: object) -> object:
+        for n, packet in enumerate(packets(*of)):
+            if n == 12:
+                error = av.error.InvalidDataError(1094995529, "x")
+                error.strerror = words
+                raise error
+            yield packet
+
+    monkeypatch.setattr(index, "packets", breaks)
+    with pytest.raises(VideoError) as caught:
+        open_video(path)
+    assert str(caught.value) == (
+        f"{path} breaks off after frame 10 ({words or 'InvalidDataError'}); get a complete copy, "
+        "or repair it with 'ffmpeg -i IN -c copy OUT', or go on with the last good frame "
+        "(damaged='repeat', --damaged repeat)."
+    )
+    with open_video(path, damaged="repeat") as video:
+        assert len(video) == 11
+        np.testing.assert_array_equal(video.read(0, 11), whole[:11])
+
+
+@pytest.mark.parametrize("kind", ["array", "npy", "zarr", "tif", "images"])
+def test_limits_and_the_cache_reach_every_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from flowrvs.video import arrays, images
+
+    deep = np.array([0, 250, 500, 1000, 2000], np.uint16)[:, None, None] + np.zeros((5, 4, 6), "u2")
+    source: object = tmp_path / f"v.{kind}"
+    if kind == "array":
+        source = deep
+    elif kind == "npy":
+        np.save(source, deep)
+    elif kind == "zarr":
+        zarr.create_array(source, data=deep)
+    elif kind == "tif":
+        tifffile.imwrite(source, deep, photometric="minisblack")
+    else:
+        source = tmp_path
+        for n, frame in enumerate(deep):
+            Image.fromarray(frame).save(tmp_path / f"{n}.png")
+    asked: list[int] = []
+    for module in (arrays, images):
+        stock = module.FrameCache
+        monkeypatch.setattr(
+            module, "FrameCache", lambda size, stock=stock: (asked.append(size), stock(size))[1]
+        )
+    with open_video(source, limits=(0, 1000), cache_bytes=12345) as video:
+        assert video.read(0, 5)[:, 0, 0, 0].tolist() == [0, 64, 128, 255, 255]
+    with open_video(source) as video:  # 2000 has 11 bits
+        assert video.read(0, 5)[:, 0, 0, 0].tolist() == [0, 31, 62, 125, 249]
+    assert asked == [12345, 256 * 2**20]

@@ -417,6 +417,7 @@ def test_sizes_that_other_codecs_state():
     assert unpacked_size("zstd", b"\x28\xb5\x2f\xfd", 9) == 0
     assert unpacked_size("zstd", b"\x28\xb5\x2f\xfe\x20\x05", 9) == 0
     assert unpacked_size("crc32c", bytes(10**5), 9) == 0
+    assert unpacked_size("shuffle", b"\x28\xb5\x2f\xfd\x20\x05", 9) == 0, "not of zstd"
 
 
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not")
