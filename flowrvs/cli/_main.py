@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -82,10 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(json=False, verbose=False)
     verbs = parser.add_subparsers(metavar="VERB", title="verbs", parser_class=_Parser)
     for verb in VERBS:
-        name = f"{__package__}.{verb}"
-        if importlib.util.find_spec(name) is None:
-            continue
-        module = importlib.import_module(name)
+        module = importlib.import_module(f"{__package__}.{verb}")
         child = verbs.add_parser(verb, help=module.HELP, description=module.HELP)
         module.add_arguments(child)
         child.set_defaults(run=module.run, loads_models=verb in _MODEL_VERBS)

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARES",
         help="several splits, by video: 0.8,0.1,0.1 for train,valid_u,test, or name=share,...",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the assignment (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the assignment (0)")
     parser.add_argument(
         "--name-as-sentence",
         action="store_true",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from flowrvs import __version__
 from flowrvs.cli import demo, main
-from flowrvs.cli._main import VERBS
+from flowrvs.cli._main import VERBS, build_parser
 from flowrvs.errors import Cancelled, FlowRVSError, VideoError
 
 Raise = Callable[[BaseException], None]
@@ -43,12 +44,47 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"\n    {verb} " in text for verb in VERBS)
+    assert text.startswith("usage: flowrvs [-h] [--version]") and "\nverbs:\n" in text
+    assert "\nFrom a sentence to video masks to a dataset.\n" in text
+    assert text.endswith(
+        "\nExit codes: 0 done, 1 a fault of the program, 2 bad input, 130 cancelled.\n"
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
-    assert "--json" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    said = importlib.import_module(f"flowrvs.cli.{verb}").HELP
+    assert "--json" in text and f" {said} " in " ".join(text.split())
+
+
+#: What stands for values in the usage: few words, each with one meaning.
+WORDS = """
+ADDRESS D DIR FILE FILE.csv FILE.mp4 ID KEY=VALUE LAYOUT M N NAME NAME|DIR N|whole PATH PRED_DIR
+PROJECT PX Q RANK S SHARES SPLIT_DIR TEXT VIDEO VIDEO|PROJECT W X,Y X0,Y0,X1,Y1
+""".split()
+
+
+def test_every_option_says_what_it_does_and_what_it_takes() -> None:
+    def walk(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                assert action.metavar in ("VERB", "ACTION", "STAGE")
+                for child in action.choices.values():
+                    assert child.format_usage().startswith("usage: flowrvs ")
+                    yield from walk(child)
+                for name, row in zip(action.choices, action._choices_actions, strict=True):
+                    assert row.dest == name and row.help, name
+            else:
+                yield action
+
+    words = set()
+    for action in walk(build_parser()):
+        assert action.help, action
+        if action.nargs != 0 and not (action.choices and action.metavar is None):
+            words.add(action.metavar or action.dest)
+    assert words == {*WORDS, "'X,Y X,Y ...'"}
 
 
 def test_no_verb_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import zipfile
@@ -276,6 +277,13 @@ def test_processes_that_end_from_outside_are_told(split, tmp_path, monkeypatch):
         evaluate(pred, split, workers=2)
     assert multiprocessing.active_children() == []
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked, "Ctrl-C is heard again"
+
+
+@pytest.mark.parametrize(("count", "cores"), [(7, 7), (None, 1)])
+def test_the_cores_of_a_system_that_does_not_say_which_are_ours(monkeypatch, count, cores):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert scoring._cores() == cores
 
 
 def test_an_answer_needs_a_picture(split, tmp_path):
