@@ -63,9 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = what if needed else f"{what} (default: the base's)"
         convert.add_argument(option, required=needed, type=Path, metavar="FILE", help=text)
     convert.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
-    convert.add_argument(
-        "--name", metavar="NAME", help="the model's name in provenance (default: the folder's)"
-    )
+    convert.add_argument("--name", help="the model's name in provenance (default: the folder's)")
     convert.add_argument(
         "--dtype", choices=_DTYPES, help="of transformer and VAE (default: as in the files)"
     )

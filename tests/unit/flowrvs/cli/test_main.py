@@ -83,7 +83,8 @@ def test_every_option_says_what_it_does_and_what_it_takes() -> None:
     for action in walk(build_parser()):
         assert action.help, action
         if action.nargs != 0 and not (action.choices and action.metavar is None):
-            words.add(action.metavar or action.dest)
+            given = action.dest.upper() if action.option_strings else action.dest
+            words.add(action.metavar or given)
     assert words == {*WORDS, "'X,Y X,Y ...'"}
 
 
