@@ -34,6 +34,7 @@ from flowrvs.data.formats import holds_unknown, open_dataset
 from flowrvs.data.origin import Origin
 from flowrvs.data.parts import parts_of
 from flowrvs.data.pictures import frame_file, open_picture
+from flowrvs.data.preview import collect
 from flowrvs.data.ref_ytvos import frames_in
 from flowrvs.errors import DatasetError, MissingPathError, StorageError
 from flowrvs.masks import rle
@@ -471,6 +472,28 @@ def test_coco_without_sentences_gets_a_list_of_them(tmp_path):
     assert path.read_text() == f'{before[:-1]}, "expressions": {json.dumps(rows)}}}'
 
 
+def test_a_box_that_is_given_a_mask_is_the_masks_then(tmp_path):
+    """On frame 1 there is a box alone, on frame 2 a mask with another box, on frame 4 nothing."""
+    path = coco_video(tmp_path / "c")
+
+    def bare(data):
+        row = data["annotations"][0]
+        row["segmentations"] = [None, None, row["segmentations"][2], None, None, None]
+        row["bboxes"] = [None, [1, 2, 3, 4], [5, 6, 7, 8], [9, 9, 1, 1], [0, 0, 0, 0], None]
+        row["areas"] = [None, 12, 42, 1, 0, None]
+
+    change(path, bare)
+    with import_video(path, None, tmp_path / "p") as project:
+        assert Origin.load(project.path).notes[0] == "left out: 2 boxes without a mask"
+        assert project.provenance(1).tolist() == [2, 0, 2, 0, 2, 2]
+        project.labels(1)[1, 4:6, 3:8] = 1
+        assert write_back(project).masks == 1
+    row = json.loads(path.read_text())["annotations"][0]
+    assert [mask is not None for mask in row["segmentations"]] == [t in (1, 2) for t in range(T)]
+    assert row["bboxes"] == [None, [3, 4, 5, 2], [4, 2, 7, 6], [9, 9, 1, 1], None, None]
+    assert row["areas"] == [None, 10, 42, 1, None, None]
+
+
 def test_frames_without_any_picture_of_masks_get_some(tmp_path):
     """The first mask of a video: a palette of DAVIS, at the size of the frames."""
     (tmp_path / "y").mkdir()
@@ -684,6 +707,21 @@ def test_the_datasheet_lists_so_many_videos_and_counts_the_others(tmp_path, monk
             f"| v{n} | 2 | 0 | 1 |  |" for n in range(listed)
         ]
         assert [line for line in lines if "more" in line] == more
+
+
+def test_an_origin_without_frames_leaves_the_video_its_own(project, tmp_path):
+    """As a received one may be; and one that lists others, but as many, names them."""
+    for listed, wanted in (
+        ([], [f"{n:05d}" for n in range(T)]),
+        (["x", "y"], [f"{n:05d}" for n in range(T)]),
+        (list("abcdef"), list("abcdef")),
+        (["00004", "00001"], ["00004", "00001"]),
+    ):
+        change(project.path / "origin.json", lambda o, f=listed: o.update(frames=f))
+        (source,) = collect([project], [None])
+        assert source.frames == wanted
+        assert source.positions == ([4, 1] if len(wanted) == 2 else list(range(T)))
+        assert source.beyond == ([0, 2, 3, 5] if len(wanted) == 2 else [])
 
 
 def test_more_objects_in_a_layer_than_are_compared_one_by_one(tmp_path):
