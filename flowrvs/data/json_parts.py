@@ -139,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
         It is not JSON, or not an object.
     """
     try:
-        if path.is_file() and path.stat().st_size > _LARGE:
+        if path.stat().st_size > _LARGE:
             with mapped(path) as data:  # what is damaged is not read into the memory
                 _check_ends(data)
         value = disk.read_json(path, _LARGEST)

@@ -361,8 +361,7 @@ def read_palette(
             f"{counted(count, 'picture')}"
         )
     for key in sorted(set(ids.values())):
-        same = [found[code] for code, value in ids.items() if value == key]
-        clip.masks[key] = same[0] if len(same) == 1 else union(same)
+        clip.masks[key] = union([found[code] for code, value in ids.items() if value == key])
         clip.ids[key] = (key, -1)
     named = _at(about, "videos", clip.name, "objects")
     for key in clip.masks:

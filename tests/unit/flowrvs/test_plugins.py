@@ -223,6 +223,39 @@ def full(name, **_):
     assert find_plugin("segmenter", "full").fault == "", "that is not the package's fault"
 
 
+FAULTS = {
+    "name = 7": "its name is 7, not a text",
+    "name = ' '": "its name is ' ', not a text",
+    "name = 'a\\nb'": r"its name is 'a\nb', not a text",
+    "segment_window = 7": "it has no method segment_window",
+    "window_size = 9.5": "its window_size and overlap are 9.5 and 4, not whole numbers",
+    "overlap = None": "its window_size and overlap are 17 and None, not whole numbers",
+    "overlap = 17": "An overlap of 17 frames does not fit windows of 17",
+    "overlap = 8": "",
+}
+
+
+def test_what_keeps_an_object_from_being_a_segmenter(
+    brightness: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = SOURCE + "".join(
+        f"class Odd{n}(Bright):\n    {change}\n\n"
+        f"def odd{n}(name, **_):\n    return Odd{n}('', '')\n\n"
+        for n, change in enumerate(FAULTS)
+    )
+    points = {f"odd{n}": f"odd_models:odd{n}" for n in range(len(FAULTS))}
+    install(monkeypatch, tmp_path, "odd", {"flowrvs.segmenters": points}, {"odd_models": source})
+    for name, fault in zip(points, FAULTS.values(), strict=True):
+        if not fault:
+            assert flowrvs.load_segmenter(name).overlap == 8
+            continue
+        with pytest.raises(PluginError) as caught:
+            flowrvs.load_segmenter(name)
+        head = f"The segmenter {name!r} of the package odd 1.5: "
+        assert str(caught.value).startswith(head + fault)
+        assert find_plugin("segmenter", name).fault.startswith(fault)
+
+
 def test_options_of_our_models_are_refused_for_others(brightness: Path) -> None:
     with pytest.raises(InputError, match=r"--lora is for models of flowrvs"):
         flowrvs.load_segmenter("bright", lora="mine")

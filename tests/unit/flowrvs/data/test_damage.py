@@ -318,13 +318,18 @@ def test_sentences_of_another_kind(tmp_path, kind, text, said):
     assert str(caught.value) == said.format(meta=tmp_path / META, root=tmp_path)
 
 
-def test_masks_of_over_a_thousand_values_are_none(tmp_path):
+@pytest.mark.parametrize("last", [1000, 1001])
+def test_masks_of_over_a_thousand_values_are_none(tmp_path, last):
     def draw(index):
         picture = np.zeros((H, W), np.uint16)
-        picture.ravel()[:550] = np.arange(550) + 550 * index
+        values = np.arange(1 + 500 * index, last + 1 if index else 501)
+        picture.ravel()[: len(values)] = values
         return Image.fromarray(picture)
 
     root = vos(tmp_path / "s", draw, indices=(0, 1))
+    if last == 1000:
+        assert list(open_dataset(root).clip("v").masks) == list(range(1, 1001))
+        return
     with pytest.raises(DatasetError, match=r"^The masks of v have over 1000 values; they are none"):
         open_dataset(root).clip("v")
 

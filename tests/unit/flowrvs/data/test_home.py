@@ -153,6 +153,32 @@ def test_sentences_go_home_to_ref_youtube_vos_and_davis(tmp_path):
     assert text.read_bytes() == b'v 1 "the very first"\nother 1 "kept \xe9"\nv 2 "a third"\n'
 
 
+@pytest.mark.parametrize("style", [{}, {"separators": (",", ":")}])
+def test_sentences_of_ref_youtube_vos_keep_their_file(tmp_path, style):
+    """What is changed, removed and added stands there once; the rest has its bytes."""
+    root = ref_ytvos(tmp_path / "y", truth=True)
+    meta = tmp_path / "y" / "meta_expressions" / "valid" / "meta_expressions.json"
+    data = json.loads(meta.read_text())
+    rows = data["videos"]["v"]["expressions"]
+    rows["0"] = {"note": "kept", "exp": "the first", "obj_id": 1}
+    rows["2"] = {"exp": "none", "obj_id": "9"}
+    data["videos"]["w"] = {"expressions": {"0": {"exp": "other"}}, "frames": ["0"]}
+    meta.write_text(json.dumps(data, **style))
+    copy = root / "meta_expressions.json"  # some keep one in the split as well
+    copy.write_bytes(meta.read_bytes())
+    with import_video(root, "v", tmp_path / "p") as project:
+        project.set_expression_text("0", "the very first")
+        project.set_expression_objects("2", [2])
+        project.remove_expression("1")
+        project.add_expression("a new one", [])
+        assert write_back(project).sentences == 4
+    rows["0"]["exp"] = "the very first"
+    rows["2"]["obj_id"] = "2"
+    del rows["1"]
+    rows["3"] = {"exp": "a new one", "obj_id": "255"}
+    assert meta.read_text() == copy.read_text() == json.dumps(data, **style)
+
+
 def test_sentences_of_davis_stay_apart_when_they_move_up(tmp_path):
     root = vos(tmp_path / "d", palette)
     for name in ("JPEGImages", "Annotations"):

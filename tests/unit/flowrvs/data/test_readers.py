@@ -350,6 +350,7 @@ def test_the_highest_size_of_davis_that_has_masks_is_read(tmp_path):
     root = davis(tmp_path, ("480p", "1080p", "Full-Resolution"))
     places = [root / "JPEGImages" / size / "v" for size in ("Full-Resolution", "1080p", "480p")]
     assert clip_of(root).pictures == places[0]
+    assert clip_of(root).notes == [] and clip_of(root).sentences == {}
     os.rename(root / "Annotations" / "Full-Resolution", root / "Annotations" / "x")
     assert clip_of(root).pictures == places[1]
     os.rename(root / "JPEGImages" / "1080p", root / "JPEGImages" / "x")
