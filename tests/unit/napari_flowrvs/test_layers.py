@@ -44,7 +44,12 @@ def split(tmp_path: Path, clip: Clip) -> Path:
             "one",
             clip,
             objects={0: list(large), 1: list(small)},
-            expressions={"0": ("the large one", [0]), "1": ("both", [0, 1]), "2": ("none", [])},
+            expressions={
+                "0": ("the small one", [1]),
+                "1": ("the large one", [0]),
+                "2": ("both", [0, 1]),
+                "3": ("none", []),
+            },
         )
         writer.add_video("two", clip[:5], objects={}, expressions={"0": ("nothing", [])})
     return folder
@@ -195,7 +200,7 @@ def test_a_split_shows_a_video_with_its_truth(split: Path, clip: Clip) -> None:
     assert labels[0, 8, 8] == 2, "the small object lies over the large one"
     assert labels[5, 8, 8] == 1
     assert labels[5, 0, 0] == 0
-    assert list(truth.features["sentences"]) == ["", "the large one | both", "both"]
+    assert list(truth.features["sentences"]) == ["", "the large one | both", "the small one | both"]
 
 
 def test_a_video_folder_of_a_split_is_known(split: Path) -> None:

@@ -307,11 +307,15 @@ def test_only_what_has_changed_is_measured_again(
         return measure(*arguments)
 
     monkeypatch.setattr(module, "_measure", noted)
+    # A first order would be worse than what is known already.
+    monkeypatch.setattr(module.editing, "quick_doubt", lambda *_, **__: pytest.fail("known"))
+    known = review.doubts.of(1).copy()
     desk.touched(1, 0, 1)
     desk.touched(1, FRAMES - 1, FRAMES)
     desk.touched(2, 4, 5)  # of an object that nobody has looked at
     review.doubts.measure()
     assert asked == [(0, 5), (FRAMES - 5, FRAMES)]
+    np.testing.assert_array_equal(review.doubts.of(1), known)
 
 
 def test_a_spread_that_was_undone_was_unsure_of_nothing(

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from napari_flowrvs.desk import Desk
+from napari_flowrvs.job import Phase
 from napari_flowrvs.review.panel import ReviewPanel
 from napari_flowrvs.review.presenter import ReviewPresenter
 from napari_flowrvs.widgets.keys import Commands
@@ -85,8 +87,6 @@ def test_a_refresh_leaves_the_place_in_the_list(panel: ReviewPanel, qtbot: Any) 
 
 
 def test_buttons_lead_through_the_queue(panel: ReviewPanel, project: Project, qtbot: Any) -> None:
-    from qtpy.QtCore import Qt
-
     left = Qt.MouseButton.LeftButton
     qtbot.mouseClick(panel.buttons["next"], left)
     assert panel.desk.frame == 9
@@ -100,3 +100,56 @@ def test_buttons_lead_through_the_queue(panel: ReviewPanel, project: Project, qt
         qtbot.mouseClick(panel.buttons[name], left)
     assert not project.object_mask(1, FRAMES - 1, FRAMES).any()
     assert project.object_mask(1, 0, 1).any()
+
+
+def test_the_list_follows_and_leads(panel: ReviewPanel, project: Project, qtbot: Any) -> None:
+    desk, presenter, table = panel.desk, panel.presenter, panel.table
+
+    def marked() -> list[int]:
+        return [panel.model.rows[i.row()].frame for i in table.selectionModel().selectedRows()]
+
+    def cells(row: int) -> list[Any]:
+        return [panel.model.index(row, column).data() for column in range(3)]
+
+    frames = [each.frame for each in panel.model.rows]
+    assert sorted(frames) == list(range(FRAMES)) and frames[0] == 9
+    doubts = presenter.doubts.of(1)
+    assert cells(0) == ["9", "1 the square", f"{doubts[9]:.2f}"]
+    assert panel.model.index(0, 0).data(Qt.ItemDataRole.ToolTipRole) is None
+    assert marked() == [0], "the frame that is shown"
+    desk.set_frame(9)
+    assert marked() == [9]
+    table.clicked.emit(panel.model.index(3, 0))
+    assert desk.frame == frames[3] and marked() == [frames[3]]
+    table.setCurrentIndex(panel.model.index(5, 1))
+    assert desk.frame == frames[5], "by the arrow keys, too"
+    desk.set_object(None)
+    qtbot.waitUntil(lambda: panel.model.rowCount() == 0)
+    assert panel.scope.itemText(0) == "the chosen object"
+    desk.set_object(1)
+    qtbot.waitUntil(lambda: panel.model.rowCount() == FRAMES)
+    busy: list[list[bool]] = []
+    presenter.steps.busy_changed.connect(
+        lambda _on: busy.append([button.isEnabled() for button in panel.buttons.values()])
+    )
+    presenter.steps.job._set_phase(Phase.RUNNING)
+    presenter.steps.busy_changed.emit(True)
+    presenter.steps.job._set_phase(Phase.IDLE)
+    presenter.steps.busy_changed.emit(False)
+    assert busy == [[False] * 6, [True] * 6]
+    project.update_object(1, name="the box")
+    presenter.doubts._doubts[1][frames[0]] = np.nan
+    presenter._on_catalog()
+    qtbot.waitUntil(lambda: cells(0)[1] == "1 the box")
+    place = panel.model.place((frames[0], 1))
+    assert cells(place)[2] == "", "not measured yet"
+    panel.scope.setCurrentIndex(2)
+    panel.scope.activated.emit(2)
+    assert presenter.scope == "1"
+    panel.hide()
+    assert not presenter.doubts._measuring
+    presenter.set_scope(None)
+    qtbot.wait(250)
+    assert panel.scope.currentIndex() == 2, "nobody looks at it"
+    panel.show()
+    assert presenter.doubts._measuring and panel.scope.currentIndex() == 0
