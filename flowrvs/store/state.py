@@ -599,7 +599,8 @@ class State:
         if self._writer is not None:
             self._saver.stop()
             self._scribe.stop()
-            self.journal.close()
+        self.journal.close()
+        if self._writer is not None:
             self._writer.release()
         self._closed = True
 

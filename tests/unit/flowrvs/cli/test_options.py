@@ -24,9 +24,10 @@ import flowrvs.data.synthetic
 import flowrvs.evaluation
 from flowrvs.cli import main
 from flowrvs.cli._main import build_parser
+from flowrvs.cli.models import _in_megabytes
 from flowrvs.data.export import ExportResult
 from flowrvs.data.faults import Finding
-from flowrvs.progress import CancelToken
+from flowrvs.progress import CancelToken, Progress
 
 REQUEST = {"steps": 1, "window": None, "overlap": None}
 MODEL = {
@@ -361,6 +362,50 @@ def test_import_lists(replaced, capsys) -> None:
     assert capsys.readouterr().out == "a  1 sentence\nb  2 sentences\n"
     assert main(["import", "s", "--list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"videos": {"a": 1, "b": 2}}
+
+
+def test_import(replaced, monkeypatch, capsys) -> None:
+    class Made(SimpleNamespace):
+        def __enter__(self) -> Made:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.closed = True
+
+    made = Made(path=Path("p"), objects=[1], expressions=[1, 2], layers=[])
+    one = replaced(flowrvs.data.importing, "import_video", made)
+    notes = SimpleNamespace(load=lambda path: SimpleNamespace(notes=[f"of {path}"]))
+    monkeypatch.setattr("flowrvs.data.origin.Origin", notes)
+    assert main(["import", "s"]) == 0
+    assert one.only() == (("s", None, None), {"pictures": None}) and made.closed
+    told = "p: 1 object, 2 sentences, 0 layers\nnote: of p\n"
+    assert capsys.readouterr().out == told
+    one.calls.clear()
+    assert main("import s --video v --out o --frames f --json".split()) == 0
+    assert one.only() == (("s", "v", "o"), {"pictures": "f"})
+    assert json.loads(capsys.readouterr().out) == {"projects": ["p"]}
+    every = replaced(flowrvs.data.importing, "import_split", [Path("a"), Path("b")])
+    assert main(["import", "s", "--all"]) == 0
+    args, options = every.only()
+    options.pop("kept")(Path("b"))
+    assert (args, options) == (("s", None), {"pictures": None})
+    assert capsys.readouterr().out == "a\nnote: of a\nb\nnote: of b\n"
+    every.calls.clear()
+    assert main("import s --all --out o --frames f --json".split()) == 0
+    args, options = every.only()
+    assert (args, options.pop("kept") is None, options) == (("s", "o"), False, {"pictures": "f"})
+    assert json.loads(capsys.readouterr().out) == {"projects": ["a", "b"]}
+
+
+def test_bytes_are_shown_as_megabytes() -> None:
+    seen: list[Progress] = []
+    show = _in_megabytes(seen.append)
+    show(Progress(1_999_999, 31_000_001, "copying", 2.0, 3.0))
+    show(Progress(0, 0, "counting"))
+    assert seen == [
+        Progress(1, 31, "copying (MB)", 2.0, 3.0),
+        Progress(0, 1, "counting"),  # not 100 %
+    ]
 
 
 FINDINGS = [

@@ -565,6 +565,23 @@ def test_what_stands_for_a_new_object_in_pictures_of_masks(tmp_path, draw, value
         assert np.array_equal(np.asarray(found), wanted)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_drawn_of_known_objects_has_their_pixels(tmp_path, kind):
+    """Both get some more on a frame; everything else is as it was, the picture's kind too."""
+    draw = KINDS[kind]
+    root = vos(tmp_path / "s", draw)
+    wanted = np.array(draw(2).convert("L") if kind == "opaque" else draw(2))
+    first, second = wanted[2, 4], wanted[11, 3]
+    with import_video(root, "v", tmp_path / "p") as project:
+        where = {int(project.labels(1)[2][y, x]): box for y, x, box in ((2, 4, 18), (11, 3, 9))}
+        for value, row in where.items():
+            project.labels(1)[2, row : row + 2, 24:] = value
+        assert write_back(project).masks == 2
+    wanted[18:20, 24:], wanted[9:11, 24:] = first, second
+    with Image.open(root / "Annotations/v/00002.png") as found:
+        assert np.array_equal(np.asarray(found), wanted)
+
+
 def test_a_picture_of_masks_of_another_size_than_its_masks(tmp_path):
     root = vos(tmp_path / "s", palette)
     with import_video(root, "v", tmp_path / "p") as project:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +12,15 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import flowrvs
+from flowrvs.data import preview_export
 from flowrvs.data.check import check_split
-from flowrvs.data.export import FORMATS, export_projects, export_splits
+from flowrvs.data.export import FORMATS, assign_projects, export_projects, export_splits
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.errors import Cancelled, DatasetError, InputError, ProjectError, StorageError
 from flowrvs.evaluation import evaluate
 from flowrvs.progress import CancelToken
 from flowrvs.store import Project
-from tests.fixtures.disk import small_disk
+from tests.fixtures.disk import open_files, small_disk
 
 
 def fill(project, red, green):
@@ -67,6 +69,16 @@ def test_projects_by_path_are_opened_and_closed(project, masks, tmp_path):
     assert (result.videos, result.objects) == (1, 4), "two projects of one video"
     (video,) = meta(result.path).values()
     assert len(video["expressions"]) == 12
+    preview_export(paths)
+    assign_projects(paths, {"a": 1})
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        export_projects(
+            paths, tmp_path / "new", cancel=token, progress=lambda event: token.cancel()
+        )
+    held = open_files(Path("/"))
+    assert not [path for path in held if path.endswith(".sqlite")], "journals are closed"
+    assert project.video.path not in held
 
 
 def test_mevis(project, masks, tmp_path):
