@@ -636,3 +636,47 @@ def test_a_sample_holds_what_anything_said_means(mevis_split: Path) -> None:
 def test_numbers_of_steps() -> None:
     assert len(SampleNumbers(2, 5, 4)) == 3 and len(SampleNumbers(5, 2, 4)) == 0
     assert list(SampleNumbers(1, 3, 2, 1, 3)) == [[8, 9], [14, 15]]
+
+
+@pytest.mark.parametrize("variants", [0, 2])
+def test_a_sample_is_drawn_as_ever(mevis_split: Path, variants: int) -> None:
+    """By hand: a training that rests goes on with the samples that it would have had."""
+    pair = [*open_sources(mevis_split), *open_sources(mevis_split)]
+    settings = dataclasses.replace(SMALL, variants=variants, colour=0.3)
+    data = TrainingData(pair, settings)
+    rows = [
+        (v, s, a)
+        for v, video in enumerate(pair[0].videos)
+        for s, sentence in enumerate(video.sentences)
+        for a in range(0, len(sentence.frames), 5)
+    ]
+
+    def row(epoch: int, place: int) -> tuple[int, int, int]:
+        place = int(np.random.default_rng([3, 0, epoch]).permutation(42)[place])
+        index, k = divmod(place, 21)
+        order = np.random.default_rng([3, 1, index, epoch]).permutation(21)
+        return rows[order[k]]
+
+    def drawn(which: tuple[int, int, int], rng: np.random.Generator) -> tuple[str, str, ClipPlan]:
+        video = pair[0].videos[which[0]]
+        sentence = video.sentences[which[1]]
+        if variants:
+            label = f"{pair[0].identity}|{video.name}|{hash_of(sentence.frames)}|{which[2]}"
+            variant = int(rng.integers(2))
+            rng = np.random.default_rng([3, 3, int(hash_of(label), 16), variant])
+        frames = choose_frames(rng, sentence.frames, which[2], 5, "sparse")
+        size = pair[0].size(video)
+        plan = plan_clip(rng, frames, size, settings.box, crop=0.5, flip=0.5, colour=0.3)
+        return video.name, sentence.text, plan
+
+    def told(draw: Any) -> tuple[str, str, ClipPlan]:
+        return draw.video.name, draw.sentence.text, draw.plan
+
+    for number in (0, 5, 41, 42, 99):
+        expected = drawn(row(*divmod(number, 42)), np.random.default_rng([3, 2, number]))
+        assert told(data.draw(number)) == expected
+        _, *others = data.candidates(number)
+        for attempt in (0, 7):
+            rng = np.random.default_rng([3, 4, number, attempt])
+            place = int(rng.integers(42))
+            assert told(others[attempt]) == drawn(row(number // 42, place), rng)

@@ -217,6 +217,35 @@ def test_a_plan_by_the_pace_of_this_machine(
             plan_improvement([projects], model=micro_model, minutes=minutes, device="cpu")
 
 
+@pytest.mark.parametrize(("rank", "precision"), [(0, "mixed"), (2, "bfloat16")])
+def test_on_a_gpu_whole_models_keep_their_weights_in_32_bits(
+    micro_model: Path, projects: Path, monkeypatch: pytest.MonkeyPatch, rank: int, precision: str
+) -> None:
+    asked: list[Any] = []
+    options = dataclasses.replace(corrections._config(micro_pipeline()), lora_rank=rank)
+    if rank:
+        options = dataclasses.replace(options, remember=False, object_weight=0.0)
+    gpu = torch.device("meta")
+    for name, answer in (
+        ("choose_device", lambda name: asked.append(name) or gpu),
+        ("choose_precision", lambda *args: asked.append(args) or "bfloat16"),
+        ("_config", lambda pipeline: options),
+        ("_rehearsal", lambda model: None),
+        ("_time_step", lambda *args, mixed: asked.append((*args[1:], mixed)) or 2.0),
+        ("_time_encoding", lambda *args: asked.append(args[1:]) or 0.1),
+    ):
+        monkeypatch.setattr(corrections, name, answer)
+    plan = plan_improvement([projects], model=micro_model, device="gpu0", max_steps=60)
+    dtype = torch.bfloat16 if rank else torch.float32
+    timed = (options, gpu, dtype, not rank)
+    chosen = dataclasses.replace(options, precision=precision)
+    assert asked == ["gpu0", ("auto", "meta"), timed, (chosen, gpu)]
+    assert (plan.device, plan.config.precision) == ("meta", precision)
+    assert plan.config.validate_every == plan.config.save_every == 10
+    pipeline = micro_pipeline()
+    assert plan.memory == corrections.training_bytes(pipeline, plan.config, dtype)
+
+
 def test_what_speaks_of_the_world_rehearses_it(
     micro_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

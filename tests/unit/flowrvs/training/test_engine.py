@@ -754,6 +754,11 @@ def test_a_score_before_the_first_step(tmp_path: Path) -> None:
     assert engine.monitor.before == {"J": 0.0, "F": 0.0, "J&F": 0.9}
     assert torch.equal(trainee.validated[0], start)
     assert engine.result()[1]["step"] == 0  # nothing that was learned was better
+    longer = dataclasses.replace(config, max_steps=12)
+    again = make_engine(tmp_path, Line([0.3]), longer)
+    again.resume()
+    again.run()
+    assert len(again.trainee.validated) == 1 and again.monitor.before["J&F"] == 0.9
     cancel = CancelToken()
     cancel.cancel()
     early = make_engine(tmp_path / "b", Line([0.5]), config, cancel=cancel)

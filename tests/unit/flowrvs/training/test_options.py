@@ -10,7 +10,7 @@ import pytest
 
 from flowrvs.errors import InputError, MissingPathError
 from flowrvs.training import DecoderConfig, FlowConfig, build_config, load_scratch_config
-from flowrvs.training.options import list_options, make_config
+from flowrvs.training.options import Option, list_options, make_config, read_toml
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -142,3 +142,77 @@ def test_every_number_has_the_range_that_is_told(kind: type) -> None:
             assert getattr(make_config(kind, {item.name: choice}, "x"), item.name) == choice
         if isinstance(item.default, (int, float)) and not isinstance(item.default, bool):
             assert item.low is not None, f"{item.name} may be negative"
+
+
+def test_settings_as_they_are_typed(tmp_path: Path) -> None:
+    config = build_config(
+        FlowConfig,
+        settings=["max-steps = 3", 'sampler="mixed"', "learning_rate=1", "milestones=[2, 5]"],
+        epochs=None,
+    )
+    assert (config.max_steps, config.sampler, config.milestones) == (3, "mixed", (2, 5))
+    assert config.learning_rate == 1.0 and isinstance(config.learning_rate, float)
+    for setting, message in (
+        ("frames", "'frames' sets nothing; write KEY=VALUE."),
+        (
+            'split=a"b',
+            "The value of 'split=a\"b' cannot be read; write it as in a TOML file.",
+        ),
+        ("learning_rate=true", "learning_rate in the options must be a number, not True."),
+        ("split=3", "split in the options must be a text, not 3."),
+        ("milestones=3", "milestones in the options must be a list, not 3."),
+        ("milestones=[1.5]", "milestones in the options must be a whole number, not 1.5."),
+        ("gamma=1.5", "gamma in the options is 1.5; it must be from 0 to 1."),
+        ("keep=0", "keep in the options is 0; it must be at least 1."),
+        ("clip_norm=nan", "clip_norm in the options must be a number, not nan."),
+        ("sampler=x", "sampler in the options is 'x'; choose one of sparse, consecutive, mixed."),
+        ("frames=6", "frames is 6; it must be 4k + 1, such as 1, 9 or 17."),
+    ):
+        with pytest.raises(InputError) as caught:
+            build_config(FlowConfig, settings=[setting])
+        assert str(caught.value) == message
+    path = tmp_path / "c.toml"
+    with pytest.raises(MissingPathError) as missing:
+        read_toml(path)
+    assert str(missing.value) == f"No config file at {path}; give the path of a TOML file."
+    for data in (b"a = ", b"a = '\xff'"):
+        path.write_bytes(data)
+        with pytest.raises(
+            InputError, match=rf"^{path} is not a TOML file \(.+\); correct that line"
+        ):
+            read_toml(path)
+    with pytest.raises(InputError, match=r"^No preset 'x'; choose one of paper, corrections\.$"):
+        build_config(FlowConfig, preset="x")
+    path.write_text('preset = "paper"')
+    assert build_config(FlowConfig, file=path, preset="corrections").sampler == "mixed"
+    decoder = dataclasses.asdict(build_config(DecoderConfig, preset="paper"))
+    assert decoder["no_target"] is False and "lora_rank" not in decoder
+
+
+def test_what_of_nested_options_is_wrong_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    known = "known ones: steps, frames, batch, height, width, refresh."
+    for text, message in (
+        ("preset='tiny'", f"{path} lacks out; add a line for each."),
+        ("out='x'\nflow=3", f"flow in {path} must be a table."),
+        (
+            "out='x'\n[[flow.phases]]\nsteps=1\nframes=1\nbatch=1\nb=1\na=1",
+            f"{path}, flow, phases has unknown keys a, b; {known}",
+        ),
+        (
+            "out='x'\n[[vae.phases]]\nsteps=1",
+            f"{path}, vae, phases lacks frames, batch; add a line",
+        ),
+        ("out='x'\n[vae]\nwarmup=1.5", f"warmup in {path}, vae must be a whole number, not 1.5."),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            load_scratch_config(path)
+        assert str(caught.value).startswith(message)
+
+
+def test_ranges_in_words() -> None:
+    assert Option("a", "b", 1).range == ""
+    assert Option("a", "b", 1, low=0.5).range == "at least 0.5"
+    assert Option("a", "b", 1, low=0, high=2.0).range == "0 to 2"
+    assert Option("a", "b", "x", choices=("x", "y")).range == "x, y"
