@@ -530,7 +530,7 @@ def test_what_sentences_a_training_has(mevis_split: Path) -> None:
     targets = TrainingData(sources, dataclasses.replace(settings, no_target=False)).texts()
     assert targets == mirrored[:3]
     assert settings == ClipSettings(
-        frames=5, box=Box(32, 48, 16), sampler="sparse", crop=0.5, flip=0.5, colour=0.0,
+        frames=5, box=Box(32, 48, 16), sampler="sparse", crop=0.5, flip=0.5, colour=0.0, ground=0.0,
         no_target=True, seed=0, variants=0, objects=False,
     )  # fmt: skip
 

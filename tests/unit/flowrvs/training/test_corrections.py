@@ -80,6 +80,7 @@ def test_small_models_learn_whole_and_large_ones_by_adapters() -> None:
         "cooldown": 0.8,
         "object_weight": 4.0,
         "part_probability": 0.5,
+        "ground_colour_probability": 0.7,
         "ground_probability": 0.7,
         "cover_probability": 0.3,
         "rehearsal_share": 0.33,

@@ -634,6 +634,31 @@ def test_what_cannot_be_resumed_is_said_in_full(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("two\nlines"), "two lines"),
+        (KeyError(), "KeyError"),
+        (ValueError("x" * 130), "x" * 120),
+    ],
+)
+def test_why_a_checkpoint_cannot_be_read(tmp_path: Path, error: Exception, reason: str) -> None:
+    make_engine(tmp_path).run()
+    engine = make_engine(tmp_path)
+
+    def fail(folder: str, strict: bool) -> None:
+        assert not strict  # frozen weights are not in it
+        raise error
+
+    engine.accelerator.load_state = fail  # type: ignore[method-assign]
+    with pytest.raises(CheckpointError) as caught:
+        engine.resume()
+    assert str(caught.value) == (
+        f"The checkpoint {tmp_path / 'checkpoints' / 'step-00000008'} cannot be read ({reason}); "
+        "remove it to go on from the one before."
+    )
+
+
 def test_without_an_average_the_weights_themselves_come_out(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, ema_decay=0.0)
     engine = make_engine(tmp_path, config=config)

@@ -602,6 +602,9 @@ def test_memo_numbers_up_to_what_was_read_are_taken(tmp_path: Path) -> None:
         read_plain_pickle,
         path,
     )
+    path.write_bytes(b"")
+    said = "pickle exhausted before seeing STOP"
+    refused(f"{path} is no readable pickle ({said}); copy it again.", read_plain_pickle, path)
     path.write_bytes(b"\x80\x02X\x01\x00\x00\x00\xff.")  # a text that is none
     with pytest.raises(DatasetError, match=r"is no readable pickle \(.+\); copy it again\.$"):
         read_plain_pickle(path)

@@ -18,7 +18,13 @@ from flowrvs.training.validation import choose_held_out, held_out_sentences
 from tests.fixtures.micro import micro_pipeline
 from tests.fixtures.training_data import make_mevis, make_project, make_refcoco, make_ytvos
 
-CONFIG = FlowConfig(frames=5, validation_share=0.0, seed=7, colour_probability=0.25)
+CONFIG = FlowConfig(
+    frames=5,
+    validation_share=0.0,
+    seed=7,
+    colour_probability=0.25,
+    ground_colour_probability=0.75,
+)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +130,7 @@ def test_the_settings_reach_the_clips(pipeline, paths: list[Path]) -> None:
     assert settings.box == Box(*sides, pipeline.token_pixels)
     assert (settings.frames, settings.seed, settings.variants, settings.objects) == (5, 7, 2, True)
     assert (settings.crop, settings.flip, settings.colour) == (0.5, 0.5, 0.25)
+    assert settings.ground == 0.75
     other = dataclasses.replace(
         CONFIG, short_side=64, long_side=96, size_multiple=32, sampler="mixed", no_target=False
     )
