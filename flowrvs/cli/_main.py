@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flowrvs {__version__}")
     parser.set_defaults(json=False, verbose=False)
-    verbs = parser.add_subparsers(metavar="VERB", title="verbs", parser_class=_Parser)
+    verbs = parser.add_subparsers(metavar="VERB", title="verbs")
     for verb in VERBS:
         module = importlib.import_module(f"{__package__}.{verb}")
         child = verbs.add_parser(verb, help=module.HELP, description=module.HELP)

@@ -28,9 +28,7 @@ _OWN = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
-    actions = parser.add_subparsers(
-        dest="action", required=True, metavar="ACTION", parser_class=type(parser)
-    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="the models known by name, and where they are")
 
     fetch = actions.add_parser(

@@ -397,6 +397,7 @@ def test_a_video_that_fails_does_not_stop_the_others(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        ("", "columns video and sentence"),
         ("a.npy,red", "columns video and sentence"),
         ("video,sentence\na.npy,\n", "Row 2"),
         ("video,sentence\nnone.npy,red\n", "none.npy"),
