@@ -171,7 +171,8 @@ def test_the_vae_is_trained_as_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_stopped_vae_goes_on_with_all_that_it_had(tmp_path: Path, stop: int) -> None:
     """Stopped again before its next step, it writes what it has read."""
-    stage = dataclasses.replace(VAE, mask_phases=(Phase(2, 1, 1, 32, 48),))
+    phases = (Phase(1, 1, 2, 32, 48), Phase(1, 1, 1, 32, 48))
+    stage = dataclasses.replace(VAE, phases=phases, mask_phases=(Phase(2, 1, 1, 32, 48),))
     config = ScratchConfig(out=str(tmp_path), preset="micro", vae=stage)
     cancel, events = CancelToken(), list[Progress]()
 

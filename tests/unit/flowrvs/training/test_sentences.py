@@ -116,6 +116,7 @@ def test_the_encoder_goes_where_there_is_room(
 ) -> None:
     source = EncoderSource(micro_model / "text_encoder", torch.float32)
     meta, moved = torch.device("meta"), []
+    monkeypatch.setattr(sentences, "release", lambda device: None)
     monkeypatch.setattr(UMT5EncoderModel, "to", lambda self, place: moved.append(place) or self)
     for number, (room, goes) in enumerate(
         ((None, True), (source.size + 2**30 + 1, True), (source.size + 2**30, False))
