@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -110,7 +111,9 @@ class TestNewFolder:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A kill at any moment finds the old one or the new one under the name."""
-        if not folders._exchange(*_two(tmp_path / "try")):
+        one, other = (os.fsencode(path) for path in _two(tmp_path / "try"))
+        call = getattr(ctypes.CDLL(None), "renameat2", None)
+        if call is None or call(-100, one, -100, other, 2):  # RENAME_EXCHANGE
             pytest.skip("this file system cannot exchange names")
         a, b = _two(tmp_path / "both")
         assert folders._exchange(a, b)
@@ -152,6 +155,31 @@ class TestNewFolder:
         with NewFolder(target, replace=lambda _: True) as folder:
             (folder.path / "y").write_bytes(b"2")
         assert _names(target) == ["y"] and _names(tmp_path) == ["a"]
+
+    @pytest.mark.parametrize("steps", [1, 2])
+    def test_what_cannot_be_removed_of_the_old_one_is_left(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    ) -> None:
+        if steps == 2:
+            monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
+        removed: list[str] = []
+
+        def stuck(path: Path, ignore_errors: bool = False) -> None:
+            removed.append(path.name)
+            if not ignore_errors:
+                raise OSError(errno.EBUSY, "in use")
+
+        target = tmp_path / "a"
+        target.mkdir()
+        (target / "x").write_bytes(b"1")
+        with NewFolder(target, replace=lambda _: True) as folder:
+            (folder.path / "y").write_bytes(b"2")
+            monkeypatch.setattr(folders.shutil, "rmtree", stuck)
+        assert _names(target) == ["y"] and len(removed) == 1
+        assert removed[0].startswith(".a.old-" if steps == 2 else ".a.")
+        with pytest.raises(KeyError), NewFolder(tmp_path / "b"):
+            raise KeyError
+        assert not (tmp_path / "b").exists() and len(removed) == 2
 
     @pytest.mark.parametrize("there", [False, True])
     def test_a_failed_rename_leaves_what_was_there(
