@@ -104,7 +104,6 @@ class History:
             self._known[entry.id] = entry
             if entry.state in ("open", "undoing", "redoing"):  # its process was killed
                 entry.moment = self._next("moment")
-            self._next_step = max(self._next_step, entry.id + 1)
             self._bytes += entry.bytes
             if entry.state in ("undone", "redoing"):
                 self._undone.append(entry)

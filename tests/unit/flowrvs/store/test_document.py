@@ -135,6 +135,43 @@ def test_what_listeners_hear(project: Project) -> None:
         assert heard(call) == wanted
 
 
+def test_a_reader_sees_names_at_once(project: Project) -> None:
+    """What is done to names is on the disk when the call is back; a kill takes nothing of it."""
+    run: list[str] = []
+
+    def begin() -> None:
+        run[:] = [project.begin_run({"range": [0, 9]}, 1).id]
+
+    for call in (
+        lambda: project.add_layer("pets"),
+        lambda: project.add_object("cat", 1),
+        lambda: project.add_prompt("the bird"),
+        lambda: project.rename_layer(1, "x"),
+        lambda: project.update_object(1, name="Tom"),
+        lambda: project.add_expression("cats", [1]),
+        lambda: project.set_expression_objects("1", [2]),
+        lambda: project.set_expression_text("1", "dogs"),
+        begin,
+        lambda: project.write_model(1, 1, 0, FULL[:9]),
+        lambda: project.mark_window_done(run[0], 3),
+        lambda: project.end_run(1),
+        lambda: project.remove_run(run[0]),
+        lambda: project.write_masks(1, 0, FULL),
+        lambda: project.split_object(1, 0, 4),
+        lambda: project.move_object(1),
+        lambda: project.merge_objects(2, 1),
+        lambda: project.remove_expression("1"),
+        lambda: project.remove_object(2),
+    ):
+        call()
+        shown = json.loads((project.path / "zarr.json").read_text())["attributes"]
+        held = json.loads(json.dumps(project._state.document.to_attributes()))
+        for section in ("layers", "objects", "expressions", "runs", "prompts", "removed"):
+            assert shown[section] == held[section], section
+        with Project.open(project.path, read_only=True) as seen:
+            assert seen.objects == project.objects and seen.runs == project.runs
+
+
 def test_the_whole_document(project: Project) -> None:
     """What other tools read; the copy for a disk that damages it says the same."""
     _, cat = project.add_prompt("the  cat ")

@@ -203,6 +203,35 @@ class TestReaders:
             away.rename(project.path)
             assert seen.labels(cat.layer)[3].all()
 
+    def test_a_frame_that_is_gone_is_left_to_who_writes(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        project.write_masks(cat.id, 0, FULL)
+        project.close()
+        (project.path / "layers" / "1" / "c.5.0.0").unlink()
+        with Project.open(project.path, read_only=True) as seen:
+            assert not seen.labels(cat.layer)[5].any() and not seen.labels(cat.layer)[5].any()
+            assert seen.areas(cat.id).tolist() == [192] * 10 and seen.history.notice is None
+
+    def test_who_drew_is_made_anew_from_what_is_seen(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        dot = np.zeros((1, 12, 16), bool)
+        dot[0, 5, 5] = True
+        project.write_model(cat.layer, cat.id, 2, dot)
+        project.write_model(cat.layer, cat.id, 9, FULL[:1])
+        project.accept_frames(cat.id, 4, 5)
+        project.close()
+        (project.path / "provenance" / "1" / "c.0").write_bytes(b"junk")
+        told = [
+            "Who drew 'the cat' could not be read: all that is seen of it counts as a person's now."
+        ]
+        for notice in (*told, None):  # once: then it is on the disk again
+            with Project.open(project.path) as again:
+                assert again.history.notice == notice
+                assert again.provenance(cat.id).tolist() == [0, 0, 2, 0, 0, 0, 0, 0, 0, 2]
+                assert again.areas(cat.id).tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 192]
+
     def test_a_history_that_is_a_link(self, tmp_path: Path) -> None:
         """It is not set aside: nothing of ours lies there."""
         away = tmp_path / "away" / "history"

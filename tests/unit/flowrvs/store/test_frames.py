@@ -338,6 +338,7 @@ class TestOrder:
         for t, write_all in ((3, project._state.volumes[1].frames.flush), (5, project.flush)):
             order.clear()
             project.labels(1)[t] = cat.id
+            assert project.unsaved == 3, "the frame, who drew it, and its area"
             write_all()
             assert order == ["journal", "provenance", "areas", "pixels"]
             assert project.unsaved == 0

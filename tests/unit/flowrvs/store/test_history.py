@@ -166,6 +166,22 @@ class TestSteps:
         with Project.open(project.path) as again:
             assert [step.name for step in again.history.steps] == names
 
+    @pytest.mark.parametrize("rows", [(6, 3), (3, 8), (5, 4), (4, 5), (2, 9, 6), (7, 7, 1)])
+    def test_a_stroke_remembers_what_lay_between_its_stamps(
+        self, project: Project, cat: ObjectRecord, rows: tuple[int, ...]
+    ) -> None:
+        dog, labels = project.add_object("dog", cat.layer), project.labels(cat.layer)
+        project.write_masks(cat.id, 3, FULL[:1])
+        with labels.stroke("brush stroke"):
+            for row in rows:
+                labels[3, row, 2:5] = dog.id
+        drawn = labels[3]
+        assert (drawn == dog.id).sum() == 3 * len({*rows})
+        project.undo()
+        assert (labels[3] == cat.id).all() and project.undo_name == "masks of 'the cat', frame 3"
+        project.redo()
+        np.testing.assert_array_equal(labels[3], drawn)
+
     def test_not_inside_a_step(self, project: Project, cat: ObjectRecord) -> None:
         with pytest.raises(ProjectError, match="finish it"), project.edit("x"):
             project.undo()
@@ -620,6 +636,31 @@ class TestSessions:
             assert again.history.undo_step
         with Project.open(project.path) as again:
             assert again.history.undo_step and again.history.notice is None
+
+    def test_what_was_undone_for_good_takes_no_room(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        labels, noise = project.labels(cat.layer), np.random.default_rng(0)
+
+        def stroke() -> None:
+            labels[5] = cat.id * (noise.random((12, 16)) > 0.5)
+            project.flush()
+
+        for _ in range(3):
+            stroke()
+        names = [step.id for step in project.history.steps]
+        size = project.history._bytes
+        project.history.limit_bytes = 3 * size
+        for _ in range(12):
+            stroke()
+            project.undo()
+        stroke()
+        assert [step.id for step in project.history.steps][:3] == names
+        known = sum(entry.bytes for entry in project.history._known.values())
+        assert project.history._bytes == known > size
+        project.close()
+        with Project.open(project.path) as again:
+            assert again.history._bytes == known and len(again.history.steps) == 4
 
     def test_the_oldest_steps_go_first(self, project: Project, cat: ObjectRecord) -> None:
         labels = project.labels(cat.layer)

@@ -253,6 +253,14 @@ class TestVideo:
             assert project.find_video([far]) == far / "x"
             assert project.find_video() == far / "x"
 
+    def test_a_reader_finds_it_and_notes_nothing(self, home: Path) -> None:
+        away = home.rename(home.with_name("away"))
+        document = (away / "work" / "p.flowrvs" / "zarr.json").read_bytes()
+        with Project.open(away / "work" / "p", read_only=True) as project:
+            assert project.find_video() == away / "clips" / "cat"
+            assert project.video.path == str(home / "clips" / "cat")
+        assert (away / "work" / "p.flowrvs" / "zarr.json").read_bytes() == document
+
     def test_a_copy_knows_the_way(self, home: Path, tmp_path: Path) -> None:
         with Project.open(home / "work" / "p") as project:
             copy = project.copy_to(tmp_path / "else" / "copy")

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,26 @@ def test_a_step_that_a_kill_left_open_is_undone_first(project: Project, cat: Obj
         while again.history.undo_step:
             again.undo()
         assert same(state(again), empty)
+
+
+@pytest.mark.parametrize("kind", ["human", "model"])
+def test_what_a_person_was_doing_ends_what_could_be_redone(
+    project: Project, cat: ObjectRecord, kind: Any
+) -> None:
+    project.write_masks(cat.id, 0, LEFT[:1])
+    project.undo()
+    with project.edit("again", kind=kind):
+        project.write_masks(cat.id, 5, LEFT[:2])
+        copy = project.copy_to(project.path.with_name("copy"))  # as a kill would leave it
+    for _ in range(2):
+        with Project.open(copy) as again:
+            left = ["done"] if kind == "human" else ["done", "undone"]
+            assert [step.state for step in again.history.steps] == left
+            assert again.undo_name == "again" and again.areas(cat.id)[5] == 96
+    with Project.open(copy) as again:
+        numbers = {step.id for step in again.history.steps}
+        again.labels(cat.layer)[9, 9] = cat.id
+        assert again.history.steps[-1].id > max(numbers), "a number of its own"
 
 
 @pytest.mark.parametrize("what", ["undo", "redo"])
