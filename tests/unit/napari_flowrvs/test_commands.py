@@ -317,8 +317,12 @@ def test_a_pick_that_could_not_begin_is_forgotten(
     dock.commands.run("pick")
     finish(qtbot, dock)
     assert pick.active and dock.footer.progress.status.text().startswith("Click on “object 2”")
+    forgotten: list[int] = []
+    monkeypatch.setattr(dock.session.correct, "discard", lambda: forgotten.append(1))
     dock.commands.run("pick")
-    assert not pick.active
+    assert not pick.active and not forgotten
+    dock.commands.run("pick")
+    assert pick.active and forgotten == [1], "two previews at once would be a riddle"
 
 
 def test_picking_waits_for_a_run(waiting: tuple[Any, SegmentDock], qtbot: Any, gated: Any) -> None:

@@ -566,6 +566,25 @@ def test_what_a_preview_says_at_its_end(
     assert noted[0].endswith(" (lost after frame 0)") and correct.preview is None
     spread((), "")
     assert noted[0].endswith("is hidden on them.") and shown[-1] is None
+    # What is kept is said, and how sure it was of each frame.
+    said: list[str] = []
+    kept: list[Any] = []
+    drawn: list[Changed] = []
+    correct.job.progressed.connect(lambda event: said.append(event.message))
+    correct.kept.connect(lambda *what: kept.append(what))
+    desk.contents_changed.connect(drawn.append)
+    for written, line in (
+        ((3, 5), "spread: 2 frames written."),
+        ((4,), "spread: 1 frame written."),
+        ((), "spread: nothing was written, the frames are yours, locked or empty."),
+    ):
+        made = spread((3, 4, 5), "")
+        made.accept = lambda written=written: np.array(written, np.intp)
+        made.certainty = lambda t: t / 10
+        correct.keep()
+        assert noted == [line] and kept.pop() == (1, {t: t / 10 for t in written})
+        assert correct.preview is None
+    assert drawn == [Changed(1, 3, 6), Changed(1, 4, 5)] and said == ["Writing spread"] * 3
     failures: list[Any] = []
     correct.job.failed.connect(failures.append)
     spread((3,), "", InputError("It broke."))

@@ -28,7 +28,8 @@ def opener() -> tuple[OpenPresenter, Projects, dict[str, list[Any]]]:
     """A presenter with projects of its own, and what it tells."""
     projects = Projects()
     presenter = OpenPresenter(projects=projects)
-    seen: dict[str, list[Any]] = {"opened": [], "noted": [], "found": [], "failed": []}
+    seen: dict[str, list[Any]] = {"opened": [], "noted": [], "found": [], "failed": [], "said": []}
+    presenter.job.progressed.connect(lambda event: seen["said"].append(event.message))
     presenter.opened.connect(seen["opened"].append)
     presenter.noted.connect(seen["noted"].append)
     presenter.found.connect(lambda *what: seen["found"].append(what))
@@ -60,7 +61,7 @@ def test_what_is_opened_is_told_with_its_notes(
     presenter.open(str(tmp_path / "clip.mp4"))
     assert seen["opened"] == [made] and seen["noted"] == ["about clip.mp4"]
     assert read == [3], "the frame that napari shows first"
-    assert not seen["failed"]
+    assert not seen["failed"] and seen["said"] == ["Opening clip.mp4"]
 
 
 def test_a_copy_is_saved_and_work_goes_on(opener: Any, tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_copy_is_saved_and_work_goes_on(opener: Any, tmp_path: Path) -> None:
     ]
     with Project.open(tmp_path / "copy.flowrvs", read_only=True) as copy:
         np.testing.assert_array_equal(copy.labels(1)[:], project.labels(1)[:])
-    assert projects.get(project.path) is project
+    assert projects.get(project.path) is project and seen["said"] == ["Copying clip.flowrvs"]
     presenter.copy(project, tmp_path / "copy.flowrvs")
     assert len(seen["failed"]) == 1 and "copy.flowrvs" in seen["failed"][0]
     projects.close_all()

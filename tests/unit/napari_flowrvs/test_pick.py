@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from flowrvs.video import open_video
 from napari_flowrvs.desk import Changed, Desk
 from napari_flowrvs.job import consume
 from napari_flowrvs.motion import Motion
-from napari_flowrvs.pick.presenter import PickPresenter, Target
+from napari_flowrvs.pick.presenter import Picked, PickPresenter, Target
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.trackers import CLASSICAL, Trackers
 from tests.fixtures.packages import install
@@ -65,6 +66,9 @@ def pick(desk: Desk, motion: Motion) -> Iterator[PickPresenter]:
 def test_a_click_is_shown_and_kept_as_one_step(
     pick: PickPresenter, desk: Desk, project: Project
 ) -> None:
+    said: list[str] = []
+    for job in (pick.job, pick.steps.job):
+        job.progressed.connect(lambda event: said.append(event.message))
     desk.set_frame(4)
     pick.start()
     assert pick.active and pick.preview is None
@@ -78,6 +82,8 @@ def test_a_click_is_shown_and_kept_as_one_step(
     assert iou(project.object_mask(1, 4, 5)[0], TRUTH[4]) > 0.9
     assert project.provenance(1)[4] == Provenance.HUMAN
     assert noted == ["'square' picked on frame 4."]
+    # What was kept changes what the next pick starts from.
+    assert said == ["Looking at frame 4", "Writing the pick", "Looking at frame 4"]
     assert pick.active and not pick.marks and pick.preview is None
     assert project.undo_name == "pick on frame 4"
     project.undo()
@@ -524,3 +530,21 @@ def test_the_first_object_of_a_project_brings_its_layer(
         assert desk.object_id == 1 and told == [Changed(1, 3, 4)]
         assert made.provenance(1)[3] == Provenance.HUMAN and made.present(1).sum() == 1
         desk.set_project(None)
+
+
+def test_an_outline_is_drawn_as_wide_as_the_picture_is_high() -> None:
+    line, corners = np.array([(2.0, 3.0), (20.0, 3.0)]), ((2.0, 3.0),)
+    drawn, wanted = np.zeros((64, 96), np.uint8), np.zeros((64, 96), np.uint8)
+    picked = Picked("outline", 0, np.zeros((64, 96), bool), (), line, corners)
+    picked.draw(0, drawn)
+    wanted[3, 2:21] = 4
+    wanted[2:5, 2] = wanted[3, 1:4] = 4
+    np.testing.assert_array_equal(drawn, wanted)
+    assert picked.frames == (0,) and not picked.mask(0).any()
+    high = np.zeros((1300, 96), np.uint8)  # ten pixels, of which the line has a third
+    replace(picked, line=np.array([(20.0, 600.0), (60.0, 600.0)]), corners=()).draw(0, high)
+    rows, columns = np.nonzero(high)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (597, 603, 17, 63)
+    high[:] = 0
+    replace(picked, line=None, marks=(Mark.point(50, 600),)).draw(0, high)
+    assert [int((high == value).sum()) for value in (3, 4)] == [68, 305]

@@ -43,6 +43,8 @@ def source_of_folder(folder: Path, clip: Clip) -> VideoSource:
 
 def follow(presenter: SegmentPresenter) -> dict[str, list[Any]]:
     seen: dict[str, list[Any]] = {"prompted": [], "written": [], "failed": [], "finished": []}
+    seen["said"] = []
+    presenter.job.progressed.connect(lambda event: seen["said"].append(event.message))
     presenter.prompted.connect(lambda project, prompts: seen["prompted"].append(prompts))
     presenter.written.connect(lambda project, written: seen["written"].append(written))
     presenter.job.failed.connect(lambda failure: seen["failed"].append(failure))
@@ -62,6 +64,7 @@ def test_masks_land_in_the_project_beside_the_video(
     (prompts,) = seen["prompted"]
     assert [p.text for p in prompts] == ["the red square", "the green square"]
     assert seen["finished"] == ["Done: 2 sentences, 24 frames each."]
+    assert seen["said"][:2] == ["Opening squares", "Loading the model tiny"]
     project = open_projects.get(image_folder.with_name("squares.flowrvs"))
     assert project is presenter.project
     red, green = (project.labels(p.layer_id)[:] for p in prompts)

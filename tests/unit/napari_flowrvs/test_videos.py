@@ -258,6 +258,8 @@ def test_several_resolutions_and_five_axes() -> None:
     assert found is not None and found.axis is None and "5 axes" in found.reason
     with pytest.raises(InputError, match="no video"):
         as_video(deep)
+    with pytest.raises(InputError, match="There is no video in this layer"):
+        as_video(Image(np.zeros((5, 6, 7), np.uint8)))
 
 
 def turned(ndim: int, a: int, b: int) -> Any:
