@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+from qtpy import API_NAME
 from qtpy.QtCore import QModelIndex, QSize, Qt
 from qtpy.QtWidgets import (
     QBoxLayout,
@@ -86,6 +88,8 @@ def _lines(widget: QWidget, *, part: bool = True) -> Iterator[str]:
     usual = _usual(kind)
     for name in _TOLD:
         value = widget.property(name)
+        if str(value).startswith("magicgui."):
+            continue  # a name that no person reads
         if value is not None and _word(value) != _word(usual.property(name)):
             # A height of so many lines of text is another one with another font.
             tall = isinstance(widget, QPlainTextEdit) and name == "maximumSize"
@@ -197,6 +201,8 @@ def describe(widget: QWidget) -> str:
 
 def same(name: str, found: str) -> None:
     """Compare a page with what is written down of it; ``RENEW_PAGES=1`` writes it anew."""
+    if API_NAME != "PyQt6":
+        pytest.skip("written down with PyQt6, which has its own words for some properties")
     path = PAGES / f"{name}.txt"
     if os.environ.get("RENEW_PAGES"):
         PAGES.mkdir(exist_ok=True)
