@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -563,3 +564,37 @@ def test_what_a_listing_lacks_is_asked_for(
     file = client.Listing(REPO, "r", {"a/b": _entry(**lacks)}).file("a/b")
     assert file == client.HubFile(REPO, "r", "a/b", 11, "d" * 64)
     assert len(asked) == 1 and asked[0].endswith("/me/weights/resolve/r/a/b")
+
+
+class _Quiet:
+    """A session whose answers end early, without anybody saying so."""
+
+    def __init__(self, *ends: int) -> None:
+        self.ends = list(ends)
+        self.asked: list[tuple[str, str | None]] = []
+
+    @contextmanager
+    def stream(self, method: str, url: str, headers: dict, timeout: float) -> Iterator[object]:
+        begin = int(headers.get("Range", "bytes=0-")[6:-1])
+        self.asked.append((headers["Accept-Encoding"], headers.get("Range")))
+        end = self.ends.pop(0)
+        told = {"Content-Range": f"bytes {begin}-{len(BIG)}"} if begin else {}
+        pieces = [BIG[at : min(at + 1000, end)] for at in range(begin, end, 1000)]
+        yield SimpleNamespace(headers=told, iter_bytes=lambda: iter(pieces))
+
+
+def test_an_answer_that_ends_early_is_no_damage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waited: list[float]
+) -> None:
+    import hashlib
+
+    session, said = _Quiet(2500, 2500, len(BIG)), list[str]()
+    monkeypatch.setattr(client, "get_session", lambda: session)
+    monkeypatch.setattr(client, "hf_raise_for_status", lambda answer: None)
+    file = client.HubFile(REPO, "r", NAME, len(BIG), hashlib.sha256(BIG).hexdigest())
+    client.download(file, tmp_path / "x", say=said.append)
+    assert (tmp_path / "x").read_bytes() == BIG and said == [f"Checking {NAME}"]
+    plain = "identity"
+    assert session.asked == [(plain, None), (plain, "bytes=2500-"), (plain, "bytes=2500-")]
+    # The first brought something, so it was not in vain; the second brought nothing.
+    assert waited == [1, 2]

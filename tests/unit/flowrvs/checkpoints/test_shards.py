@@ -175,6 +175,7 @@ def test_what_was_written_is_read_back(tmp_path: Path, change: Any, wrong: bool)
         (raw({"a": entry(0, 4)}, bytes(4)), None),
         (raw({}, b""), None),
         (raw({"__metadata__": {"x": "y"}}), None),
+        (raw({"a": entry(0, 0, [0, 5])}), None),
         (raw({"a": entry(0, 4)}, bytes(3)), "is truncated: {} of {} bytes"),
         (raw({"a": entry(0, 4)}, bytes(4), 500), "is truncated: {} of 508 bytes (508 B)"),
         (b"", "is damaged: no safetensors file"),

@@ -63,7 +63,7 @@ OPTIONS = {
     "plain": {},
     "confidence": {"keep_confidence": True, "threshold": -0.05, "steps": 3},
     "resumed": {"window": 8, "overlap": 6, "skip": (0, 3, 4)},
-    "few": {"every": 3, "start": 1, "stop": 29, "window": 5, "overlap": 2},
+    "few": {"every": 2, "start": 1, "stop": 29, "window": 5, "overlap": 2},
     "shots": {"cuts": (7, 19), "window": 6, "overlap": 2},
     "no overlap": {"window": 7, "overlap": 0},
 }

@@ -105,6 +105,19 @@ class TestAnswers:
         self.ask()
         assert [name for name, _ in loaded] == ["x", "x", "y", "x"]
 
+    def test_a_worker_without_a_tracker_says_so(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path))
+        for name in ("", "classical"):
+            found = self.ask(ask="tracker", tracker=name)
+            assert (found["state"], found["reason"]) == (
+                "unfit",
+                "It has no tracker: fetch one there (flowrvs models list).",
+            )
+        found = self.ask(ask="tracker", tracker=None)
+        assert (found["state"], found["name"]) == ("done", "")
+
     def test_other_weights_of_the_same_name_are_not_used(self) -> None:
         found = self.ask(ask="window", expect=["window", "abc"], start=0, stop=5)
         assert found["reason"] == "its model is window , the others' window abc"
@@ -284,6 +297,9 @@ def test_what_is_encoded_is_what_this_process_encodes(network: Network, micro: P
     embedded = list(cluster.embed(texts, 12, True))
     assert len(embedded) == 18
     assert all(torch.equal(a, b) for a, b in zip(embedded, rows, strict=True))
+    for _, header in network.asked:
+        assert (header["model"], header["dtype"]) == (str(micro.resolve()), "float32")
+        assert header["mixed"] is False and len(header["expect"]) == 2
     sizes = [len(header["texts"]) for _, header in network.asked if "texts" in header]
     assert sizes == [16, 2]
     # Other weights under the same path are not taken.

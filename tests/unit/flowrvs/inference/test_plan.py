@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowrvs.errors import Cancelled, DeviceMemoryError, FlowRVSError, InputError, VideoError
+from flowrvs.errors import (
+    Cancelled,
+    DeviceMemoryError,
+    FlowRVSError,
+    InputError,
+    ProjectError,
+    VideoError,
+)
 from flowrvs.inference import into, make_plan, segment, segment_into
 from flowrvs.inference.into import ProjectJob, segment_projects
 from flowrvs.inference.run import (
@@ -232,6 +239,8 @@ def test_projects_are_drawn_one_after_the_other_and_failures_are_told(tmp_path: 
         assert starts[-1] == ("b", None)
         assert all(run.done == {0, 1} for run in one.runs.values())
         assert len(list(segment_projects(jobs, WindowSegmenter(), resume=False))) == 2 * 2 + 2 + 2
+        with pytest.raises(ProjectError, match="another"):
+            list(segment_projects([replace(jobs[0], video=second)], WindowSegmenter()))
 
 
 def test_a_project_keeps_the_cuts_of_some_ranges_alone(

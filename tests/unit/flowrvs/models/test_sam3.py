@@ -184,16 +184,21 @@ def test_instances_are_those_of_the_stock_processor(seed: int, changes: dict) ->
 
 def test_memory_does_not_grow_with_the_video() -> None:
     segmenter = Sam3Segmenter(sam3(1, hotstart_delay=0), tokens)
+    segmenter._network.config.tracker_config.max_object_pointers_in_encoder = 3
     sessions: list[Any] = []
+    longest = 0
     make = segmenter._session
     segmenter._session = lambda *a: sessions.append(make(*a)) or sessions[-1]  # type: ignore
-    for t, _ in segmenter.find_instances(lambda t: FRAMES[t % 14], "the disc", range(24)):
-        if t < 23:
-            continue
+    for t, _ in segmenter.find_instances(lambda t: FRAMES[t % 14], "the disc", range(14)):
         (session,) = sessions
+        for outputs in session.output_dict_per_obj.values():
+            longest = max(longest, len(outputs["non_cond_frame_outputs"]))
+        if t < 13:
+            continue
+        assert longest == 6, "until it has reached so far back, it keeps all"
         assert session.output_dict_per_obj
         for outputs in session.output_dict_per_obj.values():
-            assert len(outputs["non_cond_frame_outputs"]) <= 15  # and the frame to come
+            assert len(outputs["non_cond_frame_outputs"]) <= 6  # and the frame to come
         assert len(session.obj_id_to_tracker_score_frame_wise) <= 2
         assert len(session.suppressed_obj_ids) <= 2
         assert all(len(known) <= 1 for known in session.mask_inputs_per_obj.values())

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import UMT5EncoderModel
 
 from flowrvs.checkpoints.files import fingerprint
@@ -144,6 +145,16 @@ class TestCache:
         (file,) = tmp_path.iterdir()
         file.rename(cache._path("b"))
         assert cache.get("b") is None
+
+    @pytest.mark.parametrize("about", [None, {}, {"other": "a"}])
+    def test_a_file_that_does_not_say_its_sentence_is_not_believed(
+        self, tmp_path: Path, about: dict[str, str] | None
+    ) -> None:
+        cache = EmbeddingCache(tmp_path)
+        save_file({"embedding": torch.ones(2, 4)}, cache._path("a"), about)
+        assert cache.get("a") is None
+        save_file({"embedding": torch.ones(2, 4)}, cache._path("a"), {"text": "a"})
+        assert cache.get("a") is not None
 
     def test_a_full_or_missing_disk_is_no_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")

@@ -137,6 +137,17 @@ def test_times_of_steps_are_whole_numbers(steps: int, times: list[int]) -> None:
     torch.testing.assert_close(scheduler.sigmas, torch.tensor([*sigmas, 0.0]))
 
 
+def test_times_are_those_of_the_published_code_to_the_bit() -> None:
+    """Not a thousand times the level, which in 32 bits is beside the whole number now and then."""
+    scheduler, beside = FlowMatchEulerDiscreteScheduler(shift=1.0), 0
+    for steps in range(1, 60):
+        set_flow_timesteps(scheduler, steps)
+        times = scheduler.timesteps.tolist()
+        assert times == [round(1000 * sigma) for sigma in flow_sigmas(steps)]
+        beside += (1000 * scheduler.sigmas[:-1]).tolist() != times
+    assert beside > 5
+
+
 @given(st.integers(1, 1000))
 def test_levels_fall_from_one(steps: int) -> None:
     sigmas = flow_sigmas(steps)
