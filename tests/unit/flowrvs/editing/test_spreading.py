@@ -154,8 +154,10 @@ def test_copy_to_next_and_back(project, video, red, shapes_masks):
     draw(project, red, 5, shapes_masks["red"][5])
     draw(project, red, 8, shapes_masks["red"][8])
     ahead = copy_to_next(project, red.id, 5, 10).finish()
-    assert ahead.frames == (6, 7)
-    assert copy_to_next(project, red.id, 5, -2).finish().frames == (3, 4)
+    assert ahead.frames == (6, 7) and ahead.name == "copy 'red', frame 5 to 7"
+    back = copy_to_next(project, red.id, 5, -2)
+    assert back.finish().frames == (3, 4) and back.name == "copy 'red', frame 5 to 3"
+    assert copy_to_next(project, red.id, 7, 1).name == "copy 'red', frame 7 to 7"
     ahead.accept([6])
     np.testing.assert_array_equal(project.object_mask(red.id, 6, 7)[0], shapes_masks["red"][5])
     assert not project.present(red.id)[7]

@@ -156,6 +156,7 @@ def test_overlaps_are_shared_pixels():
         ("", "nothing"),
         ("P" * 7 + "0", "a number of eight characters"),
         ("o", "a run of minus one"),
+        ("5O", "five pixels, and minus one"),
     ],
 )
 def test_counts_that_are_no_runs(counts, reason):

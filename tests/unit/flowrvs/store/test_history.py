@@ -202,6 +202,16 @@ class TestSteps:
         project.undo()
         assert [r.kind for r in project.changes(cat.id, 3)] == ["model"]
 
+    def test_who_is_drawing_just_now(self, project: Project, cat: ObjectRecord) -> None:
+        labels = project.labels(cat.layer)
+        with labels.stroke("brush stroke"):
+            labels[3, 4] = cat.id
+            project._state.settle()
+            assert [row.name for row in project.changes(cat.id, 3)] == ["brush stroke"]
+        assert [row.name for row in project.changes(cat.id, 3)] == [
+            "brush stroke on 'the cat', frame 3"
+        ]
+
     def test_listeners(self, project: Project, cat: ObjectRecord) -> None:
         told: list[ProjectEvent] = []
         disconnect = project.connect(told.append)
