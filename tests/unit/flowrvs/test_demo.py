@@ -102,6 +102,29 @@ def test_pictures_show_the_clip(finished: Path) -> None:
     assert sheet.std() > 10
 
 
+def test_every_tile_of_the_sheet_shows_what_its_sentence_means(finished: Path) -> None:
+    """What is meant has its colours, in a ring of the object's; the rest is dimmed."""
+    clip = bundled_clip()
+    sheet = np.asarray(Image.open(finished / "contact-sheet.png").convert("RGB")).astype(int)
+    with flowrvs.open_video(finished / "clip.mp4") as video:
+        frames = video.read(0, 33).astype(int)
+    with flowrvs.Project.open(finished / "clip.flowrvs", read_only=True) as project:
+        colors = [np.array(made.color) * 255 for made in project.objects.values()]
+    for row, (expression, color) in enumerate(zip(clip.expressions, colors, strict=True)):
+        for column, frame in enumerate((0, 8, 16, 24, 32)):
+            top, left = row * 220 + 28, column * 324
+            tile = sheet[top : top + 192 : 2, left : left + 320 : 2]
+            mask = clip.target(expression)[frame]
+            around = np.pad(mask, 1)
+            ring = ~mask & np.any(
+                [around[y : y + 96, x : x + 160] for y in range(3) for x in range(3)], axis=0
+            )
+            wanted = np.where(mask[..., None], frames[frame], frames[frame] // 5 * 2)
+            wanted = np.where(ring[..., None], color, wanted)
+            below = slice(14, None)  # above is the number of the frame
+            assert np.abs(tile[below] - wanted[below]).max() <= 1, (row, column)
+
+
 def test_again_replaces_the_earlier_demo(finished: Path) -> None:
     result = run_demo(finished, ThresholdSegmenter())
     assert result.scores.j_and_f < 1

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.cells import cell_len
 
 from flowrvs.cli import main
-from flowrvs.data.mevis import MevisSplit
+from flowrvs.data.mevis import MevisSplit, MevisWriter
 from flowrvs.errors import Cancelled
 from flowrvs.evaluation import evaluate, format_scores, write_report
 from flowrvs.evaluation.report import _outline
@@ -282,6 +282,25 @@ def test_what_the_page_says_of_each_expression(scored, tmp_path):
     ticks = re.findall(r'y="144" text-anchor="middle">(\d+)</text>', text)
     assert ticks == ["0", "2", "4", "6", "8", "10"]
     assert re.findall(r'class="missing" cx="(.*?)"', text) == [f"{34 + 5 / 11 * 518:.1f}"]
+
+
+def test_wide_pictures_are_shown_smaller(tmp_path):
+    """960 x 20 pixels become 480 x 10, with the outline where the mask is."""
+    mask = np.zeros((1, 20, 960), bool)
+    mask[0, 6:16, 400:500] = True
+    with MevisWriter(tmp_path / "s") as writer:
+        frames = np.zeros((1, 20, 960, 3), np.uint8)
+        writer.add_video("v", frames, objects={1: mask}, expressions={"0": ("it", [1])})
+    (tmp_path / "p" / "v" / "0").mkdir(parents=True)
+    Image.fromarray(mask[0]).convert("L").save(tmp_path / "p" / "v" / "0" / "00000.png")
+    scores = evaluate(tmp_path / "p", tmp_path / "s")
+    path = write_report(tmp_path / "r.html", scores, tmp_path / "p", tmp_path / "s")
+    (data,) = Page(path.read_text(encoding="utf-8")).images
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))), int)
+    assert shown.shape == (10, 480, 3)
+    rows, columns = np.nonzero(shown.max(axis=2) > 120)
+    assert rows.min() in (2, 3) and rows.max() in (7, 8)
+    assert columns.min() in (199, 200) and columns.max() in (249, 250, 251)
 
 
 def test_evaluate_writes_the_report_from_the_command_line(scored, tmp_path, capsys):
