@@ -37,9 +37,9 @@ def segment_instances(
     The first instance is the sentence's own object (`Project.add_prompt`), every other one a new
     object in its layer; the sentence means all of them. Run again from the same frame on, also by
     other weights, the first, second, … instance gets the object that the first, second, … one had,
-    and one that is not found any more is absent. A sentence that was stopped begins anew, as its
-    numbers come from the first frame on; one that was finished is left alone, unless `resume` is
-    False.
+    and one that is not found any more is absent; an object that a person took from the sentence is
+    not drawn again. A sentence that was stopped begins anew, as its numbers come from the first
+    frame on; one that was finished is left alone, unless `resume` is False.
 
     Parameters
     ----------
@@ -128,13 +128,14 @@ class _Sentence:
         self._objects: dict[int, int] = {}  # place in the order of appearance: object
         self._places: dict[int, int] = {}  # the model's number: place
         self._runs: list[str] = []
-        # By place, of the last run that counted from the same frame: whatever its weights.
+        # By place, of the last run that counted from the same frame, whatever its weights; but for
+        # what a person took from the sentence.
         self._known = {
             run.key["instance"]: run.object_id
             for run in project.runs.values()
-            if "instance" in run.key
-            and (run.key.get("text"), run.key["range"][0]) == (text, frames.start)
-            and run.object_id in project.objects
+            if type(run.key.get("instance")) is int
+            and (run.key.get("text"), *run.key.get("range", ())[:1]) == (text, frames.start)
+            and run.object_id in self._expression.object_ids - {self._first.id}
         }
 
     def begin(self, resume: bool) -> bool:

@@ -156,6 +156,25 @@ def test_other_weights_give_instances_the_objects_that_they_had(
     assert list(project.objects) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("forget", [False, True])
+def test_an_object_that_was_taken_from_a_sentence_is_left_alone(
+    project: Project, video: Any, shapes_masks: dict[str, np.ndarray], forget: bool
+) -> None:
+    list(segment_into(project, video, "things", InstancesByColor()))
+    green = masks(project, 2)
+    (said,) = project.expressions.values()
+    if forget:
+        project.remove_expression(said.exp_id)
+    else:
+        project.set_expression_objects(said.exp_id, {1})
+    project.move_object(2)  # in its layer others would be drawn over it
+    list(segment_into(project, video, "things", InstancesByColor(), resume=False))
+    np.testing.assert_array_equal(masks(project, 2), green)
+    (said,) = project.expressions.values()
+    assert said.object_ids == ({3, 4} if forget else {1, 3})
+    np.testing.assert_array_equal(masks(project, 4 if forget else 3), green)
+
+
 def test_several_videos_are_told_apart(
     project: Project, video: Any, tmp_path: Path, shapes_frames: np.ndarray
 ) -> None:
