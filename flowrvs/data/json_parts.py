@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     MissingPathError
         There is no such file.
     DatasetError
-        It is not JSON, or not an object.
+        It cannot be read, is not JSON, or not an object.
     """
     try:
         if path.stat().st_size > _LARGE:
@@ -145,6 +145,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = disk.read_json(path, _LARGEST)
     except FileNotFoundError:
         raise MissingPathError(f"{path} is missing.") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror or error}).") from error
     except ValueError as error:
         raise DatasetError(
             f"{path} is not readable JSON ({first_line(error)}); copy it again."

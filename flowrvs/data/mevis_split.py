@@ -289,7 +289,8 @@ class MevisSplit:
                     plain = member.isreg() and not member.issparse() and member.size <= _LARGEST
                     if plain and name.suffix.lower() in PICTURES:
                         frames = found.setdefault(name.parent.name, {})
-                        frames[name.stem] = (name.suffix, member.offset_data, member.size)
+                        suffix = name.suffix.lower()  # as `frame_file` finds it
+                        frames[name.stem] = (suffix, member.offset_data, member.size)
                     if number > _MOST:
                         raise DatasetError(f"{path} has more than {_MOST} entries; unpack it.")
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:

@@ -139,7 +139,7 @@ def sorted_and_unique(names: Sequence[str]) -> bool:
 
 
 def frame_file(folder: Path, name: str) -> Path | None:
-    """Return the picture of a frame, whatever the case of its suffix; None where there is none."""
+    """Return the picture of a frame, its suffix in small or large letters; None without one."""
     suffixes = (*PICTURES, *map(str.upper, PICTURES))
     paths = (folder / f"{name}{suffix}" for suffix in suffixes)
     return next((path for path in paths if path.is_file()), None)
@@ -563,6 +563,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
     """Make `target` a hard link of `source`, or a copy where the disk has no links."""
     try:
         os.link(source.resolve(), target)
+    except FileExistsError:
+        raise  # written over, a link there would change the file that it is a link of
     except OSError:
         shutil.copyfile(source, target)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -153,6 +155,18 @@ def test_the_picture_of_a_frame_is_found_by_any_suffix(tmp_path, suffix):
     assert frame_file(root / "JPEGImages/v", "x") is None
     (root / "JPEGImages/v/x.jpg").mkdir()
     assert frame_file(root / "JPEGImages/v", "x") is None
+
+
+def test_frames_of_an_archive_are_found_by_any_suffix(tmp_path):
+    root = mevis_v2(tmp_path / "s", META, True)
+    picture = io.BytesIO()
+    Image.new("RGB", (W, H), (99, 99, 99)).save(picture, "JPEG")
+    with tarfile.open(root / "JPEGImages.tar", "w") as archive:
+        for name in json.loads((root / META).read_text())["videos"]["v"]["frames"]:
+            member = tarfile.TarInfo(f"JPEGImages/v/{name}.Jpg")
+            member.size = len(picture.getvalue())
+            archive.addfile(member, io.BytesIO(picture.getvalue()))
+    assert (MevisSplit.open(root).read_frames("v", 0, 1) == 99).all()
 
 
 def test_an_archive_without_a_listed_frame_or_of_endless_entries(tmp_path, monkeypatch):
@@ -414,6 +428,7 @@ def test_more_targets_than_a_palette_has_colours():
         ("csv", "valid", True),
         ("ytvos", "valid", False),
         ("coco", "any", False),
+        ("coco", "", False),  # the name of a disk's topmost folder
     ],
 )
 def test_where_a_sentence_of_unknown_target_has_a_place(format, split, yes):

@@ -92,6 +92,13 @@ def test_a_damaged_giant_is_not_read_into_the_memory(tmp_path, head):
         tracemalloc.stop()
 
 
+def test_a_file_where_a_folder_should_be_is_told_in_a_line(tmp_path):
+    (tmp_path / "split").write_text("")
+    with pytest.raises(DatasetError) as caught:
+        json_parts.read_json(tmp_path / "split" / "x.json")
+    assert str(caught.value) == f"{tmp_path}/split/x.json cannot be read (Not a directory)."
+
+
 @pytest.mark.parametrize(
     ("keys", "following"),
     [([], 0), (["0", "7", "10"], 11), (["9" * 5000, "x", "-3", "4"], 5), ([str(1 << 31)], 0)],

@@ -605,6 +605,18 @@ def test_frames_are_written_under_their_names(tmp_path):
     )
 
 
+def test_a_frame_is_never_written_over_a_link_to_another(tmp_path):
+    for name, colour in (("a", 9), ("b", 200)):
+        Image.new("RGB", (8, 6), (colour,) * 3).save(tmp_path / f"{name}.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "out").mkdir()
+    # As where "A" and "a" are one name on the disk.
+    os.link(tmp_path / "a.jpg", tmp_path / "out/a.jpg")
+    with pytest.raises(FileExistsError):
+        write_frames(tmp_path / "out", "v", [tmp_path / "b.jpg"], ["a"], jobs=1)
+    assert (tmp_path / "a.jpg").read_bytes() == data
+
+
 def test_masks_are_written_under_the_names_of_their_frames(tmp_path):
     values = {2: 7, 0: 1}
     for palette_, mode in ((True, "P"), (False, "L")):
