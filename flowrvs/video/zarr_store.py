@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
+from zarr.abc.store import SuffixByteRequest
 from zarr.storage import LocalStore
 
 from flowrvs.errors import VideoError, first_line
@@ -43,8 +45,12 @@ STREAMS: dict[str, Callable[[], Any]] = {
 }
 # These alone can be told to stay below a limit without a look: at most so many bytes come of one.
 DEFLATE, MAX_DEFLATE = frozenset({"gzip", "zlib"}), 1032
+# Streams that follow each other in a chunk: who packs one writes one.
+MAX_STREAMS = 64
 # Where blosc and lz4 state how many bytes come out.
 STATED = {"blosc": 4, "lz4": 0}
+PACKERS = frozenset({*STREAMS, *STATED, "zstd"})
+SHARDS = "sharding_indexed"
 
 
 class _Store(LocalStore):
@@ -52,6 +58,7 @@ class _Store(LocalStore):
 
     codecs: frozenset[str] = frozenset()
     limit = MAX_CHUNK
+    index: tuple[int, bool] | None = None  # of shards: its bytes, and whether it comes first
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         path = self.root / key
@@ -67,10 +74,25 @@ class _Store(LocalStore):
                 raise VideoError(f"{path} is larger than its array allows; get another copy.")
         data = await super().get(key, prototype, byte_range)
         if data is not None and not metadata:
-            for codec in self.codecs:
-                if unpacked_size(codec, data.to_bytes(), 2 * self.limit) > 2 * self.limit:
-                    raise VideoError(f"{path} unpacks to more than its array allows; get a copy.")
+            for part in self._packed_parts(data.to_bytes(), byte_range):
+                for codec in self.codecs:
+                    if unpacked_size(codec, part, 2 * self.limit) > 2 * self.limit:
+                        raise VideoError(
+                            f"{path} unpacks to more than its array allows; get a copy."
+                        )
         return data
+
+    def _packed_parts(self, data: bytes, byte_range: Any) -> Iterator[bytes]:
+        """Yield what is unpacked of it: a chunk, or each chunk of a shard that is read whole."""
+        if self.index is None or byte_range is not None:
+            if not isinstance(byte_range, SuffixByteRequest):  # which asks for an index
+                yield data
+            return
+        size, first = self.index
+        index = data[:size] if first else data[-size:]
+        rows = np.frombuffer(index[: len(index) // 16 * 16], "<u8").reshape(-1, 2)
+        for offset, length in rows.tolist():
+            yield data[offset : offset + length]
 
 
 def unpacked_size(codec: str, data: bytes, limit: int) -> int:
@@ -86,11 +108,18 @@ def unpacked_size(codec: str, data: bytes, limit: int) -> int:
         return int.from_bytes(data[at : at + width], "little") if width else len(data) * 2**15
     total = 0
     if codec in STREAMS and (codec not in DEFLATE or len(data) * MAX_DEFLATE > limit):
-        stream = STREAMS[codec]()
         with contextlib.suppress(zlib.error, lzma.LZMAError, OSError, EOFError):
-            while total <= limit and not stream.eof and (part := stream.decompress(data, 2**20)):
-                total += len(part)
-                data = getattr(stream, "unconsumed_tail", b"")
+            for _ in range(MAX_STREAMS):
+                stream = STREAMS[codec]()
+                while (
+                    total <= limit and not stream.eof and (part := stream.decompress(data, 2**20))
+                ):
+                    total += len(part)
+                    data = getattr(stream, "unconsumed_tail", b"")
+                data = stream.unused_data
+                if total > limit or not data:
+                    return total
+            return limit + 1
     return total
 
 
@@ -141,11 +170,16 @@ def open_zarr(path: Path, **options: Any) -> ArrayFrames:
 
 def _check_array(array: zarr.Array[Any], time: int, path: Path) -> None:
     metadata = array.metadata.to_dict()
-    codecs = frozenset(_codec_names([metadata.get(k) for k in ("codecs", "filters", "compressor")]))
+    packing = [metadata.get(k) for k in ("codecs", "filters", "compressor")]
+    names = list(_codec_names(packing))
+    codecs = frozenset(names)
     if not codecs <= CODECS:
         name = min(codecs - CODECS)
         raise VideoError(f"{path} is packed by {name!r}, which is not read; save it with zstd.")
-    chunk = math.prod(getattr(array, "shards", None) or array.chunks) * array.dtype.itemsize
+    if sum(name in PACKERS for name in names) > 1 or names.count(SHARDS) > 1:
+        raise VideoError(f"{path} is packed more than once; save it with zstd alone.")
+    pixels = math.prod(getattr(array, "shards", None) or array.chunks)
+    chunk = pixels * array.dtype.itemsize
     if chunk > MAX_CHUNK:
         raise VideoError(f"{path} has chunks of {chunk} bytes; save it with smaller ones.")
     grid = [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
@@ -153,7 +187,20 @@ def _check_array(array: zarr.Array[Any], time: int, path: Path) -> None:
         raise VideoError(f"{path} has frames of too many chunks; save it with larger ones.")
     store = array.store
     if isinstance(store, _Store):
-        store.codecs, store.limit = codecs - {"bytes"}, max(chunk, 2**16)
+        store.codecs, store.limit = codecs & PACKERS, max(chunk, 2**16)
+        if SHARDS in codecs:
+            store.index = _shard_index(packing[0], pixels, path)
+
+
+def _shard_index(codecs: Any, pixels: int, path: Path) -> tuple[int, bool]:
+    """Return the bytes of a shard's index, and whether it comes first."""
+    shards = codecs[-1].get("configuration", {})
+    numbers, *sums = shards.get("index_codecs") or [{}]
+    little = numbers.get("configuration", {}).get("endian") == "little"
+    if not little or any(each["name"] != "crc32c" for each in sums):
+        raise VideoError(f"{path} has shards that zarr would not write; save it again.")
+    count = pixels // math.prod(shards["chunk_shape"])
+    return 16 * count + 4 * len(sums), shards.get("index_location") == "start"
 
 
 def _codec_names(codecs: Any) -> Iterator[str]:
@@ -162,8 +209,10 @@ def _codec_names(codecs: Any) -> Iterator[str]:
         for codec in codecs:
             yield from _codec_names(codec)
     elif isinstance(codecs, dict):
-        yield str(codecs.get("name", codecs.get("id"))).removeprefix("numcodecs.")
+        name = str(codecs.get("name", codecs.get("id"))).removeprefix("numcodecs.")
         inner = codecs.get("configuration", {})
+        raw = name == "lzma" and (inner or codecs).get("format") == lzma.FORMAT_RAW
+        yield "raw lzma" if raw else name  # nothing tells how much comes of it
         yield from _codec_names([inner.get("codecs"), inner.get("index_codecs")])
     elif codecs is not None:
         yield from _codec_names(

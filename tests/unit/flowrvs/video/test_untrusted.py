@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 
 import av
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -409,6 +410,49 @@ def test_a_small_chunk_of_bz2_that_unpacks_to_megabytes(tmp_path):
     chunk_of(path, 1).write_bytes(bz2.compress(bytes(8 * 2**20)))
     assert chunk_of(path, 1).stat().st_size < 100
     refused(path, "unpacks to more than its array allows")
+
+
+@pytest.mark.parametrize(
+    ("codec", "pack"), [("gzip", gzip.compress), ("bz2", bz2.compress), ("lzma", lzma.compress)]
+)
+def test_streams_that_follow_each_other_in_a_chunk_are_counted_together(codec, pack):
+    packed = pack(bytes(2 * 2**20))
+    assert unpacked_size(codec, pack(b"") + packed + packed, 5 * 2**20) in (0, 4 * 2**20)
+    assert unpacked_size(codec, pack(b"") + packed + packed, 3 * 2**20) > 3 * 2**20
+    assert unpacked_size(codec, packed + b"other bytes", 2**20) > 2**20
+    assert unpacked_size(codec, 65 * pack(b""), 9) == 10, "nobody packs a chunk in so many"
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_a_shard_that_is_read_whole_is_counted_chunk_by_chunk(tmp_path, location):
+    path = tmp_path / "v.zarr"
+    options = {"chunks": (1, 32, 96, 3), "compressors": zarr.codecs.GzipCodec()}
+    shards = {"shape": (1, 64, 96, 3), "index_location": location}
+    store(path, shards=shards, **options)
+    with open_video(path) as video:
+        np.testing.assert_array_equal(video.read(1, 2)[0], coded_frame(1))
+    shard = bytearray(chunk_of(path, 1).read_bytes())
+    index, bomb = 2 * 16 + 4, gzip.compress(bytes(8 * 2**20))
+    begin = 0 if location == "start" else len(shard) - index
+    rows = np.frombuffer(bytes(shard[begin : begin + 32]), "<u8").copy()
+    rows[:2] = 2**64 - 1  # the first chunk is not there
+    rows[2:] = index if location == "start" else 0, len(bomb)
+    head = rows.tobytes() + struct.pack("<I", google_crc32c.value(rows.tobytes()))
+    chunk_of(path, 1).write_bytes(head + bomb if location == "start" else bomb + head)
+    refused(path, "unpacks to more than its array allows")
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not", "ignore:Combining a `sharding")
+def test_chunks_that_are_packed_in_a_way_that_hides_their_size(tmp_path):
+    path = store(tmp_path / "v.zarr", zarr_format=2, compressors=numcodecs.BZ2())
+    metadata(path, filters=[{"id": "gzip", "level": 1}])
+    refused(path, "is packed more than once")
+    metadata(path, filters=None, compressor={"id": "lzma", "format": 3, "filters": [{"id": 33}]})
+    refused(path, "is packed by 'raw lzma'")
+    path = store(tmp_path / "s.zarr", shards=(1, 64, 96, 3), chunks=(1, 32, 96, 3))
+    codecs = json.loads((path / "zarr.json").read_text())["codecs"]
+    metadata(path, codecs=[*codecs, {"name": "crc32c"}])
+    refused(path, "has shards that zarr would not write")
 
 
 def test_sizes_that_other_codecs_state():
