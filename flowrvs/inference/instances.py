@@ -163,8 +163,8 @@ class _Sentence:
         for place, object_id in self._objects.items():
             mask = by_place.get(place, np.zeros_like(union))
             union |= mask
-            layer = self._project.objects[object_id].layer
-            self._project.write_model(layer, object_id, t, mask[None])
+            if (record := self._project.objects.get(object_id)) is not None:  # or it was removed
+                self._project.write_model(record.layer, object_id, t, mask[None])
         return union
 
     def _add(self, place: int, t: int) -> None:
@@ -174,8 +174,8 @@ class _Sentence:
         if object_id is None:
             made = project.add_object(f"{self._text} {place + 1}", self._first.layer)
             object_id = made.id
-        expression = project.expressions[self._expression.exp_id]
-        if object_id not in expression.object_ids:
+        expression = project.expressions.get(self._expression.exp_id)  # it may be removed, too
+        if expression is not None and object_id not in expression.object_ids:
             meant = expression.object_ids | {object_id}
             project.set_expression_objects(expression.exp_id, meant)
         self._open(place, object_id, False)
@@ -194,9 +194,9 @@ class _Sentence:
 
     def finish(self) -> None:
         """Note that the whole range is done; what other weights found and these did not is gone."""
-        meant = self._project.expressions[self._expression.exp_id].object_ids
+        said = self._project.expressions.get(self._expression.exp_id)
         for place, object_id in self._known.items():
-            if place not in self._objects and object_id in meant:
+            if place not in self._objects and said is not None and object_id in said.object_ids:
                 self._open(place, object_id, False)
                 self._blank(object_id, list(self._frames))
         for run_id in self._runs:

@@ -198,7 +198,7 @@ def _shard_index(codecs: Any, pixels: int, path: Path) -> tuple[int, bool]:
     numbers, *sums = shards.get("index_codecs") or [{}]
     little = numbers.get("configuration", {}).get("endian") == "little"
     if not little or any(each["name"] != "crc32c" for each in sums):
-        raise VideoError(f"{path} has shards that zarr would not write; save it again.")
+        raise VideoError(f"{path} has shards of an unusual index; save it with zarr's defaults.")
     count = pixels // math.prod(shards["chunk_shape"])
     return 16 * count + 4 * len(sums), shards.get("index_location") == "start"
 

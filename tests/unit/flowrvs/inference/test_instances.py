@@ -175,6 +175,22 @@ def test_an_object_that_was_taken_from_a_sentence_is_left_alone(
     np.testing.assert_array_equal(masks(project, 4 if forget else 3), green)
 
 
+# The second instance is seen from frame 4 on.
+@pytest.mark.parametrize(("what", "at"), [("object", 6), ("sentence", 2), ("sentence", 6)])
+def test_a_run_goes_on_when_a_person_removes_what_it_draws(
+    project: Project, video: Any, shapes_masks: dict[str, np.ndarray], what: str, at: int
+) -> None:
+    for part in segment_into(project, video, "things", InstancesByColor()):
+        if part.start == at and what == "object":
+            project.remove_object(1)
+        elif part.start == at:
+            project.remove_expression(next(iter(project.expressions)))
+    assert list(project.objects) == ([2] if what == "object" else [1, 2])
+    assert len(project.expressions) == (what == "object")
+    np.testing.assert_array_equal(masks(project, 2)[9], shapes_masks["green"][9])
+    assert project.runs["2"].done == {0}
+
+
 def test_several_videos_are_told_apart(
     project: Project, video: Any, tmp_path: Path, shapes_frames: np.ndarray
 ) -> None:
