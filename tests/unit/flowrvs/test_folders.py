@@ -111,9 +111,9 @@ class TestNewFolder:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A kill at any moment finds the old one or the new one under the name."""
-        one, other = (os.fsencode(path) for path in _two(tmp_path / "try"))
+        paths = [os.fsencode(path) for path in _two(tmp_path / "try")]
         call = getattr(ctypes.CDLL(None), "renameat2", None)
-        if call is None or call(-100, one, -100, other, 2):  # RENAME_EXCHANGE
+        if call is None or call(-100, paths[0], -100, paths[1], 2):  # RENAME_EXCHANGE
             pytest.skip("this file system cannot exchange names")
         a, b = _two(tmp_path / "both")
         assert folders._exchange(a, b)

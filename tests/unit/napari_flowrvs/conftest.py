@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,11 @@ class GatedSegmenter(ThresholdSegmenter):
         yield from super().segment_window(
             frames, texts, steps=steps, cancel=cancel, on_step=on_step
         )
+
+
+def held(*_: Any, **__: Any) -> Any:
+    """A runner that never begins: what is asked for waits, and nothing answers."""
+    return SimpleNamespace(wait=lambda timeout: True)
 
 
 def make_clip(frames: int = 24, height: int = 40, width: int = 60) -> npt.NDArray[np.uint8]:

@@ -36,7 +36,7 @@ from napari_flowrvs.transport.panel import Transport
 from napari_flowrvs.transport.presenter import Player
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import KEYS, Commands, set_tip
-from tests.unit.napari_flowrvs.conftest import MakeDock, finish
+from tests.unit.napari_flowrvs.conftest import MakeDock, finish, held
 
 Calls = list[tuple[Any, ...]]
 
@@ -341,11 +341,6 @@ def test_picking_waits_for_a_run(waiting: tuple[Any, SegmentDock], qtbot: Any, g
 
 
 # -- what goes on together ------------------------------------------------------------------------
-
-
-def held(*_: Any, **__: Any) -> Any:
-    """A runner that never begins."""
-    return SimpleNamespace(wait=lambda timeout: True)
 
 
 def none(*_: Any) -> Iterator[object]:

@@ -27,11 +27,7 @@ from napari_flowrvs.projects import open_projects
 from napari_flowrvs.trackers import CLASSICAL
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
-
-
-def held(*_: Any, **__: Any) -> Any:
-    """A runner that never begins."""
-    return SimpleNamespace(wait=lambda timeout: True)
+from tests.unit.napari_flowrvs.conftest import held
 
 
 @pytest.fixture

@@ -26,11 +26,7 @@ from napari_flowrvs.source import VideoSource
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
 from napari_flowrvs.widgets.parts import ProgressLine
-
-
-def held(*_: Any, **__: Any) -> Any:
-    """A runner that never begins."""
-    return SimpleNamespace(wait=lambda timeout: True)
+from tests.unit.napari_flowrvs.conftest import held
 
 
 class Page(SimpleNamespace):

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,12 +32,7 @@ from napari_flowrvs.improve.panel import ImprovePanel
 from napari_flowrvs.improve.presenter import ImproveInputs
 from napari_flowrvs.job import Failure, run_here
 from napari_flowrvs.widgets import style
-from tests.unit.napari_flowrvs.conftest import make_clip
-
-
-def held(*_: Any, **__: Any) -> Any:
-    """A runner that never begins."""
-    return SimpleNamespace(wait=lambda timeout: True)
+from tests.unit.napari_flowrvs.conftest import held, make_clip
 
 
 def close_as_a_dock(panel: QWidget, qtbot: Any) -> None:

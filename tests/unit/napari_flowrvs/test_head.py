@@ -21,12 +21,7 @@ from napari_flowrvs.job import Failure, Phase
 from napari_flowrvs.models.panel import ModelBox, ModelPanel
 from napari_flowrvs.models.presenter import ModelPresenter, Stage, is_absent
 from napari_flowrvs.projects import open_projects
-from tests.unit.napari_flowrvs.conftest import MakeDock
-
-
-def held(*_: Any, **__: Any) -> Any:
-    """A runner that never begins."""
-    return SimpleNamespace(wait=lambda timeout: True)
+from tests.unit.napari_flowrvs.conftest import MakeDock, held
 
 
 def test_a_list_of_models_offers_what_was_trained(

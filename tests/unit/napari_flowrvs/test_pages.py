@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QStyle, QWidget
 
 from flowrvs.records import VideoInfo
 from napari_flowrvs.compare.panel import ComparePanel
@@ -26,6 +26,16 @@ from napari_flowrvs.widgets.keys import KeysDialog
 from napari_flowrvs.widgets.parts import Problem, ProgressLine, Wrapped, rule, tool_button
 from tests.unit.napari_flowrvs.conftest import MakeDock
 from tests.unit.napari_flowrvs.describe import describe, same
+
+
+@pytest.fixture(autouse=True)
+def _written_down_with(qapp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No models of other tests; the style that gives margins and spacings where no page does."""
+    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
+    metric, style = QStyle.PixelMetric, qapp.style()
+    usual = (metric.PM_LayoutLeftMargin, metric.PM_LayoutHorizontalSpacing)
+    if [style.pixelMetric(each) for each in usual] != [9, 6]:
+        pytest.skip("written down with the style Fusion at 96 dots an inch")
 
 
 def keys(_viewer: Any) -> KeysDialog:

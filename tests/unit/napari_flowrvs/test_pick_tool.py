@@ -27,17 +27,13 @@ from napari_flowrvs.pick.presenter import PickPresenter, Target
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands
+from tests.unit.napari_flowrvs.conftest import held
 
 
 class Windowed(ViewerModel):
     """A viewer with what a window knows of nodes, and no window."""
 
     window: ClassVar[Any] = None
-
-
-def held(*_: Any, **__: Any) -> Any:
-    """A runner that never begins: marks are taken, and nothing answers."""
-    return SimpleNamespace(wait=lambda timeout: True)
 
 
 @pytest.fixture

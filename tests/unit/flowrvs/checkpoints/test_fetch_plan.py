@@ -192,8 +192,9 @@ def test_what_cannot_be_fetched_is_told(home: Path, tmp_path: Path) -> None:
     for part in ("dit", "vae", "text"):
         with pytest.raises(InputError, match="^edgetam is fetched whole; leave out --dit, --vae"):
             plan_fetch("edgetam", **{part: tmp_path})
-        with pytest.raises(MissingPathError, match=f"^There is no file {tmp_path}/none; check"):
+        with pytest.raises(MissingPathError) as missing:
             plan_fetch("mevis", **{part: tmp_path / "none"})
+        assert str(missing.value).startswith(f"There is no file {tmp_path / 'none'}; check")
 
 
 @pytest.mark.parametrize(

@@ -104,17 +104,17 @@ def test_several_files_have_an_index(tmp_path: Path) -> None:
     source = MappedTensors(lambda: TENSORS)
     plan = plan_shards(source.kinds, "m", 52)
     write_shards(tmp_path, plan, source, "m", lambda count: None)
-    one, two = "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [one, two, "m.safetensors.index.json"]
+    first, second = "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [first, second, "m.safetensors.index.json"]
     assert json.loads((tmp_path / "m.safetensors.index.json").read_text()) == {
         "metadata": {"total_size": 70},
-        "weight_map": {"a": one, "b": one, "c": two, "d": two},
+        "weight_map": {"a": first, "b": first, "c": second, "d": second},
     }
-    found = open_safetensors([tmp_path / one, tmp_path / two])
+    found = open_safetensors([tmp_path / first, tmp_path / second])
     assert all(torch.equal(found[name], value) for name, value in TENSORS.items())
     assert check_weights(tmp_path) == []
-    (tmp_path / two).unlink()
-    assert check_weights(tmp_path) == [f"{two} is missing"]
+    (tmp_path / second).unlink()
+    assert check_weights(tmp_path) == [f"{second} is missing"]
 
 
 def test_pieces_and_scales_and_casts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

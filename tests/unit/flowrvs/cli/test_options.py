@@ -373,16 +373,16 @@ def test_import(replaced, monkeypatch, capsys) -> None:
             self.closed = True
 
     made = Made(path=Path("p"), objects=[1], expressions=[1, 2], layers=[])
-    one = replaced(flowrvs.data.importing, "import_video", made)
+    single = replaced(flowrvs.data.importing, "import_video", made)
     notes = SimpleNamespace(load=lambda path: SimpleNamespace(notes=[f"of {path}"]))
     monkeypatch.setattr("flowrvs.data.origin.Origin", notes)
     assert main(["import", "s"]) == 0
-    assert one.only() == (("s", None, None), {"pictures": None}) and made.closed
+    assert single.only() == (("s", None, None), {"pictures": None}) and made.closed
     told = "p: 1 object, 2 sentences, 0 layers\nnote: of p\n"
     assert capsys.readouterr().out == told
-    one.calls.clear()
+    single.calls.clear()
     assert main("import s --video v --out o --frames f --json".split()) == 0
-    assert one.only() == (("s", "v", "o"), {"pictures": "f"})
+    assert single.only() == (("s", "v", "o"), {"pictures": "f"})
     assert json.loads(capsys.readouterr().out) == {"projects": ["p"]}
     every = replaced(flowrvs.data.importing, "import_split", [Path("a"), Path("b")])
     assert main(["import", "s", "--all"]) == 0

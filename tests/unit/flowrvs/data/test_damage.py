@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import tarfile
@@ -259,7 +260,7 @@ def test_a_disk_that_fails_while_a_split_is_written_leaves_nothing(tmp_path, mon
 
     monkeypatch.setattr(Path, "open", fail)
     monkeypatch.setattr(Path, "write_text", no_text)
-    with pytest.raises(StorageError, match=rf"{tmp_path}/s: Input/output error"):
+    with pytest.raises(StorageError, match=rf"{re.escape(str(tmp_path))}/s: Input/output error"):
         with MevisWriter(tmp_path / "s") as writer:
             writer.add_video("v", np.zeros((1, 6, 8, 3), np.uint8))
             writer.add_file("x.txt", "x")
@@ -363,7 +364,7 @@ def test_a_folder_without_frames(tmp_path):
 def test_a_dataset_that_is_almost_one(tmp_path):
     (tmp_path / META).write_text('{"videos": {}}')
     (tmp_path / "Annotations").write_text("a file")
-    with pytest.raises(DatasetError, match=rf"^{tmp_path} is no dataset that can be read\.$"):
+    with pytest.raises(DatasetError, match=f"^{re.escape(str(tmp_path))} is no dataset that can"):
         open_dataset(tmp_path)
 
 
@@ -901,7 +902,7 @@ def test_a_repair_that_the_disk_refuses_names_the_split(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(shutil, "copyfile", refuse)
-    with pytest.raises(StorageError, match=rf"{root / MASKS}: Input/output error"):
+    with pytest.raises(StorageError, match=re.escape(f"{root / MASKS}: Input/output error")):
         repair_split(root)
     assert (root / MASKS).read_bytes() == raw
     assert sorted(p.name for p in root.iterdir()) == ["JPEGImages", MASKS, META]

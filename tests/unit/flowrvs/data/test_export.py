@@ -65,6 +65,8 @@ def meta(path):
 def test_projects_by_path_are_opened_and_closed(project, masks, tmp_path):
     paths = [project.path, project.copy_to(tmp_path / "copy")]
     project.close()
+    clip = Path(project.video.path)
+    others = open_files(clip)  # of other tests
     result = export_projects(paths, tmp_path / "data")
     assert (result.videos, result.objects) == (1, 4), "two projects of one video"
     (video,) = meta(result.path).values()
@@ -76,9 +78,8 @@ def test_projects_by_path_are_opened_and_closed(project, masks, tmp_path):
         export_projects(
             paths, tmp_path / "new", cancel=token, progress=lambda event: token.cancel()
         )
-    held = open_files(Path("/"))
-    assert not [path for path in held if path.endswith(".sqlite")], "journals are closed"
-    assert project.video.path not in held
+    assert open_files(tmp_path) == [], "journals are closed"
+    assert open_files(clip) == others
 
 
 def test_mevis(project, masks, tmp_path):

@@ -327,5 +327,6 @@ def test_unknown_expressions_are_refused(split, tmp_path):
     with pytest.raises(DatasetError, match="no expression '9' of 'one'"):
         evaluate(pred, split, expressions=[("one", "9")])
     assert len(evaluate(pred, split, expressions=[("one", "1")] * 2).expressions) == 1
-    with pytest.raises(DatasetError, match=rf"^{split} has no expressions to score\.$"):
+    with pytest.raises(DatasetError) as caught:
         evaluate(pred, split, expressions=[])
+    assert str(caught.value) == f"{split} has no expressions to score."

@@ -195,9 +195,9 @@ def orders(process: Process) -> list[tuple[dict[str, Any], bytes]]:
 
 def test_orders_and_events_go_through_pipes(process: list[Process]) -> None:
     made = connect(SECURE, {"event": "connected"}, {"event": "workers", "workers": ["w"]})
-    (one,) = process
-    assert one.command == [sys.executable, "-P", "-m", "flowrvs.inference.cluster.bridge"]
-    assert one.how == {
+    (bridge,) = process
+    assert bridge.command == [sys.executable, "-P", "-m", "flowrvs.inference.cluster.bridge"]
+    assert bridge.how == {
         "stdin": subprocess.PIPE,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.DEVNULL,
@@ -206,7 +206,7 @@ def test_orders_and_events_go_through_pipes(process: list[Process]) -> None:
     assert got is not None and got[0]["workers"] == ["w"] and made.get(0.001) is None
     made.submit(3, "w", b"message")
     made.cancel([3, 4])
-    write_message(one.stdout, {"event": "done", "id": 3}, b"answer")
+    write_message(bridge.stdout, {"event": "done", "id": 3}, b"answer")
     got = made.get(5)
     assert got is not None and (got[0]["id"], got[1]) == (3, b"answer")
     connecting = {
@@ -215,13 +215,13 @@ def test_orders_and_events_go_through_pipes(process: list[Process]) -> None:
         "timeout": 7.0,
         "tls": {"ca": "ca", "cert": "cert", "key": "key"},
     }
-    assert orders(one) == [
+    assert orders(bridge) == [
         (connecting, b""),
         ({"do": "submit", "id": 3, "worker": "w"}, b"message"),
         ({"do": "cancel", "ids": [3, 4]}, b""),
     ]
     made.close()
-    assert one.stdin.closed and one.stdout.closed and not one.killed
+    assert bridge.stdin.closed and bridge.stdout.closed and not bridge.killed
     got = made.get(5)
     assert got == ({"event": "lost"}, b"")
     made.submit(5, "w", b"nobody hears it")

@@ -139,24 +139,25 @@ def test_steps_are_counted_with_the_plan() -> None:
     told: list[Progress] = []
     plan = plan_of(20, ["a", "b"], window=8, overlap=2, steps=3)
     count = WindowCount(plan, {0: (), 1: ()}, told.append, "clip")
-    one = 1 + 2 * (3 + 1)
+    window = 1 + 2 * (3 + 1)
     count.begin(plan.windows[1], 2, " (5 at once)")
     for _ in range(20):  # more than it should
         count.step()
     count.end()
     assert {e.message for e in told} == {"clip: window 2 of 3, frames 6 to 13 (5 at once)"}
-    assert [e.done for e in told] == list(range(one + 1)) and {e.total for e in told} == {3 * one}
+    assert [e.done for e in told] == list(range(window + 1))
+    assert {e.total for e in told} == {3 * window}
     told.clear()
     count.begin(plan.windows[2], 1)
     count.step()
     count.end()
-    assert [e.done for e in told] == [one, one + 1, one + 5]
+    assert [e.done for e in told] == [window, window + 1, window + 5]
     assert told[-1].message == "clip: window 3 of 3, frames 12 to 19"
     # One that goes on begins where it was; without anybody to tell, it is quiet.
     resumed = WindowCount(plan, {0: (0, 1), 1: (0, 1, 2)}, told.append)
     told.clear()
     resumed.begin(plan.windows[1], 1)
-    assert (told[0].done, told[0].message) == (3 * one - 10, "window 2 of 3, frames 6 to 13")
+    assert (told[0].done, told[0].message) == (3 * window - 10, "window 2 of 3, frames 6 to 13")
     quiet = WindowCount(plan, {0: ()}, None)
     quiet.begin(plan.windows[0], 1)
     quiet.step()
@@ -214,11 +215,11 @@ def test_projects_are_drawn_one_after_the_other_and_failures_are_told(tmp_path: 
     with (
         open_video(FRAMES) as first,
         open_video(FRAMES[:10]) as second,
-        Project.create(tmp_path / "a.flowrvs", first.info) as one,
-        Project.create(tmp_path / "b.flowrvs", second.info) as two,
+        Project.create(tmp_path / "a.flowrvs", first.info) as project,
+        Project.create(tmp_path / "b.flowrvs", second.info) as other,
     ):
         request = SegmentRequest.of(["red", "green"], window=10, overlap=0)
-        jobs = [ProjectJob(one, first, request, "a"), ProjectJob(two, second, request, "b")]
+        jobs = [ProjectJob(project, first, request, "a"), ProjectJob(other, second, request, "b")]
         segmenter = WindowSegmenter(fail_at=1, error=DeviceMemoryError("Too small."))
         told: list[Progress] = []
         for job, what in segment_projects(iter(jobs), segmenter, progress=told.append):
@@ -232,12 +233,12 @@ def test_projects_are_drawn_one_after_the_other_and_failures_are_told(tmp_path: 
         assert kinds[:2] == [("a", 0), ("a", 0)] and ("a", "DeviceMemoryError") in kinds
         assert all(job in jobs for job, _ in events), "the jobs that were given"
         assert {event.message.split(": ")[0] for event in told} == {"a", "b"}
-        assert [run.done for run in one.runs.values()] == [{0}, {0}]
+        assert [run.done for run in project.runs.values()] == [{0}, {0}]
         again = list(segment_projects(jobs, WindowSegmenter()))
         starts = [(job.name, getattr(what, "start", what)) for job, what in again]
         assert starts[:3] == [("a", 10), ("a", 10), ("a", None)]
         assert starts[-1] == ("b", None)
-        assert all(run.done == {0, 1} for run in one.runs.values())
+        assert all(run.done == {0, 1} for run in project.runs.values())
         assert len(list(segment_projects(jobs, WindowSegmenter(), resume=False))) == 2 * 2 + 2 + 2
         with pytest.raises(ProjectError, match="another"):
             list(segment_projects([replace(jobs[0], video=second)], WindowSegmenter()))

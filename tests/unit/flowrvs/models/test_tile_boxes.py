@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrvs.models.presets import PRESETS, build_vae
@@ -35,6 +35,7 @@ def vaes() -> dict[str, AutoencoderKLWan]:
         }
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9), st.data())
 def test_growing_and_halving_lose_no_cell(
     top: int, left: int, height: int, width: int, data: st.DataObject

@@ -216,11 +216,11 @@ def test_a_calibration_hands_on_its_cancel_and_tells(monkeypatch: pytest.MonkeyP
 
 
 def test_clips_of_the_synthetic_world_are_always_the_same() -> None:
-    one, two = (list(synthetic_clips(2, frames=3, height=32, width=48)) for _ in range(2))
-    assert len(one) == 2 and not np.array_equal(one[0][0], one[1][0])
-    for (frames, texts), (again, same) in zip(one, two, strict=True):
+    first, second = (list(synthetic_clips(2, frames=3, height=32, width=48)) for _ in range(2))
+    assert len(first) == 2 and not np.array_equal(first[0][0], first[1][0])
+    for (frames, texts), (again, same) in zip(first, second, strict=True):
         assert frames.shape == (3, 32, 48, 3) and 1 <= len(texts) <= 6
         np.testing.assert_array_equal(frames, again)
         assert texts == same
     ((_, few),) = synthetic_clips(1, frames=3, height=32, width=48, sentences=2)
-    assert few == one[0][1][:2]
+    assert few == first[0][1][:2]

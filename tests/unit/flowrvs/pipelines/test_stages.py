@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -148,6 +148,7 @@ def test_times_are_those_of_the_published_code_to_the_bit() -> None:
     assert beside > 5
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 1000))
 def test_levels_fall_from_one(steps: int) -> None:
     sigmas = flow_sigmas(steps)

@@ -10,6 +10,13 @@ from tests.fixtures.micro import micro_pipeline
 from tests.fixtures.training_data import make_mevis
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of models, which is not there yet."""
+    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "models"
+
+
 @pytest.fixture(scope="session")
 def micro_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that ``--model`` takes."""

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,13 +23,6 @@ from flowrvs.training.background import (
     work_folder,
 )
 from flowrvs.training.journal import Journal
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of models."""
-    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "models"
 
 
 @pytest.fixture
@@ -127,9 +121,11 @@ def test_somebody_else_began_it_less_than_a_minute_ago(
     file.touch()
     os.utime(file, (1000, 1000))
     for now, starts in ((1059.9, True), (1060, False)):
-        monkeypatch.setattr("flowrvs.training.background.time.time", lambda now=now: now)
+        clock = SimpleNamespace(time=lambda now=now: now)
+        monkeypatch.setattr("flowrvs.training.background.time", clock)
         assert training.runs() is starts
-    monkeypatch.setattr("flowrvs.training.background.time.time", lambda: 1001.0)
+    clock = SimpleNamespace(time=lambda: 1001.0)
+    monkeypatch.setattr("flowrvs.training.background.time", clock)
     file.write_text("{}")
     os.utime(file, (1000, 1000))
     assert not training.runs(), "it has answered"

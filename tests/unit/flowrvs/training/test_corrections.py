@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,13 +26,6 @@ from tests.fixtures.training_data import make_project
 from tests.unit.flowrvs.training.test_flow import FLOW
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of models."""
-    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "models"
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +145,9 @@ def test_a_step_is_timed_as_it_will_be_made(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(corrections, "flow_step_loss", step)
     ticks = iter([0.0, 5.0, 10.0, 12.5] * 2)
-    monkeypatch.setattr("flowrvs.training.corrections.time.perf_counter", lambda: next(ticks))
+    # Not the clock of all: other threads would take ticks of it.
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr(corrections, "time", clock)
     pipeline = micro_pipeline()
     config = dataclasses.replace(FLOW, frames=9, batch_size=2, gradient_checkpointing=True)
     assert corrections._time_step(pipeline, config, CPU, torch.float32) == 2.5  # the second one

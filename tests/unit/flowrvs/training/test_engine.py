@@ -245,7 +245,8 @@ def test_the_number_of_steps_follows_the_time_that_is_left(
     class Clock:
         now = 100.0
 
-    monkeypatch.setattr("flowrvs.training.engine.time.monotonic", lambda: Clock.now)
+    clock = SimpleNamespace(monotonic=lambda: Clock.now)
+    monkeypatch.setattr("flowrvs.training.engine.time", clock)
 
     class Slow(Line):
         pace = 1.0
@@ -874,7 +875,8 @@ def test_all_processes_agree_on_how_many_steps_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine(tmp_path, config=dataclasses.replace(CONFIG, minutes=1.0))
-    monkeypatch.setattr("flowrvs.training.engine.time.monotonic", lambda: 130.0)
+    now = SimpleNamespace(monotonic=lambda: 130.0)
+    monkeypatch.setattr("flowrvs.training.engine.time", now)
     engine.step, engine._paced, engine._began, engine._spent = 6, (2, 5.0), 120.0, 15.0
     for answer, more in ((7.9, 7), (0.3, 1), (-5.0, 1)):
         several: Any = Several(answer)

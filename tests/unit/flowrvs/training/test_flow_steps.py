@@ -202,8 +202,8 @@ def test_grounds_and_covers_follow_from_the_numbers(monkeypatch: pytest.MonkeyPa
     trainee.loss(trainee.module, group[:1])
     assert asked == [], "there is no other clip"
     for changes in ({"ground_probability": 0.0}, {"cover_probability": 0.0}):
-        one = make_trainee(dataclasses.replace(config, **changes))
-        one.loss(one.module, group[:2])
+        single = make_trainee(dataclasses.replace(config, **changes))
+        single.loss(single.module, group[:2])
         assert len(asked) == 1
         asked.clear()
 

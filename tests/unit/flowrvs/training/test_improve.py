@@ -36,13 +36,6 @@ from tests.fixtures.training_data import make_project
 from tests.unit.flowrvs.training.test_flow import FLOW
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of models."""
-    monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "models"
-
-
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three projects, not to be changed."""

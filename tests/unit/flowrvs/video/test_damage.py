@@ -16,6 +16,7 @@ from PIL import Image
 from flowrvs.errors import VideoError
 from flowrvs.video import open_video
 from flowrvs.video.file import MAX_CURSORS, Cursor, orientation_of
+from tests.fixtures.disk import open_files
 
 from .clips import coded_frame, write_clip
 
@@ -234,18 +235,6 @@ def test_pictures_are_turned_to_the_nearest_quarter(
     assert orientation_of(SimpleNamespace(side_data=[other])) == (False, False, False)
 
 
-def handles(path: Path) -> int:
-    """Return how often this process has a file open."""
-    found = 0
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            found += link.readlink() == path
-        except OSError:
-            continue
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux tells what is open")
 def test_nothing_stays_open_behind_a_video(
     tmp_path: Path, pngs: tuple[bytes, list[tuple[int, int]]]
 ) -> None:
@@ -255,22 +244,22 @@ def test_nothing_stays_open_behind_a_video(
         video.read(3, 4)
     for n in (7, 0, 5):
         video.read(n, n + 1)
-    assert handles(path) >= 2, "a decoder, and the careful one"
+    assert len(open_files(path)) >= 2, "a decoder, and the careful one"
     video.close()
-    assert handles(path) == 0
+    assert open_files(path) == []
     # Nor behind one that is refused.
-    one = write_clip(tmp_path / "one.mp4", count=3)
+    single = write_clip(tmp_path / "single.mp4", count=3)
     both = tmp_path / "both.mp4"
-    both.write_bytes(one.read_bytes() * 2)
+    both.write_bytes(single.read_bytes() * 2)
     with pytest.raises(VideoError, match="joined end to end"):
         open_video(both)
     nothing = damaged(tmp_path, pngs, *range(COUNT))
     with pytest.raises(VideoError, match="no frame that can be decoded"):
         open_video(nothing)
-    assert handles(both) == handles(nothing) == 0
+    assert open_files(both) == open_files(nothing) == []
     picture = tmp_path / "a.webp"
     pages = [Image.fromarray(frame) for frame in FRAMES[:3]]
     pages[0].save(picture, save_all=True, append_images=pages[1:], lossless=True)
     with open_video(picture) as animation:
         assert animation.read(1, 2).shape == (1, 32, 48, 3)
-    assert handles(picture) == 0
+    assert open_files(picture) == []

@@ -133,14 +133,14 @@ def ffv1_slice(data: bytes) -> bytes:
 
 
 def test_checksums_of_slices() -> None:
-    one, two = ffv1_slice(b"a slice"), ffv1_slice(b"another, longer slice")
-    for whole in (one, two, one + two, two + one + two, b""):
+    short, long = ffv1_slice(b"a slice"), ffv1_slice(b"another, longer slice")
+    for whole in (short, long, short + long, long + short + long, b""):
         assert slices_are_whole(whole)
-    for at in range(len(one)):
-        damaged = bytearray(one + two)
+    for at in range(len(short)):
+        damaged = bytearray(short + long)
         damaged[at] ^= 4
         assert not slices_are_whole(bytes(damaged)), at
-    for odd in (b"x", bytes(7), bytes(8), b"x" * 8, b"ab" + one, one[1:], one[:-1]):
+    for odd in (b"x", bytes(7), bytes(8), b"x" * 8, b"ab" + short, short[1:], short[:-1]):
         assert not slices_are_whole(odd), odd
 
 
