@@ -27,6 +27,7 @@ from tests.fixtures.layouts import (
     T,
     W,
     boxes,
+    bytes_of,
     coco_video,
     frames,
     masks_of,
@@ -38,14 +39,6 @@ from tests.fixtures.layouts import (
 )
 
 ORIGIN = {"format": "vos", "split": "s", "video": "v", "objects": {"1": [1, -1]}}
-
-
-def bytes_of(folder):
-    return {
-        p.relative_to(folder): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix != ".tar"
-    }
 
 
 def check_in_step(project, place, out):

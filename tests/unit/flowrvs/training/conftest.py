@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from diffusers import AutoencoderKLWan
 
 from tests.fixtures.micro import micro_pipeline
 from tests.fixtures.training_data import make_mevis
@@ -29,3 +30,11 @@ def micro_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mevis_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MeViS-like split, not to be changed."""
     return make_mevis(tmp_path_factory.mktemp("mevis"))
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKLWan:
+    """A VAE with random weights, whose latents have a mean of a half and a spread of two."""
+    pipeline = micro_pipeline()
+    pipeline.vae.register_to_config(latents_mean=[0.5] * 16, latents_std=[2.0] * 16)
+    return pipeline.vae.requires_grad_(False)
