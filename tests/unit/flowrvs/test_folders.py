@@ -112,7 +112,8 @@ class TestNewFolder:
     ) -> None:
         """A kill at any moment finds the old one or the new one under the name."""
         paths = [os.fsencode(path) for path in _two(tmp_path / "try")]
-        call = getattr(ctypes.CDLL(None), "renameat2", None)
+        library = ctypes.CDLL(None) if sys.platform == "linux" else None
+        call = getattr(library, "renameat2", None)
         if call is None or call(-100, paths[0], -100, paths[1], 2):  # RENAME_EXCHANGE
             pytest.skip("this file system cannot exchange names")
         a, b = _two(tmp_path / "both")

@@ -95,6 +95,7 @@ def test_a_model_is_warmed_up_on_a_thread_of_its_own(
         gc.enable()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no dlopen")
 def test_torchs_libraries_are_loaded_by_a_call_that_lets_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

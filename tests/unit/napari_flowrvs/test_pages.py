@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy import API_NAME
 from qtpy.QtWidgets import QStyle, QWidget
 
 from flowrvs.records import VideoInfo
@@ -34,8 +35,9 @@ def _written_down_with(qapp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("FLOWRVS_HOME", str(tmp_path / "home"))
     metric, style = QStyle.PixelMetric, qapp.style()
     usual = (metric.PM_LayoutLeftMargin, metric.PM_LayoutHorizontalSpacing)
-    if [style.pixelMetric(each) for each in usual] != [9, 6]:
-        pytest.skip("written down with the style Fusion at 96 dots an inch")
+    found = [API_NAME, style.name(), *(style.pixelMetric(each) for each in usual)]
+    if found != ["PyQt6", "fusion", 9, 6]:
+        pytest.skip("written down with PyQt6 and its style Fusion, at 96 dots an inch")
 
 
 def keys(_viewer: Any) -> KeysDialog:

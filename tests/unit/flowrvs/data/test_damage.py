@@ -97,7 +97,7 @@ from tests.fixtures.layouts import (
         (
             lambda m: Image.new("RGB", (W, H - 1)).save(m.parent / "JPEGImages/v/00003.jpg"),
             lambda s: s.read_frames("v"),
-            "The frame {root}/JPEGImages/v/00003.jpg has another size than its neighbours.",
+            "The frame {frame} has another size than its neighbours.",
         ),
     ],
 )
@@ -107,7 +107,8 @@ def test_what_a_split_cannot_give_is_named(tmp_path, spoil, ask, said):
         spoil(root / MASKS)
     with pytest.raises(DatasetError) as caught:
         ask(MevisSplit.open(root))
-    assert str(caught.value) == said.format(root=root, masks=root / MASKS)
+    frame = root / "JPEGImages" / "v" / "00003.jpg"
+    assert str(caught.value) == said.format(root=root, masks=root / MASKS, frame=frame)
 
 
 def test_a_split_gives_the_frames_between_two_positions(tmp_path):
@@ -128,7 +129,8 @@ def test_the_picture_of_a_frame_is_found_by_any_suffix(tmp_path, suffix):
     (root / "JPEGImages/v/00000.jpg").unlink()
     Image.new("RGB", (W, H), (9, 9, 9)).save(root / f"JPEGImages/v/00000{suffix}", kind)
     split = MevisSplit.open(root)
-    assert split.frame_path("v", 0).name == f"00000{suffix}"
+    # On some disks its name is the same in other letters, too.
+    assert split.frame_path("v", 0).samefile(root / f"JPEGImages/v/00000{suffix}")
     assert split.read_frames("v", 0, 1).max() < 14
     assert frame_file(root / "JPEGImages/v", "x") is None
     (root / "JPEGImages/v/x.jpg").mkdir()
@@ -237,7 +239,7 @@ def test_a_disk_that_fails_while_a_split_is_written_leaves_nothing(tmp_path, mon
 
     monkeypatch.setattr(Path, "open", fail)
     monkeypatch.setattr(Path, "write_text", no_text)
-    with pytest.raises(StorageError, match=rf"{re.escape(str(tmp_path))}/s: Input/output error"):
+    with pytest.raises(StorageError, match=re.escape(f"{tmp_path / 's'}: Input/output error")):
         with MevisWriter(tmp_path / "s") as writer:
             writer.add_video("v", np.zeros((1, 6, 8, 3), np.uint8))
             writer.add_file("x.txt", "x")
@@ -248,7 +250,7 @@ def test_a_disk_that_fails_while_a_split_is_written_leaves_nothing(tmp_path, mon
 
 
 def test_json_that_is_not_there_or_cannot_be_read(tmp_path, monkeypatch):
-    with pytest.raises(MissingPathError, match=r"/x\.json is missing\.$"):
+    with pytest.raises(MissingPathError, match=r"\bx\.json is missing\.$"):
         json_parts.read_json(tmp_path / "x.json")
     (tmp_path / "x.json").write_text("{}")
     plainly = Path.open
@@ -259,7 +261,7 @@ def test_json_that_is_not_there_or_cannot_be_read(tmp_path, monkeypatch):
         return plainly(self, *args, **options)
 
     monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(DatasetError, match=r"/x\.json cannot be read \(Permission denied\)\.$"):
+    with pytest.raises(DatasetError, match=r"\bx\.json cannot be read \(Permission denied\)\.$"):
         with json_parts.mapped(tmp_path / "x.json"):
             pass
 
@@ -330,9 +332,10 @@ def test_a_folder_without_frames(tmp_path):
     (tmp_path / "v").mkdir()
     for name in ("notes.txt", ".hidden.jpg"):
         (tmp_path / "v" / name).write_text("")
-    with pytest.raises(DatasetError, match=r"/v holds no frames; copy them again\."):
+    with pytest.raises(DatasetError, match=r"\bv holds no frames; copy them again\."):
         frames_in(tmp_path / "v")
-    with pytest.raises(DatasetError, match=r"/w cannot be read \(No such file or directory\)\."):
+    missing = "No such file or directory|The system cannot find the path specified"
+    with pytest.raises(DatasetError, match=rf"\bw cannot be read \(({missing})\)\."):
         frames_in(tmp_path / "w")
     (tmp_path / "v" / "a.JPG").write_text("")
     assert frames_in(tmp_path / "v") == ["a"]
@@ -354,7 +357,7 @@ def test_labelme_without_a_size_asks_the_picture(tmp_path, suffix):
     shape = {"label": "x", "points": [[2, 2], [9, 2], [9, 8], [2, 8]]}
     (folder / f"{name}.json").write_text(json.dumps({"shapes": [shape]}))
     dataset = open_dataset(folder)
-    if suffix == ".Jpg":
+    if suffix == ".Jpg" and not (folder / f"{name}.jpg").exists():
         with pytest.raises(DatasetError, match="polygons need the 'height' and 'width' of the"):
             dataset.clip("v")
     else:

@@ -133,7 +133,7 @@ def test_what_stands_for_a_new_object_in_pictures_of_masks(tmp_path, draw, value
             with pytest.raises(DatasetError) as caught:
                 write_back(project)
             assert str(caught.value) == (
-                f"{root}/Annotations/v holds pictures that have no room for another object."
+                f"{root / 'Annotations' / 'v'} holds pictures that have no room for another object."
             )
             assert bytes_of(root) == before
             return

@@ -251,7 +251,8 @@ def test_what_speaks_of_the_world_rehearses_it(
     other = tmp_path / "other"
     shutil.copytree(micro_model, other)
     file = other / "tokenizer" / "tokenizer.json"
-    file.write_text(file.read_text().replace("\u2581circle", "\u2581circus"))
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("\u2581circle", "\u2581circus"), encoding="utf-8")
     assert corrections._rehearsal(other) is None  # it lacks a word
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from pathlib import Path
 
@@ -115,16 +116,19 @@ def test_a_folder_that_is_no_video_says_why(
         (tmp_path / folder / name).write_bytes(b"")
     with pytest.raises(VideoError) as caught:
         kind_of(tmp_path / folder)
-    assert str(caught.value) == message.replace("{}", str(tmp_path / folder))
+    said = message.replace("/", os.sep).replace("{}", str(tmp_path / folder))
+    assert str(caught.value) == said
 
 
 def test_paths_that_cannot_be() -> None:
-    with pytest.raises(MissingPathError, match=r"^Nothing is at /no/such; check the path\.$"):
-        kind_of(Path("/no/such"))
+    nowhere = Path("/no/such")
+    with pytest.raises(MissingPathError) as caught:
+        kind_of(nowhere)
+    assert str(caught.value) == f"Nothing is at {nowhere}; check the path."
     with pytest.raises(VideoError, match="cannot be read"):
         kind_of(Path("a\0b"))
     with pytest.raises(VideoError, match="cannot be read"):
-        kind_of(Path("/tmp/" + "x" * 300))
+        kind_of(Path("x" * 300))
 
 
 def test_names_are_sorted_as_people_count() -> None:

@@ -63,7 +63,8 @@ def test_a_folder_that_is_named_comes_before_the_projects_own(
 ) -> None:
     (tmp_path / "work").mkdir()
     own, far = put("work/other.npy"), put("users/me/clips/deep/new.npy")
-    monkeypatch.setenv("HOME", str(tmp_path / "users"))
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "users"))
     assert find_video(info, tmp_path / "work") == own
     assert find_video(info, tmp_path / "work", (), ["~/me/clips"]) == far
     assert find_video(info, tmp_path / "work", (), [str(far.parent.parent.parent)]) == own, "deep"
