@@ -364,7 +364,7 @@ def improve(qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_the_page_follows_a_training(
-    improve: ImprovePanel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qtbot: Any
+    improve: ImprovePanel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel, presenter = improve, improve.presenter
     states = [TrainingState()]

@@ -134,7 +134,7 @@ def test_what_is_asked_before_work_is_lost(
 
 
 def test_rows_are_added_edited_and_coloured(
-    make_dock: MakeDock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, qtbot: Any
+    make_dock: MakeDock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _, dock = make_dock()
     page = dock.objects

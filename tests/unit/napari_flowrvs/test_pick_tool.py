@@ -200,7 +200,7 @@ def test_scissors_take_plain_clicks(tool: MarkTool, monkeypatch: pytest.MonkeyPa
     assert [m.positive for m in pick.marks] == [False, False] and not pick.corners
 
 
-def test_the_active_layer_does_not_paint_or_pan_meanwhile(tool: MarkTool, project: Project) -> None:
+def test_the_active_layer_does_not_paint_or_pan_meanwhile(tool: MarkTool) -> None:
     viewer, pick = tool._link.viewer, tool.presenter
     image = viewer.layers["clip"]
     cat, dog = (layer for layer in viewer.layers if layer is not image)

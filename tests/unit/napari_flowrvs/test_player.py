@@ -343,7 +343,7 @@ def test_what_was_not_read_yet_is_waited_for() -> None:
     assert not player.playing, "another project is not played"
 
 
-def test_how_late_it_may_be(tmp_path: Path) -> None:
+def test_how_late_it_may_be() -> None:
     desk, player, clock = make(1000)
     player.start()
     wait = player.tick()

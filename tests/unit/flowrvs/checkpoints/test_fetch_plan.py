@@ -269,7 +269,6 @@ def test_a_disk_that_refuses_is_one_line(
     with pytest.raises(StorageError, match="disk is full"):
         fetch("sam2.1-tiny")
     assert not (home / "sam2.1-tiny").exists()
-    monkeypatch.undo()
 
 
 def test_a_lock_is_gone_with_the_run(hub: HubStandIn, home: Path) -> None:

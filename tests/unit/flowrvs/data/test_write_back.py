@@ -311,7 +311,7 @@ def test_the_datasheet_lists_so_many_videos_and_counts_the_others(tmp_path, monk
         assert [line for line in lines if "more" in line] == more
 
 
-def test_an_origin_without_frames_leaves_the_video_its_own(project, tmp_path):
+def test_an_origin_without_frames_leaves_the_video_its_own(project):
     """As a received one may be; and one that lists others, but as many, names them."""
     for listed, wanted in (
         ([], [f"{n:05d}" for n in range(T)]),

@@ -294,7 +294,7 @@ def test_a_step_is_told_of_for_every_sentence() -> None:
     assert [len(told) for _ in pieces] == [0, 0, 1, 1] and len(told) == 2
 
 
-def test_scores_are_between_a_half_and_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_between_a_half_and_one() -> None:
     """What is there is seen, however unsure the network is of it."""
     segmenter = Sam3Segmenter(sam3(1, hotstart_delay=0), tokens)
     low = torch.full((1, 4, 4), -5.0)

@@ -164,7 +164,7 @@ def test_options_are_listed(
     assert list(told) == [item.name for item in options] and calls == []
 
 
-def test_improving(calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_improving(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     line = ["train", "improve", "--data", "a", "b", "--name", "n"]
     counts = (
         "1 videos, 2 sentences, 3 objects on 4 frames; 5 videos held out; 7 steps in about 2 "

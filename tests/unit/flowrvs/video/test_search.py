@@ -160,9 +160,7 @@ def test_the_search_has_an_end(
         monkeypatch.undo()
 
 
-def test_nothing_is_read_twice(
-    info: VideoInfo, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_read_twice(info: VideoInfo, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     other = put("home/work/cat.npy", FRAMES[::-1])
     read: list[Path] = []
     mark = search.fingerprint
