@@ -78,4 +78,4 @@ def test_the_dock_is_put_together_as_it_was(make_dock: MakeDock, tmp_path: Path)
     told = [line for line in lines if line[:2] not in ("--", "++", "@@")]
     dock.objects.menu.aboutToShow.emit()
     told += describe(dock.objects.menu).splitlines()
-    same("SegmentDock with a project", "\n".join(told).replace(str(tmp_path), "…") + "\n")
+    same("SegmentDock-project", "\n".join(told).replace(str(tmp_path), "…") + "\n")
