@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QEvent, QPoint, QPointF, QRect, QRectF, Qt
+from qtpy.QtCore import QEvent, QPoint, QPointF, QRect, QRectF, QSizeF, Qt
 from qtpy.QtGui import (
     QColor,
     QHelpEvent,
@@ -69,8 +69,11 @@ def _told(value: Any) -> str:
         return f"{_told(value.color())} {value.widthF():g} {value.style().name}"
     if isinstance(value, QColor):
         return value.name(QColor.NameFormat.HexArgb)
+    if isinstance(value, QSizeF):
+        return f"{round(value.width())} x {round(value.height())}"
     if isinstance(value, QImage):
-        return f"image {value.width()} x {value.height()} of {value.pixelColor(0, 0).name()}"
+        # As large as it is shown: a fine screen has more pixels for it.
+        return f"image {_told(value.deviceIndependentSize())} of {value.pixelColor(0, 0).name()}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

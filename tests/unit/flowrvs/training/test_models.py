@@ -433,20 +433,21 @@ def test_the_plot_shows_loss_and_scores(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("package", "call"),
     [
-        ("matplotlib", lambda folder: plot_log(folder / "log.jsonl", folder / "log.png")),
-        ("tensorboard", lambda folder: Journal(folder, tensorboard=True)),
-        ("peft", lambda folder: add_adapter(micro_pipeline().transformer, 2, 0)),
+        ("matplotlib", lambda folder, _: plot_log(folder / "log.jsonl", folder / "log.png")),
+        ("tensorboard", lambda folder, _: Journal(folder, tensorboard=True)),
+        ("peft", lambda _, transformer: add_adapter(transformer, 2, 0)),
     ],
 )
 def test_what_is_not_installed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, call: Any
 ) -> None:
+    transformer = micro_pipeline().transformer
     # What was imported before by other tests goes, too.
     for name in (package, "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(MissingExtraError) as caught:
-        call(tmp_path)
+        call(tmp_path, transformer)
     said = f"needs {package}, which is not installed: pip install 'napari-flowrvs[train]'."
     assert str(caught.value).endswith(said)
 
