@@ -142,15 +142,15 @@ def test_zip_files_that_torch_did_not_write(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(CheckpointError, match=r"^\S+a\.pth is a zip file, but not one that torch"):
+    with pytest.raises(CheckpointError, match=r"\ba\.pth is a zip file, but not one that torch"):
         open_checkpoint(path)
     _zip(pickle.dumps({"a": 1}, protocol=2), path, zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match=r"^\S+a\.pth is a zip file, but not one that torch"):
+    with pytest.raises(CheckpointError, match=r"\ba\.pth is a zip file, but not one that torch"):
         open_checkpoint(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps({}, protocol=2))
         archive.writestr("b/data.pkl", pickle.dumps(_Runs(os.getpid), protocol=2))
-    with pytest.raises(CheckpointError, match=r"^\S+a\.pth is a zip file, but not one that torch"):
+    with pytest.raises(CheckpointError, match=r"\ba\.pth is a zip file, but not one that torch"):
         open_checkpoint(path)
 
 
