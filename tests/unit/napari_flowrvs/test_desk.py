@@ -166,8 +166,11 @@ def test_the_doubt_of_a_bin_is_its_largest(desk: Desk) -> None:
     strip.set_doubt(np.array([np.nan, 0.2, 0.4, np.nan, np.nan] * 2, np.float32))
     np.testing.assert_array_equal(strip.curve(5), np.float32([0.2, 0.4, np.nan, 0.4, np.nan]))
     assert "doubt" not in strip.describe(0) and "doubt 0.20" in strip.describe(1)
-    strip.set_doubt(None)
+    strip.set_doubt(np.full(9, 0.2, np.float32))  # of a clip that was shorter
+    assert strip.describe(8) == "frame 8: empty, doubt 0.20"
     assert strip.describe(9) == "frame 9: empty"
+    strip.set_doubt(None)
+    assert strip.describe(8) == "frame 8: empty"
 
 
 def test_colours_are_napari_s_own_without_its_slow_table() -> None:

@@ -157,6 +157,9 @@ class TestProgress:
         done = [e.done for e in events]
         assert done == sorted(done) and done[0] == 0 and done[-1] == 3 * per_window
         assert set(range(3 * per_window + 1)) == set(done)
+        # The last step of a window is told with its masks, and the next window once more.
+        counts = [done.count(n * per_window) for n in range(4)]
+        assert counts == [1, 2, 2, 1]
         assert events[0].remaining is None and events[-1].remaining == 0
         assert "window 1 of 3, frames 0 to 4" in events[0].message
 
