@@ -39,8 +39,10 @@ from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer
 from flowrvs.models.text import build_word_tokenizer, embed_tokens
 from flowrvs.models.vae import decode_frames, latent_statistics
+from flowrvs.training.attention import choose_attention
 from flowrvs.training.objective import interpolate, sample_timesteps
-from flowrvs.training.scratch.loop import cosine_rate, mixed_precision
+from flowrvs.training.optimizers import make_optimizers
+from flowrvs.training.scratch.loop import cosine_rate, mixed_precision, update
 from flowrvs.training.scratch.pool import (
     Batch,
     LatentPool,
@@ -96,9 +98,14 @@ class Run:
         self.mean, self.std = latent_statistics(vae)
         self.text = build_text_encoder(preset, len(args.tokenizer))
         self.transformer = build_transformer(preset, video_injection=way.dvi)
+        choose_attention(self.transformer, torch.device("cpu"), mixed=args.autocast)
         self.parameters = [*self.transformer.parameters(), *self.text.parameters()]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=args.rate, betas=(0.9, 0.98), weight_decay=1e-2
+        self.optimizers = make_optimizers(
+            [*self.transformer.named_parameters(), *self.text.named_parameters()],
+            args.rate,
+            matrix_rate=args.matrix_rate,
+            weight_decay=1e-2,
+            betas=(0.9, 0.98),
         )
         self.rng = np.random.default_rng([seed, 1])
         self.noise = torch.Generator().manual_seed(seed)
@@ -129,13 +136,10 @@ class Run:
         """Train; return the seconds."""
         began = time.perf_counter()
         for step in range(self.args.steps):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.args.rate * cosine_rate(step, self.args.steps, 20)
             loss = self.loss(draw(pool, self.rng, self.args.batch))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
+            share = cosine_rate(step, self.args.steps, 20)
+            rates = [(optimizer, rate * share) for optimizer, rate in self.optimizers]
+            update(loss, self.parameters, rates)
             if (step + 1) % 100 == 0 or step + 1 == self.args.steps:
                 print(f"  {self.way.name} step {step + 1} loss {loss.item():.4f}", flush=True)
         return time.perf_counter() - began
@@ -206,6 +210,9 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=600, help="training clips, encoded once")
     parser.add_argument("--scenes", type=int, default=24, help="held-out scenes")
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument(
+        "--matrix-rate", type=float, default=3e-3, help="of the matrices, by Muon; 0: AdamW for all"
+    )
     parser.add_argument("--preset", default="tiny", choices=("tiny", "micro"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", help="configurations, such as video+BBS+SPA")
@@ -217,7 +224,8 @@ def main() -> None:
     vae = AutoencoderKLWan.from_pretrained(locate("tiny") / "vae", torch_dtype=torch.float32)
     vae.requires_grad_(False)
     use_fast_layers(vae)
-    budget = [args.steps, args.batch, args.frames, args.pool, args.scenes, args.rate, args.preset]
+    budget = [args.steps, args.batch, args.frames, args.pool, args.scenes, args.rate]
+    budget += [args.matrix_rate, args.preset, args.autocast]
     todo = [(way, seed) for seed in args.seeds for way in ways]
     files = {key: args.out / f"{key[0].name}-{key[1]}.json" for key in todo}
     todo = [key for key in todo if not _matches(files[key], budget)]
