@@ -6,8 +6,9 @@
 
 Each without and with boundary-biased sampling (BBS), start-point augmentation (SPA) and video
 injection (DVI), as far as the way knows them, then scored with 1, 2 and 4 steps. Every run starts
-from random weights (transformer and text encoder), sees the same clips in the same order, and
-makes the same number of steps of the same size; VAE and mask decoder are the bundled model's.
+from a random transformer, sees the same clips in the same order, and makes the same number of
+steps of the same size with the same loss, which weighs objects more; VAE, mask decoder and text
+encoder are the bundled model's, so that the budget goes into what is compared.
 Scores are J&F on held-out scenes; spread is half the range over the seeds.
 
     python benchmarks/ablation.py --out DIR [--steps N] [--seeds 0 1] [--only video+BBS+SPA …]
@@ -30,17 +31,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from transformers import AutoTokenizer, UMT5EncoderModel
 
 from flowrvs.checkpoints import locate
-from flowrvs.data.synthetic import vocabulary
 from flowrvs.disk import write_bytes
 from flowrvs.evaluation import score_masks
 from flowrvs.models.fast_vae import use_fast_layers
-from flowrvs.models.presets import PRESETS, build_text_encoder, build_transformer
-from flowrvs.models.text import build_word_tokenizer, embed_tokens
+from flowrvs.models.presets import PRESETS, build_transformer
+from flowrvs.models.text import embed_tokens
 from flowrvs.models.vae import decode_frames, latent_statistics
 from flowrvs.training.attention import choose_attention
-from flowrvs.training.objective import interpolate, sample_timesteps
+from flowrvs.training.objective import flow_loss, interpolate, sample_timesteps
 from flowrvs.training.optimizers import make_optimizers
 from flowrvs.training.scratch.loop import cosine_rate, mixed_precision, update
 from flowrvs.training.scratch.pool import (
@@ -96,12 +97,12 @@ class Run:
         preset = PRESETS[args.preset]
         self.way, self.vae, self.args = way, vae, args
         self.mean, self.std = latent_statistics(vae)
-        self.text = build_text_encoder(preset, len(args.tokenizer))
+        self.text = args.text
         self.transformer = build_transformer(preset, video_injection=way.dvi)
         choose_attention(self.transformer, torch.device("cpu"), mixed=args.autocast)
-        self.parameters = [*self.transformer.parameters(), *self.text.parameters()]
+        self.parameters = list(self.transformer.parameters())
         self.optimizers = make_optimizers(
-            [*self.transformer.named_parameters(), *self.text.named_parameters()],
+            self.transformer.named_parameters(),
             args.rate,
             matrix_rate=args.matrix_rate,
             weight_decay=1e-2,
@@ -114,23 +115,25 @@ class Run:
         """What the transformer answers."""
         inputs = torch.cat([state, video], dim=1) if self.way.dvi else state
         with mixed_precision(torch.device("cpu"), self.args.autocast):
-            embeddings = embed_tokens(self.text, batch.tokens, batch.mask)
+            with torch.no_grad():
+                embeddings = embed_tokens(self.text, batch.tokens, batch.mask)
             return self.transformer(inputs, times, embeddings, return_dict=False)[0].float()
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """The loss of a batch."""
         video = source_latents(batch.moments, self.mean, self.std, sample=self.way.spa)
-        end, count = batch.targets, len(batch.targets)
+        end, count, weight = batch.targets, len(batch.targets), self.args.object_weight
         if self.way.kind == "direct":
             times = torch.full((count,), 1000.0)
-            return (self.predict(video, video, times, batch) - end).square().mean()
+            answer = self.predict(video, video, times, batch)
+            return flow_loss(answer, end, torch.zeros_like(end), batch.objects, weight)
         start = video
         if self.way.kind == "noise":
             start = torch.randn(video.shape, generator=self.noise)
         share = 0.5 if self.way.bbs else 0.0
         times = sample_timesteps(count, share, 0.0, torch.device("cpu"), self.noise)
         velocity = self.predict(interpolate(start, end, times), video, times, batch)
-        return (velocity - (start - end)).square().mean()
+        return flow_loss(velocity, start, end, batch.objects, weight)
 
     def train(self, pool: LatentPool) -> float:
         """Train; return the seconds."""
@@ -213,6 +216,7 @@ def main() -> None:
     parser.add_argument(
         "--matrix-rate", type=float, default=3e-3, help="of the matrices, by Muon; 0: AdamW for all"
     )
+    parser.add_argument("--object-weight", type=float, default=4.0, help="of the loss, extra")
     parser.add_argument("--preset", default="tiny", choices=("tiny", "micro"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", help="configurations, such as video+BBS+SPA")
@@ -220,12 +224,13 @@ def main() -> None:
     args = parser.parse_args()
     ways = [way for way in all_ways() if not args.only or way.name in args.only]
     args.out.mkdir(parents=True, exist_ok=True)
-    args.tokenizer = build_word_tokenizer(vocabulary())
+    args.tokenizer = AutoTokenizer.from_pretrained(locate("tiny") / "tokenizer")
+    args.text = UMT5EncoderModel.from_pretrained(locate("tiny") / "text_encoder").float().eval()
     vae = AutoencoderKLWan.from_pretrained(locate("tiny") / "vae", torch_dtype=torch.float32)
     vae.requires_grad_(False)
     use_fast_layers(vae)
     budget = [args.steps, args.batch, args.frames, args.pool, args.scenes, args.rate]
-    budget += [args.matrix_rate, args.preset, args.autocast]
+    budget += [args.matrix_rate, args.object_weight, args.preset, args.autocast]
     todo = [(way, seed) for seed in args.seeds for way in ways]
     files = {key: args.out / f"{key[0].name}-{key[1]}.json" for key in todo}
     todo = [key for key in todo if not _matches(files[key], budget)]
