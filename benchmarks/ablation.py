@@ -230,7 +230,7 @@ def main() -> None:
     vae.requires_grad_(False)
     use_fast_layers(vae)
     budget = [args.steps, args.batch, args.frames, args.pool, args.scenes, args.rate]
-    budget += [args.matrix_rate, args.object_weight, "tiny", args.autocast]
+    budget += [args.matrix_rate, args.object_weight, args.autocast]
     todo = [(way, seed) for seed in args.seeds for way in ways]
     files = {key: args.out / f"{key[0].name}-{key[1]}.json" for key in todo}
     todo = [key for key in todo if not _matches(files[key], budget)]
