@@ -490,6 +490,8 @@ def _meta(data: Any, counts: dict[str, int]) -> Iterator[json_parts.Piece]:
             continue
         for row in json_parts.members(data, rows.start):
             before = json_parts.value(data, row.start, row.stop)
+            if not isinstance(before, dict):  # NaN is not even equal to itself
+                continue
             after = _row(before, counts)
             if after != before:
                 yield done, row.start
@@ -500,16 +502,14 @@ def _meta(data: Any, counts: dict[str, int]) -> Iterator[json_parts.Piece]:
                 changes = {
                     key: encoder.encode(after[key]).encode()
                     for key in after
-                    if after[key] != before[key]
+                    if after[key] is not before[key]
                 }
                 yield json_parts.joined(raw, json_parts.splice(raw, 0, changes))
                 done = row.stop
     yield done, len(data)
 
 
-def _row(row: Any, counts: dict[str, int]) -> Any:
-    if not isinstance(row, dict):
-        return row
+def _row(row: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
     new = dict(row)
     if isinstance(row.get("exp"), str):
         text = " ".join(row["exp"].splitlines()).strip()

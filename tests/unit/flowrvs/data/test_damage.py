@@ -484,7 +484,13 @@ def test_masks_of_unlike_sizes_are_not_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": 1}', '{"videos": []}', '{"videos": {"v": 7, "w": {}, "x": {"expressions": 7}}}']
+    "text",
+    [
+        '{"a": 1}',
+        '{"videos": []}',
+        '{"videos": {"v": 7, "w": {}, "x": {"expressions": 7}}}',
+        '{"videos": {"v": {"expressions": {"0": NaN, "1": "a", "2": {"exp": NaN}}}}}',
+    ],
 )
 def test_sentences_of_another_kind_are_not_repaired(tmp_path, text):
     (tmp_path / META).write_text(text)
