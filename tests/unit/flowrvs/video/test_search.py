@@ -44,13 +44,13 @@ def info(put: Put) -> VideoInfo:
 def test_places_are_looked_at_one_after_the_other(
     info: VideoInfo, put: Put, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "home" / "work"
+    folder = tmp_path / "home" / "clips"
     folder.mkdir(parents=True)
-    names = ["first/a.npy", "gone/cat.npy", "home/work/cat.npy", "named/by.npy"]
+    names = ["first/a.npy", "gone/cat.npy", "home/clips/cat.npy", "named/by.npy"]
     places = [put(name) for name in names]
     # Beside the project: the same name comes before others of its kind, near ones before far.
-    places += [put("home/work/sub/cat.npy"), put("home/cat.npy"), put("home/work/b.npy")]
-    places += [put("home/work/sub/c.npy"), put("home/d.npy"), put("home/other/e.npy")]
+    places += [put("home/clips/sub/cat.npy"), put("home/cat.npy"), put("home/clips/b.npy")]
+    places += [put("home/clips/sub/c.npy"), put("home/d.npy"), put("home/other/e.npy")]
     found = []
     while path := find_video(info, folder, [places[0]], [tmp_path / "named" / "by.npy"]):
         found.append(path)
@@ -71,11 +71,11 @@ def test_a_folder_that_is_named_comes_before_the_projects_own(
 
 
 def test_what_is_not_looked_at(info: VideoInfo, put: Put, tmp_path: Path) -> None:
-    work = tmp_path / "home" / "work"
-    put("home/work/p.flowrvs/cat.npy")
-    put("home/work/.trash/cat.npy")
-    put("home/work/.cat.npy")
-    put("home/work/one/two/cat.npy")  # two folders below
+    work = tmp_path / "home" / "clips"
+    put("home/clips/p.flowrvs/cat.npy")
+    put("home/clips/.trash/cat.npy")
+    put("home/clips/.cat.npy")
+    put("home/clips/one/two/cat.npy")  # two folders below
     (work / "renamed.bin").write_bytes((work / ".cat.npy").read_bytes())
     (tmp_path / "elsewhere").mkdir()
     put("elsewhere/x.npy")
@@ -150,22 +150,22 @@ def test_the_search_has_an_end(
     info: VideoInfo, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(4):
-        put(f"home/work/{n}.npy", FRAMES[::-1] + np.uint8(n))
-    there = put("home/work/5.npy")
+        put(f"home/clips/{n}.npy", FRAMES[::-1] + np.uint8(n))
+    there = put("home/clips/5.npy")
     for name, enough in (("_MAX_OPENED", 5), ("_MAX_LOOKS", 5)):
         monkeypatch.setattr(search, name, enough)
-        assert find_video(info, tmp_path / "home" / "work") == there
+        assert find_video(info, tmp_path / "home" / "clips") == there
         monkeypatch.setattr(search, name, enough - 1)
-        assert find_video(info, tmp_path / "home" / "work") is None
+        assert find_video(info, tmp_path / "home" / "clips") is None
         monkeypatch.undo()
 
 
 def test_nothing_is_read_twice(info: VideoInfo, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = put("home/work/cat.npy", FRAMES[::-1])
+    other = put("home/clips/cat.npy", FRAMES[::-1])
     read: list[Path] = []
     mark = search.fingerprint
     monkeypatch.setattr(search, "fingerprint", lambda p: (read.extend(p), mark(p))[1])
     monkeypatch.chdir(other.parent)
-    again = [other, Path("cat.npy"), Path(os.path.join(other.parent, "..", "work", "cat.npy"))]
+    again = [other, Path("cat.npy"), Path(os.path.join(other.parent, "..", "clips", "cat.npy"))]
     assert find_video(info, other.parent, again, [other, other.parent]) is None
     assert read == [other]
