@@ -117,6 +117,7 @@ class _Sentence:
     ) -> None:
         self._project, self._text, self._frames = project, text, frames
         self._expression, self._first = project.add_prompt(text)
+        self._layer = self._first.layer
         self._key = {
             "text": text,
             "model": segmenter.name,
@@ -172,8 +173,9 @@ class _Sentence:
         project = self._project
         object_id = self._known.get(place)
         if object_id is None:
-            made = project.add_object(f"{self._text} {place + 1}", self._first.layer)
-            object_id = made.id
+            if self._layer not in project.layers:  # it went with what a person removed
+                self._layer = project.add_layer(self._text).id
+            object_id = project.add_object(f"{self._text} {place + 1}", self._layer).id
         expression = project.expressions.get(self._expression.exp_id)  # it may be removed, too
         if expression is not None and object_id not in expression.object_ids:
             meant = expression.object_ids | {object_id}

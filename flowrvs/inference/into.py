@@ -236,7 +236,10 @@ class _Drawing:
         if self._written >= _LOOK:
             self._written = 0
             self._check_disk(0)
-        project, drawn = self.job.project, self._objects[part.expression]
+        project = self.job.project
+        drawn = project.objects.get(self._objects[part.expression].id)
+        if drawn is None:  # a person removed it meanwhile; the other sentences go on
+            return
         # Where not every frame was asked for, those between keep what they have.
         blocks = [(part.start, 0, len(part.masks))]
         if part.step > 1:

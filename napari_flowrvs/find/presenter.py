@@ -383,14 +383,21 @@ class SegmentPresenter:
             prompts = _prompts(project, request.texts)
             yield _Prompted(project, prompts)
             for run in inputs.passes(request, segmenter.window_size):
+                # What a person removed in the pass before is not looked for again.
+                left = list(_left(project, prompts))
+                if not left:
+                    break
+                run = replace(run, texts=tuple(run.texts[i] for i in left))
                 yield _NextPass()
                 parts = segment_into(project, video, run, segmenter, cancel=cancel, progress=report)
                 with closing(parts):
                     for part in parts:
+                        place, count = left[part.expression], len(part.masks)
                         if part.masks.any():
-                            self._found.add(part.expression)
-                        layer_id, count = prompts[part.expression].layer_id, len(part.masks)
-                        yield Written(layer_id, part.start, part.stop, count)
+                            self._found.add(place)
+                        yield Written(prompts[place].layer_id, part.start, part.stop, count)
+                        if not _left(project, prompts):
+                            break
                 project.flush()
 
     def segmenter_for(self, model: str, device: str, memory: str = "auto") -> Segmenter:
@@ -421,14 +428,18 @@ class SegmentPresenter:
             self.finished.emit(self._summary())
 
     def _summary(self) -> str:
+        assert self._project is not None
+        left = _left(self._project, self._prompts)
+        if not left:
+            return "Stopped: what was looked for was removed."
         if not self._frames:
             return "Everything was finished already."
-        count = len(self._prompts)
+        count = len(left)
         frames = max(self._frames.values())
         text = (
             f"Done: {count} sentence{'s' * (count != 1)}, {frames} frame{'s' * (frames != 1)} each."
         )
-        missed = [p.text for i, p in enumerate(self._prompts) if i not in self._found]
+        missed = [prompt.text for i, prompt in left.items() if i not in self._found]
         if missed:
             text += " Nothing found for: " + "; ".join(missed) + "."
         return text
@@ -499,6 +510,11 @@ def _copy(
             project.remove_object(object_id)
         raise
     return (Prompt("", layer_id, int(ids[0])),)
+
+
+def _left(project: Project, prompts: tuple[Prompt, ...]) -> dict[int, Prompt]:
+    """Return those whose object was not removed, by place."""
+    return {i: prompt for i, prompt in enumerate(prompts) if prompt.object_id in project.objects}
 
 
 def _prompts(project: Project, texts: tuple[str, ...]) -> tuple[Prompt, ...]:

@@ -112,6 +112,34 @@ def test_a_preview_of_some_frames_and_then_all(
         presenter.run(replace(inputs, every=1))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_removed_in_mid_run_is_not_looked_for_again(
+    image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter, count: int
+) -> None:
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+    texts = ("the red square", "the green square")
+
+    def remove(project: Project, written: Written) -> None:
+        if len(seen["written"]) == 1:
+            for prompt in seen["prompted"][0][:count]:
+                project.remove_object(prompt.object_id)
+
+    presenter.written.connect(remove)
+    source = source_of_folder(image_folder, clip)
+    presenter.run(SegmentInputs(source, texts, look=PREVIEW, every=6))
+    assert seen["failed"] == [] and fake.calls[0] == (4, texts)
+    if count == 2:
+        assert seen["finished"] == ["Stopped: what was looked for was removed."]
+        assert not presenter.project.objects and len(fake.calls) == 1
+        return
+    assert seen["finished"] == ["Done: 1 sentence, 24 frames each."]
+    assert {said for _, said in fake.calls[1:]} == {texts[1:]}
+    (left,) = presenter.project.objects
+    green = presenter.project.object_mask(left, 0, 24)
+    assert np.array_equal(green, clip[..., 1] > 150)
+
+
 def test_one_window_around_the_frame_on_show(
     image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter
 ) -> None:

@@ -175,8 +175,10 @@ def test_an_object_that_was_taken_from_a_sentence_is_left_alone(
     np.testing.assert_array_equal(masks(project, 4 if forget else 3), green)
 
 
-# The second instance is seen from frame 4 on.
-@pytest.mark.parametrize(("what", "at"), [("object", 6), ("sentence", 2), ("sentence", 6)])
+# The second instance is seen from frame 4 on; before, the object is all that the layer holds.
+@pytest.mark.parametrize(
+    ("what", "at"), [("object", 2), ("object", 6), ("sentence", 2), ("sentence", 6)]
+)
 def test_a_run_goes_on_when_a_person_removes_what_it_draws(
     project: Project, video: Any, shapes_masks: dict[str, np.ndarray], what: str, at: int
 ) -> None:

@@ -99,6 +99,28 @@ def test_a_persons_frames_survive(project: Project, video: Video) -> None:
     assert np.flatnonzero(project.provenance(red.id) == Provenance.HUMAN).tolist() == [1, 6, 11]
 
 
+@pytest.mark.parametrize("what", ["removed", "brought back", "moved"])
+def test_a_run_goes_on_when_a_person_removes_what_it_draws(
+    project: Project, video: Video, whole: npt.NDArray[np.bool_], what: str
+) -> None:
+    run = segment_into(project, video, TEXTS, WindowSegmenter(), **PLAN)
+    next(run)
+    if what == "moved":
+        project.move_object(1)
+    else:
+        project.remove_object(1)
+    if what == "brought back":
+        project.undo()
+    list(run)
+    masks = _masks(project)
+    np.testing.assert_array_equal(masks, whole[1:] if what == "removed" else whole)
+    # What the model did not draw itself from end to end is computed again.
+    kept = {record.object_id: len(record.done) for record in project.runs.values()}
+    assert kept.pop(2) == 4 and kept.get(1, 0) <= 1
+    list(segment_into(project, video, TEXTS, WindowSegmenter(), **PLAN))
+    np.testing.assert_array_equal(_masks(project)[-2:], whole[::-1] if what == "removed" else whole)
+
+
 @pytest.mark.parametrize("piece", [1, 2])
 def test_a_window_counts_once_all_its_pieces_are_there(
     project: Project, video: Video, whole: npt.NDArray[np.bool_], piece: int
