@@ -62,6 +62,8 @@ def counted(
 class KeyMasks(Mapping[int, Mapping[int, Mask]]):
     """Masks of several objects' key frames, read when they are asked for: there may be thousands.
 
+    An object that is removed meanwhile is nowhere: the others are still worked out.
+
     Parameters
     ----------
     project : Project
@@ -77,13 +79,19 @@ class KeyMasks(Mapping[int, Mapping[int, Mask]]):
 
     def __getitem__(self, t: int) -> dict[int, Mask]:
         masks = {
-            object_id: self._project.object_mask(object_id, t, t + 1)[0]
+            object_id: self._mask(object_id, t)
             for object_id, known in self._frames.items()
             if t in known
         }
         if not masks:
             raise KeyError(t)
         return masks
+
+    def _mask(self, object_id: int, t: int) -> Mask:
+        if object_id in self._project.objects:
+            return self._project.object_mask(object_id, t, t + 1)[0]
+        video = self._project.video
+        return np.zeros((video.height, video.width), bool)
 
     def __contains__(self, t: object) -> bool:
         return any(t in known for known in self._frames.values())
@@ -340,12 +348,16 @@ class PreviewGroup:
     def accept(
         self, frames: Iterable[int] | None = None, *, checked: bool = False
     ) -> dict[int, npt.NDArray[np.intp]]:
-        """Write the masks as one step; return the frames that were written, by object."""
+        """Write the masks as one step; return the frames that were written, by object.
+
+        Objects that were removed since the masks were worked out are left out.
+        """
         wanted = None if frames is None else set(frames)
+        there = {i: preview for i, preview in self.previews.items() if i in self.project.objects}
+        if not there:
+            raise InputError(f"The objects were removed: nothing is left of {self.name}.")
         with self.project.edit(self.name, kind="human", who=self.who):
-            written = {
-                i: preview.accept(wanted, checked=checked) for i, preview in self.previews.items()
-            }
+            written = {i: preview.accept(wanted, checked=checked) for i, preview in there.items()}
         if self.memory is not None:
             self.memory.save()
         return written

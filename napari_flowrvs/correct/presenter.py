@@ -555,7 +555,9 @@ class CorrectPresenter:
             self.noted.emit(f"The object is {lost}: draw it where it is seen again.")
 
     def _on_failed(self, _failure: object) -> None:
-        if self._preview is not None:
+        # What was worked out before can still be kept, as after a cancel: also where keeping it
+        # is what failed, on a full disk.
+        if self._preview is not None and not self._preview.frames:
             self._forget()
 
     def _on_project(self, _project: object) -> None:

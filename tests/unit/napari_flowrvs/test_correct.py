@@ -14,7 +14,7 @@ import pytest
 from flowrvs import editing
 from flowrvs.editing.pick import Mark, keep_pick, open_picker
 from flowrvs.editing.pieces import Here
-from flowrvs.errors import InputError
+from flowrvs.errors import InputError, StorageError
 from flowrvs.inference import segment_into
 from flowrvs.progress import CancelToken
 from flowrvs.store import Project, Provenance
@@ -111,6 +111,29 @@ def test_spreading_shows_a_preview_and_writes_it_as_one_step(
     assert project.provenance(1).tolist() == [Provenance.HUMAN] + [Provenance.MODEL] * (FRAMES - 1)
     project.undo()
     assert not project.object_mask(1, 1, FRAMES).any() and project.object_mask(1, 0, 1).any()
+
+
+def test_a_preview_that_cannot_be_written_can_be_kept_later(
+    desk: Desk, motion: Motion, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    correct = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter())
+    failures: list[Any] = []
+    correct.job.failed.connect(failures.append)
+    correct.spread()
+    made = correct.preview
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Project, "write_masks", full)
+        correct.keep()
+    assert [failure.summary for failure in failures] == ["The disk is full."]
+    assert correct.preview is made is not None
+    correct.keep()
+    assert correct.preview is None and project.object_mask(1, 1, FRAMES).any(axis=(1, 2)).all()
+    correct.close()
+    motion.close()
 
 
 def test_a_discarded_preview_leaves_no_trace(correct: CorrectPresenter, project: Project) -> None:
@@ -587,9 +610,11 @@ def test_what_a_preview_says_at_its_end(
     assert drawn == [Changed(1, 3, 6), Changed(1, 4, 5)] and said == ["Writing spread"] * 3
     failures: list[Any] = []
     correct.job.failed.connect(failures.append)
-    spread((3,), "", InputError("It broke."))
+    spread((), "", InputError("It broke."))
     assert [f.summary for f in failures] == ["It broke."] and correct.preview is None
     assert shown[-1] is None and correct.object_id is None
+    made = spread((3,), "", InputError("It broke in the middle."))
+    assert correct.preview is made and shown == [made]
     spread((3,), "")
     desk.project_changed.emit(None)
     assert correct.preview is None, "of another project"

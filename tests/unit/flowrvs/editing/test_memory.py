@@ -215,6 +215,21 @@ def test_several_objects_at_once_are_one_step(
     assert [book.areas(i).astype(bool).sum() for i in (thing.id, green.id)] == [1, 1]
 
 
+def test_one_of_several_is_removed_while_they_are_worked_out(
+    book: Project, film: Video, thing: ObjectRecord, clip: tuple[np.ndarray, ...]
+) -> None:
+    green = book.add_object("green", thing.layer)
+    draw(book, thing, 3, clip[1][3])
+    draw(book, green, 36, clip[2][36])
+    group = spread_together(book, film, [thing.id, green.id], ColorTracker())
+    run = group.run()
+    next(run)
+    book.remove_object(green.id)
+    list(run)
+    assert {i: len(frames) for i, frames in group.accept().items()} == {thing.id: 39}
+    np.testing.assert_array_equal(book.object_mask(thing.id, 0, 40), clip[1])
+
+
 class Rivals(ColorTracker):
     """Both objects want the same pixels; the second one is surer of some."""
 

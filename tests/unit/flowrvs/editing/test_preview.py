@@ -172,6 +172,26 @@ def test_key_masks_are_read_when_they_are_asked_for(project: Project, red: Objec
     project.labels(blue.layer)[5] = np.full((H, W), blue.id, np.uint16)
     assert {i: mask.all() for i, mask in keys[5].items()} == {red.id: False, blue.id: True}
     assert list(keys[2]) == [red.id] and list(keys[9]) == [blue.id]
+    project.remove_object(blue.id)
+    assert {i: mask.any() for i, mask in keys[5].items()} == {red.id: False, blue.id: False}
+    assert keys[9][blue.id].shape == (H, W)
+
+
+def test_what_was_removed_is_left_out_of_what_is_kept(project: Project, red: ObjectRecord) -> None:
+    blue = project.add_object("blue", project.add_layer("two").id)
+
+    def work(cancel: CancelToken | None, progress: object) -> Iterator[tuple[int, Spread]]:
+        return ((i, Spread(1, np.ones((H, W), bool), 0.5)) for i in (red.id, blue.id))
+
+    group = PreviewGroup(project, [red.id, blue.id], "both", work).finish()
+    project.remove_object(red.id)
+    assert {i: frames.tolist() for i, frames in group.accept().items()} == {blue.id: [1]}
+    assert project.object_mask(blue.id, 1, 2).all()
+    steps = project.history.steps
+    project.remove_object(blue.id)
+    with pytest.raises(InputError, match=r"^The objects were removed: nothing is left of both\.$"):
+        group.accept()
+    assert len(project.history.steps) == len(steps) + 1
 
 
 def test_counting_stops_before_the_next_and_tells_what_is_done() -> None:
