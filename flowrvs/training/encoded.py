@@ -173,6 +173,8 @@ class MemoryCache:
 
     def put(self, key: str, latent: torch.Tensor) -> None:
         """Keep a tensor."""
+        if (former := self._kept.pop(key, None)) is not None:
+            self._size -= former.nbytes
         self._kept[key] = latent
         self._size += latent.nbytes
         while self._size > self._limit:

@@ -127,7 +127,7 @@ def _picture_root(path: Path) -> Path:
     for above in (folder, *list(folder.parents)[:3]):
         for place in _PLACES:
             root = above / place
-            if root.is_dir() and next(root.glob("*.jpg"), None) is not None:
+            if next(root.glob("*.jpg"), None) is not None:
                 return root
     raise DatasetError(f"No COCO pictures (train2014) beside or above {path}; put them there.")
 

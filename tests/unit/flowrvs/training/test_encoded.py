@@ -75,6 +75,9 @@ def test_memory_holds_as_much_as_it_may() -> None:
     assert cache.get("a") is latents["a"] and cache.get("x") is None
     cache.put("c", latents["c"])  # 120 of 100 bytes: b was asked for longest ago
     assert [cache.get(name) is None for name in "abc"] == [False, True, False]
+    for _ in range(3):
+        cache.put("c", latents["c"])  # the same one again takes no more
+    assert cache.get("a") is not None
     cache.put("big", torch.zeros(30))
     assert [cache.get(name) is None for name in ("a", "c", "big")] == [True] * 3
     cache.put("a", torch.zeros(25))
