@@ -27,6 +27,8 @@ as it is; the traceback belongs behind a "details" fold.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "Cancelled",
     "CheckpointError",
@@ -95,6 +97,27 @@ class MissingExtraError(InputError, ImportError):
 def counted(count: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun, for messages: "1 mask", "2 masks"."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def some_failed(failed: Mapping[str, FlowRVSError], of: int, what: str) -> FlowRVSError:
+    """Return what says why some of several videos failed; where there was one alone, its error.
+
+    Parameters
+    ----------
+    failed : mapping of str to FlowRVSError
+        By video.
+    of : int
+        How many videos there were.
+    what : str
+        What could not be done with them: "imported".
+    """
+    if of == 1:
+        return next(iter(failed.values()))
+    said = [f"{name} ({str(error).rstrip('.')})" for name, error in failed.items()]
+    more = f"; and {len(said) - 3} more" if len(said) > 3 else ""
+    return DatasetError(
+        f"{len(said)} of {of} videos could not be {what}: {'; '.join(said[:3])}{more}."
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -11,10 +11,10 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn, TextIO, cast
 
 from flowrvs import __version__
@@ -190,7 +190,8 @@ def _run(argv: list[str]) -> int:
         with contextlib.suppress(OSError):
             parser.print_help(sys.stderr)
         return INPUT
-    fail = partial(_fail, verbose=args.verbose, as_json=args.json)
+    args.result = {}  # what --json says: verbs fill it as they go, so that no error loses it
+    fail = partial(_fail, verbose=args.verbose, as_json=args.json, result=args.result)
     try:
         if args.loads_models:
             from flowrvs.checkpoints.registry import check_settings
@@ -302,8 +303,18 @@ def _check_paths(argv: Sequence[str]) -> None:
             raise _UsageError(f"the word behind {word!r} is empty, where a path is wanted")
 
 
-def _fail(code: int, message: str, *, verbose: bool = False, as_json: bool = False) -> int:
-    """Say `message` in one line on standard error, and as JSON, and return `code`."""
+def _fail(
+    code: int,
+    message: str,
+    *,
+    verbose: bool = False,
+    as_json: bool = False,
+    result: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
+    """Say `message` in one line on standard error, and as JSON, and return `code`.
+
+    JSON says as well what had come of the work until then: `result`.
+    """
     line = " ".join(message.split())
     if len(line) > _LONGEST:  # what a file says, in place of a word
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
@@ -318,7 +329,7 @@ def _fail(code: int, message: str, *, verbose: bool = False, as_json: bool = Fal
             os.write(2, _NO_MEMORY)
     if as_json:
         with contextlib.suppress(MemoryError):
-            print(json.dumps({"error": line, "code": code}))
+            print(json.dumps({**result, "error": line, "code": code}))
     return code
 
 

@@ -109,9 +109,10 @@ def progress_line(stream: TextIO | None = None) -> Iterator[ProgressLine]:
 
 @contextlib.contextmanager
 def cancel_on_interrupt() -> Iterator[CancelToken]:
-    """Give a token that the first Ctrl-C sets; a second one interrupts at once.
+    """Give a token that the first Ctrl-C or SIGTERM sets; a second one interrupts at once.
 
-    The task then stops between two model steps, with its files in order.
+    The task then stops between two model steps, with its files in order. SIGTERM is what
+    batch systems and services send before they kill.
     """
     token = CancelToken()
     if threading.current_thread() is not threading.main_thread():
@@ -123,8 +124,9 @@ def cancel_on_interrupt() -> Iterator[CancelToken]:
             raise KeyboardInterrupt
         token.cancel()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield token
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -39,25 +39,25 @@ def run(args: argparse.Namespace) -> int:
     if args.max < 0:
         raise InputError(f"--max must be 0 or more, not {args.max}.")
 
-    done: list[str] = []
-    with cancel_on_interrupt() as cancel, progress_line() as progress:
+    with cancel_on_interrupt() as cancel:
         if args.fix:
-            done = repair_split(args.split, cancel=cancel, progress=progress)
-        findings = check_split(args.split, deep=args.deep, cancel=cancel, progress=progress)
+            with progress_line() as progress:
+                done = repair_split(args.split, cancel=cancel, progress=progress)
+            args.result["fixed"] = done
+            if not args.json:
+                print("\n".join(f"repaired: {line}" for line in done) or "nothing to repair")
+        with progress_line() as progress:
+            findings = check_split(args.split, deep=args.deep, cancel=cancel, progress=progress)
     errors = sum(finding.severity == "error" for finding in findings)
     if args.json:
-        result = {
+        args.result |= {
             "errors": errors,
             "warnings": len(findings) - errors,
             "findings": [finding.to_dict() for finding in findings],
         }
-        print(json.dumps({**result, "fixed": done} if args.fix else result))
+        print(json.dumps(args.result))
         return 2 if errors else 0
     colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for line in done:
-        print(f"repaired: {line}")
-    if args.fix and not done:
-        print("nothing to repair")
     for line in report(args.split, findings, examples=args.max, colored=colored, fix=args.fix):
         print(line)
     return 2 if errors else 0

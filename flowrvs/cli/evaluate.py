@@ -39,10 +39,15 @@ def run(args: argparse.Namespace) -> int:
     if args.worst < 0 or args.workers < 0:
         raise InputError("--worst and --workers must be 0 or more.")
     split = MevisSplit.open(args.split)
-    with cancel_on_interrupt() as cancel, progress_line() as progress:
-        scores = evaluate(
-            args.predictions, split, workers=args.workers, cancel=cancel, progress=progress
-        )
+
+    def sentence(video: str, exp_id: str) -> str:
+        return split.videos[video].expressions[exp_id].exp
+
+    with cancel_on_interrupt() as cancel:
+        with progress_line() as progress:
+            scores = evaluate(
+                args.predictions, split, workers=args.workers, cancel=cancel, progress=progress
+            )
         if not scores.coverage and len(split):
             video, exp_id = next(iter(split))
             frame = next(iter(split.videos[video].frames), "00000")
@@ -50,16 +55,13 @@ def run(args: argparse.Namespace) -> int:
                 f"{args.predictions} holds no prediction of {args.split}, such as "
                 f"{video}/{exp_id}/{frame}.png; run 'flowrvs predict' first, or give its --out."
             )
-        if report is not None:
+        args.result |= scores.to_dict()
+        if not args.json:
+            print(format_scores(scores, args.worst, sentence))
+        if report is not None:  # which may fail; the scores are told by then
             write_report(report, scores, args.predictions, split, cancel=cancel)
     if args.json:
-        print(json.dumps(scores.to_dict()))
-        return 0
-
-    def sentence(video: str, exp_id: str) -> str:
-        return split.videos[video].expressions[exp_id].exp
-
-    print(format_scores(scores, args.worst, sentence))
-    if report is not None:
+        print(json.dumps(args.result))
+    elif report is not None:
         print(f"\nreport: {report}")
     return 0

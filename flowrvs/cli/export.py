@@ -160,7 +160,7 @@ def _write_back(args: argparse.Namespace, progress: ProgressCallback, cancel: Ca
     from flowrvs.data.write_back import check_write_back, write_back
     from flowrvs.store import Project
 
-    rows = []
+    rows = args.result["videos"] = []
     # All are refused before the first is written.
     for path in args.projects:
         with Project.open(path, read_only=True) as project:
@@ -180,5 +180,5 @@ def _write_back(args: argparse.Namespace, progress: ProgressCallback, cancel: Ca
             for note in result.notes:
                 print(f"note: {note}")
     if args.json:
-        print(json.dumps({"videos": rows}))
+        print(json.dumps(args.result))
     return 0

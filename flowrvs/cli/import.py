@@ -52,15 +52,18 @@ def run(args: argparse.Namespace) -> int:
             for name, count in videos.items():
                 print(f"{name}  {counted(count, 'sentence')}")
         return 0
-    rows = []
+    rows: list[str] = []
+    args.result["projects"] = rows
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         if args.all:
             kept: list[Path] = []
+            failed = args.result["failed"] = {}
             paths = import_split(
                 args.split,
                 args.out,
                 pictures=args.frames,
                 kept=kept.append,
+                failed=lambda name, error: failed.update({name: str(error)}),
                 progress=progress,
                 cancel=cancel,
             )
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{rows[0]}: {text}")
                 _print_notes(project.path)
     if args.json:
-        print(json.dumps({"projects": rows}))
+        print(json.dumps(args.result))
     return 0
 
 

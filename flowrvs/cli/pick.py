@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     from flowrvs.editing.trackers import Encodings
     from flowrvs.errors import InputError, MissingPathError
     from flowrvs.masks.pick import Mark
-    from flowrvs.store import Project
+    from flowrvs.store import Project, Provenance
 
     marks = tuple(Mark(*mark) for mark in args.marks or ())
     corners = [corner for group in args.scissors or () for pairs in group for corner in pairs]
@@ -148,6 +148,10 @@ def run(args: argparse.Namespace) -> None:
         if project is not None:
             project.check_video(video.info)
             drawn = _chosen(args, project, marks)
+            if drawn is not None and project.provenance(drawn.id)[args.frame] == Provenance.LOCKED:
+                raise InputError(
+                    f"Frame {args.frame} of {drawn.name!r} is locked; unlock it to pick there."
+                )
         elif args.object is not None:
             raise InputError(f"There is no object {args.object}: the project is new.")
         if args.rule != "replace" and drawn is None:
@@ -170,18 +174,19 @@ def run(args: argparse.Namespace) -> None:
             mask = picker.take(marks)
         if not mask.any():
             raise InputError("Nothing is left of the object with these marks; say less is not it.")
-        if project is None:  # not before everything is known to be right
+        # Nothing is made before everything is known to be right.
+        if project is None:
             project = Project.create(_out(args, video), video.info)
+            stack.callback(project.close)
+        elif not project.writable:
+            project = Project.open(project.copy_to(args.out))
             stack.callback(project.close)
         by = "" if tracker is None else f" with {tracker.name}"
         with project.edit(f"pick{by} on frame {args.frame}", kind="human"):
             if drawn is None:
                 drawn = _new_object(args, project)
             tool = "" if tracker is None else tracker.name
-            if not keep_pick(project, args.frame, mask, drawn.id, args.rule, tool=tool):
-                raise InputError(
-                    f"Frame {args.frame} of {drawn.name!r} is locked; unlock it to pick there."
-                )
+            keep_pick(project, args.frame, mask, drawn.id, args.rule, tool=tool)
         made_by = "classical" if tracker is None else tracker.name
         _tell(args, project, drawn, len(marks) + len(corners), made_by)
 
@@ -226,15 +231,14 @@ def _tell(
 
 
 def _open_project(args: argparse.Namespace) -> Project | None:
-    """Open the project to write into; None for one that is still to be made."""
+    """Open the project to write into, or to copy; None for one that is still to be made."""
     from flowrvs.store import SUFFIX, Project
 
     if _is_project(args.source):
         source = Path(args.source)
         if args.out is None or args.out.absolute() == source.absolute():
             return Project.open(source)
-        with Project.open(source, read_only=True) as other:
-            return Project.open(other.copy_to(args.out))
+        return Project.open(source, read_only=True)
     path = args.out if args.out is not None else _default_out(args.source)
     if path.suffix != SUFFIX:
         path = path.with_name(path.name + SUFFIX)

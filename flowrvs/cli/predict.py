@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     out, home = Path(args.out).resolve(), split.folder.resolve()
     if out == home or any(out.is_relative_to(home / n) for n in ("JPEGImages", "Annotations")):
         raise InputError(f"{args.out} holds the split itself; choose another folder (--out).")
+    failed: dict[str, str] = {}
+    args.result |= {"out": str(args.out), "failed": failed}
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         segmenter = load_model(args, cancel)
         result = predict_split(
@@ -63,11 +65,20 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             segmenter,
             videos=args.videos,
+            failed=lambda name, error: failed.update({name: str(error)}),
             cancel=cancel,
             progress=progress,
             **options,
         )
-        archive = None
+        args.result |= {
+            "out": str(result.out),
+            "videos": result.videos,
+            "expressions": result.expressions,
+            "frames": result.frames,
+            "skipped": result.skipped,
+            "blank": list(result.blank),
+            "zip": None,
+        }
         if args.zip:
             archive = zip_predictions(
                 split,
@@ -77,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
                 cancel=cancel,
                 progress=progress,
             )
+            args.result["zip"] = str(archive)
     if result.blank:
         names = ", ".join(result.blank[:5]) + (", ..." if len(result.blank) > 5 else "")
         print(
@@ -85,25 +97,13 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if args.json:
-        print(
-            json.dumps(
-                {
-                    "out": str(result.out),
-                    "videos": result.videos,
-                    "expressions": result.expressions,
-                    "frames": result.frames,
-                    "skipped": result.skipped,
-                    "blank": list(result.blank),
-                    "zip": None if archive is None else str(archive),
-                }
-            )
-        )
+        print(json.dumps(args.result))
         return 0
     already = f", {result.skipped} of them before" if result.skipped else ""
     print(
         f"{result.out}: {counted(result.videos, 'video')}, "
         f"{counted(result.expressions, 'sentence')}{already}"
     )
-    if archive is not None:
+    if args.zip:
         print(f"{archive}: written and read back")
     return 0

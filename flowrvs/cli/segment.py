@@ -136,25 +136,36 @@ def run(args: argparse.Namespace) -> int:
     wanted = _wanted(args)
     if len(wanted) > 1 and args.overlay is not None:
         raise InputError("--overlay is for one video; 'flowrvs export --format overlay' for more.")
-    with cancel_on_interrupt() as cancel:
-        # What can be refused without the model is refused before it is loaded.
-        errors = _check_all(wanted, args)
-        segmenter = load_model(args, cancel)
-        sound = [item for item in wanted if item.video not in errors]
-        errors |= _segment(sound, segmenter, args, cancel, several=len(wanted) > 1)
-    done = [item for item in wanted if item.result]
+    errors: dict[str, str] = {}
+    try:
+        with cancel_on_interrupt() as cancel:
+            # What can be refused without the model is refused before it is loaded.
+            _check_all(wanted, args, errors)
+            segmenter = load_model(args, cancel)
+            sound = [item for item in wanted if item.video not in errors]
+            _segment(sound, segmenter, args, cancel, errors, several=len(wanted) > 1)
+    finally:
+        if len(wanted) > 1:
+            _sum_up(wanted, args, errors)
+    if len(wanted) == 1:
+        args.result |= wanted[0].result
+        if not args.json:
+            _print(wanted[0], args)
     if args.json:
-        several = {"projects": [item.result for item in done], "failed": errors}
-        print(json.dumps(done[0].result if len(wanted) == 1 else several, ensure_ascii=False))
-    elif len(wanted) == 1:
-        _print(done[0], args)
-    else:
-        computed = sum(item.computed for item in done)
-        windows = counted(computed, "window")
-        print(f"{len(done)} of {len(wanted)} videos finished, {windows} computed.")
-        for video, error in errors.items():
-            print(f"{video}: {error}")
+        print(json.dumps(args.result, ensure_ascii=False))
     return INPUT if errors else DONE
+
+
+def _sum_up(wanted: list[_Wanted], args: argparse.Namespace, errors: dict[str, str]) -> None:
+    """Say what became of several videos, also of a run that ended before its time."""
+    done = [item for item in wanted if item.result]
+    args.result |= {"projects": [item.result for item in done], "failed": errors}
+    if args.json or not (done or errors):
+        return
+    windows = counted(sum(item.computed for item in done), "window")
+    print(f"{len(done)} of {len(wanted)} videos finished, {windows} computed.")
+    for video, error in errors.items():
+        print(f"{video}: {error}")
 
 
 def _wanted(args: argparse.Namespace) -> list[_Wanted]:
@@ -236,11 +247,10 @@ def _read_sentences(path: Path) -> Iterator[tuple[str, str]]:
         yield str(path.parent / video), sentence
 
 
-def _check_all(wanted: list[_Wanted], args: argparse.Namespace) -> dict[str, str]:
-    """Return why some of several videos cannot be segmented; raise it where none can."""
+def _check_all(wanted: list[_Wanted], args: argparse.Namespace, errors: dict[str, str]) -> None:
+    """Note why some of several videos cannot be segmented; raise it where none can."""
     from flowrvs.errors import FlowRVSError
 
-    errors: dict[str, str] = {}
     for item in wanted:
         try:
             _check(item, args)
@@ -248,7 +258,6 @@ def _check_all(wanted: list[_Wanted], args: argparse.Namespace) -> dict[str, str
             errors[item.video] = str(error)
             if len(errors) == len(wanted):
                 raise
-    return errors
 
 
 def _check(item: _Wanted, args: argparse.Namespace) -> None:
@@ -270,26 +279,35 @@ def _segment(
     segmenter: Segmenter,
     args: argparse.Namespace,
     cancel: CancelToken,
+    errors: dict[str, str],
     *,
     several: bool,
-) -> dict[str, str]:
-    """Segment all videos; return why some failed."""
+) -> None:
+    """Segment all videos; note why some of several failed."""
     from flowrvs.cli._progress import progress_line
     from flowrvs.errors import Cancelled, FlowRVSError
     from flowrvs.inference.into import segment_projects
     from flowrvs.records import WindowMasks
 
     open_: dict[ProjectJob, tuple[_Wanted, ExitStack]] = {}
-    errors: dict[str, str] = {}
+
+    def failed(item: _Wanted, error: FlowRVSError) -> None:
+        if not several or isinstance(error, Cancelled):
+            raise error
+        item.result = {}
+        errors[item.video] = str(error)
 
     def jobs() -> Iterator[ProjectJob]:
         for item in wanted:
-            with ExitStack() as stack:
-                job = _open(item, segmenter, args, stack, several=several)
-                open_[job] = item, stack.pop_all()
+            try:
+                with ExitStack() as stack:
+                    job = _open(item, segmenter, args, stack, several=several)
+                    open_[job] = item, stack.pop_all()
+            except FlowRVSError as error:
+                failed(item, error)
+                continue
             yield job
 
-    item = wanted[0]
     try:
         with progress_line() as progress:
             for job, what in segment_projects(
@@ -299,25 +317,26 @@ def _segment(
                 if isinstance(what, WindowMasks):
                     item.computed += what.complete
                     continue
-                if isinstance(what, FlowRVSError):
-                    if not several:
-                        raise what
-                    errors[item.video] = str(what)
-                else:
-                    _finish(item, job, segmenter, args, cancel)
-                    if several and not args.json:
-                        _print_short(item)
                 del open_[job]
-                stack.close()
+                try:
+                    with stack:
+                        if isinstance(what, FlowRVSError):
+                            raise what
+                        _finish(item, job, segmenter, args, cancel)
+                except FlowRVSError as error:
+                    failed(item, error)
+                    continue
+                if several and not args.json:
+                    _print_short(item)
     except Cancelled as error:
+        kept = "what is finished is kept" if several else f"{wanted[0].path} keeps what is finished"
         raise Cancelled(
-            f"Stopped on request; {item.path} keeps what is finished, and the same "
-            "command goes on from there."
+            f"Stopped on request; {kept}, and the same command goes on from there."
         ) from error
     finally:
-        for _, stack in open_.values():
-            stack.close()
-    return errors
+        with ExitStack() as rest:
+            for _, stack in open_.values():
+                rest.enter_context(stack)
 
 
 def _open(

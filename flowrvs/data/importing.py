@@ -24,6 +24,7 @@ from flowrvs.errors import (
     ProjectError,
     StorageError,
     counted,
+    some_failed,
 )
 from flowrvs.folders import NewFolder, remove_leftovers
 from flowrvs.locks import FileLock
@@ -132,6 +133,7 @@ def import_split(
     videos: Sequence[str] | None = None,
     pictures: str | os.PathLike[str] | None = None,
     kept: Callable[[Path], object] | None = None,
+    failed: Callable[[str, FlowRVSError], object] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Iterator[Path]:
@@ -152,6 +154,8 @@ def import_split(
         As in `list_videos`.
     kept : callable, optional
         Called with every project that was there already, before it is yielded.
+    failed : callable, optional
+        Called with every video that could not be read, and why, as soon as that is known.
     progress, cancel : optional
         As in `import_video`.
 
@@ -173,7 +177,7 @@ def import_split(
     unknown = [name for name in videos or () if name not in names]
     if unknown:
         raise DatasetError(f"{folder} has no video {unknown[0]!r}; it has {_some(names)}.")
-    failed: dict[str, FlowRVSError] = {}
+    lost: dict[str, FlowRVSError] = {}
     wanted = videos or names
     for name in wanted:
         target = default_folder(dataset.folder, name)
@@ -189,19 +193,15 @@ def import_split(
         except FlowRVSError as error:
             made = _is_made(target, dataset, name)  # by another process, meanwhile
             if not made:
-                failed[name] = error
+                lost[name] = error
+                if failed is not None:
+                    failed(name, error)
                 continue
         if made and kept is not None:
             kept(Path(os.path.abspath(target)))
         yield Path(os.path.abspath(target))
-    if len(wanted) == 1 and failed:
-        raise failed[wanted[0]]
-    if failed:
-        said = "; ".join(f"{name} ({str(e).rstrip('.')})" for name, e in list(failed.items())[:3])
-        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise DatasetError(
-            f"{len(failed)} of {len(wanted)} videos could not be imported: {said}{more}."
-        )
+    if lost:
+        raise some_failed(lost, len(wanted), "imported")
 
 
 def _is_made(target: Path, dataset: Dataset, video: str) -> bool:

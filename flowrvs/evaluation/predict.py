@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from PIL import Image
 from flowrvs.data.json_parts import read_json
 from flowrvs.data.mevis import MevisSplit
 from flowrvs.disk import storage_error, write_bytes
-from flowrvs.errors import DatasetError
+from flowrvs.errors import DatasetError, FlowRVSError, StorageError, some_failed
 from flowrvs.evaluation.pictures import choose_videos
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import Segmenter, SegmentRequest, says_nothing
@@ -69,6 +69,7 @@ def predict_split(
     segmenter: Segmenter,
     *,
     videos: Sequence[str] | None = None,
+    failed: Callable[[str, FlowRVSError], object] | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     **options: Any,
@@ -79,7 +80,8 @@ def predict_split(
     A run that was stopped goes on where it was: windows whose pictures are there are
     not predicted again. A video is encoded once for all its sentences. A sentence that
     says nothing (blank, or quotation marks alone) means nothing: its pictures are background,
-    so that the split is complete, and the result names it.
+    so that the split is complete, and the result names it. A video that cannot be predicted
+    does not stop the others.
 
     Parameters
     ----------
@@ -91,6 +93,8 @@ def predict_split(
         The model.
     videos : sequence of str, optional
         Predict these alone; all by default.
+    failed : callable, optional
+        Called with every video that could not be predicted, and why, as soon as that is known.
     progress : callable, optional
         Called after every finished window of a sentence.
     cancel : CancelToken, optional
@@ -108,8 +112,9 @@ def predict_split(
     Raises
     ------
     DatasetError
-        The split is malformed, lacks a frame, or `out` holds another model's or
-        split's predictions.
+        The split is malformed, or `out` holds another model's or split's predictions. At the
+        end: some videos could not be predicted, such as those that lack a frame; they are
+        named.
     InputError
         `videos` names one that the split does not have.
     StorageError
@@ -133,7 +138,21 @@ def predict_split(
         **options,
     }
     claimed = _is_claimed(root, record)
-    jobs = [_job(source, root, name, segmenter, options) for name in names]
+    lost: dict[str, FlowRVSError] = {}
+
+    def lose(video: str, error: FlowRVSError) -> None:
+        lost[video] = error
+        if failed is not None:
+            failed(video, error)
+
+    jobs = []
+    for name in names:
+        try:
+            jobs.append(_job(source, root, name, segmenter, options))
+        except FlowRVSError as error:
+            lose(name, error)
+    if lost and not any(job.plan for job in jobs):
+        raise some_failed(lost, len(names), "predicted")
     # After the plans: a request that was refused must not stand in the way of the next.
     if not claimed:
         _claim(root, record)
@@ -141,7 +160,9 @@ def predict_split(
     if progress is not None:
         progress(clock.event("starting"))
     todo = [job for job in jobs if job.finished < job.total]
-    _predict(source, root, todo, segmenter, clock, progress, cancel)
+    _predict(source, root, todo, segmenter, clock, progress, cancel, lose)
+    if lost:
+        raise some_failed(lost, len(names), "predicted")
     count = sum(len(job.exp_ids) + len(job.blank) for job in jobs)
     skipped = sum(len(done) == len(job.kept) for job in jobs for done in job.done.values())
     skipped += sum(not missing for job in jobs for missing in job.blank.values())
@@ -211,6 +232,7 @@ def _predict(
     clock: ProgressClock,
     progress: ProgressCallback | None,
     cancel: CancelToken | None,
+    lose: Callable[[str, FlowRVSError], None],
 ) -> None:
     from flowrvs.inference.run import JobRunner, VideoJob, run_jobs
 
@@ -227,14 +249,23 @@ def _predict(
 
     def video_jobs() -> Iterator[VideoJob]:
         for job in todo:
-            tell(job, _prepare(source, root, job))
+            try:
+                tell(job, _prepare(source, root, job))
+            except StorageError:
+                raise
+            except FlowRVSError as error:
+                lose(job.video, error)
+                continue
             if job.plan is not None:
                 yield VideoJob(partial(_open, source, job.video), job.plan, job.done, job.video)
+
+    def failed(job: VideoJob, error: FlowRVSError) -> None:
+        lose(job.name, error)
 
     by_name = {job.video: job for job in todo}
     with (
         ThreadPoolExecutor(thread_name_prefix="flowrvs-png") as pool,
-        closing(run_jobs(video_jobs(), segmenter, cancel=cancel)) as parts,
+        closing(run_jobs(video_jobs(), segmenter, cancel=cancel, failed=failed)) as parts,
     ):
         for asked, part in parts:
             job = by_name[asked.name]

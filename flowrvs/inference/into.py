@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -109,8 +110,8 @@ def segment_into(
         return segment_instances(
             project, video, request, segmenter, resume=resume, cancel=cancel, progress=progress
         )
-    request = _with_cuts(project, video, request, cancel, progress)
     drawing = _Drawing(ProjectJob(project, video, request), segmenter)
+    drawing.prepare(cancel, progress)
     return _only_masks(_run([drawing], segmenter, resume, cancel, progress))
 
 
@@ -122,7 +123,7 @@ def segment_projects(
     cancel: CancelToken | None = None,
     progress: ProgressCallback | None = None,
 ) -> Generator[tuple[ProjectJob, WindowMasks | FlowRVSError | None], None, None]:
-    """Draw into several projects; a video that fails does not stop the others.
+    """Draw into several projects; one that fails, whatever the reason, does not stop the others.
 
     Parameters
     ----------
@@ -138,17 +139,10 @@ def segment_projects(
         Masks that were written; None once the job is finished, or the error that ended it.
         Nothing comes of a job after that: it may be closed.
     """
-
     if isinstance(segmenter, InstanceSegmenter):
         return _instances(jobs, segmenter, resume, cancel, progress)
-
-    def drawings() -> Iterator[_Drawing]:
-        for job in jobs:
-            job.project.check_video(job.video.info)
-            request = _with_cuts(job.project, job.video, job.request, cancel, progress)
-            yield _Drawing(ProjectJob(job.project, job.video, request, job.name), segmenter, job)
-
-    return _run(drawings(), segmenter, resume, cancel, progress, stop_at_errors=False)
+    drawings = (_Drawing(job, segmenter) for job in jobs)
+    return _run(drawings, segmenter, resume, cancel, progress, stop_at_errors=False)
 
 
 def expected_bytes(video: Video, request: SegmentRequest) -> int:
@@ -202,36 +196,54 @@ def _kept_cuts(note: Any, video: Video) -> list[tuple[range, tuple[int, ...]]]:
 
 
 class _Drawing:
-    """A job, planned: its objects in the project, and its runs while it is under way."""
+    """A job: its plan, its objects in the project, and its runs while it is under way."""
 
-    def __init__(
-        self, job: ProjectJob, segmenter: Segmenter, given: ProjectJob | None = None
-    ) -> None:
+    def __init__(self, job: ProjectJob, segmenter: Segmenter) -> None:
         self.job = job
-        self.given = given or job
-        self.plan = make_plan(len(job.video), job.request, segmenter)
         self._segmenter = segmenter
+        self._plan: Plan | None = None
+        self._objects: dict[int, ObjectRecord] = {}
         self._runs: dict[int, str] = {}
         self._written = 0
-        self._check_disk(expected_bytes(job.video, job.request))
-        self._objects: dict[int, ObjectRecord] = {}
-        for i, text in enumerate(self.plan.request.texts):
-            drawn = job.project.add_prompt(text)[1]
+        self._left = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that was left to compute is written."""
+        return not self._left
+
+    def prepare(self, cancel: CancelToken | None, progress: ProgressCallback | None) -> Plan:
+        """Plan the job, unless that is done, and have its objects in the project."""
+        if self._plan is not None:
+            return self._plan
+        project, video = self.job.project, self.job.video
+        project.check_video(video.info)
+        request = _with_cuts(project, video, self.job.request, cancel, progress)
+        plan = make_plan(len(video), request, self._segmenter)
+        self._check_disk(expected_bytes(video, request))
+        for i, text in enumerate(plan.request.texts):
+            drawn = project.add_prompt(text)[1]
             if all(drawn.id != other.id for other in self._objects.values()):
                 self._objects[i] = drawn
+        self._plan = plan
+        return plan
 
-    def begin(self, resume: bool) -> VideoJob:
+    def begin(
+        self, resume: bool, cancel: CancelToken | None, progress: ProgressCallback | None
+    ) -> VideoJob:
         """Begin the runs of the project."""
-        done = {}
+        plan, done = self.prepare(cancel, progress), {}
         for i, drawn in self._objects.items():
-            key = _key(self.plan, self.plan.request.texts[i], self._segmenter)
+            key = _key(plan, plan.request.texts[i], self._segmenter)
             run = self.job.project.begin_run(key, drawn.id, resume=resume)
             self._runs[i], done[i] = run.id, run.done
+        self._left = sum(len(plan.windows) - len(windows) for windows in done.values())
         video = self.job.video
-        return VideoJob(lambda: nullcontext(video), self.plan, done, self.job.name)
+        return VideoJob(lambda: nullcontext(video), plan, done, self.job.name)
 
     def write(self, part: WindowMasks) -> None:
         """Write masks; they are safe when this returns."""
+        self._left -= part.complete
         self._written += len(part.masks)
         if self._written >= _LOOK:
             self._written = 0
@@ -284,35 +296,66 @@ def _run(
     """Compute and write; the runs of a project begin and end in here, iterated or not."""
     open_: dict[VideoJob, _Drawing] = {}
     errors: dict[VideoJob, FlowRVSError] = {}
+    refused: list[tuple[ProjectJob, FlowRVSError]] = []  # before anything was computed
 
     def jobs() -> Iterator[VideoJob]:
         for drawing in drawings:
             begun: VideoJob | None = None
             try:
-                begun = drawing.begin(resume)
+                begun = drawing.begin(resume, cancel, progress)
+            except FlowRVSError as error:
+                if stop_at_errors or isinstance(error, Cancelled):
+                    raise
+                refused.append((drawing.job, error))
+                continue
             finally:
                 if begun is None:
                     drawing.end()
             open_[begun] = drawing
             yield begun
 
+    def end(job: VideoJob) -> tuple[ProjectJob, FlowRVSError | None]:
+        drawing = open_.pop(job)
+        drawing.end()
+        return drawing.job, errors.pop(job, None)
+
     def finish(until: VideoJob | None) -> Iterator[tuple[ProjectJob, FlowRVSError | None]]:
         """End the jobs before `until`, in the order in which they began."""
+        while refused:
+            yield refused.pop(0)
         for job in list(open_):
             if job is until:
                 return
-            drawing = open_.pop(job)
-            drawing.end()
-            yield drawing.given, errors.pop(job, None)
+            yield end(job)
 
     failed = None if stop_at_errors else errors.__setitem__
+    waiting = jobs()
     try:
-        parts = run_jobs(jobs(), segmenter, cancel=cancel, progress=progress, failed=failed)
-        with closing(parts):
-            for job, part in parts:
-                yield from finish(job)
-                open_[job].write(part)
-                yield open_[job].given, part
+        more = True
+        while more:
+            # What a cluster has begun ahead is begun again.
+            begun = [job for job in open_ if job not in errors]
+            parts = run_jobs(
+                itertools.chain(begun, waiting),
+                segmenter,
+                cancel=cancel,
+                progress=progress,
+                failed=failed,
+            )
+            more = False
+            with closing(parts):
+                for job, part in parts:
+                    yield from finish(job)
+                    try:
+                        open_[job].write(part)
+                    except FlowRVSError as error:
+                        if stop_at_errors:
+                            raise
+                        errors[job], more = error, True
+                        break  # the rest of it is not worth computing
+                    yield open_[job].job, part
+                    if open_[job].finished:  # told now: the next one may be stopped
+                        yield end(job)
         yield from finish(None)
     finally:
         for drawing in open_.values():
@@ -328,18 +371,18 @@ def _instances(
 ) -> Generator[tuple[ProjectJob, WindowMasks | FlowRVSError | None], None, None]:
     """Draw the instances of every sentence, video by video."""
     for job in jobs:
-        job.project.check_video(job.video.info)
-        parts = segment_instances(
-            job.project,
-            job.video,
-            job.request,
-            segmenter,
-            resume=resume,
-            cancel=cancel,
-            progress=progress,
-            name=job.name,
-        )
         try:
+            job.project.check_video(job.video.info)
+            parts = segment_instances(
+                job.project,
+                job.video,
+                job.request,
+                segmenter,
+                resume=resume,
+                cancel=cancel,
+                progress=progress,
+                name=job.name,
+            )
             with closing(parts):
                 for part in parts:
                     yield job, part

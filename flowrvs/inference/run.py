@@ -253,8 +253,8 @@ def run_jobs(
     segmenter, cancel, progress
         See `segment`; progress is of a video.
     failed : callable, optional
-        Told of a job that ends with an error, and the error; the others go on. Without it
-        the error is raised.
+        Told of a job that ends with an error, also where its video cannot be opened, and the
+        error; the others go on. Without it the error is raised.
 
     Yields
     ------
@@ -268,18 +268,17 @@ def run_jobs(
             yield from parts
         return
     for job in jobs:
-        with job.open() as video, closing(_run(video, job, segmenter, cancel, progress)) as masks:
-            while True:
-                try:
-                    part = next(masks, None)
-                except FlowRVSError as error:
-                    if failed is None or isinstance(error, Cancelled):
-                        raise
-                    failed(job, error)
-                    break
-                if part is None:
-                    break
-                yield job, part
+        try:
+            with (
+                job.open() as video,
+                closing(_run(video, job, segmenter, cancel, progress)) as masks,
+            ):
+                for part in masks:
+                    yield job, part
+        except FlowRVSError as error:
+            if failed is None or isinstance(error, Cancelled):
+                raise
+            failed(job, error)
 
 
 def run_plan(

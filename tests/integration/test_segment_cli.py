@@ -370,8 +370,9 @@ def test_many_videos_and_a_file_of_sentences(
     assert capsys.readouterr().out.endswith("2 of 2 videos finished, 3 windows computed.\n")
 
 
+@pytest.mark.parametrize("cuts", [["--no-cuts"], []])
 def test_a_video_that_fails_does_not_stop_the_others(
-    loaded: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    loaded: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cuts: list
 ) -> None:
     from flowrvs.errors import VideoError
     from flowrvs.video import Video
@@ -385,13 +386,45 @@ def test_a_video_that_fails_does_not_stop_the_others(
         return read(self, start, stop)
 
     monkeypatch.setattr(Video, "read", broken)
-    line = ["segment", "clips/a.npy", "clips/b.npy", "-p", "red", "--window", "9", "--no-cuts"]
-    assert main(line) == 2
+    # One vanishes after it was looked at, while the model is loaded.
+    shutil.copy("clips/b.npy", "clips/gone.npy")
+    load = flowrvs.load_segmenter
+
+    def loads(*args: Any, **options: Any) -> ThresholdSegmenter:
+        Path("clips/gone.npy").unlink()
+        return load(*args, **options)
+
+    monkeypatch.setattr(flowrvs, "load_segmenter", loads)
+    clips = ["clips/a.npy", "clips/gone.npy", "clips/b.npy"]
+    assert main(["segment", *clips, "-p", "red", "--window", "9", *cuts]) == 2
     out = capsys.readouterr().out
     assert "b.flowrvs: 20 frames, 1 of 1 sentences seen" in out
-    assert "1 of 2 videos finished" in out and "clips/a.npy: Frame 15 is damaged." in out
-    with Project.open("a.flowrvs") as project:
-        assert project.present(1)[:7].all()  # the window before is kept
+    assert "1 of 3 videos finished" in out and "clips/a.npy: Frame 15 is damaged." in out
+    assert re.search("^clips/gone.npy: .*gone.npy", out, re.MULTILINE)
+    if cuts:
+        with Project.open("a.flowrvs") as project:
+            assert project.present(1)[:7].all()  # the window before is kept
+
+
+def test_what_is_done_and_what_has_failed_is_named_when_it_is_stopped(
+    loaded: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _two_videos(Path())
+    segmenter = ThresholdSegmenter()
+
+    def stop(*_: Any, **__: Any) -> Any:
+        if segmenter.calls:  # it is at the second video
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ThresholdSegmenter.segment_window(segmenter, *_, **__)
+
+    monkeypatch.setattr(segmenter, "segment_window", stop)
+    monkeypatch.setattr(flowrvs, "load_segmenter", lambda *_, **__: segmenter)
+    line = ["segment", "clips/none.npy", "clips/a.npy", "clips/b.npy", "-p", "red"]
+    assert main([*line, "--window", "whole", "--json"]) == 130
+    said = json.loads(capsys.readouterr().out)
+    assert said["error"].startswith("Stopped on request; what is finished is kept")
+    assert [Path(p["project"]).name for p in said["projects"]] == ["a.flowrvs"]
+    assert list(said["failed"]) == ["clips/none.npy"]
 
 
 @pytest.mark.parametrize(

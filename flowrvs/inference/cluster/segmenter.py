@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import ClusterError, FlowRVSError, InputError
+from flowrvs.errors import Cancelled, ClusterError, FlowRVSError, InputError
 from flowrvs.inference.cluster.dispatch import Reply, Session, message_for
 from flowrvs.inference.cluster.link import Scheduler
 from flowrvs.inference.cluster.wire import masks_of, unpack_floats, unpack_octets
@@ -124,7 +124,7 @@ class Cluster:
             joined: _Joined | None = None
             try:
                 bad: set[VideoJob] = set()
-                for task, reply in dispatcher.results(self._tasks(jobs, opened)):
+                for task, reply in dispatcher.results(self._tasks(jobs, opened, failed)):
                     if isinstance(reply, FlowRVSError):
                         if failed is None:
                             raise reply
@@ -144,12 +144,20 @@ class Cluster:
             finally:
                 opened.close()
 
-    def _tasks(self, jobs: Iterable[VideoJob], opened: _Opened) -> Iterator[_WindowTask]:
+    def _tasks(
+        self, jobs: Iterable[VideoJob], opened: _Opened, failed: Failed | None
+    ) -> Iterator[_WindowTask]:
         for job in jobs:
             windows = windows_and_texts(job.plan, job.done)
             if not windows:
                 continue
-            video = opened.open(job, len(windows))
+            try:
+                video = opened.open(job, len(windows))
+            except FlowRVSError as error:
+                if failed is None or isinstance(error, Cancelled):
+                    raise
+                failed(job, error)
+                continue
             computed = {window.index for window, _ in windows}
             for window, sentences in windows:
                 follows = window.index - 1 in computed

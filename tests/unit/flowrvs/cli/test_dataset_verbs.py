@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -185,6 +186,44 @@ def test_all_are_refused_before_the_first_is_written_back(project, tmp_path, cap
     assert main(["export", str(tmp_path / "p.flowrvs"), str(project), "--into", str(split)]) == 2
     assert "was not read from a dataset" in capsys.readouterr().err
     assert (split / "mask_dict.json").read_bytes() == before
+
+
+def test_what_was_done_is_named_when_another_fails(project, tiny, tmp_path, capsys):
+    """Two projects of one video: the second one meets what the first one has changed."""
+    main(["export", str(project), "--to", str(tmp_path / "d")])
+    split = tmp_path / "d" / "train"
+    main(["import", str(split), "--video", "shapes", "--out", str(tmp_path / "p")])
+    with Project.open(tmp_path / "p.flowrvs") as opened:
+        opened.labels(1)[3, 0, 0] = 1
+        opened.flush()
+        opened.copy_to(tmp_path / "q")
+    two = [str(tmp_path / "p.flowrvs"), str(tmp_path / "q.flowrvs")]
+    capsys.readouterr()
+    assert main(["export", *two, "--into", str(split), "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert [row["masks"] for row in said["videos"]] == [1] and said["code"] == 2
+    assert "was changed since it was read" in said["error"]
+    # A second video, whose frames are cut off.
+    meta = json.loads((split / "meta_expressions.json").read_text())
+    meta["videos"]["cut"] = {**meta["videos"]["shapes"], "expressions": {"0": {"exp": "it"}}}
+    (split / "meta_expressions.json").write_text(json.dumps(meta))
+    shutil.copytree(split / "JPEGImages" / "shapes", split / "JPEGImages" / "cut")
+    (split / "JPEGImages" / "cut" / "00000.jpg").write_bytes(b"cut")
+    for line, done in (
+        (["import", str(split), "--all", "--out", str(tmp_path / "all")], "projects"),
+        (["predict", str(split), "--out", str(tmp_path / "pred")], "out"),
+    ):
+        assert main([*line, "--json"]) == 2
+        said = json.loads(capsys.readouterr().out)
+        assert list(said["failed"]) == ["cut"] and said["failed"]["cut"][:-1] in said["error"]
+        assert (
+            said[done]
+            == {
+                "projects": [str(tmp_path / "all" / "shapes.flowrvs")],
+                "out": str(tmp_path / "pred"),
+            }[done]
+        )
+    assert (tmp_path / "pred" / "shapes" / "0" / "00011.png").is_file()
 
 
 def test_warnings_alone_are_no_failure(project, tmp_path, capsys):

@@ -23,6 +23,7 @@ from flowrvs.cli import main
 from flowrvs.cli._main import build_parser
 from flowrvs.data.export import ExportResult
 from flowrvs.data.faults import Finding
+from flowrvs.errors import StorageError
 from flowrvs.progress import CancelToken
 from tests.unit.flowrvs.cli.conftest import Recorder
 
@@ -355,13 +356,15 @@ def test_import(replaced, monkeypatch, capsys) -> None:
     assert main(["import", "s", "--all"]) == 0
     args, options = every.only()
     options.pop("kept")(Path("b"))
+    options.pop("failed")
     assert (args, options) == (("s", None), {"pictures": None})
     assert capsys.readouterr().out == "a\nnote: of a\nb\nnote: of b\n"
     every.calls.clear()
     assert main("import s --all --out o --frames f --json".split()) == 0
     args, options = every.only()
-    assert (args, options.pop("kept") is None, options) == (("s", "o"), False, {"pictures": "f"})
-    assert json.loads(capsys.readouterr().out) == {"projects": ["a", "b"]}
+    assert args == ("s", "o") and options["pictures"] == "f"
+    assert options.keys() == {"pictures", "kept", "failed"}
+    assert json.loads(capsys.readouterr().out) == {"projects": ["a", "b"], "failed": {}}
 
 
 FINDINGS = [
@@ -448,6 +451,7 @@ def test_predict(replaced, monkeypatch, capsys, split: Path) -> None:
     assert not pack.calls
     assert capsys.readouterr().out == "p: 1 video, 2 sentences\n"
     (given, out, model), options = predict.only()
+    options.pop("failed")
     assert given.folder == split and out == line[-1] and model is segmenter
     assert options == {"videos": None, **REQUEST}
     defaults = {name: value for name, value in MODEL.items() if name != "model"}
@@ -467,7 +471,9 @@ def test_predict(replaced, monkeypatch, capsys, split: Path) -> None:
         "warning: 6 sentences without a word, predicted as background: a, b, c, d, e, ...",
     ]
     options = {"steps": 2, "window": 9, "overlap": 3, "videos": ["v", "w"]}
-    assert predict.only()[1] == options
+    given = predict.only()[1]
+    given.pop("failed")
+    assert given == options
     args, options = pack.only()
     assert args[1:] == (str(split.parent / "p"),) and args[0].folder == split
     assert options == {"videos": ["v", "w"], "layout": "ytvos"}
@@ -483,6 +489,7 @@ def test_predict(replaced, monkeypatch, capsys, split: Path) -> None:
         "skipped": 2,
         "blank": list("abcdef"),
         "zip": "p.zip",
+        "failed": {},
     }
     assert "about 1 GB" not in said.err
 
@@ -494,7 +501,7 @@ def test_an_overlap_needs_a_window(capsys, split: Path) -> None:
         assert capsys.readouterr().err == "flowrvs: --overlap needs a --window of some frames.\n"
 
 
-def test_evaluate(replaced, capsys, split: Path) -> None:
+def test_evaluate(replaced, monkeypatch, capsys, split: Path) -> None:
     scores = SimpleNamespace(coverage=0.5, to_dict=lambda: {"J": 1.0})
     evaluate = replaced(flowrvs.evaluation, "evaluate", scores)
     told = replaced(flowrvs.evaluation, "format_scores", "the scores")
@@ -516,6 +523,18 @@ def test_evaluate(replaced, capsys, split: Path) -> None:
     assert isinstance(options["cancel"], CancelToken)
     assert main([*line, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"J": 1.0}
+
+    # What was scored for an hour is told, whatever becomes of the report.
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(flowrvs.evaluation, "write_report", full)
+    assert main([*line, "--html", str(report)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("the scores\n", "flowrvs: The disk is full.\n")
+    assert main([*line, "--html", str(report), "--json"]) == 2
+    wanted = {"J": 1.0, "error": "The disk is full.", "code": 2}
+    assert json.loads(capsys.readouterr().out) == wanted
     for wrong, said in (
         (["--workers", "-1"], "--worst and --workers must be 0 or more."),
         (["--html", str(split / "none" / "r.html")], "for the report; create it first."),

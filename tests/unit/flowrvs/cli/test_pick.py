@@ -92,6 +92,8 @@ def test_points_choose_among_what_a_sentence_found(shapes_mp4, shapes_masks, tmp
 def test_another_project_is_copied_first(shapes_mp4, tmp_path, capsys):
     one, other = str(tmp_path / "a.flowrvs"), str(tmp_path / "b.flowrvs")
     pick(str(shapes_mp4), "--frame", "0", "--point", "8,14", "--out", one, capsys=capsys)
+    refused = fails(one, "--frame", "99", "--point", "1,1", "--out", other, capsys=capsys)
+    assert "no frame 99" in refused and not Path(other).exists()  # it would be in the way now
     pick(one, "--frame", "1", "--point", "46,32", "--out", other, capsys=capsys)
     with Project.open(one) as first, Project.open(other) as second:
         assert len(first.objects) == 1 and len(second.objects) == 2
@@ -178,6 +180,9 @@ def test_a_locked_frame_is_refused_and_nothing_is_written(shapes_mp4, tmp_path, 
         before = project.object_mask(1, 3, 4)
     line = fails(out, "--frame", "3", "--box", "2,2,60,40", "--object", "1", capsys=capsys)
     assert "Frame 3 of 'object 1' is locked" in line
+    copy = ["--out", str(tmp_path / "q.flowrvs"), "--object", "1"]
+    assert line == fails(out, "--frame", "3", "--box", "2,2,60,40", *copy, capsys=capsys)
+    assert not (tmp_path / "q.flowrvs").exists()
     with Project.open(out) as project:
         assert np.array_equal(project.object_mask(1, 3, 4), before)
 

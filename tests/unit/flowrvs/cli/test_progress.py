@@ -105,13 +105,14 @@ def test_log_file_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch)
     assert told == ["2/6", "4/6", "6/6"]
 
 
-def test_first_interrupt_asks_the_second_insists() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_interrupt_asks_the_second_insists(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), cancel_on_interrupt() as cancel:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         assert cancel.cancelled
-        os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
 
 
 def test_interrupt_handling_is_left_alone_off_the_main_thread() -> None:

@@ -154,7 +154,29 @@ def test_bad_input_gets_one_line(split, tmp_path):
         predict_split(split, tmp_path / "out", ThresholdSegmenter())
     shutil.rmtree(split / "JPEGImages" / "one")
     with pytest.raises(MissingPathError, match="00000.jpg"):
-        predict_split(split, tmp_path / "out", ThresholdSegmenter())
+        predict_split(split, tmp_path / "out", ThresholdSegmenter(), videos=["one"])
+
+
+@pytest.mark.parametrize("fault", ["cut", "lacking", "half a letter", "nothing said"])
+def test_a_video_that_fails_does_not_stop_the_others(split, tmp_path, fault):
+    first = split / "JPEGImages" / "one" / "00000.jpg"
+    path = split / "meta_expressions.json"
+    meta = json.loads(path.read_text())
+    if fault == "cut":
+        first.write_bytes(first.read_bytes()[:200])
+    elif fault == "half a letter":
+        meta["videos"]["one"]["expressions"]["1"]["exp"] = "a \ud800"
+    else:
+        first.unlink()
+    if fault == "nothing said":
+        for row in meta["videos"]["one"]["expressions"].values():
+            row["exp"] = ""
+    path.write_text(json.dumps(meta))
+    told = {}
+    with pytest.raises(DatasetError, match=r"^1 of 2 videos could not be predicted: one \("):
+        predict_split(split, tmp_path / "out", ThresholdSegmenter(), failed=told.__setitem__)
+    assert list(told) == ["one"]
+    assert len(list((tmp_path / "out").rglob("*.png"))) == PICTURES // 2
 
 
 @pytest.mark.parametrize(

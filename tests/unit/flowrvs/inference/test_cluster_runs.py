@@ -18,6 +18,7 @@ from flowrvs.errors import (
     Cancelled,
     ClusterError,
     InputError,
+    MissingPathError,
     VideoError,
 )
 from flowrvs.inference import make_plan
@@ -226,8 +227,10 @@ def test_videos_are_taken_as_they_are_needed(network: Network, clip: Path) -> No
 def test_a_job_that_fails_does_not_end_the_others(network: Network, clip: Path) -> None:
     cluster = Cluster(ADDRESS, "window")
     plan = make_plan(30, SegmentRequest.of("red", window=10, overlap=0), cluster)
+    paths = {"one": clip, "gone": clip.with_name("gone.npy"), "two": clip}
     jobs = [
-        VideoJob(lambda: flowrvs.open_video(clip), plan, {0: ()}, name) for name in ("one", "two")
+        VideoJob(lambda path=path: flowrvs.open_video(path), plan, {0: ()}, name)
+        for name, path in paths.items()
     ]
     numbers = itertools.count()
 
@@ -243,8 +246,10 @@ def test_a_job_that_fails_does_not_end_the_others(network: Network, clip: Path) 
         ("one", 0),
         *(("two", w) for w in range(3)),
     ]
-    ((name, error),) = failed
+    (_, gone), (name, error) = sorted(failed, key=lambda pair: pair[0])
+    assert isinstance(gone, MissingPathError)
     assert (name, type(error), str(error)) == ("one", VideoError, "Frame 12 is damaged.")
+    del jobs[1]
     numbers = itertools.count()
     with pytest.raises(VideoError, match=r"^Frame 12 is damaged\.$"):
         list(run_jobs(jobs, cluster))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from flowrvs.errors import (
     DeviceMemoryError,
     FlowRVSError,
     InputError,
+    MissingPathError,
     ProjectError,
+    StorageError,
     VideoError,
 )
 from flowrvs.inference import into, make_plan, segment, segment_into
@@ -30,10 +33,10 @@ from flowrvs.inference.run import (
     with_cuts,
 )
 from flowrvs.progress import CancelToken, Progress
-from flowrvs.records import SegmentRequest, Window
+from flowrvs.records import SegmentRequest, Window, WindowMasks
 from flowrvs.store import Project
 from flowrvs.video import open_video
-from tests.fixtures.segmenters import ThresholdSegmenter, WindowSegmenter
+from tests.fixtures.segmenters import InstancesByColor, ThresholdSegmenter, WindowSegmenter
 
 FRAMES = np.random.default_rng(11).integers(0, 256, (20, 12, 16, 3), np.uint8)
 
@@ -169,16 +172,21 @@ def test_a_video_that_fails_does_not_stop_the_others() -> None:
 
     @contextmanager
     def opened(name: str) -> Iterator[Any]:
+        if name == "gone":
+            raise MissingPathError("Nothing is there.")
         open_.append(name)
-        with open_video(FRAMES) as video:
-            yield video
-        open_.remove(name)
+        try:
+            with open_video(FRAMES) as video:
+                yield video
+        finally:
+            open_.remove(name)
 
     segmenter = ThresholdSegmenter(
         window_size=10, overlap=0, fail_at=None, error=VideoError("Frame 3.")
     )
     plan = plan_of(20, segmenter=segmenter)
-    jobs = [VideoJob(lambda n=n: opened(n), plan, {0: ()}, n) for n in "abc"]
+    names = ["a", "b", "gone", "c"]
+    jobs = [VideoJob(lambda n=n: opened(n), plan, {0: ()}, n) for n in names]
 
     def run(**more: Any) -> list[tuple[str, int]]:
         found = []
@@ -195,7 +203,7 @@ def test_a_video_that_fails_does_not_stop_the_others() -> None:
         segmenter.fail_at = None
 
     found = run(failed=note)
-    assert failed == [("b", "Frame 3.")]
+    assert failed == [("b", "Frame 3."), ("gone", "Nothing is there.")]
     assert found == [("a", 0), ("a", 1), ("b", 0), ("c", 0), ("c", 1)]
     open_.clear()
     segmenter.calls.clear()
@@ -240,8 +248,50 @@ def test_projects_are_drawn_one_after_the_other_and_failures_are_told(tmp_path: 
         assert starts[-1] == ("b", None)
         assert all(run.done == {0, 1} for run in project.runs.values())
         assert len(list(segment_projects(jobs, WindowSegmenter(), resume=False))) == 2 * 2 + 2 + 2
-        with pytest.raises(ProjectError, match="another"):
-            list(segment_projects([replace(jobs[0], video=second)], WindowSegmenter()))
+
+
+class Ahead(WindowSegmenter):
+    """Begins all videos before the first one is computed, as a cluster does."""
+
+    def run_jobs(self, jobs: Iterable[VideoJob], **options: Any) -> Iterator[Any]:
+        with closing(run_jobs(list(jobs), WindowSegmenter(), **options)) as parts:
+            yield from parts
+
+
+@pytest.mark.parametrize("segmenter", [WindowSegmenter(), Ahead(), InstancesByColor()])
+def test_projects_that_cannot_be_drawn_do_not_stop_the_others(
+    tmp_path: Path, segmenter: Any
+) -> None:
+    told: list[tuple[str, Any]] = []
+    with ExitStack() as stack:
+        video = stack.enter_context(open_video(FRAMES))
+        other = stack.enter_context(open_video(FRAMES[:10]))
+        jobs = []
+        for name in ("another", "late", "lost", "last"):
+            project = Project.create(tmp_path / name, video.info)
+            stack.callback(project.close if name == "last" else project.discard)
+            request = SegmentRequest.of(["thing, red"], window=10, cuts="find")
+            if name == "late":
+                request = replace(request, start=20)
+            shown = other if name == "another" else video
+            jobs.append(ProjectJob(project, shown, request, name))
+        for job, what in segment_projects(jobs, segmenter):
+            told.append((job.name, type(what)))
+            if job.name == "last" or not isinstance(what, WindowMasks):
+                continue
+            shutil.rmtree(job.project.path, ignore_errors=True)
+        ends = {name: kind for name, kind in told if kind is not WindowMasks}
+        drawn = jobs[-1].project.present(1).all()
+    assert ends == {
+        "another": ProjectError,
+        "late": InputError,
+        "lost": StorageError,
+        "last": type(None),
+    }
+    assert drawn
+    if type(segmenter) is not InstancesByColor:  # the rest of it is not computed
+        assert [name for name, _ in told].count("lost") == 2
+    assert not any(job.project.runs for job in jobs[:2])
 
 
 def test_a_project_keeps_the_cuts_of_some_ranges_alone(
