@@ -101,8 +101,11 @@ class Sample:
 
 
 def caption(text: str) -> str:
-    """Return a sentence as it is trained on: lower case, single spaces (as published)."""
-    return " ".join(text.lower().split())
+    """Return a sentence as it is trained on: lower case, single spaces (as published).
+
+    Half a character (a lone surrogate), which JSON may hold and no tokenizer reads, becomes "?".
+    """
+    return " ".join(text.lower().split()).encode(errors="replace").decode()
 
 
 @dataclass

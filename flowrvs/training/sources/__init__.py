@@ -34,7 +34,7 @@ def open_sources(path: str | Path, *, confirmed: bool = True, split: str = "trai
     Returns
     -------
     list of Source
-        At least one, each with at least one sentence.
+        At least one of them with sentences; the others only say what was left out.
 
     Raises
     ------
@@ -52,26 +52,28 @@ def open_sources(path: str | Path, *, confirmed: bool = True, split: str = "trai
             f"{place} is no training data: no meta_expressions.json with masks, no "
             "davis_text_annotations, no refs(*).p or instances_*.json, no *.flowrvs project."
         )
-    usable = [source for source in found if source.videos]
-    if not usable:
+    if not any(source.videos for source in found):
         reasons = {reason for source in found for reason in source.skipped}
         why = f": it has only {', '.join(sorted(reasons))}" if reasons else ""
         raise DatasetError(f"{place} has no sentence that can be trained on{why}.")
-    return usable
+    return found
 
 
 def _open(place: Path, confirmed: bool, split: str) -> Iterator[Source]:
-    if place.is_file():
-        yield from (RefCocoSource(file, split) for file in find_refcoco(place, split))
-        return
     if place.suffix == ".flowrvs":
         from flowrvs.training.sources.project import ProjectSource
 
         yield ProjectSource(place, confirmed=confirmed)
         return
+    if place.is_file():
+        yield from (RefCocoSource(file, split) for file in find_refcoco(place, split))
+        return
+    projects = sorted(place.glob("*.flowrvs"))
     for folder in (place, place / "train"):
         if find_meta(folder) is None:
             continue
+        if projects:
+            raise DatasetError(f"{place} holds projects and a split; give one of them by its path.")
         if (folder / "mask_dict.json").is_file():
             yield MevisSource(folder)
         elif (folder / "Annotations").is_dir():
@@ -85,7 +87,6 @@ def _open(place: Path, confirmed: bool, split: str) -> Iterator[Source]:
     if (place / "davis_text_annotations").is_dir():
         yield ref_davis(place)
         return
-    projects = sorted(place.glob("*.flowrvs"))
     for folder in projects:
         yield from _open(folder, confirmed, split)
     if not projects:

@@ -8,22 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from flowrvs import disk
+from flowrvs.data.pictures import open_picture
 from flowrvs.errors import DatasetError, MissingPathError, first_line
-from flowrvs.video.images import open_image
 
 __all__ = [
     "Picture",
     "Sentence",
     "Source",
     "TrainingVideo",
-    "is_plain_name",
     "read_json",
     "read_picture",
 ]
@@ -105,17 +103,13 @@ def read_picture(path: Path) -> Picture:
     Raises
     ------
     DatasetError
-        It is missing or damaged.
+        It is missing, damaged, or no plain file.
     """
     try:
-        with open_image(path) as picture:
+        with open_picture(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except FileNotFoundError:
         raise DatasetError(f"The picture {path} is missing; copy it again.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(
-            f"The picture {path} cannot be read ({first_line(error)}); copy it again."
-        ) from None
 
 
 def read_json(path: Path, limit: int = 2**33) -> Any:
@@ -136,12 +130,3 @@ def read_json(path: Path, limit: int = 2**33) -> Any:
         raise DatasetError(
             f"{path} is not readable JSON ({first_line(error)}); copy it again."
         ) from None
-
-
-def is_plain_name(name: Any) -> TypeGuard[str]:
-    """Whether a name from a file is one path part, so that nothing outside can be read."""
-    return (
-        isinstance(name, str)
-        and name not in ("", ".", "..")
-        and not any(mark in name for mark in ("/", "\\", "\0", ":"))
-    )

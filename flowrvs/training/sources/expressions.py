@@ -13,20 +13,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from flowrvs.data.mevis import MevisSplit
+from flowrvs.data.pictures import is_safe_name, open_picture
 from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
 from flowrvs.training.sources.base import (
     Picture,
     Sentence,
     TrainingVideo,
-    is_plain_name,
     read_json,
     read_picture,
 )
-from flowrvs.video.images import open_image
 
 __all__ = ["MevisSource", "PaletteSource", "find_meta", "ref_davis", "ref_youtube_vos"]
 
@@ -76,11 +74,8 @@ class _Pictures:
 
     def size(self, video: TrainingVideo) -> tuple[int, int]:
         path = self.path(video.name, video.sentences[0].frames[0])
-        try:
-            with open_image(path) as picture:
-                return picture.height, picture.width
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            raise DatasetError(f"The picture {path} cannot be read; copy it again.") from None
+        with open_picture(path) as picture:
+            return picture.height, picture.width
 
     def pictures(self, video: TrainingVideo, frames: Sequence[int]) -> list[Picture]:
         read = {index: read_picture(self.path(video.name, index)) for index in set(frames)}
@@ -107,7 +102,7 @@ def _read_videos(meta: Path) -> Iterator[tuple[str, list[str], dict[str, Mapping
         expressions = entry.get("expressions") if isinstance(entry, dict) else None
         if not isinstance(frames, list) or not isinstance(expressions, dict):
             raise DatasetError(f"The video {name!r} in {meta} lacks 'frames' or 'expressions'.")
-        if not all(is_plain_name(part) for part in (name, *frames)):
+        if not all(is_safe_name(part) for part in (name, *frames)):
             raise DatasetError(f"The video {name!r} in {meta} has a name that is a path.")
         for exp_id, item in expressions.items():
             if not isinstance(item, dict) or not isinstance(item.get("exp"), str):
@@ -119,7 +114,7 @@ def _ids(value: Any, where: str) -> tuple[int, ...]:
     # Ref-YouTube-VOS has one id as a string where MeViS has a list.
     try:
         return tuple(int(part) for part in (value if isinstance(value, list) else [value]))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DatasetError(f"{where} has ids that are not integers.") from None
 
 
@@ -158,8 +153,10 @@ class MevisSource(_Pictures):
             self.skip("sentences whose truth is not given")
         elif not present:
             self.skip("sentences about videos without pictures")
+        elif not all(map(self._split.has_masks, ids := _ids(item["anno_id"], where))):
+            self.skip("sentences whose masks are missing")
         else:
-            return Sentence(item["exp"], _ids(item["anno_id"], where), present)
+            return Sentence(item["exp"], ids, present)
         return None
 
     def masks(
@@ -174,7 +171,12 @@ class MevisSource(_Pictures):
                 entry = entries[index] if index < len(entries) else None
                 if entry is None:
                     continue
-                mask = rle.decode(entry)
+                try:
+                    mask = rle.decode(entry)
+                except DatasetError as error:
+                    raise DatasetError(
+                        f"anno_id {anno_id} of {self.label}, frame {index}: {error}"
+                    ) from None
                 if mask.shape != size:
                     raise DatasetError(
                         f"anno_id {anno_id} of {self.label} is {mask.shape[1]} x {mask.shape[0]} "
@@ -280,13 +282,17 @@ def ref_davis(folder: Path) -> PaletteSource:
         listed = set()
     texts: dict[str, dict[tuple[str, tuple[int, ...]], None]] = {}
     for path in files:
-        for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise DatasetError(f"{path} is no text in UTF-8; save it as such.") from None
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             name, _, rest = line.strip().partition(" ")
             object_id, _, text = rest.strip().partition(" ")
             text = text.strip().strip('"\u201c\u201d').strip()
-            if not is_plain_name(name) or not object_id.isdigit() or not text:
+            if not is_safe_name(name) or not object_id.isdecimal() or not text:
                 raise DatasetError(
                     f"Line {number} of {path} is not 'video object \"sentence\"'; mend that line."
                 )
@@ -305,13 +311,17 @@ def _meta(folder: Path) -> Path:
 
 
 def _read_labels(path: Path) -> npt.NDArray[np.uint8]:
-    """Object ids of a palette picture, (H, W); a mask of 0 and 255 is object 1."""
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            flat = picture if picture.mode in ("P", "L") else picture.convert("L")
-            labels = np.array(flat, np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise DatasetError(f"The masks {path} cannot be read; copy the file again.") from None
+    """Object ids of a palette or grey picture, (H, W); a mask of 0 and 255 is object 1."""
+    with open_picture(path, ["PNG"]) as picture:
+        if picture.mode in ("RGB", "RGBA"):
+            colours = np.asarray(picture.convert("RGB"))
+            if (colours != colours[..., :1]).any():
+                raise DatasetError(
+                    f"{path} shows objects in colours; save it as a palette or grey picture of "
+                    "their numbers."
+                )
+        flat = picture if picture.mode in ("P", "L") else picture.convert("L")
+        labels = np.array(flat, np.uint8)
     if np.isin(labels, (0, 255)).all():
         labels[labels == 255] = 1
     return labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ class ProjectSource:
     ) -> npt.NDArray[np.bool_]:
         """Return the union of the objects' masks, (T, H, W)."""
         project = self._open()[0]
+        gone = set(sentence.objects) - set(project.objects)
+        if gone:  # a person works on it
+            raise ProjectError(
+                f"{self.folder} has no object {min(gone)} any more: it was removed meanwhile; "
+                "train anew."
+            )
         read = {}
         for index in set(frames):
             masks = [project.object_mask(i, index, index + 1)[0] for i in sentence.objects]
@@ -113,5 +120,8 @@ class ProjectSource:
 
 def _stamp(folder: Path) -> str:
     """Changes with what was written into the project last."""
-    newest = max((path.stat().st_mtime_ns for path in folder.rglob("*")), default=0)
+    newest = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it is written to, and files in it come and go
+            newest = max(newest, path.lstat().st_mtime_ns)
     return f"{newest:x}"

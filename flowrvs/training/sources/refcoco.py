@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from flowrvs.data.pictures import is_safe_name
 from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
 from flowrvs.training.sources.base import (
     Picture,
     Sentence,
     TrainingVideo,
-    is_plain_name,
     read_json,
     read_picture,
 )
@@ -78,7 +78,7 @@ class RefCocoSource:
         read = _read_refs if path.suffix == ".p" else _read_captions
         for number, (image, segmentation, words) in enumerate(read(path, split)):
             name, height, width = (image.get(key) for key in ("file_name", "height", "width"))
-            if not is_plain_name(name) or not (_is_size(height) and _is_size(width)):
+            if not is_safe_name(name) or not _is_size(height, width):
                 raise DatasetError(f"{path} has a picture without a plain name and a size.")
             if not words:
                 self._skip("objects without sentences")
@@ -144,8 +144,11 @@ def _read_refs(path: Path, split: str) -> Iterator[tuple[Mapping[str, Any], Any,
         if ref.get("split") != split:
             continue
         try:
-            image, annotation = images[ref["image_id"]], annotations[ref["ann_id"]]
-            words = [str(item["sent"]) for item in ref["sentences"]]
+            image, annotation = (
+                rows[_plain(ref[key], int)]
+                for rows, key in ((images, "image_id"), (annotations, "ann_id"))
+            )
+            words = [_plain(item["sent"], str) for item in ref["sentences"]]
             segmentation = annotation["segmentation"]
         except (KeyError, TypeError):
             raise DatasetError(
@@ -158,8 +161,9 @@ def _read_captions(path: Path, split: str) -> Iterator[tuple[Mapping[str, Any], 
     """Yield picture, segmentation and sentences of the objects in a JSON file."""
     document = read_json(path)
     images = _by_id(document, "images", path)
-    for annotation in _by_id(document, "annotations", path).values():
-        image = images.get(annotation.get("image_id"))
+    for annotation in _rows(document, "annotations", path):
+        number = annotation.get("image_id")
+        image = images.get(number) if isinstance(number, (int, str)) else None
         if image is None or "segmentation" not in annotation:
             raise DatasetError(f"{path} has an annotation without picture or segmentation.")
         found = annotation.get("sentences", annotation.get("caption", image.get("caption")))
@@ -172,25 +176,41 @@ def _read_captions(path: Path, split: str) -> Iterator[tuple[Mapping[str, Any], 
         )
 
 
-def _by_id(document: Any, key: str, path: Path) -> dict[Any, Mapping[str, Any]]:
+def _plain(value: Any, kind: type) -> Any:
+    """Return a value of a pickle; tuples in tuples may be of any size once they are looked at."""
+    if not isinstance(value, kind):
+        raise TypeError(kind)
+    return value
+
+
+def _rows(document: Any, key: str, path: Path) -> list[Mapping[str, Any]]:
     rows = document.get(key) if isinstance(document, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DatasetError(f"The annotations of {path} have no list of {key}.")
-    return {row.get("id"): row for row in rows}
+    return rows
 
 
-def _is_size(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and 0 < value <= 65_535
+def _by_id(document: Any, key: str, path: Path) -> dict[Any, Mapping[str, Any]]:
+    rows = _rows(document, key, path)
+    if not all(isinstance(row.get("id"), (int, str)) for row in rows):
+        raise DatasetError(f"The annotations of {path} have {key} without a plain id.")
+    return {row["id"]: row for row in rows}
+
+
+def _is_size(height: Any, width: Any) -> bool:
+    """Whether a mask of this size can be drawn; a file of a few bytes may claim any."""
+    sides = [side for side in (height, width) if isinstance(side, int) and 0 < side <= 65_535]
+    return len(sides) == 2 and height * width <= rle.MAX_PIXELS
 
 
 def _decode(segmentation: Any, height: int, width: int, where: str) -> npt.NDArray[np.bool_]:
     """Return the mask of polygons or a run-length code."""
-    if isinstance(segmentation, dict):
-        mask = rle.decode(segmentation)
-        if mask.shape != (height, width):
-            raise DatasetError(f"An object in {where} has a mask of another size than its picture.")
-        return mask
     try:
+        if isinstance(segmentation, dict):
+            mask = rle.decode(segmentation)
+            if mask.shape != (height, width):
+                raise ValueError("it is of another size than its picture")
+            return mask
         polygons = [np.asarray(points, np.float64) for points in segmentation if len(points) >= 6]
         # The C code walks along every edge: points far outside would take it for ever.
         kept = [np.clip(p, -1, max(height, width) + 1).tolist() for p in polygons]

@@ -375,6 +375,7 @@ def test_variants_come_back_and_are_shared_by_sentences(mevis_split: Path) -> No
 
 def test_captions_are_lower_case_with_single_spaces() -> None:
     assert caption("  The Red\tbox \n") == "the red box"
+    assert caption("half \ud800 a letter") == "half ? a letter"  # which no tokenizer reads
     assert hash_of(1) != hash_of(2)
 
 

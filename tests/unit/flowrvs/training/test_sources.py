@@ -165,6 +165,17 @@ def test_hostile_pickles_are_refused_unread(tmp_path: Path) -> None:
         read_plain_pickle(link)
 
 
+def test_a_pickle_that_grows_when_it_is_put_into_words_is_not(tmp_path: Path) -> None:
+    whole = {"split": "train", "image_id": 1, "ann_id": 10, "sentences": [{"sent": "a"}]}
+    bomb = ("ha",)
+    for _ in range(64):  # a few bytes in the file, 2**64 words
+        bomb = (bomb, bomb)
+    for change in ({"sentences": [{"sent": bomb}]}, {"image_id": bomb}, {"ann_id": bomb}):
+        folder = make_refcoco(tmp_path / next(iter(change)), [whole | change])
+        with pytest.raises(DatasetError, match="names a picture or an object that instances.json"):
+            open_sources(folder)
+
+
 @pytest.mark.parametrize(
     "refs", [{"a": 1}, [{"split": "train"}], [{"split": "train", "image_id": 99}]]
 )
@@ -220,6 +231,40 @@ def test_a_project_nobody_corrected_says_so(tmp_path: Path) -> None:
         open_sources(folder)
 
 
+def test_of_many_projects_every_sentence_that_is_left_out_is_counted(tmp_path: Path) -> None:
+    for name in "ab":
+        make_project(tmp_path, name)
+    with Project.open(tmp_path / "b.flowrvs") as project:
+        project.release_frames(1, 0, FRAMES)
+    found = open_sources(tmp_path)
+    assert [len(source.videos) for source in found] == [1, 0]
+    reason = "sentences without a frame that a person drew, accepted or locked"
+    assert [source.skipped for source in found] == [{}, {reason: 2}]
+    (tmp_path / "c.flowrvs").touch()
+    with pytest.raises(ProjectError, match="c.flowrvs is a file; a project is a folder"):
+        open_sources(tmp_path)
+    (tmp_path / "c.flowrvs").unlink()
+    make_mevis(tmp_path, videos=1)
+    with pytest.raises(DatasetError, match="holds projects and a split; give one of them"):
+        open_sources(tmp_path)
+
+
+def test_a_project_that_is_written_to_meanwhile(tmp_path: Path) -> None:
+    folder = make_project(tmp_path)
+    (folder / "layers" / ".gone.partial").symlink_to(tmp_path / "written-and-renamed-meanwhile")
+    with Project.open(folder) as project:  # in a window
+        (source,) = open_sources(folder)
+        project.accept_frames(1, 10, 11)
+        video = source.videos[0]
+        assert source.masks(video, video.sentences[0], [2]).any()
+        project.remove_object(1)
+        project.flush()
+    copy = pickle.loads(pickle.dumps(source))  # another process reads what is there now
+    with pytest.raises(FlowRVSError) as caught:
+        copy.masks(video, video.sentences[0], [2])
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_what_is_no_data_gets_one_line(tmp_path: Path, mevis_split: Path) -> None:
     with pytest.raises(MissingPathError, match="No data at"):
         open_sources(tmp_path / "nowhere")
@@ -248,7 +293,7 @@ def test_masks_of_another_size_are_named(tmp_path: Path) -> None:
         source.masks(video, video.sentences[0], [2])
     Image.new("RGB", (5, 5)).save(split / "JPEGImages" / "v0" / "00002.jpg")
     (split / "JPEGImages" / "v0" / "00003.jpg").write_bytes(b"no picture")
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="is not a readable picture"):
         source.pictures(video, [3])
 
 
