@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,34 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from flowrvs.disk import parse_json, read_regular, replacing
+from flowrvs.disk import parse_json, read_regular, replacing, storage_error
 from flowrvs.errors import CheckpointError
 from flowrvs.folders import NewFolder, remove_leftovers
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "read_best", "writing_tensors"]
 
 _STEP = re.compile(r"step-(\d{8})")
+#: How torch says that a file takes no more; safetensors gives the system's number.
+_UNWRITTEN = re.compile(r"inline_container|PytorchStreamWriter|iostream error|os error (\d+)")
+
+
+@contextmanager
+def writing_tensors(path: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, for which torch and safetensors have own errors.
+
+    Raises
+    ------
+    StorageError
+        What is written to `path` does not fit, or is refused.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        said = _UNWRITTEN.search(str(error))
+        if said is None:
+            raise
+        code = int(said[1]) if said[1] else errno.ENOSPC
+        raise storage_error(OSError(code, ""), path) from error
 
 
 class Checkpoints:
@@ -100,7 +124,7 @@ class Checkpoints:
             # Every process writes its shard: they have to agree on one folder.
             return self._save_shards(target, ema, extra)
         if main:
-            with NewFolder(target, refuse=CheckpointError) as new:
+            with NewFolder(target, refuse=CheckpointError) as new, writing_tensors(target):
                 self._write(new.path, ema, extra)
             self._prune()
         self._accelerator.wait_for_everyone()
@@ -192,7 +216,8 @@ class Checkpoints:
                 continue
             if isinstance(value, dict) and isinstance(before, dict):
                 changed = sorted(k for k in value | before if value.get(k) != before.get(k))
-                what = ", ".join(f"{k} was {before.get(k)!r}" for k in changed)
+                said = {"batch_size": "batch_size (of all processes)"}
+                what = ", ".join(f"{said.get(k, k)} was {before.get(k)!r}" for k in changed)
             else:
                 what = f"{key} was {before!r}"
             raise CheckpointError(
@@ -205,7 +230,8 @@ class Checkpoints:
     def save_best(self, weights: dict[str, torch.Tensor], step: int, scores: dict) -> None:
         """Keep the weights that were best on held-out clips so far."""
         if self._accelerator.is_main_process:
-            with replacing(self.out / "best.safetensors") as part:
+            path = self.out / "best.safetensors"
+            with writing_tensors(path), replacing(path) as part:
                 save_file(weights, part, metadata={"step": str(step), "scores": json.dumps(scores)})
 
     def load_best(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import multiprocessing
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -215,8 +216,8 @@ class Engine:
             out,
             accelerator,
             self.names,
-            identity | {"config": _lasting(config)},
-            defaults={"config": _lasting(type(config)())},
+            identity | {"config": _lasting(config, self.batch)},
+            defaults={"config": _lasting(type(config)(), self.batch)},
             keep=config.keep,
         )
         self.journal: Journal | None = None
@@ -270,6 +271,7 @@ class Engine:
                 for samples in self._loader():
                     for sample in samples:
                         if isinstance(sample, FlowRVSError):
+                            self._save_alone()
                             raise sample
                     self._check_cancelled()
                     loss = self._train_step(samples)
@@ -299,9 +301,22 @@ class Engine:
             num_workers=config.workers,
             collate_fn=list,
             multiprocessing_context=_FRESH if config.workers else None,
+            worker_init_fn=_ignore_interrupts,
             persistent_workers=False,
         )
-        return iter(loader)
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            if self.cancel.cancelled:  # before it could ignore that
+                self._check_cancelled()
+            self._save_alone()
+            raise TrainingError(
+                f"A process that reads clips has ended at step {self.step}, which a full memory "
+                f"does; the state is in {self.checkpoints.newest()}: give fewer workers, then "
+                "--resume."
+            ) from error
 
     def _train_step(self, samples: Sequence[Any]) -> float:
         epoch = self.step // self.steps_per_epoch
@@ -445,6 +460,14 @@ class Engine:
         }
         self.checkpoints.save(self.step, self.ema, extra)
 
+    def _save_alone(self) -> None:
+        """Write a checkpoint before an error of this process; several would have to do it at once.
+
+        One of the first step would only be in the way of another try.
+        """
+        if self.step and self.accelerator.num_processes == 1:
+            self.save()
+
     def _check_cancelled(self) -> None:
         """Stop where this or another process was asked to."""
         asked = self.cancel.cancelled
@@ -465,6 +488,11 @@ class Engine:
                 f"Checkpoints need {needed / 1e9:.1f} GB, {self.out} has {free / 1e9:.1f} GB free; "
                 "free some space, or keep fewer (keep = 1)."
             )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C in a terminal is for all its processes; those that read clips end with the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Told:
@@ -491,8 +519,9 @@ _CHANGEABLE = frozenset(
 )
 
 
-def _lasting(config: CommonConfig) -> dict[str, Any]:
-    values = dataclasses.asdict(config)
+def _lasting(config: CommonConfig, batch: int) -> dict[str, Any]:
+    """What must not change; of clips a step those of all processes, whoever reads them."""
+    values = dataclasses.asdict(config) | {"batch_size": batch}
     return {key: value for key, value in values.items() if key not in _CHANGEABLE}
 
 

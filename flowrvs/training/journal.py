@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flowrvs.disk import replacing, write_bytes
+from flowrvs.disk import replacing, storage_error, write_bytes
 from flowrvs.errors import missing_extra
 
 __all__ = ["Journal", "plot_log", "read_log"]
@@ -45,11 +45,20 @@ class Journal:
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def report(self, **extra: Any) -> dict[str, Any]:
-        """Write and return the means since the last report."""
+        """Write and return the means since the last report.
+
+        Raises
+        ------
+        StorageError
+            The disk is full, or the folder has vanished.
+        """
         means = {key: round(total / self._counts[key], 6) for key, total in self._sums.items()}
         line = {**extra, **means, "seconds": round(time.monotonic() - self._start, 1)}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise storage_error(error, self.path) from error
         if self._board is not None:
             for key, value in line.items():
                 if key != "step" and isinstance(value, (int, float)):

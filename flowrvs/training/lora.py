@@ -16,6 +16,7 @@ from diffusers import WanTransformer3DModel
 from flowrvs.errors import missing_extra
 from flowrvs.folders import NewFolder
 from flowrvs.pipelines.adapters import ADAPTER_FILE, find_adapter, merge_adapter
+from flowrvs.training.checkpoints import writing_tensors
 from flowrvs.training.models import has_mask_decoder, open_model, write_model
 
 __all__ = ["add_adapter", "merge_lora", "save_adapter"]
@@ -71,7 +72,7 @@ def save_adapter(
     config = transformer.peft_config["default"]
     # peft puts the adapter's name into those of the weights; files do without.
     state = {key.replace(".default.", "."): value for key, value in weights.items()}
-    with NewFolder(folder, replace=_is_adapter) as new:
+    with NewFolder(folder, replace=_is_adapter) as new, writing_tensors(folder):
         WanPipeline.save_lora_weights(
             str(new.path),
             transformer_lora_layers=state,

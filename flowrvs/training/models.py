@@ -24,6 +24,7 @@ from flowrvs.folders import NewFolder
 from flowrvs.models.devices import silent_libraries
 from flowrvs.models.presets import PRESETS
 from flowrvs.pipelines import FlowRVSPipeline
+from flowrvs.training.checkpoints import writing_tensors
 
 __all__ = ["has_mask_decoder", "inject_video", "mask_vae_from", "open_model", "write_model"]
 
@@ -192,7 +193,7 @@ def write_model(
     with NewFolder(target, replace=_is_ours) as new:
         for part in ("transformer", "vae", "text_encoder", "tokenizer"):
             if part in changed:
-                with silent_libraries():
+                with silent_libraries(), writing_tensors(target):
                     changed[part].save_pretrained(new.path / part)
             else:
                 _link_folder(base / part, new.path / part)

@@ -13,6 +13,7 @@ from flowrvs.disk import replacing
 from flowrvs.errors import CheckpointError
 from flowrvs.models.devices import mixed_precision
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
+from flowrvs.training.checkpoints import writing_tensors
 from flowrvs.training.journal import Journal
 
 __all__ = ["Loop", "cosine_rate", "load_checkpoint", "mixed_precision", "save_checkpoint", "update"]
@@ -107,7 +108,7 @@ def cosine_rate(step: int, total: int, warmup: int, floor: float = 0.05) -> floa
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a training state so that a kill leaves the old or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
+    with writing_tensors(path), replacing(path) as part:
         torch.save(state, part)
 
 

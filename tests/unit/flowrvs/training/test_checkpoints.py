@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,8 @@ from flowrvs.errors import (
 )
 from flowrvs.training import FlowConfig
 from flowrvs.training.checkpoints import Checkpoints, read_best
-from flowrvs.training.journal import read_log
+from flowrvs.training.journal import Journal, read_log
+from tests.fixtures.disk import small_disk
 from tests.unit.flowrvs.training.small_engine import CONFIG, Line, Several, make_engine
 
 
@@ -116,7 +119,7 @@ def test_other_options_or_data_are_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Nothing to resume"):
         make_engine(tmp_path).resume()
     make_engine(tmp_path).run()
-    with pytest.raises(CheckpointError, match="other options: batch_size was 2, seed was 42"):
+    with pytest.raises(CheckpointError, match="batch_size .of all processes. was 2, seed was 42"):
         make_engine(tmp_path, config=dataclasses.replace(CONFIG, batch_size=4, seed=1)).resume()
     make_engine(tmp_path, config=dataclasses.replace(CONFIG, learning_rate=0.01)).resume()
     engine = make_engine(tmp_path)
@@ -169,6 +172,28 @@ def test_a_full_disk_is_seen_before_training(tmp_path: Path, monkeypatch) -> Non
     assert trainee.calls == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
+def test_a_disk_that_is_full_while_it_trains_is_one_line(tmp_path: Path) -> None:
+    trainee = Line([0.5])
+    engine = make_engine(tmp_path, trainee)
+    engine.save()
+    before = (tmp_path / "checkpoints" / "step-00000000" / "optimizer.bin").read_bytes()
+    engine.step = 1
+    # Files of the weights, of AdamW's averages, and of the best; and the log.
+    for limit, fail in ((60, engine.save), (700, engine.save), (60, engine.validate)):
+        with small_disk(limit), pytest.raises(StorageError, match="^Cannot write to ") as caught:
+            fail()
+        assert "\n" not in str(caught.value)
+    journal = Journal(tmp_path / "log")
+    with small_disk(10), pytest.raises(StorageError, match=r"^Cannot write to .*log.jsonl: "):
+        journal.report(step=1, loss=0.5)
+    shutil.rmtree(tmp_path / "log")
+    with pytest.raises(StorageError, match="the folder has vanished; put it back"):
+        journal.report(step=1, loss=0.5)
+    assert [path.name for path in engine.checkpoints.folder.iterdir()] == ["step-00000000"]
+    assert (engine.checkpoints.folder / "step-00000000" / "optimizer.bin").read_bytes() == before
+
+
 def test_what_a_checkpoint_tells(tmp_path: Path) -> None:
     engine = make_engine(tmp_path, Line([0.25, 0.5]))
     engine.run()
@@ -208,8 +233,8 @@ def test_what_cannot_be_resumed_is_said_in_full(tmp_path: Path) -> None:
     newest = tmp_path / "checkpoints" / "step-00000008"
     other = dataclasses.replace(CONFIG, batch_size=4, seed=1)
     assert said(other) == (
-        f"{newest} belongs to a training with other options: batch_size was 2, seed was 42; give "
-        "the same ones, or another --out."
+        f"{newest} belongs to a training with other options: batch_size (of all "
+        "processes) was 2, seed was 42; give the same ones, or another --out."
     )
     file = newest / "training.json"
     document = json.loads(file.read_text())

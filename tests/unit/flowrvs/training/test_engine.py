@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,9 +250,45 @@ def test_a_picture_that_cannot_be_read_stops_with_its_line(tmp_path: Path) -> No
     with pytest.raises(DatasetError, match=r"^The picture x.jpg cannot be read; copy it again.$"):
         engine.run()
     assert engine.step == 2  # its batch is not begun
+    assert (tmp_path / "checkpoints" / "step-00000002").is_dir()  # with another picture it goes on
     # As it comes back from a worker process.
     error = pickle.loads(pickle.dumps(DatasetError("a line")))
     assert (type(error), str(error)) == (DatasetError, "a line")
+
+
+class Struck(Numbers):
+    """A process that reads sample 9 gets a signal."""
+
+    def __init__(self, signal_: signal.Signals) -> None:
+        self.signal = signal_
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        if number == 9:
+            os.kill(os.getpid(), self.signal)
+        return super().__getitem__(number)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_processes_that_read_clips_survive_ctrl_c_and_their_end_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrvs.training.engine._FRESH", "fork")  # which is quicker
+    config = dataclasses.replace(CONFIG, workers=1)
+    engine = make_engine(tmp_path / "a", config=config)
+    engine.dataset = Struck(signal.SIGINT)  # Ctrl-C in a terminal is for all processes in it
+    engine.run()
+    assert engine.step == 8
+    engine = make_engine(tmp_path / "b", config=config)
+    engine.dataset = Struck(signal.SIGKILL)
+    with pytest.raises(TrainingError) as caught:
+        engine.run()
+    assert 0 < engine.step < 5
+    newest = engine.checkpoints.newest()
+    assert newest is not None and newest.name == f"step-{engine.step:08}"
+    assert str(caught.value) == (
+        f"A process that reads clips has ended at step {engine.step}, which a full memory does; "
+        f"the state is in {newest}: give fewer workers, then --resume."
+    )
 
 
 def test_spikes_are_seen_after_a_hundred_steps() -> None:

@@ -191,6 +191,17 @@ def test_two_processes_equal_one_with_the_doubled_batch(
         for name in ("one", "two")
     ]
     np.testing.assert_allclose(*scores, atol=1e-3)
+    # One process goes on with the work of two, if a step has as many clips as before.
+    longer = dataclasses.replace(config, max_steps=4)
+    halved = dataclasses.replace(longer, batch_size=2)
+    with pytest.raises(CheckpointError, match=r"batch_size \(of all processes\) was 4; give"):
+        train_flow(micro_model, [mevis_split], tmp_path / "two", halved, device="cpu", resume=True)
+    ends = []
+    for name in ("one", "two"):
+        out = tmp_path / name
+        train_flow(micro_model, [mevis_split], out, longer, device="cpu", resume=True)
+        ends.append([line["loss"] for line in read_log(out / "log.jsonl") if "loss" in line])
+    np.testing.assert_allclose(*ends, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("weight", "augmented"), [(0.0, True), (3.0, False)])
