@@ -274,7 +274,7 @@ def improve(
             target=target,
             examples=work / "example.png",
             resume=resume,
-            keep_on_cancel=True,
+            improving=True,
             progress=progress,
             cancel=cancel,
         )

@@ -268,7 +268,7 @@ def train_flow(
     scheduler: Scheduler | str | None = None,
     target: Path | None = None,
     examples: Path | None = None,
-    keep_on_cancel: bool = False,
+    improving: bool = False,
     **options: Unpack[RunOptions],
 ) -> Trained:
     """Train the flow of a model on real data.
@@ -296,8 +296,9 @@ def train_flow(
         Folder of the result, instead of ``<out>/model`` or ``<out>/lora``.
     examples : Path, optional
         A PNG that each validation writes: held-out frames with the truth and the masks.
-    keep_on_cancel : bool
-        When cancelled, return the best state so far if a validation found one.
+    improving : bool
+        When cancelled, return the best state so far if a validation found one; with
+        ``validate_first`` refuse a result that is no better than the model was.
     **options
         See `flowrvs.training.run.RunOptions`: name, device, resume, tensorboard, progress, cancel.
 
@@ -372,7 +373,7 @@ def train_flow(
         pipeline, encoder, texts, config, accelerator, prepared, run.dtype, examples
     )
     trainee.module.to(accelerator.device)
-    module, trained, card = run.train(trainee, dataset, prepared, keep_on_cancel=keep_on_cancel)
+    module, trained, card = run.train(trainee, dataset, prepared, improving=improving)
     folder = target or run.out / ("lora" if config.lora_rank else "model")
     if accelerator.is_main_process:
         if config.lora_rank:

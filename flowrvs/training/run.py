@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from flowrvs import __version__
 from flowrvs.errors import Cancelled, InputError, TrainingError
+from flowrvs.models.devices import choose_device
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.config import CommonConfig
@@ -114,6 +115,7 @@ class TrainingRun:
         )
         self.progress, self.cancel = options.get("progress"), options.get("cancel")
         device = options.get("device", "auto")
+        choose_device(device)  # accelerate takes any name for the first device that there is
         _prepare_folder(self.out, self.resume)
         self.precision = choose_precision(config.precision, device)
         self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
@@ -123,7 +125,7 @@ class TrainingRun:
         self.base, self.pipeline = open_model(model, self.dtype)
 
     def train(
-        self, trainee: Trainee, dataset: Any, data: PreparedData, *, keep_on_cancel: bool = False
+        self, trainee: Trainee, dataset: Any, data: PreparedData, *, improving: bool = False
     ) -> tuple[Any, dict[str, torch.Tensor], dict[str, Any]]:
         """Train to the end.
 
@@ -133,8 +135,9 @@ class TrainingRun:
         dataset : map-style dataset
             From a sample's number to a sample.
         data : PreparedData
-        keep_on_cancel : bool
-            When cancelled, go on with the best state so far if a validation found one.
+        improving : bool
+            When cancelled, go on with the best state so far if a validation found one; refuse a
+            result that is no better than the model was, and keep nothing of it.
 
         Returns
         -------
@@ -163,11 +166,11 @@ class TrainingRun:
             engine.run()
         except Cancelled:
             best = engine.checkpoints.load_best()
-            if not keep_on_cancel or best is None or best[1]["step"] == 0:
+            if not improving or best is None or best[1]["step"] == 0:
                 raise
         weights, facts = engine.result()
         if before := engine.monitor.before:
-            if merit_of(facts) <= merit_of(before):
+            if improving and merit_of(facts) <= merit_of(before):
                 shutil.rmtree(engine.checkpoints.folder, ignore_errors=True)
                 raise TrainingError(
                     f"It did not help: no state scored higher on held-out videos than the model "
@@ -199,10 +202,11 @@ def _prepare_folder(out: Path, resume: bool) -> None:
     Raises
     ------
     InputError
-        It holds checkpoints already, or none to resume.
+        It holds checkpoints or a result already, or no checkpoint to resume.
     """
     begun = any((out / "checkpoints").glob("step-*"))
-    if begun and not resume:
+    done = any((out / name).exists() for name in ("model", "lora"))
+    if (begun or done) and not resume:
         raise InputError(f"{out} holds a training already; give --resume or another --out.")
     if resume and not begun:  # told before minutes of preparing
         raise InputError(f"Nothing to resume: there is no checkpoint in {out}; leave out --resume.")

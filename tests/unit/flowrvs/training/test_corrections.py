@@ -319,7 +319,7 @@ def test_an_improvement_passes_on_what_it_was_given(
         "target": home / "mine",
         "examples": work / "example.png",
         "resume": False,
-        "keep_on_cancel": True,
+        "improving": True,
         "progress": progress,
     }
     data = ["a", tmp_path / "b"]

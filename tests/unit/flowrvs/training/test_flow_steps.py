@@ -379,7 +379,7 @@ def test_a_training_is_put_together(
     out = tmp_path / "out"
     found = train_flow(
         micro_model, ["data"], out, config, weights=[1.0], rehearsal="world", examples="e",  # type: ignore[arg-type]
-        keep_on_cancel=True, name="n", device="cpu",
+        improving=True, name="n", device="cpu",
     )  # fmt: skip
     (run,) = runs
     assert found == (out / "model", "card")
@@ -396,7 +396,7 @@ def test_a_training_is_put_together(
     rest = (torch.float32, ["a text"], run.accelerator, "progress", "cancel")
     assert wired["open_texts"] == [((micro_model, run.pipeline, out / "cache", *rest, None), {})]
     trainee, dataset, data, options = run.given
-    assert dataset is data.train and options == {"keep_on_cancel": True}
+    assert dataset is data.train and options == {"improving": True}
     assert trainee._encoder.vae is run.pipeline.vae and trainee._encoder.mixed is True
     assert (trainee._texts, trainee._config, trainee._examples) == ("bank", config, "e")
     attention = ((run.pipeline.transformer, torch.device("cpu")), {"mixed": True})
@@ -427,7 +427,7 @@ def test_a_training_with_a_cache(
     assert isinstance(dataset, CachedData) and dataset.data is data.train
     assert dataset.encoder is None and dataset.cache.folder == kept / f"latents-{key}-float32"
     assert wired["_fill"] == [((data.train, dataset.cache, "cluster", run), {})]
-    assert options == {"keep_on_cancel": False} and trainee._encoder.mixed is False
+    assert options == {"improving": False} and trainee._encoder.mixed is False
     assert wired["save_adapter"] == [((trainee.module, "trained", tmp_path / "t", "card"), {})]
     assert "write_model" not in wired and "load" not in wired
     train_flow(micro_model, ["data"], tmp_path, config, cache=kept)

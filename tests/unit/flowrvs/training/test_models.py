@@ -251,6 +251,14 @@ def test_which_folders_a_training_may_have(micro_model: Path, tmp_path: Path) ->
     assert (resumed.resume, resumed.tensorboard, resumed.progress) == (True, True, print)
     (tmp_path / "file").touch()
     refused(f"{tmp_path / 'file'} is a file; give a folder.", tmp_path / "file")
+    for result in ("model", "lora"):  # whose checkpoints somebody removed
+        done = tmp_path / f"with-{result}"
+        (done / result).mkdir(parents=True)
+        refused(f"{done} holds a training already; give --resume or another --out.", done)
+    for device in ("banana", "cuda:99"):
+        with pytest.raises(InputError, match=f"{device}"):
+            TrainingRun("flow", micro_model, tmp_path / "c", config, device=device)
+    assert not (tmp_path / "c").exists()
     half = dataclasses.replace(config, precision="bfloat16")
     other = TrainingRun("flow", micro_model, tmp_path / "b", half, device="cpu")
     assert other.dtype == torch.bfloat16 == other.pipeline.transformer.dtype
@@ -337,20 +345,23 @@ def test_a_run_passes_on_and_tells_what_came_out(
     ):
         Fake.best = best
         if comes:
-            assert mine.train("t", "d", data, keep_on_cancel=keep)[2]["step"] == 5  # type: ignore[arg-type]
+            assert mine.train("t", "d", data, improving=keep)[2]["step"] == 5  # type: ignore[arg-type]
             continue
         with pytest.raises(Cancelled):
-            mine.train("t", "d", data, keep_on_cancel=keep)  # type: ignore[arg-type]
+            mine.train("t", "d", data, improving=keep)  # type: ignore[arg-type]
     Fake.error = None
     # The mean of both kinds counts: (0.3 + 0.5) / 2.
     Fake.before = {"J&F": 0.29, "old J&F": 0.5}
-    assert mine.train("t", "d", data)[2]["before"] == Fake.before  # type: ignore[arg-type]
+    assert mine.train("t", "d", data, improving=True)[2]["before"] == Fake.before  # type: ignore[arg-type]
     assert (tmp_path / "out" / "checkpoints").exists()
     for before in (0.3, 0.31):
         Fake.before = {"J&F": before, "old J&F": 0.5}
         (tmp_path / "out" / "checkpoints").mkdir(exist_ok=True)
+        # Days of training are not thrown away for a score that somebody wanted to know.
+        assert mine.train("t", "d", data)[2]["before"] == Fake.before  # type: ignore[arg-type]
+        assert (tmp_path / "out" / "checkpoints").exists()
         with pytest.raises(TrainingError) as caught:
-            mine.train("t", "d", data)  # type: ignore[arg-type]
+            mine.train("t", "d", data, improving=True)  # type: ignore[arg-type]
         assert str(caught.value) == (
             "It did not help: no state scored higher on held-out videos than the model as it was "
             f"(J&F {before:.3f}); nothing was kept. More clips help more than time."
