@@ -210,8 +210,9 @@ class Checkpoints:
     def _compare(self, found: Any, folder: Path) -> None:
         for key, value in self._identity.items():
             before = found.get(key) if isinstance(found, dict) else None
-            if isinstance(before, dict):
+            if isinstance(before, dict) and isinstance(value, dict):
                 before = self._defaults.get(key, {}) | before
+                before = {k: before.get(k) for k in value}  # other options are gone since
             if before == value:
                 continue
             if isinstance(value, dict) and isinstance(before, dict):

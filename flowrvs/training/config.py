@@ -23,6 +23,10 @@ _Config = TypeVar("_Config", bound="CommonConfig")
 class CommonConfig:
     """What both trainings have: clips, optimisation, checkpoints. See `list_options`."""
 
+    # What the decoder, which sees masks alone, has no use for: options of the flow only.
+    colour_probability = ground_colour_probability = 0.0
+    matrix_learning_rate = word_learning_rate = 0.0
+
     # clips
     frames: int = option(17, "frames of a clip, 4k + 1", low=1)
     sampler: str = option(
@@ -42,16 +46,6 @@ class CommonConfig:
     flip_probability: float = option(
         0.5, "share of clips mirrored, left and right exchanged in the sentence", low=0, high=1
     )
-    colour_probability: float = option(
-        0.0, "share of clips with changed brightness, contrast and saturation", low=0, high=1
-    )
-    ground_colour_probability: float = option(
-        0.0,
-        "share of clips in which all but what any sentence of the video means gets other colours: "
-        "few clips are then not known by their ground",
-        low=0,
-        high=1,
-    )
     no_target: bool = option(
         True, "train on clips where nothing is meant; the published loader replaces them"
     )
@@ -61,12 +55,6 @@ class CommonConfig:
         choices=("confirmed", "all"),
     )
     split: str = option("train", "part of RefCOCO, RefCOCO+ and RefCOCOg to train on")
-    cache_variants: int = option(
-        4, "with --cache or remember, how many different clips are made of each anchor", low=1
-    )
-    remember: bool = option(
-        False, "keep encoded clips in memory: for small ones, with workers = 0 (flow only)"
-    )
     workers: int = option(2, "processes that read and prepare clips", low=0, high=64)
     # optimisation
     batch_size: int = option(1, "clips a step in each process", low=1)
@@ -79,19 +67,6 @@ class CommonConfig:
         low=0,
     )
     learning_rate: float = option(5e-5, "AdamW's learning rate", low=0, high=1)
-    matrix_learning_rate: float = option(
-        0.0,
-        "rate of the matrices of the transformer's blocks with Muon, which learns more a step; "
-        "0: AdamW for all, as published (flow only)",
-        low=0,
-        high=1,
-    )
-    word_learning_rate: float = option(
-        0.0,
-        "rate of the words' embeddings with train_text; 0: learning_rate (flow only)",
-        low=0,
-        high=1,
-    )
     weight_decay: float = option(5e-4, "AdamW's weight decay", low=0, high=1)
     clip_norm: float = option(1.0, "largest norm of the gradient", low=0)
     warmup: int = option(0, "steps over which the rate rises from zero", low=0)
@@ -137,6 +112,33 @@ class CommonConfig:
 class FlowConfig(CommonConfig):
     """Options of ``flowrvs train flow``."""
 
+    colour_probability: float = option(
+        0.0, "share of clips with changed brightness, contrast and saturation", low=0, high=1
+    )
+    ground_colour_probability: float = option(
+        0.0,
+        "share of clips in which all but what any sentence of the video means gets other colours: "
+        "few clips are then not known by their ground",
+        low=0,
+        high=1,
+    )
+    cache_variants: int = option(
+        4, "with --cache or remember, how many different clips are made of each anchor", low=1
+    )
+    remember: bool = option(False, "keep encoded clips in memory: for small ones, with workers = 0")
+    matrix_learning_rate: float = option(
+        0.0,
+        "rate of the matrices of the transformer's blocks with Muon, which learns more a step; "
+        "0: AdamW for all, as published",
+        low=0,
+        high=1,
+    )
+    word_learning_rate: float = option(
+        0.0,
+        "rate of the words' embeddings with train_text; 0: learning_rate",
+        low=0,
+        high=1,
+    )
     boundary_probability: float = option(
         0.5, "boundary-biased sampling (BBS): share of samples at t = 1000", low=0, high=1
     )

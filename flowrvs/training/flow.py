@@ -316,10 +316,11 @@ def train_flow(
         raise InputError("train_text goes with all weights, not with lora_rank; leave one out.")
     if scheduler is not None and not cache:
         raise InputError("A cluster fills a cache: give a folder for it with --cache.")
-    if _rearranges(config) and not config.object_weight:
+    if _rearranges(config) and not (config.object_weight and config.batch_size > 1):
         raise InputError(
             "ground_probability and cover_probability go with object_weight above 0, for which it "
-            "is read where things are."
+            "is read where things are, and with a batch_size of 2 at least: one clip lends another "
+            "its ground."
         )
     if config.remember and (config.workers or cache):
         raise InputError("remember goes with workers = 0 and without a cache on disk.")
@@ -392,6 +393,11 @@ def train_flow(
 def _prepare_transformer(pipeline: FlowRVSPipeline, config: FlowConfig) -> None:
     transformer = pipeline.transformer
     if config.video_injection:
+        if config.lora_rank and not pipeline.injects_video:
+            raise InputError(
+                "video_injection gives the model new channels, which adapters (lora_rank) do not "
+                "train; leave one out."
+            )
         transformer = inject_video(transformer)
         pipeline.register_modules(transformer=transformer)
         pipeline.injects_video = True

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flowrvs.disk import storage_error
 from flowrvs.errors import InputError, MissingPathError
 
 __all__ = ["Option", "list_options", "make_config", "option", "parse_setting", "read_toml"]
@@ -80,12 +81,16 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         There is no such file.
     InputError
         It is not TOML.
+    StorageError
+        It cannot be read.
     """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingPathError(f"No config file at {path}; give the path of a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise storage_error(error, path, doing="read") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not a TOML file ({error}); correct that line.") from None
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flowrvs.errors import InputError
 from flowrvs.training.options import make_config, read_toml
 
 __all__ = ["FlowStage", "Phase", "ScratchConfig", "VaeStage", "load_scratch_config"]
+
+
+def _ranged(default: Any, low: float, high: float | None = None) -> Any:
+    """Declare a field with the inclusive bounds that a file's value is checked by."""
+    return field(default=default, metadata={"low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,9 @@ class Phase:
     steps: int
     frames: int
     batch: int
-    height: int = 0
-    width: int = 0
-    refresh: float = 1.0
+    height: int = _ranged(0, 0, 96)  # what a scene has
+    width: int = _ranged(0, 0, 160)
+    refresh: float = _ranged(1.0, 0)
 
 
 @dataclass(frozen=True)
@@ -64,16 +70,16 @@ class VaeStage:
 
     phases: tuple[Phase, ...] = ()
     mask_phases: tuple[Phase, ...] = ()
-    learning_rate: float = 1.5e-3
-    mask_learning_rate: float = 1.0e-3
-    warmup: int = 50
-    kl_weight: float = 2.0e-4
-    mask_share: float = 0.34
-    latent_noise: float = 0.1
+    learning_rate: float = _ranged(1.5e-3, 0, 1)
+    mask_learning_rate: float = _ranged(1.0e-3, 0, 1)
+    warmup: int = _ranged(50, 0)
+    kl_weight: float = _ranged(2.0e-4, 0)
+    mask_share: float = _ranged(0.34, 0, 1)
+    latent_noise: float = _ranged(0.1, 0)
     autocast: bool = True
-    seed: int = 0
-    save_every: int = 200
-    log_every: int = 25
+    seed: int = _ranged(0, 0)
+    save_every: int = _ranged(200, 1)
+    log_every: int = _ranged(25, 1)
 
 
 @dataclass(frozen=True)
@@ -124,27 +130,27 @@ class FlowStage:
 
     phases: tuple[Phase, ...] = ()
     decoder_phases: tuple[Phase, ...] = ()
-    learning_rate: float = 5.0e-5
-    weight_decay: float = 5.0e-4
-    clip_norm: float = 1.0
-    matrix_learning_rate: float = 0.0
-    warmup: int = 100
-    ema_decay: float = 0.9999
-    boundary_probability: float = 0.5
-    time_power: float = 0.0
+    learning_rate: float = _ranged(5.0e-5, 0, 1)
+    weight_decay: float = _ranged(5.0e-4, 0, 1)
+    clip_norm: float = _ranged(1.0, 0)
+    matrix_learning_rate: float = _ranged(0.0, 0, 1)
+    warmup: int = _ranged(100, 0)
+    ema_decay: float = _ranged(0.9999, 0, 1)
+    boundary_probability: float = _ranged(0.5, 0, 1)
+    time_power: float = _ranged(0.0, 0, 100)
     start_point_augmentation: bool = True
     video_injection: bool = False
-    object_weight: float = 0.0
-    attribute_weight: float = 0.0
-    attribute_block: int = 3
+    object_weight: float = _ranged(0.0, 0)
+    attribute_weight: float = _ranged(0.0, 0)
+    attribute_block: int = _ranged(3, 0)
     train_text_encoder: bool = False
-    pool_size: int = 1000
-    expressions: int = 10
+    pool_size: int = _ranged(1000, 1)
+    expressions: int = _ranged(10, 1)
     autocast: bool = True
     compile: bool = False
-    seed: int = 0
-    save_every: int = 200
-    log_every: int = 25
+    seed: int = _ranged(0, 0)
+    save_every: int = _ranged(200, 1)
+    log_every: int = _ranged(25, 1)
     initial: str = ""
 
 
@@ -191,8 +197,19 @@ def load_scratch_config(path: str | Path) -> ScratchConfig:
         raise InputError(f"{path}: no preset {config.preset!r}; choose from {', '.join(PRESETS)}.")
     stages = (config.vae.phases, config.vae.mask_phases, config.flow.phases)
     for phase in (p for stage in (*stages, config.flow.decoder_phases) for p in stage):
+        if bool(phase.height) != bool(phase.width):
+            raise InputError(f"{path}: bad phase {phase}: give both height and width, or neither.")
         if phase.frames % 4 != 1 or min(phase.steps, phase.batch) < 1:
             raise InputError(
                 f"{path}: bad phase {phase}: frames must be 4k + 1, steps and batch at least 1."
             )
+    drawn = (*config.vae.phases, *config.vae.mask_phases, *config.flow.decoder_phases)
+    if longest := max((phase.frames for phase in drawn if phase.frames > 33), default=0):
+        raise InputError(f"{path}: {longest} frames; scenes of the VAE have 33 at most.")
+    layers = PRESETS[config.preset].transformer["num_layers"]
+    if config.flow.attribute_weight and config.flow.attribute_block >= layers:
+        raise InputError(
+            f"{path}: attribute_block is {config.flow.attribute_block}; the transformer has "
+            f"{layers} blocks, the first is 0."
+        )
     return config

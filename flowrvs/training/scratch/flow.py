@@ -33,6 +33,7 @@ from flowrvs.training.scratch.loop import (
     cosine_rate,
     load_checkpoint,
     mixed_precision,
+    restoring,
     save_checkpoint,
     update,
 )
@@ -58,7 +59,10 @@ def train_flow(
     """Train stage 2; return the folder of the finished pipeline. See `train_scratch`."""
     trainer = FlowTrainer(config, progress, cancel)
     if resume:
-        trainer.restore(load_checkpoint(trainer.out / "checkpoint.pt"))
+        path = trainer.out / "checkpoint.pt"
+        state = load_checkpoint(path)
+        with restoring(path):
+            trainer.restore(state)
     trainer.train()
     return trainer.save_pipeline()
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from flowrvs.disk import replacing
-from flowrvs.errors import CheckpointError
+from flowrvs.errors import CheckpointError, TrainingError, first_line
 from flowrvs.models.devices import mixed_precision
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.training.checkpoints import writing_tensors
 from flowrvs.training.journal import Journal
 
-__all__ = ["Loop", "cosine_rate", "load_checkpoint", "mixed_precision", "save_checkpoint", "update"]
+__all__ = [
+    "Loop",
+    "cosine_rate",
+    "load_checkpoint",
+    "mixed_precision",
+    "restoring",
+    "save_checkpoint",
+    "update",
+]
 
 
 class Loop:
@@ -85,16 +94,27 @@ def update(
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
     clip_norm: float = 1.0,
 ) -> float:
-    """Make one step, each optimizer at its rate; return the norm of the gradient."""
+    """Make one step, each optimizer at its rate; return the norm of the gradient.
+
+    Raises
+    ------
+    TrainingError
+        The gradient is not finite; nothing was changed.
+    """
     for optimizer, rate in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm))
+    if not math.isfinite(norm):
+        raise TrainingError(
+            f"The loss is {float(loss.detach()):g} (gradient {norm:g}): stopped before the step; "
+            "the last checkpoint is good. Lower the learning rate, then --resume."
+        )
     for optimizer, _ in optimizers:
         optimizer.step()
-    return float(norm)
+    return norm
 
 
 def cosine_rate(step: int, total: int, warmup: int, floor: float = 0.05) -> float:
@@ -132,3 +152,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "delete it and start again."
         ) from error
     return dict(state)
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Put a training state in place; it may be of another config.
+
+    Raises
+    ------
+    CheckpointError
+        The state does not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} belongs to a training with another config ({first_line(error)}); give that "
+            "one, or another folder as out."
+        ) from error

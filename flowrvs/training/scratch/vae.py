@@ -26,6 +26,7 @@ from flowrvs.training.scratch.loop import (
     Loop,
     cosine_rate,
     load_checkpoint,
+    restoring,
     save_checkpoint,
     update,
 )
@@ -81,7 +82,8 @@ class _VaeTrainer:
             if stage == "mask":
                 self._begin_mask_stage(state)
             elif state is not None:
-                self.vae.load_state_dict(state["vae"])
+                with restoring(self.out / "checkpoint.pt"):
+                    self.vae.load_state_dict(state["vae"])
             if done < first + total:
                 self._train_stage(stage, first, total, done, state)
             first += total
@@ -96,7 +98,8 @@ class _VaeTrainer:
         self.vae.register_to_config(latents_mean=mean, latents_std=std)
         self.mask_vae = mask_vae_from(self.vae)
         if state is not None and "mask_vae" in state:
-            self.mask_vae.load_state_dict(state["mask_vae"])
+            with restoring(self.out / "checkpoint.pt"):
+                self.mask_vae.load_state_dict(state["mask_vae"])
         self.mask_vae.to(self.device)
         use_fast_layers(self.mask_vae)
 
@@ -117,7 +120,8 @@ class _VaeTrainer:
         peak = self.config.learning_rate if stage == "picture" else self.config.mask_learning_rate
         optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=1e-4)
         if state is not None and state["stage"] == stage and done > first:
-            optimizer.load_state_dict(state["optimizer"])
+            with restoring(self.out / "checkpoint.pt"):
+                optimizer.load_state_dict(state["optimizer"])
         self.stage, self.optimizer = stage, optimizer
 
         def make(step: int) -> dict[str, float]:

@@ -238,15 +238,27 @@ def test_wishes_that_exclude_each_other(tmp_path: Path) -> None:
         lora_rank=2,
     )
     refused("A cluster fills a cache: give a folder for it with --cache.", scheduler="x")
-    for name in ("ground_probability", "cover_probability"):
+    for name, more in (
+        ("ground_probability", {"batch_size": 2}),
+        ("cover_probability", {"batch_size": 2}),
+        ("cover_probability", {"object_weight": 1.0, "batch_size": 1}),
+    ):
         refused(
             "ground_probability and cover_probability go with object_weight above 0, for which it "
-            "is read where things are.",
+            "is read where things are, and with a batch_size of 2 at least: one clip lends another "
+            "its ground.",
+            **more,
             **{name: 0.1},
         )
     remember = "remember goes with workers = 0 and without a cache on disk."
     refused(remember, remember=True, workers=1)
     refused(remember, remember=True, workers=0, cache="c")
+
+
+def test_new_channels_are_not_left_untrained_by_adapters() -> None:
+    config = dataclasses.replace(CONFIG, lora_rank=2, video_injection=True)
+    with pytest.raises(InputError, match=r"^video_injection gives the model new channels, which"):
+        flow._prepare_transformer(micro_pipeline(), config)
 
 
 def test_what_of_the_transformer_is_trained() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flowrvs.errors import InputError, MissingPathError
+from flowrvs.errors import InputError, MissingPathError, StorageError
 from flowrvs.training import DecoderConfig, FlowConfig, build_config, load_scratch_config
 from flowrvs.training.options import Option, list_options, make_config, read_toml
 
@@ -89,6 +89,23 @@ def test_bad_files_get_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=re.escape(message)) as caught:
             build_config(FlowConfig, file=path)
         assert "\n" not in str(caught.value)
+    with pytest.raises(
+        StorageError, match=re.escape(f"Cannot read {tmp_path}: it is no plain file")
+    ):
+        build_config(FlowConfig, file=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("remember=true", "cache_variants=2", "matrix_learning_rate=0.1"),
+        *("word_learning_rate=0.1", "colour_probability=0.5", "ground_colour_probability=0.5"),
+    ],
+)
+def test_what_the_decoder_has_no_use_for_is_refused_and_not_passed_over(setting: str) -> None:
+    build_config(FlowConfig, settings=[setting])
+    with pytest.raises(InputError, match="unknown keys"):
+        build_config(DecoderConfig, settings=[setting])
 
 
 def test_bad_scratch_configs_get_one_line(tmp_path: Path) -> None:
@@ -100,6 +117,12 @@ def test_bad_scratch_configs_get_one_line(tmp_path: Path) -> None:
         ("out='x'\n[[flow.phases]]\nstep=1", "unknown keys step"),
         ("out='x'\n[[flow.phases]]\nsteps=1\nframes=4\nbatch=1", "4k"),
         ("out='x'\nflow=3", "must be a table"),
+        ("out='x'\n[flow]\nlog_every=0", "log_every in .*, flow is 0; it must be at least 1"),
+        ("out='x'\n[vae]\nmask_share=1.5", "mask_share in .*, vae is 1.5; it must be from 0 to 1"),
+        ("out='x'\n[flow]\nattribute_weight=1\nattribute_block=6", "has 6 blocks, the first is 0"),
+        ("out='x'\n[[vae.phases]]\nsteps=1\nframes=37\nbatch=1", "37 frames; scenes of the VAE"),
+        ("out='x'\n[[vae.phases]]\nsteps=1\nframes=5\nbatch=1\nheight=200", "from 0 to 96"),
+        ("out='x'\n[[vae.phases]]\nsteps=1\nframes=5\nbatch=1\nheight=64", "both height and"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=message) as caught:

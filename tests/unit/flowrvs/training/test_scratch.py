@@ -130,6 +130,9 @@ def test_cancelled_training_resumes_where_it_stopped(trained: Path, tmp_path: Pa
     for now, saved in zip(trainer.ema.shadow_params, state["ema"]["shadow_params"], strict=True):
         assert torch.equal(now, saved)
     assert not all(map(torch.equal, trainer.ema.shadow_params, fresh))
+    other = dataclasses.replace(config.flow, attribute_weight=0.3, attribute_block=0)
+    with pytest.raises(CheckpointError, match="belongs to a training with another config"):
+        train_scratch(dataclasses.replace(config, flow=other), resume=True)
     seen = []
     train_scratch(config, resume=True, progress=lambda event: seen.append(event.done))
     assert seen == [3, 4, 5, 6]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from flowrvs.data.synth_scene import COLORS, MOTIONS, SHAPES, SIZES, render_scene, sample_scene
 from flowrvs.data.synthetic import TRAINING_SEED_BASE, describe
-from flowrvs.errors import Cancelled, CheckpointError, InputError
+from flowrvs.errors import Cancelled, CheckpointError, InputError, StorageError, TrainingError
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.models.text import build_word_tokenizer, clean_prompt, tokenize
@@ -58,6 +59,7 @@ from flowrvs.training.scratch.samples import (
 )
 from flowrvs.training.scratch.vae import train_vae
 from flowrvs.training.scratch.validation import VALIDATION_SEEDS, validate_flow
+from tests.fixtures.disk import small_disk
 from tests.fixtures.micro import micro_pipeline
 from tests.unit.flowrvs.training.by_hand import adam, same, step_of
 
@@ -456,6 +458,9 @@ def test_an_update_has_each_rate_and_a_clipped_norm() -> None:
     assert (a.item(), b.item()) == pytest.approx((1 - 2 * 0.5 * 1.5, 1 - 2 * 0.25 * 2), abs=1e-5)
     assert update(a.sum(), [a], pairs[:1]) == pytest.approx(1)
     assert a.item() == pytest.approx(-1.0, abs=1e-5)
+    with pytest.raises(TrainingError, match=r"^The loss is nan \(gradient nan\): stopped before"):
+        update(a.sum() * float("nan"), [a], pairs[:1])
+    assert a.item() == pytest.approx(-1.0, abs=1e-5), "no step was made"
 
 
 def test_a_state_is_written_whole_and_read_without_code(tmp_path: Path) -> None:
@@ -467,6 +472,10 @@ def test_a_state_is_written_whole_and_read_without_code(tmp_path: Path) -> None:
     save_checkpoint(path, {"step": 3, "x": torch.ones(2)})
     save_checkpoint(path, {"step": 4, "x": torch.ones(2)})
     assert load_checkpoint(path)["step"] == 4 and len(list(path.parent.iterdir())) == 1
+    if sys.platform != "win32":  # which has no limits of files
+        with small_disk(100), pytest.raises(StorageError, match="^Cannot write to "):
+            save_checkpoint(path, {"step": 5, "x": torch.ones(2000)})
+        assert load_checkpoint(path)["step"] == 4 and len(list(path.parent.iterdir())) == 1
     for damaged in (b"nothing", None):
         if damaged is None:
             torch.save({"step": Path}, path)  # a class is code
