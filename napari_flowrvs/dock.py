@@ -171,6 +171,7 @@ class SegmentDock(QWidget):
         session.segment.begun.connect(self._on_begun)
         for ended in (session.segment.job.failed, session.segment.job.cancelled):
             ended.connect(self._forget_pick)
+        session.correct.preview_changed.connect(self._close_unused)
         session.review.fix_requested.connect(link.take_brush)
         session.objects.brush_requested.connect(link.take_brush)
         session.desk.project_changed.connect(self._on_project)
@@ -201,11 +202,20 @@ class SegmentDock(QWidget):
         if project is not None:
             self.find.sentences.offer(tuple(said.text for said in project.expressions.values()))
 
-    def _close_unused(self) -> None:
-        """Let go of the projects whose layers were removed, once no job writes to them."""
-        if self.session.segment.job.busy or self.session.steps.busy:
+    def _close_unused(self, _preview: object = None) -> None:
+        """Let go of the projects whose layers were removed, once nothing is to come for them."""
+        session, held = self.session, self.session.correct.waiting
+        writing = (session.segment, session.opener, session.steps)
+        if any(part.job.busy for part in writing) or not self.link.unused() - {held}:
             return
-        self.commands.attempt(self.link.release_unused)
+        if self.link.waiting:
+            self._close_unused_soon()  # layers of it may be still to come
+        else:
+            self.commands.attempt(lambda: self.link.release_unused(but=held))
+
+    def _close_unused_soon(self) -> None:
+        if self._close_unused not in self.link.turns:
+            self.link.soon(self._close_unused)
 
     # -- a run ---------------------------------------------------------------------------
 
@@ -216,6 +226,8 @@ class SegmentDock(QWidget):
     def _on_phase(self, phase: Phase) -> None:
         if phase is Phase.RUNNING:
             self.footer.problem.clear()
+        elif phase is Phase.IDLE:
+            self._close_unused_soon()  # the next step has begun by then
 
     def _on_run(self, phase: Phase) -> None:
         if phase is Phase.RUNNING:
@@ -225,7 +237,6 @@ class SegmentDock(QWidget):
         self.head.videos.native.setEnabled(idle)
         if idle:
             self.find.offers.settle(taken=False)
-            self._close_unused()
 
     def _on_prompted(self, project: Project, prompts: tuple[Prompt, ...]) -> None:
         link, video = self.link, self._running
@@ -264,9 +275,9 @@ class SegmentDock(QWidget):
                 self._forget_pick()
                 raise
             return
+        if not pick.active:
+            self.session.correct.make_way()
         pick.toggle()
-        if pick.active:
-            self.session.correct.discard()
 
     def _forget_pick(self, _failure: object = None) -> None:
         """Drawing did not begin: whatever begins next is not to be picked."""
@@ -340,10 +351,16 @@ class SegmentDock(QWidget):
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """Ask before the window closes on work that cannot be saved."""
-        if event.type() == QEvent.Type.Close and not self.head.may_close():
+        if event.type() == QEvent.Type.Close and not (self._may_forget() and self.head.may_close()):
             event.ignore()
             return True
         return False
+
+    def _may_forget(self) -> bool:
+        """Ask about a correction that would be lost with the window."""
+        lost = self.session.correct.waiting_text
+        question = f"{lost}, and is lost when the window closes."
+        return not lost or self.head.ask(question, copy=False) == "close"
 
     def shut_down(self) -> None:
         """Cancel what runs, wait for it a moment, and write everything to disk."""

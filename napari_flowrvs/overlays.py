@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Frames", "NeighbourOutlines", "PreviewLabels", "dots", "outline", "stamp"]
+__all__ = ["Frames", "NeighbourOutlines", "PreviewLabels", "Shown", "dots", "outline", "stamp"]
 
 
 def outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -45,6 +45,24 @@ def stamp(out: npt.NDArray[np.uint8], points: npt.ArrayLike, radius: float, valu
     places = np.reshape(points, (-1, 1, 2))[..., ::-1].astype(int) + disc
     places = places[((places >= 0) & (places < out.shape)).all(axis=2)]
     out[places[:, 0], places[:, 1]] = value
+
+
+class Shown(Protocol):
+    """What a preview is to the desk."""
+
+    @property
+    def name(self) -> str:
+        """What the step would be called."""
+        ...
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """The frames that have a mask, sorted."""
+        ...
+
+    def mask(self, t: int) -> npt.NDArray[np.bool_]:
+        """Return the mask of a frame, (H, W)."""
+        ...
 
 
 class Frames(Protocol):

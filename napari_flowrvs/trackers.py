@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import cast
 
 from psygnal import Signal
 
 from flowrvs.checkpoints.registry import is_whole
+from flowrvs.editing.pieces import PieceRunner
 from flowrvs.editing.trackers import Encodings
 from flowrvs.inference.loading import CLASSICAL, default_tracker, tracker_names
 from flowrvs.plugins import find_plugin, load_tracker, plugins
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.protocols import Tracker
 from napari_flowrvs.ahead import import_ahead
+from napari_flowrvs.find.presenter import FIRST_WORKER
 from napari_flowrvs.job import Job, Runner, run_here
 
-__all__ = ["CLASSICAL", "Trackers"]
+__all__ = ["CLASSICAL", "Trackers", "on_cluster"]
 
 
 class Trackers:
@@ -101,3 +104,26 @@ class Trackers:
     def close(self, timeout: float = 1.0) -> bool:
         """Stop looking."""
         return self.job.close(timeout)
+
+
+@contextmanager
+def on_cluster(
+    scheduler: str | None, tracker: str | None, cancel: CancelToken, report: ProgressCallback
+) -> Iterator[PieceRunner | None]:
+    """Give what spreads on a cluster; None where this computer is to spread.
+
+    For jobs: the first worker is waited for, and so is the end of the connection.
+    """
+    if scheduler is None:
+        yield None
+        return
+    from flowrvs.inference.cluster import SpreadCluster
+
+    def notice(line: str) -> None:
+        report(Progress(0, 0, line))
+
+    notice(f"Asking the cluster at {scheduler}")
+    with closing(
+        SpreadCluster(scheduler, tracker, notice=notice, cancel=cancel, timeout=FIRST_WORKER)
+    ) as cluster:
+        yield cluster

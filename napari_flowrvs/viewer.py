@@ -324,15 +324,20 @@ class ViewerLink:
         undoable = {project for project, _ in self._withdrawn}
         return self.projects - undoable - {layer.project for layer in labels}
 
-    def release_unused(self) -> None:
+    def release_unused(self, but: Project | None = None) -> None:
         """Let go of the projects whose layers were removed; the last viewer closes them.
+
+        Parameters
+        ----------
+        but : Project, optional
+            One that is still needed.
 
         Raises
         ------
         StorageError
             Something could not be written: the project stays open.
         """
-        for project in self.unused():
+        for project in self.unused() - {but}:
             open_projects.release(project, self.holder)
             self.projects.discard(project)
         self.forget_closed()

@@ -142,6 +142,7 @@ class Preview:
         check_object(project, object_id)
         self.project = project
         self.object_id = object_id
+        self._object_name = project.objects[object_id].name
         self.name = name
         self.redraw = redraw
         #: Who is noted with the step: a model that was used; the person where it is None.
@@ -203,6 +204,8 @@ class Preview:
     def lost_text(self) -> str:
         """Where the object was lost, for people: "lost after frame 21"; "" where it was not."""
         found, total = set(self.frames), self.project.video.frame_count
+        if self.object_id not in self.project.objects:
+            return ""
         drawn = self.project.provenance(self.object_id) >= Provenance.HUMAN
         parts = []
         for run in self.lost:
@@ -252,11 +255,17 @@ class Preview:
 
         Raises
         ------
+        InputError
+            The object was removed.
         ProjectError
             The project cannot be written to.
         StorageError
             The disk is full or failing; nothing of the step remains.
         """
+        if self.object_id not in self.project.objects:
+            raise InputError(
+                f"{self._object_name!r} was removed: undo that to keep {self.name}, or discard it."
+            )
         wanted = self.frames if frames is None else tuple(sorted(set(frames) & set(self.frames)))
         if not wanted:
             return np.zeros(0, np.intp)
@@ -355,7 +364,9 @@ class PreviewGroup:
         wanted = None if frames is None else set(frames)
         there = {i: preview for i, preview in self.previews.items() if i in self.project.objects}
         if not there:
-            raise InputError(f"The objects were removed: nothing is left of {self.name}.")
+            raise InputError(
+                f"The objects were removed: undo that to keep {self.name}, or discard it."
+            )
         with self.project.edit(self.name, kind="human", who=self.who):
             written = {i: preview.accept(wanted, checked=checked) for i, preview in there.items()}
         if self.memory is not None:

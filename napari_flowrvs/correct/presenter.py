@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
-from flowrvs.editing.pieces import Here, PieceRunner
-from flowrvs.errors import FlowRVSError, InputError
+from flowrvs.editing.pieces import Here
+from flowrvs.errors import Cancelled, FlowRVSError, InputError
 from flowrvs.inference import segment
 from flowrvs.masks.compose import Rule
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.records import Segmenter
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Desk
-from napari_flowrvs.find.presenter import FIRST_WORKER, NO_CLUSTER
-from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.find.presenter import NO_CLUSTER
+from napari_flowrvs.job import Job, Last, Runner, run_here
 from napari_flowrvs.motion import Motion
+from napari_flowrvs.overlays import Shown
 from napari_flowrvs.steps import Steps
-from napari_flowrvs.trackers import CLASSICAL, Trackers
+from napari_flowrvs.trackers import CLASSICAL, Trackers, on_cluster
 
 __all__ = ["RULES", "TOOLS", "CorrectPresenter", "Reprompt", "Scope"]
 
@@ -85,24 +86,6 @@ class Reprompt:
     memory: str = "auto"
 
 
-class Shown(Protocol):
-    """What a preview is to the desk."""
-
-    @property
-    def name(self) -> str:
-        """What the step would be called."""
-        ...
-
-    @property
-    def frames(self) -> tuple[int, ...]:
-        """The frames that have a mask, sorted."""
-        ...
-
-    def mask(self, t: int) -> npt.NDArray[np.bool_]:
-        """Return the mask of a frame, (H, W)."""
-        ...
-
-
 @dataclass(frozen=True)
 class _Trial:
     """One frame with another threshold."""
@@ -133,29 +116,6 @@ def _run(
             yield found.frame, found.frame + 1
 
 
-@contextmanager
-def _on_cluster(
-    scheduler: str | None, tracker: str | None, cancel: CancelToken, report: ProgressCallback
-) -> Iterator[PieceRunner | None]:
-    """Give what spreads on a cluster; None where this computer is to spread.
-
-    For jobs: the first worker is waited for, and so is the end of the connection.
-    """
-    if scheduler is None:
-        yield None
-        return
-    from flowrvs.inference.cluster import SpreadCluster
-
-    def notice(line: str) -> None:
-        report(Progress(0, 0, line))
-
-    notice(f"Asking the cluster at {scheduler}")
-    with closing(
-        SpreadCluster(scheduler, tracker, notice=notice, cancel=cancel, timeout=FIRST_WORKER)
-    ) as cluster:
-        yield cluster
-
-
 def _byte(logit: float) -> int:
     """Return a logit as the store keeps confidence, 0 to 255."""
     return int(np.rint(255 / (1 + np.exp(-logit))))
@@ -169,6 +129,8 @@ def _is_drawn(project: Project, object_id: int) -> bool:
 
 class CorrectPresenter:
     """Computes corrections in a job, shows them, and writes them when they are kept.
+
+    What is computed, or waits to be kept, goes on doing so while the desk has another project.
 
     Parameters
     ----------
@@ -213,9 +175,11 @@ class CorrectPresenter:
         self._motion = motion
         self._segmenter = segmenter
         self._preview: Shown | None = None
-        self._object: int | None = None
+        #: What the preview is of: project, object and tool.
+        self._of: tuple[Project, int, str] | None = None
         self._nothing = ""
-        self.job.failed.connect(self._on_failed)
+        self.job.failed.connect(self._on_stopped)
+        self.job.cancelled.connect(self._on_stopped)
         self.job.completed.connect(self._on_completed)
         desk.project_changed.connect(self._on_project)
         desk.frame_changed.connect(self._on_frame)
@@ -224,13 +188,31 @@ class CorrectPresenter:
 
     @property
     def preview(self) -> Shown | None:
-        """What waits to be kept or discarded."""
-        return self._preview
+        """What waits to be kept or discarded in the desk's project."""
+        return self._preview if self._is_here() else None
 
     @property
     def object_id(self) -> int | None:
         """The object of the preview."""
-        return self._object
+        return self._of[1] if self._of is not None and self.preview is not None else None
+
+    @property
+    def waiting(self) -> Project | None:
+        """The project in which something is computed, or waits to be kept; None for none."""
+        idle = self._preview is None and not self.job.busy
+        return None if idle or self._of is None else self._of[0]
+
+    @property
+    def waiting_text(self) -> str:
+        """What is lost with the window, for people; "" for nothing."""
+        if self.waiting is None or isinstance(self._preview, _Trial):
+            return ""
+        if self.job.busy or self._preview is None:
+            return f"A correction is being computed in {self.waiting.path.name}"
+        return f"The preview of {self._preview.name} waits in {self.waiting.path.name}"
+
+    def _is_here(self) -> bool:
+        return self._of is not None and self._of[0] is self.desk.project
 
     def span(self, scope: Scope) -> tuple[int, int]:
         """Return the frames of a scope: first and one past the last."""
@@ -240,11 +222,28 @@ class CorrectPresenter:
             return self.desk.span
         return 0, self.desk.frame_count
 
-    def _target(self) -> tuple[Project, int]:
+    def _target(self, tool: str = "") -> tuple[Project, int]:
+        """Return what `tool`, which makes another preview, or "" works on."""
         project, thing = self.desk.need_project(), self.desk.need_object()
-        if self.job.busy:
-            raise InputError("A correction is being computed: wait for it, or cancel it.")
+        # The same may be asked anew: what a person has drawn since then counts.
+        self._check_free((project, thing.id, tool) if tool else self._of)
         return project, thing.id
+
+    def _check_free(self, but: tuple[Project, int, str] | None) -> None:
+        where, how = "", "keep it (Y) or discard it (Shift+Y) first"
+        if self._of is not None and not self._is_here():
+            where, how = f" in {self._of[0].path.name}", f"choose one of its layers, and {how}"
+        if self.job.busy:
+            raise InputError(f"A correction is being computed{where}: wait for it, or cancel it.")
+        waits = self._preview
+        if waits is not None and not isinstance(waits, _Trial) and self._of != but:
+            raise InputError(f"The preview of {waits.name} waits{where}: {how}.")
+
+    def make_way(self) -> None:
+        """Show no preview, or raise where one waits: two at once would be a riddle."""
+        if self._is_here():
+            self._check_free(None)
+            self._forget()
 
     def own_sentence(self) -> str:
         """Return a sentence that means the desk's object alone, or with others; or ""."""
@@ -299,13 +298,14 @@ class CorrectPresenter:
         nothing: str,
         scheduler: str | None = None,
     ) -> None:
-        project, object_id = self._target()
+        project, object_id = self._target("spread")
         start, stop = self._directed(direction)
+        film = self._motion.film
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             # Shapes need no video, which may have moved or may not be readable here.
-            video, flows = self._motion.open() if method == "flow" else (None, None)
-            with _on_cluster(scheduler, None, cancel, report) as cluster:
+            video, flows = film.open() if method == "flow" else (None, None)
+            with on_cluster(scheduler, None, cancel, report) as cluster:
                 preview = editing.spread(
                     project,
                     video,
@@ -318,7 +318,7 @@ class CorrectPresenter:
                 )
                 yield from _run(preview, cancel, report)
 
-        self._start(object_id, work, nothing)
+        self._start("spread", project, object_id, work, nothing)
 
     def _directed(self, direction: str) -> tuple[int, int]:
         start, stop = self.desk.span
@@ -330,21 +330,20 @@ class CorrectPresenter:
 
     def _remember(self, direction: str, scheduler: str | None) -> None:
         """Spread by the memory of the tracker that is chosen."""
-        project, object_id = self._target()
+        project, object_id = self._target("spread")
         start, stop = self._directed(direction)
-        name = self.trackers.name
+        name, film = self.trackers.name, self._motion.film
         ids = [object_id]
         if self.together:
             ids += [i for i in project.objects if i != object_id and _is_drawn(project, i)]
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            with _on_cluster(scheduler, name, cancel, report) as runner:
+            with on_cluster(scheduler, name, cancel, report) as runner:
                 if runner is None:
                     encodings = self.trackers.encodings(name, report)
                     runner = Here(tracker=None if encodings is None else encodings.tracker)
-                video, _ = self._motion.open()
                 preview = editing.spread_together(
-                    project, video, ids, start=start, stop=stop, runner=runner
+                    project, film.open()[0], ids, start=start, stop=stop, runner=runner
                 )
                 yield from _run(preview, cancel, report)
 
@@ -352,7 +351,7 @@ class CorrectPresenter:
             f"There is nothing to spread to: the frames of the range are yours or locked, or "
             f"{name} has drawn them from the same frames of yours before."
         )
-        self._start(object_id, work, nothing)
+        self._start("spread", project, object_id, work, nothing)
 
     def copy_to_next(self, n: int = 1) -> None:
         """Copy the mask that is shown to the next frame, keep it, and go there."""
@@ -379,9 +378,11 @@ class CorrectPresenter:
 
     def clean(self, tool: str, scope: Scope) -> None:
         """Clean masks with one of `TOOLS`."""
-        project, object_id = self._target()
+        project, object_id = self._target("clean")
         start, stop = self.span(scope)
         self._start(
+            "clean",
+            project,
             object_id,
             lambda cancel, report: _run(
                 editing.clean(project, object_id, start, stop, tool), cancel, report
@@ -391,11 +392,12 @@ class CorrectPresenter:
 
     def reprompt(self, inputs: Reprompt) -> None:
         """Ask a model again about this object on some frames."""
-        project, object_id = self._target()
+        project, object_id = self._target("ask")
         text = " ".join(inputs.text.split())
         if not text:
             raise InputError("There is no sentence: type what this object is.")
         start, stop = self.span(inputs.scope)
+        film = self._motion.film
 
         def masks(
             cancel: CancelToken, report: ProgressCallback
@@ -403,7 +405,7 @@ class CorrectPresenter:
             report(Progress(0, 0, "Loading the model"))
             segmenter = self._segmenter(inputs.model, inputs.device, inputs.memory)
             parts = segment(
-                self._motion.open()[0],
+                film.open()[0],
                 [text],
                 segmenter,
                 start=start,
@@ -422,20 +424,19 @@ class CorrectPresenter:
             preview.name = f"ask '{text}', frames {start} to {stop - 1}"
             yield from _run(preview, cancel, None)
 
-        self._start(object_id, work, "The answer changes nothing on these frames.")
+        nothing = "The answer changes nothing on these frames."
+        self._start("ask", project, object_id, work, nothing)
 
     def has_confidence(self) -> bool:
         """True where the model's confidence of the desk's object was kept."""
         project, thing = self.desk.project, self.desk.object
-        return (
-            project is not None
-            and thing is not None
-            and bool(project.confidence_frames(thing.id).any())
-        )
+        if project is None or thing is None:
+            return False
+        return bool(project.confidence_frames(thing.id).any())
 
     def try_threshold(self, threshold: float) -> None:
         """Show what a threshold, as a logit, makes of the frame that is shown."""
-        project, object_id = self._target()
+        project, object_id = self._target("threshold")
         t, layer_id = self.desk.frame, project.objects[object_id].layer
         if self.desk.provenance()[t] > Provenance.MODEL:
             raise InputError(
@@ -445,103 +446,129 @@ class CorrectPresenter:
         if confidence is None or not project.confidence_frames(object_id)[t]:
             raise InputError(f"The model's confidence on frame {t} was not kept: ask again.")
         found = confidence[0] > _byte(threshold)
-        self._object = object_id
+        self._of = project, object_id, "threshold"
         self._preview = _Trial(f"threshold {threshold:+.2f} on frame {t}", t, found, threshold)
         self.preview_changed.emit(self._preview)
 
     def apply_threshold(self, threshold: float, scope: Scope) -> None:
         """Draw the model's frames again with a threshold, as one step."""
-        project, object_id = self._target()
+        project, object_id = self._target("threshold")
         start, stop = self.span(scope)
-        self.discard()
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, f"Threshold {threshold:+.2f}"))
-            yield project.rethreshold(object_id, start, stop, _byte(threshold))
+            yield Last(project.rethreshold(object_id, start, stop, _byte(threshold)))
 
         def on_written(written: object) -> None:
             frames = start + np.flatnonzero(np.asarray(written))
-            self._tell(f"Threshold {threshold:+.2f}", [object_id], frames)
+            self._tell(project, f"Threshold {threshold:+.2f}", [object_id], frames)
 
-        self.job.start(work, on_written)
+        self._begin("threshold", project, object_id, work, on_written)
 
     def _start(
         self,
+        tool: str,
+        project: Project,
         object_id: int,
         work: Callable[..., Generator[object, None, None]],
         nothing: str,
     ) -> None:
         """Compute a preview; `nothing` is said where it would write no frame."""
-        self.discard()
-        self._object = object_id
         self._nothing = nothing
-        self.job.start(work, self._on_item)
+        self._begin(tool, project, object_id, work, self._on_item)
+
+    def _begin(
+        self,
+        tool: str,
+        project: Project,
+        object_id: int,
+        work: Callable[..., Generator[object, None, None]],
+        on_item: Callable[[object], None],
+    ) -> None:
+        """Work on an object that a person may remove meanwhile."""
+        self._forget()
+        self._of = project, object_id, tool
+        name = project.objects[object_id].name
+
+        def watched(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+            try:
+                yield from work(cancel, report)
+            except FlowRVSError as error:
+                if isinstance(error, Cancelled) or object_id in project.objects:
+                    raise
+                raise InputError(
+                    f"{name!r} was removed meanwhile: undo that and begin again, or choose "
+                    "another object."
+                ) from error
+
+        self.job.start(watched, on_item)
 
     def _on_item(self, item: object) -> None:
         if isinstance(item, tuple):
             self.frames_ready.emit(*item)
         else:
             self._preview = cast(Shown, item)
-            self.preview_changed.emit(item)
+            self.preview_changed.emit(self.preview)
 
     # -- the verdict ---------------------------------------------------------------------
 
     def keep(self) -> None:
         """Write the preview as one step that can be undone."""
-        preview, object_id = self._preview, self._object
-        if preview is None or object_id is None:
+        preview = self.preview
+        if preview is None or self._of is None:
             return
         if self.job.busy:
             raise InputError("The preview is still being computed: wait for it, or cancel it.")
-        if isinstance(preview, _Trial):
-            # It is of the frame that is shown: it follows.
+        if isinstance(preview, _Trial):  # it is of the frame that is shown: it follows
             self.apply_threshold(preview.threshold, Scope.FRAME)
             return
+        project, object_id, _ = self._of
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, f"Writing {preview.name}"))
             written = cast(editing.Preview | editing.PreviewGroup, preview).accept()
-            yield written if isinstance(written, dict) else {object_id: written}
+            yield Last(written if isinstance(written, dict) else {object_id: written})
 
         def on_written(item: object) -> None:
             by_object = cast(dict[int, npt.NDArray[np.intp]], item)
             of = getattr(preview, "previews", {object_id: preview})
             self._forget()
-            for i, frames in by_object.items():
+            for i, frames in by_object.items() if project is self.desk.project else ():
                 self.kept.emit(i, {int(t): of[i].certainty(int(t)) for t in frames})
-            self._tell(
-                preview.name, list(by_object), np.unique(np.concatenate([*by_object.values()]))
-            )
+            frames = np.unique(np.concatenate([*by_object.values()]))
+            self._tell(project, preview.name, list(by_object), frames)
 
         self.job.start(work, on_written)
 
-    def _tell(self, name: str, object_ids: list[int], frames: npt.NDArray[np.intp]) -> None:
-        if len(frames):
-            start, stop = int(frames.min()), int(frames.max()) + 1
-            self.desk.touched_objects(object_ids, start, stop)
-            self.noted.emit(f"{name}: {len(frames)} frame{'s' * (len(frames) != 1)} written.")
-        else:
+    def _tell(
+        self, project: Project, name: str, object_ids: list[int], frames: npt.NDArray[np.intp]
+    ) -> None:
+        if not len(frames):
             self.noted.emit(f"{name}: nothing was written, the frames are yours, locked or empty.")
+            return
+        if project is self.desk.project:
+            self.desk.touched_objects(object_ids, int(frames.min()), int(frames.max()) + 1)
+        self.noted.emit(f"{name}: {len(frames)} frame{'s' * (len(frames) != 1)} written.")
 
     def discard(self) -> None:
         """Forget the preview; nothing was written. While it is computed, stop that."""
-        if self.job.busy:
+        if self.job.busy and self._is_here():
             self.job.cancel()
-        elif self._preview is not None:
+        elif self.preview is not None:
             self._forget()
 
     def _forget(self) -> None:
-        self._preview = None
-        self._object = None
-        self.preview_changed.emit(None)
+        if self._preview is not None:
+            self._preview = None
+            self.preview_changed.emit(None)
 
     # -- the end -------------------------------------------------------------------------
 
     def _on_frame(self, _frame: int) -> None:
         """Let a threshold that is tried follow the frame; where it cannot, forget it."""
-        if isinstance(self._preview, _Trial) and not self.job.busy:
+        if isinstance(self.preview, _Trial) and not self.job.busy:
             try:
-                self.try_threshold(self._preview.threshold)
+                self.try_threshold(self.preview.threshold)
             except FlowRVSError:
                 self._forget()
 
@@ -554,17 +581,20 @@ class CorrectPresenter:
         elif lost:
             self.noted.emit(f"The object is {lost}: draw it where it is seen again.")
 
-    def _on_failed(self, _failure: object) -> None:
-        # What was worked out before can still be kept, as after a cancel: also where keeping it
-        # is what failed, on a full disk.
+    def _on_stopped(self, _failure: object = None) -> None:
+        # What was worked out before can still be kept: also where keeping it is what failed, on
+        # a full disk.
         if self._preview is not None and not self._preview.frames:
             self._forget()
 
     def _on_project(self, _project: object) -> None:
-        self.job.close(0.0)
-        if self._preview is not None:
+        if isinstance(self._preview, _Trial):
             self._forget()
+        elif self._preview is not None:
+            self.preview_changed.emit(self.preview)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Stop."""
-        return self.job.close(timeout)
+        """Stop, and forget what waits."""
+        ended = self.job.close(timeout)
+        self._forget()
+        return ended

@@ -8,10 +8,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton
 
 from napari_flowrvs.canvas import CanvasOverlay, Color
-from napari_flowrvs.correct.presenter import Shown
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.job import Job
-from napari_flowrvs.overlays import PreviewLabels
+from napari_flowrvs.overlays import PreviewLabels, Shown
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets.keys import Commands, set_tip
 from napari_flowrvs.widgets.parts import Wrapped, counted, later

@@ -228,16 +228,17 @@ class VideoHead(QWidget):
                 return False
         return True
 
-    def ask(self, question: str) -> str:
-        """Ask whether to "copy", "close" or "cancel"."""
+    def ask(self, question: str, *, copy: bool = True) -> str:
+        """Ask whether to "copy", where that can be done, "close" or "cancel"."""
         box = QMessageBox(self)
         box.setTextFormat(Qt.TextFormat.PlainText)
         box.setText(question)
-        copy = box.addButton("Save a copy…", QMessageBox.ButtonRole.AcceptRole)
+        role = QMessageBox.ButtonRole.AcceptRole
+        copies = box.addButton("Save a copy…", role) if copy else None
         close = box.addButton("Close anyway", QMessageBox.ButtonRole.DestructiveRole)
         box.addButton(QMessageBox.StandardButton.Cancel)
         box.exec()
-        return {copy: "copy", close: "close"}.get(box.clickedButton(), "cancel")
+        return {copies: "copy", close: "close"}.get(box.clickedButton(), "cancel")
 
     def _open_file(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Open a video", "", _VIDEO_FILTER)

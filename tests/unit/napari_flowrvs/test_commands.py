@@ -317,12 +317,43 @@ def test_a_pick_that_could_not_begin_is_forgotten(
     dock.commands.run("pick")
     finish(qtbot, dock)
     assert pick.active and dock.footer.progress.status.text().startswith("Click on “object 2”")
-    forgotten: list[int] = []
-    monkeypatch.setattr(dock.session.correct, "discard", lambda: forgotten.append(1))
     dock.commands.run("pick")
-    assert not pick.active and not forgotten
+    assert not pick.active
+
+
+def test_what_waits_to_be_kept_outlasts_what_a_person_does(
+    opened: tuple[Any, SegmentDock], qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preview is not lost to the tool Pick, to a layer that is removed, or with the window."""
+    viewer, dock = opened
+    correct, head = dock.session.correct, dock.head
+    dock.find.draw()
+    finish(qtbot, dock)
+    project = dock.session.desk.project
+    for t in (0, 4):
+        project.labels(1)[t, 6:16, t : t + 10] = 1
+    dock.commands.run("interpolate")
+    qtbot.waitUntil(lambda: not correct.job.busy, timeout=20_000)
+    name = "fill in 'object 1', frames 0 to 23"
+    assert correct.preview is not None and correct.preview.name == name
     dock.commands.run("pick")
-    assert pick.active and forgotten == [1], "two previews at once would be a riddle"
+    waits = f"The preview of {name} waits"
+    line = f"{waits}: keep it (Y) or discard it (Shift+Y) first."
+    assert dock.footer.problem.line.text() == line and not dock.session.pick.active
+    asked: list[str] = []
+    answers = iter(["cancel", "close"])
+    monkeypatch.setattr(head, "ask", lambda text, copy: asked.append(text) or next(answers))
+    assert [dock._may_forget() for _ in range(2)] == [False, True]
+    question = f"{waits} in squares.flowrvs, and is lost when the window closes."
+    assert asked == [question] * 2
+    viewer.layers.clear()
+    qtbot.waitUntil(lambda: not dock.link.waiting)
+    assert open_projects.get(project.path) is project and correct.preview is not None
+    dock.commands.run("keep")
+    qtbot.waitUntil(lambda: open_projects.get(project.path) is None, timeout=20_000)
+    assert dock.session.desk.project is None and dock._may_forget() and len(asked) == 2
+    with Project.open(project.path, read_only=True) as again:
+        assert again.present(1)[:5].all()
 
 
 def test_picking_waits_for_a_run(waiting: tuple[Any, SegmentDock], qtbot: Any, gated: Any) -> None:
@@ -581,4 +612,5 @@ def test_a_run_that_ends_asks_and_draws_in_its_own_project_only(
         dock.link.labels_removed.emit()
         assert open_projects.get(project.path) is project
         job._set_phase(Phase.IDLE)
-    assert open_projects.get(project.path) is None and desk.project is None
+    qtbot.waitUntil(lambda: open_projects.get(project.path) is None)
+    assert desk.project is None

@@ -136,6 +136,113 @@ def test_a_preview_that_cannot_be_written_can_be_kept_later(
     motion.close()
 
 
+def test_what_is_removed_while_it_is_corrected_can_be_brought_back(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    """Nobody is told of ids, and what was worked out waits for the object to come back."""
+    correct = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter())
+    said: list[str] = []
+    correct.job.failed.connect(lambda failure: said.append(failure.summary))
+    correct.frames_ready.connect(lambda start, _: start == 1 and project.remove_object(1))
+    correct.spread()
+    assert said == [] and correct.preview is not None and not correct.job.busy
+    found = correct.preview.mask(1)
+    correct.keep()
+    name = correct.preview.name
+    assert said == [f"'the red square' was removed: undo that to keep {name}, or discard it."]
+    project.undo()
+    correct.keep()
+    assert np.array_equal(project.object_mask(1, 1, 2)[0], found) and found.any()
+    # A tool that needs the object goes no further.
+    said.clear()
+    desk.set_span(1, 12)
+    correct.reprompt(Reprompt("green"))
+    assert said == [
+        "'the red square' was removed meanwhile: undo that and begin again, or choose another "
+        "object."
+    ]
+    correct.close()
+    motion.close()
+
+
+def test_what_waits_is_not_forgotten_for_something_else(
+    correct: CorrectPresenter, desk: Desk, project: Project
+) -> None:
+    """An hour's spread does not go for a slider that the mouse wheel moves."""
+    other = project.add_object("ground", 1)
+    project.labels(1)[0, 60:62, 5:9] = other.id
+    correct.spread()
+    waits = correct.preview
+    assert waits is not None
+    line = f"The preview of {waits.name} waits: keep it (Y) or discard it (Shift+Y) first."
+    actions: list[Callable[[], object]] = [
+        lambda: correct.clean("fill", Scope.FRAME),
+        lambda: correct.reprompt(Reprompt("green")),
+        lambda: correct.try_threshold(0.5),
+        lambda: correct.apply_threshold(0.5, Scope.OBJECT),
+        lambda: (desk.set_object(other.id), correct.spread()),
+    ]
+    for act in actions:
+        with pytest.raises(InputError) as refused:
+            act()
+        assert str(refused.value) == line and correct.preview is waits
+    desk.set_object(1)
+    correct.spread()
+    assert correct.preview is not None and correct.preview is not waits, "the same, asked anew"
+    correct.discard()
+    correct.clean("fill", Scope.FRAME)
+
+
+def test_a_correction_waits_while_another_project_is_looked_at(
+    desk: Desk, motion: Motion, project: Project, tmp_path: Path
+) -> None:
+    pending: list[Callable[[], None]] = []
+
+    def later(work: Any, token: Any, *, item: Any, progress: Any, done: Any) -> None:
+        pending.append(lambda: done(consume(work, token, item, progress)))
+
+    correct = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter(), later)
+    shown, told, sure = list[Any](), list[str](), list[Any]()
+    correct.preview_changed.connect(shown.append)
+    correct.noted.connect(told.append)
+    correct.kept.connect(lambda *what: sure.append(what))
+    with Project.create(tmp_path / "other", project.video) as other:
+        _, thing = other.add_prompt("another square")
+        other.labels(thing.layer)[0, 20:44, 10:34] = thing.id
+        correct.spread()
+        desk.set_project(other)
+        motion.set_source(VideoSource("other", FRAMES, None, FRAMES_OF_SCENE[::-1]))
+        assert correct.waiting is project and correct.job.busy
+        with pytest.raises(InputError, match="A correction is being computed in clip.flowrvs"):
+            correct.spread()
+        correct.discard()  # nothing is shown that could be meant
+        pending.pop()()
+        assert correct.preview is correct.object_id is None and correct.waiting is project
+        with pytest.raises(InputError, match="waits in clip.flowrvs: choose one of its layers"):
+            correct.spread()
+        correct.keep()
+        correct.discard()
+        assert not pending and set(shown) == {None}
+        desk.set_project(project)
+        made = correct.preview
+        assert made is not None and shown[-1] is made and correct.object_id == 1
+        assert min(iou(made.mask(t), TRUTH[t]) for t in range(1, FRAMES)) > 0.8, "of its own video"
+        correct.keep()
+        desk.set_project(other)
+        pending.pop()()
+        assert project.present(1).all() and correct.waiting is None
+        assert told == [f"{made.name}: {FRAMES - 1} frames written."] and sure == []
+        desk.set_project(project)
+        assert correct.preview is None
+        # What was stopped before anything was found does not wait.
+        correct.spread()
+        correct.discard()
+        pending.pop()()
+        assert correct.preview is correct.waiting is None
+    correct.close()
+    motion.close()
+
+
 def test_a_discarded_preview_leaves_no_trace(correct: CorrectPresenter, project: Project) -> None:
     seen: list[object] = []
     correct.preview_changed.connect(seen.append)
@@ -355,12 +462,6 @@ def test_nothing_is_kept_while_it_is_computed(desk: Desk, motion: Motion, projec
     shown.clear()
     desk.set_project(None)
     assert correct.preview is correct.object_id is None and shown == [None]
-    desk.set_project(project)
-    correct.clean("largest", Scope.FRAME)
-    desk.set_project(None)
-    assert not correct.job.busy
-    pending.pop()()
-    assert correct.preview is None, "of a project that is not the desk's any more"
     with pytest.raises(InputError, match="There is no cluster: type .* below the device"):
         correct.spread(scheduler="")
 
@@ -615,8 +716,6 @@ def test_what_a_preview_says_at_its_end(
     assert shown[-1] is None and correct.object_id is None
     made = spread((3,), "", InputError("It broke in the middle."))
     assert correct.preview is made and shown == [made]
-    spread((3,), "")
-    desk.project_changed.emit(None)
-    assert correct.preview is None, "of another project"
     correct.close()
+    assert correct.preview is correct.waiting is None
     motion.close()
