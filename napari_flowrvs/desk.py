@@ -64,6 +64,7 @@ class Desk:
         self._frame = 0
         self._span: tuple[int, int] | None = None
         self._video: tuple[int, float | None] = (0, None)
+        self.catalog_changed.connect(self._on_catalog)
 
     # -- state ---------------------------------------------------------------------------
 
@@ -138,14 +139,15 @@ class Desk:
         """True when a range was chosen."""
         return self._span is not None
 
-    def provenance(self) -> npt.NDArray[np.uint8]:
-        """Return the provenance of the object, (T,); empty without an object."""
-        if self._project is None or self.object is None:
-            return np.empty(0, np.uint8)
+    def provenance(self, object_id: int | None = None) -> npt.NDArray[np.uint8]:
+        """Return the provenance of an object, the desk's by default, (T,); empty without one."""
+        object_id = self._object if object_id is None else object_id
         try:
-            return self._project.provenance(self.object.id)
-        except ProjectError:  # it was closed just now, and the window is about to be
-            return np.empty(0, np.uint8)
+            if self._project is not None and object_id in self._project.objects:
+                return self._project.provenance(object_id)
+        except ProjectError:  # it was removed, or the project closed, just now
+            pass
+        return np.empty(0, np.uint8)
 
     # -- what the viewer says ------------------------------------------------------------
 
@@ -173,6 +175,11 @@ class Desk:
         if object_id != self._object:
             self._object = object_id
             self.object_changed.emit(object_id)
+
+    def _on_catalog(self) -> None:
+        """Work on another object where the one that was chosen has gone."""
+        if self._project is not None and self._object is not None and self.object is None:
+            self.set_object(min(self._project.objects, default=None))
 
     def set_frame(self, frame: int) -> None:
         """Note which frame is shown."""

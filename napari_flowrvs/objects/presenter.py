@@ -179,7 +179,7 @@ class ObjectsPresenter:
             The sentence is blank.
         """
         project = self.desk.need_project()
-        ids = [] if self.desk.object_id is None else [self.desk.object_id]
+        ids = [] if self.desk.object is None else [self.desk.object.id]
         self._expression = project.add_expression(text.strip(), ids).exp_id
         self.desk.catalog_changed.emit()
 

@@ -18,7 +18,7 @@ from flowrvs.editing.pick import (
     keep_pick,
     open_picker,
 )
-from flowrvs.errors import InputError
+from flowrvs.errors import Cancelled, InputError, VideoError
 from flowrvs.masks.scissors import Scissors
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.protocols import Point
@@ -169,6 +169,7 @@ class PickPresenter:
         self._frame = 0
         self._answer: _Answer | None = None
         self._preview: Picked | None = None
+        self._blamed = CLASSICAL  # the tracker that does not work
         self.job.completed.connect(self._ask)
         self.job.failed.connect(self._on_failed)
         self.job.cancelled.connect(self._ask)
@@ -367,25 +368,39 @@ class PickPresenter:
         if picker is not None and self.answered:
             return
 
+        film = self._motion.film
+
+        def look(report: ProgressCallback) -> Picker | TrackerPicker:
+            self._blamed = CLASSICAL
+            video, flows = film.open()
+            self._blamed = place.tool
+            encodings = self.trackers.encodings(place.tool, report)
+            report(Progress(0, 0, f"Looking at frame {place.frame}"))
+            found = open_picker(
+                place.project,
+                video,
+                place.frame,
+                place.object_id,
+                flows=flows,
+                choose=cut is None and _is_model(place),
+                inside_box=place.inside_box,
+                start=cut,
+                encodings=encodings,
+            )
+            found.prepare()
+            return found
+
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            mine = picker
-            if mine is None:
-                encodings = self.trackers.encodings(place.tool, report)
-                report(Progress(0, 0, f"Looking at frame {place.frame}"))
-                video, flows = self._motion.open()
-                mine = open_picker(
-                    place.project,
-                    video,
-                    place.frame,
-                    place.object_id,
-                    flows=flows,
-                    choose=cut is None and _is_model(place),
-                    inside_box=place.inside_box,
-                    start=cut,
-                    encodings=encodings,
-                )
-                mine.prepare()
-            yield _Answer(place, mine, marks, mine.take(marks))
+            try:
+                mine = look(report) if picker is None else picker
+                yield _Answer(place, mine, marks, mine.take(marks))
+            except Exception as error:
+                removed = place.object_id not in (None, *place.project.objects)
+                if removed and not isinstance(error, Cancelled):
+                    return  # what is chosen by now is asked next
+                if isinstance(error, VideoError):
+                    self._blamed = CLASSICAL
+                raise
 
         self.job.start(work, self._on_answer)
 
@@ -394,12 +409,13 @@ class PickPresenter:
         corners, frame, last, closing = self._corners, self._frame, self._outline, self._closing
         if last is not None and last.corners == corners and not closing:
             return
+        film = self._motion.film
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             if last is not None and last.frame == frame:
                 scissors = last.scissors
             else:
-                scissors = Scissors(self._motion.open()[0].read(frame, frame + 1)[0])
+                scissors = Scissors(film.open()[0].read(frame, frame + 1)[0])
             while scissors.corners != corners[: len(scissors.corners)]:
                 scissors.undo()
             for x, y in corners[len(scissors.corners) :]:
@@ -455,10 +471,10 @@ class PickPresenter:
 
     def _on_failed(self, _failure: object) -> None:
         # What cannot be loaded, or has no room, is not asked at every frame again.
-        if self.trackers.name != CLASSICAL:
-            self.noted.emit(f"{self.trackers.name} did not work: classical picks from now on.")
-            self.trackers.choose(CLASSICAL)
-        self._clear()
+        blamed, self._blamed = self._blamed, CLASSICAL
+        if blamed != CLASSICAL and blamed == self.trackers.name:
+            self.noted.emit(f"{blamed} did not work: classical picks from now on.")
+            self.trackers.choose(CLASSICAL)  # which is asked about the same marks
 
     # -- the verdict ---------------------------------------------------------------------
 
@@ -481,6 +497,7 @@ class PickPresenter:
         if self._preview is None and not self._marks:
             return
         if self._preview is None or not self.answered:
+            self._ask()  # the last time may have failed
             raise InputError("The last mark is still being looked at: wait a moment.")
         self.steps.ask(self._write)
 
@@ -544,6 +561,7 @@ class PickPresenter:
             self._ask()
 
     def _on_project(self, project: object) -> None:
+        self.job.close(0.0)
         self._clear()
         if self._active and project is None:
             self.stop()

@@ -113,9 +113,11 @@ class ReviewPresenter:
         project = self.desk.project
         if project is None:
             return ()
-        if self.scope is not None:
-            return tuple(sorted(project.expressions[self.scope].object_ids))
-        return () if self.desk.object_id is None else (self.desk.object_id,)
+        said = project.expressions.get(self._scope or "")
+        if said is not None:
+            return tuple(sorted(said.object_ids))
+        thing = self.desk.object
+        return () if thing is None else (thing.id,)
 
     def queue(self) -> list[Doubtful]:
         """Return the unchecked frames, most doubtful first; of a long video those to begin with."""
@@ -142,8 +144,8 @@ class ReviewPresenter:
 
     def _order(self, object_id: int) -> list[int]:
         if object_id not in self._orders:
-            provenance = self.desk.need_project().provenance(object_id)
-            doubts = self.doubts.of(object_id)
+            provenance = self.desk.provenance(object_id)
+            doubts = self.doubts.of(object_id) if len(provenance) else None
             known = np.zeros(len(provenance)) if doubts is None else np.nan_to_num(doubts)
             self._orders[object_id] = editing.review_order(known, provenance, most=_LONGEST)
         return self._orders[object_id]
@@ -159,7 +161,9 @@ class ReviewPresenter:
             return 0, 0
         named = None if exp_id is None else project.expressions.get(exp_id)
         ids = self.objects() if named is None else tuple(named.object_ids)
-        checked = sum(int(np.count_nonzero(project.provenance(i) >= Provenance.HUMAN)) for i in ids)
+        checked = sum(
+            int(np.count_nonzero(self.desk.provenance(i) >= Provenance.HUMAN)) for i in ids
+        )
         return checked, len(ids) * self.desk.frame_count
 
     # -- going through it ----------------------------------------------------------------
@@ -229,9 +233,8 @@ class ReviewPresenter:
 
     def _accept_here(self) -> None:
         stop, ids = self.desk.frame + 1, self._reviewed()
-        project = self.desk.need_project()
         nobodys = sum(
-            int(np.count_nonzero(project.provenance(i)[:stop] == Provenance.EMPTY)) for i in ids
+            int(np.count_nonzero(self.desk.provenance(i)[:stop] == Provenance.EMPTY)) for i in ids
         )
 
         def then() -> None:

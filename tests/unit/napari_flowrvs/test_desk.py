@@ -79,6 +79,19 @@ def test_a_change_is_told_once_for_each_layer(desk: Desk, project: Project) -> N
     assert seen == [None], "of one that is gone nobody knows the layer: it stands for all"
 
 
+def test_an_object_that_goes_is_not_worked_on_any_more(desk: Desk, project: Project) -> None:
+    desk.set_object(2)
+    project.remove_object(2)
+    desk.catalog_changed.emit()
+    assert desk.object_id == 1
+    project.remove_object(1)
+    desk.catalog_changed.emit()
+    assert desk.object_id is None
+    project.undo()
+    desk.catalog_changed.emit()
+    assert desk.object_id is None, "a person chooses"
+
+
 def test_objects_are_chosen_one_after_the_other(desk: Desk, project: Project) -> None:
     third = project.add_object("the bird", project.objects[2].layer).id
     chosen = []

@@ -308,6 +308,53 @@ def test_a_tracker_that_cannot_be_loaded_gives_way(desk: Desk, motion: Motion) -
     assert trackers.name == CLASSICAL
     pick.add(Mark.point(20, 30))
     assert pick.preview is not None
+    trackers.choose("absent")
+    assert len(failures) == 2 and trackers.name == CLASSICAL and pick.answered, "of what was marked"
+    pick.close()
+
+
+def test_marks_outlast_what_goes_wrong(
+    desk: Desk, motion: Motion, project: Project, tmp_path: Path
+) -> None:
+    """Neither an object that is removed nor a disk that is away takes a person's marks along."""
+    pending: list[Callable[[], None]] = []
+
+    def later(work: Any, token: Any, *, item: Any, progress: Any, done: Any) -> None:
+        pending.append(lambda: done(consume(work, token, item, progress)))
+
+    trackers = Trackers(load=lambda name: ColorTracker())
+    trackers.choose("colours")
+    pick = PickPresenter(desk, motion, later, trackers=trackers)
+    failures: list[Any] = []
+    pick.job.failed.connect(failures.append)
+    pick.start()
+    pick.add(Mark.point(20, 30))
+    project.remove_object(1)
+    pending.pop()()
+    assert failures == [] and trackers.name == "colours", "it is not to blame"
+    pending.pop()()
+    assert pick.preview is not None and pick.object_id is None, "it would be a new object"
+    project.undo()
+    motion.set_source(VideoSource("away", FRAMES, str(tmp_path / "away.mp4")))
+    pick.add(Mark.point(80, 10, False))
+    while pending:
+        pending.pop()()
+    assert "away.mp4" in failures[0].summary and trackers.name == "colours"
+    assert pick.marks == (Mark.point(20, 30), Mark.point(80, 10, False))
+    with pytest.raises(InputError, match="wait a moment"):
+        pick.keep()
+    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
+    pending.pop()()
+    with pytest.raises(InputError, match="wait a moment"):
+        pick.keep()
+    pending.pop()()
+    assert pick.answered and pick.object_id == 1
+    # What was asked of another project says nothing any more.
+    pick.add(Mark.point(85, 50, False))
+    desk.set_project(None)
+    assert not pick.job.busy and not pick.marks
+    pending.pop()()
+    assert len(failures) == 2 and pick.preview is None
     pick.close()
 
 

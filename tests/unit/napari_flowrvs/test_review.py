@@ -438,6 +438,30 @@ def test_an_object_that_is_removed_while_it_is_measured(
     assert failed == [] and 2 not in project.objects
 
 
+def test_an_object_that_went_just_now_is_not_reviewed(
+    review: ReviewPresenter, desk: Desk, project: Project
+) -> None:
+    """The panels hear of it a moment later; until then nothing is said of it."""
+    failed: list[object] = []
+    review.job.failed.connect(failed.append)
+    sentence = project.add_expression("both", [1, 2])
+    assert review.progress(sentence.exp_id) == (0, 2 * FRAMES)
+    desk.set_object(2)
+    project.remove_object(2)
+    assert review.objects() == () and review.queue() == [] and review.progress() == (0, 0)
+    review.next()
+    with pytest.raises(InputError, match="There is nothing to review"):
+        review.accept()
+    review.set_scope(sentence.exp_id)
+    assert {each.object_id for each in review.queue()} == {1} and failed == []
+    # Between two looks at the project.
+    review.objects = lambda: (1, 2)  # type: ignore[method-assign]
+    review.doubts.known = lambda: True  # type: ignore[method-assign]
+    review._on_catalog()
+    assert {each.object_id for each in review.queue()} == {1}
+    assert review.progress() == (0, 2 * FRAMES)
+
+
 def test_the_queue_is_not_in_motion_while_it_is_measured(
     desk: Desk, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
