@@ -99,7 +99,7 @@ class ProjectLabels(Labels):
         self.cancel: Callable[[], bool] | None = None
         self._drawing = False
         self._shown: tuple[Any, int] = (None, -1)
-        self._refused: tuple[int, int, float] = (-1, -1, 0.0)
+        self._refused: tuple[object, float] = (None, 0.0)
         data.on_refused(lambda line: self.notify(line))
         mine = [r.id for r in self.project.objects.values() if r.layer == self.layer_id]
         if mine:
@@ -245,7 +245,11 @@ class ProjectLabels(Labels):
         with self._stroke():
             for part, t in zip(mask, range(frames.start, frames.stop), strict=True):
                 free = self._unlocked(t, rows, columns, part, label)
-                found = self.data.paint(t, rows, columns, free, label, only)
+                try:
+                    found = self.data.paint(t, rows, columns, free, label, only)
+                except FlowRVSError as error:
+                    self._say(str(error), str(error))
+                    break
                 if found is not None:
                     self._drew((slice(t, t + 1), rows, columns), found[0], found[1], label)
                     drawn = True
@@ -289,7 +293,10 @@ class ProjectLabels(Labels):
             if banned:
                 self._refuse(min(banned), t)
                 return
-        super().data_setitem(indices, value, refresh)
+        try:
+            super().data_setitem(indices, value, refresh)
+        except FlowRVSError as error:
+            self._say(str(error), str(error))
 
     # -- locks ---------------------------------------------------------------------------
 
@@ -310,13 +317,18 @@ class ProjectLabels(Labels):
         return mask & ~spared
 
     def _refuse(self, object_id: int, t: int) -> None:
+        self._say(
+            (object_id, t),
+            f"Object {object_id}, {self.project.objects[object_id].name!r}, is locked on frame "
+            f"{t}: unlock it on the page Objects to draw there.",
+        )
+
+    def _say(self, about: object, line: str) -> None:
+        """Say why something is not drawn, unless just that was said a moment ago."""
         now = time.monotonic()
-        if self._refused[:2] != (object_id, t) or now - self._refused[2] > _AGAIN_S:
-            self.notify(
-                f"Object {object_id}, {self.project.objects[object_id].name!r}, is locked on frame "
-                f"{t}: unlock it on the page Objects to draw there."
-            )
-        self._refused = (object_id, t, now)
+        if self._refused[0] != about or now - self._refused[1] > _AGAIN_S:
+            self.notify(line)
+        self._refused = (about, now)
 
 
 # napari's own "new label" refuses everything but numpy arrays.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flowrvs.errors import FlowRVSError
@@ -29,6 +31,8 @@ class Projects:
         self._open: dict[Path, Project] = {}
         self._changing: dict[Path, threading.RLock] = {}
         self._holders: dict[Path, set[object]] = {}
+        self._users: dict[Path, set[object]] = {}
+        self._let_go: set[Path] = set()  # to be closed when nobody uses them any more
 
     @staticmethod
     def _key(path: str | os.PathLike[str]) -> Path:
@@ -83,16 +87,39 @@ class Projects:
     def hold(self, project: Project, holder: object) -> None:
         """Note that somebody, a viewer for instance, shows a project."""
         with self._lock:
-            self._holders.setdefault(self._key(project.path), set()).add(holder)
+            key = self._key(project.path)
+            self._holders.setdefault(key, set()).add(holder)
+            self._let_go.discard(key)
+
+    @contextmanager
+    def use(self, path: str | os.PathLike[str]) -> Iterator[Project | None]:
+        """Keep the project of `path` open meanwhile; None where it is not open."""
+        key, user = self._key(path), object()
+        with self._lock:
+            project = self._open.get(key)
+            if project is not None:
+                self._users.setdefault(key, set()).add(user)
+        try:
+            yield project
+        finally:
+            with self._lock:
+                users = self._users.get(key, set())
+                users.discard(user)
+                last = not users and key in self._let_go
+            if project is not None and last:
+                with suppress(FlowRVSError):  # it stays known, and is tried again at the end
+                    self.close(project)
 
     def release(self, project: Project, holder: object) -> None:
-        """Note that `holder` shows it no more; the last one closes it."""
+        """Note that `holder` shows it no more; the last one closes it, once nobody uses it."""
         key = self._key(project.path)
         with self._lock:
             holders = self._holders.get(key, set())
             holders.discard(holder)
-            left = bool(holders)
-        if not left:
+            used = bool(self._users.get(key))
+            if used and not holders:
+                self._let_go.add(key)
+        if not holders and not used:
             self.close(project)
 
     def close(self, project: Project) -> None:
@@ -107,6 +134,7 @@ class Projects:
                 with self._lock:
                     self._open.pop(key, None)
                     self._holders.pop(key, None)
+                    self._let_go.discard(key)
 
     def close_all(self) -> None:
         """Flush and close all of them; one that fails does not keep the others open."""

@@ -55,7 +55,7 @@ class ComparePanel(QWidget):
         job.completed.connect(self._on_end)
         self.presenter.scored.connect(self._on_scored)
         events = napari_viewer.layers.events
-        for event in (events.inserted, events.removed, events.reordered):
+        for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self._refresh)
         napari_viewer.events.theme.connect(self._on_theme)
         napari_viewer.dims.events.current_step.connect(self._on_step)
@@ -112,25 +112,25 @@ class ComparePanel(QWidget):
 
     def _refresh(self, event: Any = None) -> None:
         """Offer the labels layers that are there; keep what was chosen."""
-        names = [str(layer.name) for layer in self.viewer.layers if isinstance(layer, Labels)]
+        layers = [layer for layer in self.viewer.layers if isinstance(layer, Labels)]
         for place, box in enumerate((self.first, self.second)):
-            chosen, could_choose = box.currentText(), box.count() > place
+            chosen, could_choose = box.currentData(), box.count() > place
             box.blockSignals(True)
             box.clear()
-            box.addItems(names)
-            if could_choose and chosen in names:
-                box.setCurrentText(chosen)
-            elif len(names) > place:
+            for layer in layers:
+                box.addItem(str(layer.name), layer)
+            if could_choose and chosen in layers:
+                box.setCurrentIndex(layers.index(chosen))
+            elif len(layers) > place:
                 box.setCurrentIndex(place)
             box.blockSignals(False)
         if self.presenter.job.phase is Phase.IDLE:
-            self.button.setEnabled(len(names) > 1)
+            self.button.setEnabled(len(layers) > 1)
 
     def _side(self, box: QComboBox) -> Side:
-        name = box.currentText()
-        layer = self.viewer.layers[name]
+        layer = box.currentData()
         value = int(layer.selected_label) if self.selected.isChecked() else None
-        return Side(name, layer.data, value)
+        return Side(str(layer.name), layer.data, value)
 
     def _compare_or_cancel(self) -> None:
         if self.presenter.job.busy:
@@ -208,7 +208,7 @@ class ComparePanel(QWidget):
             return
         self._listening = False
         events = self.viewer.layers.events
-        for event in (events.inserted, events.removed, events.reordered):
+        for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.disconnect(self._refresh)
         self.viewer.events.theme.disconnect(self._on_theme)
         self.viewer.dims.events.current_step.disconnect(self._on_step)

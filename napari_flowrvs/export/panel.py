@@ -247,7 +247,7 @@ class ExportDialog(JobDialog):
         if self.presenter.job.busy:
             return
         self.problem.clear()
-        self._remarks = []
+        self._remarks, self._written = [], ""
         try:
             self.presenter.run(self.inputs())
         except InputError as error:
@@ -273,10 +273,11 @@ class ExportDialog(JobDialog):
         self.table.show_findings(self._remarks, "The linter finds nothing in what was written.")
 
     def _on_returned(self, result: WriteBackResult) -> None:
-        self.progress.say(
+        self._written = (
             f"{result.video}: {counted(result.masks, 'mask')} and "
             f"{counted(result.sentences, 'sentence')} changed in {result.path}"
         )
+        self.progress.say(self._written)
 
     def _on_previewed(self, preview: Preview) -> None:
         self.table.show_preview(preview)
@@ -294,8 +295,15 @@ class ExportDialog(JobDialog):
         for field in (*fields, self.names, self.annotated):
             field.enabled = not home
 
+    def _on_failed(self, failure: Failure) -> None:
+        super()._on_failed(failure)
+        self.progress.say(self._written)  # by then
+
     def _on_cancelled(self) -> None:
-        self.progress.say("Stopped; nothing was written.")
+        if self._written:
+            self.progress.say(f"Stopped before the rest. {self._written}")
+        else:
+            self.progress.say("Stopped; nothing was written.")
 
 
 def show_export(viewer: Any = None, parent: QWidget | None = None) -> ExportDialog | None:

@@ -580,7 +580,11 @@ class FindPanel(QWidget):
             self._progress.show_progress(event)
 
     def _on_cancelled(self) -> None:
-        self._progress.say("Stopped. Finished frames are kept; Run goes on where it stopped.")
+        self._progress.say(
+            "Stopped: everything is as it was."
+            if self.presenter.by_hand
+            else "Stopped. Finished frames are kept; Run goes on where it stopped."
+        )
 
     def _on_loaded(self, memory: str) -> None:
         self.options.remember()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from psygnal import Signal
 
 import flowrvs
 from flowrvs.checkpoints.placed import placed_models
-from flowrvs.errors import InputError
+from flowrvs.errors import InputError, StorageError
 from flowrvs.inference import segment_into
 from flowrvs.inference.windows import window_around
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.records import Segmenter, SegmentRequest, VideoInfo, clean_sentence
 from flowrvs.store import Project
-from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.job import Job, Last, Runner, run_here
 from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource, default_project
 
@@ -271,7 +271,8 @@ class SegmentPresenter:
         self._load = load
         self._projects = projects
         self._segmenter: tuple[tuple[str, str, str], Segmenter] | None = None
-        self._by_hand = False
+        #: No model draws in what runs, or ran last.
+        self.by_hand = False
         self._project: Project | None = None
         self._prompts: tuple[Prompt, ...] = ()
         self._frames: dict[int, int] = {}
@@ -322,7 +323,7 @@ class SegmentPresenter:
             with source.open() as video:
                 project = self._open(source, inputs, video.info)
             cancel.raise_if_cancelled()
-            yield _Prompted(project, _prompts(project, inputs.sentences or ("",)))
+            yield Last(_Prompted(project, _prompts(project, inputs.sentences or ("",))))
             project.flush()
 
         self.job.start(work, self._on_item)
@@ -344,7 +345,7 @@ class SegmentPresenter:
                 info = video.info
             values = _values(stray, info, cancel)
             project = self._open(source, inputs, info)
-            yield _Prompted(project, _copy(project, stray, values, cancel))
+            yield Last(_Prompted(project, _copy(project, stray, values, cancel)))
             project.flush()
 
         self.job.start(work, self._on_item)
@@ -353,7 +354,7 @@ class SegmentPresenter:
         self._prompts = ()
         self._frames = {}
         self._found = set()
-        self._by_hand = by_hand
+        self.by_hand = by_hand
 
     def _open(self, source: VideoSource, inputs: SegmentInputs, video: VideoInfo) -> Project:
         folder = Path(inputs.project) if inputs.project else default_project(source)
@@ -422,7 +423,7 @@ class SegmentPresenter:
             self.written.emit(self._project, item)
 
     def _on_completed(self) -> None:
-        if self._by_hand and self._project is not None:
+        if self.by_hand and self._project is not None:
             self.begun.emit(self._project, self._prompts[0].object_id)
         else:
             self.finished.emit(self._summary())
@@ -454,7 +455,8 @@ class SegmentPresenter:
         """
         ended = self.job.close(timeout)
         if self._project is not None and self._projects.get(self._project.path) is self._project:
-            self._project.flush()
+            with suppress(StorageError):  # it is kept, and tried again
+                self._project.flush()
         self._segmenter = None
         return ended
 

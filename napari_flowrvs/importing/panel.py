@@ -166,6 +166,7 @@ class ImportDialog(JobDialog):
 
     def _on_phase(self, phase: Phase) -> None:
         idle = phase is Phase.IDLE
+        self.folder.enabled = idle
         self.open_button.setEnabled(idle and self.videos.currentItem() is not None)
         self.close_button.setText("&Close" if idle else "&Cancel")
         self.close_button.setEnabled(phase is not Phase.STOPPING)

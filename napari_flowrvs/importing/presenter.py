@@ -11,7 +11,7 @@ from flowrvs.data.formats import open_dataset
 from flowrvs.data.importing import default_folder, import_video
 from flowrvs.errors import InputError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
-from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.job import Job, Last, Runner, run_here
 from napari_flowrvs.layers import LayerTuple, project_layers
 from napari_flowrvs.projects import Projects, open_projects
 
@@ -76,8 +76,8 @@ class ImportPresenter:
             else:
                 import_video(place, video, target, cancel=cancel, progress=report).close()
             notes: list[str] = []
-            yield project_layers(self._projects.open(target), notes.append)
-            yield from notes
+            yield Last(project_layers(self._projects.open(target), notes.append))
+            yield from map(Last, notes)
 
         self.job.start(work, self._on_item)
 

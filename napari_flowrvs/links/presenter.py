@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from psygnal import Signal
 
 from flowrvs import editing
+from flowrvs.errors import InputError
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.store import Project
 from napari_flowrvs.desk import Desk
@@ -61,6 +62,7 @@ class LinksPresenter:
         self.job = Job(runner)
         self._links: list[Link] = []
         desk.project_changed.connect(self._on_project)
+        desk.catalog_changed.connect(self._on_catalog)
 
     @property
     def link(self) -> Link | None:
@@ -78,10 +80,10 @@ class LinksPresenter:
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             for object_id in new:
-                match = editing.link_offer(project, object_id, cancel=cancel)
+                match, record = _offer(project, object_id, cancel), project.objects.get(object_id)
                 asked = {i for i in new if i > object_id}
-                if match is not None and asked.isdisjoint(match.object_ids):
-                    yield Link(project.objects[object_id].name, object_id, match)
+                if match and record is not None and asked.isdisjoint(match.object_ids):
+                    yield Link(record.name, object_id, match)
 
         self.job.start(work, self._on_item)
 
@@ -96,19 +98,28 @@ class LinksPresenter:
         link, project = self.link, self.desk.project
         if link is not None and project is not None:
             editing.accept_link(project, link.object_id, link.match)
+            self.decline()
             self.desk.catalog_changed.emit()
             self.desk.choose(min(link.match.object_ids))
-        self.decline()
 
     def decline(self) -> None:
         """Keep the new object."""
         del self._links[:1]
-        # Objects of later questions may have gone by a link.
-        known = {} if self.desk.project is None else self.desk.project.objects
-        self._links = [
-            each for each in self._links if {each.object_id, *each.match.object_ids} <= set(known)
-        ]
+        self._drop_gone()
         self.asked.emit(self.link)
+
+    def _drop_gone(self) -> None:
+        """Ask nothing of objects that have gone, by a link or otherwise."""
+        known = set() if self.desk.project is None else set(self.desk.project.objects)
+        self._links = [
+            each for each in self._links if {each.object_id, *each.match.object_ids} <= known
+        ]
+
+    def _on_catalog(self) -> None:
+        before = self.link
+        self._drop_gone()
+        if self.link is not before:
+            self.asked.emit(self.link)
 
     def _on_project(self, _project: object) -> None:
         self.close(0.0)
@@ -118,3 +129,15 @@ class LinksPresenter:
     def close(self, timeout: float = 5.0) -> bool:
         """Stop comparing."""
         return self.job.close(timeout)
+
+
+def _offer(project: Project, object_id: int, cancel: CancelToken) -> editing.Match | None:
+    """Compare an object with the others, also where some of them are removed meanwhile."""
+    while object_id in project.objects:
+        known = project.objects.keys()
+        try:
+            return editing.link_offer(project, object_id, cancel=cancel)
+        except InputError:
+            if project.objects.keys() == known:
+                raise
+    return None

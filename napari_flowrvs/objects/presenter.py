@@ -11,7 +11,7 @@ import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
-from flowrvs.errors import InputError
+from flowrvs.errors import InputError, ProjectError
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.store import ObjectCounts, ObjectRecord, Project
 from napari_flowrvs.desk import Changed, Desk
@@ -111,27 +111,27 @@ class ObjectsPresenter:
 
     # -- rows ----------------------------------------------------------------------------
 
-    def _count(self, project: Project, object_id: int) -> ObjectCounts:
+    def _count(self, project: Project, object_id: int) -> ObjectCounts | None:
+        """Return an object's counts; None where it was removed just now."""
         if object_id not in self._counts:
-            self._counts[object_id] = project.counts(object_id)
-        return self._counts[object_id]
+            try:
+                self._counts[object_id] = project.counts(object_id)
+            except ProjectError:
+                if object_id in project.objects:
+                    raise
+        return self._counts.get(object_id)
 
     def objects(self) -> list[ObjectRow]:
         """Return a row for every object, by id."""
         project = self.desk.project
         if project is None:
             return []
-        layers, meant = project.layers, self.meant
+        known, layers, meant = project.objects, project.layers, self.meant
         return [
-            ObjectRow(
-                record.id,
-                record.name,
-                record.color,
-                layers[record.layer].name,
-                self._count(project, record.id),
-                record.id in meant,
-            )
-            for _, record in sorted(project.objects.items())
+            ObjectRow(record.id, record.name, record.color, layer.name, counts, record.id in meant)
+            for _, record in sorted(known.items())
+            if (layer := layers.get(record.layer)) is not None
+            and (counts := self._count(project, record.id)) is not None
         ]
 
     def expressions(self) -> list[ExpressionRow]:
@@ -141,7 +141,8 @@ class ObjectsPresenter:
         if project is None:
             return rows
         for said in project.expressions.values():
-            found = [self._count(project, i) for i in said.object_ids]
+            counts = [self._count(project, i) for i in said.object_ids]
+            found = [each for each in counts if each is not None]
             checked = sum(c.human + c.locked for c in found)
             total = len(found) * self.desk.frame_count
             rows.append(ExpressionRow(said.exp_id, said.text, said.object_ids, checked, total))
@@ -157,10 +158,9 @@ class ObjectsPresenter:
     @property
     def meant(self) -> frozenset[int]:
         """The objects that the chosen sentence means."""
-        chosen, project = self.expression_id, self.desk.project
-        if chosen is None or project is None:
-            return frozenset()
-        return project.expressions[chosen].object_ids
+        project = self.desk.project
+        chosen = None if project is None else project.expressions.get(self._expression or "")
+        return frozenset() if chosen is None else chosen.object_ids
 
     def choose_expression(self, exp_id: str | None) -> None:
         """Choose the sentence whose objects are ticked."""

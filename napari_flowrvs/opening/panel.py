@@ -211,7 +211,8 @@ class VideoHead(QWidget):
             self._link.note_home(layer, project)
             self._link.show_project(project, layer)
         elif not self._link.project_layers(project):
-            open_projects.release(project, self._link.holder)
+            holder = self._link.holder
+            self._commands.attempt(lambda: open_projects.release(project, holder))
 
     def may_close(self) -> bool:
         """Ask about projects that cannot be saved where they belong; True to let them go."""

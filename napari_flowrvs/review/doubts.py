@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from psygnal import Signal
 
 from flowrvs import editing
-from flowrvs.errors import FlowRVSError, MissingPathError, ProjectError, VideoError
+from flowrvs.errors import FlowRVSError, InputError, MissingPathError, VideoError
 from flowrvs.masks.doubt import FAR
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.store import Project
@@ -132,16 +132,17 @@ class Doubts:
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, "Looking for doubtful frames"))
             for object_id, new, _ in wanted:
-                if new and object_id in project.objects:  # a first order, at once
-                    quick = editing.quick_doubt(
-                        project, object_id, certainty=self._sure(project, object_id)
-                    )
-                    yield Measured(object_id, 0, quick)
+                if new:  # a first order, at once
+                    with _unless_removed(project, object_id):
+                        sure = self._sure(project, object_id)
+                        quick = editing.quick_doubt(project, object_id, certainty=sure)
+                        yield Measured(object_id, 0, quick)
             flows = self._flows(project)
             for object_id, _, runs in wanted:
-                sure = self._sure(project, object_id)
-                for start, stop in runs if object_id in project.objects else ():
-                    yield from _measure(project, object_id, start, stop, flows, sure, cancel)
+                with _unless_removed(project, object_id):
+                    sure = self._sure(project, object_id)
+                    for start, stop in runs:
+                        yield from _measure(project, object_id, start, stop, flows, sure, cancel)
 
         self.job.start(work, self._on_item)
 
@@ -204,6 +205,16 @@ class Doubts:
         return self.job.close(timeout)
 
 
+@contextmanager
+def _unless_removed(project: Project, object_id: int) -> Iterator[None]:
+    """Say nothing of an object that a person removes meanwhile."""
+    try:
+        yield
+    except InputError:
+        if object_id in project.objects:
+            raise
+
+
 def _runs(frames: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Return the runs of true frames, first and one past the last."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], frames, [0]]).astype(np.int8)))
@@ -242,7 +253,3 @@ def _measure(
                 yield Measured(object_id, start, np.array(found, np.float32))
                 start, found = start + len(found), []
             looked = None  # this frame, or one near it, cannot be read
-        except ProjectError:
-            if object_id in project.objects:
-                raise
-            return  # it was removed meanwhile

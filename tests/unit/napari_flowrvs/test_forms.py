@@ -116,6 +116,10 @@ def test_two_layers_are_compared(qtbot: Any, layers: tuple[Any, Any]) -> None:
     assert viewer.dims.current_step[0] == 15
     panel.curve.frame_chosen.emit(7)
     assert viewer.dims.current_step[0] == 7
+    # A layer that has another name by now.
+    viewer.layers["a"].name = "c"
+    assert chosen() == ("c", "b") and panel.first.count() == 2
+    viewer.layers["c"].name = "a"
     # One label of each.
     panel.selected.setChecked(True)
     viewer.layers["a"].selected_label, viewer.layers["b"].selected_label = 3, 4
@@ -269,6 +273,7 @@ def test_a_form_with_a_job_cancels_before_it_closes(qtbot: Any, split: Path) -> 
     form.show()
     form.folder.value = str(split)
     assert form.close_button.text() == "&Cancel" and form.presenter.job.busy
+    assert not form.folder.enabled, "another folder would be listed by nobody"
     form.videos.addItem("late")
     form._list()
     assert form.videos.count() == 0, "what is listed is not what is chosen any more"
@@ -280,6 +285,7 @@ def test_a_form_with_a_job_cancels_before_it_closes(qtbot: Any, split: Path) -> 
     assert form.progress.status.text() == "Stopped; nothing was written."
     form.presenter.job._end(InputError("It is no dataset."))
     assert form.close_button.text() == "&Close" and form.close_button.isEnabled()
+    assert form.folder.enabled
     assert form.problem.line.text() == "It is no dataset."
     form.folder.value = str(split.parent)
     assert form.presenter.job.busy
@@ -493,6 +499,8 @@ def test_an_export_that_was_checked_says_so(qtbot: Any, tmp_path: Path) -> None:
     result = ExportResult(
         tmp_path / "train", "mevis", videos=1, frames=9, expressions=2, objects=3, notes=("Note.",)
     )
+    form.presenter.job.cancelled.emit()
+    assert form.progress.status.text() == "Stopped; nothing was written."
     form._on_finished(result)
     written = f"Written: 1 video, 2 sentences, 3 objects in {tmp_path / 'train'} Note."
     assert form.progress.status.text() == written
@@ -501,8 +509,15 @@ def test_an_export_that_was_checked_says_so(qtbot: Any, tmp_path: Path) -> None:
     form._on_checked(Checked(result, (finding,)))
     texts = [form.table.findings.item(i).text() for i in range(form.table.findings.count())]
     assert texts == ["warning: m.json: Odd."] * 2 and form.progress.status.text() == written
+    written = written.removesuffix(" Note.")
+    form.presenter.job.cancelled.emit()  # while it was checked
+    assert form.progress.status.text() == f"Stopped before the rest. {written}"
+    form.presenter.job.failed.emit(Failure("The disk is away.", ""))
+    assert form.progress.status.text() == written and not form.problem.isHidden()
+    form.to.line_edit.value = str(tmp_path)
+    form.projects.add(str(tmp_path / "a.flowrvs"))
     form.run()
-    assert form._remarks == [], "of the export that begins"
+    assert form._remarks == [] and form._written == "", "of the export that begins"
 
 
 def test_closing_the_form_of_exports_waits_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

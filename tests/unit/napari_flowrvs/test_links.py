@@ -153,6 +153,40 @@ def test_questions_of_what_has_gone_are_not_asked(links: LinksPresenter, project
     assert twins[1].id in project.objects
 
 
+def test_what_is_removed_takes_its_question_along(
+    links: LinksPresenter, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, failed = list[Any](), list[Any]()
+    links.asked.connect(asked.append)
+    links.job.failed.connect(failed.append)
+    twin = project.add_prompt("the same")[1]
+    project.write_model(twin.layer, twin.id, 0, project.object_mask(2, 0, 8))
+    links.look(project, [3, twin.id])
+    first, second = links._links
+    assert (first.object_id, second.object_id) == (twin.id, 3) and asked == [first]
+    project.remove_object(twin.id)
+    links.desk.catalog_changed.emit()
+    assert links.link is second and asked == [first, second]
+    project.remove_object(1)  # of those that it looks like
+    links.desk.catalog_changed.emit()
+    assert links.link is None and asked == [first, second, None]
+    # While they are compared: the others still are.
+    project.undo()
+    mask = vars(Project)["object_mask"]
+
+    def removed(self: Project, object_id: int, start: int, stop: int) -> Any:
+        if object_id == 1 and 1 in self.objects:
+            self.remove_object(1)
+            self.add_object("another", 2)
+        return mask.__get__(self, Project)(object_id, start, stop)
+
+    twin = project.add_prompt("the same again")[1]
+    project.write_model(twin.layer, twin.id, 0, project.object_mask(2, 0, 8))
+    monkeypatch.setattr(Project, "object_mask", removed)
+    links.look(project, [3, twin.id])
+    assert [link.object_id for link in links._links] == [twin.id] and failed == []
+
+
 def test_a_stroke_of_two_frames_and_what_comes_of_a_closed_one(
     qtbot: Any, project: Project
 ) -> None:

@@ -296,6 +296,26 @@ def test_what_is_refused_is_said_again_after_a_while_and_elsewhere(
     )
 
 
+def test_what_cannot_be_drawn_is_one_line(shown: Shown) -> None:
+    """The brush may still have an object that was removed, or a project that is closed."""
+    layer, project, said = shown
+    project.remove_object(2)
+    layer.fill((2, 12, 20), 2)
+    layer.paint((2, 12, 20), 2)
+    layer.data_setitem((np.array([2]), np.array([12]), np.array([20])), 2)
+    assert said == [
+        "Label 2 was that of an object that was removed; choose another label, the next free one "
+        "is 3."
+    ]
+    open_projects.close(project)
+    layer.mode = "paint"
+    with layer.block_history():
+        for x in range(20, 24):
+            layer.paint((2, 12, x), 1)
+    layer.paint((2, 12, x), 1)
+    assert said[1:] == [f"{project.path} was closed; open it again to edit."]
+
+
 def test_undo_here_and_now_says_what_stands_in_its_way(
     shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:

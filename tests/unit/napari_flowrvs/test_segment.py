@@ -452,6 +452,10 @@ def test_labels_of_others_are_copied_whole_or_not_at_all(
     assert [thing.name for thing in things] == names
     assert begun == [(project, things[0].id)] and project.undo_name == "take over 'theirs'"
     theirs.reads = 0
+    presenter.prompted.connect(lambda *_: presenter.job.cancel())
+    presenter.take_over(inputs, Stray("theirs", theirs, 0))
+    assert len(begun) == 2 and len(seen["failed"]) == 1, "a cancel that comes too late is none"
+    theirs.reads = 0
     wanted = np.stack([theirs[t] for t in range(24)])
     for thing, value in zip(things, values, strict=True):
         assert np.array_equal(project.object_mask(thing.id, 0, 24), wanted == value)

@@ -1,0 +1,223 @@
+"""What a person does while something runs, or waits to be kept: no work goes missing for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowrvs.errors import InputError, StorageError
+from flowrvs.records import VideoInfo
+from flowrvs.store import Project
+from flowrvs.video import open_video
+from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
+from napari_flowrvs.desk import Desk
+from napari_flowrvs.find.presenter import SegmentInputs, SegmentPresenter
+from napari_flowrvs.job import consume
+from napari_flowrvs.motion import Motion
+from napari_flowrvs.objects.presenter import ObjectsPresenter
+from napari_flowrvs.projects import Projects
+from napari_flowrvs.source import VideoSource
+from tests.fixtures.segmenters import ThresholdSegmenter
+from tests.unit.napari_flowrvs.test_correct import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
+
+INFO = VideoInfo(None, "array", 6, 8, 9)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """One object and its first frame, drawn by hand."""
+    with open_video(FRAMES_OF_SCENE) as video:
+        info = video.info
+    with Project.create(tmp_path / "clip", info) as made:
+        _, square = made.add_prompt("the red square")
+        made.labels(square.layer)[0, 20:44, 10:34] = square.id
+        yield made
+
+
+@pytest.fixture
+def desk(project: Project) -> Desk:
+    desk = Desk()
+    desk.frame_requested.connect(desk.set_frame)
+    desk.set_project(project)
+    return desk
+
+
+@pytest.fixture
+def motion() -> Iterator[Motion]:
+    motion = Motion()
+    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
+    yield motion
+    motion.close()
+
+
+def test_what_is_removed_while_it_is_corrected_can_be_brought_back(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    """Nobody is told of ids, and what was worked out waits for the object to come back."""
+    correct = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter())
+    said: list[str] = []
+    correct.job.failed.connect(lambda failure: said.append(failure.summary))
+    correct.frames_ready.connect(lambda start, _: start == 1 and project.remove_object(1))
+    correct.spread()
+    assert said == [] and correct.preview is not None and not correct.job.busy
+    found = correct.preview.mask(1)
+    correct.keep()
+    name = correct.preview.name
+    assert said == [f"'the red square' was removed: undo that to keep {name}, or discard it."]
+    project.undo()
+    correct.keep()
+    assert np.array_equal(project.object_mask(1, 1, 2)[0], found) and found.any()
+    # A tool that needs the object goes no further.
+    said.clear()
+    desk.set_span(1, 12)
+    correct.reprompt(Reprompt("green"))
+    assert said == [
+        "'the red square' was removed meanwhile: undo that and begin again, or choose another "
+        "object."
+    ]
+    correct.close()
+
+
+def test_what_waits_is_not_forgotten_for_something_else(
+    desk: Desk, motion: Motion, project: Project
+) -> None:
+    """An hour's spread does not go for a slider that the mouse wheel moves."""
+    correct = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter())
+    other = project.add_object("ground", 1)
+    project.labels(1)[0, 60:62, 5:9] = other.id
+    desk.set_span(0, 3)
+    correct.spread()
+    waits = correct.preview
+    assert waits is not None
+    line = f"The preview of {waits.name} waits: keep it (Y) or discard it (Shift+Y) first."
+    actions: list[Callable[[], object]] = [
+        lambda: correct.clean("fill", Scope.FRAME),
+        lambda: correct.reprompt(Reprompt("green")),
+        lambda: correct.try_threshold(0.5),
+        lambda: correct.apply_threshold(0.5, Scope.OBJECT),
+        lambda: (desk.set_object(other.id), correct.spread()),
+    ]
+    for act in actions:
+        with pytest.raises(InputError) as refused:
+            act()
+        assert str(refused.value) == line and correct.preview is waits
+    desk.set_object(1)
+    correct.spread()
+    assert correct.preview is not None and correct.preview is not waits, "the same, asked anew"
+    correct.discard()
+    correct.clean("fill", Scope.FRAME)
+    correct.close()
+
+
+def test_a_correction_waits_while_another_project_is_looked_at(
+    desk: Desk, motion: Motion, project: Project, tmp_path: Path
+) -> None:
+    pending: list[Callable[[], None]] = []
+
+    def later(work: Any, token: Any, *, item: Any, progress: Any, done: Any) -> None:
+        pending.append(lambda: done(consume(work, token, item, progress)))
+
+    correct = CorrectPresenter(desk, motion, lambda *_: ThresholdSegmenter(), later)
+    shown, told, sure = list[Any](), list[str](), list[Any]()
+    correct.preview_changed.connect(shown.append)
+    correct.noted.connect(told.append)
+    correct.kept.connect(lambda *what: sure.append(what))
+    with Project.create(tmp_path / "other", project.video) as other:
+        _, thing = other.add_prompt("another square")
+        other.labels(thing.layer)[0, 20:44, 10:34] = thing.id
+        correct.spread()
+        desk.set_project(other)
+        motion.set_source(VideoSource("other", FRAMES, None, FRAMES_OF_SCENE[::-1]))
+        assert correct.waiting is project and correct.job.busy
+        with pytest.raises(InputError, match="A correction is being computed in clip.flowrvs"):
+            correct.spread()
+        correct.discard()  # nothing is shown that could be meant
+        pending.pop()()
+        assert correct.preview is correct.object_id is None and correct.waiting is project
+        with pytest.raises(InputError, match="waits in clip.flowrvs: choose one of its layers"):
+            correct.spread()
+        correct.keep()
+        correct.discard()
+        assert not pending and set(shown) == {None}
+        desk.set_project(project)
+        made = correct.preview
+        assert made is not None and shown[-1] is made and correct.object_id == 1
+        assert min(iou(made.mask(t), TRUTH[t]) for t in range(1, FRAMES)) > 0.8, "of its own video"
+        correct.keep()
+        desk.set_project(other)
+        pending.pop()()
+        assert project.present(1).all() and correct.waiting is None
+        assert told == [f"{made.name}: {FRAMES - 1} frames written."] and sure == []
+        desk.set_project(project)
+        assert correct.preview is None
+        # What was stopped before anything was found does not wait.
+        correct.spread()
+        correct.discard()
+        pending.pop()()
+        assert correct.preview is correct.waiting is None
+    correct.close()
+
+
+def test_a_row_of_what_goes_while_it_is_read_is_left_out(
+    desk: Desk, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ObjectsPresenter(desk)
+    project.add_prompt("the ground")
+    counts = vars(Project)["counts"]
+
+    def removed(self: Project, object_id: int) -> Any:
+        if object_id == 2 and 2 in self.objects:
+            self.remove_object(2)
+        return counts.__get__(self, Project)(object_id)
+
+    monkeypatch.setattr(Project, "counts", removed)
+    assert [row.name for row in rows.objects()] == ["the red square"]
+    project.undo()
+    assert [(row.text, row.total) for row in rows.expressions()] == [
+        ("the red square", FRAMES),
+        ("the ground", 0),
+    ]
+
+
+def test_what_is_exported_is_closed_once_it_is_read(tmp_path: Path) -> None:
+    projects, viewer = Projects(), object()
+    project = projects.ensure(tmp_path / "clip.flowrvs", INFO)
+    projects.hold(project, viewer)
+    with projects.use(project.path) as used, projects.use(tmp_path / "other.flowrvs") as other:
+        assert used is project and other is None
+        projects.release(project, viewer)
+        assert project.writable and projects.get(project.path) is project
+        projects.hold(project, viewer)
+    assert project.writable, "it is shown again"
+    with projects.use(project.path), projects.use(project.path):
+        projects.release(project, viewer)
+    assert not project.writable and projects.get(project.path) is None
+    # One that nobody has let go of stays open: a viewer without the dock shows it.
+    project = projects.open(project.path)
+    with projects.use(project.path):
+        pass
+    assert project.writable
+    projects.close_all()
+
+
+def test_closing_goes_on_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written is kept and tried again; no traceback stops the rest."""
+    projects = Projects()
+    presenter = SegmentPresenter(load=lambda *_: ThresholdSegmenter(), projects=projects)
+    source = VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE)
+    presenter.begin_by_hand(SegmentInputs(source, project=str(tmp_path / "a.flowrvs")))
+    assert presenter.project is not None
+
+    def full(*_: Any) -> None:
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(presenter.project, "flush", full)
+        assert presenter.close()
+    projects.close_all()
