@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     import flowrvs
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
     from flowrvs.editing import spread_together
-    from flowrvs.errors import Cancelled, InputError, MissingPathError
+    from flowrvs.errors import Cancelled, FlowRVSError, InputError, MissingPathError
     from flowrvs.store import Project, Provenance
 
     named = args.tracker not in (None, "classical")
@@ -116,6 +116,7 @@ def run(args: argparse.Namespace) -> None:
         )
         counts = dict.fromkeys(group.previews, 0)
         progress = stack.enter_context(progress_line())
+        failure: FlowRVSError | None = None
         try:
             _write(group, project, counts, cancel, progress)
         except Cancelled as error:
@@ -123,6 +124,8 @@ def run(args: argparse.Namespace) -> None:
                 f"Stopped on request; {project.path} keeps {sum(counts.values())} frames"
                 + (", and the same command goes on." if method == "memory" else ".")
             ) from error
+        except FlowRVSError as error:
+            failure = error  # what was carried is kept, and told
         rows = [
             {
                 "object_id": i,
@@ -132,14 +135,16 @@ def run(args: argparse.Namespace) -> None:
             }
             for i, preview in group.previews.items()
         ]
+    name = runner.name or None
+    args.result |= {"project": str(args.project), "method": method, "with": name, "objects": rows}
+    if not args.json and (failure is None or any(counts.values())):
+        for row in rows:
+            lost = f", {row['lost']}" if row["lost"] else ""
+            print(f"Object {row['object_id']}, {row['name']!r}: {row['frames']} frames{lost}")
+    if failure is not None:
+        raise failure
     if args.json:
-        name = runner.name or None
-        result = {"project": str(args.project), "method": method, "with": name, "objects": rows}
-        print(json.dumps(result, ensure_ascii=False))
-        return
-    for row in rows:
-        lost = f", {row['lost']}" if row["lost"] else ""
-        print(f"Object {row['object_id']}, {row['name']!r}: {row['frames']} frames{lost}")
+        print(json.dumps(args.result, ensure_ascii=False))
 
 
 def _runner(args: argparse.Namespace, method: str, cancel: CancelToken) -> PieceRunner:

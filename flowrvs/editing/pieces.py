@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import InputError
+from flowrvs.errors import InputError, VideoError
 from flowrvs.masks.flow import Flows
 from flowrvs.masks.interpolate import interpolate
 from flowrvs.masks.propagate import Spread, leg_steps, part_end, spread_gap
@@ -134,6 +134,11 @@ class PieceRunner(Protocol):
         ----------
         shape : tuple of int
             (T, H, W) of the video.
+
+        Raises
+        ------
+        VideoError
+            At the end: a frame cannot be read. It ends its own piece, and not the others.
         """
         ...
 
@@ -178,6 +183,7 @@ class Here:
             return video.read(t, t + 1)[0]
 
         whole = 0
+        unreadable: VideoError | None = None
         for piece in pieces:
             left: list[Carried | None] = [None]
             while left:
@@ -194,10 +200,15 @@ class Here:
                     limit=PART,
                     carry=left.append,
                 )
-                with closing(parts):
-                    yield from parts
+                try:
+                    with closing(parts):
+                        yield from parts
+                except VideoError as error:
+                    unreadable = unreadable or error
             whole += piece.steps
             advance(max(0, whole - clock.done))  # where it was lost there was less to walk
+        if unreadable is not None:
+            raise unreadable
 
 
 def compute(

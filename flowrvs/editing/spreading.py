@@ -240,18 +240,20 @@ def _plan(
     def begin(
         lost: Lost, cancel: CancelToken | None, progress: ProgressCallback | None
     ) -> tuple[str | None, KeptMemory | None, Found]:
-        # The keys are read when the work begins: later strokes on them count.
+        # The keys are read when the work begins: later strokes on them count, and what was
+        # removed since is left out.
+        there = {i: mine for i, mine in chosen.items() if i in project.objects}
         who: str | None = None
         kept: KeptMemory | None = None
         pieces: list[Piece] = []
         if method == "memory":
             tracker = runner.tracker if isinstance(runner, Here) else None
             who, pieces, kept = plan_memory(
-                project, runner.name, tracker, chosen, others, frames, resume=resume
+                project, runner.name, tracker, there, others, frames, resume=resume
             )
         else:
-            for i in chosen:
-                pieces += _pieces(project, i, method, chosen[i], others[i], frames)
+            for i, mine in there.items():
+                pieces += _pieces(project, i, method, mine, others[i], frames)
         shape = about.frame_count, about.height, about.width
         found = runner.run(pieces, shape, video, lost=lost, cancel=cancel, progress=progress)
         return who, kept, found

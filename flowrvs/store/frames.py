@@ -219,7 +219,8 @@ class FrameCache:
         """Write what was dirty when this began, or some frames of it; one thread at a time.
 
         `before` is called before each batch, after its frames were copied. A frame that could
-        not be written, a `StorageError`, stays in memory, dirty.
+        not be written, a `StorageError`, stays in memory, dirty, and is the last one next time:
+        it does not keep the others from the disk.
         """
         with self.lock:
             waiting = list(self._dirty)[:frames]
@@ -265,6 +266,10 @@ class FrameCache:
                 if self._dirty.get(t) == change:
                     del self._dirty[t]
         with self.lock:
+            if failure is not None:
+                for t in batch:
+                    if t in self._dirty:
+                        self._dirty[t] = self._dirty.pop(t)
             self._evict()
         if failure is not None:
             raise failed(failure, self.path) from failure

@@ -434,12 +434,17 @@ class State:
         except StorageError as error:
             trouble = error  # what was drawn matters more than what can be undone
         self._save_if_dirty()
+        stuck = None
         for volume in list(self.volumes.values()):
-            volume.frames.flush()
-        if placed == self._placed:  # else one may have gone to a layer that was written before
+            try:
+                volume.frames.flush()
+            except StorageError as error:  # the other layers may lie on sound files
+                stuck = stuck or error
+        # Else one may have gone to a layer that was written before.
+        if stuck is None and placed == self._placed:
             self.history.flushed(safe)
-        if trouble is not None:
-            raise trouble
+        if trouble or stuck:
+            raise trouble or stuck
 
     def _journalise(self) -> None:
         self.check_there()

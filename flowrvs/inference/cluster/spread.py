@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flowrvs.editing import pieces as editing_pieces
 from flowrvs.editing.pieces import Lost, Piece
-from flowrvs.errors import ClusterError, FlowRVSError
+from flowrvs.errors import ClusterError, FlowRVSError, VideoError
 from flowrvs.inference.cluster.dispatch import Reply, Session, message_for
 from flowrvs.inference.cluster.link import Scheduler
 from flowrvs.inference.cluster.wire import (
@@ -123,18 +123,24 @@ class SpreadCluster:
         header = self._session.header("spread")
         header |= {"expect": [self.name, self._flow], "part": editing_pieces.PART}
         tasks = (_PieceTask(piece, shape, video, header) for piece in pieces)
+        unreadable: VideoError | None = None
         with self._session.dispatcher(cancel) as dispatcher:
             for task, reply in dispatcher.results(tasks, following=_next_part):
-                if isinstance(reply, FlowRVSError):
+                left, goes_on = task.piece.steps - task.walked, False
+                if isinstance(reply, VideoError):
+                    unreadable = unreadable or reply
+                elif isinstance(reply, FlowRVSError):
                     raise reply
-                for found in _unpack_answer(reply, task.piece, shape, lost):
-                    yield found
-                    cancel.raise_if_cancelled()
-                left = task.piece.steps - task.walked
-                goes_on = reply[0]["goes_on"]
+                else:
+                    for found in _unpack_answer(reply, task.piece, shape, lost):
+                        yield found
+                        cancel.raise_if_cancelled()
+                    goes_on = reply[0]["goes_on"]
                 event = clock.advance(message, min(task.header["part"], left) if goes_on else left)
                 if progress is not None:
                     progress(event)
+        if unreadable is not None:
+            raise unreadable
 
     def close(self) -> None:
         """End the connection, which takes a moment; a later run makes another one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from flowrvs.cli import main
+from flowrvs.errors import VideoError
 from flowrvs.store import Project, Provenance
+from flowrvs.video import Video
 from tests.fixtures.packages import install
 
 
@@ -315,3 +318,27 @@ def test_a_spread_needs_no_model(shapes_mp4, shapes_masks, tmp_path, capsys):
     assert said["method"] == "flow" and said["with"] is None
     with Project.open(out) as project:
         assert iou(project.object_mask(1, 8, 9)[0], shapes_masks["red"][8]) > 0.8
+
+
+def test_what_was_carried_is_told_where_a_frame_cannot_be_read(
+    shapes_mp4, tmp_path, monkeypatch, capsys
+):
+    out = str(tmp_path / "p.flowrvs")
+    pick(str(shapes_mp4), "--frame", "6", "--point", "26,14", "--out", out, capsys=capsys)
+    read = Video.read
+
+    def damaged(self, start, stop):
+        if start <= 9 < stop:
+            raise VideoError("Frame 9 is damaged.")
+        return read(self, start, stop)
+
+    monkeypatch.setattr(Video, "read", damaged)
+    assert main(["spread", out]) == 2
+    said = capsys.readouterr()
+    frames = int(re.fullmatch(r"Object 1, 'object 1': (\d+) frames\n", said.out)[1])
+    assert said.err.splitlines()[-1] == "flowrvs: Frame 9 is damaged." and 6 <= frames <= 8
+    with Project.open(out) as project:
+        assert project.present(1).sum() == frames + 1
+    assert main(["spread", out, "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said["error"] == "Frame 9 is damaged." and said["objects"][0]["frames"] == frames

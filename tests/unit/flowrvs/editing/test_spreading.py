@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowrvs.editing import Flows, copy_to_next, spread
-from flowrvs.errors import Cancelled, InputError, ProjectError
+from flowrvs.editing import Flows, copy_to_next, spread, spread_together
+from flowrvs.errors import Cancelled, InputError, ProjectError, VideoError
 from flowrvs.progress import CancelToken
 from flowrvs.store import Project, Provenance
 from flowrvs.video import open_video
@@ -161,6 +161,38 @@ def test_copy_to_next_and_back(project, video, red, shapes_masks):
     ahead.accept([6])
     np.testing.assert_array_equal(project.object_mask(red.id, 6, 7)[0], shapes_masks["red"][5])
     assert not project.present(red.id)[7]
+
+
+def test_a_frame_that_cannot_be_read_ends_its_gap_alone(
+    project, video, red, shapes_masks, monkeypatch
+):
+    green = project.add_object("green", project.add_layer("two").id)
+    for t in (3, 8):
+        draw(project, red, t, shapes_masks["red"][t])
+    draw(project, green, 9, shapes_masks["green"][9])
+    read = video.read
+
+    def damaged(start, stop):
+        if start <= 6 < stop:
+            raise VideoError("Frame 6 is damaged.")
+        return read(start, stop)
+
+    monkeypatch.setattr(video, "read", damaged)
+    group = spread_together(project, video, [red.id, green.id], method="flow")
+    with pytest.raises(VideoError, match=r"^Frame 6 is damaged\.$"):
+        group.finish()
+    found = {i: {*preview.frames} for i, preview in group.previews.items()}
+    assert found[red.id] >= {0, 1, 2, 9, 10, 11} and found[green.id] >= {10, 11}
+
+
+def test_what_is_removed_before_a_spread_begins_is_left_out(project, red, shapes_masks):
+    green = project.add_object("green", project.add_layer("two").id)
+    for thing in (red, green):
+        draw(project, thing, 3, shapes_masks["red"][3])
+    group = spread_together(project, None, [red.id, green.id], method="copy")
+    project.remove_object(red.id)
+    group.finish()
+    assert {i: len(p.frames) for i, p in group.previews.items()} == {red.id: 0, green.id: 11}
 
 
 def test_cancel_keeps_what_was_found(project, video, red, shapes_masks):

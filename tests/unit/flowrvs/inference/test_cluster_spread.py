@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from flowrvs.editing.pieces import Piece
-from flowrvs.errors import ClusterError, InputError
-from flowrvs.inference.cluster import dispatch
+from flowrvs.errors import ClusterError, InputError, VideoError
+from flowrvs.inference.cluster import SpreadCluster, dispatch, worker
 from flowrvs.inference.cluster.spread import (
     PieceAnswer,
     _next_part,
@@ -20,7 +20,9 @@ from flowrvs.inference.cluster.spread import (
 )
 from flowrvs.inference.cluster.wire import pack, pack_arrays, unpack
 from flowrvs.masks.propagate import Spread
+from flowrvs.progress import Progress
 from flowrvs.video import open_video
+from tests.fixtures.network import ADDRESS, Network
 
 SHAPE = (30, 5, 7)
 HEADER = {"part": 4}
@@ -114,6 +116,26 @@ def test_the_next_part_begins_with_what_this_one_has_learnt() -> None:
     assert unpack(following.message(send_frames=False))[1][2] == b"no arrays"
     with pytest.raises(ClusterError, match="no message of flowrvs"):  # it would never end
         _next_part(replace(task, walked=task.piece.steps - 4), answer)
+
+
+def test_a_frame_that_cannot_be_read_costs_its_piece_alone(network: Network) -> None:
+    def answer(name: str, message: bytes) -> bytes:
+        frames = unpack(message)[0].get("frames")
+        if frames and frames[0] == 10:
+            return pack({"state": "failed", "kind": "VideoError", "reason": "Frame 12."})
+        return worker.answer(message)
+
+    network.answer = answer
+    mask = np.ones(SHAPE[1:], bool)
+    pieces = [
+        Piece("copy", range(first, first + 5), {first: {3: mask}}, (3,)) for first in (0, 10, 20)
+    ]
+    found: list[int] = []
+    told: list[Progress] = []
+    run = SpreadCluster(ADDRESS).run(pieces, SHAPE, None, lost=print, progress=told.append)
+    with pytest.raises(VideoError, match=r"^Frame 12\.$"):
+        found.extend(part.frame for _, part in run)
+    assert found == [*range(5), *range(20, 25)] and told[-1].fraction == 1
 
 
 def test_an_answer_comes_back_without_first_looks() -> None:

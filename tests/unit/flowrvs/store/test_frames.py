@@ -259,6 +259,21 @@ class TestWriting:
         cache.flush(lambda: None)
         assert on_disk(cache)[4] == 100 and cache.dirty == 0
 
+    def test_a_frame_that_cannot_be_written_is_the_last_one_next_time(
+        self, cache: FrameCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_BATCH_BYTES", 1)  # a frame is a batch
+        for t in (4, 2, 6):
+            draw(cache, t, 100)
+        (cache.path / "c.4.0.0").unlink()
+        (cache.path / "c.4.0.0").mkdir()
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                cache.flush(lambda: None)
+        assert cache.dirty == 1
+        (cache.path / "c.4.0.0").rmdir()
+        assert [on_disk(cache)[t] for t in (2, 6)] == [100, 100]
+
     def test_frames_that_are_moved(self, cache: FrameCache, tmp_path: Path) -> None:
         """What the moves will make of them is seen at once, and drawn on as any other."""
         shape, kept = (3, 4), tmp_path / "kept"
@@ -356,6 +371,24 @@ class TestOrder:
             assert seen.provenance(cat.id)[3] == Provenance.HUMAN
         assert project.unsaved == 1
         (project.path / "layers" / "1" / "c.3.0.0").rmdir()
+
+    def test_a_layer_that_cannot_be_written_does_not_keep_the_others_back(
+        self, project: Project, cat: ObjectRecord
+    ) -> None:
+        other = project.add_object("other", project.add_layer("other").id)
+        project.flush()
+        project._state._saver.stop()
+        for layer, object_id in ((1, cat.id), (other.layer, other.id)):
+            project.labels(layer)[3] = object_id
+        (project.path / "layers" / "1" / "c.3.0.0").mkdir()
+        with pytest.raises(StorageError, match=r"layers/1: "):
+            project.flush()
+        with Project.open(project.path, read_only=True) as seen:
+            assert seen.object_mask(other.id, 3, 4).all()
+        (project.path / "layers" / "1" / "c.3.0.0").rmdir()
+        project.flush()
+        with Project.open(project.path, read_only=True) as seen:
+            assert seen.object_mask(cat.id, 3, 4).all()
 
     def test_many_frames_of_a_stroke_are_packed_while_it_is_drawn(
         self, project: Project, cat: ObjectRecord
