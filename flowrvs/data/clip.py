@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from flowrvs.data.origin import Origin
 from flowrvs.data.pictures import LARGEST, Frame, is_safe_name, jpeg_bytes
-from flowrvs.errors import DatasetError, counted
+from flowrvs.errors import DatasetError, ProjectError, counted
 from flowrvs.masks import rle
 from flowrvs.masks.compose import paint
 from flowrvs.progress import CancelToken
@@ -295,11 +295,22 @@ class Source:
         while self._opened:
             self._opened.popitem()[1].close()
 
+    def _values(
+        self, key: int, values: Callable[[Project, int], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        """Return what a project says of an object on all frames: 0 of one that was removed."""
+        number, record = self.objects[key]
+        project = self.project(number)
+        try:
+            return values(project, record.id)
+        except ProjectError:
+            if record.id in project.objects:
+                raise
+            return np.zeros(self.info.frame_count, np.uint8)
+
     def provenance(self, key: int) -> npt.NDArray[np.uint8]:
         """Return where an object's masks come from, one value for each of `frames`."""
-        number, record = self.objects[key]
-        values: npt.NDArray[np.uint8] = self.project(number).provenance(record.id)
-        return values[self.positions]
+        return self._values(key, lambda project, i: project.provenance(i))[self.positions]
 
     def seen(self) -> list[int]:
         """Return the objects that are seen on some frame."""
@@ -312,8 +323,8 @@ class Source:
     def unlisted(self) -> str:
         """Say on how many frames that a dataset does not list something was drawn; blank: none."""
         seen = np.zeros(self.info.frame_count, bool)
-        for number, record in self.objects.values() if self.beyond else ():
-            seen |= self.project(number).present(record.id)
+        for key in self.objects if self.beyond else ():
+            seen |= self._present(key)
         count = int(seen[self.beyond].sum())
         frames = f"on {counted(count, 'frame')} that the dataset does not list"
         return f"{frames} something was drawn: it is left out" if count else ""
@@ -354,8 +365,10 @@ class Source:
 
     def present(self, key: int) -> npt.NDArray[np.bool_]:
         """Return on which of `frames` an object is seen."""
-        number, record = self.objects[key]
-        return np.asarray(self.project(number).present(record.id))[self.positions]
+        return self._present(key)[self.positions]
+
+    def _present(self, key: int) -> npt.NDArray[np.bool_]:
+        return self._values(key, lambda project, i: project.present(i)).astype(bool)
 
     def clip(
         self, cancel: CancelToken | None = None, advance: Callable[[int], None] | None = None
@@ -364,11 +377,7 @@ class Source:
         clip = Clip(self.name, self.frames, (self.info.height, self.info.width))
         spacing = (self.positions[-1] - self.positions[0]) / max(1, len(self.positions) - 1)
         clip.rate = None if self.info.rate is None else self.info.rate / max(1.0, spacing)
-        found: dict[int, list[rle.RLE | None]] = {
-            k: [None] * len(self.frames) for k in self.objects
-        }
-        for index, key, mask in self._drawn(cancel, advance):
-            found[key][index] = rle.encode(mask)
+        found = self._masks(cancel, advance)
         clip.masks = {key: entries for key, entries in found.items() if any(entries)}
         for key in clip.masks:
             _, record = self.objects[key]
@@ -382,16 +391,44 @@ class Source:
         clip.looked = np.ones(len(self.frames), bool) if none else self.looked()
         return clip
 
-    def _drawn(
+    def _masks(
         self, cancel: CancelToken | None, advance: Callable[[int], None] | None
+    ) -> dict[int, list[rle.RLE | None]]:
+        """Encode the masks; once more where a person moved or removed objects meanwhile."""
+        while True:
+            layers = self._layers()
+            found: dict[int, list[rle.RLE | None]] = {
+                key: [None] * len(self.frames) for key in self.objects
+            }
+            try:
+                for index, key, mask in self._drawn(layers, cancel, advance):
+                    found[key][index] = rle.encode(mask)
+            except ProjectError:  # perhaps of a layer that is gone
+                if layers == self._layers():
+                    raise
+            if layers == self._layers():
+                return found
+
+    def _layers(self) -> dict[tuple[int, int], dict[int, int]]:
+        """Return the layers to read, by project and id, and the objects there, by their ids."""
+        layers: dict[tuple[int, int], dict[int, int]] = {}
+        there = {n: self.project(n).objects for n in {n for n, _ in self.objects.values()}}
+        for key, (number, record) in self.objects.items():
+            now = there[number].get(record.id)
+            if now is not None:
+                layers.setdefault((number, now.layer), {})[record.id] = key
+        return layers
+
+    def _drawn(
+        self,
+        layers: Mapping[tuple[int, int], Mapping[int, int]],
+        cancel: CancelToken | None,
+        advance: Callable[[int], None] | None,
     ) -> Iterator[tuple[int, int, npt.NDArray[np.bool_]]]:
         """Yield (index into `frames`, object, mask) of every object that is seen.
 
         Layers are read once, however many objects they hold.
         """
-        layers: dict[tuple[int, int], dict[int, int]] = {}
-        for key, (number, record) in self.objects.items():
-            layers.setdefault((number, record.layer), {})[record.id] = key
         for (number, layer), keys in layers.items():
             labels = self.project(number).labels(layer)
             for start, part in self._chunks(cancel):

@@ -272,11 +272,11 @@ def _compare(
     cancel: CancelToken | None,
 ) -> tuple[Changes, WriteBackResult]:
     """Find what differs, and give new objects and sentences their ids in `origin`."""
-    keys = _keys(origin)
+    keys, records = _keys(origin), project.objects  # as they are now: one may be removed meanwhile
     for own in [own for own, key in keys.items() if key not in before.masks]:
         # Somebody else has removed it; what this project has of it counts as new.
         del keys[own], origin.objects[own]
-    new = [own for own in project.objects if own not in keys]
+    new = [own for own in records if own not in keys]
     for own, pair in zip(new, dataset.free_ids(before, len(new)), strict=True):
         origin.objects[own] = pair
         keys[own] = pair[1] if pair[1] >= 0 else pair[0]
@@ -298,7 +298,7 @@ def _compare(
                 del origin.objects[own], keys[own]
                 continue
             changes.added.append(key)
-            changes.names[key] = project.objects[own].name
+            changes.names[key] = records[own].name
             changes.ids[key] = origin.objects[own][0]
         else:
             differing += len(found)
@@ -322,7 +322,7 @@ def _compare(
         if key in changes.added and own not in spoken_of and origin.expressions
     ]
     notes += [
-        f"no sentence means {project.objects[own].name!r}, and {dataset.format} has no place for "
+        f"no sentence means {records[own].name!r}, and {dataset.format} has no place for "
         "such objects: it was not written"
         for own in homeless
     ]

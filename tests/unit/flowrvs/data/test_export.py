@@ -103,6 +103,31 @@ def test_mevis(project, masks, tmp_path):
             assert np.array_equal(coco_mask.decode(coded).astype(bool), masks[name][index])
 
 
+def test_a_person_moves_and_removes_objects_while_they_are_exported(
+    project, masks, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("flowrvs.data.clip._CHUNK", 4)
+    red, green, *_ = project.objects
+    done = []
+
+    def meanwhile(event):
+        done.append(event)
+        if len(done) == 3:  # frames of it have been read, in the layer that goes with it
+            project.move_object(red)
+            project.remove_object(green)
+
+    result = export_projects([project], tmp_path / "data", progress=meanwhile)
+    assert result.objects == 1 and not check_split(result.path)
+    split = MevisSplit.open(result.path)
+    ((key, expression),) = (
+        (key, e) for key, e in split.videos["shapes"].expressions.items() if e.exp == "both squares"
+    )
+    assert len(expression.anno_id) == 1
+    assert all(
+        np.array_equal(split.target_mask("shapes", key, t), masks["red"][t]) for t in range(12)
+    )
+
+
 def test_every_nth_frame_alone(project, masks, tmp_path):
     result = export_projects([project], tmp_path / "out", every=5)
     assert result.frames == 3 and {f.code for f in check_split(result.path)} <= {"overlap"}
