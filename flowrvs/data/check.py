@@ -314,7 +314,12 @@ def _check_pictures(
     if not folder.resolve().is_relative_to(root.resolve()):
         what = "the folder is a link that leads outside the split"
         found.append(_warning("link-outside", place, "", what, "copy the frames"))
-    there = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in PICTURES}
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        what = f"the folder cannot be read ({error.strerror})"
+        return None, [_error("no-folder", place, "", what, "change its permissions")]
+    there = {path.stem: path for path in paths if path.suffix.lower() in PICTURES}
     missing = [frame for frame in frames if frame not in there]
     if missing:
         count = f"{len(missing)} of {counted(len(frames), 'frame')}"

@@ -42,7 +42,7 @@ FAULTS: Mapping[str, str] = {
     "uneven-names": "Frame numbers have different widths, so that they sort wrongly",
     "no-first-frame": "Frame numbers do not begin with 00000",
     "gap-in-frames": "Frame numbers leave some out",
-    "no-folder": "The folder of a video is missing",
+    "no-folder": "The folder of a video is missing, or cannot be read",
     "missing-frame": "Listed frames are missing",
     "unlisted-frame": "There are pictures that are not listed",
     "not-jpg": "Frames do not end in .jpg, which loaders look for",

@@ -434,17 +434,17 @@ class State:
         except StorageError as error:
             trouble = error  # what was drawn matters more than what can be undone
         self._save_if_dirty()
-        stuck = None
+        written = True
         for volume in list(self.volumes.values()):
             try:
                 volume.frames.flush()
             except StorageError as error:  # the other layers may lie on sound files
-                stuck = stuck or error
+                written, trouble = False, trouble or error
         # Else one may have gone to a layer that was written before.
-        if stuck is None and placed == self._placed:
+        if written and placed == self._placed:
             self.history.flushed(safe)
-        if trouble or stuck:
-            raise trouble or stuck
+        if trouble is not None:
+            raise trouble
 
     def _journalise(self) -> None:
         self.check_there()

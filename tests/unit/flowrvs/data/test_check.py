@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +31,23 @@ def _edit(folder, change, name="meta_expressions.json"):
 
 def test_a_good_split_has_no_findings(small_split):
     assert check_split(small_split) == []
+
+
+def test_a_folder_that_cannot_be_read_does_not_hide_the_rest(small_split, monkeypatch):
+    _edit(small_split, lambda v: v[SHAPES]["expressions"]["0"].update(exp=" "))
+    iterdir = Path.iterdir
+
+    def refused(self):
+        if self.name == "grey":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert {str(finding) for finding in check_split(small_split)} == {
+        "error: JPEGImages/grey: the folder cannot be read (Permission denied); "
+        "change its permissions",
+        f"error: meta_expressions.json: {SHAPES}/0: the sentence is empty; write it",
+    }
 
 
 def first(videos):
