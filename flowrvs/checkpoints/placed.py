@@ -55,10 +55,10 @@ def _placed(folder: Path) -> PlacedModel:
     try:
         card = parse_json(read_regular(folder / "training.json", 2**20))
         base, step, day = str(card["base"]), int(card["step"]), str(card["date"])[:10]
-        samples, score = card.get("samples"), card.get("J&F")
+        samples, score = int(card["samples"]), card.get("J&F")
         before = card.get("before")
         first = before.get("J&F") if isinstance(before, dict) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, FlowRVSError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError, FlowRVSError):
         return PlacedModel(folder.name, folder, adapter=adapter)
     if not (base + day).isprintable():
         return PlacedModel(folder.name, folder, adapter=adapter)

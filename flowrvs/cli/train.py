@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     better.add_argument(
         "--plan", action="store_true", help="count what would be used, estimate, and leave"
     )
-    _add_resume(better)
+    better.add_argument(
+        "--resume", action="store_true", help="go on, with the model, time and options of before"
+    )
     merge = stages.add_parser("merge", help="add an adapter to the weights of its model")
     merge.add_argument("--model", required=True, metavar="NAME|DIR", help="the model")
     merge.add_argument("--lora", required=True, metavar="NAME|DIR", help="the adapter")
@@ -201,22 +203,22 @@ def _run_scratch(args: argparse.Namespace) -> int:
 
 def _run_improve(args: argparse.Namespace) -> int:
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+    from flowrvs.errors import InputError
     from flowrvs.training import improve, plan_improvement
 
     options = {"model": args.model, "minutes": args.minutes, "device": args.device}
-    plan = None
-    if not args.resume:  # what was planned before goes on
-        plan = plan_improvement(args.data, max_steps=args.max_steps, **options)
-    if args.plan and plan is not None:
+    options["max_steps"] = args.max_steps
+    if args.plan:
+        if args.resume:
+            raise InputError("--plan counts what a new training would use; leave out --resume.")
+        plan = plan_improvement(args.data, **options)
         print(json.dumps(plan.as_dict()) if args.json else _counts(plan))
         return 0
-    if plan is not None:
-        print(_counts(plan), file=sys.stderr)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         trained = improve(
             args.data,
             name=args.name,
-            plan=plan,
+            planned=lambda plan: print(_counts(plan), file=sys.stderr),
             resume=args.resume,
             progress=progress,
             cancel=cancel,

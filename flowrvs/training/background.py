@@ -7,6 +7,7 @@ This module imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,14 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flowrvs.checkpoints import models_home
+from flowrvs.checkpoints import MODELS, models_home
 from flowrvs.disk import parse_json, read_regular, storage_error, write_bytes
 from flowrvs.errors import FlowRVSError, InputError, TrainingError
 from flowrvs.locks import FileLock
 from flowrvs.progress import CancelToken
 from flowrvs.training.journal import read_log
 
-__all__ = ["BackgroundTraining", "TrainingState", "check_name", "plan_in_process", "work_folder"]
+__all__ = [
+    "BackgroundTraining",
+    "TrainingState",
+    "check_name",
+    "is_begun",
+    "plan_in_process",
+    "work_folder",
+]
 
 _LIMIT = 2**24
 _STARTING_SECONDS = 60
@@ -42,11 +50,21 @@ def check_name(name: str, home: Path) -> Path:
     Raises
     ------
     InputError
-        It is no plain name.
+        It is no plain name, or that of a model which everybody has by it.
     """
-    if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
-        raise InputError(f"{name!r} is no name for a model; give one without '/' or leading '.'.")
+    odd = not name or Path(name).name != name or not name.isprintable()
+    if odd or name.startswith((".", "-")):
+        raise InputError(
+            f"{name!r} is no name for a model; give one without '/' or leading '.' or '-'."
+        )
+    if name in MODELS or name == "auto":
+        raise InputError(f"{name} is the name of another model already; choose another name.")
     return home / name
+
+
+def is_begun(work: Path) -> bool:
+    """Whether the training of a work folder has a state to go on from."""
+    return any((work / "checkpoints").glob("step-*"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +140,10 @@ class BackgroundTraining:
         """Return the trainings that a folder of models knows of, the one begun last first."""
         home = home or models_home()
         begun: dict[Path, float] = {}
-        for path in home.glob(".*.training/*.json"):
-            begun[path.parent] = max(begun.get(path.parent, 0.0), path.stat().st_mtime)
+        for path in home.glob(".*.training/[!.]*.json"):
+            with contextlib.suppress(OSError, InputError):  # gone by now, or not made by us
+                check_name(path.parent.name[1 : -len(".training")], home)
+                begun[path.parent] = max(begun.get(path.parent, 0.0), path.stat().st_mtime)
         works = sorted(begun, key=lambda path: begun[path], reverse=True)
         return [cls(path.name[1 : -len(".training")], home) for path in works]
 
@@ -155,6 +175,10 @@ class BackgroundTraining:
             raise InputError(f"{self.name} is being trained already.")
         if self.target.exists() and not resume:
             raise InputError(f"There is a model {self.name} already; choose another name.")
+        if is_begun(self.work) and not resume:
+            raise InputError(
+                f"{self.name} was begun before: go on with it, or choose another name."
+            )
         command = [*_improve(data, model, minutes, device), "--name", self.name]
         command += ["--max-steps", str(max_steps)] + ["--resume"] * resume
         environment = dict(os.environ)
@@ -162,6 +186,10 @@ class BackgroundTraining:
             environment["FLOWRVS_HOME"] = str(self.home.parent)
         try:
             self.work.mkdir(parents=True, exist_ok=True)
+            # What tells of an earlier one must not be taken for this one.
+            told = () if resume else ("plan.json", "log.jsonl", "example.png")
+            for left in ("cancel", *told):
+                (self.work / left).unlink(missing_ok=True)
             with (self.work / "result.json").open("wb") as out:
                 with (self.work / "output.log").open("wb") as log:
                     self._process = _spawn(command, environment, out, log)
@@ -209,8 +237,13 @@ class BackgroundTraining:
             failure = _read(self.work / "result.json") or {}
             if error := failure.get("error"):
                 return TrainingState("failed", message=str(error))
+            if (self.work / "result.json").exists():
+                said = self._last_said() or "it said nothing"
+                return TrainingState("failed", message=f"Its process ended too early: {said}")
             return TrainingState()
-        lines = read_log(self.work / "log.jsonl") if (self.work / "log.jsonl").is_file() else []
+        lines = []
+        with contextlib.suppress(OSError):  # there is none yet, or it is begun anew just now
+            lines = read_log(self.work / "log.jsonl")
         picture = self.work / "example.png"
         steps = [line for line in lines if "loss" in line]
         scores = [
@@ -230,7 +263,7 @@ class BackgroundTraining:
             scores=tuple(scores),
             picture=picture if picture.is_file() else None,
             message=message,
-            resumable=not runs and any((self.work / "checkpoints").glob("step-*")),
+            resumable=not runs and is_begun(self.work),
             card=_read(self.target / "training.json"),
             plan=plan,
         )

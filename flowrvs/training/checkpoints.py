@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import reprlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -220,7 +221,7 @@ class Checkpoints:
                 said = {"batch_size": "batch_size (of all processes)"}
                 what = ", ".join(f"{said.get(k, k)} was {before.get(k)!r}" for k in changed)
             else:
-                what = f"{key} was {before!r}"
+                what = f"{key} was {reprlib.repr(before)}"
             raise CheckpointError(
                 f"{folder} belongs to a training with other options: {what}; give the same ones, "
                 "or another --out."

@@ -14,7 +14,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.attention import choose_attention
-from flowrvs.training.background import check_name, work_folder
+from flowrvs.training.background import check_name, is_begun, work_folder
 from flowrvs.training.config import FlowConfig, build_config
 from flowrvs.training.encoded import ClipEncoder
 from flowrvs.training.flow import flow_step_loss, train_flow
@@ -200,8 +200,10 @@ def improve(
     model: str | Path = "auto",
     minutes: float = 20.0,
     device: str = "auto",
+    max_steps: int = 0,
     home: Path | None = None,
     plan: Improvement | None = None,
+    planned: Callable[[Improvement], None] | None = None,
     resume: bool = False,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
@@ -210,14 +212,16 @@ def improve(
 
     Parameters
     ----------
-    data, model, minutes, device
-        See `plan_improvement`.
+    data, model, minutes, device, max_steps
+        See `plan_improvement`. One that goes on has model and time of before.
     name : str
         Under which the result is found: a folder in `home`.
     home : Path, optional
         `flowrvs.checkpoints.models_home` by default.
     plan : Improvement, optional
         What `plan_improvement` gave, so that it is not made again.
+    planned : callable, optional
+        Receives the plan that is made, before it is carried out.
     resume : bool
         Go on with an improvement of this name that was stopped.
     progress, cancel
@@ -243,6 +247,8 @@ def improve(
     work = work_folder(name, home)
     if target.exists() and not resume:
         raise InputError(f"{target} is there already; choose another name.")
+    if is_begun(work) and not resume:
+        raise InputError(f"{name} was begun before: give --resume, or choose another name.")
     work.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         lock = FileLock(work / "lock")
@@ -254,9 +260,13 @@ def improve(
         else:
             for left in ("checkpoints", "cache"):
                 shutil.rmtree(work / left, ignore_errors=True)
-            for left in ("best.safetensors", "log.jsonl", "example.png", "cancel"):
+            for left in ("best.safetensors", "log.jsonl", "example.png"):
                 (work / left).unlink(missing_ok=True)
-            plan = plan or plan_improvement(data, model=model, minutes=minutes, device=device)
+            plan = plan or plan_improvement(
+                data, model=model, minutes=minutes, device=device, max_steps=max_steps
+            )
+            if planned is not None:
+                planned(plan)
             model, config = plan.model, plan.config
             facts = plan.as_dict() | {"name": name, "data": [str(Path(p).absolute()) for p in data]}
             document = facts | {"config": dataclasses.asdict(config)}
@@ -307,8 +317,10 @@ def _read_plan(work: Path) -> tuple[str, FlowConfig]:
 
 @contextlib.contextmanager
 def _cancelled_by(file: Path, token: CancelToken) -> Iterator[None]:
-    """Cancel when a file appears: the wish of a window that has no other hold on the process."""
-    file.unlink(missing_ok=True)
+    """Cancel when there is a file: the wish of a window that has no other hold on the process.
+
+    It may have come while torch was imported, or the training planned.
+    """
     ended = threading.Event()
 
     def watch() -> None:

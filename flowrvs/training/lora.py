@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers import WanTransformer3DModel
 
-from flowrvs.errors import missing_extra
+from flowrvs.errors import InputError, missing_extra
 from flowrvs.folders import NewFolder
 from flowrvs.pipelines.adapters import ADAPTER_FILE, find_adapter, merge_adapter
 from flowrvs.training.checkpoints import writing_tensors
@@ -108,12 +108,14 @@ def merge_lora(model: str | Path, lora: str | Path, out: str | Path) -> Path:
     MissingPathError, CheckpointError
         There is no such model or adapter, or they do not fit.
     InputError
-        Something else is at `out`.
+        Something is at `out` already.
     """
+    target = Path(out).expanduser()
+    if target.is_dir() and any(target.iterdir()):  # it may be the model itself
+        raise InputError(f"{target} is there already; give a new folder as --out.")
     adapter = find_adapter(lora)
     base, pipeline = open_model(model, torch.float32)
     merge_adapter(pipeline.transformer, adapter)
-    target = Path(out).expanduser()
     card = {"name": target.absolute().name, "stage": "merge", "base": str(base)}
     changed: dict[str, torch.nn.Module] = {"transformer": pipeline.transformer}
     if not has_mask_decoder(base):

@@ -100,6 +100,7 @@ class ImprovePanel(QWidget):
                 self.trainings.setCurrentText(names[0])
             else:
                 presenter.choose("")
+                self.problem.clear()  # of that one, which nobody asked about
 
     def _build(self) -> None:
         self.trainings = QComboBox()

@@ -148,7 +148,7 @@ class ImprovePresenter:
     def go_on(self) -> None:
         """Go on with a training that was stopped, with what it was begun with."""
         training, plan = self._training, self.state.plan
-        if training is None or plan is None:
+        if training is None or plan is None or not plan.get("data"):
             raise InputError("There is no training to go on with.")
         training.begin(tuple(plan["data"]), model=str(plan["model"]), resume=True)
         self.look()

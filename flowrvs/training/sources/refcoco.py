@@ -77,7 +77,8 @@ class RefCocoSource:
         texts: dict[str, dict[Sentence, None]] = {}
         read = _read_refs if path.suffix == ".p" else _read_captions
         for number, (image, segmentation, words) in enumerate(read(path, split)):
-            name, height, width = (image.get(key) for key in ("file_name", "height", "width"))
+            fields: list[Any] = [image.get(key) for key in ("file_name", "height", "width")]
+            name, height, width = fields
             if not is_safe_name(name) or not _is_size(height, width):
                 raise DatasetError(f"{path} has a picture without a plain name and a size.")
             if not words:

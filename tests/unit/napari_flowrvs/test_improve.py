@@ -176,11 +176,14 @@ def test_what_is_wrong_is_one_line(
     arguments = ["--data", str(tmp_path), "--name", "broken", "--json"]
     assert main(["train", "improve", *arguments]) == 2
     work = home / ".broken.training"
-    work.mkdir(parents=True)
+    assert work.is_dir()  # it was locked before it was planned
     (work / "result.json").write_text(capsys.readouterr().out)
     panel.presenter.choose("broken")
     assert panel.presenter.state.phase == "failed"
     assert panel.problem.line.text().endswith("no *.flowrvs project.")
+    panel.close_all()
+    again = make_panel()  # for a new training: what went wrong before is told where it is chosen
+    assert again.trainings.currentText() == "new training" and again.problem.line.text() == ""
 
 
 def test_stop_asks_the_process_and_what_was_stopped_goes_on(

@@ -201,8 +201,10 @@ CARD = {"base": "/models/tiny", "step": 40, "date": "2026-11-30T05:00", "samples
         (json.dumps({**CARD, "J&F": None}), "from tiny, 40 steps on 7 samples, 2026-11-30"),
         (json.dumps({**CARD, "base": "a\x1b[2J"}), "placed by hand"),
         ('{"base": ' + "[" * 200_000, "placed by hand"),
+        (json.dumps({**CARD, "samples": "\x1b[2J"}), "placed by hand"),
+        (json.dumps({**CARD, "step": float("inf")}), "placed by hand"),
     ],
-    ids=["scored", "before", "unscored", "control", "deep"],
+    ids=["scored", "before", "unscored", "control", "deep", "no number", "endless"],
 )
 def test_a_card_tells_what_a_model_was_trained_from(
     tmp_path: Path, card: str, summary: str

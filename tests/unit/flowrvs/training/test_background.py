@@ -77,17 +77,33 @@ def test_it_is_begun_as_it_would_be_typed(
     ]  # fmt: skip
     assert (python / "home-of").read_text() == str(home.parent)
     assert (training.work / "output.log").read_text() == "working\n"
-    # It began a moment ago and said nothing: but it is over, as this process knows.
-    assert not training.runs() and training.look().phase == "new"
+    # It began a moment ago: but it is over, killed before it could say why, as this process knows.
+    assert not training.runs()
+    assert training.look() == TrainingState(
+        "failed", message="Its process ended too early: working"
+    )
     home.joinpath("mine").mkdir()
     with pytest.raises(InputError, match="^There is a model mine already; choose another name.$"):
         training.begin(["a"])
+    (training.work / "checkpoints" / "step-00000001").mkdir(parents=True)
+    home.joinpath("mine").rmdir()
+    with pytest.raises(InputError, match="^mine was begun before: go on with it, or choose"):
+        training.begin(["a"])
+    told = ("cancel", "plan.json", "log.jsonl", "example.png")
+    for name in told:
+        (training.work / name).write_text("{}")
     training.begin(["a"], resume=True)
+    assert not (training.work / "cancel").exists()  # a wish that nobody heard any more
     ended(training)
+    assert all((training.work / name).exists() for name in told[1:])
     assert asked(python) == [
         *common, "--model", "auto", "--minutes", "20", "--device", "auto",
         "--data", str(python / "a"), "--name", "mine", "--max-steps", "0", "--resume",
     ]  # fmt: skip
+    (training.work / "checkpoints" / "step-00000001").rmdir()
+    training.begin(["a"])
+    ended(training)
+    assert not any((training.work / name).exists() for name in told), "what told of another one"
 
 
 def test_another_folder_of_models_is_told_to_the_process(python: Path) -> None:
@@ -148,8 +164,12 @@ def test_what_the_folder_tells(home: Path) -> None:
     work.mkdir(parents=True)
     (work / "result.json").write_text('{"error": "No data.", "code": 2}')
     assert training.look() == TrainingState("failed", message="No data.")
-    (work / "result.json").write_text("5")
-    assert training.look() == TrainingState()
+    for said in ("5", ""):
+        (work / "result.json").write_text(said)
+        os.utime(work / "result.json", (1, 1))
+        assert training.look() == TrainingState(
+            "failed", message="Its process ended too early: it said nothing"
+        )
     plan: dict[str, Any] = {"frames": 3, "config": {"max_steps": 40}}
     (work / "plan.json").write_text(json.dumps(plan))
     with FileLock(work / "lock"):
@@ -215,17 +235,23 @@ def test_trainings_are_found_the_one_begun_last_first(home: Path) -> None:
             (work / file).touch()
             os.utime(work / file, (time, time))
     work_folder("empty", home).mkdir()
+    work_folder("-odd", home).mkdir()
+    (work_folder("-odd", home) / "plan.json").touch()
+    (work_folder("a", home) / ".plan.json.1-2.partial.json").touch()  # it is being written
     (home / "model").mkdir()
     assert [each.name for each in BackgroundTraining.found()] == ["b.c", "a", "d"]
     assert BackgroundTraining.found(home)[1].work == home / ".a.training"
 
 
-@pytest.mark.parametrize("name", ["", "a/b", ".a", "..", "a\n", "a/"])
+@pytest.mark.parametrize("name", ["", "a/b", ".a", "..", "a\n", "a/", "-a"])
 def test_names_that_are_no_plain_ones(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         check_name(name, tmp_path)
-    said = f"{name!r} is no name for a model; give one without '/' or leading '.'."
+    said = f"{name!r} is no name for a model; give one without '/' or leading '.' or '-'."
     assert str(caught.value) == said
+    for taken in ("tiny", "mevis", "auto"):
+        with pytest.raises(InputError, match=f"^{taken} is the name of another model already; cho"):
+            check_name(taken, tmp_path)
     assert check_name("a b.c", tmp_path) == tmp_path / "a b.c"
 
 

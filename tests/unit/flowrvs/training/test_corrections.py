@@ -17,6 +17,7 @@ from flowrvs.locks import FileLock
 from flowrvs.models.presets import PRESETS, build_transformer, build_vae
 from flowrvs.progress import CancelToken
 from flowrvs.training import FlowConfig, Improvement, corrections, improve, plan_improvement
+from flowrvs.training.background import BackgroundTraining
 from flowrvs.training.flow import flow_step_loss
 from flowrvs.training.run import Trained
 from flowrvs.training.setup import prepare_data
@@ -283,7 +284,7 @@ def test_an_improvement_passes_on_what_it_was_given(
     monkeypatch.setattr(corrections, "_POLL_SECONDS", 0.01)
     monkeypatch.chdir(tmp_path)
     work = home / ".mine.training"
-    left = ("best.safetensors", "log.jsonl", "example.png", "cancel", "checkpoints/a", "cache/a")
+    left = ("best.safetensors", "log.jsonl", "example.png", "checkpoints/a", "cache/a")
     calls: list[tuple[Any, ...]] = []
 
     def fill(*names: str) -> None:
@@ -295,11 +296,11 @@ def test_an_improvement_passes_on_what_it_was_given(
         calls.append((*args, options))
         assert not (work / "cancel").exists()
         there = {name for name in left if (work / name).exists()}
-        assert there == (set(left) - {"cancel"} if options["resume"] else set())
+        assert there == (set(left) if options["resume"] else set())
         assert not FileLock(work / "lock").acquire(), "one process at a time"
         with pytest.raises(InputError, match="^mine is being trained by another process; choose"):
             improve(["x"], name="mine", plan=PLAN, resume=options["resume"])
-        fill(*left)
+        fill(*left, "cancel")
         if options["progress"] is None:
             return Trained(home / "mine", 7, {}, {})
         assert cancel._event.wait(30), "the file was seen"
@@ -325,7 +326,7 @@ def test_an_improvement_passes_on_what_it_was_given(
     data = ["a", tmp_path / "b"]
     assert calls == [("tiny", data, work, PLAN.config, expected)]
     assert token.cancelled and not (work / "cancel").exists()
-    assert all((work / name).exists() for name in left if name != "cancel"), "it may go on"
+    assert all((work / name).exists() for name in left), "it may go on"
     document = json.loads((work / "plan.json").read_text())
     assert document == json.loads(json.dumps(PLAN.as_dict())) | {
         "name": "mine",
@@ -345,6 +346,34 @@ def test_an_improvement_passes_on_what_it_was_given(
     with pytest.raises(InputError) as caught:
         improve(data, **given)
     assert str(caught.value) == f"{home / 'mine'} is there already; choose another name."
+    fill("checkpoints/step-00000003/a")  # hours of somebody's machine
+    (home / "mine").rmdir()
+    with pytest.raises(InputError, match="^mine was begun before: give --resume, or choose anot"):
+        improve(data, **given)
+
+
+def test_a_wish_to_stop_while_it_is_planned_is_heard(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = BackgroundTraining("mine")
+
+    def plan(*args: Any, **options: Any) -> Improvement:
+        assert BackgroundTraining("mine").look().phase == "preparing", "whoever looks"
+        BackgroundTraining("mine").cancel()
+        assert training.stopping
+        return PLAN
+
+    def train(*args: Any, cancel: CancelToken, **options: Any) -> Trained:
+        assert cancel._event.wait(30)
+        raise Cancelled("Stopped.")
+
+    monkeypatch.setattr(corrections, "plan_improvement", plan)
+    monkeypatch.setattr(corrections, "_rehearsal", lambda model: None)
+    monkeypatch.setattr(corrections, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(corrections, "train_flow", train)
+    with pytest.raises(Cancelled):
+        improve(["a"], name="mine")
+    assert not training.stopping
 
 
 def test_without_a_plan_it_makes_one(
@@ -362,8 +391,10 @@ def test_without_a_plan_it_makes_one(
         corrections, "train_flow", lambda *args, **options: Trained(args[2], 1, {}, {})
     )
     other = tmp_path / "other"
-    trained = improve(["a"], name="x", model="m", minutes=3, device="cpu", home=other)
-    assert asked == [(["a"], {"model": "m", "minutes": 3, "device": "cpu"})]
+    given: dict[str, Any] = {"model": "m", "minutes": 3, "device": "cpu", "max_steps": 5}
+    told: list[Improvement] = []
+    trained = improve(["a"], name="x", home=other, planned=told.append, **given)
+    assert asked == [(["a"], given)] and told == [PLAN]
     assert trained.folder == other / ".x.training" and not home.exists()
 
 

@@ -206,6 +206,8 @@ def test_an_adapter_takes_the_place_of_one_only(micro_model: Path, tmp_path: Pat
     assert names == {"transformer." + name.replace(".default", "") for name in weights}
     assert '"transformer.lora_alpha": 4' in str(metadata)
     merged = merge_lora(micro_model, folder, tmp_path / "merged")
+    with pytest.raises(InputError, match=r"merged is there already; give a new folder as --out"):
+        merge_lora(merged, folder, merged)  # a model is only read
     new, old = (
         load_file(f / "transformer" / "diffusion_pytorch_model.safetensors")
         for f in (merged, micro_model)

@@ -42,6 +42,10 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
             for key in ("progress", "cancel"):
                 if key in options:
                     assert options.pop(key) is not None
+            if "planned" in options:  # what is planned is told before it is carried out
+                planned = options.pop("planned")
+                if not options["resume"]:
+                    planned(PLAN)
             asked.append((name, args, options))
             return found
 
@@ -170,29 +174,28 @@ def test_improving(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None
         "1 videos, 2 sentences, 3 objects on 4 frames; 5 videos held out; 7 steps in about 2 "
         "minutes, 2.3 GB\n"
     )
-    options: dict[str, Any] = {"model": "auto", "minutes": 20.0, "device": "auto"}
+    options: dict[str, Any] = {"model": "auto", "minutes": 20.0, "device": "auto", "max_steps": 0}
     assert main(line) == 0
-    assert calls == [
-        ("plan_improvement", (["a", "b"],), options | {"max_steps": 0}),
-        ("improve", (["a", "b"],), options | {"name": "n", "plan": PLAN, "resume": False}),
-    ]
+    assert calls == [("improve", (["a", "b"],), options | {"name": "n", "resume": False})]
     told = capsys.readouterr()
     assert told.err == counts + "left out: 3 frames without masks\n"
     assert told.out.startswith("trained improve, 5 steps, J&F 0.250 on held-out videos: ")
     calls.clear()
     more = ["--model", "m", "--minutes", "2", "--device", "cpu", "--max-steps", "9"]
-    given = {"model": "m", "minutes": 2.0, "device": "cpu"}
+    given = {"model": "m", "minutes": 2.0, "device": "cpu", "max_steps": 9}
     assert main([*line, *more, "--plan"]) == 0
-    assert calls == [("plan_improvement", (["a", "b"],), given | {"max_steps": 9})]
+    assert calls == [("plan_improvement", (["a", "b"],), given)]
     assert capsys.readouterr().out == counts
     assert main([*line, "--plan", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == PLAN.as_dict()
     calls.clear()
     assert main([*line, *more, "--resume", "--json"]) == 0  # what was planned goes on
-    assert calls == [
-        ("improve", (["a", "b"],), given | {"name": "n", "plan": None, "resume": True})
-    ]
+    assert calls == [("improve", (["a", "b"],), given | {"name": "n", "resume": True})]
     assert json.loads(capsys.readouterr().out)["stage"] == "improve"
+    assert main([*line, "--plan", "--resume"]) == 2 and len(calls) == 1, (
+        "it does not begin to train"
+    )
+    assert "leave out --resume" in capsys.readouterr().err
 
 
 def test_from_scratch_and_merging(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
