@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -22,7 +22,7 @@ from flowrvs.data.export import (
 from flowrvs.data.origin import Origin
 from flowrvs.data.preview import Preview, parse_shares, preview_export
 from flowrvs.data.write_back import WriteBackResult, write_back
-from flowrvs.errors import Cancelled, InputError, StorageError
+from flowrvs.errors import InputError, StorageError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.store import Project
 from flowrvs.video import Video
@@ -180,7 +180,6 @@ class ExportPresenter:
             report(Progress(0, 0, "Saving the projects"))
             with contextlib.ExitStack() as stack:
                 projects = [self._project(path, stack) for path in inputs.projects]
-                stack.enter_context(_told_of_changes(projects))
                 if inputs.home:
                     _check_homes(inputs.projects)
                     for project in projects:
@@ -265,27 +264,6 @@ class ExportPresenter:
             job.cancel()
         ended = [job.close(max(until - monotonic(), 0.0)) for job in jobs]
         return all(ended)
-
-
-@contextlib.contextmanager
-def _told_of_changes(projects: Sequence[Project]) -> Iterator[None]:
-    """Say so where something cannot be read any more because a person has removed it."""
-    before = [(project.objects.keys(), project.layers.keys()) for project in projects]
-    try:
-        yield
-    except Cancelled:
-        raise
-    except Exception as error:
-        gone = [
-            project.path.name
-            for project, (objects, layers) in zip(projects, before, strict=True)
-            if objects - project.objects.keys() or layers - project.layers.keys()
-        ]
-        if not gone:
-            raise
-        raise InputError(
-            f"Objects or layers of {', '.join(gone)} went while it was exported: export it again."
-        ) from error
 
 
 def _write(
