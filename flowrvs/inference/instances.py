@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from flowrvs.errors import InputError
+from flowrvs.errors import InputError, ProjectError
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.protocols import closed, in_turn
 from flowrvs.records import InstanceSegmenter, SegmentRequest, TrackedObject, Window, WindowMasks
-from flowrvs.store import Project
+from flowrvs.store import ObjectRecord, Project
 
 if TYPE_CHECKING:
     from flowrvs.video import Video
 
-__all__ = ["segment_instances"]
+__all__ = ["draw_on", "segment_instances"]
 
 _TOGETHER = 64  # empty frames that are written at once
+
+
+def draw_on(project: Project, object_id: int, draw: Callable[[ObjectRecord], object]) -> None:
+    """Have an object drawn where it lives; begin again where a person moves it meanwhile.
+
+    One that a person has removed, or removes meanwhile, is not drawn: what else is drawn goes on.
+    """
+    while (record := project.objects.get(object_id)) is not None:
+        try:
+            draw(record)
+            return
+        except ProjectError:
+            if project.objects.get(object_id) == record:
+                raise
 
 
 def segment_instances(
@@ -164,9 +180,11 @@ class _Sentence:
         for place, object_id in self._objects.items():
             mask = by_place.get(place, np.zeros_like(union))
             union |= mask
-            if (record := self._project.objects.get(object_id)) is not None:  # or it was removed
-                self._project.write_model(record.layer, object_id, t, mask[None])
+            draw_on(self._project, object_id, partial(self._draw, t, mask[None]))
         return union
+
+    def _draw(self, t: int, masks: npt.NDArray[np.bool_], record: ObjectRecord) -> None:
+        self._project.write_model(record.layer, record.id, t, masks)
 
     def _add(self, place: int, t: int) -> None:
         """Have an object for an instance that was not seen before."""
@@ -188,11 +206,10 @@ class _Sentence:
         """Have an object absent on frames, but for a person's."""
         project, video = self._project, self._project.video
         together = _TOGETHER if self._frames.step == 1 else 1
-        layer = project.objects[object_id].layer
         for n in range(0, len(frames), together):
             part = frames[n : n + together]
             empty = np.zeros((len(part), video.height, video.width), bool)
-            project.write_model(layer, object_id, part[0], empty)
+            draw_on(project, object_id, partial(self._draw, part[0], empty))
 
     def finish(self) -> None:
         """Note that the whole range is done; what other weights found and these did not is gone."""

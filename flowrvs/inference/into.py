@@ -13,7 +13,7 @@ import numpy as np
 from flowrvs.checkpoints.files import size_text
 from flowrvs.disk import free_bytes
 from flowrvs.errors import Cancelled, FlowRVSError, StorageError
-from flowrvs.inference.instances import segment_instances
+from flowrvs.inference.instances import draw_on, segment_instances
 from flowrvs.inference.run import Plan, VideoJob, make_plan, run_jobs, with_cuts
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.records import (
@@ -248,10 +248,13 @@ class _Drawing:
         if self._written >= _LOOK:
             self._written = 0
             self._check_disk(0)
+        project, object_id = self.job.project, self._objects[part.expression].id
+        draw_on(project, object_id, lambda drawn: self._draw(part, drawn))
+        if part.complete:
+            project.mark_window_done(self._runs[part.expression], part.window.index)
+
+    def _draw(self, part: WindowMasks, drawn: ObjectRecord) -> None:
         project = self.job.project
-        drawn = project.objects.get(self._objects[part.expression].id)
-        if drawn is None:  # a person removed it meanwhile; the other sentences go on
-            return
         # Where not every frame was asked for, those between keep what they have.
         blocks = [(part.start, 0, len(part.masks))]
         if part.step > 1:
@@ -265,8 +268,6 @@ class _Drawing:
                 apart = part.disagreement[first:last]
                 if part.step == 1 or not np.isnan(apart).all():
                     project.keep_disagreement(drawn.id, frame, apart, written)
-        if part.complete:
-            project.mark_window_done(self._runs[part.expression], part.window.index)
 
     def end(self) -> None:
         """End the runs, whether or not they are finished."""

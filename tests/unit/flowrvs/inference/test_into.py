@@ -20,7 +20,7 @@ from flowrvs.inference.into import expected_bytes
 from flowrvs.inference.windows import windows_to_compute
 from flowrvs.progress import CancelToken
 from flowrvs.records import SegmentRequest
-from flowrvs.store import Project, Provenance
+from flowrvs.store import Project, ProjectEvent, Provenance
 from flowrvs.video import Video, open_video
 from tests.fixtures.segmenters import ThresholdSegmenter, WindowSegmenter
 
@@ -119,6 +119,28 @@ def test_a_run_goes_on_when_a_person_removes_what_it_draws(
     assert kept.pop(2) == 4 and kept.get(1, 0) <= 1
     list(segment_into(project, video, TEXTS, WindowSegmenter(), **PLAN))
     np.testing.assert_array_equal(_masks(project)[-2:], whole[::-1] if what == "removed" else whole)
+
+
+@pytest.mark.parametrize(("what", "every"), [("removed", 1), ("moved", 2)])
+def test_a_person_removes_or_moves_what_is_being_written(
+    project: Project, video: Video, what: str, every: int
+) -> None:
+    red, _ = (project.add_prompt(text)[1] for text in TEXTS)
+    told: list[int] = []
+
+    def meanwhile(event: ProjectEvent) -> None:
+        if event.kind == "pixels" and event.layer_id == red.layer:
+            told.append(event.start)
+            if len(told) == 2:
+                (project.move_object if what == "moved" else project.remove_object)(red.id)
+
+    options = {**PLAN, "every": every}
+    project.connect(meanwhile)
+    list(segment_into(project, video, TEXTS, WindowSegmenter(), **options))
+    assert len(told) >= 2 and list(project.objects) == ([1, 2] if what == "moved" else [2])
+    with Project.create(project.path.with_name("b"), video.info) as other:
+        list(segment_into(other, video, TEXTS, WindowSegmenter(), **options))
+        np.testing.assert_array_equal(_masks(project), _masks(other)[-len(project.objects) :])
 
 
 @pytest.mark.parametrize("piece", [1, 2])
