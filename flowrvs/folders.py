@@ -7,6 +7,7 @@ import ctypes
 import filecmp
 import glob
 import os
+import re
 import shutil
 import sys
 import time
@@ -18,7 +19,9 @@ from flowrvs.disk import own_token, storage_error, sync_folder
 from flowrvs.errors import FlowRVSError, InputError
 from flowrvs.locks import FileLock, is_free
 
-__all__ = ["NewFolder", "remove_leftovers", "same_tree"]
+__all__ = ["NewFolder", "remove_leftovers", "remove_temporaries", "same_tree"]
+
+_TEMPORARY = re.compile(r"\.(\d+)-[0-9a-f]+\.partial")  # see `flowrvs.disk.own_token`
 
 
 class NewFolder:
@@ -232,10 +235,7 @@ def remove_leftovers(path: str | os.PathLike[str], *, age: float = 60.0) -> None
     path = Path(path)
     with contextlib.suppress(OSError):
         for left in _beside(path, ".*.partial*"):
-            pid = left.name.removeprefix(f".{path.name}.").partition("-")[0]
-            ended = pid.isdecimal() and int(pid) != os.getpid() and not _runs(int(pid))
-            if ended and time.time() - left.lstat().st_mtime >= age:
-                left.unlink(missing_ok=True)
+            _remove_file(left, age)
         for left in NewFolder.leftovers(path):
             shutil.rmtree(left, ignore_errors=True)
         for lock in _beside(path, ".partial-*.lock"):
@@ -246,6 +246,25 @@ def remove_leftovers(path: str | os.PathLike[str], *, age: float = 60.0) -> None
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 old.rename(path)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the temporary files of ended processes from a folder of many files.
+
+    Those of processes that run stay: two may write into it. Who writes on another computer is not
+    seen.
+    """
+    with contextlib.suppress(OSError):
+        for left in folder.glob(".*.partial*"):
+            _remove_file(left, 0.0)
+
+
+def _remove_file(left: Path, age: float) -> None:
+    """Remove a temporary file whose process has ended, and that has lain still for so long."""
+    found = _TEMPORARY.search(left.name)
+    ended = found and int(found[1]) != os.getpid() and not _runs(int(found[1]))
+    if ended and time.time() - left.lstat().st_mtime >= age:
+        left.unlink(missing_ok=True)
 
 
 def _beside(path: Path, pattern: str) -> list[Path]:

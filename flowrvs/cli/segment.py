@@ -136,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
     wanted = _wanted(args)
     if len(wanted) > 1 and args.overlay is not None:
         raise InputError("--overlay is for one video; 'flowrvs export --format overlay' for more.")
+    if args.overlay is not None and args.overlay.resolve() == Path(wanted[0].video).resolve():
+        raise InputError(f"--overlay {args.overlay} is the video itself; name another file.")
     errors: dict[str, str] = {}
     try:
         with cancel_on_interrupt() as cancel:

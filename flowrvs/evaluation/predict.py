@@ -23,6 +23,7 @@ from flowrvs.data.mevis import MevisSplit
 from flowrvs.disk import storage_error, write_bytes
 from flowrvs.errors import DatasetError, FlowRVSError, StorageError, some_failed
 from flowrvs.evaluation.pictures import choose_videos
+from flowrvs.folders import remove_temporaries
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 from flowrvs.records import Segmenter, SegmentRequest, says_nothing
 
@@ -283,8 +284,7 @@ def _prepare(source: MevisSplit, root: Path, job: _Job) -> int:
     try:
         for folder in (*folders, *blank):
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(".*.partial*"):  # of a run that was killed
-                left.unlink(missing_ok=True)
+            remove_temporaries(folder)
     except OSError as error:
         raise storage_error(error, root) from error
     if not blank:

@@ -224,6 +224,11 @@ def test_bad_files_are_one_line(
         said = capsys.readouterr()
         assert said.out == "" and said.err.count("\n") == 1, said.err
     assert not Path("new.flowrvs").exists()
+    shutil.copy(shapes_mp4, "own.mp4")
+    assert main(["segment", "own.mp4", "-p", "red", "--overlay", "./own.mp4"]) == 2
+    said = capsys.readouterr()
+    assert said.err == "flowrvs: --overlay own.mp4 is the video itself; name another file.\n"
+    assert Path("own.mp4").read_bytes() == shapes_mp4.read_bytes()
 
 
 def _masks(path: Path) -> npt.NDArray[np.bool_]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -284,9 +286,13 @@ def test_what_a_kill_left_is_swept_away_and_nothing_else(split, tmp_path):
     out = tmp_path / "out"
     folder = out / "one" / "0"
     folder.mkdir(parents=True)
-    (folder / ".00000.png.partial-1").write_bytes(b"half")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    others = f".00001.png.{os.getppid()}-{'a' * 8}.partial.png"  # another run's, at this moment
+    (folder / f".00000.png.{ended.pid}-{'a' * 8}.partial.png").write_bytes(b"half")
+    (folder / others).write_bytes(b"half")
     (folder / "notes.txt").write_text("mine")
     (folder / "00000.png").write_bytes(b"somebody's")  # nothing is asked of what is there
     predict_split(split, out, ThresholdSegmenter(), videos=["one"])
     names = {path.name for path in folder.iterdir()}
-    assert names == {"notes.txt", *(f"{n:05d}.png" for n in range(12))}
+    assert names == {"notes.txt", others, *(f"{n:05d}.png" for n in range(12))}
