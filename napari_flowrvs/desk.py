@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -186,6 +187,11 @@ class Desk:
         if frame != self._frame:
             self._frame = frame
             self.frame_changed.emit(frame)
+
+    def here(self, action: Callable[[], Any]) -> Callable[[], Any]:
+        """Return `action`, which does nothing where another project is looked at by then."""
+        project = self._project
+        return lambda: action() if project is self._project else None
 
     def touched(self, layer_id: int | None, start: int, stop: int) -> None:
         """Say that masks or provenance changed."""

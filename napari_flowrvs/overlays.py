@@ -94,7 +94,7 @@ class NeighbourOutlines:
         out = np.zeros(self.shape[1:], np.uint8)
         for other, value in ((t - 1, 1), (t + 1, 2)):
             if 0 <= other < self.shape[0]:
-                mask = self._labels[other] == self.object_id
+                mask = self._labels[other, :, :] == self.object_id
                 box = _box(mask)
                 if box is not None:
                     # Most objects are small beside the frame.

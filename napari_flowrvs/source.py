@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
+from flowrvs.errors import FlowRVSError
 from flowrvs.video import Video, open_video
 
 __all__ = ["ShownVideo", "VideoSource", "default_project", "existing_project"]
@@ -47,6 +48,9 @@ class ShownVideo:
         # Replaced, never changed: any thread may look while another one holds frames.
         self._held: dict[int, Picture] = {}
         self._last: tuple[int, Picture] | None = None
+        #: Gets a line where frames cannot be read, which are shown black then; None raises.
+        self.notify: Callable[[str], object] | None = None
+        self._failing = False
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -80,9 +84,16 @@ class ShownVideo:
         held, last = self._held.get(t), self._last
         if held is None and last is not None and last[0] == t:
             held = last[1]
-        if held is None:
-            held = self._read(t)
-        self._last = (t, held)
+        try:
+            held = self._read(t) if held is None else held
+        except FlowRVSError as error:
+            if self.notify is None:
+                raise
+            if not self._failing:  # a viewer asks again at every step
+                self._failing = True
+                self.notify(str(error))
+            return np.zeros(self.shape[1:], np.uint8)
+        self._failing, self._last = False, (t, held)
         return held
 
     def _read(self, t: int) -> Picture:

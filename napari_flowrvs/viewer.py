@@ -122,6 +122,8 @@ class ViewerLink:
 
     def _watch(self, layer: Layer) -> None:
         if isinstance(layer, Image):
+            if isinstance(layer.data, ShownVideo):
+                layer.data.notify = show_info
             layer.events.name.connect(self._on_videos)
             layer.events.data.connect(self._on_videos)
             for event in _moves(layer):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowrvs.errors import ProjectError
+from flowrvs.errors import ProjectError, StorageError
 from flowrvs.store.changes import Entry, Labels
 from flowrvs.store.volume import LayerVolume
 
@@ -51,6 +51,7 @@ class LabelsArray:
         self._writable = writable
         self._refused: Callable[[str], None] | None = None
         self._told = False
+        self._failure = ""
         self.layer_id = volume.id
         self.shape: tuple[int, int, int] = volume.shape
 
@@ -95,10 +96,26 @@ class LabelsArray:
         Raises
         ------
         ProjectError
-            The request needs too much memory at once.
+            The request needs too much memory at once, or a frame is damaged.
+        StorageError
+            The disk is gone.
         IndexError
             It lies outside, or numpy would not take it either.
         """
+        try:
+            found = self._get(key)
+        except (ProjectError, StorageError) as error:
+            viewed = isinstance(key, tuple) and all(map(_is_plain, key))
+            if self._refused is None or not viewed:
+                raise
+            if str(error) != self._failure:
+                self._failure = str(error)
+                self._refused(self._failure)
+            return np.array(np.broadcast_to(np.uint16(0), self.shape)[key])
+        self._failure = ""
+        return found
+
+    def _get(self, key: Any) -> Any:
         cache = self._volume.frames.cache
         frames, rest = _split(key, self.shape)
         if frames is None:
@@ -169,8 +186,9 @@ class LabelsArray:
         """Return the same labels for a viewer, which asks for more than it can show.
 
         Requests by slices that would take long (a video in three dimensions, or seen from
-        the side) give one background pixel, and `refused` gets one line to show: a viewer
-        asks again at every event, and an exception each time would bury the user.
+        the side) give one background pixel, those that cannot be read only background, and
+        `refused` gets one line to show: a viewer asks again at every event, and an exception
+        each time would bury the user.
         """
         twin = copy.copy(self)
         twin._refused = refused

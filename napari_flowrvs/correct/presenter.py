@@ -355,7 +355,7 @@ class CorrectPresenter:
 
     def copy_to_next(self, n: int = 1) -> None:
         """Copy the mask that is shown to the next frame, keep it, and go there."""
-        self.steps.ask(lambda: self._copy(n))
+        self.steps.ask(self.desk.here(lambda: self._copy(n)))
 
     def _copy(self, n: int) -> None:
         project, object_id = self._target()

@@ -190,6 +190,7 @@ class Prompt:
     text: str
     layer_id: int
     object_id: int
+    exp_id: str = ""  # of the sentence in the project; "" for none
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,10 +386,10 @@ class SegmentPresenter:
             yield _Prompted(project, prompts)
             for run in inputs.passes(request, segmenter.window_size):
                 # What a person removed in the pass before is not looked for again.
-                left = list(_left(project, prompts))
-                if not left:
+                worded = _worded(project, prompts)
+                if not worded:
                     break
-                run = replace(run, texts=tuple(run.texts[i] for i in left))
+                left, run = list(worded), replace(run, texts=tuple(worded.values()))
                 yield _NextPass()
                 parts = segment_into(project, video, run, segmenter, cancel=cancel, progress=report)
                 with closing(parts):
@@ -430,7 +431,7 @@ class SegmentPresenter:
 
     def _summary(self) -> str:
         assert self._project is not None
-        left = _left(self._project, self._prompts)
+        left = _worded(self._project, self._prompts)
         if not left:
             return "Stopped: what was looked for was removed."
         if not self._frames:
@@ -440,7 +441,7 @@ class SegmentPresenter:
         text = (
             f"Done: {count} sentence{'s' * (count != 1)}, {frames} frame{'s' * (frames != 1)} each."
         )
-        missed = [prompt.text for i, prompt in left.items() if i not in self._found]
+        missed = [text for i, text in left.items() if i not in self._found]
         if missed:
             text += " Nothing found for: " + "; ".join(missed) + "."
         return text
@@ -519,14 +520,21 @@ def _left(project: Project, prompts: tuple[Prompt, ...]) -> dict[int, Prompt]:
     return {i: prompt for i, prompt in enumerate(prompts) if prompt.object_id in project.objects}
 
 
+def _worded(project: Project, prompts: tuple[Prompt, ...]) -> dict[int, str]:
+    """Return the sentences that are left, as a person has worded them by now, by place."""
+    said, left = project.expressions, _left(project, prompts)
+    return {i: said[p.exp_id].text for i, p in left.items() if p.exp_id in said}
+
+
 def _prompts(project: Project, texts: tuple[str, ...]) -> tuple[Prompt, ...]:
     """Return a layer and an object for each text; "" is an object without a sentence."""
     found = []
     for text in texts:
         if text:
-            thing = project.add_prompt(text)[1]
+            said, thing = project.add_prompt(text)
+            found.append(Prompt(text, thing.layer, thing.id, said.exp_id))
         else:
             name = f"object {project.next_label}"
             thing = project.add_object(name, project.add_layer(name).id)
-        found.append(Prompt(text, thing.layer, thing.id))
+            found.append(Prompt(text, thing.layer, thing.id))
     return tuple(found)

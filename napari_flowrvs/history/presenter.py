@@ -45,14 +45,15 @@ class HistoryPresenter:
 
     def undo(self) -> None:
         """Undo the last step, once those before have been written."""
-        self.steps.ask(lambda: self._turn(back=True))
+        project = self.desk.project
+        self.steps.ask(lambda: self._turn(project, back=True))
 
     def redo(self) -> None:
         """Redo the step that was undone last."""
-        self.steps.ask(lambda: self._turn(back=False))
-
-    def _turn(self, *, back: bool) -> None:
         project = self.desk.project
+        self.steps.ask(lambda: self._turn(project, back=False))
+
+    def _turn(self, project: Project | None, *, back: bool) -> None:
         if project is None:
             return
         history = project.history

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from flowrvs.errors import StorageError
 from flowrvs.store import Project
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.importing.panel import show_import
@@ -210,17 +211,24 @@ class VideoHead(QWidget):
         if layer in self._link.viewer.layers:
             self._link.note_home(layer, project)
             self._link.show_project(project, layer)
-        elif not self._link.project_layers(project):
+        elif project not in self._link.projects:
             holder = self._link.holder
             self._commands.attempt(lambda: open_projects.release(project, holder))
 
     def may_close(self) -> bool:
         """Ask about projects that cannot be saved where they belong; True to let them go."""
         for project in self._link.projects:
-            if not project.writable or (project.storage_error is None and project.path.is_dir()):
+            if not project.writable:
+                continue
+            trouble = project.storage_error
+            try:
+                project.flush()
+            except StorageError as error:
+                trouble = error
+            if trouble is None:
                 continue
             answer = self.ask(
-                f"{project.path.name} cannot be saved: {project.storage_error or 'it is gone.'}\n"
+                f"{project.path.name} cannot be saved: {trouble}\n"
                 "What was drawn last is in memory only. Save a copy before you close?"
             )
             if answer == "copy":

@@ -209,7 +209,7 @@ class ReviewPresenter:
 
     def accept(self) -> None:
         """Accept the frame that is shown, of every object under review, and go on."""
-        self.steps.ask(
+        self._ask(
             lambda: self._judge(
                 "accept",
                 self._reviewed(),
@@ -219,7 +219,7 @@ class ReviewPresenter:
 
     def absent(self) -> None:
         """Say that the desk's object is not on the frame that is shown, and go on."""
-        self.steps.ask(
+        self._ask(
             lambda: self._judge(
                 "absent",
                 (self.desk.need_object().id,),
@@ -229,7 +229,10 @@ class ReviewPresenter:
 
     def accept_here(self) -> None:
         """Accept every frame up to the one that is shown."""
-        self.steps.ask(self._accept_here)
+        self._ask(self._accept_here)
+
+    def _ask(self, verdict: Callable[[], object]) -> None:
+        self.steps.ask(self.desk.here(verdict))
 
     def _accept_here(self) -> None:
         stop, ids = self.desk.frame + 1, self._reviewed()

@@ -46,7 +46,9 @@ class OnionSkin:
         """Show or hide the outlines."""
         record, project = self._desk.object, self._desk.project
         if on and record is not None and project is not None:
-            outlines = NeighbourOutlines(project.labels(record.layer), record.id)
+            # Whoever shows the frame says what is wrong with it.
+            labels = project.labels(record.layer).shown(lambda _line: None)
+            outlines = NeighbourOutlines(labels, record.id)
             self.overlay.show(outlines, record.id)
         else:
             self.overlay.hide()

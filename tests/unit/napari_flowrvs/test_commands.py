@@ -462,6 +462,15 @@ def test_closing_asks_about_what_is_in_memory_only(
     answers = iter(["copy", "cancel", "close"])
     monkeypatch.setattr(head, "ask", lambda text: asked.append(text) or next(answers))
     assert head.may_close() and not asked, "one that is only looked at is not asked about"
+    with monkeypatch.context() as patch:  # what was drawn last could not be written just now
+
+        def full(self: Project) -> None:
+            raise StorageError("Just now.")
+
+        patch.setattr(Project, "flush", full)
+        patch.setattr(head, "ask", lambda text: asked.append(text) or "close")
+        assert head.may_close()
+    assert asked.pop().startswith("clip.flowrvs cannot be saved: Just now.")
     monkeypatch.setattr(Project, "storage_error", property(lambda self: StorageError("Full.")))
     assert [head.may_close() for _ in range(3)] == [False, False, True]
     assert copied == [project] and asked[0] == (

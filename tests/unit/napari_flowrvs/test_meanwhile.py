@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 
 from flowrvs.errors import InputError, StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
 from flowrvs.video import open_video
+from napari_flowrvs.bridge import Bridge
 from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.find.presenter import SegmentInputs, SegmentPresenter
 from napari_flowrvs.job import consume
+from napari_flowrvs.layers import label_layer, layers_of
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.objects.presenter import ObjectsPresenter
-from napari_flowrvs.projects import Projects
+from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.transport.panel import OnionSkin
+from napari_flowrvs.viewer import ViewerLink
 from tests.fixtures.segmenters import ThresholdSegmenter
 from tests.unit.napari_flowrvs.test_correct import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
 
@@ -221,3 +227,39 @@ def test_closing_goes_on_where_the_disk_is_full(
         patch.setattr(presenter.project, "flush", full)
         assert presenter.close()
     projects.close_all()
+
+
+def test_frames_that_are_away_are_told_once_and_shown_when_they_are_back(
+    qtbot: Any, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is away is one line, not a traceback at every step of the slider."""
+    said: list[str] = []
+    monkeypatch.setattr("napari_flowrvs.viewer.show_info", said.append)
+    (clip,) = layers_of(image_folder)
+    folder = tmp_path / "a.flowrvs"
+    with Project.create(folder, clip[0].video.info) as made:
+        made.add_prompt("one")
+        made.labels(1)[15:23, 3:9, 3:9] = 1
+    viewer, desk = ViewerModel(), Desk()
+    link = ViewerLink(viewer, desk, Bridge(desk), lambda back: None)
+    video = link.add(clip)
+    labels = link.add(label_layer(open_projects.open(folder), 1))
+    onion = OnionSkin(link)
+    onion.show(True)
+    labels.notify = said.append
+    for away, layer in ((image_folder, video), (folder, labels)):
+        shutil.move(away, tmp_path / "away")
+        first = len(said)
+        for t in range(5, 9) if layer is video else range(16, 20):
+            viewer.dims.set_current_step(0, t)
+            assert desk.frame == t and not layer._slice.image.raw.any()
+            onion.overlay.data.frame(t)
+        assert len(said) == first + 1 and str(away) in said[-1]
+        if layer is labels:
+            labels.paint((19, 20, 20), 1)
+        shutil.move(tmp_path / "away", away)
+        viewer.dims.set_current_step(0, 22)
+        assert layer._slice.image.raw.any()
+    assert labels.data[19].sum() == 36, "nothing is drawn on what is not known"
+    link.let_go()
+    open_projects.close_all()

@@ -223,6 +223,34 @@ def test_what_was_undone_of_another_project_is_not_told(
     assert project.redo_name == "accept frame 0" and told == [] and desk.frame == 3
 
 
+def test_what_waits_for_its_turn_is_of_the_project_that_was_looked_at(
+    desk: Desk, project: Project, tmp_path: Path
+) -> None:
+    """Keys pressed while a long step is written must not change another project."""
+    held: list[Callable[[], None]] = []
+
+    def later(work, cancel, *, item, progress, done):
+        held.append(lambda: done(consume(work, cancel, item, progress)))
+        return None
+
+    steps = Steps(later)
+    review, history = ReviewPresenter(desk, steps=steps), HistoryPresenter(desk, steps)
+    desk.set_project(project)
+    with Project.create(tmp_path / "other", project.video) as other:
+        thing = other.add_object("thing", other.add_layer("one").id)
+        other.accept_frames(thing.id, 3, 4)
+        before = other.undo_name
+        for act in (review.accept, review.accept, review.absent, review.accept_here, history.undo):
+            act()
+        desk.set_project(other)
+        while held:
+            held.pop(0)()
+        assert other.undo_name == before and other.redo_name is None
+        assert other.provenance(thing.id).tolist().count(Provenance.HUMAN) == 1
+    assert project.redo_name == "accept frame 0", "what was asked to be undone is"
+    assert not steps.busy
+
+
 def test_without_the_page_open_the_first_key_measures(desk: Desk, project: Project) -> None:
     presenter = ReviewPresenter(desk)
     desk.set_project(project)

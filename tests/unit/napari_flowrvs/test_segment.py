@@ -140,6 +140,30 @@ def test_what_is_removed_in_mid_run_is_not_looked_for_again(
     assert np.array_equal(green, clip[..., 1] > 150)
 
 
+def test_a_sentence_is_looked_for_as_it_is_worded_by_then(
+    image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter
+) -> None:
+    """One that is removed in mid run leaves its object alone, and comes not back."""
+    presenter = SegmentPresenter(load=load)
+    seen = follow(presenter)
+
+    def change(project: Project, written: Written) -> None:
+        if len(seen["written"]) == 1:
+            project.set_expression_text("0", "the green thing")
+            project.remove_expression("1")
+
+    presenter.written.connect(change)
+    texts = ("the red square", "the other green square")
+    source = source_of_folder(image_folder, clip)
+    presenter.run(SegmentInputs(source, texts, look=PREVIEW, every=6))
+    project = presenter.project
+    assert seen["failed"] == [] and seen["finished"] == ["Done: 1 sentence, 24 frames each."]
+    assert [said for _, said in fake.calls] == [texts, *[("the green thing",)] * 4]
+    assert list(project.objects) == [1, 2] and list(project.expressions) == ["0"]
+    assert np.array_equal(project.object_mask(1, 0, 24), clip[..., 1] > 150)
+    assert np.flatnonzero(project.present(2)).tolist() == [0, 6, 12, 18]
+
+
 def test_one_window_around_the_frame_on_show(
     image_folder: Path, clip: Clip, load: Load, fake: ThresholdSegmenter
 ) -> None:
