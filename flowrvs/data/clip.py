@@ -378,6 +378,7 @@ class Source:
         spacing = (self.positions[-1] - self.positions[0]) / max(1, len(self.positions) - 1)
         clip.rate = None if self.info.rate is None else self.info.rate / max(1.0, spacing)
         found = self._masks(cancel, advance)
+        clip.notes += self._lost(found)
         clip.masks = {key: entries for key, entries in found.items() if any(entries)}
         for key in clip.masks:
             _, record = self.objects[key]
@@ -408,6 +409,17 @@ class Source:
                     raise
             if layers == self._layers():
                 return found
+
+    def _lost(self, found: Mapping[int, Sequence[rle.RLE | None]]) -> Iterator[str]:
+        """Say of which objects files of masks are missing, as after half a copy of a project."""
+        for key, entries in found.items():
+            lost = [n for n in np.flatnonzero(self.present(key)).tolist() if entries[n] is None]
+            if lost:
+                yield (
+                    f"{self.objects[key][1].name!r} has lost its masks on "
+                    f"{counted(len(lost), 'frame')}, the first is {self.frames[lost[0]]}: files of "
+                    "the project are missing; restore them, or mark it as absent there"
+                )
 
     def _layers(self) -> dict[tuple[int, int], dict[int, int]]:
         """Return the layers to read, by project and id, and the objects there, by their ids."""

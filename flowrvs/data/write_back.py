@@ -376,6 +376,8 @@ def _drawn(
 
     source.beyond = sorted(set(range(info.frame_count)) - set(positions))
     clip = source.clip(cancel, advance)
+    if clip.notes:  # masks are missing: the dataset keeps its own
+        raise DatasetError(f"{project.path}: {clip.notes[0]}.")
     clip.notes = [beyond] if (beyond := source.unlisted()) else []
     return clip
 

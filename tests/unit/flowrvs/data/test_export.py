@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import flowrvs
-from flowrvs.data import preview_export
+from flowrvs.data import import_video, preview_export, write_back
 from flowrvs.data.check import check_split
 from flowrvs.data.export import FORMATS, assign_projects, export_projects, export_splits
 from flowrvs.data.mevis import MevisSplit
@@ -125,6 +125,24 @@ def test_a_person_moves_and_removes_objects_while_they_are_exported(
     assert len(expression.anno_id) == 1
     assert all(
         np.array_equal(split.target_mask("shapes", key, t), masks["red"][t]) for t in range(12)
+    )
+
+
+def test_masks_whose_files_are_missing_are_named(project, masks, tmp_path):
+    split = export_projects([project], tmp_path / "data").path
+    with import_video(split, out=tmp_path / "p") as made:
+        lost = next(i for i, thing in made.objects.items() if "red" in thing.name)
+        layer = made.objects[lost].layer
+    (made.path / "layers" / str(layer) / "c.5.0.0").unlink()  # as after half a copy
+    before = (split / "mask_dict.json").read_bytes()
+    with Project.open(made.path, read_only=True) as opened:
+        with pytest.raises(DatasetError, match=r"'the red square' has lost its masks on 1 frame, "):
+            write_back(opened)
+    assert (split / "mask_dict.json").read_bytes() == before
+    result = export_projects([made.path], tmp_path / "again")
+    (note,) = [note for note in result.notes if "red" in note]
+    assert note.startswith(
+        "shapes: 'the red square' has lost its masks on 1 frame, the first is 00005: files"
     )
 
 
