@@ -7,6 +7,7 @@ import json
 import re
 import reprlib
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from flowrvs.disk import parse_json, read_regular, replacing, storage_error
-from flowrvs.errors import CheckpointError
+from flowrvs.errors import CheckpointError, first_line
 from flowrvs.folders import NewFolder, remove_leftovers
 
 __all__ = ["Checkpoints", "read_best", "writing_tensors"]
@@ -47,6 +48,10 @@ def writing_tensors(path: Path) -> Iterator[None]:
             raise
         code = int(said[1]) if said[1] else errno.ENOSPC
         raise storage_error(OSError(code, ""), path) from error
+
+
+class _Damaged(Exception):
+    """A checkpoint cannot be read, and why."""
 
 
 class Checkpoints:
@@ -162,27 +167,57 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self, ema: EMAModel | None) -> dict[str, Any]:
-        """Put the newest checkpoint in place; return what was saved beside it.
+        """Put the newest checkpoint that is whole in place; return what was saved beside it.
+
+        Damaged ones after it are warned of, and set aside as ``damaged-step-<n>``.
 
         Raises
         ------
         CheckpointError
-            There is none, it is damaged, or it belongs to another training.
+            There is none, all are damaged, or it belongs to another training.
         """
         for left in self.folder.glob(".step-*"):
             remove_leftovers(self.folder / left.name[1:14])
-        newest = self.newest()
-        if newest is None:
+        found = self.list()
+        if not found:
             raise CheckpointError(
                 f"Nothing to resume: there is no checkpoint in {self.out}; leave out --resume."
             )
-        document = self._document(newest)
-        self._compare(document.get("identity"), newest)
+        damaged: dict[Path, str] = {}
+        for folder in reversed(found):
+            try:
+                document = self._read(folder, ema)
+                break
+            except _Damaged as error:
+                damaged[folder] = str(error)
+        else:
+            raise CheckpointError(
+                f"The checkpoint {found[-1]} cannot be read ({damaged[found[-1]]}), and there is "
+                "no other one that can; train again into another --out."
+            )
+        self._accelerator.wait_for_everyone()  # all have read what is renamed now
+        for bad, reason in damaged.items():
+            warnings.warn(
+                f"The checkpoint {bad} cannot be read ({reason}): going on from {folder}.",
+                stacklevel=3,
+            )
+            if self._accelerator.is_main_process:
+                bad.rename(bad.with_name(f"damaged-{bad.name}"))
+        return document
+
+    def _read(self, folder: Path, ema: EMAModel | None) -> dict[str, Any]:
         try:
-            self._accelerator.load_state(str(newest), strict=False)
+            document = parse_json(read_regular(folder / "training.json", 2**24))
+            if not isinstance(document, dict):
+                raise ValueError("training.json is malformed")
+        except (OSError, ValueError) as error:
+            raise _Damaged(first_line(error)) from error
+        self._compare(document.get("identity"), folder)
+        try:
+            self._accelerator.load_state(str(folder), strict=False)
             if ema is not None:
                 rank = self._accelerator.process_index if self._whole else 0
-                tensors = load_file(newest / f"ema-{rank}.safetensors")
+                tensors = load_file(folder / f"ema-{rank}.safetensors")
                 # The averages live where the weights do: reading puts them on the CPU.
                 ema.shadow_params = [
                     tensors[f"{i:05}"].to(old.device) for i, old in enumerate(ema.shadow_params)
@@ -190,22 +225,7 @@ class Checkpoints:
                 ema.optimization_step = int(document["ema_step"])
         except Exception as error:  # torch, safetensors and accelerate have no common error
             reason = " ".join(str(error).split())[:120] or type(error).__name__
-            raise CheckpointError(
-                f"The checkpoint {newest} cannot be read ({reason}); remove it to go on from the "
-                "one before."
-            ) from error
-        return document
-
-    def _document(self, folder: Path) -> dict[str, Any]:
-        try:
-            document = parse_json(read_regular(folder / "training.json", 2**24))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{folder / 'training.json'} cannot be read ({error}); remove the folder to go "
-                "on from the checkpoint before."
-            ) from None
-        if not isinstance(document, dict):
-            raise CheckpointError(f"{folder / 'training.json'} is malformed; remove the folder.")
+            raise _Damaged(reason) from error
         return document
 
     def _compare(self, found: Any, folder: Path) -> None:

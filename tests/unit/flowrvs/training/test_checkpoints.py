@@ -93,26 +93,36 @@ def test_checkpoints_are_pruned_and_leftovers_of_kills_are_ignored(tmp_path: Pat
     assert names == ["step-00000008", "step-00000009"]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    make_engine(tmp_path).run()
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("optimizer.bin", b"nothing", r"cannot be read \(.+\)"),
+        ("model.safetensors", b"", r"cannot be read \(.+\)"),
+        ("training.json", b"{", r"cannot be read \(Expecting property name"),
+        ("training.json", b"[]", r"cannot be read \(training.json is malformed\)"),
+        ("training.json", None, r"cannot be read \(There is no file .+training.json"),
+        ("ema-0.safetensors", None, r"cannot be read \(.+\)"),
+    ],
+)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    tmp_path: Path, file: str, content: bytes | None, reason: str
+) -> None:
+    whole = make_engine(tmp_path)
+    whole.run()
     newest = tmp_path / "checkpoints" / "step-00000008"
-    (newest / "optimizer.bin").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="cannot be read.*remove it") as caught:
-        make_engine(tmp_path).resume()
-    assert "\n" not in str(caught.value)
-    (newest / "training.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        make_engine(tmp_path).resume()
-    (newest / "training.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="training.json is malformed; remove the folder"):
-        make_engine(tmp_path).resume()
-    # Without it training goes on from the one before.
-    for path in sorted(newest.iterdir()):
-        path.unlink()
-    newest.rmdir()
+    (newest / file).unlink()
+    if content is not None:
+        (newest / file).write_bytes(content)
     again = make_engine(tmp_path)
-    again.resume()
+    with pytest.warns(UserWarning, match=reason + r".*: going on from .+step-00000006\.$"):
+        again.resume()
     assert again.step == 6
+    again.run()  # the damaged one is not in the way of the new one of that step
+    for name in ("step-00000008", "damaged-step-00000008"):
+        assert (tmp_path / "checkpoints" / name).is_dir()
+    for a, b in zip(whole.parameters, again.parameters, strict=True):
+        assert torch.equal(a, b)
+    make_engine(tmp_path).resume()
 
 
 def test_other_options_or_data_are_not_resumed(tmp_path: Path) -> None:
@@ -242,17 +252,12 @@ def test_what_cannot_be_resumed_is_said_in_full(tmp_path: Path) -> None:
     assert said().startswith(f"{newest} belongs to a training with other options: data was 5; give")
     file.write_text(json.dumps(document | {"identity": 5}))
     assert "other options: data was None; give" in said()
-    file.write_text("{")
-    assert said().startswith(f"{file} cannot be read (") and said().endswith(
-        "); remove the folder to go on from the checkpoint before."
-    )
-    file.write_text("5")
-    assert said() == f"{file} is malformed; remove the folder."
-    file.write_text(json.dumps(document))
-    (newest / "ema-0.safetensors").unlink()
-    assert said().startswith(f"The checkpoint {newest} cannot be read (") and said().endswith(
-        "); remove it to go on from the one before."
-    )
+    for path in (file, newest.with_name("step-00000006") / "training.json"):
+        path.write_text("{")
+    message = said()
+    assert message.startswith(f"The checkpoint {newest} cannot be read (Expecting property name")
+    assert message.endswith(", and there is no other one that can; train again into another --out.")
+    assert len(list(newest.parent.iterdir())) == 2, "none is set aside"
 
 
 @pytest.mark.parametrize(
@@ -275,8 +280,8 @@ def test_why_a_checkpoint_cannot_be_read(tmp_path: Path, error: Exception, reaso
     with pytest.raises(CheckpointError) as caught:
         engine.resume()
     assert str(caught.value) == (
-        f"The checkpoint {tmp_path / 'checkpoints' / 'step-00000008'} cannot be read ({reason}); "
-        "remove it to go on from the one before."
+        f"The checkpoint {tmp_path / 'checkpoints' / 'step-00000008'} cannot be read ({reason}), "
+        "and there is no other one that can; train again into another --out."
     )
 
 
