@@ -209,6 +209,7 @@ class Engine:
             self.ema.shadow_params = [p.float() for p in self.ema.shadow_params]
         self.monitor = Monitor()
         self.step = 0
+        self._due = config.validate_first  # a validation of the step that it is at
         self._spent = 0.0  # seconds, of the runs before
         self._began = time.monotonic()
         self._paced = (0, 0.0)  # step and seconds at which the pace was last measured
@@ -237,6 +238,7 @@ class Engine:
         extra = self.checkpoints.load(self.ema)
         self.step = int(extra["step"])
         self.monitor = Monitor(**extra["monitor"])
+        self._due = bool(extra.get("due"))
         if self.config.minutes:
             self.total = int(extra.get("total", self.total))  # of a time without `minutes`
             self._spent = float(extra.get("seconds", 0))
@@ -264,10 +266,11 @@ class Engine:
         self.module.train()
         try:
             with _memory_in_words():
-                if self.step == 0 and self.config.validate_first:
+                if self._due:
                     self._check_cancelled()
                     self.validate()
-                    self.monitor.before = self.monitor.scores
+                    if self.step == 0:
+                        self.monitor.before = self.monitor.scores
                 for samples in self._loader():
                     for sample in samples:
                         if isinstance(sample, FlowRVSError):
@@ -279,6 +282,12 @@ class Engine:
                     self._after_step(loss, clock)
                     if self.step >= self.total:
                         break
+        except (Cancelled, KeyboardInterrupt) as stop:
+            if self._due and self.accelerator.num_processes == 1:
+                self.save()  # the validation is made when this goes on
+                if isinstance(stop, Cancelled):
+                    raise Cancelled(f"Stopped at step {self.step}; go on with --resume.") from None
+            raise
         finally:
             if self.journal is not None:
                 self.journal.close()
@@ -338,11 +347,12 @@ class Engine:
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip_norm)
         loss_value, norm_value = float(total), float(norm)
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            self.save()
+            if self.step:  # of the first step there is nothing to keep
+                self.save()
             raise TrainingError(
                 f"The loss is {loss_value:g} (gradient {norm_value:g}) at step {self.step + 1}: "
-                f"stopped; the last good state is in {self.checkpoints.newest()}. Lower the "
-                "learning rate, or use precision = 'mixed'."
+                f"stopped; {self._last_good()}. Lower the learning rate, or use precision = "
+                "'mixed'."
             )
         for optimizer in self.optimizers:
             optimizer.step()
@@ -355,11 +365,10 @@ class Engine:
     def _after_step(self, loss: float, clock: ProgressClock) -> None:
         config, last = self.config, self.step == self.total
         if self.monitor.spikes(loss, config.spike_factor):
-            where = self.checkpoints.newest()
-            kept = f"the last good state is in {where}" if where else "there is no checkpoint yet"
             raise TrainingError(
                 f"The loss rose to {self.monitor.smoothed:.3g} from {self.monitor.lowest:.3g} at "
-                f"step {self.step}: stopped; {kept}. Lower the learning rate, then --resume."
+                f"step {self.step}: stopped; {self._last_good()}. Lower the learning rate, then "
+                "--resume."
             )
         event = clock.advance()
         if self.journal is not None and (self.step % config.log_every == 0 or last):
@@ -401,10 +410,14 @@ class Engine:
 
     def validate(self) -> None:
         """Score the averaged weights on held-out clips, and keep them if they are the best."""
+        self._due = True
         with self.averaged():
             self.module.eval()
-            scores = self.trainee.validate(self.accelerator.unwrap_model(self.module))
-            self.module.train()
+            try:
+                scores = self.trainee.validate(self.accelerator.unwrap_model(self.module))
+            finally:
+                self.module.train()
+            self._due = False
             if not scores:
                 return
             self.monitor.scores = scores
@@ -454,11 +467,16 @@ class Engine:
         """Write a checkpoint."""
         extra = {
             "step": self.step,
+            "due": self._due,
             "total": self.total,
             "seconds": self._seconds(),
             "monitor": dataclasses.asdict(self.monitor),
         }
         self.checkpoints.save(self.step, self.ema, extra)
+
+    def _last_good(self) -> str:
+        where = self.checkpoints.newest()
+        return f"the last good state is in {where}" if where else "there is no checkpoint yet"
 
     def _save_alone(self) -> None:
         """Write a checkpoint before an error of this process; several would have to do it at once.

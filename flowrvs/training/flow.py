@@ -22,6 +22,7 @@ from flowrvs.inference.cluster.link import Scheduler
 from flowrvs.models.fast_vae import use_fast_layers
 from flowrvs.models.vae import latent_statistics
 from flowrvs.pipelines import FlowRVSPipeline
+from flowrvs.progress import CancelToken
 from flowrvs.training.attention import choose_attention
 from flowrvs.training.config import FlowConfig
 from flowrvs.training.dataset import Sample, TrainingData
@@ -112,6 +113,8 @@ class FlowTrainee:
         Of the transformer's inputs.
     examples : Path, optional
         Where each validation leaves a picture of what it saw.
+    cancel : CancelToken, optional
+        Stops a validation.
     """
 
     def __init__(
@@ -124,11 +127,12 @@ class FlowTrainee:
         data: PreparedData,
         dtype: torch.dtype,
         examples: Path | None = None,
+        cancel: CancelToken | None = None,
     ) -> None:
         self.module: torch.nn.Module = pipeline.transformer
         if isinstance(texts, LearningTexts):
             self.module = SpokenTransformer(pipeline.transformer, texts.encoder)
-        self._examples = examples
+        self._examples, self._cancel = examples, cancel
         self._pipeline, self._encoder, self._texts = pipeline, encoder, texts
         self._config, self._accelerator, self._data = config, accelerator, data
         self._empty: dict[torch.Size, torch.Tensor] = {}
@@ -246,7 +250,11 @@ class FlowTrainee:
         self._texts.refresh(self._pipeline)
         try:
             return score_held_out(
-                self._pipeline, self._data.held_out, self._accelerator, self._examples
+                self._pipeline,
+                self._data.held_out,
+                self._accelerator,
+                self._examples,
+                self._cancel,
             )
         finally:
             self._pipeline.vae.to(place)
@@ -371,7 +379,7 @@ def train_flow(
     _prepare_transformer(pipeline, config)
     choose_attention(pipeline.transformer, accelerator.device, mixed=mixed)
     trainee = FlowTrainee(
-        pipeline, encoder, texts, config, accelerator, prepared, run.dtype, examples
+        pipeline, encoder, texts, config, accelerator, prepared, run.dtype, examples, run.cancel
     )
     trainee.module.to(accelerator.device)
     module, trained, card = run.train(trainee, dataset, prepared, improving=improving)

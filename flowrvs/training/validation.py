@@ -16,6 +16,7 @@ from scipy import ndimage
 from flowrvs.disk import replacing
 from flowrvs.evaluation import score_masks
 from flowrvs.pipelines import FlowRVSPipeline
+from flowrvs.progress import CancelToken
 from flowrvs.training.dataset import caption
 from flowrvs.training.sources import Sentence, Source, TrainingVideo
 
@@ -102,6 +103,7 @@ def score_held_out(
     items: Sequence[HeldOut],
     accelerator: Accelerator,
     picture: Path | None = None,
+    cancel: CancelToken | None = None,
 ) -> dict[str, float]:
     """Score a pipeline; processes share the sentences.
 
@@ -112,16 +114,25 @@ def score_held_out(
     accelerator : Accelerator
     picture : Path, optional
         A PNG of what was seen, written by the main process.
+    cancel : CancelToken, optional
+        Checked before each sentence; of several processes none may stop alone.
 
     Returns
     -------
     dict of str to float
         ``J``, ``F`` and ``J&F``, fractions of 1, of each kind of items; empty where there are
         none.
+
+    Raises
+    ------
+    Cancelled
+        On request.
     """
     rows: list[tuple[str, float, float]] = []
     examples = Examples()
     for item in items[accelerator.process_index :: accelerator.num_processes]:
+        if cancel is not None and accelerator.num_processes == 1:
+            cancel.raise_if_cancelled()
         clip = np.stack(item.source.pictures(item.video, item.frames))
         truth = item.source.masks(item.video, item.sentence, item.frames)
         logits = list(pipeline.segment_window(clip, [caption(item.sentence.text)]))

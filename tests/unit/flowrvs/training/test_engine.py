@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from torch.utils.data import dataloader
 
 from flowrvs.errors import (
     Cancelled,
@@ -234,6 +235,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_harms(tmp_path: Path) -> None
     again = make_engine(tmp_path)
     again.resume()
     assert again.step == stopped
+    trainee.calls, trainee.spoil_at = 0, 1
+    with pytest.raises(TrainingError, match="nan.* at step 1: stopped; there is no checkpoint yet"):
+        make_engine(tmp_path / "b", trainee).run()
     for a, b in zip(engine.parameters, again.parameters, strict=True):
         assert torch.equal(a, b)
 
@@ -272,7 +276,11 @@ class Struck(Numbers):
 def test_processes_that_read_clips_survive_ctrl_c_and_their_end_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowrvs.training.engine._FRESH", "fork")  # which is quicker
+    # A fork is quicker; fresh processes, which are nobody's children, are asked whether they live.
+    monkeypatch.setattr("flowrvs.training.engine._FRESH", "fork")
+    watch = dataloader._MultiProcessingDataLoaderIter
+    monkeypatch.setattr(dataloader._utils.signal_handling, "_set_SIGCHLD_handler", lambda: None)
+    monkeypatch.setattr(watch._try_get_data, "__defaults__", (0.2,))
     config = dataclasses.replace(CONFIG, workers=1)
     engine = make_engine(tmp_path / "a", config=config)
     engine.dataset = Struck(signal.SIGINT)  # Ctrl-C in a terminal is for all processes in it
@@ -315,6 +323,34 @@ def test_cancelling_saves_the_step_it_is_at(tmp_path: Path) -> None:
     again = make_engine(tmp_path)
     again.resume()
     assert again.step == 4
+
+
+@pytest.mark.parametrize("stop", [Cancelled, KeyboardInterrupt])  # a second Ctrl-C
+@pytest.mark.parametrize("at", [0, 4, 8])
+def test_a_validation_that_was_stopped_is_made_when_it_goes_on(
+    tmp_path: Path, stop: type[BaseException], at: int
+) -> None:
+    config = dataclasses.replace(CONFIG, validate_first=True)
+
+    class Stopped(Line):
+        def validate(self, module: torch.nn.Module) -> dict[str, float]:
+            if engine.step == at:
+                raise stop("now")
+            return super().validate(module)
+
+    engine = make_engine(tmp_path / "a", Stopped([0.1, 0.7, 0.4]), config)
+    with pytest.raises(stop):
+        engine.run()
+    assert engine.step == at and engine.module.training
+    last = Line([0.1, 0.7, 0.4][at // 4 :])
+    engine = make_engine(tmp_path / "a", last, config)
+    engine.resume()
+    engine.run()
+    whole = make_engine(tmp_path / "b", Line([0.1, 0.7, 0.4]), config)
+    whole.run()
+    assert engine.monitor == whole.monitor and engine.monitor.before["J&F"] == 0.1
+    assert torch.equal(engine.result()[0]["weight"], whole.result()[0]["weight"])
+    assert engine.result()[1] == whole.result()[1] == {"step": 4, "J": 0.0, "F": 0.0, "J&F": 0.7}
 
 
 def test_the_best_average_is_kept_and_comes_out(tmp_path: Path) -> None:

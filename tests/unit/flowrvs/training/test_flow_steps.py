@@ -14,6 +14,7 @@ import torch
 
 from flowrvs.checkpoints.files import fingerprint
 from flowrvs.errors import InputError
+from flowrvs.progress import CancelToken
 from flowrvs.training import (
     DecoderConfig,
     FlowConfig,
@@ -220,9 +221,12 @@ def test_scoring_uses_what_was_learned_and_puts_things_back(
     monkeypatch.setattr(flow, "score_held_out", lambda *args: asked.append(args) or {"J": 1.0})
     trainee._accelerator = SimpleNamespace(device="gpu")
     assert trainee.validate(trainee.module) == {"J": 1.0}
-    assert asked == [(trainee._pipeline, ["item"], trainee._accelerator, tmp_path)]
-    assert places == ["gpu", torch.device("cpu")]
-    assert trainee._texts.calls == [trainee._pipeline]
+    cancel = trainee._cancel = CancelToken()
+    assert trainee.validate(trainee.module) == {"J": 1.0}
+    pair = (trainee._pipeline, ["item"], trainee._accelerator, tmp_path)
+    assert asked == [(*pair, None), (*pair, cancel)]
+    assert places == ["gpu", torch.device("cpu")] * 2
+    assert trainee._texts.calls == [trainee._pipeline] * 2
 
 
 def test_wishes_that_exclude_each_other(tmp_path: Path) -> None:

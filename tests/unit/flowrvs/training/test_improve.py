@@ -98,9 +98,9 @@ def test_an_improvement_trains_and_appears_by_name(
     rising = iter([0.1, 0.3, 0.2, 0.5, 0.5, 0.4])
     seen: list[list[HeldOut]] = []
 
-    def score(pipeline, items, accelerator, picture=None):
+    def score(pipeline, items, accelerator, *more):
         seen.append(list(items))
-        real = score_held_out(pipeline, items, accelerator, picture)
+        real = score_held_out(pipeline, items, accelerator, *more)
         assert set(real) == {"J", "F", "J&F", "old J", "old F", "old J&F"}
         return real | {"J&F": next(rising), "old J&F": 0.5}
 

@@ -14,8 +14,10 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from scipy import ndimage
 
+from flowrvs.errors import Cancelled
 from flowrvs.evaluation import score_masks
 from flowrvs.models.vae import decode_frames, encode_moments
+from flowrvs.progress import CancelToken
 from flowrvs.training import DecoderConfig
 from flowrvs.training.clips import plan_clip
 from flowrvs.training.dataset import Sample
@@ -80,6 +82,14 @@ def test_scores_by_kind_and_what_is_shown(mevis_split: Path, tmp_path: Path) -> 
     score_held_out(again, items, other, tmp_path / "not.png")  # type: ignore[arg-type]
     assert len(again.said) == 3 and not (tmp_path / "not.png").exists()
     assert score_held_out(pipeline, [], cpu, tmp_path / "not.png") == {}
+    cancel = CancelToken()
+    anew: Any = Shifted(items)
+    assert score_held_out(anew, items, cpu, None, cancel) == found
+    cancel.cancel()
+    anew.said.clear()
+    with pytest.raises(Cancelled):
+        score_held_out(anew, items, cpu, tmp_path / "not.png", cancel)
+    assert anew.said == [], "a window takes seconds, a validation minutes"
     assert not (tmp_path / "not.png").exists()
 
 
