@@ -108,6 +108,8 @@ class CanvasOverlay:
         shown = getattr(window, "_qt_viewer", None)  # none of a viewer without, or that is closed
         if shown is None or dims.ndisplay != 2 or dims.displayed != (dims.ndim - 2, dims.ndim - 1):
             return None
+        if self._like not in self._link.viewer.layers:
+            self._like = self._link.reference()  # a person has removed it
         layer = shown.canvas.layer_to_visual.get(self._like)
         return None if layer is None else layer.node
 

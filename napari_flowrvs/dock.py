@@ -43,6 +43,7 @@ from napari_flowrvs.session import Session, closer
 from napari_flowrvs.strip.panel import ProvenanceStrip, place_strip
 from napari_flowrvs.viewer import ViewerLink
 from napari_flowrvs.widgets import style
+from napari_flowrvs.widgets.job_dialog import JobDialog
 from napari_flowrvs.widgets.keys import Commands, key_of
 from napari_flowrvs.widgets.parts import bare, pass_letters, scrolled
 from napari_flowrvs.worker import run_in_thread, run_soon
@@ -357,10 +358,13 @@ class SegmentDock(QWidget):
         return False
 
     def _may_forget(self) -> bool:
-        """Ask about a correction that would be lost with the window."""
-        lost = self.session.correct.waiting_text
-        question = f"{lost}, and is lost when the window closes."
-        return not lost or self.head.ask(question, copy=False) == "close"
+        """Ask about what would be lost with the window."""
+        lost = [self.session.correct.waiting_text, self.session.opener.losing_text]
+        for form in self.window().findChildren(JobDialog):
+            if form.presenter.job.busy:
+                lost.append(f"“{form.windowTitle()}” is at work")
+        questions = [f"{text}, and is lost when the window closes." for text in lost if text]
+        return all(self.head.ask(question, copy=False) == "close" for question in questions)
 
     def shut_down(self) -> None:
         """Cancel what runs, wait for it a moment, and write everything to disk."""

@@ -22,7 +22,7 @@ from flowrvs.records import Segmenter
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Desk
 from napari_flowrvs.find.presenter import NO_CLUSTER
-from napari_flowrvs.job import Job, Last, Runner, run_here
+from napari_flowrvs.job import Job, Last, Runner, Work, run_here
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.overlays import Shown
 from napari_flowrvs.steps import Steps
@@ -114,6 +114,24 @@ def _run(
         for part in parts:
             found = part[1] if isinstance(part, tuple) else part
             yield found.frame, found.frame + 1
+
+
+def _unless_removed(project: Project, object_id: int, work: Work) -> Work:
+    """Return `work` on an object that a person may remove meanwhile."""
+    name = project.objects[object_id].name if object_id in project.objects else ""
+
+    def watched(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
+        try:
+            yield from work(cancel, report)
+        except FlowRVSError as error:
+            if not name or isinstance(error, Cancelled) or object_id in project.objects:
+                raise
+            raise InputError(
+                f"{name!r} was removed meanwhile: undo that and try again, or choose another "
+                "object."
+            ) from error
+
+    return watched
 
 
 def _byte(logit: float) -> int:
@@ -463,45 +481,21 @@ class CorrectPresenter:
             frames = start + np.flatnonzero(np.asarray(written))
             self._tell(project, f"Threshold {threshold:+.2f}", [object_id], frames)
 
-        self._begin("threshold", project, object_id, work, on_written)
+        self._start("threshold", project, object_id, work, on_item=on_written)
 
     def _start(
         self,
         tool: str,
         project: Project,
         object_id: int,
-        work: Callable[..., Generator[object, None, None]],
-        nothing: str,
+        work: Work,
+        nothing: str = "",
+        on_item: Callable[[object], None] | None = None,
     ) -> None:
-        """Compute a preview; `nothing` is said where it would write no frame."""
-        self._nothing = nothing
-        self._begin(tool, project, object_id, work, self._on_item)
-
-    def _begin(
-        self,
-        tool: str,
-        project: Project,
-        object_id: int,
-        work: Callable[..., Generator[object, None, None]],
-        on_item: Callable[[object], None],
-    ) -> None:
-        """Work on an object that a person may remove meanwhile."""
+        """Work on an object; `nothing` is said where a preview would write no frame."""
         self._forget()
-        self._of = project, object_id, tool
-        name = project.objects[object_id].name
-
-        def watched(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
-            try:
-                yield from work(cancel, report)
-            except FlowRVSError as error:
-                if isinstance(error, Cancelled) or object_id in project.objects:
-                    raise
-                raise InputError(
-                    f"{name!r} was removed meanwhile: undo that and begin again, or choose "
-                    "another object."
-                ) from error
-
-        self.job.start(watched, on_item)
+        self._of, self._nothing = (project, object_id, tool), nothing
+        self.job.start(_unless_removed(project, object_id, work), on_item or self._on_item)
 
     def _on_item(self, item: object) -> None:
         if isinstance(item, tuple):
@@ -538,7 +532,7 @@ class CorrectPresenter:
             frames = np.unique(np.concatenate([*by_object.values()]))
             self._tell(project, preview.name, list(by_object), frames)
 
-        self.job.start(work, on_written)
+        self.job.start(_unless_removed(project, object_id, work), on_written)
 
     def _tell(
         self, project: Project, name: str, object_ids: list[int], frames: npt.NDArray[np.intp]
@@ -578,6 +572,8 @@ class CorrectPresenter:
         if preview is not None and not preview.frames:
             self._forget()
             self.noted.emit(f"{self._nothing} ({lost})" if lost else self._nothing)
+        elif preview is not None and not self._is_here():
+            self.noted.emit(f"{self.waiting_text}.")
         elif lost:
             self.noted.emit(f"The object is {lost}: draw it where it is seen again.")
 

@@ -43,13 +43,14 @@ class OpenPresenter:
         self.job = Job(runner)
         self.looking = Job(runner)
         self._projects = projects
+        self._copied = ""  # the project of which a copy is being written
         self._asked: deque[tuple[VideoSource, object]] = deque()
         self.looking.completed.connect(self._look_next)
         self.looking.failed.connect(self._on_unfit)
 
     def open(self, path: str | Path) -> None:
         """Start to open a video, an image folder, a MeViS folder or a project."""
-        path = Path(path).expanduser()
+        path, self._copied = Path(path).expanduser(), ""
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, f"Opening {path.name}"))
@@ -73,6 +74,7 @@ class OpenPresenter:
         """
         if project is None:
             raise InputError("There is no project yet: Run, Draw by hand, or open one first.")
+        self._copied = project.path.name
 
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             report(Progress(0, 0, f"Copying {project.path.name}"))
@@ -80,6 +82,12 @@ class OpenPresenter:
             yield f"A copy was saved: {target}. You go on working in {project.path.name}."
 
         self.job.start(work, self._on_item)
+
+    @property
+    def losing_text(self) -> str:
+        """What is lost with the window, for people; "" for nothing."""
+        copying = self.job.busy and self._copied
+        return f"A copy of {self._copied} is being written" if copying else ""
 
     def look_beside(self, source: VideoSource, asker: object) -> None:
         """Start to open the project that a video has from an earlier session, if any."""

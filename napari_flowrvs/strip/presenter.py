@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from flowrvs.store import Provenance
+from flowrvs.errors import FlowRVSError
+from flowrvs.store import ChangeRow, Project, Provenance
 from napari_flowrvs.desk import Changed, Desk
 
 __all__ = ["COLORS", "EMPTY_COLORS", "NAMES", "StripPresenter", "stack"]
@@ -165,6 +166,12 @@ class StripPresenter:
             text += f", doubt {self._doubt[frame]:.2f}"
         project, thing = self.desk.project, self.desk.object
         if project is not None and thing is not None:
-            for row in project.changes(thing.id, frame)[:_CHANGES]:
+            for row in self._changes(project, thing.id, frame):
                 text += f"\n{row.name}, {row.who}, {row.when[:16].replace('T', ' ')}"
         return text
+
+    def _changes(self, project: Project, object_id: int, frame: int) -> list[ChangeRow]:
+        try:
+            return project.changes(object_id, frame)[:_CHANGES]
+        except FlowRVSError:  # it was removed just now, or its history cannot be read
+            return []

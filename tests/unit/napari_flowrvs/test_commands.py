@@ -22,6 +22,7 @@ from napari_flowrvs.bridge import Bridge, StorageWatch
 from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
 from napari_flowrvs.desk import Changed, Desk
 from napari_flowrvs.dock import SegmentDock
+from napari_flowrvs.export.panel import ExportDialog
 from napari_flowrvs.find.presenter import Prompt, Written
 from napari_flowrvs.footer import Footer
 from napari_flowrvs.history.presenter import HistoryPresenter
@@ -346,12 +347,24 @@ def test_what_waits_to_be_kept_outlasts_what_a_person_does(
     assert [dock._may_forget() for _ in range(2)] == [False, True]
     question = f"{waits} in squares.flowrvs, and is lost when the window closes."
     assert asked == [question] * 2
+    # So are a copy and an export that are being written.
+    opener, form = dock.session.opener, ExportDialog(viewer, runner=held, parent=dock)
+    opener._copied, answers = "squares.flowrvs", iter(["close", "close", "cancel"])
+    for job in (opener.job, form.presenter.job):
+        job._set_phase(Phase.RUNNING)
+    assert not dock._may_forget() and asked[3:] == [
+        "A copy of squares.flowrvs is being written, and is lost when the window closes.",
+        "“Export a dataset” is at work, and is lost when the window closes.",
+    ]
+    for job in (opener.job, form.presenter.job):
+        job._set_phase(Phase.IDLE)
+    form.close()
     viewer.layers.clear()
     qtbot.waitUntil(lambda: not dock.link.waiting)
     assert open_projects.get(project.path) is project and correct.preview is not None
     dock.commands.run("keep")
     qtbot.waitUntil(lambda: open_projects.get(project.path) is None, timeout=20_000)
-    assert dock.session.desk.project is None and dock._may_forget() and len(asked) == 2
+    assert dock.session.desk.project is None and dock._may_forget() and len(asked) == 5
     with Project.open(project.path, read_only=True) as again:
         assert again.present(1)[:5].all()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from napari.utils.colormaps import DirectLabelColormap
 
-from flowrvs.errors import InputError
+from flowrvs.errors import InputError, StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project, Provenance
 from napari_flowrvs.desk import Desk
@@ -316,7 +316,9 @@ def test_another_project_brings_its_own_object_and_range(
     assert len(desk.provenance()) == 0, "it was closed just now"
 
 
-def test_the_last_changes_of_a_frame_are_told(desk: Desk, project: Project) -> None:
+def test_the_last_changes_of_a_frame_are_told(
+    desk: Desk, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strip = StripPresenter(desk)
     for column in range(4):
         project.labels(1)[5, 3, column] = 0
@@ -327,6 +329,13 @@ def test_the_last_changes_of_a_frame_are_told(desk: Desk, project: Project) -> N
         f"{newest.name}, {newest.who}, {newest.when[:10]} {newest.when[11:16]}"
     )
     assert strip.describe(10) == ""
+    with monkeypatch.context() as patch:
+
+        def away(*_: Any) -> None:
+            raise StorageError("The disk is away.")
+
+        patch.setattr(Project, "changes", away)
+        assert strip.describe(5) == "frame 5: yours"
     desk.set_object(None)
     assert strip.describe(0) == ""
     assert strip.frame_at(5, 0) == 9 and strip.place_of(2, 30) == (6, 9)

@@ -82,8 +82,7 @@ def test_what_is_removed_while_it_is_corrected_can_be_brought_back(
     desk.set_span(1, 12)
     correct.reprompt(Reprompt("green"))
     assert said == [
-        "'the red square' was removed meanwhile: undo that and begin again, or choose another "
-        "object."
+        "'the red square' was removed meanwhile: undo that and try again, or choose another object."
     ]
     correct.close()
 
@@ -144,6 +143,7 @@ def test_a_correction_waits_while_another_project_is_looked_at(
         correct.discard()  # nothing is shown that could be meant
         pending.pop()()
         assert correct.preview is correct.object_id is None and correct.waiting is project
+        assert told.pop().endswith("frames 0 to 11 waits in clip.flowrvs.")
         with pytest.raises(InputError, match="waits in clip.flowrvs: choose one of its layers"):
             correct.spread()
         correct.keep()

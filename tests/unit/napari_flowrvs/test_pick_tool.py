@@ -373,6 +373,9 @@ def test_an_overlay_lies_where_its_layer_does(
     monkeypatch.setattr(Windowed, "window", SimpleNamespace(_qt_viewer=shown))
     overlay.refresh()
     assert overlay.shown
+    viewer.layers.remove(cat)
+    overlay.refresh()
+    assert overlay.shown and node.transform is nodes[image].transform, "where the video lies"
     overlay.hide()
     assert not overlay.shown and overlay.data is None
     viewer.dims.ndisplay = 3
