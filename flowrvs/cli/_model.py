@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flowrvs.inference.cluster import Scheduler
     from flowrvs.progress import CancelToken
     from flowrvs.records import Segmenter, Tracker
+    from flowrvs.store import Project
 
 __all__ = [
     "add_cluster_arguments",
@@ -22,6 +23,7 @@ __all__ = [
     "notice",
     "open_scheduler",
     "request_options",
+    "tell_notices",
 ]
 
 
@@ -197,5 +199,13 @@ def load_model(args: argparse.Namespace, cancel: CancelToken | None = None) -> S
 
 
 def notice(line: str) -> None:
-    """Tell what happens to workers on standard error."""
+    """Tell what a person should know on standard error."""
     print(f"flowrvs: {line}", file=sys.stderr)
+
+
+def tell_notices(project: Project) -> list[str]:
+    """Tell what of a project was damaged, or is not kept any more; return it."""
+    told = [text for text in (project.history.notice, project.confidence_notice) if text]
+    for text in told:
+        notice(f"{project.path.name}: {text}")
+    return told

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowrvs.cli._model import add_tracker_arguments, load_tracker
+from flowrvs.cli._model import add_tracker_arguments, load_tracker, tell_notices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,6 +206,7 @@ def _tell(
 ) -> None:
     import numpy as np
 
+    notices = tell_notices(project)
     mask = project.object_mask(drawn.id, args.frame, args.frame + 1)[0]
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = None
@@ -223,6 +224,7 @@ def _tell(
             "box": box,
             "marks": marks,
             "with": made_by,
+            "notices": notices,
         }
         print(json.dumps(result, ensure_ascii=False))
         return

@@ -29,6 +29,7 @@ from flowrvs.cli._model import (
     add_request_arguments,
     load_model,
     request_options,
+    tell_notices,
 )
 from flowrvs.errors import counted
 
@@ -411,6 +412,7 @@ def _finish(
         "damaged_frames": sorted(video.damaged_frames),
         "overlay": None if args.overlay is None else str(args.overlay),
         "expressions": rows,
+        "notices": tell_notices(project),
     }
 
 

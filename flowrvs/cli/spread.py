@@ -17,6 +17,7 @@ from flowrvs.cli._model import (
     load_tracker,
     notice,
     open_scheduler,
+    tell_notices,
 )
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def run(args: argparse.Namespace) -> None:
             }
             for i, preview in group.previews.items()
         ]
+        args.result["notices"] = tell_notices(project)
     name = runner.name or None
     args.result |= {"project": str(args.project), "method": method, "with": name, "objects": rows}
     if not args.json and (failure is None or any(counts.values())):

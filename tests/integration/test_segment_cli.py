@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -73,7 +74,10 @@ def test_a_video_becomes_a_project(
 
 
 def test_json_overlay_range_and_options(
-    loaded: list, shapes_mp4: Path, capsys: pytest.CaptureFixture[str]
+    loaded: list,
+    shapes_mp4: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["segment", str(shapes_mp4), "-p", "red", "--out", "mine", "--start", "3"]
     arguments += ["--stop", "11", "--window", "5", "--overlap", "1", "--steps", "2"]
@@ -95,6 +99,7 @@ def test_json_overlay_range_and_options(
         "damaged_frames": [],
         "overlay": "o.mp4",
         "expressions": [{**row, "frames_with_mask": 8}],
+        "notices": [],
     }
     with flowrvs.open_video("o.mp4") as overlay, flowrvs.open_video(shapes_mp4) as video:
         assert len(overlay) == 8
@@ -109,8 +114,12 @@ def test_json_overlay_range_and_options(
     assert main([*part, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["expressions"]
     assert row["frames_with_mask"] == 3, "of those that were asked for"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**30))
     assert main([*arguments, "--again", "--confidence", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == first
+    said = capsys.readouterr()
+    told = "Confidence is not kept any more: the disk has less than 2 GiB left"
+    assert json.loads(said.out) == {**first, "notices": [told]}
+    assert f"flowrvs: mine.flowrvs: {told}\n" in said.err
 
 
 def test_going_on_past_damage(
