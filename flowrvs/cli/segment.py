@@ -8,7 +8,7 @@ import io
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -443,8 +443,10 @@ def _fill(
     from flowrvs.cli._progress import progress_line
     from flowrvs.editing import spread
     from flowrvs.editing.spreading import Flows
+    from flowrvs.errors import VideoError
 
     flows = Flows(video)
+    unreadable: VideoError | None = None
     for drawn in objects:
         present = project.present(drawn.id)
         keys = [t for t in frames if present[t]]
@@ -459,17 +461,24 @@ def _fill(
             stop=frames[-1] + 1,
             flows=flows,
         )
-        with progress_line() as progress:
-            preview.finish(cancel, progress)
         # Beyond a frame where the model saw nothing, nothing is filled in.
         seen = set(keys)
-        between = (
+        between = {
             t
             for a, b in zip(frames[:-1], frames[1:], strict=True)
             if a in seen and b in seen
             for t in range(a + 1, b)
-        )
-        preview.accept(between)
+        }
+        known: set[int] = set()
+        try:
+            with progress_line() as progress, closing(preview.run(cancel, progress)) as parts:
+                known.update(found.frame for found in parts if found.final)
+        except VideoError as error:  # the other gaps are filled in all the same
+            unreadable = unreadable or error
+        finally:
+            preview.accept(between & known)
+    if unreadable is not None:
+        raise unreadable
 
 
 def _count(result: dict[str, Any]) -> int:

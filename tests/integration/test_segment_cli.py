@@ -23,7 +23,9 @@ import pytest
 
 import flowrvs
 from flowrvs.cli import main
+from flowrvs.errors import VideoError
 from flowrvs.store import Project
+from flowrvs.video import Video
 from tests.fixtures.segmenters import ThresholdSegmenter, WindowSegmenter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -388,18 +390,8 @@ def test_many_videos_and_a_file_of_sentences(
 def test_a_video_that_fails_does_not_stop_the_others(
     loaded: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cuts: list
 ) -> None:
-    from flowrvs.errors import VideoError
-    from flowrvs.video import Video
-
     _two_videos(Path())
-    read = Video.read
-
-    def broken(self: Video, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        if str(self.info.path).endswith("a.npy") and stop > 15:
-            raise VideoError("Frame 15 is damaged.")
-        return read(self, start, stop)
-
-    monkeypatch.setattr(Video, "read", broken)
+    monkeypatch.setattr(Video, "read", _broken(15, "a.npy"))
     # One vanishes after it was looked at, while the model is loaded.
     shutil.copy("clips/b.npy", "clips/gone.npy")
     load = flowrvs.load_segmenter
@@ -479,8 +471,24 @@ def test_one_video_may_be_spelt_in_two_ways(
     assert list(result["failed"]) == ["clips/none.npy"]
 
 
+def _broken(t: int, name: str = "") -> Callable[[Video, int, int], npt.NDArray[np.uint8]]:
+    """Return what reads a video with a damaged frame."""
+    read = Video.read
+
+    def broken(self: Video, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        if str(self.info.path).endswith(name) and start <= t < stop:
+            raise VideoError(f"Frame {t} is damaged.")
+        return read(self, start, stop)
+
+    return broken
+
+
 def test_every_nth_frame_then_filled_in(
-    loaded: list, shapes_mp4: Path, shapes_masks: dict, capsys: pytest.CaptureFixture[str]
+    loaded: list,
+    shapes_mp4: Path,
+    shapes_masks: dict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     line = ["segment", str(shapes_mp4), "-p", "red", "--every", "3", "--out", "p"]
     assert main([*line, "--overlay", "o.mp4"]) == 0
@@ -500,6 +508,15 @@ def test_every_nth_frame_then_filled_in(
         both = project.object_mask(1, 0, 10), shapes_masks["red"][:10]
         assert (both[0] & both[1]).sum() / (both[0] | both[1]).sum() > 0.8
         assert not project.present(1)[10:].any()
+    # A frame that cannot be read ends its own gap.
+    line[-1] = "r"
+    main(line)
+    with monkeypatch.context() as patch:
+        patch.setattr(Video, "read", _broken(4))
+        assert main([*line, "--fill"]) == 2
+    assert capsys.readouterr().err.endswith("\nflowrvs: Frame 4 is damaged.\n")
+    with Project.open("r.flowrvs") as project:
+        assert np.flatnonzero(project.present(1)).tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
     # Nothing is filled in towards a frame where it is not seen.
     line[-1] = "q"
     main(line)
