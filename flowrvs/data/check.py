@@ -80,19 +80,19 @@ def _check(
     if not videos:
         yield _warning("no-videos", META, "", "there are no videos", "add some")
     yield from _same_names(videos)
-    masks = None
+    masks, unread = None, False
     if (root / MASKS).exists():
         try:
             masks = MaskCheck(root / MASKS)
+            yield from masks.keys()
         except DatasetError as error:
+            unread = True  # all but the masks can still be looked at
             yield _error("bad-json", MASKS, "", f"it is not readable JSON ({error})", "copy it")
-            return
-        yield from masks.keys()
     clock = ProgressClock(len(videos))
     for name, entry in videos.items():
         if cancel is not None:
             cancel.raise_if_cancelled()
-        yield from _video(root, name, entry, masks, deep)
+        yield from _video(root, name, entry, masks, deep=deep, unread=unread)
         if progress is not None:
             progress(clock.advance(f"checked {name}"))
     if masks is not None:
@@ -157,7 +157,7 @@ def _same_names(videos: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _video(
-    root: Path, name: str, entry: Any, masks: MaskCheck | None, deep: bool
+    root: Path, name: str, entry: Any, masks: MaskCheck | None, *, deep: bool, unread: bool
 ) -> Iterator[Finding]:
     if not is_safe_name(name):
         yield _error("unsafe-name", META, repr(name), "the video name leaves its folder", _RENAME)
@@ -179,7 +179,7 @@ def _video(
     yield from _check_mask_pictures(root, name, frames, list(rows), size)
     annotations: dict[str, set[str]] = {}
     for exp_id, row in rows.items():
-        if isinstance(row, Mapping):
+        if isinstance(row, Mapping) and not unread:
             yield from _targets(f"{name}/{exp_id}", row, masks, annotations)
     if masks is not None:
         yield from masks.video(name, annotations, frames, size)

@@ -249,6 +249,8 @@ class Source:
         Where the projects were imported from.
     beyond : list of int
         Frames of the video that the dataset it was imported from does not list.
+    notices : list of str
+        What of the projects was damaged.
     """
 
     name: str
@@ -262,6 +264,7 @@ class Source:
     folders: list[Path] = field(default_factory=list)
     origins: list[Origin | None] = field(default_factory=list)
     beyond: list[int] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     _video: Video | None = None
     _opened: dict[int, Project] = field(default_factory=dict)
 
@@ -501,6 +504,8 @@ class Source:
         self.projects.append(given)
         self.folders.append(Path(project.path))
         self.origins.append(origin)
+        if project.history.notice:
+            self.notices.append(project.history.notice)
         known = origin.objects if origin else {}
         names = origin.expressions if origin else {}
         records, sentences = project.objects, project.expressions

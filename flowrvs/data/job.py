@@ -128,7 +128,7 @@ class Job:
         about = TABLE[self.options.format]
         for source in self.sources:
             clip = source.clip(self.options.cancel, self._advance(source))
-            self.notes += (f"{clip.name}: {line}" for line in clip.notes)
+            self.notes += (f"{clip.name}: {line}" for line in (*source.notices, *clip.notes))
             self.notes += (f"{clip.name}: {line}" for _, line, _ in shortcomings(about, source))
             if about.silent == LEFT_OUT:
                 for key in clip.silent():

@@ -93,6 +93,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG
 _VERSION = 1  # of the order of steps
 _TEXT_LIMIT = 16 * 2**20
 _TOGETHER = 16  # changes that are read at once
+_NOTICES = 3  # that are named
 
 
 @contextlib.contextmanager
@@ -123,6 +124,7 @@ class Journal:
     def __init__(self, project: Path, shape: tuple[int, int, int], *, writable: bool) -> None:
         self.path = project / "history" / "journal.sqlite"
         self.notice: str | None = None  # what the user should know of what could not be read
+        self._told: list[str] = []
         self.damages = 0  # how often the file was begun anew: what was in it is gone
         self.old = False  # version 0.1 gave steps their places in the order of their ends
         self._frames, self._size = shape[0], shape[1] * shape[2]
@@ -204,17 +206,22 @@ class Journal:
                 file.replace(file.with_name(f"{prefix}{file.name}"))
         self._swept = 0
         self.damages += 1
-        self.notice = (
+        self.damaged(
             f"The undo history in {self.path.parent} was damaged and begins anew; the masks "
             "are as they were saved."
         )
 
     def damaged(self, text: str | None = None) -> None:
         """Note what cannot be read; by default a change in the history."""
-        self.notice = text or (
+        text = text or (
             f"A part of the undo history in {self.path.parent} is damaged: what it held stays "
             "as it is."
         )
+        self._told = [] if self.notice is None else self._told
+        if text not in self._told:
+            self._told.append(text)
+        more = len(self._told) - _NOTICES
+        self.notice = " ".join(self._told[:_NOTICES]) + (f" And {more} more." if more > 0 else "")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

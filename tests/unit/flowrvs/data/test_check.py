@@ -33,6 +33,12 @@ def test_a_good_split_has_no_findings(small_split):
     assert check_split(small_split) == []
 
 
+def test_masks_that_cannot_be_read_do_not_hide_the_rest(small_split):
+    _edit(small_split, lambda v: v[SHAPES]["expressions"]["0"].update(exp=" "))
+    (small_split / "mask_dict.json").write_text("{")
+    assert [finding.code for finding in check_split(small_split)] == ["bad-json", "empty-sentence"]
+
+
 def test_a_folder_that_cannot_be_read_does_not_hide_the_rest(small_split, monkeypatch):
     _edit(small_split, lambda v: v[SHAPES]["expressions"]["0"].update(exp=" "))
     iterdir = Path.iterdir

@@ -141,6 +141,13 @@ def test_masks_whose_files_are_missing_are_named(project, masks, tmp_path):
     assert (split / "mask_dict.json").read_bytes() == before
     result = export_projects([made.path], tmp_path / "again")
     (note,) = [note for note in result.notes if "red" in note]
+    # What of a project had to be left out is told as well.
+    (made.path / "zarr.json").write_bytes(b"{")
+    (made.path / "provenance" / str(lost) / "c.0").write_bytes(b"junk")
+    first, *_ = export_projects([made.path], tmp_path / "damaged").notes
+    assert first.startswith("shapes: Who drew 'the red square' could not be read") and (
+        first.endswith("names and sentences are those of its copy.")
+    )
     assert note.startswith(
         "shapes: 'the red square' has lost its masks on 1 frame, the first is 00005: files"
     )
