@@ -200,6 +200,7 @@ class SegmentDock(QWidget):
         if project is None or project is not self._prompted:
             self.footer.problem.clear()
         self._prompted = None
+        self.link.soon(self.session.pick.prepare)  # its video is chosen by then
         if project is not None:
             self.find.sentences.offer(tuple(said.text for said in project.expressions.values()))
 

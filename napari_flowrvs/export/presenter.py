@@ -26,7 +26,7 @@ from flowrvs.errors import InputError, StorageError
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
 from flowrvs.store import Project
 from flowrvs.video import Video
-from napari_flowrvs.job import Job, Runner, run_here
+from napari_flowrvs.job import Job, Last, Runner, run_here
 from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource, default_project
 
@@ -183,17 +183,19 @@ class ExportPresenter:
                 if inputs.home:
                     _check_homes(inputs.projects)
                     for project in projects:
-                        yield write_back(
-                            project, overwrite=inputs.overwrite, cancel=cancel, progress=report
+                        yield Last(
+                            write_back(
+                                project, overwrite=inputs.overwrite, cancel=cancel, progress=report
+                            )
                         )
                     return
                 videos = [_array_of(project, inputs.arrays, stack) for project in projects]
                 results = _write(inputs, projects, videos, cancel, report)
             for result in results:
-                yield result
+                yield Last(result)
                 if result.format == "mevis":
                     findings = check_split(result.path, cancel=cancel, progress=report)
-                    yield Checked(result, tuple(findings))
+                    yield Last(Checked(result, tuple(findings)))
 
         self.job.start(work, self._on_item)
 

@@ -13,7 +13,7 @@ from flowrvs.checkpoints import MODELS, models_home
 from flowrvs.checkpoints.files import folder_bytes, size_text
 from flowrvs.checkpoints.registry import is_whole
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
-from napari_flowrvs.job import Job, Phase, Runner, run_here
+from napari_flowrvs.job import Job, Last, Phase, Runner, run_here
 
 if TYPE_CHECKING:
     from flowrvs.checkpoints.fetch import FetchPlan
@@ -103,7 +103,7 @@ class ModelPresenter:
             report(Progress(0, 0, "Asking the hub for sizes"))
             plan = plan_fetch(name, cancel=cancel)
             plan.check()
-            yield plan
+            yield Last(plan)
 
         self._show(Stage.ASKING, f"{name} is not installed.")
         self.job.start(work, self._on_plan)
@@ -129,7 +129,7 @@ class ModelPresenter:
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             from flowrvs.checkpoints.fetch import fetch
 
-            yield fetch(name, progress=report, cancel=cancel)
+            yield Last(fetch(name, progress=report, cancel=cancel))
 
         self._show(Stage.FETCHING, f"Getting {name}")
         self.job.start(work, self._on_fetched)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Generator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,9 @@ class Target(enum.Enum):
 
     CHOSEN = "the chosen object"
     NEW = "a new object"
+
+
+_Waiting = tuple[tuple[Mark, ...], tuple[Point, ...], npt.NDArray[np.bool_] | None, int]
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,9 @@ class PickPresenter:
         self._cut: npt.NDArray[np.bool_] | None = None  # what a closed outline surrounds
         self._cuts = 0
         self._frame = 0
+        self._of = desk.project
+        # Marks, corners, what was cut, and their frame, of projects that are not looked at now.
+        self._left: WeakKeyDictionary[Project, _Waiting] = WeakKeyDictionary()
         self._answer: _Answer | None = None
         self._preview: Picked | None = None
         self._blamed = CLASSICAL  # the tracker that does not work
@@ -249,9 +256,15 @@ class PickPresenter:
             self._ask()
 
     def prepare(self) -> None:
-        """Look at the frame that is shown before there is a mark, so that the first is quick."""
-        if self._active:
-            self._ask()
+        """Look at the frame that is shown before there is a mark, so that the first is quick.
+
+        Marks that were left in the project are taken up again: its video is chosen by now.
+        """
+        if self._of is not None and self._of in self._left and not self.waiting:
+            self._marks, self._corners, self._cut, self._frame = self._left.pop(self._of)
+            self._cuts += 1
+            self.marks_changed.emit()
+        self._ask()
 
     def stop(self) -> None:
         """Put the tool away; what waits to be kept goes on waiting."""
@@ -560,8 +573,11 @@ class PickPresenter:
         if self._marks or self._cut is not None:
             self._ask()
 
-    def _on_project(self, project: object) -> None:
+    def _on_project(self, project: Project | None) -> None:
         self.job.close(0.0)
+        before, self._of = self._of, project
+        if before is not None and self.waiting:
+            self._left[before] = self._marks, self._corners, self._cut, self._frame
         self._clear()
         if self._active and project is None:
             self.stop()

@@ -46,6 +46,11 @@ def test_opening_twice_goes_on(split: Path) -> None:
     presenter.list_videos(str(split))
     presenter.open(str(split), "second")
     presenter.open(str(split), "second")
+    stopped: list[int] = []
+    presenter.job.cancelled.connect(lambda: stopped.append(1))
+    presenter.opened.connect(lambda _layers: presenter.job.cancel())
+    presenter.open(str(split), "first")
+    assert not stopped and len(seen) == 5, "a cancel that comes too late is none"
     assert seen[0] == {"first": 3, "second": 3}
     assert [kind for _, _, kind in seen[1]] == ["image", "labels"]
     assert "going on" in seen[2]

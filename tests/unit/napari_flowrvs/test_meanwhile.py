@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
+from flowrvs.editing.pick import Mark
 from flowrvs.errors import InputError, StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
@@ -23,6 +24,7 @@ from napari_flowrvs.job import consume
 from napari_flowrvs.layers import label_layer, layers_of
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.objects.presenter import ObjectsPresenter
+from napari_flowrvs.pick.presenter import PickPresenter
 from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.transport.panel import OnionSkin
@@ -263,3 +265,36 @@ def test_frames_that_are_away_are_told_once_and_shown_when_they_are_back(
     assert labels.data[19].sum() == 36, "nothing is drawn on what is not known"
     link.let_go()
     open_projects.close_all()
+
+
+def test_marks_wait_while_another_project_is_looked_at(
+    desk: Desk, motion: Motion, project: Project, tmp_path: Path
+) -> None:
+    pick = PickPresenter(desk, motion)
+    pick.start()
+    desk.set_frame(4)
+    pick.add(Mark.point(30, 32))
+    assert pick.preview is not None
+    found = pick.preview.found
+    with Project.create(tmp_path / "other", project.video) as other:
+        other.add_prompt("another square")
+        desk.set_project(other)
+        assert not pick.waiting and pick.preview is None
+        desk.set_frame(7)
+        for x in (13, 37, 37):
+            pick.corner(x, 20 if x == 13 else 44)
+        desk.set_project(project)
+        assert not pick.waiting and pick.preview is None, "its video is not chosen yet"
+        pick.prepare()
+        assert pick.marks == (Mark.point(30, 32),) and not pick.corners
+        assert pick.preview is not None and np.array_equal(pick.preview.found, found)
+        desk.set_frame(4)
+        pick.keep()
+        assert np.array_equal(project.object_mask(1, 4, 5)[0], found) and not pick.waiting
+        desk.set_project(other)
+        desk.set_frame(7)
+        pick.prepare()
+        pick.keep()  # closes the outline
+        pick.keep()
+        assert other.present(1).tolist() == [t == 7 for t in range(FRAMES)]
+    pick.close()

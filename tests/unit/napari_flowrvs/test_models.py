@@ -108,7 +108,11 @@ def test_from_absent_to_ready_without_a_screen(hub: HubStandIn) -> None:
     assert f"{size_text(plan.result)} afterwards" in presenter.text
     presenter.decline()
     assert presenter.stage is Stage.ABSENT and hub.gets(DIT) == []
+    stopped: list[int] = []
+    presenter.installed.connect(lambda _name: presenter.job.cancel())
+    presenter.job.cancelled.connect(lambda: stopped.append(1))
     presenter.fetch()
+    assert not stopped, "it came too late"
     assert names == ["mevis"] and locate("mevis").is_dir()
     assert (presenter.stage, presenter.text) == (Stage.READY, "mevis is ready.")
     counted = [event for event in events if event.total]
