@@ -156,14 +156,14 @@ class FlowConfig(CommonConfig):
         0.0,
         "share of samples that are shown on the ground of another clip, around whatever any "
         "sentence of the video means: few clips are then not known by their ground; with "
-        "object_weight above 0",
+        "object_weight above 0 and a batch_size of 2 at least",
         low=0,
         high=1,
     )
     cover_probability: float = option(
         0.0,
         "share of samples in which what is meant is covered by the ground of another clip, so that "
-        "the sentence means nothing; with object_weight above 0",
+        "the sentence means nothing; with object_weight above 0 and a batch_size of 2 at least",
         low=0,
         high=1,
     )
@@ -180,7 +180,9 @@ class FlowConfig(CommonConfig):
         True, "SPA: sample the video's latent instead of taking its mean"
     )
     video_injection: bool = option(
-        False, "DVI: show the video's latent beside the state; new channels start at zero"
+        False,
+        "DVI: show the video's latent beside the state; new channels start at zero, so not with "
+        "lora_rank",
     )
     gradient_checkpointing: bool = option(
         True, "compute activations twice instead of keeping them: less memory, a third slower"

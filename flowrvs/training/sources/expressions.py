@@ -130,6 +130,9 @@ class MevisSource(_Pictures):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, folder / "JPEGImages")
         meta = _meta(folder)
+        packed = folder / "JPEGImages.tar"
+        if packed.is_file() and not self.images.is_dir():
+            raise DatasetError(f"The frames of {folder} are packed; unpack {packed.name} there.")
         self._split = MevisSplit(folder, {})
         self.identity = f"mevis:{meta.stat().st_size}:{folder.absolute()}"
         videos = []

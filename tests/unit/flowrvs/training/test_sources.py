@@ -72,6 +72,10 @@ def test_mevis_leaves_out_missing_frames_and_unknown_truth(tmp_path: Path) -> No
     np.testing.assert_array_equal(
         source.masks(video, video.sentences[0], [5])[0], draw_video(0)[1][0, 5]
     )
+    (split / "JPEGImages").rename(split / "packed")
+    (split / "JPEGImages.tar").touch()
+    with pytest.raises(DatasetError, match=r"^The frames of .* are packed; unpack JPEGImages.tar"):
+        open_sources(split)
 
 
 def test_ref_youtube_vos_in_its_official_tree(tmp_path: Path) -> None:
