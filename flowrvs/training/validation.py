@@ -53,6 +53,9 @@ def choose_held_out(
 ) -> frozenset[tuple[int, str]]:
     """Choose the videos that are held out, whole, so that none is trained on.
 
+    What other sources say of the same pictures (RefCOCO+ of those of RefCOCO, two projects of a
+    video) is not trained on either.
+
     Parameters
     ----------
     sources : sequence of Source
@@ -72,7 +75,11 @@ def choose_held_out(
         return frozenset()
     count = min(max(1, round(share * len(videos))), most, len(videos) - 1)
     order = np.random.default_rng([seed, 5]).permutation(len(videos))
-    return frozenset(videos[place] for place in order[:count])
+    chosen = frozenset(videos[place] for place in order[:count])
+    every = [(i, video) for i, source in enumerate(sources) for video in source.videos]
+    shown = {video.origin for i, video in every if video.origin and (i, video.name) in chosen}
+    chosen |= {(i, video.name) for i, video in every if video.origin in shown}
+    return chosen if len(chosen) < len(videos) else frozenset()
 
 
 def held_out_sentences(

@@ -57,10 +57,13 @@ class TrainingVideo:
     name : str
         Unique in its source.
     sentences : tuple of Sentence
+    origin : str
+        The path of its pictures, which other sources may speak of, too; empty where it has none.
     """
 
     name: str
     sentences: tuple[Sentence, ...]
+    origin: str = ""
 
 
 class Source(Protocol):

@@ -69,6 +69,9 @@ class _Pictures:
         self.skip("frames without a picture", len(frames) - len(present))
         return present
 
+    def origin(self, video: str) -> str:
+        return f"{self.images.resolve()}/{video}"
+
     def path(self, video: str, index: int) -> Path:
         return self.images / video / self._names[video][index]
 
@@ -144,7 +147,7 @@ class MevisSource(_Pictures):
                 if (sentence := self._sentence(item, present, f"{name}/{exp_id} in {meta}"))
             ]
             if sentences:
-                videos.append(TrainingVideo(name, tuple(sentences)))
+                videos.append(TrainingVideo(name, tuple(sentences), self.origin(name)))
         self.videos = tuple(videos)
 
     def _sentence(
@@ -232,7 +235,8 @@ class PaletteSource(_Pictures):
             self.skip("sentences about videos without pictures or masks", len(known))
         if not usable or not known:
             return None
-        return TrainingVideo(name, tuple(Sentence(text, ids, usable) for text, ids in known))
+        sentences = tuple(Sentence(text, ids, usable) for text, ids in known)
+        return TrainingVideo(name, sentences, self.origin(name))
 
     def masks(
         self, video: TrainingVideo, sentence: Sentence, frames: Sequence[int]

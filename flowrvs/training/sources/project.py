@@ -63,7 +63,7 @@ class ProjectSource:
         name = folder.name.removesuffix(".flowrvs")
         self.videos: tuple[TrainingVideo, ...] = ()
         if sentences:
-            self.videos = (TrainingVideo(name, tuple(sentences)),)
+            self.videos = (TrainingVideo(name, tuple(sentences), str(path.resolve())),)
 
     def _sentence(self, expression: Expression, usable: npt.NDArray[np.bool_]) -> Sentence | None:
         frames = tuple(int(t) for t in np.flatnonzero(usable))

@@ -91,7 +91,10 @@ class RefCocoSource:
             self._shapes[number] = segmentation
             for text in words:
                 texts.setdefault(name, {})[Sentence(text, (number,), (0,))] = None
-        self.videos = tuple(TrainingVideo(name, tuple(found)) for name, found in texts.items())
+        pictures = str(root.resolve())
+        self.videos = tuple(
+            TrainingVideo(name, tuple(found), f"{pictures}/{name}") for name, found in texts.items()
+        )
 
     def _skip(self, reason: str, count: int = 1) -> None:
         self.skipped[reason] = self.skipped.get(reason, 0) + count

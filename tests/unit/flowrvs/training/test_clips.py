@@ -342,6 +342,18 @@ def test_of_several_videos_some_are_held_out_and_some_are_left() -> None:
     assert count(pair, 1.0, 1) == 1 and count([source("p")], 1.0, 9) == 0
     chosen = [choose_held_out(pair, 0.3, 9, seed) for seed in range(20)]
     assert len(set(chosen)) == 3 and chosen == [choose_held_out(pair, 0.3, 9, s) for s in range(20)]
+    # Two that speak of the same pictures are held out together, or trained on together.
+    said = (Sentence("a", (1,), (0,)),)
+    alike = [
+        SimpleNamespace(videos=[TrainingVideo(name, said, origin) for name, origin in names])
+        for names in ([("v", "/x"), ("w", "/y")], [("v", "/z"), ("again", "/x")])
+    ]
+    both = {(0, "v"), (1, "again")}
+    for seed in range(20):
+        held_out = choose_held_out(alike, 0.3, 9, seed)  # type: ignore[arg-type]
+        assert held_out == both or (len(held_out) == 1 and not held_out & both)
+    (alike[0].videos[1:], alike[1].videos[:1]) = ([], [])
+    assert choose_held_out(alike, 0.3, 9, 1) == frozenset()  # type: ignore[arg-type]
     # Of each video the first sentence before any second one, and video by video.
     held = frozenset({(0, "p"), (0, "q")})
     found = held_out_sentences(pair, held, 5, 4, "old ")

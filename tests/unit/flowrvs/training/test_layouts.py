@@ -508,6 +508,7 @@ LAYOUTS = {
 def test_clips_of_every_layout_have_their_own_truth(tmp_path: Path, layout: str) -> None:
     """Odd sizes, missing frames, one frame, several objects, none: all become whole clips."""
     sources = open_sources(LAYOUTS[layout](tmp_path))
+    assert all(Path(video.origin).exists() for source in sources for video in source.videos)
     data = TrainingData(sources, ClipSettings(5, Box(32, 64, 16), seed=2, colour=0.5))
     for number in range(data.epoch_length):
         draw, sample = data.draw(number), data[number]
