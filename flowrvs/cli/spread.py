@@ -120,11 +120,11 @@ def run(args: argparse.Namespace) -> None:
         failure: FlowRVSError | None = None
         try:
             _write(group, project, counts, cancel, progress)
-        except Cancelled as error:
-            raise Cancelled(
+        except Cancelled:
+            failure = Cancelled(
                 f"Stopped on request; {project.path} keeps {sum(counts.values())} frames"
                 + (", and the same command goes on." if method == "memory" else ".")
-            ) from error
+            )
         except FlowRVSError as error:
             failure = error  # what was carried is kept, and told
         rows = [

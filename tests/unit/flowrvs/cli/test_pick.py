@@ -279,8 +279,11 @@ def test_a_spread_that_is_stopped_keeps_what_there_is(colours, tmp_path, capsys)
     zarr.save_array(tmp_path / "v.zarr", frames)
     out = str(tmp_path / "p.flowrvs")
     pick(str(tmp_path / "v.zarr"), "--frame", "2", "--point", "9,9", "--out", out, capsys=capsys)
-    assert main(["spread", out, "--with", "tired"]) == 130
-    assert "keeps 22 frames, and the same command goes on" in capsys.readouterr().err
+    assert main(["spread", out, "--with", "tired", "--json"]) == 130
+    caught = capsys.readouterr()
+    assert "keeps 22 frames, and the same command goes on" in caught.err
+    (row,) = json.loads(caught.out)["objects"]
+    assert row["frames"] == 22
     with Project.open(out) as project:
         assert project.present(1).nonzero()[0].tolist() == list(range(2, 25))
         project.undo()
