@@ -208,7 +208,8 @@ class SegmentDock(QWidget):
         """Let go of the projects whose layers were removed, once nothing is to come for them."""
         session, held = self.session, self.session.correct.waiting
         writing = (session.segment, session.opener, session.steps)
-        if any(part.job.busy for part in writing) or not self.link.unused() - {held}:
+        busy = any(part.job.busy for part in writing)
+        if busy or self.link.left or not self.link.unused() - {held}:
             return
         if self.link.waiting:
             self._close_unused_soon()  # layers of it may be still to come

@@ -142,6 +142,11 @@ class ViewerLink:
         elif isinstance(layer, ProjectLabels):
             layer.turn = layer.cancel = None
 
+    @property
+    def left(self) -> bool:
+        """True once the viewer was left to itself."""
+        return not self._heard
+
     def let_go(self) -> None:
         """Leave the layers to themselves: their undo stays the project's."""
         self.turns.clear()
@@ -446,6 +451,8 @@ class ViewerLink:
 
     def soon(self, action: Callable[[], object]) -> None:
         """Call `action` when events have been handled: napari takes long for each layer."""
+        if self.left:
+            return
         self.turns.append(action)
         if not self._next.isActive():
             self._next.start()
