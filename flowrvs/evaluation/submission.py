@@ -23,6 +23,7 @@ from flowrvs.errors import (
 )
 from flowrvs.evaluation.pictures import ZIP_ERRORS, Predictions, choose_videos, read_entry
 from flowrvs.evaluation.scoring import mask_size
+from flowrvs.folders import remove_leftovers
 from flowrvs.progress import CancelToken, ProgressCallback, ProgressClock
 
 __all__ = ["ZIP_LAYOUTS", "ZipLayout", "verify_zip", "zip_predictions"]
@@ -92,6 +93,7 @@ def zip_predictions(
     target = Path(path) if path is not None else root.with_name(f"{root.name}.zip")
     names = list(_pictures(source, choose_videos(source, videos)))
     clock = ProgressClock(2 * len(names))
+    remove_leftovers(target)
     try:
         with Predictions(root) as pictures, replacing(target) as temporary:
             for name in names:

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from flowrvs.disk import replacing
 from flowrvs.errors import MissingPathError, VideoError
+from flowrvs.folders import remove_leftovers
 
 __all__ = ["blend", "contact_sheet", "default_color", "encode_jpeg", "write_overlay"]
 
@@ -210,6 +211,7 @@ def write_overlay(
     if not 0 < speed < 10000:
         raise VideoError(f"rate={rate} must be frames per second, above 0.")
     pictures = (blend(f, m, colors, alpha) for f, m in _pairs(frames, masks))
+    remove_leftovers(path)
     with replacing(path) as part:
         _encode(part, pictures, Fraction(speed).limit_denominator(1001))
     return path

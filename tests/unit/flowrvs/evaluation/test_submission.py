@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -55,6 +57,12 @@ def test_the_zip_holds_what_the_split_lists(split, tmp_path):
     assert evaluate(archive, split).to_dict() == evaluate(out, split).to_dict()
     (out / "one" / "0" / "00000.png").unlink()
     archive.unlink()
+    # What a killed run left, as large as the file itself, goes.
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f".out.zip.{ended.pid}-aaaaaaaa.partial.zip"
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - 61,) * 2)
     with pytest.raises(DatasetError, match="missing"):
         zip_predictions(split, out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "valid_u"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import time
 from fractions import Fraction
 
 import av
@@ -69,6 +72,11 @@ def test_overlay_video(tmp_path, size, rate):
 def test_failed_overlay_leaves_nothing_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "o.mp4"
     path.write_bytes(b"old")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f".o.mp4.{ended.pid}-aaaaaaaa.partial.mp4"  # by one that was killed
+    left.write_bytes(b"half")
+    os.utime(left, (time.time() - 61,) * 2)
     frames = [coded_frame(n) for n in range(4)]
     masks = [np.zeros((64, 96), bool)] * 4
 
