@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scratch = stages.add_parser("scratch", help="VAE and flow on the synthetic world")
     scratch.add_argument(
         "--config",
-        required=True,
         metavar="FILE",
         help="a TOML file; the bundled model's is flowrvs/training/scratch/configs/tiny.toml",
     )
+    _add_options(scratch)
     _add_resume(scratch)
     better = stages.add_parser("improve", help="a model by name, from corrections, in minutes")
     better.add_argument("--data", nargs="+", required=True, metavar="PATH", help="projects, splits")
@@ -95,10 +95,14 @@ def _add_real(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, … (auto)")
     parser.add_argument("--tensorboard", action="store_true", help="write DIR/tensorboard, too")
     parser.add_argument("--plot", action="store_true", help="draw DIR/log.png at the end")
+    _add_options(parser)
+    _add_resume(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", action="store_true", help="list every option with its default and leave"
     )
-    _add_resume(parser)
 
 
 def _add_resume(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +127,7 @@ def _run_real(args: argparse.Namespace) -> int:
 
     kind: Any = FlowConfig if args.stage == "flow" else DecoderConfig
     if args.options:
-        return _print_options(kind, as_json=args.json)
+        return _print_options({"": kind}, as_json=args.json)
     for option in ("model", "data", "out"):
         if not getattr(args, option):
             raise InputError(f"flowrvs train {args.stage} needs --{option}; see --help.")
@@ -174,23 +178,38 @@ def _tell(trained: Trained, args: argparse.Namespace) -> None:
     print(f"trained {args.stage}, {trained.steps} steps{score}: {trained.folder}")
 
 
-def _print_options(kind: Any, *, as_json: bool) -> int:
+def _print_options(tables: dict[str, Any], *, as_json: bool) -> int:
+    """List the options of each table of a file; "" is what stands before any."""
     from flowrvs.training.options import list_options
 
-    options = list(list_options(kind))
+    found = {table: list(list_options(kind)) for table, kind in tables.items()}
     if as_json:
-        print(json.dumps({o.name: {"default": o.default, "help": o.help} for o in options}))
+        told = {
+            table: {o.name: {"default": o.default, "help": o.help} for o in options}
+            for table, options in found.items()
+        }
+        print(json.dumps(told if len(told) > 1 else told[""]))
         return 0
-    for item in options:
-        allowed = f" ({item.range})" if item.range else ""
-        print(f"{item.name} = {json.dumps(item.default)}{allowed}\n    {item.help}")
+    for table, options in found.items():
+        if table:
+            print(f"\n{table}")
+        for item in options:
+            allowed = f" ({item.range})" if item.range else ""
+            print(f"{item.name} = {json.dumps(item.default)}{allowed}\n    {item.help}")
     return 0
 
 
 def _run_scratch(args: argparse.Namespace) -> int:
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
+    from flowrvs.errors import InputError
     from flowrvs.training import load_scratch_config, train_scratch
 
+    if args.options:
+        from flowrvs.training.scratch.config import TABLES
+
+        return _print_options(TABLES, as_json=args.json)
+    if not args.config:
+        raise InputError("flowrvs train scratch needs --config; see --help.")
     config = load_scratch_config(args.config)
     with cancel_on_interrupt() as cancel, progress_line() as progress:
         folder = train_scratch(config, resume=args.resume, progress=progress, cancel=cancel)

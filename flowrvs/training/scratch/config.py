@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flowrvs.errors import InputError
-from flowrvs.training.options import make_config, read_toml
+from flowrvs.training.options import make_config, option, read_toml
 
-__all__ = ["FlowStage", "Phase", "ScratchConfig", "VaeStage", "load_scratch_config"]
-
-
-def _ranged(default: Any, low: float, high: float | None = None) -> Any:
-    """Declare a field with the inclusive bounds that a file's value is checked by."""
-    return field(default=default, metadata={"low": low, "high": high})
+__all__ = ["TABLES", "FlowStage", "Phase", "ScratchConfig", "VaeStage", "load_scratch_config"]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training on clips of one length.
+    """A stretch of training on clips of one length. See `list_options`.
 
     Attributes
     ----------
@@ -29,23 +23,19 @@ class Phase:
         Frames per clip, 4k + 1.
     batch : int
         Clips (for the flow: pairs of a clip and a sentence) per step.
-    height, width : int
-        Crop in pixels; 0 takes whole frames.
-    refresh : float
-        Newly encoded clips per step (the flow only).
     """
 
     steps: int
     frames: int
     batch: int
-    height: int = _ranged(0, 0, 96)  # what a scene has
-    width: int = _ranged(0, 0, 160)
-    refresh: float = _ranged(1.0, 0)
+    height: int = option(0, "pixels of a part that is seen (the VAE); 0: all", low=0, high=96)
+    width: int = option(0, "as height; give both or neither", low=0, high=160)
+    refresh: float = option(1.0, "newly encoded clips a step (the flow)", low=0)
 
 
 @dataclass(frozen=True)
 class VaeStage:
-    """Stage 1: the VAE on frames and masks, then the mask decoder alone.
+    """Stage 1: the VAE on frames and masks, then the mask decoder alone. See `list_options`.
 
     Attributes
     ----------
@@ -53,38 +43,34 @@ class VaeStage:
         The VAE: single frames first (about three times quicker), clips after.
     mask_phases : tuple of Phase
         The mask decoder, encoder frozen (paper, section on VAE tuning).
-    learning_rate, mask_learning_rate : float
-        Peak rates, after a warm-up of `warmup` steps, decaying with a cosine.
-    kl_weight : float
-        Weight of the KL term, per latent value.
-    mask_share : float
-        Share of the samples that are masks instead of pictures, 0 to 1.
-    latent_noise : float
-        Standard deviation of extra noise on the latents that the mask decoder sees,
-        in latent units: the flow's predictions are never exact.
-    autocast : bool
-        Compute in bfloat16 where that is quicker.
-    seed, save_every, log_every : int
-        Random seed; steps between checkpoints and between log lines.
     """
 
     phases: tuple[Phase, ...] = ()
     mask_phases: tuple[Phase, ...] = ()
-    learning_rate: float = _ranged(1.5e-3, 0, 1)
-    mask_learning_rate: float = _ranged(1.0e-3, 0, 1)
-    warmup: int = _ranged(50, 0)
-    kl_weight: float = _ranged(2.0e-4, 0)
-    mask_share: float = _ranged(0.34, 0, 1)
-    latent_noise: float = _ranged(0.1, 0)
-    autocast: bool = True
-    seed: int = _ranged(0, 0)
-    save_every: int = _ranged(200, 1)
-    log_every: int = _ranged(25, 1)
+    learning_rate: float = option(
+        1.5e-3, "peak rate of the VAE, after the warm-up; a cosine decay follows", low=0, high=1
+    )
+    mask_learning_rate: float = option(1.0e-3, "peak rate of the mask decoder", low=0, high=1)
+    warmup: int = option(50, "steps over which each rate rises from zero", low=0)
+    kl_weight: float = option(2.0e-4, "weight of the KL term, per latent value", low=0)
+    mask_share: float = option(
+        0.34, "share of the samples that are masks instead of pictures", low=0, high=1
+    )
+    latent_noise: float = option(
+        0.1,
+        "deviation of extra noise on the latents that the mask decoder sees, in latent units: the "
+        "flow's predictions are never exact",
+        low=0,
+    )
+    autocast: bool = option(True, "compute in bfloat16 where that is quicker")
+    seed: int = option(0, "of every choice", low=0)
+    save_every: int = option(200, "steps between two checkpoints", low=1)
+    log_every: int = option(25, "steps between two lines of the log", low=1)
 
 
 @dataclass(frozen=True)
 class FlowStage:
-    """Stage 2: the transformer (and, from random weights, the text encoder).
+    """Stage 2: the transformer (and, from random weights, the text encoder). See `list_options`.
 
     Attributes
     ----------
@@ -92,71 +78,64 @@ class FlowStage:
         Single frames first (as the paper starts with RefCOCO images), clips after.
     decoder_phases : tuple of Phase
         At the end, the mask decoder on the flow's own predictions.
-    learning_rate, weight_decay, clip_norm : float
-        AdamW's; paper: 5e-5, 5e-4, 1.0. Random weights want a larger rate.
-    matrix_learning_rate : float
-        Above 0, the blocks' matrices are trained with Muon at this rate instead.
-    warmup : int
-        Steps of linear warm-up; a cosine decay to a tenth follows.
-    ema_decay : float
-        Decay of the averaged weights that are saved (paper: 0.9999).
-    boundary_probability : float
-        Boundary-biased sampling (BBS): share of samples at t = 1000 (paper: 0.5).
-    time_power : float
-        Exponent bias of the other times, ``u ** (1 / (1 + time_power))`` (paper: 0).
-    start_point_augmentation : bool
-        Sample the video latent instead of taking its mean (SPA).
-    video_injection : bool
-        Give the transformer the video latent as further channels (DVI).
-    object_weight : float
-        Extra loss weight where any object of the scene is; 0 is the paper's loss.
-    attribute_weight : float
-        Weight of the attribute head (`flowrvs.training.scratch.attributes`); 0 leaves it out.
-    attribute_block : int
-        Index of the transformer block whose input the attribute head reads.
-    train_text_encoder : bool
-        Train the text encoder too; needed when it starts from random weights.
-    pool_size : int
-        Encoded clips kept in memory.
-    expressions : int
-        Sentences per clip.
-    autocast, compile : bool
-        Compute in bfloat16 where that is quicker; compile the transformer's blocks.
-    seed, save_every, log_every : int
-        Random seed; steps between checkpoints and between log lines.
-    initial : str
-        Folder of a pipeline to start from; random weights when empty.
     """
 
     phases: tuple[Phase, ...] = ()
     decoder_phases: tuple[Phase, ...] = ()
-    learning_rate: float = _ranged(5.0e-5, 0, 1)
-    weight_decay: float = _ranged(5.0e-4, 0, 1)
-    clip_norm: float = _ranged(1.0, 0)
-    matrix_learning_rate: float = _ranged(0.0, 0, 1)
-    warmup: int = _ranged(100, 0)
-    ema_decay: float = _ranged(0.9999, 0, 1)
-    boundary_probability: float = _ranged(0.5, 0, 1)
-    time_power: float = _ranged(0.0, 0, 100)
-    start_point_augmentation: bool = True
-    video_injection: bool = False
-    object_weight: float = _ranged(0.0, 0)
-    attribute_weight: float = _ranged(0.0, 0)
-    attribute_block: int = _ranged(3, 0)
-    train_text_encoder: bool = False
-    pool_size: int = _ranged(1000, 1)
-    expressions: int = _ranged(10, 1)
-    autocast: bool = True
-    compile: bool = False
-    seed: int = _ranged(0, 0)
-    save_every: int = _ranged(200, 1)
-    log_every: int = _ranged(25, 1)
-    initial: str = ""
+    learning_rate: float = option(
+        5.0e-5,
+        "AdamW's peak rate; the paper fine-tunes with 5e-5, random weights want more",
+        low=0,
+        high=1,
+    )
+    weight_decay: float = option(5.0e-4, "AdamW's weight decay", low=0, high=1)
+    clip_norm: float = option(1.0, "largest norm of the gradient", low=0)
+    matrix_learning_rate: float = option(
+        0.0, "peak rate of the blocks' matrices with Muon; 0: AdamW for all", low=0, high=1
+    )
+    warmup: int = option(
+        100,
+        "steps over which the rates rise from zero; a cosine decay to a twentieth follows",
+        low=0,
+    )
+    ema_decay: float = option(
+        0.9999, "decay of the averaged weights that are saved (paper: 0.9999)", low=0, high=1
+    )
+    boundary_probability: float = option(
+        0.5, "boundary-biased sampling (BBS): share of samples at t = 1000", low=0, high=1
+    )
+    time_power: float = option(
+        0.0, "bias of the other times towards 1000: u ** (1 / (1 + power))", low=0, high=100
+    )
+    start_point_augmentation: bool = option(
+        True, "SPA: sample the video's latent instead of taking its mean"
+    )
+    video_injection: bool = option(False, "DVI: show the video's latent beside the state")
+    object_weight: float = option(
+        0.0, "extra weight of the loss where any object of the scene is; 0: as published", low=0
+    )
+    attribute_weight: float = option(
+        0.0, "weight of the head that names attributes of tokens; 0: none", low=0
+    )
+    attribute_block: int = option(
+        3, "block of the transformer whose input that head reads, from 0", low=0
+    )
+    train_text_encoder: bool = option(
+        False, "train the text encoder, too; needed when it starts from random weights"
+    )
+    pool_size: int = option(1000, "encoded clips that are kept in memory", low=1)
+    expressions: int = option(10, "sentences a clip", low=1)
+    autocast: bool = option(True, "compute in bfloat16 where that is quicker")
+    compile: bool = option(False, "compile the transformer's blocks")
+    seed: int = option(0, "of every choice", low=0)
+    save_every: int = option(200, "steps between two checkpoints", low=1)
+    log_every: int = option(25, "steps between two lines of the log", low=1)
+    initial: str = option("", "folder of a model to start from; random weights when empty")
 
 
 @dataclass(frozen=True)
 class ScratchConfig:
-    """A training from random weights, VAE and all.
+    """A training from random weights, VAE and all. See `list_options`.
 
     Attributes
     ----------
@@ -164,20 +143,25 @@ class ScratchConfig:
         Folder for checkpoints and the result, ``<out>/model``.
     vae, flow : VaeStage, FlowStage
         The two stages.
-    preset : str
-        Key of `flowrvs.models.presets.PRESETS`.
-    name : str
-        Name of the result, the provenance of its masks.
-    half_precision : bool
-        Save the result in float16: half the size, rounding below 1e-3.
     """
 
     out: str
     vae: VaeStage = VaeStage()
     flow: FlowStage = FlowStage()
-    preset: str = "tiny"
-    name: str = "flowrvs"
-    half_precision: bool = False
+    preset: str = option("tiny", "sizes of the model: production, tiny, micro")
+    name: str = option("flowrvs", "name of the result, the provenance of its masks")
+    half_precision: bool = option(
+        False, "save the result in float16: half the size, rounding below 1e-3"
+    )
+
+
+#: Classes by the table of a file that holds their options.
+TABLES: dict[str, type] = {
+    "": ScratchConfig,
+    "[vae]": VaeStage,
+    "[flow]": FlowStage,
+    "[[vae.phases]], [[vae.mask_phases]], [[flow.phases]], [[flow.decoder_phases]]": Phase,
+}
 
 
 def load_scratch_config(path: str | Path) -> ScratchConfig:

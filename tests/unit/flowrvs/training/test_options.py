@@ -12,6 +12,7 @@ import pytest
 from flowrvs.errors import InputError, MissingPathError, StorageError
 from flowrvs.training import DecoderConfig, FlowConfig, build_config, load_scratch_config
 from flowrvs.training.options import Option, list_options, make_config, read_toml
+from flowrvs.training.scratch.config import TABLES, FlowStage, VaeStage
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -147,9 +148,18 @@ def test_the_docs_list_every_option_with_its_default_and_its_range() -> None:
         for item in options:
             row = f"| `{item.name}` | `{json.dumps(item.default)}` | {item.range} | {item.help} |"
             assert row in lines, row
+    # Of a training from scratch, below the name of each table; what is required has no default.
+    for table, kind in TABLES.items():
+        heading = lines.index(f"`{table}`:" if table else "### `scratch`")
+        end = next(
+            (n for n in range(heading + 3, len(lines)) if not lines[n].startswith("|")), None
+        )
+        for item in list_options(kind):
+            row = f"| `{item.name}` | `{json.dumps(item.default)}` | {item.range} | {item.help} |"
+            assert row in lines[heading:end], row
 
 
-@pytest.mark.parametrize("kind", [FlowConfig, DecoderConfig])
+@pytest.mark.parametrize("kind", [FlowConfig, DecoderConfig, VaeStage, FlowStage])
 def test_every_number_has_the_range_that_is_told(kind: type) -> None:
     for item in list_options(kind):
         whole = isinstance(item.default, (int, tuple))

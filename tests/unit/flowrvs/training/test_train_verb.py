@@ -168,6 +168,22 @@ def test_options_are_listed(
     assert list(told) == [item.name for item in options] and calls == []
 
 
+def test_options_of_trainings_from_scratch_are_listed_by_table(
+    calls: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "scratch", "--options"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith('preset = "tiny"\n    sizes of the model') and "\n\n[vae]\n" in told
+    flow = told[told.index("[flow]\n") : told.index("[[vae.phases]]")]
+    assert "ema_decay = 0.9999 (0 to 1)\n    decay of the averaged weights" in flow
+    assert main(["train", "scratch", "--options", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["[vae]"]["seed"] == {
+        "default": 0, "help": "of every choice",
+    }  # fmt: skip
+    assert main(["train", "scratch"]) == 2 and calls == []
+    assert "needs --config" in capsys.readouterr().err
+
+
 def test_improving(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     line = ["train", "improve", "--data", "a", "b", "--name", "n"]
     counts = (
