@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +122,9 @@ class Cluster:
         with self._session.dispatcher(cancel) as dispatcher:
             opened = _Opened()
             joined: _Joined | None = None
+            bad: set[VideoJob] = set()
             try:
-                bad: set[VideoJob] = set()
-                for task, reply in dispatcher.results(self._tasks(jobs, opened, failed)):
+                for task, reply in dispatcher.results(self._tasks(jobs, opened, bad, failed)):
                     if isinstance(reply, FlowRVSError):
                         if failed is None:
                             raise reply
@@ -145,7 +145,11 @@ class Cluster:
                 opened.close()
 
     def _tasks(
-        self, jobs: Iterable[VideoJob], opened: _Opened, failed: Failed | None
+        self,
+        jobs: Iterable[VideoJob],
+        opened: _Opened,
+        bad: Collection[VideoJob],
+        failed: Failed | None,
     ) -> Iterator[_WindowTask]:
         for job in jobs:
             windows = windows_and_texts(job.plan, job.done)
@@ -160,6 +164,8 @@ class Cluster:
                 continue
             computed = {window.index for window, _ in windows}
             for window, sentences in windows:
+                if job in bad:  # nobody asks for the rest of it
+                    break
                 follows = window.index - 1 in computed
                 head = job.plan.windows[window.index - 1].stop - window.start if follows else 0
                 yield _WindowTask(

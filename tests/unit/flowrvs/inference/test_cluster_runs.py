@@ -255,6 +255,25 @@ def test_a_job_that_fails_does_not_end_the_others(network: Network, clip: Path) 
         list(run_jobs(jobs, cluster))
 
 
+def test_the_rest_of_a_job_that_failed_is_not_computed(network: Network, clip: Path) -> None:
+    cluster = Cluster(ADDRESS, "window")
+    plan = make_plan(30, SegmentRequest.of("red", window=1, overlap=0), cluster)
+    jobs = [VideoJob(lambda: flowrvs.open_video(clip), plan, {0: ()}, name) for name in "ab"]
+    asked: list[int] = []
+
+    def answer(name: str, message: bytes) -> bytes:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            return pack({"state": "failed", "kind": "VideoError", "reason": "Frame 0."})
+        return worker.answer(message)
+
+    network.answer = answer
+    failed: list[str] = []
+    parts = list(run_jobs(jobs, cluster, failed=lambda job, _: failed.append(job.name)))
+    assert failed == ["a"] and [job.name for job, _ in parts] == ["b"] * 30
+    assert len(asked) < 30 + 15
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [("InputError", InputError), ("", ClusterError), ("OSError", ClusterError)],
