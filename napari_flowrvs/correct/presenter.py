@@ -14,7 +14,7 @@ from psygnal import Signal
 
 from flowrvs import editing
 from flowrvs.editing.pieces import Here
-from flowrvs.errors import Cancelled, FlowRVSError, InputError
+from flowrvs.errors import Cancelled, FlowRVSError, InputError, ProjectError
 from flowrvs.inference import segment
 from flowrvs.masks.compose import Rule
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
@@ -450,7 +450,10 @@ class CorrectPresenter:
         project, thing = self.desk.project, self.desk.object
         if project is None or thing is None:
             return False
-        return bool(project.confidence_frames(thing.id).any())
+        try:
+            return bool(project.confidence_frames(thing.id).any())
+        except ProjectError:  # it was removed just now
+            return False
 
     def try_threshold(self, threshold: float) -> None:
         """Show what a threshold, as a logit, makes of the frame that is shown."""

@@ -17,7 +17,7 @@ from flowrvs.errors import InputError, StorageError
 from flowrvs.inference import segment_into
 from flowrvs.inference.windows import window_around
 from flowrvs.progress import CancelToken, Progress, ProgressCallback
-from flowrvs.records import Segmenter, SegmentRequest, VideoInfo, clean_sentence
+from flowrvs.records import InstanceSegmenter, Segmenter, SegmentRequest, VideoInfo, clean_sentence
 from flowrvs.store import Project
 from napari_flowrvs.job import Job, Last, Runner, run_here
 from napari_flowrvs.projects import Projects, open_projects
@@ -230,7 +230,9 @@ class _Prompted:
 
 @dataclass(frozen=True, slots=True)
 class _NextPass:
-    """What was only a preview is complete."""
+    """What was only a preview is complete; what is looked for now, by place."""
+
+    places: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +279,9 @@ class SegmentPresenter:
         self._project: Project | None = None
         self._prompts: tuple[Prompt, ...] = ()
         self._frames: dict[int, int] = {}
+        self._places: tuple[int, ...] = ()
         self._found: set[int] = set()
+        self._several = False  # the model tells instances apart
         self.job.completed.connect(self._on_completed)
 
     @property
@@ -353,7 +357,7 @@ class SegmentPresenter:
 
     def _forget(self, *, by_hand: bool) -> None:
         self._prompts = ()
-        self._frames = {}
+        self._frames, self._places = {}, ()
         self._found = set()
         self.by_hand = by_hand
 
@@ -383,14 +387,16 @@ class SegmentPresenter:
             cancel.raise_if_cancelled()
             project = self._open(source, inputs, video.info)
             prompts = _prompts(project, request.texts)
+            self._several = isinstance(segmenter, InstanceSegmenter)
             yield _Prompted(project, prompts)
             for run in inputs.passes(request, segmenter.window_size):
                 # What a person removed in the pass before is not looked for again.
-                worded = _worded(project, prompts)
+                said, rest = project.expressions, _left(project, prompts, self._several)
+                worded = {i: said[p.exp_id].text for i, p in rest.items() if p.exp_id in said}
                 if not worded:
                     break
                 left, run = list(worded), replace(run, texts=tuple(worded.values()))
-                yield _NextPass()
+                yield _NextPass(tuple(left))
                 parts = segment_into(project, video, run, segmenter, cancel=cancel, progress=report)
                 with closing(parts):
                     for part in parts:
@@ -398,7 +404,7 @@ class SegmentPresenter:
                         if part.masks.any():
                             self._found.add(place)
                         yield Written(prompts[place].layer_id, part.start, part.stop, count)
-                        if not _left(project, prompts):
+                        if not _left(project, prompts, self._several):
                             break
                 project.flush()
 
@@ -418,7 +424,7 @@ class SegmentPresenter:
         elif isinstance(item, _Loaded):
             self.estimated.emit(item.memory)
         elif isinstance(item, _NextPass):
-            self._frames = {}
+            self._frames, self._places = {}, item.places
         elif isinstance(item, Written):
             self._frames[item.layer_id] = self._frames.get(item.layer_id, 0) + item.count
             self.written.emit(self._project, item)
@@ -431,7 +437,8 @@ class SegmentPresenter:
 
     def _summary(self) -> str:
         assert self._project is not None
-        left = _worded(self._project, self._prompts)
+        rest = _left(self._project, self._prompts, self._several)
+        left = {i: rest[i] for i in self._places if i in rest}
         if not left:
             return "Stopped: what was looked for was removed."
         if not self._frames:
@@ -441,7 +448,7 @@ class SegmentPresenter:
         text = (
             f"Done: {count} sentence{'s' * (count != 1)}, {frames} frame{'s' * (frames != 1)} each."
         )
-        missed = [text for i, text in left.items() if i not in self._found]
+        missed = [prompt.text for i, prompt in left.items() if i not in self._found]
         if missed:
             text += " Nothing found for: " + "; ".join(missed) + "."
         return text
@@ -515,15 +522,18 @@ def _copy(
     return (Prompt("", layer_id, int(ids[0])),)
 
 
-def _left(project: Project, prompts: tuple[Prompt, ...]) -> dict[int, Prompt]:
-    """Return those whose object was not removed, by place."""
-    return {i: prompt for i, prompt in enumerate(prompts) if prompt.object_id in project.objects}
+def _left(project: Project, prompts: tuple[Prompt, ...], several: bool) -> dict[int, Prompt]:
+    """Return those of which something is left to be drawn, by place.
 
-
-def _worded(project: Project, prompts: tuple[Prompt, ...]) -> dict[int, str]:
-    """Return the sentences that are left, as a person has worded them by now, by place."""
-    said, left = project.expressions, _left(project, prompts)
-    return {i: said[p.exp_id].text for i, p in left.items() if p.exp_id in said}
+    A person may remove their object; of `several` instances the others stay as long as their
+    sentence does.
+    """
+    things, said = project.objects, project.expressions
+    return {
+        i: prompt
+        for i, prompt in enumerate(prompts)
+        if prompt.object_id in things or (several and prompt.exp_id in said)
+    }
 
 
 def _prompts(project: Project, texts: tuple[str, ...]) -> tuple[Prompt, ...]:

@@ -93,7 +93,9 @@ class Doubts:
     def note_certainty(self, object_id: int, certainty: dict[int, float]) -> None:
         """Remember how sure a spread was, which tells where it went astray."""
         project = self.desk.project
-        if project is not None and object_id in project.objects:
+        if project is None:
+            return
+        with _unless_removed(project, object_id):
             areas = project.areas(object_id)
             noted = {t: (sure, int(areas[t])) for t, sure in certainty.items()}
             self._certainty.setdefault(object_id, {}).update(noted)

@@ -31,7 +31,7 @@ from napari_flowrvs.find.presenter import (
 from napari_flowrvs.job import Failure
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.source import VideoSource, default_project
-from tests.fixtures.segmenters import ThresholdSegmenter
+from tests.fixtures.segmenters import InstancesByColor, ThresholdSegmenter
 
 Clip = npt.NDArray[np.uint8]
 Load = Callable[[str, str], ThresholdSegmenter]
@@ -138,6 +138,27 @@ def test_what_is_removed_in_mid_run_is_not_looked_for_again(
     (left,) = presenter.project.objects
     green = presenter.project.object_mask(left, 0, 24)
     assert np.array_equal(green, clip[..., 1] > 150)
+
+
+@pytest.mark.parametrize("what", ["object", "sentence"])
+def test_an_instance_that_is_removed_does_not_stop_the_others(
+    shapes_frames: Any, shapes_masks: dict[str, Any], tmp_path: Path, what: str
+) -> None:
+    presenter = SegmentPresenter(load=lambda model, device: InstancesByColor())
+    seen = follow(presenter)
+
+    def remove(project: Project, written: Written) -> None:
+        if written.start == 6 and what == "object":
+            project.remove_object(1)
+        elif written.start == 6:
+            project.remove_expression("0")
+
+    presenter.written.connect(remove)
+    source = VideoSource("shapes", len(shapes_frames), None, shapes_frames)
+    presenter.run(SegmentInputs(source, ("things",), project=str(tmp_path / "a.flowrvs")))
+    assert seen["finished"] == ["Done: 1 sentence, 12 frames each."]
+    green = presenter.project.object_mask(2, 4, 12)
+    assert np.array_equal(green, shapes_masks["green"][4:])
 
 
 def test_a_sentence_is_looked_for_as_it_is_worded_by_then(
