@@ -230,6 +230,8 @@ class Checkpoints:
 
     def _compare(self, found: Any, folder: Path) -> None:
         for key, value in self._identity.items():
+            if isinstance(found, dict) and key not in found:
+                continue  # from before it was compared
             before = found.get(key) if isinstance(found, dict) else None
             if isinstance(before, dict) and isinstance(value, dict):
                 before = self._defaults.get(key, {}) | before
@@ -240,6 +242,8 @@ class Checkpoints:
                 changed = sorted(k for k in value | before if value.get(k) != before.get(k))
                 said = {"batch_size": "batch_size (of all processes)"}
                 what = ", ".join(f"{said.get(k, k)} was {before.get(k)!r}" for k in changed)
+            elif key == "sentences":  # a digest
+                what = "its sentences were others"
             else:
                 what = f"{key} was {reprlib.repr(before)}"
             raise CheckpointError(

@@ -17,6 +17,7 @@ from flowrvs.models.devices import choose_device
 from flowrvs.pipelines import FlowRVSPipeline
 from flowrvs.progress import CancelToken, ProgressCallback
 from flowrvs.training.config import CommonConfig
+from flowrvs.training.dataset import hash_of
 from flowrvs.training.engine import Engine, Trainee, make_accelerator, merit_of
 from flowrvs.training.models import open_model
 from flowrvs.training.setup import PreparedData
@@ -155,7 +156,12 @@ class TrainingRun:
             self.config,
             self.out,
             self.accelerator,
-            identity={"stage": self.stage, "data": data.identity, "precision": self.precision},
+            identity={
+                "stage": self.stage,
+                "data": data.identity,
+                "sentences": hash_of(data.texts()),
+                "precision": self.precision,
+            },
             tensorboard=self.tensorboard,
             progress=self.progress,
             cancel=self.cancel,

@@ -136,6 +136,16 @@ def test_other_options_or_data_are_not_resumed(tmp_path: Path) -> None:
     engine.checkpoints._identity["data"] = [["b", 2]]
     with pytest.raises(CheckpointError, match="data was"):
         engine.resume()
+    engine = make_engine(tmp_path)
+    engine.checkpoints._identity["sentences"] = (
+        "a digest"  # it began before they were compared
+    )
+    engine.resume()
+    engine.step = 9
+    engine.save()
+    engine.checkpoints._identity["sentences"] = "another"  # somebody mended a word meanwhile
+    with pytest.raises(CheckpointError, match="other options: its sentences were others; give"):
+        engine.resume()
 
 
 def test_a_training_of_before_an_option_came_is_resumed_where_it_is_left_alone(

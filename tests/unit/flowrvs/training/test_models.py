@@ -27,6 +27,7 @@ from flowrvs.errors import (
 )
 from flowrvs.models.presets import PRESETS, build_vae
 from flowrvs.training import FlowConfig, merge_lora, run
+from flowrvs.training.dataset import hash_of
 from flowrvs.training.journal import Journal, plot_log, read_log
 from flowrvs.training.lora import add_adapter, save_adapter
 from flowrvs.training.models import (
@@ -313,7 +314,10 @@ def test_a_run_passes_on_and_tells_what_came_out(
     monkeypatch.setattr(run, "Engine", Fake)
     config = FlowConfig(precision="float32")
     data: Any = SimpleNamespace(
-        train=SimpleNamespace(epoch_length=17), identity=["a"], card=lambda: {"data": ["x"]}
+        train=SimpleNamespace(epoch_length=17),
+        identity=["a"],
+        texts=lambda: ["red"],
+        card=lambda: {"data": ["x"]},
     )
     (tmp_path / "out" / "checkpoints" / "step-00000001").mkdir(parents=True)
     options: dict[str, Any] = {"progress": print, "tensorboard": True, "resume": True}
@@ -322,7 +326,12 @@ def test_a_run_passes_on_and_tells_what_came_out(
     module, weights, card = mine.train("trainee", "dataset", data)  # type: ignore[arg-type]
     assert Fake.made.args == ("trainee", "dataset", 17, config, tmp_path / "out", mine.accelerator)
     assert Fake.made.options == {
-        "identity": {"stage": "flow", "data": ["a"], "precision": "float32"},
+        "identity": {
+            "stage": "flow",
+            "data": ["a"],
+            "sentences": hash_of(["red"]),
+            "precision": "float32",
+        },
         "tensorboard": True,
         "progress": print,
         "cancel": None,
