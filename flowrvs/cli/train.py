@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_real(args: argparse.Namespace) -> int:
     from flowrvs.cli._progress import cancel_on_interrupt, progress_line
-    from flowrvs.errors import InputError
+    from flowrvs.errors import InputError, missing_extra
     from flowrvs.training.config import DecoderConfig, FlowConfig, build_config
 
     kind: Any = FlowConfig if args.stage == "flow" else DecoderConfig
@@ -135,6 +136,16 @@ def _run_real(args: argparse.Namespace) -> int:
     if args.stage == "flow":
         chosen["lora_rank"] = args.lora
     config = build_config(kind, preset=args.preset, file=args.config, settings=args.set, **chosen)
+    needed = {
+        "matplotlib": args.plot,
+        "tensorboard": args.tensorboard,
+        "peft": getattr(config, "lora_rank", 0),
+    }
+    for module, wanted in needed.items():  # not after hours of encoding, or of training
+        if wanted and importlib.util.find_spec(module) is None:
+            missing = missing_extra(ImportError(name=module))
+            assert missing is not None
+            raise missing
     options: dict[str, Any] = {
         "weights": args.weights,
         "name": args.name,

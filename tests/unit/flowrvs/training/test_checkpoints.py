@@ -137,9 +137,7 @@ def test_other_options_or_data_are_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="data was"):
         engine.resume()
     engine = make_engine(tmp_path)
-    engine.checkpoints._identity["sentences"] = (
-        "a digest"  # it began before they were compared
-    )
+    engine.checkpoints._identity["sentences"] = "a digest"  # it began before they were compared
     engine.resume()
     engine.step = 9
     engine.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,23 @@ def test_options_are_listed(
     told = json.loads(capsys.readouterr().out)
     assert told["frames"] == {"default": 17, "help": "frames of a clip, 4k + 1"}
     assert list(told) == [item.name for item in options] and calls == []
+
+
+@pytest.mark.parametrize(
+    ("option", "module"), [("--plot", "matplotlib"), ("--tensorboard", "tensorboard"), ("", "peft")]
+)
+def test_what_is_not_installed_is_told_before_hours_of_training(
+    calls: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    module: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    line = ["train", "flow", "--model", "m", "--data", "d", "--out", "o"]
+    assert main([*line, *([option] if option else ["--lora", "4"])]) == 2 and calls == []
+    told = capsys.readouterr().err
+    assert f"needs {module}, which is not installed: pip install 'napari-flowrvs[train]'" in told
 
 
 def test_options_of_trainings_from_scratch_are_listed_by_table(
