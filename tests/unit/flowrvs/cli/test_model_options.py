@@ -71,8 +71,9 @@ def test_models_calibrate(monkeypatch, capsys, tmp_path: Path) -> None:
     load, made = Recorder(pipeline), Recorder(SimpleNamespace(locator=locator, kept=0.25))
     made.result.foreground = 0.1
     synthetic, split = Recorder("synthetic"), Recorder("of the split")
-    monkeypatch.setattr(flowrvs.checkpoints, "locate", lambda name: tmp_path)
+    # First what imports the pipelines: they must not keep the other one for good.
     monkeypatch.setattr(flowrvs.pipelines, "load", load)
+    monkeypatch.setattr(flowrvs.checkpoints, "locate", lambda name: tmp_path)
     monkeypatch.setattr(calibrate, "calibrate", made)
     monkeypatch.setattr(calibrate, "synthetic_clips", synthetic)
     monkeypatch.setattr(calibrate, "split_clips", split)
