@@ -15,8 +15,8 @@ Scores are J&F on held-out scenes; spread is half the range over the seeds.
     python benchmarks/ablation.py --out DIR [--steps N] [--seeds 0 1] [--only video+BBS+SPA …]
 
 Finished runs are kept in DIR and not repeated, so it may be stopped and started again; after each
-one DIR/table.md says what is known so far. Three to five hours on two cores: 28 runs of some ten
-minutes with --autocast.
+one DIR/table.md says what is known so far. With --autocast 28 runs of some seven minutes on one
+core; two processes with a seed each (--seeds 0, --seeds 1) share two cores and one DIR.
 """
 
 from __future__ import annotations
