@@ -118,7 +118,7 @@ class SegmentDock(QWidget):
         self.find = FindPanel(
             session.segment, session.models, recent, commands, progress, self.link
         )
-        self.find.check_free = self._check_free
+        self.find.check_free = session.correct.check_idle
         self.marks = MarkTool(session.pick, self.link, commands.attempt)
         self.pick = PickPanel(session.pick, self.marks, commands, self._pick)
         self.objects = ObjectsPanel(session.objects, commands.attempt)
@@ -221,10 +221,6 @@ class SegmentDock(QWidget):
             self.link.soon(self._close_unused)
 
     # -- a run ---------------------------------------------------------------------------
-
-    def _check_free(self) -> None:
-        if self.session.correct.job.busy:
-            raise InputError("A correction is being computed: wait for it, or cancel it.")
 
     def _on_phase(self, phase: Phase) -> None:
         if phase is Phase.RUNNING:
@@ -354,15 +350,17 @@ class SegmentDock(QWidget):
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """Ask before the window closes on work that cannot be saved."""
-        if event.type() == QEvent.Type.Close and not (self._may_forget() and self.head.may_close()):
+        if event.type() == QEvent.Type.Close and not (
+            self._may_forget(watched) and self.head.may_close()
+        ):
             event.ignore()
             return True
         return False
 
-    def _may_forget(self) -> bool:
+    def _may_forget(self, window: QObject) -> bool:
         """Ask about what would be lost with the window."""
         lost = [self.session.correct.waiting_text, self.session.opener.losing_text]
-        for form in self.window().findChildren(JobDialog):
+        for form in window.findChildren(JobDialog):
             if form.presenter.job.busy:
                 lost.append(f"“{form.windowTitle()}” is at work")
         questions = [f"{text}, and is lost when the window closes." for text in lost if text]

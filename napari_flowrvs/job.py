@@ -22,7 +22,7 @@ Work = Callable[[CancelToken, ProgressCallback], Generator[object, None, None]]
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The last item of a task: all is done, and it is too late to stop.
+    """An item that is handed on even where the task is to stop: what it tells of is done.
 
     Attributes
     ----------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ class Projects:
         self._open: dict[Path, Project] = {}
         self._changing: dict[Path, threading.RLock] = {}
         self._holders: dict[Path, set[object]] = {}
-        self._users: dict[Path, set[object]] = {}
+        self._users: Counter[Path] = Counter()
         self._let_go: set[Path] = set()  # to be closed when nobody uses them any more
 
     @staticmethod
@@ -62,8 +63,9 @@ class Projects:
             project = self.get(key)
             if project is None:
                 project = Project.open(key)
-                with self._lock:
-                    self._open[key] = project
+            with self._lock:
+                self._open[key] = project
+                self._let_go.discard(key)  # whoever asks for it is about to show it
             return project
 
     def ensure(self, path: str | os.PathLike[str], video: VideoInfo) -> Project:
@@ -94,21 +96,18 @@ class Projects:
     @contextmanager
     def use(self, path: str | os.PathLike[str]) -> Iterator[Project | None]:
         """Keep the project of `path` open meanwhile; None where it is not open."""
-        key, user = self._key(path), object()
-        with self._lock:
+        key = self._key(path)
+        with self._turn(key), self._lock:  # one that is being closed is not open any more
             project = self._open.get(key)
-            if project is not None:
-                self._users.setdefault(key, set()).add(user)
+            self._users[key] += project is not None
         try:
             yield project
         finally:
-            with self._lock:
-                users = self._users.get(key, set())
-                users.discard(user)
-                last = not users and key in self._let_go
-            if project is not None and last:
+            if project is not None:
+                with self._lock:
+                    self._users[key] -= 1
                 with suppress(FlowRVSError):  # it stays known, and is tried again at the end
-                    self.close(project)
+                    self._close_unused(project)
 
     def release(self, project: Project, holder: object) -> None:
         """Note that `holder` shows it no more; the last one closes it, once nobody uses it."""
@@ -116,11 +115,17 @@ class Projects:
         with self._lock:
             holders = self._holders.get(key, set())
             holders.discard(holder)
-            used = bool(self._users.get(key))
-            if used and not holders:
+            if not holders and self._open.get(key) is project:
                 self._let_go.add(key)
-        if not holders and not used:
-            self.close(project)
+        self._close_unused(project)
+
+    def _close_unused(self, project: Project) -> None:
+        key = self._key(project.path)
+        with self._turn(key):
+            with self._lock:
+                unused = key in self._let_go and not self._users[key]
+            if unused:
+                self.close(project)
 
     def close(self, project: Project) -> None:
         """Flush and close `project`; a second call does nothing.
@@ -142,6 +147,7 @@ class Projects:
             known = list(self._open.values())
             self._open.clear()
             self._holders.clear()
+            self._let_go.clear()
         for project in known:
             try:
                 project.close()

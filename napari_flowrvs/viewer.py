@@ -347,6 +347,8 @@ class ViewerLink:
         for project in self.unused() - {but}:
             open_projects.release(project, self.holder)
             self.projects.discard(project)
+            if project is self.desk.project:  # also where an export keeps it open a while
+                self.desk.set_project(None)
         self.forget_closed()
 
     def readers(self) -> list[Reader]:

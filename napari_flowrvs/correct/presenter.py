@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -247,15 +247,17 @@ class CorrectPresenter:
         self._check_free((project, thing.id, tool) if tool else self._of)
         return project, thing.id
 
-    def _check_free(self, but: tuple[Project, int, str] | None) -> None:
-        where, how = "", "keep it (Y) or discard it (Shift+Y) first"
-        if self._of is not None and not self._is_here():
-            where, how = f" in {self._of[0].path.name}", f"choose one of its layers, and {how}"
+    def check_idle(self) -> None:
+        """Raise where a correction is being computed."""
         if self.job.busy:
-            raise InputError(f"A correction is being computed{where}: wait for it, or cancel it.")
-        waits = self._preview
-        if waits is not None and not isinstance(waits, _Trial) and self._of != but:
-            raise InputError(f"The preview of {waits.name} waits{where}: {how}.")
+            raise InputError(f"{self.waiting_text}: wait for it, or cancel it (Esc).")
+
+    def _check_free(self, but: tuple[Project, int, str] | None) -> None:
+        self.check_idle()
+        waits = self.waiting_text
+        if waits and self._of != but:
+            how = "" if self._is_here() else "choose one of its layers, or open it again, and "
+            raise InputError(f"{waits}: {how}keep it (Y) or discard it (Shift+Y) first.")
 
     def make_way(self) -> None:
         """Show no preview, or raise where one waits: two at once would be a riddle."""
@@ -448,12 +450,10 @@ class CorrectPresenter:
     def has_confidence(self) -> bool:
         """True where the model's confidence of the desk's object was kept."""
         project, thing = self.desk.project, self.desk.object
-        if project is None or thing is None:
-            return False
-        try:
-            return bool(project.confidence_frames(thing.id).any())
-        except ProjectError:  # it was removed just now
-            return False
+        if project is not None and thing is not None:
+            with suppress(ProjectError):  # it was removed just now
+                return bool(project.confidence_frames(thing.id).any())
+        return False
 
     def try_threshold(self, threshold: float) -> None:
         """Show what a threshold, as a logit, makes of the frame that is shown."""

@@ -297,7 +297,7 @@ class ExportDialog(JobDialog):
 
     def _on_failed(self, failure: Failure) -> None:
         super()._on_failed(failure)
-        self.progress.say(self._written)  # by then
+        self.progress.say(self._written)  # before it failed
 
     def _on_cancelled(self) -> None:
         if self._written:

@@ -176,7 +176,7 @@ class PickPresenter:
         self._left: WeakKeyDictionary[Project, _Waiting] = WeakKeyDictionary()
         self._answer: _Answer | None = None
         self._preview: Picked | None = None
-        self._blamed = CLASSICAL  # the tracker that does not work
+        self._blamed = CLASSICAL  # the tracker that would be to blame if the job failed now
         self.job.completed.connect(self._ask)
         self.job.failed.connect(self._on_failed)
         self.job.cancelled.connect(self._ask)
@@ -383,38 +383,36 @@ class PickPresenter:
 
         film = self._motion.film
 
-        def look(report: ProgressCallback) -> Picker | TrackerPicker:
-            self._blamed = CLASSICAL
-            video, flows = film.open()
-            self._blamed = place.tool
-            encodings = self.trackers.encodings(place.tool, report)
-            report(Progress(0, 0, f"Looking at frame {place.frame}"))
-            found = open_picker(
-                place.project,
-                video,
-                place.frame,
-                place.object_id,
-                flows=flows,
-                choose=cut is None and _is_model(place),
-                inside_box=place.inside_box,
-                start=cut,
-                encodings=encodings,
-            )
-            found.prepare()
-            return found
-
         def work(cancel: CancelToken, report: ProgressCallback) -> Generator[object, None, None]:
             try:
-                mine = look(report) if picker is None else picker
+                mine = picker
+                if mine is None:
+                    video, flows = film.open()
+                    yield place.tool  # which is to blame from here on
+                    encodings = self.trackers.encodings(place.tool, report)
+                    report(Progress(0, 0, f"Looking at frame {place.frame}"))
+                    mine = open_picker(
+                        place.project,
+                        video,
+                        place.frame,
+                        place.object_id,
+                        flows=flows,
+                        choose=cut is None and _is_model(place),
+                        inside_box=place.inside_box,
+                        start=cut,
+                        encodings=encodings,
+                    )
+                    mine.prepare()
                 yield _Answer(place, mine, marks, mine.take(marks))
             except Exception as error:
                 removed = place.object_id not in (None, *place.project.objects)
                 if removed and not isinstance(error, Cancelled):
                     return  # what is chosen by now is asked next
                 if isinstance(error, VideoError):
-                    self._blamed = CLASSICAL
+                    yield CLASSICAL  # the tracker is not to blame
                 raise
 
+        self._blamed = CLASSICAL if picker is None else place.tool
         self.job.start(work, self._on_answer)
 
     def _ask_outline(self) -> None:
@@ -438,6 +436,7 @@ class PickPresenter:
                 frame, scissors, corners, scissors.line, scissors.mask if closing else None
             )
 
+        self._blamed = CLASSICAL
         self.job.start(work, self._on_outline)
 
     def _on_outline(self, item: object) -> None:
@@ -468,6 +467,9 @@ class PickPresenter:
             self._show(Picked(name, outline.frame, blank, (), line, corners))
 
     def _on_answer(self, answer: object) -> None:
+        if isinstance(answer, str):
+            self._blamed = answer
+            return
         assert isinstance(answer, _Answer)
         self._answer = answer
         said = bool(answer.marks) or answer.place.cut > 0
@@ -484,7 +486,7 @@ class PickPresenter:
 
     def _on_failed(self, _failure: object) -> None:
         # What cannot be loaded, or has no room, is not asked at every frame again.
-        blamed, self._blamed = self._blamed, CLASSICAL
+        blamed = self._blamed
         if blamed != CLASSICAL and blamed == self.trackers.name:
             self.noted.emit(f"{blamed} did not work: classical picks from now on.")
             self.trackers.choose(CLASSICAL)  # which is asked about the same marks
@@ -540,9 +542,10 @@ class PickPresenter:
             return chosen
 
         def then(chosen: int) -> None:
-            self._clear()
             if project is not self.desk.project:
+                self._left.pop(project, None)  # the marks that are there are of another one
                 return
+            self._clear()
             if object_id is None:
                 self.desk.catalog_changed.emit()
                 self.desk.choose(chosen)

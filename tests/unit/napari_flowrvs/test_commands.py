@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QPushButton, QWidget
 
 from flowrvs.errors import CheckpointError, InputError, ProjectError, StorageError
 from flowrvs.progress import Progress
@@ -338,21 +338,23 @@ def test_what_waits_to_be_kept_outlasts_what_a_person_does(
     name = "fill in 'object 1', frames 0 to 23"
     assert correct.preview is not None and correct.preview.name == name
     dock.commands.run("pick")
-    waits = f"The preview of {name} waits"
+    waits = f"The preview of {name} waits in squares.flowrvs"
     line = f"{waits}: keep it (Y) or discard it (Shift+Y) first."
     assert dock.footer.problem.line.text() == line and not dock.session.pick.active
     asked: list[str] = []
     answers = iter(["cancel", "close"])
     monkeypatch.setattr(head, "ask", lambda text, copy: asked.append(text) or next(answers))
-    assert [dock._may_forget() for _ in range(2)] == [False, True]
-    question = f"{waits} in squares.flowrvs, and is lost when the window closes."
+    assert [dock._may_forget(dock) for _ in range(2)] == [False, True]
+    question = f"{waits}, and is lost when the window closes."
     assert asked == [question] * 2
     # So are a copy and an export that are being written.
-    opener, form = dock.session.opener, ExportDialog(viewer, runner=held, parent=dock)
+    window = QWidget()  # a dock that floats is not in it
+    qtbot.addWidget(window)
+    opener, form = dock.session.opener, ExportDialog(viewer, runner=held, parent=window)
     opener._copied, answers = "squares.flowrvs", iter(["close", "close", "cancel"])
     for job in (opener.job, form.presenter.job):
         job._set_phase(Phase.RUNNING)
-    assert not dock._may_forget() and asked[3:] == [
+    assert not dock._may_forget(window) and asked[3:] == [
         "A copy of squares.flowrvs is being written, and is lost when the window closes.",
         "“Export a dataset” is at work, and is lost when the window closes.",
     ]
@@ -364,7 +366,7 @@ def test_what_waits_to_be_kept_outlasts_what_a_person_does(
     assert open_projects.get(project.path) is project and correct.preview is not None
     dock.commands.run("keep")
     qtbot.waitUntil(lambda: open_projects.get(project.path) is None, timeout=20_000)
-    assert dock.session.desk.project is None and dock._may_forget() and len(asked) == 5
+    assert dock.session.desk.project is None and dock._may_forget(dock) and len(asked) == 5
     with Project.open(project.path, read_only=True) as again:
         assert again.present(1)[:5].all()
 

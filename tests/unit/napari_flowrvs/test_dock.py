@@ -315,7 +315,13 @@ def test_a_viewer_is_emptied_after_its_dock_has_gone(
         dock.link.add(layer)
     dock.find.draw()
     finish(qtbot, dock)
-    link = dock.link
+    link, correct = dock.link, dock.session.correct
+    project = dock.session.desk.project
+    for t in (0, 4):
+        project.labels(1)[t, 6:16, t : t + 10] = 1
+    correct.interpolate()
+    qtbot.waitUntil(lambda: not correct.job.busy)
+    assert correct.preview is not None
     link.soon(lambda: dock.find.offers.refresh())
     gone: list[object] = []
     dock.destroyed.connect(gone.append)
@@ -325,6 +331,7 @@ def test_a_viewer_is_emptied_after_its_dock_has_gone(
     viewer.layers.selection.active = viewer.layers[0]
     viewer.layers.clear()
     assert not link.waiting and dock.session.desk.project is not None
+    assert correct.waiting is None and open_projects.get(project.path) is None
 
 
 def test_the_list_of_videos_follows_the_viewer(make_dock: MakeDock, clip: Clip) -> None:

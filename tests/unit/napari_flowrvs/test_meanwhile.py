@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from napari_flowrvs.objects.presenter import ObjectsPresenter
 from napari_flowrvs.pick.presenter import PickPresenter
 from napari_flowrvs.projects import Projects, open_projects
 from napari_flowrvs.source import VideoSource
+from napari_flowrvs.steps import Steps
 from napari_flowrvs.transport.panel import OnionSkin
 from napari_flowrvs.viewer import ViewerLink
 from tests.fixtures.segmenters import ThresholdSegmenter
@@ -100,7 +102,10 @@ def test_what_waits_is_not_forgotten_for_something_else(
     correct.spread()
     waits = correct.preview
     assert waits is not None
-    line = f"The preview of {waits.name} waits: keep it (Y) or discard it (Shift+Y) first."
+    line = (
+        f"The preview of {waits.name} waits in {project.path.name}: keep it (Y) or discard it "
+        "(Shift+Y) first."
+    )
     actions: list[Callable[[], object]] = [
         lambda: correct.clean("fill", Scope.FRAME),
         lambda: correct.reprompt(Reprompt("green")),
@@ -191,7 +196,9 @@ def test_a_row_of_what_goes_while_it_is_read_is_left_out(
     ]
 
 
-def test_what_is_exported_is_closed_once_it_is_read(tmp_path: Path) -> None:
+def test_what_is_exported_is_closed_once_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     projects, viewer = Projects(), object()
     project = projects.ensure(tmp_path / "clip.flowrvs", INFO)
     projects.hold(project, viewer)
@@ -208,8 +215,28 @@ def test_what_is_exported_is_closed_once_it_is_read(tmp_path: Path) -> None:
     project = projects.open(project.path)
     with projects.use(project.path):
         pass
+    with projects.use(project.path):
+        projects.release(project, viewer)
+        assert projects.open(project.path) is project  # its layers are about to come
     assert project.writable
-    projects.close_all()
+    # One that is being closed is not open to those who come meanwhile.
+    close, seen = project.close, list[Any]()
+
+    def read() -> None:
+        with projects.use(project.path) as used:
+            seen.append(used)
+
+    reader = threading.Thread(target=read)
+
+    def slowly() -> None:
+        reader.start()
+        reader.join(0.05)
+        close()
+
+    monkeypatch.setattr(project, "close", slowly)
+    projects.release(project, viewer)
+    reader.join()
+    assert seen == [None] and not project.writable
 
 
 def test_closing_goes_on_where_the_disk_is_full(
@@ -265,6 +292,31 @@ def test_frames_that_are_away_are_told_once_and_shown_when_they_are_back(
     assert labels.data[19].sum() == 36, "nothing is drawn on what is not known"
     link.let_go()
     open_projects.close_all()
+
+
+def test_marks_of_another_project_outlast_a_pick_that_is_written(
+    desk: Desk, motion: Motion, project: Project, tmp_path: Path
+) -> None:
+    pending: list[Callable[[], None]] = []
+
+    def later(work: Any, token: Any, *, item: Any, progress: Any, done: Any) -> None:
+        pending.append(lambda: done(consume(work, token, item, progress)))
+
+    pick = PickPresenter(desk, motion, steps=Steps(later))
+    pick.start()
+    desk.set_frame(4)
+    pick.add(Mark.point(30, 32))
+    pick.keep()
+    with Project.create(tmp_path / "other", project.video) as other:
+        other.add_prompt("another square")
+        desk.set_project(other)
+        pick.add(Mark.point(20, 30))
+        pending.pop()()
+        assert pick.marks == (Mark.point(20, 30),) and project.present(1)[4]
+        desk.set_project(project)
+        pick.prepare()
+        assert not pick.marks, "they were kept"
+    pick.close()
 
 
 def test_marks_wait_while_another_project_is_looked_at(

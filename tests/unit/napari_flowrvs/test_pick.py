@@ -349,6 +349,19 @@ def test_marks_outlast_what_goes_wrong(
         pick.keep()
     pending.pop()()
     assert pick.answered and pick.object_id == 1
+    # A tracker has no part in an outline.
+    pick.discard()
+    while pending:
+        pending.pop()()
+    motion.set_source(VideoSource("away", FRAMES, str(tmp_path / "away.mp4")))
+    pick.corner(20, 30)
+    pending.pop()()
+    assert "away.mp4" in failures.pop().summary and trackers.name == "colours"
+    pick.discard()
+    while pending:
+        pending.pop()()
+    failures.pop()
+    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
     # What was asked of another project says nothing any more.
     pick.add(Mark.point(85, 50, False))
     desk.set_project(None)

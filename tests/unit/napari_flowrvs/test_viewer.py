@@ -145,6 +145,7 @@ def test_the_last_layer_that_goes_lets_go_of_the_project(world: World) -> None:
     assert link.unused() == {project}
     link.release_unused()
     assert link.projects == set() and open_projects.get(project.path) is project, "held elsewhere"
+    assert world.desk.project is None, "it is not this viewer's any more"
     two = world.labels(project, 2)
     open_projects.release(project, other)
     assert open_projects.get(project.path) is project, "held here again"
