@@ -416,13 +416,20 @@ class Source:
     def _lost(self, found: Mapping[int, Sequence[rle.RLE | None]]) -> Iterator[str]:
         """Say of which objects files of masks are missing, as after half a copy of a project."""
         for key, entries in found.items():
-            lost = [n for n in np.flatnonzero(self.present(key)).tolist() if entries[n] is None]
+            seen = np.flatnonzero(self.present(key)).tolist()
+            lost = [n for n in seen if entries[n] is None and not self._is_drawn(key, n)]
             if lost:
                 yield (
                     f"{self.objects[key][1].name!r} has lost its masks on "
                     f"{counted(len(lost), 'frame')}, the first is {self.frames[lost[0]]}: files of "
                     "the project are missing; restore them, or mark it as absent there"
                 )
+
+    def _is_drawn(self, key: int, index: int) -> bool:
+        """Whether there is a mask by now: a person may have drawn it after its frame was read."""
+        t = self.positions[index]
+        mask = self._values(key, lambda project, i: project.object_mask(i, t, t + 1))
+        return bool(mask.any())
 
     def _layers(self) -> dict[tuple[int, int], dict[int, int]]:
         """Return the layers to read, by project and id, and the objects there, by their ids."""

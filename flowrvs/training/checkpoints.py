@@ -202,7 +202,9 @@ class Checkpoints:
                 stacklevel=3,
             )
             if self._accelerator.is_main_process:
-                bad.rename(bad.with_name(f"damaged-{bad.name}"))
+                aside = bad.with_name(f"damaged-{bad.name}")
+                shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+                bad.rename(aside)
         return document
 
     def _read(self, folder: Path, ema: EMAModel | None) -> dict[str, Any]:
@@ -223,6 +225,8 @@ class Checkpoints:
                     tensors[f"{i:05}"].to(old.device) for i, old in enumerate(ema.shadow_params)
                 ]
                 ema.optimization_step = int(document["ema_step"])
+        except (torch.OutOfMemoryError, MemoryError):  # which says nothing about the file
+            raise
         except Exception as error:  # torch, safetensors and accelerate have no common error
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise _Damaged(reason) from error

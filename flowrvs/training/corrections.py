@@ -255,6 +255,8 @@ def improve(
         if not lock.acquire():
             raise InputError(f"{name} is being trained by another process; choose another name.")
         held.callback(lock.release)
+        cancel = cancel or CancelToken()
+        held.enter_context(_cancelled_by(work / "cancel", cancel))
         if resume:
             model, config = _read_plan(work)
         else:
@@ -271,8 +273,7 @@ def improve(
             facts = plan.as_dict() | {"name": name, "data": [str(Path(p).absolute()) for p in data]}
             document = facts | {"config": dataclasses.asdict(config)}
             write_bytes(work / "plan.json", json.dumps(document, indent=1).encode())
-        cancel = cancel or CancelToken()
-        held.enter_context(_cancelled_by(work / "cancel", cancel))
+            cancel.raise_if_cancelled()  # it was planned for long
         trained = train_flow(
             model,
             data,

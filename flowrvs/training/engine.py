@@ -234,8 +234,11 @@ class Engine:
         ------
         CheckpointError
             There is none, or it belongs to a training with other options or data.
+        DeviceMemoryError
+            The device is too small.
         """
-        extra = self.checkpoints.load(self.ema)
+        with _memory_in_words():
+            extra = self.checkpoints.load(self.ema)
         self.step = int(extra["step"])
         self.monitor = Monitor(**extra["monitor"])
         self._due = bool(extra.get("due"))
@@ -282,9 +285,9 @@ class Engine:
                     self._after_step(loss, clock)
                     if self.step >= self.total:
                         break
-        except (Cancelled, KeyboardInterrupt) as stop:
-            if self._due and self.accelerator.num_processes == 1:
-                self.save()  # the validation is made when this goes on
+        except (FlowRVSError, KeyboardInterrupt) as stop:
+            if self._due:  # the validation is made when this goes on
+                self._save_alone(also_first=isinstance(stop, (Cancelled, KeyboardInterrupt)))
                 if isinstance(stop, Cancelled):
                     raise Cancelled(f"Stopped at step {self.step}; go on with --resume.") from None
             raise
@@ -315,8 +318,10 @@ class Engine:
         )
         try:
             yield from loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # Found dead, or it died while it handed a clip over. An error inside is neither.
+            gone = not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
+            if not gone or "in DataLoader worker process" in str(error):
                 raise
             if self.cancel.cancelled:  # before it could ignore that
                 self._check_cancelled()
@@ -478,12 +483,12 @@ class Engine:
         where = self.checkpoints.newest()
         return f"the last good state is in {where}" if where else "there is no checkpoint yet"
 
-    def _save_alone(self) -> None:
+    def _save_alone(self, *, also_first: bool = False) -> None:
         """Write a checkpoint before an error of this process; several would have to do it at once.
 
-        One of the first step would only be in the way of another try.
+        After an error one of the first step would only be in the way of another try.
         """
-        if self.step and self.accelerator.num_processes == 1:
+        if (self.step or also_first) and self.accelerator.num_processes == 1:
             self.save()
 
     def _check_cancelled(self) -> None:

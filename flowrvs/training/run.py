@@ -159,7 +159,7 @@ class TrainingRun:
             identity={
                 "stage": self.stage,
                 "data": data.identity,
-                "sentences": hash_of(data.texts()),
+                "sentences": hash_of(sorted(data.texts())),  # their order follows from paths
                 "precision": self.precision,
             },
             tensorboard=self.tensorboard,
@@ -212,8 +212,10 @@ def _prepare_folder(out: Path, resume: bool) -> None:
     """
     begun = any((out / "checkpoints").glob("step-*"))
     done = any((out / name).exists() for name in ("model", "lora"))
-    if (begun or done) and not resume:
+    if begun and not resume:
         raise InputError(f"{out} holds a training already; give --resume or another --out.")
+    if done and not begun:
+        raise InputError(f"{out} holds the result of a training already; give another --out.")
     if resume and not begun:  # told before minutes of preparing
         raise InputError(f"Nothing to resume: there is no checkpoint in {out}; leave out --resume.")
     if out.exists() and not out.is_dir():

@@ -25,6 +25,7 @@ class PreparedData:
     Attributes
     ----------
     sources : list of Source
+        Those without sentences, which only say what was left out, are the last.
     train : TrainingData
     held_out : list of HeldOut
         What is scored.
@@ -104,9 +105,12 @@ def prepare_data(
         raise InputError(f"There are {len(weights)} weights for {len(paths)} paths of data.")
     confirmed = config.project_frames == "confirmed"
     sources: list[Source] = []
+    silent: list[Source] = []  # they only say what was left out: no sample depends on them
     path_of: list[int] = []
     for place, path in enumerate(paths):
-        found = open_sources(path, confirmed=confirmed, split=config.split)
+        opened = open_sources(path, confirmed=confirmed, split=config.split)
+        found = [source for source in opened if source.videos]
+        silent += [source for source in opened if not source.videos]
         sources += found
         path_of += [place] * len(found)
     share, most = config.validation_share, config.validation_sentences
@@ -144,7 +148,7 @@ def prepare_data(
     identity = [
         [Path(entry.source.label).name, len(entry.rows), entry.count] for entry in data.entries
     ]
-    return PreparedData(sources, data, scored, [identity, variants], rehearsal)
+    return PreparedData([*sources, *silent], data, scored, [identity, variants], rehearsal)
 
 
 def _size(source: Source, index: int, held_out: frozenset[tuple[int, str]]) -> int:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import signal
 import threading
@@ -109,9 +108,9 @@ def test_log_file_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch)
 def test_first_interrupt_asks_the_second_insists(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), cancel_on_interrupt() as cancel:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert cancel.cancelled
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
     assert signal.getsignal(number) is before
 
 

@@ -128,6 +128,25 @@ def test_a_person_moves_and_removes_objects_while_they_are_exported(
     )
 
 
+def test_what_a_person_draws_while_it_is_exported_is_not_called_lost(
+    project, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("flowrvs.data.clip._CHUNK", 4)
+    red = next(iter(project.objects))
+    labels = project.labels(project.objects[red].layer)
+    labels[0:2] = np.zeros((2, *labels.shape[1:]), np.uint16)
+    done = []
+
+    def meanwhile(event):
+        done.append(event)
+        if len(done) == 6:  # these frames have been read
+            labels[1, 5:9, 5:9] = red
+
+    result = export_projects([project], tmp_path / "data", progress=meanwhile)
+    assert project.present(red)[:2].tolist() == [False, True]
+    assert not [note for note in result.notes if "lost" in note]
+
+
 def test_masks_whose_files_are_missing_are_named(project, masks, tmp_path):
     split = export_projects([project], tmp_path / "data").path
     with import_video(split, out=tmp_path / "p") as made:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -286,7 +287,7 @@ def test_what_a_kill_left_is_swept_away_and_nothing_else(split, tmp_path):
     out = tmp_path / "out"
     folder = out / "one" / "0"
     folder.mkdir(parents=True)
-    ended = subprocess.Popen(["true"])
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
     ended.wait()
     others = f".00001.png.{os.getppid()}-{'a' * 8}.partial.png"  # another run's, at this moment
     (folder / f".00000.png.{ended.pid}-{'a' * 8}.partial.png").write_bytes(b"half")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -58,7 +59,7 @@ def test_the_zip_holds_what_the_split_lists(split, tmp_path):
     (out / "one" / "0" / "00000.png").unlink()
     archive.unlink()
     # What a killed run left, as large as the file itself, goes.
-    ended = subprocess.Popen(["true"])
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
     ended.wait()
     left = tmp_path / f".out.zip.{ended.pid}-aaaaaaaa.partial.zip"
     left.write_bytes(b"half")

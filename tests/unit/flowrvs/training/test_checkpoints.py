@@ -16,6 +16,7 @@ from accelerate.utils import DistributedType
 
 from flowrvs.errors import (
     CheckpointError,
+    DeviceMemoryError,
     StorageError,
 )
 from flowrvs.training import FlowConfig
@@ -122,7 +123,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
         assert (tmp_path / "checkpoints" / name).is_dir()
     for a, b in zip(whole.parameters, again.parameters, strict=True):
         assert torch.equal(a, b)
-    make_engine(tmp_path).resume()
+    (newest / file).unlink()  # a second time
+    with pytest.warns(UserWarning, match=r"going on from .+step-00000006\.$"):
+        make_engine(tmp_path).resume()
 
 
 def test_other_options_or_data_are_not_resumed(tmp_path: Path) -> None:
@@ -291,6 +294,24 @@ def test_why_a_checkpoint_cannot_be_read(tmp_path: Path, error: Exception, reaso
         f"The checkpoint {tmp_path / 'checkpoints' / 'step-00000008'} cannot be read ({reason}), "
         "and there is no other one that can; train again into another --out."
     )
+
+
+def test_a_full_device_says_nothing_about_a_checkpoint(tmp_path: Path) -> None:
+    make_engine(tmp_path).run()
+    engine = make_engine(tmp_path)
+    there = sorted(engine.checkpoints.folder.iterdir())
+    fails = iter([torch.OutOfMemoryError("CUDA out of memory.")])
+    load = engine.accelerator.load_state
+
+    def fail_once(*args: Any, **options: Any) -> None:
+        for error in fails:
+            raise error
+        load(*args, **options)
+
+    engine.accelerator.load_state = fail_once  # type: ignore[method-assign]
+    with pytest.raises(DeviceMemoryError):
+        engine.resume()
+    assert sorted(engine.checkpoints.folder.iterdir()) == there, "none is set aside"
 
 
 def test_the_room_that_checkpoints_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,7 +257,9 @@ def test_which_folders_a_training_may_have(micro_model: Path, tmp_path: Path) ->
     for result in ("model", "lora"):  # whose checkpoints somebody removed
         done = tmp_path / f"with-{result}"
         (done / result).mkdir(parents=True)
-        refused(f"{done} holds a training already; give --resume or another --out.", done)
+        line = f"{done} holds the result of a training already; give another --out."
+        refused(line, done)
+        refused(line, done, resume=True)  # neither of the two would send to the other
     for device in ("banana", "cuda:99"):
         with pytest.raises(InputError, match=f"{device}"):
             TrainingRun("flow", micro_model, tmp_path / "c", config, device=device)

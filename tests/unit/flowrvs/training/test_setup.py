@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flowrvs.errors import InputError
+from flowrvs.store import Project
 from flowrvs.training import FlowConfig
 from flowrvs.training.clips import Box, ClipPlan
 from flowrvs.training.setup import PreparedData, prepare_data
 from flowrvs.training.sources import open_sources
 from flowrvs.training.sources.world import WorldSource
 from flowrvs.training.validation import choose_held_out, held_out_sentences
+from flowrvs.video import open_video
 from tests.fixtures.micro import micro_pipeline
 from tests.fixtures.training_data import make_mevis, make_project, make_refcoco, make_ytvos
 
@@ -63,6 +66,25 @@ def test_weights_are_shares_of_the_paths(pipeline, paths: list[Path]) -> None:
             prepare_data(paths, CONFIG, pipeline, weights=weights)
     with pytest.raises(InputError, match="There is no data; give --data PATH"):
         prepare_data([], CONFIG, pipeline)
+
+
+def test_a_project_without_a_sentence_changes_no_sample(
+    pipeline, paths: list[Path], tmp_path: Path
+) -> None:
+    """So a training goes on although somebody has begun another project beside its own."""
+    folder = tmp_path / "projects"
+    shutil.copytree(paths[0], folder)
+    before = prepare_data([folder], CONFIG, pipeline)
+    with open_video(folder / "a-frames") as video:
+        info = video.info
+    with Project.create(folder / "aa.flowrvs", info) as project:  # between the two
+        project.add_prompt("the blue ball")
+    after = prepare_data([folder], CONFIG, pipeline)
+    assert after.identity == before.identity and after.texts() == before.texts()
+    assert [after.train.draw(n).target_key for n in range(9)] == [
+        before.train.draw(n).target_key for n in range(9)
+    ]
+    assert sum(after.card()["left_out"].values()) > sum(before.card()["left_out"].values())
 
 
 def test_what_is_rehearsed_gets_half(pipeline, paths: list[Path]) -> None:

@@ -100,6 +100,53 @@ def test_processes_that_read_clips_survive_ctrl_c_and_their_end_is_one_line(
     )
 
 
+@pytest.mark.parametrize(
+    ("error", "stop"),
+    [
+        # It died while it handed a clip over.
+        (ConnectionResetError(104, "Connection reset by peer"), TrainingError),
+        (EOFError(), TrainingError),
+        # As torch hands errors on that were raised in it.
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nshapes"), RuntimeError),
+        (EOFError("Caught EOFError in DataLoader worker process 0.\nno data"), EOFError),
+    ],
+)
+def test_a_process_that_has_ended_is_told_from_an_error_in_it(
+    tmp_path: Path, error: Exception, stop: type[Exception]
+) -> None:
+    class Faulty(Numbers):
+        def __getitem__(self, number: int) -> torch.Tensor:
+            if number == 5:
+                raise error
+            return super().__getitem__(number)
+
+    engine = make_engine(tmp_path)
+    engine.dataset = Faulty()
+    with pytest.raises(stop) as caught:
+        engine.run()
+    assert (caught.value is error) == (stop is not TrainingError)
+
+
+def test_what_was_trained_outlasts_a_validation_that_fails(tmp_path: Path) -> None:
+    class Unread(Line):
+        def validate(self, module: torch.nn.Module) -> dict[str, float]:
+            raise DatasetError("The picture x.jpg is missing; copy it again.")
+
+    config = dataclasses.replace(CONFIG, save_every=100)
+    engine = make_engine(tmp_path / "a", Unread(), config)
+    with pytest.raises(DatasetError, match=r"^The picture x.jpg is missing; copy it again.$"):
+        engine.run()
+    again = make_engine(tmp_path / "a", Line([0.5, 0.7]), config)
+    again.resume()
+    assert again.step == 4
+    again.run()
+    assert again.result()[1]["J&F"] == 0.7 and again.step == 8
+    first = make_engine(tmp_path / "b", Unread(), dataclasses.replace(config, validate_first=True))
+    with pytest.raises(DatasetError):
+        first.run()
+    assert not first.checkpoints.list()  # it would be in the way of another try
+
+
 def test_spikes_are_seen_after_a_hundred_steps() -> None:
     monitor = Monitor()
     assert not any(monitor.spikes(1.0, 10) for _ in range(120))
