@@ -225,9 +225,10 @@ class CorrectPresenter:
         """What is lost with the window, for people; "" for nothing."""
         if self.waiting is None or isinstance(self._preview, _Trial):
             return ""
+        where = "" if self._is_here() else f" in {self.waiting.path.name}"
         if self.job.busy or self._preview is None:
-            return f"A correction is being computed in {self.waiting.path.name}"
-        return f"The preview of {self._preview.name} waits in {self.waiting.path.name}"
+            return f"A correction is being computed{where}"
+        return f"The preview of {self._preview.name} waits{where}"
 
     def _is_here(self) -> bool:
         return self._of is not None and self._of[0] is self.desk.project

@@ -338,7 +338,7 @@ def test_what_waits_to_be_kept_outlasts_what_a_person_does(
     name = "fill in 'object 1', frames 0 to 23"
     assert correct.preview is not None and correct.preview.name == name
     dock.commands.run("pick")
-    waits = f"The preview of {name} waits in squares.flowrvs"
+    waits = f"The preview of {name} waits"
     line = f"{waits}: keep it (Y) or discard it (Shift+Y) first."
     assert dock.footer.problem.line.text() == line and not dock.session.pick.active
     asked: list[str] = []

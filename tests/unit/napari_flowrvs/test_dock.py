@@ -320,7 +320,7 @@ def test_a_viewer_is_emptied_after_its_dock_has_gone(
     for t in (0, 4):
         project.labels(1)[t, 6:16, t : t + 10] = 1
     correct.interpolate()
-    qtbot.waitUntil(lambda: not correct.job.busy)
+    qtbot.waitUntil(lambda: not correct.job.busy, timeout=20_000)
     assert correct.preview is not None
     link.soon(lambda: dock.find.offers.refresh())
     gone: list[object] = []

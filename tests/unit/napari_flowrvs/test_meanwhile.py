@@ -102,10 +102,7 @@ def test_what_waits_is_not_forgotten_for_something_else(
     correct.spread()
     waits = correct.preview
     assert waits is not None
-    line = (
-        f"The preview of {waits.name} waits in {project.path.name}: keep it (Y) or discard it "
-        "(Shift+Y) first."
-    )
+    line = f"The preview of {waits.name} waits: keep it (Y) or discard it (Shift+Y) first."
     actions: list[Callable[[], object]] = [
         lambda: correct.clean("fill", Scope.FRAME),
         lambda: correct.reprompt(Reprompt("green")),
