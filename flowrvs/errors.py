@@ -100,7 +100,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def some_failed(failed: Mapping[str, FlowRVSError], of: int, what: str) -> FlowRVSError:
-    """Return what says why some of several videos failed; where there was one alone, its error.
+    """Return what says why some of several videos failed: the error itself where all have one.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def some_failed(failed: Mapping[str, FlowRVSError], of: int, what: str) -> FlowR
     what : str
         What could not be done with them: "imported".
     """
-    if of == 1:
+    if len(failed) == of and len({str(error) for error in failed.values()}) == 1:
         return next(iter(failed.values()))
     said = [f"{name} ({str(error).rstrip('.')})" for name, error in failed.items()]
     more = f"; and {len(said) - 3} more" if len(said) > 3 else ""

@@ -234,16 +234,19 @@ def _tell(
 
 def _open_project(args: argparse.Namespace) -> Project | None:
     """Open the project to write into, or to copy; None for one that is still to be made."""
+    from flowrvs.errors import InputError
     from flowrvs.store import SUFFIX, Project
 
-    if _is_project(args.source):
-        source = Path(args.source)
-        if args.out is None or args.out.absolute() == source.absolute():
-            return Project.open(source)
-        return Project.open(source, read_only=True)
     path = args.out if args.out is not None else _default_out(args.source)
     if path.suffix != SUFFIX:
         path = path.with_name(path.name + SUFFIX)
+    if _is_project(args.source):
+        source = Path(args.source)
+        if args.out is None or path.absolute() == source.absolute():
+            return Project.open(source)
+        if path.exists():  # told before a model is loaded
+            raise InputError(f"{path} already exists; choose another name.")
+        return Project.open(source, read_only=True)
     return Project.open(path) if path.exists() else None
 
 

@@ -399,6 +399,8 @@ def _in_processes(
                 for future in wait(running, _POLL_SECONDS, FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         except BrokenProcessPool:
+            if cancel is not None:  # SIGTERM may have been for all of them
+                cancel.raise_if_cancelled()
             raise FlowRVSError(
                 "A scoring process was ended from outside, as when memory runs out; "
                 "run again with fewer workers."

@@ -165,6 +165,8 @@ def restoring(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:  # which says nothing about the state
+        raise
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} belongs to a training with another config ({first_line(error)}); give that "

@@ -100,6 +100,8 @@ def test_another_project_is_copied_first(shapes_mp4, tmp_path, capsys):
     pick(one, "--frame", "1", "--point", "46,32", "--out", other, capsys=capsys)
     with Project.open(one) as first, Project.open(other) as second:
         assert len(first.objects) == 1 and len(second.objects) == 2
+    refused = fails(one, "--frame", "99", "--point", "1,1", "--out", other, capsys=capsys)
+    assert f"{other} already exists; choose another name." in refused  # before any work
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import zipfile
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -280,6 +281,22 @@ def test_processes_that_end_from_outside_are_told(split, tmp_path, monkeypatch):
     if masks_signals:
         now = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         assert now == blocked, "Ctrl-C is heard again"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_processes_that_end_with_this_one_are_no_fault(tmp_path, asked):
+    """A batch system sends SIGTERM to all of them."""
+    token = CancelToken()
+
+    def jobs():
+        if asked:
+            token.cancel()
+        raise BrokenProcessPool
+        yield
+
+    with pytest.raises(Cancelled if asked else FlowRVSError) as caught:
+        list(scoring._in_processes(tmp_path, jobs(), 2, token))
+    assert ("ended from outside" in str(caught.value)) == (not asked)
 
 
 @pytest.mark.parametrize(("count", "cores"), [(7, 7), (None, 1)])

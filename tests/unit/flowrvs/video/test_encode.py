@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import sys
 import time
 from fractions import Fraction
 
@@ -72,7 +73,7 @@ def test_overlay_video(tmp_path, size, rate):
 def test_failed_overlay_leaves_nothing_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "o.mp4"
     path.write_bytes(b"old")
-    ended = subprocess.Popen(["true"])
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
     ended.wait()
     left = tmp_path / f".o.mp4.{ended.pid}-aaaaaaaa.partial.mp4"  # by one that was killed
     left.write_bytes(b"half")
