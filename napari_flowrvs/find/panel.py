@@ -446,7 +446,7 @@ class FindPanel(QWidget):
         self.presenter = presenter
         self._link = link
         self.source: VideoSource | None = None
-        #: Raises when something else is going on that a run would disturb.
+        #: Raises when something else is going on that a model's run would disturb.
         self.check_free: Callable[[], object] = lambda: None
         self._commands = commands
         self._progress = progress
@@ -535,9 +535,13 @@ class FindPanel(QWidget):
     def run(self) -> None:
         """Start a run with what the form holds; nothing happens while one is running."""
         inputs = self.inputs()
-        begun = self._start(self.presenter.run, inputs)
+        begun = self._start(self._run, inputs)
         if not begun and not inputs.sentences and inputs.video is not None:
             self.sentences.edit.setFocus()
+
+    def _run(self, inputs: SegmentInputs) -> None:
+        self.check_free()
+        self.presenter.run(inputs)
 
     def draw(self) -> None:
         """Make objects to draw by hand, without a model."""
@@ -555,7 +559,6 @@ class FindPanel(QWidget):
         return self._commands.attempt(lambda: self._begin(begin, inputs))
 
     def _begin(self, begin: Callable[[SegmentInputs], object], inputs: SegmentInputs) -> None:
-        self.check_free()
         begin(inputs)
         self.sentences.remember(inputs.sentences)
 

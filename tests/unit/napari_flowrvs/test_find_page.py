@@ -122,15 +122,17 @@ def test_what_a_run_needs_is_asked_for(page: Page) -> None:
     panel.sentences.set_texts(("red",))
     panel.options.model.setFocus()
     panel.run()
-    panel.draw()
-    assert page.refused[1:] == ["Something else is going on."] * 2 and page.asked == []
+    assert page.refused[1:] == ["Something else is going on."] and page.asked == []
     assert panel.focusWidget() is panel.options.model and page.recent.sentences == ()
+    panel.draw()
+    assert len(page.asked) == 1 and len(page.refused) == 2, "drawing needs no model"
+    panel.presenter.job.close(0.0)
     panel.check_free = lambda: None
     panel.set_video(None)
     panel.sentences.set_texts(())
     panel.run_button.setFocus()
     panel.run()
-    assert "There is no video" in page.refused[3]
+    assert "There is no video" in page.refused[2]
     assert panel.focusWidget() is panel.run_button, "it is the video that is missing"
     panel._link.desk.set_frame(7)
     assert panel.inputs().frame == 7 and panel.inputs().project is None
