@@ -73,7 +73,10 @@ def _open(place: Path, confirmed: bool, split: str) -> Iterator[Source]:
         if find_meta(folder) is None:
             continue
         if projects:
-            raise DatasetError(f"{place} holds projects and a split; give one of them by its path.")
+            raise DatasetError(
+                f"{place} holds projects and a split; put the projects into a folder of their own, "
+                "or give one of them by its path."
+            )
         if (folder / "mask_dict.json").is_file():
             yield MevisSource(folder)
         elif (folder / "Annotations").is_dir():

@@ -5,13 +5,15 @@ A picture data set (RefCOCO) is a source whose videos have one frame each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from flowrvs import disk
 from flowrvs.data.pictures import open_picture
@@ -22,6 +24,7 @@ __all__ = [
     "Sentence",
     "Source",
     "TrainingVideo",
+    "open_listed",
     "read_json",
     "read_picture",
 ]
@@ -100,19 +103,26 @@ class Source(Protocol):
         ...
 
 
-def read_picture(path: Path) -> Picture:
-    """Read a picture as RGB, (H, W, 3).
+@contextmanager
+def open_listed(path: Path, formats: Sequence[str] = ("JPEG", "PNG")) -> Iterator[Image.Image]:
+    """Open a picture that was there when its folder was listed.
 
     Raises
     ------
     DatasetError
-        It is missing, damaged, or no plain file.
+        It is missing by now, damaged, or no plain file.
     """
     try:
-        with open_picture(path) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with open_picture(path, formats) as picture:
+            yield picture
     except FileNotFoundError:
         raise DatasetError(f"The picture {path} is missing; copy it again.") from None
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture as RGB, (H, W, 3); see `open_listed`."""
+    with open_listed(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def read_json(path: Path, limit: int = 2**33) -> Any:

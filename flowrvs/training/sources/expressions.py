@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from flowrvs.data.mevis import MevisSplit
-from flowrvs.data.pictures import is_safe_name, open_picture
+from flowrvs.data.pictures import is_safe_name
 from flowrvs.errors import DatasetError
 from flowrvs.masks import rle
 from flowrvs.training.sources.base import (
     Picture,
     Sentence,
     TrainingVideo,
+    open_listed,
     read_json,
     read_picture,
 )
@@ -77,7 +78,7 @@ class _Pictures:
 
     def size(self, video: TrainingVideo) -> tuple[int, int]:
         path = self.path(video.name, video.sentences[0].frames[0])
-        with open_picture(path) as picture:
+        with open_listed(path) as picture:
             return picture.height, picture.width
 
     def pictures(self, video: TrainingVideo, frames: Sequence[int]) -> list[Picture]:
@@ -319,7 +320,7 @@ def _meta(folder: Path) -> Path:
 
 def _read_labels(path: Path) -> npt.NDArray[np.uint8]:
     """Object ids of a palette or grey picture, (H, W); a mask of 0 and 255 is object 1."""
-    with open_picture(path, ["PNG"]) as picture:
+    with open_listed(path, ["PNG"]) as picture:
         if picture.mode in ("RGB", "RGBA"):
             colours = np.asarray(picture.convert("RGB"))
             if (colours != colours[..., :1]).any():

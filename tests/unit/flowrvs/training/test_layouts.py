@@ -227,6 +227,8 @@ def test_frames_are_the_listed_ones_whatever_their_suffix(tmp_path: Path) -> Non
     assert np.array_equal(read[0], read[2]) and not np.array_equal(read[0], read[1])
     (frames / "00000.jpg").write_bytes(b"none")
     refused(f"{frames / '00000.jpg'} is not a readable picture; copy it again.", source.size, video)
+    (frames / "00000.jpg").unlink()  # while it is trained on
+    refused(f"The picture {frames / '00000.jpg'} is missing; copy it again.", source.size, video)
     (split / "JPEGImages").rename(split / "elsewhere")
     with pytest.raises(DatasetError, match="it has only frames without a picture, sentences about"):
         open_sources(split)
@@ -343,6 +345,8 @@ def test_palettes_are_of_the_pictures_size_and_named_if_not(tmp_path: Path) -> N
     )
     path.write_bytes(b"none")
     refused(f"{path} is not a readable picture; copy it again.", source.masks, video, blue, [1])
+    path.unlink()
+    refused(f"The picture {path} is missing; copy it again.", source.masks, video, blue, [1])
 
 
 def test_sentences_of_several_objects_and_videos_without_masks(tmp_path: Path) -> None:

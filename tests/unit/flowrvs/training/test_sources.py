@@ -249,7 +249,7 @@ def test_of_many_projects_every_sentence_that_is_left_out_is_counted(tmp_path: P
         open_sources(tmp_path)
     (tmp_path / "c.flowrvs").unlink()
     make_mevis(tmp_path, videos=1)
-    with pytest.raises(DatasetError, match="holds projects and a split; give one of them"):
+    with pytest.raises(DatasetError, match="holds projects and a split; put the projects into"):
         open_sources(tmp_path)
 
 
