@@ -441,14 +441,15 @@ class SegmentPresenter:
         left = {i: rest[i] for i in self._places if i in rest}
         if not left:
             return "Stopped: what was looked for was removed."
-        if not self._frames:
+        drawn = {i: prompt for i, prompt in left.items() if prompt.layer_id in self._frames}
+        if not drawn:
             return "Everything was finished already."
-        count = len(left)
+        count = len(drawn)
         frames = max(self._frames.values())
         text = (
             f"Done: {count} sentence{'s' * (count != 1)}, {frames} frame{'s' * (frames != 1)} each."
         )
-        missed = [prompt.text for i, prompt in left.items() if i not in self._found]
+        missed = [prompt.text for i, prompt in drawn.items() if i not in self._found]
         if missed:
             text += " Nothing found for: " + "; ".join(missed) + "."
         return text

@@ -89,6 +89,8 @@ def test_a_range_is_kept_and_a_second_run_finds_all_finished(
     presenter.run(inputs)
     assert len(fake.calls) == calls
     assert seen["finished"][-1] == "Everything was finished already."
+    presenter.run(replace(inputs, texts=("red", "green")))
+    assert seen["finished"][-1] == "Done: 1 sentence, 10 frames each.", "of the new one"
 
 
 def test_a_preview_of_some_frames_and_then_all(
