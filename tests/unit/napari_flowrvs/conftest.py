@@ -17,10 +17,16 @@ import pytest
 from napari.components import ViewerModel
 
 from flowrvs.progress import CancelToken
+from flowrvs.store import Project
+from flowrvs.video import open_video
+from napari_flowrvs.desk import Desk
 from napari_flowrvs.dock import SegmentDock
 from napari_flowrvs.layers import layers_of
+from napari_flowrvs.motion import Motion
 from napari_flowrvs.projects import open_projects
 from napari_flowrvs.recent import Recent
+from napari_flowrvs.source import VideoSource
+from tests.fixtures.scene import FRAMES, FRAMES_OF_SCENE
 from tests.fixtures.segmenters import ThresholdSegmenter
 
 MakeDock = Callable[..., tuple[Any, SegmentDock]]
@@ -84,6 +90,34 @@ def image_folder(tmp_path: Path, clip: npt.NDArray[np.uint8]) -> Path:
     for t, frame in enumerate(clip):
         Image.fromarray(frame).save(folder / f"{t:05}.png")
     return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """The scene, with one object and its first frame, drawn by hand."""
+    with open_video(FRAMES_OF_SCENE) as video:
+        info = video.info
+    with Project.create(tmp_path / "clip", info) as made:
+        _, square = made.add_prompt("the red square")
+        made.labels(square.layer)[0, 20:44, 10:34] = square.id
+        yield made
+
+
+@pytest.fixture
+def desk(project: Project) -> Desk:
+    """What looks at the project."""
+    desk = Desk()
+    desk.frame_requested.connect(desk.set_frame)
+    desk.set_project(project)
+    return desk
+
+
+@pytest.fixture
+def motion() -> Iterator[Motion]:
+    motion = Motion()
+    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
+    yield motion
+    motion.close()
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from flowrvs import editing
@@ -25,57 +23,9 @@ from napari_flowrvs.job import consume
 from napari_flowrvs.motion import Motion
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.trackers import Trackers
+from tests.fixtures.scene import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
 from tests.fixtures.segmenters import ThresholdSegmenter
 from tests.fixtures.trackers import ColorTracker
-
-FRAMES = 12
-
-
-def scene() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """A textured red square that moves right over a textured ground, and where it is."""
-    rng = np.random.default_rng(3)
-    ground = np.repeat(rng.integers(40, 110, (64, 96, 1), np.uint8), 3, axis=2)
-    square = np.stack(
-        [rng.integers(190, 255, (24, 24)), *rng.integers(10, 50, (2, 24, 24))], axis=-1
-    ).astype(np.uint8)
-    frames, masks = np.repeat(ground[None], FRAMES, axis=0), np.zeros((FRAMES, 64, 96), bool)
-    for t in range(FRAMES):
-        frames[t, 20:44, 10 + 2 * t : 34 + 2 * t] = square
-        masks[t, 20:44, 10 + 2 * t : 34 + 2 * t] = True
-    return frames, masks
-
-
-FRAMES_OF_SCENE, TRUTH = scene()
-
-
-def iou(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    return float((one & other).sum() / (one | other).sum())
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """Nothing but one object and its first frame, drawn by hand."""
-    with open_video(FRAMES_OF_SCENE) as video:
-        info = video.info
-    with Project.create(tmp_path / "clip", info) as made:
-        _, one = made.add_prompt("the red square")
-        made.labels(one.layer)[0, 20:44, 10:34] = one.id
-        yield made
-
-
-@pytest.fixture
-def desk(project: Project) -> Desk:
-    desk = Desk()
-    desk.frame_requested.connect(desk.set_frame)
-    desk.set_project(project)
-    return desk
-
-
-@pytest.fixture
-def motion() -> Motion:
-    motion = Motion()
-    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
-    return motion
 
 
 @pytest.fixture

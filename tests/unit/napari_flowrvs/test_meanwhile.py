@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from flowrvs.editing.pick import Mark
 from flowrvs.errors import InputError, StorageError
 from flowrvs.records import VideoInfo
 from flowrvs.store import Project
-from flowrvs.video import open_video
 from napari_flowrvs.bridge import Bridge
 from napari_flowrvs.correct.presenter import CorrectPresenter, Reprompt, Scope
 from napari_flowrvs.desk import Desk
@@ -31,37 +30,10 @@ from napari_flowrvs.source import VideoSource
 from napari_flowrvs.steps import Steps
 from napari_flowrvs.transport.panel import OnionSkin
 from napari_flowrvs.viewer import ViewerLink
+from tests.fixtures.scene import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
 from tests.fixtures.segmenters import ThresholdSegmenter
-from tests.unit.napari_flowrvs.test_correct import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
 
 INFO = VideoInfo(None, "array", 6, 8, 9)
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    """One object and its first frame, drawn by hand."""
-    with open_video(FRAMES_OF_SCENE) as video:
-        info = video.info
-    with Project.create(tmp_path / "clip", info) as made:
-        _, square = made.add_prompt("the red square")
-        made.labels(square.layer)[0, 20:44, 10:34] = square.id
-        yield made
-
-
-@pytest.fixture
-def desk(project: Project) -> Desk:
-    desk = Desk()
-    desk.frame_requested.connect(desk.set_frame)
-    desk.set_project(project)
-    return desk
-
-
-@pytest.fixture
-def motion() -> Iterator[Motion]:
-    motion = Motion()
-    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
-    yield motion
-    motion.close()
 
 
 def test_what_is_removed_while_it_is_corrected_can_be_brought_back(

@@ -23,8 +23,8 @@ from napari_flowrvs.pick.presenter import Picked, PickPresenter, Target
 from napari_flowrvs.source import VideoSource
 from napari_flowrvs.trackers import CLASSICAL, Trackers
 from tests.fixtures.packages import install
+from tests.fixtures.scene import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
 from tests.fixtures.trackers import ColorTracker
-from tests.unit.napari_flowrvs.test_correct import FRAMES, FRAMES_OF_SCENE, TRUTH, iou
 
 
 @pytest.fixture
@@ -35,21 +35,6 @@ def project(tmp_path: Path) -> Iterator[Project]:
     with Project.create(tmp_path / "clip", info) as made:
         made.add_object("square", made.add_layer("by hand").id)
         yield made
-
-
-@pytest.fixture
-def desk(project: Project) -> Desk:
-    desk = Desk()
-    desk.frame_requested.connect(desk.set_frame)
-    desk.set_project(project)
-    return desk
-
-
-@pytest.fixture
-def motion() -> Motion:
-    motion = Motion()
-    motion.set_source(VideoSource("scene", FRAMES, None, FRAMES_OF_SCENE))
-    return motion
 
 
 @pytest.fixture
