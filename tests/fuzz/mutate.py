@@ -64,6 +64,7 @@ VALUES: list[Any] = [
         40_000_000,
     ),
 ]
+_TEXTS = [json.dumps(value) for value in VALUES]
 NAMES = ("", ".", "..", "a/b", "v", "V", "x" * 300, "\ud800x", "00000", "-1", "\x7f", "9" * 5000)
 FILES = ("00000.jpg", "00001.PNG", "x.png", ".h", "\udcff.json", "\u00fc.json", "-x", "a b.txt")
 
@@ -177,13 +178,13 @@ def change_json(data: bytes, dice: random.Random) -> bytes:
             moved = moved[key]
         how = dice.random()
         if how < 0.6:
-            inside[path[-1]] = dice.choice(VALUES)
+            inside[path[-1]] = json.loads(dice.choice(_TEXTS))  # anew: faults go into it, too
         elif how < 0.75:
             del inside[path[-1]]
         elif how < 0.85 and isinstance(inside, dict):
             inside[dice.choice(NAMES)] = inside.pop(path[-1])
         elif how < 0.92 and isinstance(inside, list):
-            inside.append(inside[path[-1]])
+            inside.append(copy.deepcopy(inside[path[-1]]))
         else:
             inside[path[-1]] = copy.deepcopy(moved)
     text = json.dumps(value, ensure_ascii=dice.random() < 0.8, indent=dice.choice((None, None, 1)))
