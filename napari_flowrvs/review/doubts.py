@@ -95,7 +95,7 @@ class Doubts:
         project = self.desk.project
         if project is None:
             return
-        with _unless_removed(project, object_id):
+        with _skip_removed(project, object_id):
             areas = project.areas(object_id)
             noted = {t: (sure, int(areas[t])) for t, sure in certainty.items()}
             self._certainty.setdefault(object_id, {}).update(noted)
@@ -135,13 +135,13 @@ class Doubts:
             report(Progress(0, 0, "Looking for doubtful frames"))
             for object_id, new, _ in wanted:
                 if new:  # a first order, at once
-                    with _unless_removed(project, object_id):
+                    with _skip_removed(project, object_id):
                         sure = self._sure(project, object_id)
                         quick = editing.quick_doubt(project, object_id, certainty=sure)
                         yield Measured(object_id, 0, quick)
             flows = self._flows(project)
             for object_id, _, runs in wanted:
-                with _unless_removed(project, object_id):
+                with _skip_removed(project, object_id):
                     sure = self._sure(project, object_id)
                     for start, stop in runs:
                         yield from _measure(project, object_id, start, stop, flows, sure, cancel)
@@ -208,8 +208,8 @@ class Doubts:
 
 
 @contextmanager
-def _unless_removed(project: Project, object_id: int) -> Iterator[None]:
-    """Say nothing of an object that a person removes meanwhile."""
+def _skip_removed(project: Project, object_id: int) -> Iterator[None]:
+    """Leave out an object that a person removes meanwhile."""
     try:
         yield
     except InputError:

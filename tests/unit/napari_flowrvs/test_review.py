@@ -613,7 +613,7 @@ def test_what_cannot_be_read_is_measured_without_motion(
     monkeypatch.setattr(module.editing, "doubt", gone)
     with pytest.raises(ProjectError):
         list(module._measure(project, 1, 0, 4, None, {}, cancel))
-    with module._unless_removed(project, 99):
+    with module._skip_removed(project, 99):
         list(module._measure(project, 99, 0, 4, None, {}, cancel))
 
     def never(*_: Any, **__: Any) -> Iterator[tuple[int, float]]:

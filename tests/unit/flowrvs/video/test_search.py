@@ -98,10 +98,10 @@ def test_a_path_of_another_system_is_known_by_its_name(
 def test_the_answer_is_a_full_path(
     info: VideoInfo, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = put("work/cat.npy")
+    there = put("clips/cat.npy")
     monkeypatch.chdir(tmp_path)
-    assert find_video(info, Path("work")) == there
-    assert find_video(info, Path("nowhere"), [Path("work/../work/cat.npy")]) == there
+    assert find_video(info, Path("clips")) == there
+    assert find_video(info, Path("nowhere"), [Path("clips/../clips/cat.npy")]) == there
 
 
 @pytest.mark.parametrize(
