@@ -15,6 +15,7 @@ import copy
 import functools
 import io
 import json
+import marshal
 import os
 import random
 import resource
@@ -64,7 +65,6 @@ VALUES: list[Any] = [
         40_000_000,
     ),
 ]
-_TEXTS = [json.dumps(value) for value in VALUES]
 NAMES = ("", ".", "..", "a/b", "v", "V", "x" * 300, "\ud800x", "00000", "-1", "\x7f", "9" * 5000)
 FILES = ("00000.jpg", "00001.PNG", "x.png", ".h", "\udcff.json", "\u00fc.json", "-x", "a b.txt")
 
@@ -163,6 +163,11 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from _paths(below, (*path, key))
 
 
+def _anew(value: Any) -> Any:
+    """Copy a value, however deep: faults go into it, too."""
+    return marshal.loads(marshal.dumps(value))
+
+
 def change_json(data: bytes, dice: random.Random) -> bytes:
     """Change, remove, repeat, rename or move a value of a JSON text, or a few."""
     value = json.loads(data)
@@ -178,13 +183,13 @@ def change_json(data: bytes, dice: random.Random) -> bytes:
             moved = moved[key]
         how = dice.random()
         if how < 0.6:
-            inside[path[-1]] = json.loads(dice.choice(_TEXTS))  # anew: faults go into it, too
+            inside[path[-1]] = _anew(dice.choice(VALUES))
         elif how < 0.75:
             del inside[path[-1]]
         elif how < 0.85 and isinstance(inside, dict):
             inside[dice.choice(NAMES)] = inside.pop(path[-1])
         elif how < 0.92 and isinstance(inside, list):
-            inside.append(copy.deepcopy(inside[path[-1]]))
+            inside.append(_anew(inside[path[-1]]))
         else:
             inside[path[-1]] = copy.deepcopy(moved)
     text = json.dumps(value, ensure_ascii=dice.random() < 0.8, indent=dice.choice((None, None, 1)))
